@@ -1,0 +1,29 @@
+"""Architecture ``llama``: Llama 2 and 3, SmolLM2, and what else loads as a Llama."""
+
+from __future__ import annotations
+
+from steerkit.api.hookspecs import ArchitectureSpec, hookimpl
+
+_FLAT_EXPERTS = (
+    "the contribution of its expert layers leaves its module with batch and positions flattened into one axis, "
+    "so there is no place where it can be read or replaced per row"
+)
+
+
+@hookimpl
+def steerkit_architectures() -> list[ArchitectureSpec]:
+    """Provide ``llama``."""
+    return [
+        ArchitectureSpec(
+            name="llama",
+            summary="Llama 2 and 3, SmolLM2 and other models of the Llama type; DiffLlama.",
+            implementation="steerkit_architectures._llama:LlamaAdapter",
+            model_types=("llama", "diffllama"),
+            refuses={
+                "llama4": _FLAT_EXPERTS,
+                "llama4_text": _FLAT_EXPERTS,
+                "mllama": "the gates of its cross-attention layers multiply contributions outside of any module",
+                "mllama_text_model": "the gates of its cross-attention layers multiply contributions outside of any module",
+            },
+        )
+    ]

@@ -1,0 +1,49 @@
+"""Architectures ``qwen`` (Qwen 2 to 3.5, with and without experts) and ``qwen1`` (``transformer.h``)."""
+
+from __future__ import annotations
+
+from steerkit.api.hookspecs import ArchitectureSpec, hookimpl
+
+_HYPER_CONNECTIONS = "gated hyper-connections mix several streams between its blocks, so they are not one sum"
+_VISION = "a wrapper for images that doesn't load as a causal language model, and that nobody has tested here"
+
+
+@hookimpl
+def steerkit_architectures() -> list[ArchitectureSpec]:
+    """Provide ``qwen`` and ``qwen1``."""
+    return [
+        ArchitectureSpec(
+            name="qwen",
+            summary="Qwen 2, 3 and 3.5 and Qwen3-Next: dense, with experts, with linear attention.",
+            implementation="steerkit_architectures._qwen:QwenAdapter",
+            model_types=(
+                "qwen2",
+                "qwen2_moe",
+                "qwen3",
+                "qwen3_moe",
+                "qwen3_next",
+                "qwen3_5",
+                "qwen3_5_text",
+                "qwen3_5_moe",
+                "qwen3_5_moe_text",
+            ),
+            refuses={
+                "qwen4_exp": _HYPER_CONNECTIONS,
+                "qwen4_exp_text": _HYPER_CONNECTIONS,
+                "qwen2_vl": _VISION,
+                "qwen2_5_vl": _VISION,
+                "qwen3_vl": "features of images are added to its stream between blocks, outside of any writer",
+                "qwen3_vl_moe": "features of images are added to its stream between blocks, outside of any writer",
+            },
+        ),
+        ArchitectureSpec(
+            name="qwen1",
+            summary="Qwen 1: blocks under transformer.h.",
+            implementation="steerkit_architectures._qwen:Qwen1Adapter",
+            model_types=("qwen",),
+            note=(
+                "The code that comes with Qwen 1 checkpoints doesn't run on transformers 5, so this adapter is tested "
+                "on a stand-in of their module layout, not on a checkpoint."
+            ),
+        ),
+    ]

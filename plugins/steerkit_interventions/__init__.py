@@ -1,0 +1,1 @@
+"""First-party interventions. Each module names one; the implementation beside it, ``_<name>.py``, imports torch."""

@@ -1,0 +1,33 @@
+"""Intervention ``ablate``: remove a direction's span from the residual stream."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
+
+
+class AblateOptions(Options):
+    """Options of ``ablate``."""
+
+    coefficient: float = Field(
+        default=1.0,
+        strict=True,
+        allow_inf_nan=False,
+        description="Fraction of the component in the direction's span that is removed: 1.0 removes it, 0 does "
+        "nothing, 2.0 mirrors it. The norm of the direction plays no part.",
+    )
+
+
+@hookimpl
+def steerkit_interventions() -> list[InterventionSpec]:
+    """Provide ``ablate``."""
+    return [
+        InterventionSpec(
+            name="ablate",
+            summary="Project the direction's span out, at the embedding and everything else that writes to the stream.",
+            implementation="steerkit_interventions._ablate:Ablate",
+            options=AblateOptions,
+            directions=1,
+        )
+    ]

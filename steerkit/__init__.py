@@ -1,0 +1,59 @@
+"""steerkit: steer language models by their activations, and measure honestly what that does.
+
+Names are imported when they are first used, so that ``import steerkit`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steerkit.api.estimator import Direction as Direction
+    from steerkit.artifacts.directions import load_directions as load_directions
+    from steerkit.artifacts.directions import save_directions as save_directions
+    from steerkit.engine.live import LiveModel as LiveModel
+    from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.run import run_recipe as run_recipe
+    from steerkit.session import ablate as ablate
+    from steerkit.session import add as add
+    from steerkit.session import capture as capture
+    from steerkit.session import estimate_direction as estimate_direction
+    from steerkit.session import intervention as intervention
+    from steerkit.session import load_model as load_model
+    from steerkit.session import wrap as wrap
+    from steerkit.types import Positions as Positions
+    from steerkit.types import Site as Site
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Direction": "steerkit.api.estimator",
+    "LiveModel": "steerkit.engine.live",
+    "Positions": "steerkit.types",
+    "Site": "steerkit.types",
+    "SteerkitError": "steerkit.errors",
+    "ablate": "steerkit.session",
+    "add": "steerkit.session",
+    "capture": "steerkit.session",
+    "estimate_direction": "steerkit.session",
+    "intervention": "steerkit.session",
+    "load_directions": "steerkit.artifacts.directions",
+    "load_model": "steerkit.session",
+    "run_recipe": "steerkit.run",
+    "save_directions": "steerkit.artifacts.directions",
+    "wrap": "steerkit.session",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'steerkit' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

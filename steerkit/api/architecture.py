@@ -1,0 +1,199 @@
+"""An architecture, declared: which module holds each stream, and what writes to the residual stream.
+
+An adapter looks at a live model and returns a ``Layout``. It registers no hook and sees no vector.
+Paths are dotted names below the causal language model, as ``get_submodule`` reads them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from steerkit.errors import SiteError, nearest
+from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A value that passes through the model: what goes into a module or what comes out of it.
+
+    Args:
+        module: dotted path of the module.
+        side: ``input`` or ``output``.
+        keyword: the keyword under which callers pass the input, where it isn't the first positional
+            argument. On the output side a tuple's first item is meant, or the tensor itself.
+    """
+
+    module: str
+    side: Literal["input", "output"] = "output"
+    keyword: str = "hidden_states"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Something that adds to the residual stream: its contribution, exactly as it is added.
+
+    Args:
+        stream: ``attn_out``, ``mlp_out``, or a name of the adapter's own that ends in ``_out``.
+        tap: where the contribution can be read and replaced.
+        projections: paths of the linear modules whose outputs sum to the contribution, with nothing
+            in between; an update folds into them exactly. Empty: not foldable.
+        not_foldable: the reason, where ``projections`` is empty ("a norm follows the projection").
+    """
+
+    stream: str
+    tap: Tap
+    projections: tuple[str, ...] = ()
+    not_foldable: str = ""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The per-head outputs of a token mixer, side by side, before the output projection.
+
+    Args:
+        tap: the value, ``[batch, pos, n_heads * d_head]``.
+        n_heads: number of heads.
+        d_head: width of one head.
+    """
+
+    tap: Tap
+    n_heads: int
+    d_head: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block: ``resid_post = scale * (resid_pre + sum of the writers)``.
+
+    Args:
+        module: path of the block. Its first input is ``resid_pre``, its output ``resid_post``.
+        writers: in the order in which they add.
+        resid_mid: the stream between the first writer and the next one, as the next one's norm reads
+            it; None where there is no such point (parallel blocks).
+        heads: the token mixer's heads, or None.
+        scale: path of the buffer that multiplies the block's sum, or None.
+    """
+
+    module: str
+    writers: tuple[Writer, ...]
+    resid_mid: Tap | None = None
+    heads: Heads | None = None
+    scale: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A model, declared.
+
+    Args:
+        d_model: width of the residual stream.
+        base: path of the module that is the model without its head.
+        embed: the embedding as it enters the stream (after any scaling).
+        blocks: one per layer, in order.
+        final_norm: path of the norm before the head.
+        head: path of the head.
+        embed_is_first_resid_pre: whether ``embed`` and ``blocks.0.resid_pre`` are one place, that is,
+            nothing else reads the embedding or changes it on the way.
+        embed_weight: path of the module whose ``weight`` holds the embedding, for folding.
+        softcap: ``c`` of the logits' ``c * tanh(logits / c)``, or None.
+        logit_scale: factor on the logits, before any softcap.
+    """
+
+    d_model: int
+    base: str
+    embed: Tap
+    blocks: tuple[Block, ...]
+    final_norm: str
+    head: str
+    embed_is_first_resid_pre: bool = True
+    embed_weight: str = ""
+    softcap: float | None = None
+    logit_scale: float = 1.0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def sites(self) -> tuple[Site, ...]:
+        """Every site that the model has, in the order in which a forward pass meets them."""
+        found = [Site(EMBED)]
+        for layer, block in enumerate(self.blocks):
+            found.append(Site(RESID_PRE, layer))
+            if block.heads is not None:
+                found.append(Site(HEAD_OUT, layer))
+            for index, writer in enumerate(block.writers):
+                found.append(Site(writer.stream, layer))
+                if index == 0 and block.resid_mid is not None:
+                    found.append(Site(RESID_MID, layer))
+            found.append(Site(RESID_POST, layer))
+        return tuple(found)
+
+    def writer_sites(self) -> tuple[Site, ...]:
+        """Everything that writes to the residual stream: the embedding and every block's writers."""
+        writers = [Site(writer.stream, layer) for layer, block in enumerate(self.blocks) for writer in block.writers]
+        return (Site(EMBED), *writers)
+
+    def sites_of(self, stream: str) -> tuple[Site, ...]:
+        """The sites of one stream, by layer."""
+        return tuple(site for site in self.sites() if site.stream == stream)
+
+    def tap(self, site: Site) -> Tap:
+        """Where a site is read. Raises ``SiteError`` when the model doesn't have it."""
+        self.require(site)
+        if site.stream == EMBED:
+            return self.embed
+        block = self.blocks[site.layer]
+        if site.stream == RESID_PRE:
+            return Tap(block.module, "input")
+        if site.stream == RESID_POST:
+            return Tap(block.module, "output")
+        if site.stream == RESID_MID and block.resid_mid is not None:
+            return block.resid_mid
+        if site.stream == HEAD_OUT and block.heads is not None:
+            return block.heads.tap
+        return next(writer.tap for writer in block.writers if writer.stream == site.stream)
+
+    def width(self, site: Site) -> int:
+        """Width of the values at a site: ``d_model``, or ``n_heads * d_head`` at ``head_out``."""
+        self.require(site)
+        heads = self.blocks[site.layer].heads if site.stream == HEAD_OUT else None
+        return heads.n_heads * heads.d_head if heads is not None else self.d_model
+
+    def require(self, site: Site) -> None:
+        """Raise ``SiteError`` with what is there instead, unless the model has the site."""
+        if site.layer >= self.n_layers:
+            raise SiteError(f"No site {site}: the model has {self.n_layers} layers, 0 to {self.n_layers - 1}.")
+        if site.stream == EMBED:
+            return
+        block = self.blocks[site.layer]
+        streams = [item.stream for item in self.sites() if item.layer == site.layer]
+        if site.stream not in streams:
+            why = ""
+            if site.stream == RESID_MID:
+                why = "the block's writers all read its input, so there is no point between them. "
+            raise SiteError(f"No site {site} in {block.module}: {why}{nearest(site.stream, streams, 'stream')}")
+
+
+class ArchitectureAdapter(ABC):
+    """From a live model to its ``Layout``. One subclass per family; registered as an ``ArchitectureSpec``.
+
+    Prove a new one with ``steerkit.testing.ArchitectureSuite``.
+    """
+
+    @abstractmethod
+    def layout(self, model: PreTrainedModel) -> Layout:
+        """Declare the model's streams. What isn't there is left out, never guessed.
+
+        Raises:
+            UnsupportedModelError: with the reason, where the streams are not one sum.
+        """
+
+
+__all__ = ["ATTN_OUT", "ArchitectureAdapter", "Block", "Heads", "Layout", "Tap", "Writer"]

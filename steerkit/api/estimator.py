@@ -1,0 +1,89 @@
+"""From statistics of prompt classes to directions. An estimator never sees a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from steerkit.api.hookspecs import Options
+from steerkit.types import Positions, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steerkit.types import Vectors
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassStatistics:
+    """What was captured of one prompt class at one site and position.
+
+    Args:
+        count: number of tokens read (one per prompt where the position names one token).
+        mean: ``[d_model]``, float64.
+        second_moment: ``[d_model, d_model]``, float64, the mean of ``x xᵀ`` (not centred); only when asked for.
+        rows: ``[count, d_model]``, in the order of the prompts; only when asked for.
+    """
+
+    count: int
+    mean: Tensor
+    second_moment: Tensor | None = None
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """Vectors that were estimated at one site and position, kept raw: their norm is part of them.
+
+    Args:
+        vectors: ``[rank, d_model]``, float32 on the CPU.
+        site: where they were estimated.
+        positions: at which tokens.
+        name: as the recipe calls it.
+        reference_mean: ``[d_model]``, the mean of the reference (negative) class, or None.
+        provenance: JSON values: estimator, options, data, hashes.
+    """
+
+    vectors: Vectors
+    site: Site
+    positions: Positions = field(default_factory=lambda: Positions("", (-1,)))
+    name: str = "direction"
+    reference_mean: Tensor | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim == 1:
+            object.__setattr__(self, "vectors", self.vectors[None])
+        if self.vectors.ndim != 2 or self.vectors.shape[0] == 0:
+            raise ValueError(f"Direction needs vectors of shape [rank, d_model], not {list(self.vectors.shape)}.")
+
+    @property
+    def rank(self) -> int:
+        """Number of vectors."""
+        return int(self.vectors.shape[0])
+
+    def with_vectors(self, vectors: Vectors, name: str | None = None) -> Direction:
+        """The same direction with other vectors, ``[rank, d_model]``."""
+        return replace(self, vectors=vectors, name=name or self.name)
+
+
+class Estimator(ABC, Generic[OptionsT]):
+    """Turns class statistics into the vectors of a direction."""
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
+
+    @abstractmethod
+    def estimate(self, classes: Mapping[str, ClassStatistics]) -> Vectors:
+        """Estimate from classes ``positive`` and ``negative`` (the reference).
+
+        Returns:
+            ``[rank, d_model]``, raw.
+
+        Raises:
+            DataError: where the statistics don't determine a direction.
+        """

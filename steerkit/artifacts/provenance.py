@@ -1,0 +1,87 @@
+"""What a run depended on, so that another person can repeat it or find out why it differs."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("steerkit-torch", "torch", "transformers", "tokenizers", "numpy", "safetensors", "scikit-learn", "pluggy")
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
+    """Installed versions; None for a package that isn't installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def texts_hash(texts: Sequence[str]) -> str:
+    """sha256 over texts in order, each with its length, so that no two lists look alike."""
+    digest = sha256()
+    for text in texts:
+        encoded = text.encode()
+        digest.update(f"{len(encoded)}:".encode())
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that holds a folder, and whether anything in it differs; None outside of one."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+
+
+def describe_run(
+    *,
+    recipe_hash: str,
+    seed: int,
+    data: Mapping[str, Sequence[str]],
+    model: Mapping[str, Any],
+    plugins: Iterable[Mapping[str, Any]],
+    folder: Path,
+    argv: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Everything that ``provenance.json`` holds. It holds no time: two equal runs have equal files.
+
+    Args:
+        recipe_hash: hash of the resolved recipe, its data and plugins.
+        seed: the recipe's.
+        data: texts of each split.
+        model: source, hashes, device, dtype.
+        plugins: kind, name, distribution and version of each plugin that was used.
+        folder: where the recipe lies, for the state of its checkout.
+        argv: the command; the running one by default.
+    """
+    return {
+        "recipe_hash": recipe_hash,
+        "seed": seed,
+        "data": {name: {"n": len(texts), "sha256": texts_hash(texts)} for name, texts in data.items()},
+        "model": dict(model),
+        "plugins": [dict(plugin) for plugin in plugins],
+        "versions": versions(),
+        "platform": {"system": platform.system(), "machine": platform.machine()},
+        "git": git_state(folder),
+        "argv": list(sys.argv if argv is None else argv),
+    }

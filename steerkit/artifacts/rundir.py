@@ -1,0 +1,173 @@
+"""The run directory: each file is written whole or not at all, and a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from steerkit.errors import ArtifactError
+
+T = TypeVar("T")
+
+STAGES = "stages"
+"""Folder of what an unfinished run has so far. It goes when the run is finished."""
+
+
+@dataclass
+class RunDirectory:
+    """One run's folder, ``<utc>-<name>-<hash8>``, held by one process at a time."""
+
+    path: Path
+    resumed: bool
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def open(cls, out: Path, name: str, digest: str) -> Iterator[RunDirectory]:
+        """Continue the newest unfinished directory of the same recipe and data, or begin one.
+
+        Args:
+            out: parent folder; made if need be.
+            name: the recipe's name.
+            digest: hash of everything that results depend on; another hash is another run.
+
+        Raises:
+            ArtifactError: where the folder can't be written.
+        """
+        stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'run'}-{digest[:8]}"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            path, lock, resumed = _claim(out, stem, digest)
+        except OSError as error:
+            raise ArtifactError(f"Can't write run directories in {out}: {error.strerror}. Choose another --out.") from error
+        try:
+            directory = cls(path, resumed)
+            if resumed and (path / STAGES / "timings.json").exists():
+                directory.timings.update(json.loads((path / STAGES / "timings.json").read_text()))
+            yield directory
+        finally:
+            lock.release()
+
+    # Stages
+
+    def stage(self, name: str, make: Callable[[], T], pack: Callable[[T], Any], unpack: Callable[[Any], T]) -> T:
+        """Return a stage's value: read back if an earlier try wrote it, else made, written and timed."""
+        path = self.path / STAGES / f"{_file_name(name)}.json"
+        if path.exists():
+            return unpack(json.loads(path.read_text(encoding="utf-8")))
+        with self.timed(name):
+            value = make()
+        write_json(path, pack(value))
+        return value
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the body's wall time, in seconds, to ``timings.json``."""
+        began = time.perf_counter()
+        yield
+        self.timings[name] = round(self.timings.get(name, 0.0) + time.perf_counter() - began, 3)
+        if (self.path / STAGES).exists():
+            write_json(self.path / STAGES / "timings.json", self.timings)
+
+    def finish(self, results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
+        """Write what readers read, then give up the stages: the run is whole from here on."""
+        write_lines(self.path / "samples.jsonl", samples)
+        write_json(self.path / "timings.json", {"seconds": self.timings})
+        write_json(self.path / "results.json", results)
+        shutil.rmtree(self.path / STAGES)
+
+
+def _claim(out: Path, stem: str, digest: str) -> tuple[Path, FileLock, bool]:
+    """The newest unfinished directory that no other process holds, else a new one."""
+    for path in sorted(out.glob(f"*-{stem}"), reverse=True):
+        stages = path / STAGES
+        if not stages.is_dir() or _digest_of(path) != digest:
+            continue
+        lock = FileLock(stages / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        return path, lock, True
+    now = datetime.now(UTC)
+    for attempt in range(100):
+        suffix = f".{attempt}" if attempt else ""
+        path = out / f"{now:%Y%m%dT%H%M%SZ}{suffix}-{stem}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        (path / STAGES).mkdir()
+        lock = FileLock(path / STAGES / ".lock")
+        lock.acquire(blocking=False)
+        write_text(path / STAGES / "digest", digest)
+        return path, lock, False
+    raise ArtifactError(f"A hundred runs of {stem} began in one second in {out}.")
+
+
+def _digest_of(path: Path) -> str | None:
+    try:
+        return (path / STAGES / "digest").read_text()
+    except OSError:
+        return None
+
+
+def _file_name(name: str) -> str:
+    """A stage's name as a file name; long and odd names stay distinct through their hash."""
+    from hashlib import sha256
+
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80]
+    return f"{plain}-{sha256(name.encode()).hexdigest()[:8]}"
+
+
+# Writing, whole or not at all
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: what isn't finite was not measured and becomes null, never 0."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (str, int, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with null for numbers that aren't finite."""
+    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write JSON Lines."""
+    write_text(path, "".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there, so that no reader meets half of it."""
+    # The process id keeps two writers apart; what a failed write leaves is removed at once.
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

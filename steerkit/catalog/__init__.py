@@ -1,0 +1,225 @@
+"""Discovery of plugins. Conflicts and broken contracts are errors; a plugin never vanishes. Imports no torch.
+
+Every entry point of the group ``steerkit`` is loaded by itself, so that one that fails takes no other
+with it: a failed import is kept with its cause, and shown wherever it may be what the user misses.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final, Literal, overload
+
+from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, EvaluatorSpec, InterventionSpec, ModelFacts, Spec
+from steerkit.catalog.entries import KINDS, Entry, Kind, Option, Origin, Status, describe_options
+from steerkit.catalog.loading import DISABLE_VARIABLE, GROUP, load_plugin, mark_clashes
+from steerkit.errors import PluginError, UnknownNameError, UnsupportedModelError, nearest
+
+__all__ = [
+    "DISABLE_VARIABLE",
+    "KINDS",
+    "Catalog",
+    "Entry",
+    "Kind",
+    "Option",
+    "Origin",
+    "Status",
+    "describe_options",
+    "implementation",
+]
+
+_BASES: Final[Mapping[str, tuple[str, str]]] = {
+    "architecture": ("steerkit.api.architecture", "ArchitectureAdapter"),
+    "estimator": ("steerkit.api.estimator", "Estimator"),
+    "intervention": ("steerkit.api.intervention", "Intervention"),
+    "evaluator": ("steerkit.api.evaluator", "Evaluator"),
+}
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Every plugin that is installed and not disabled.
+
+    Args:
+        entries: in order of kind and name, the broken ones last.
+        faults: contracts that plugins break, as sentences. Only a lenient discovery leaves any.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    faults: tuple[str, ...] = ()
+    _index: Mapping[tuple[str, str], Entry] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        index = {(entry.kind, entry.name): entry for entry in self.entries if entry.spec is not None}
+        object.__setattr__(self, "_index", index)
+
+    @classmethod
+    def discover(cls, disabled: Iterable[str] = (), *, strict: bool = True) -> Catalog:
+        """Load every entry point of the group ``steerkit``.
+
+        Args:
+            disabled: names of entry points or distributions to leave out, beside those in the
+                environment variable ``STEERKIT_DISABLE_PLUGINS`` (separated by commas).
+            strict: raise on broken contracts and clashes; otherwise list them in ``faults``.
+
+        Raises:
+            PluginError: naming every plugin that breaks its contract (a hook that doesn't exist, a
+                wrong return value) and every two that have one kind and name.
+        """
+        from importlib.metadata import entry_points
+
+        off = (*disabled, *filter(None, os.environ.get(DISABLE_VARIABLE, "").split(",")))
+        entries: list[Entry] = []
+        for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+            dist = point.dist
+            origin = Origin(point.name, point.module, dist.name if dist else "(unknown)", dist.version if dist else "")
+            if not origin.matches(off):
+                entries += load_plugin(origin, point.load)
+        return cls._assemble(entries, strict=strict)
+
+    @classmethod
+    def from_modules(cls, *modules: ModuleType) -> Catalog:
+        """A catalog of these plugin modules alone, installed or not: for tests and notebooks."""
+        entries = [entry for module in modules for entry in _load_module(module)]
+        return cls._assemble(entries, strict=True)
+
+    @classmethod
+    def _assemble(cls, entries: list[Entry], *, strict: bool) -> Catalog:
+        entries = mark_clashes(entries)
+        faults = tuple(dict.fromkeys(entry.cause for entry in entries if entry.status in ("invalid", "clash")))
+        if strict and faults:
+            raise PluginError("\n".join(faults))
+        order = [*KINDS, ""]
+        entries.sort(key=lambda entry: (order.index(entry.kind), entry.name, entry.origin.distribution))
+        return cls(tuple(entries), faults)
+
+    @property
+    def broken(self) -> tuple[Entry, ...]:
+        """The plugins that could not be loaded, with their causes."""
+        return tuple(entry for entry in self.entries if entry.status == "broken")
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        """The names that plugins of a kind have."""
+        return tuple(name for known, name in self._index if known == kind)
+
+    @overload
+    def get(self, kind: Literal["architecture"], name: str) -> ArchitectureSpec: ...
+    @overload
+    def get(self, kind: Literal["estimator"], name: str) -> EstimatorSpec: ...
+    @overload
+    def get(self, kind: Literal["intervention"], name: str) -> InterventionSpec: ...
+    @overload
+    def get(self, kind: Literal["evaluator"], name: str) -> EvaluatorSpec: ...
+    @overload
+    def get(self, kind: str, name: str) -> Spec: ...
+    def get(self, kind: str, name: str) -> Spec:
+        """Return the spec of a plugin.
+
+        Raises:
+            UnknownNameError: with the nearest names, and the plugins that failed to load.
+        """
+        spec = self.entry(kind, name).spec
+        assert spec is not None
+        return spec
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """Like ``get``, with where the plugin comes from."""
+        found = self._index.get((kind, name))
+        if found is None:
+            message = f"Unknown {kind} {name!r}. {nearest(name, self.names(kind), kind)}"
+            raise UnknownNameError(f"{message}{self._mention_broken()}")
+        return found
+
+    def _mention_broken(self) -> str:
+        if not self.broken:
+            return ""
+        listed = ", ".join(f"{entry.origin.entry_point!r} of {entry.origin.distribution}" for entry in self.broken)
+        return f" These plugins failed to load, see `steerkit plugins`: {listed}."
+
+    def adapter_for(self, facts: ModelFacts, name: str | None = None) -> ArchitectureSpec:
+        """Return the adapter for a checkpoint: the one that is named, or the one that claims it.
+
+        Raises:
+            UnknownNameError: no adapter has that name.
+            UnsupportedModelError: none claims the model, or one refuses it with a reason.
+            PluginError: two claim it with equal right.
+        """
+        if name is not None:
+            chosen = self.get("architecture", name)
+            if facts.model_type in chosen.refuses:
+                raise UnsupportedModelError(_refusal(facts, chosen))
+            return chosen
+        adapters = [self.get("architecture", known) for known in self.names("architecture")]
+        claiming = [spec for spec in adapters if self._claims(spec, facts)]
+        if not claiming:
+            for spec in adapters:
+                if facts.model_type in spec.refuses:
+                    raise UnsupportedModelError(_refusal(facts, spec))
+            raise UnsupportedModelError(self._unclaimed(facts, adapters))
+        refined = {name for spec in claiming for name in spec.refines}
+        best = [spec for spec in claiming if spec.name not in refined] or claiming
+        if len(best) > 1:
+            listed = " and ".join(f"{spec.name!r} of {self.entry('architecture', spec.name).origin}" for spec in best)
+            raise PluginError(
+                f"Adapters {listed} claim model type {facts.model_type!r} with equal right. "
+                f"Name one in the recipe (model.adapter: {best[0].name}), or disable the other's plugin with "
+                f"the environment variable {DISABLE_VARIABLE}."
+            )
+        return best[0]
+
+    def _claims(self, spec: ArchitectureSpec, facts: ModelFacts) -> bool:
+        try:
+            return spec.claims(facts)
+        except Exception as error:
+            origin = self.entry("architecture", spec.name).origin
+            raise PluginError(
+                f"Plugin {origin.entry_point!r} of {origin}: the test `recognise` of adapter {spec.name!r} failed "
+                f"with {type(error).__name__}: {error}"
+            ) from error
+
+    def _unclaimed(self, facts: ModelFacts, adapters: list[ArchitectureSpec]) -> str:
+        types = sorted({model_type for spec in adapters for model_type in spec.model_types})
+        return (
+            f"No adapter claims model type {facts.model_type!r}. {nearest(facts.model_type, types, 'model type')} "
+            "To add it, write an adapter: a class that declares which module holds each stream, in a small package "
+            "of your own. Start from plugins/template, and prove it with steerkit.testing.ArchitectureSuite. "
+            "If the model is built like one of these families, name its adapter (model.adapter in the recipe, "
+            f"adapter= in Python); the self-test will say whether it fits.{self._mention_broken()}"
+        )
+
+
+def implementation(spec: Spec) -> type[Any]:
+    """Import the class that a spec names as ``"module:attribute"``.
+
+    Raises:
+        PluginError: where the module can't be imported, lacks the attribute, or holds something else
+            than a class of the spec's kind.
+    """
+    where = f"The implementation of {spec.kind} {spec.name!r}, {spec.implementation!r},"
+    module_name, _, attribute = spec.implementation.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise PluginError(f"{where} can't be imported: {type(error).__name__}: {error}") from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise PluginError(
+            f"{where} isn't there: module {module_name} has no {attribute!r}. {nearest(attribute, public)}"
+        )
+    base_module, base_name = _BASES[spec.kind]
+    base = getattr(importlib.import_module(base_module), base_name)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise PluginError(f"{where} is not a subclass of {base_module}.{base_name}.")
+    return found
+
+
+def _load_module(module: ModuleType) -> list[Entry]:
+    return load_plugin(Origin(module.__name__, module.__name__), lambda: module)
+
+
+def _refusal(facts: ModelFacts, spec: ArchitectureSpec) -> str:
+    return f"Model type {facts.model_type!r} is refused by adapter {spec.name!r}: {spec.refuses[facts.model_type]}"

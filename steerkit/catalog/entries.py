@@ -1,0 +1,120 @@
+"""What the catalog lists: plugins, where they come from, and what can be set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args, get_origin
+
+from steerkit.api.hookspecs import Options, Spec
+
+Kind = Literal["architecture", "estimator", "intervention", "evaluator"]
+Status = Literal["ok", "broken", "invalid", "clash"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plugin comes from.
+
+    Args:
+        entry_point: its name in the group ``steerkit``.
+        module: the module that the entry point names.
+        distribution: the installed distribution that declares it.
+        version: of that distribution.
+    """
+
+    entry_point: str
+    module: str
+    distribution: str = "(not installed)"
+    version: str = ""
+
+    def __str__(self) -> str:
+        return f"{' '.join(part for part in (self.distribution, self.version) if part)} (module {self.module})"
+
+    def matches(self, names: Iterable[str]) -> bool:
+        """Whether the entry point or its distribution is among ``names`` (compared as package indexes do)."""
+        own = {_canonical(self.entry_point), _canonical(self.distribution)}
+        return any(_canonical(name) in own for name in names)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of a plugin's options, for people to read.
+
+    Args:
+        name: as recipes write it.
+        type: its type as text.
+        default: its default as a JSON value; None where it is required.
+        required: whether a recipe must give it.
+        description: one line.
+    """
+
+    name: str
+    type: str
+    default: Any
+    required: bool
+    description: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A plugin as ``steerkit plugins`` lists it.
+
+    Args:
+        origin: where it comes from.
+        status: ``ok``; ``broken`` where it can't be imported; ``invalid`` where it breaks the contract;
+            ``clash`` where another one has its kind and name.
+        spec: what it provides; None where it is broken or invalid.
+        cause: what is wrong with it.
+    """
+
+    origin: Origin
+    status: Status = "ok"
+    spec: Spec | None = None
+    cause: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The kind, or ``""`` where the plugin didn't get so far as to say."""
+        return self.spec.kind if self.spec else ""
+
+    @property
+    def name(self) -> str:
+        """The plugin's name, or its entry point's where it is broken."""
+        return self.spec.name if self.spec else self.origin.entry_point
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """What a recipe may set."""
+        return describe_options(self.spec.options) if self.spec else ()
+
+
+def describe_options(model: type[Options]) -> tuple[Option, ...]:
+    """Return the fields of an options model as text and JSON values."""
+    described = []
+    for name, info in model.model_fields.items():
+        default = None if info.is_required() else info.get_default(call_default_factory=True)
+        described.append(
+            Option(name, _type_text(info.annotation), _plain(default), info.is_required(), info.description or "")
+        )
+    return tuple(described)
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _type_text(annotation: Any) -> str:
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    if get_origin(annotation) is Literal:
+        return " | ".join(repr(value) for value in get_args(annotation))
+    return re.sub(r"\b(?:[a-z_]\w*\.)+", "", str(annotation)).replace("NoneType", "None")
+
+
+def _plain(value: Any) -> Any:
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value, fallback=repr)

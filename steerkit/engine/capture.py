@@ -1,0 +1,188 @@
+"""Prompts to activations: streamed statistics, or rows where somebody asks for them.
+
+The pass computes no head, stops behind the last tap that is read, and keeps the read tokens only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.api.architecture import Layout
+from steerkit.api.estimator import ClassStatistics
+from steerkit.api.hookspecs import StatisticsKind
+from steerkit.engine.batches import Batch, PaddingSide, position_ids
+from steerkit.engine.positions import edit_mask, intervals
+from steerkit.engine.taps import register_tap, submodule
+from steerkit.errors import DataError
+from steerkit.types import Positions, Site
+
+if TYPE_CHECKING:
+    from steerkit.engine.live import LiveModel
+
+Progress = Callable[[int, int], None]
+"""Called with the number of prompts done and the number of all."""
+
+Key = tuple[Site, Positions]
+
+
+class _Stop(Exception):
+    """Leaves the forward pass once everything that is asked for was read."""
+
+
+@dataclass
+class _Accumulator:
+    """Running sums of one site and position, in float64."""
+
+    kind: StatisticsKind
+    count: int = 0
+    total: Tensor | None = None
+    squares: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        """Take in tokens ``[tokens, d_model]``."""
+        x = x.double()
+        self.count += x.shape[0]
+        total = x.sum(0)
+        self.total = total if self.total is None else self.total + total
+        if self.kind == "moments":
+            squares = x.T @ x
+            self.squares = squares if self.squares is None else self.squares + squares
+
+
+def capture(
+    live: LiveModel,
+    prompts: Sequence[str],
+    sites: Sequence[Site],
+    positions: Sequence[Positions] = (Positions("", (-1,)),),
+    *,
+    kind: StatisticsKind = "mean",
+    padding_side: PaddingSide = "right",
+    progress: Progress | None = None,
+) -> dict[Key, ClassStatistics]:
+    """Read activations of prompts at every given site and position.
+
+    Args:
+        live: the model.
+        prompts: texts; the model's chat format renders them.
+        sites: where to read.
+        positions: which tokens; each entry has its own statistics, and every token that it names counts
+            as one observation.
+        kind: ``mean``; ``moments``, also ``[d_model, d_model]`` second moments; ``rows``, also every
+            vector, in the order of the prompts (memory then grows with their number).
+        padding_side: ``right`` needs no mask in a causal model and is the faster one; the numbers are equal.
+        progress: told how many prompts are done.
+
+    Returns:
+        ``{(site, positions): ClassStatistics}``, sums accumulated in float64.
+
+    Raises:
+        DataError: for no prompts, or activations that aren't finite.
+        PositionError: for a prompt that doesn't have such a token.
+        SiteError: for a site that the model doesn't have.
+    """
+    if not prompts:
+        raise DataError("There are no prompts to capture. Check the data set and its split.")
+    for site in sites:
+        live.layout.require(site)
+    rendered = [live.chat.render(prompt) for prompt in prompts]
+    sums = {(site, position): _Accumulator(kind) for site in sites for position in positions}
+    rows: dict[Key, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {key: [] for key in sums}
+    done = 0
+    for batch in live.batched(rendered, padding_side):
+        with live.framed(batch.frame):
+            read = read_batch(live.model, live.layout, batch, sites, positions)
+        for key, (values, counts) in read.items():
+            sums[key].add(values)
+            if kind == "rows":
+                rows[key].append((batch.order, values.float().cpu(), counts))
+        done += len(batch.order)
+        if progress is not None:
+            progress(done, len(prompts))
+    return {key: _finish(key, acc, rows[key]) for key, acc in sums.items()}
+
+
+def _finish(key: Key, acc: _Accumulator, rows: list[tuple[tuple[int, ...], Tensor, Tensor]]) -> ClassStatistics:
+    site, positions = key
+    if acc.total is None or acc.count == 0:
+        raise DataError(f"No token at positions '{positions}' in any prompt.")
+    if not bool(torch.isfinite(acc.total).all()):
+        raise DataError(
+            f"Activations at {site} hold NaN or infinite values. A float16 model can overflow: load it in float32 or bfloat16."
+        )
+    mean = (acc.total / acc.count).cpu()
+    second = None if acc.squares is None else (acc.squares / acc.count).cpu()
+    kept = None
+    if rows:
+        pieces: dict[int, Tensor] = {}
+        for order, values, counts in rows:
+            pieces.update(zip(order, values.split(counts.tolist()), strict=True))
+        kept = torch.cat([pieces[index] for index in sorted(pieces)])
+    return ClassStatistics(acc.count, mean, second, kept)
+
+
+def read_batch(
+    model: nn.Module, layout: Layout, batch: Batch, sites: Sequence[Site], positions: Sequence[Positions]
+) -> dict[Key, tuple[Tensor, Tensor]]:
+    """Read one batch.
+
+    Returns:
+        for each site and position the tokens ``[tokens, d_model]``, row by row, and how many of them
+        each row has, ``[rows]``.
+    """
+    picks = {position: _pick(position, batch) for position in positions}
+    found: dict[Key, tuple[Tensor, Tensor]] = {}
+    pending = set(sites)
+    taps = {site: layout.tap(site) for site in sites}
+
+    def reader(site: Site) -> Callable[[Tensor], None]:
+        def read(x: Tensor) -> None:
+            for position, (row, column, counts) in picks.items():
+                found[(site, position)] = (x[row, column].detach(), counts)
+            pending.discard(site)
+            if not pending:
+                raise _Stop
+
+        return read
+
+    with ExitStack() as stack, torch.no_grad():
+        for site in sites:
+            stack.callback(register_tap(model, taps[site], reader(site)).remove)
+        try:
+            submodule(model, layout.base)(**forward_arguments(batch))
+        except _Stop:
+            pass
+    return found
+
+
+def _pick(positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Row and column of every token that positions name, ordered by row, and the count per row."""
+    low, high = intervals(positions, batch.frame)
+    if positions.indices:
+        rows, chosen = low.shape
+        row = torch.arange(rows).repeat_interleave(chosen)
+        return row, low.reshape(-1), torch.full((rows,), chosen)
+    mask = edit_mask((low, high), 0, batch.input_ids.shape[1])
+    row, column = mask.nonzero(as_tuple=True)
+    return row, column, mask.sum(1)
+
+
+def forward_arguments(batch: Batch, *, causal: bool = True) -> dict[str, Any]:
+    """Keyword arguments of a forward pass over a batch.
+
+    A causal model's token never sees what stands to its right, so padding on the right needs no
+    mask, and the attention kernel takes its fast path.
+    """
+    arguments: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+    left = bool((batch.frame.first > 0).any())
+    if left or not causal:
+        arguments["attention_mask"] = batch.attention_mask.long()
+    if left:
+        arguments["position_ids"] = position_ids(batch.attention_mask)
+    return arguments
+

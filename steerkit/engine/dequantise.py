@@ -1,0 +1,113 @@
+"""GGUF files as ordinary transformers models: every weight written out in full, nothing left of the quantiser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import quantization_config
+
+from steerkit.engine.quiet import quiet_transformers
+from steerkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def read_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Read a GGUF file's weights, written out in ``dtype``, and its tokenizer.
+
+    Raises:
+        ModelError: where the file is damaged, or of an architecture that transformers can't read from GGUF.
+    """
+    require_gguf(path)
+    arguments: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **arguments)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path.parent, **arguments, **_unpacked(), dtype=dtype, output_loading_info=True
+            )
+    except MemoryError:
+        raise
+    except Exception as error:  # the reader raises whatever the bytes led it to
+        raise ModelError(
+            f"{path} can't be read as GGUF: {type(error).__name__}: {error}. If the file is whole (compare its "
+            "sha256 with the source's), use the original model's safetensors folder instead."
+        ) from error
+    if info["missing_keys"]:
+        raise ModelError(f"{path} lacks weights of its architecture: {', '.join(sorted(info['missing_keys'])[:5])}.")
+    _forget_quantiser(model)
+    return model, _plain_tokenizer(tokenizer, path)
+
+
+def require_gguf(path: Path) -> None:
+    """Raise ``ModelError`` unless the file begins as a GGUF does."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head != b"GGUF":
+        raise ModelError(f"{path} is not a GGUF file: it begins with {head!r}. Was the download cut short?")
+
+
+def dequantise(gguf: Path, folder: Path, name: str) -> None:
+    """Write a GGUF file as a transformers folder: config, tokenizer, and safetensors in float32.
+
+    float32 because a block's value is ``scale * q + minimum`` with 16-bit factors: no 16-bit type holds the
+    product, and a cache that rounds it would be another model than the GGUF.
+    """
+    model, tokenizer = read_gguf(gguf)
+    model.config._name_or_path = name
+    with quiet_transformers():
+        model.save_pretrained(folder, max_shard_size="8GB")
+        tokenizer.save_pretrained(folder)
+
+
+def _unpacked() -> dict[str, Any]:
+    """Newer versions of transformers may keep the weights packed, unless told."""
+    config = getattr(quantization_config, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+def _forget_quantiser(model: PreTrainedModel) -> None:
+    """The weights are plain tensors now. The mark would keep ``save_pretrained`` and ``.to(dtype)`` from working."""
+    for holder, name in (
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+        (model.config, "quantization_config"),
+    ):
+        if name in vars(holder):
+            delattr(holder, name)
+    model.is_quantized = False
+
+
+def _plain_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> PreTrainedTokenizerFast:
+    """The same tokenizer, free of the family's own class, whose constructor builds everything a second time.
+
+    Prompts pad on the left.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    _restore_pre_tokenizer(backend, path)
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=backend, padding_side="left", clean_up_tokenization_spaces=False, **tokenizer.special_tokens_map
+    )
+    plain.chat_template = tokenizer.chat_template
+    return plain
+
+
+def _restore_pre_tokenizer(backend: Tokenizer, path: Path) -> None:
+    """Split digits before everything else where the file says so.
+
+    transformers reads the vocabulary and the merges of a byte-level GGUF but not ``tokenizer.ggml.pre``, which
+    names the pattern that splits the text first. Without it SmolLM2's "\\n\\n1" is cut in the wrong place.
+    """
+    if type(backend.pre_tokenizer).__name__ != "ByteLevel":
+        return
+    from gguf import GGUFReader
+
+    field = GGUFReader(path).fields.get("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])

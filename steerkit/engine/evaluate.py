@@ -1,0 +1,229 @@
+"""Run a model under a condition and score it: each pass is made once and shared by all evaluators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from torch import Tensor
+
+from steerkit.api.evaluator import Evaluator, Outputs, Score
+from steerkit.api.hookspecs import Needs
+from steerkit.api.intervention import Intervention
+from steerkit.engine.chat import Rendered
+from steerkit.engine.live import LiveModel
+from steerkit.engine.passes import next_token_logits, sequence_logits
+from steerkit.errors import PluginError
+
+_Scores: TypeAlias = dict[tuple[str, str], tuple[Score, ...]]
+
+CHUNK = 256
+"""Prompts whose next-token logits are held at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One evaluator on one data set.
+
+    Args:
+        name: as records call it.
+        evaluator: the evaluator.
+        needs: what it must see.
+        data: key of its texts.
+    """
+
+    name: str
+    evaluator: Evaluator
+    needs: Needs
+    data: str
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """Completions that a reader wants to see: of the first ``n`` texts of a data set."""
+
+    data: str
+    n: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class ConditionScores:
+    """What one condition gave.
+
+    Args:
+        scores: ``{(job name, data): one score per text}``.
+        completions: ``{data: completions of its first texts}``.
+    """
+
+    scores: Mapping[tuple[str, str], tuple[Score, ...]]
+    completions: Mapping[str, tuple[str, ...]]
+
+
+@dataclass
+class _Seen:
+    """Unsteered outputs that steered ones are compared with."""
+
+    logits: dict[str, Tensor] = field(default_factory=dict)
+    completions: dict[str, list[list[int]]] = field(default_factory=dict)
+
+
+class Evaluation:
+    """Jobs over data sets, to be run under one condition after another.
+
+    The baseline's outputs are computed once, when they are first needed.
+
+    Args:
+        live: the model.
+        jobs: what to score.
+        texts: ``{data: texts}``.
+        samples: completions to keep for the reader.
+        step: called with the name of each pass before it is made.
+    """
+
+    def __init__(
+        self,
+        live: LiveModel,
+        jobs: Sequence[Job],
+        texts: Mapping[str, Sequence[str]],
+        samples: SampleRequest | None = None,
+        step: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self.live, self.jobs, self.texts, self.samples, self.step = live, tuple(jobs), texts, samples, step
+        self._seen = _Seen()
+
+    def run(self, interventions: Sequence[Intervention] = (), *, samples: bool = True) -> ConditionScores:
+        """Score every job under interventions (none: the baseline)."""
+        scores: _Scores = {}
+        completions: dict[str, tuple[str, ...]] = {}
+        for data in dict.fromkeys(job.data for job in self.jobs):
+            jobs = [job for job in self.jobs if job.data == data]
+            self._prepare_baseline(data, jobs)
+            with self.live.steer(*interventions):
+                ids = self._complete(data, jobs, bool(interventions))
+                scores.update(self._prompt_scores(data, jobs, ids))
+                scores.update(self._sequence_scores(data, jobs))
+            if ids is not None:
+                completions[data] = tuple(self.live.decode(row) for row in ids)
+        if samples and self.samples is not None:
+            self._sample(interventions, completions)
+        for job in self.jobs:
+            if len(scores[(job.name, job.data)]) != len(self.texts[job.data]):
+                raise PluginError(
+                    f"Evaluator {job.name!r} gave {len(scores[(job.name, job.data)])} scores for "
+                    f"{len(self.texts[job.data])} examples of {job.data}; it must give one for each."
+                )
+        return ConditionScores(scores, completions)
+
+    def _prepare_baseline(self, data: str, jobs: Sequence[Job]) -> None:
+        seen, texts = self._seen, self.texts[data]
+        if data not in seen.logits and any(job.needs.baseline and job.needs.next_token_logits for job in jobs):
+            self.step(f"baseline logits on {data}")
+            seen.logits[data] = next_token_logits(self.live, texts)
+        wanted = _longest(job for job in jobs if job.needs.baseline or job.needs.baseline_completions)
+        if data not in seen.completions and wanted:
+            self.step(f"baseline completions on {data}")
+            seen.completions[data] = self.live.complete(texts, max_new_tokens=wanted)
+
+    def _prompt_scores(self, data: str, jobs: Sequence[Job], ids: list[list[int]] | None) -> _Scores:
+        """Scores of what follows a prompt: its next-token logits, its completion, or both."""
+        asking = [job for job in jobs if not job.needs.sequence_logits]
+        found: dict[tuple[str, str], list[Score]] = {(job.name, data): [] for job in asking}
+        with_logits = any(job.needs.next_token_logits for job in asking)
+        if with_logits:
+            self.step(f"next-token logits on {data}")
+        texts = self.texts[data] if asking else ()
+        for start in range(0, len(texts), CHUNK):
+            part = slice(start, start + CHUNK)
+            logits = next_token_logits(self.live, texts[part]) if with_logits else None
+            for job in asking:
+                baseline = self._outputs(job, data, part, self._seen.logits.get(data), self._seen.completions.get(data))
+                outputs = self._outputs(job, data, part, None, ids, baseline if job.needs.baseline else None)
+                if job.needs.next_token_logits:
+                    outputs = replace(outputs, next_token_logits=logits)
+                found[(job.name, data)].extend(job.evaluator.score(outputs))
+        return {key: tuple(value) for key, value in found.items()}
+
+    def _outputs(
+        self,
+        job: Job,
+        data: str,
+        part: slice,
+        logits: Tensor | None,
+        ids: list[list[int]] | None,
+        baseline: Outputs | None = None,
+    ) -> Outputs:
+        """What a job asked for, and nothing else, for some of the texts."""
+        limit = job.needs.max_new_tokens
+        return Outputs(
+            self.texts[data][part],
+            next_token_logits=logits[part] if logits is not None and job.needs.next_token_logits else None,
+            completions=[self.live.decode(row[:limit]) for row in ids[part]] if ids is not None and limit else None,
+            baseline=baseline,
+        )
+
+    def _complete(self, data: str, jobs: Sequence[Job], steered: bool) -> list[list[int]] | None:
+        longest = _longest(job for job in jobs if not job.needs.baseline_completions)
+        if not longest:
+            return None
+        kept = self._seen.completions.get(data)
+        if kept is not None and not steered:
+            return [row[:longest] for row in kept]
+        self.step(f"completions on {data}")
+        return self.live.complete(self.texts[data], max_new_tokens=longest)
+
+    def _sequence_scores(self, data: str, jobs: Sequence[Job]) -> _Scores:
+        found: _Scores = {}
+        for own in (False, True):
+            asking = [job for job in jobs if job.needs.sequence_logits and job.needs.baseline_completions is own]
+            for limit in dict.fromkeys(job.needs.max_text_tokens for job in asking):
+                sharing = [job for job in asking if job.needs.max_text_tokens == limit]
+                found.update(self._along(data, sharing, own, limit))
+        return found
+
+    def _along(
+        self, data: str, jobs: Sequence[Job], own: bool, limit: int
+    ) -> _Scores:
+        self.step(f"logits along {data}")
+        texts = self.texts[data]
+        if own:
+            rendered, skip = self._own_completions(data)
+        else:
+            rendered, skip = [self.live.chat.render_text(text) for text in texts], [1] * len(texts)
+        if limit:
+            rendered = [Rendered(item.token_ids[:limit], None) for item in rendered]
+        placed: dict[tuple[str, str], dict[int, Score]] = {(job.name, data): {} for job in jobs}
+        for part in sequence_logits(self.live, rendered, skip):
+            outputs = Outputs(
+                [texts[index] for index in part.order],
+                sequence_logits=part.logits,
+                token_ids=part.token_ids,
+                token_mask=part.token_mask,
+            )
+            for job in jobs:
+                placed[(job.name, data)].update(zip(part.order, job.evaluator.score(outputs), strict=True))
+        return {key: tuple(by_place[index] for index in sorted(by_place)) for key, by_place in placed.items()}
+
+    def _own_completions(self, data: str) -> tuple[list[Rendered], list[int]]:
+        prompts = [self.live.chat.render(text) for text in self.texts[data]]
+        completions = self._seen.completions[data]
+        rendered = [
+            Rendered((*prompt.token_ids, *ids), prompt.instruction)
+            for prompt, ids in zip(prompts, completions, strict=True)
+        ]
+        return rendered, [len(prompt.token_ids) for prompt in prompts]
+
+    def _sample(self, interventions: Sequence[Intervention], completions: dict[str, tuple[str, ...]]) -> None:
+        assert self.samples is not None
+        wanted = self.samples
+        if wanted.data in completions:
+            return
+        self.step(f"completions to read on {wanted.data}")
+        with self.live.steer(*interventions):
+            ids = self.live.complete(self.texts[wanted.data][: wanted.n], max_new_tokens=wanted.max_new_tokens)
+        completions[wanted.data] = tuple(self.live.decode(row) for row in ids)
+
+
+def _longest(jobs: Iterable[Job]) -> int:
+    return max((job.needs.max_new_tokens for job in jobs), default=0)

@@ -1,0 +1,256 @@
+"""A model in memory with its layout and chat format: read it, steer it, generate with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from steerkit.api.architecture import Layout
+from steerkit.api.hookspecs import ModelFacts, StatisticsKind
+from steerkit.api.intervention import Intervention
+from steerkit.engine.attach import Cursor, attached
+from steerkit.engine.batches import Batch, PaddingSide, batches, position_ids
+from steerkit.engine.capture import Key, Progress, capture
+from steerkit.engine.positions import Frame, frame_of_mask
+from steerkit.engine.program import lower
+from steerkit.engine.vocabulary import TokenizerVocabulary
+from steerkit.errors import DataError, ModelError
+from steerkit.types import Positions, Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    from steerkit.api.estimator import ClassStatistics
+    from steerkit.engine.chat import ChatFormat, Rendered
+
+
+@dataclass(eq=False)
+class LiveModel:
+    """What a Python user holds. Made by ``steerkit.load_model`` or ``steerkit.wrap``.
+
+    Args:
+        model: the transformers model, in eval mode.
+        tokenizer: its tokenizer, or None.
+        layout: its streams, as its adapter declares them.
+        adapter_name: the adapter.
+        facts: what the checkpoint says about itself.
+        source: where it came from.
+        chat: how prompts become tokens.
+        batch_tokens: most tokens of a batch.
+        weights_hash: sha256 of the weights' files, or None.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    layout: Layout
+    adapter_name: str
+    facts: ModelFacts
+    source: str
+    _chat: ChatFormat | None
+    batch_tokens: int = 4096
+    weights_hash: str | None = None
+    _active: list[tuple[Intervention, ...]] = field(default_factory=list)
+    _attachment: ExitStack | None = None
+    _cursor: Cursor | None = None
+
+    @property
+    def hf_model(self) -> PreTrainedModel:
+        """The transformers model itself."""
+        return self.model
+
+    @property
+    def chat(self) -> ChatFormat:
+        """How prompts become tokens. Raises ``ModelError`` where the model came without a tokenizer."""
+        if self._chat is None:
+            raise ModelError(
+                "This model came without a tokenizer, so it takes token ids only. "
+                "Pass one: steerkit.wrap(model, tokenizer)."
+            )
+        return self._chat
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills rows up; masked everywhere, so any id would do."""
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        if pad is None:
+            pad = getattr(self.tokenizer, "eos_token_id", None)
+        return int(pad or 0)
+
+    @property
+    def vocabulary(self) -> TokenizerVocabulary:
+        """The tokenizer as evaluators see it."""
+        assert self.chat is not None and self.tokenizer is not None  # chat raises where there is no tokenizer
+        return TokenizerVocabulary(self.tokenizer, int(self.model.get_output_embeddings().weight.shape[0]))
+
+    # Steering
+
+    @contextmanager
+    def steer(self, *interventions: Intervention) -> Iterator[LiveModel]:
+        """Run the body under interventions; the model that comes out is the one that went in.
+
+        Nested calls add up, outer ones first.
+
+        Raises:
+            SiteError, AttachError, PositionError: where an intervention doesn't fit; nothing is attached then.
+        """
+        outer = list(self._active)
+        try:
+            self._reattach([*outer, interventions])
+            yield self
+        finally:
+            self._reattach(outer)
+
+    def _reattach(self, active: list[tuple[Intervention, ...]]) -> None:
+        """Attach one program for all active interventions, so that they meet in one hook per module."""
+        program = lower([item for group in active for item in group], self.layout)
+        if self._attachment is not None:
+            self._attachment.close()
+        self._attachment = self._cursor = None
+        self._active = active
+        if program.slots:
+            stack = ExitStack()
+            self._cursor = stack.enter_context(attached(self.model, self.layout, program))
+            self._attachment = stack
+
+    @contextmanager
+    def framed(self, frame: Frame | None) -> Iterator[None]:
+        """Tell an attached program where the prompts of the passes in the body lie."""
+        if self._cursor is None:
+            yield
+            return
+        cursor, before = self._cursor, self._cursor.frame
+        cursor.set_frame(frame)
+        try:
+            yield
+        finally:
+            cursor.set_frame(before)
+
+    # Passes
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        prompt_lengths: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """A bare forward pass. Padding may be on either side; ``position_ids`` are set for left padding.
+
+        Args:
+            input_ids: ``[batch, pos]``.
+            attention_mask: ``[batch, pos]``, 1 at real tokens; None where all are.
+            prompt_lengths: tokens of each row's prompt, for positions that depend on it.
+            kwargs: for the model.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        frame = frame_of_mask(mask, prompt_lengths) if prompt_lengths is not None else None
+        if attention_mask is not None and "position_ids" not in kwargs and not bool(mask[:, 0].all()):
+            kwargs["position_ids"] = position_ids(mask)[:, -input_ids.shape[1] :]
+        with self.framed(frame):
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)  # type: ignore[no-any-return]
+
+    def generate(self, prompts: str | Sequence[str], *, max_new_tokens: int = 64, **kwargs: Any) -> list[str]:
+        """Complete prompts, greedily unless ``kwargs`` say otherwise. Special tokens are left out.
+
+        Args:
+            prompts: one text or several; the chat format renders them.
+            max_new_tokens: length of a completion in tokens.
+            kwargs: for transformers' ``generate`` (``num_return_sequences=n`` gives n completions per prompt, in a row).
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return [self.decode(ids) for ids in self.complete(texts, max_new_tokens=max_new_tokens, **kwargs)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, without special ones."""
+        assert self.tokenizer is not None  # whoever holds ids of a completion came through the chat format
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def complete(
+        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None, **kwargs: Any
+    ) -> list[list[int]]:
+        """Token ids of completions, in the order of the prompts, up to and without the end token."""
+        if not prompts:
+            raise DataError("There are no prompts to complete.")
+        rendered = [self.chat.render(prompt) for prompt in prompts]
+        copies = int(kwargs.get("num_return_sequences", 1))
+        found: dict[int, list[list[int]]] = {}
+        for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
+            rows = self._generate_batch(batch, max_new_tokens, kwargs)
+            for place, index in enumerate(batch.order):
+                found[index] = rows[place * copies : (place + 1) * copies]
+            if progress is not None:
+                progress(len(found), len(prompts))
+        return [ids for index in range(len(prompts)) for ids in found[index]]
+
+    def _generate_batch(self, batch: Batch, max_new_tokens: int, kwargs: Mapping[str, Any]) -> list[list[int]]:
+        arguments: dict[str, Any] = {"do_sample": False, "pad_token_id": self.pad_id, **kwargs}
+        with self.framed(batch.frame), torch.no_grad():
+            output = self.model.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask.long(),
+                max_new_tokens=max_new_tokens,
+                **arguments,
+            )
+        ends = self._end_ids()
+        return [_until(row.tolist(), ends) for row in output[:, batch.input_ids.shape[1] :]]
+
+    def _end_ids(self) -> frozenset[int]:
+        ends = getattr(self.model.generation_config, "eos_token_id", None)
+        if ends is None:
+            return frozenset()
+        return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset((int(ends),))
+
+    def batched(self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0) -> list[Batch]:
+        """Cut rendered prompts into batches by the model's token budget."""
+        return batches(
+            rendered,
+            batch_tokens=self.batch_tokens,
+            padding_side=side,
+            pad_id=self.pad_id,
+            device=self.device,
+            extra_tokens=extra_tokens,
+        )
+
+    # Reading
+
+    def capture(
+        self,
+        prompts: Sequence[str],
+        sites: Sequence[Site | str],
+        positions: Sequence[Positions | str | int] | Positions | str | int = -1,
+        *,
+        kind: StatisticsKind = "mean",
+        padding_side: PaddingSide = "right",
+        progress: Progress | None = None,
+    ) -> dict[Key, ClassStatistics]:
+        """Statistics of activations. See ``steerkit.engine.capture.capture``."""
+        chosen = positions if isinstance(positions, Sequence) and not isinstance(positions, str) else [positions]
+        return capture(
+            self,
+            [prompts] if isinstance(prompts, str) else list(prompts),
+            [Site.parse(site) for site in sites],
+            [Positions.parse(item) for item in chosen],
+            kind=kind,
+            padding_side=padding_side,
+            progress=progress,
+        )
+
+
+def _until(ids: list[int], ends: frozenset[int]) -> list[int]:
+    for place, token in enumerate(ids):
+        if token in ends:
+            return ids[:place]
+    return ids
+

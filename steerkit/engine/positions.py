@@ -1,0 +1,176 @@
+"""Which columns of a batch are which tokens: from roles to edit masks.
+
+Columns, not ``position_ids``, are what masks are made of: a token's column is its place in the
+padded row, counted from the start of the sequence however many forward passes it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from steerkit.errors import PositionError
+from steerkit.types import Positions
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+FAR = 2**40
+"""A column that no sequence reaches: the end of a row that is still growing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where the parts of each row lie, in columns. Ends are exclusive.
+
+    Args:
+        first: ``[rows]``, the first column that isn't padding.
+        end: ``[rows]``, the column after the row's last token; ``FAR`` while the row grows.
+        prompt_end: ``[rows]``, the column after the prompt, or None where nobody knows.
+        instruction: ``[rows, 2]``, start and end of the user's own text, or None; -1 where a row has none.
+    """
+
+    first: Int[Tensor, " rows"]
+    end: Int[Tensor, " rows"]
+    prompt_end: Int[Tensor, " rows"] | None = None
+    instruction: Int[Tensor, "rows 2"] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.first.shape[0])
+
+    def expand(self, rows: int) -> Frame:
+        """The frame of a batch in which every row was repeated in place (beams, return sequences)."""
+        if rows == self.rows:
+            return self
+        if rows % self.rows:
+            raise PositionError(f"{rows} rows in the batch are no multiple of the {self.rows} prompts it began with.")
+        times = rows // self.rows
+
+        def repeat(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.repeat_interleave(times, 0)
+
+        return Frame(
+            self.first.repeat_interleave(times, 0),
+            self.end.repeat_interleave(times, 0),
+            repeat(self.prompt_end),
+            repeat(self.instruction),
+        )
+
+    def to(self, device: torch.device) -> Frame:
+        """The same frame on a device."""
+
+        def move(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device)
+
+        return Frame(self.first.to(device), self.end.to(device), move(self.prompt_end), move(self.instruction))
+
+
+def frame_of_prompts(
+    lengths: Sequence[int],
+    instructions: Sequence[tuple[int, int] | None],
+    *,
+    width: int,
+    padding_side: str,
+    growing: bool = False,
+) -> Frame:
+    """The frame of a padded batch of whole prompts.
+
+    Args:
+        lengths: tokens of each prompt.
+        instructions: the instruction's token span within each prompt, or None.
+        width: columns of the batch.
+        padding_side: ``left`` or ``right``.
+        growing: whether tokens will be generated behind the prompts.
+    """
+    length = torch.tensor(list(lengths))
+    first = width - length if padding_side == "left" else torch.zeros_like(length)
+    spans = torch.tensor([span or (-1, -1) for span in instructions])
+    spans = torch.where(spans >= 0, spans + first[:, None], spans)
+    end = torch.full_like(length, FAR) if growing else first + length
+    return Frame(first, end, first + length, spans)
+
+
+def frame_of_mask(attention_mask: Tensor, prompt_lengths: Sequence[int] | None = None) -> Frame:
+    """The frame of a bare forward pass, from its ``[rows, columns]`` mask of real tokens.
+
+    Without ``prompt_lengths`` nobody knows where prompts end, and roles that depend on it are refused.
+    """
+    real = attention_mask.bool().cpu()
+    if not bool(real.any(1).all()):
+        raise PositionError("A row of the attention mask holds no token at all.")
+    first = real.int().argmax(1)
+    end = real.shape[1] - real.flip(1).int().argmax(1)
+    prompt_end = None
+    if prompt_lengths is not None:
+        lengths = torch.as_tensor(list(prompt_lengths))
+        if lengths.shape[0] != real.shape[0] or bool((lengths < 1).any()) or bool((first + lengths > end).any()):
+            raise PositionError(
+                f"prompt_lengths {lengths.tolist()} don't fit the batch: one per row ({real.shape[0]}), each at least 1 "
+                f"and at most the row's tokens {(end - first).tolist()}."
+            )
+        prompt_end = first + lengths
+    return Frame(first, end, prompt_end)
+
+
+def bounds(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
+    """The columns ``[start, end)`` of a role in each row, before any choice within it."""
+    if positions.role == "all" or (positions.role == "" and frame.prompt_end is None):
+        return frame.first, frame.end
+    if frame.prompt_end is None:
+        raise PositionError(
+            f"Positions '{positions}' depend on where each prompt ends, and a bare forward pass doesn't say. "
+            "Pass prompt_lengths, use generate, or use 'all' or explicit indices."
+        )
+    if positions.role in ("prompt", ""):
+        return frame.first, frame.prompt_end
+    if positions.role == "generated":
+        return frame.prompt_end, frame.end
+    if frame.instruction is None or bool((frame.instruction < 0).any()):
+        raise PositionError(
+            f"Positions '{positions}' need the place of the user's text in each prompt, which is known where prompts "
+            "are rendered by a chat template. Pass prompts as text, or use 'prompt' or explicit indices."
+        )
+    if positions.role == "instruction":
+        return frame.instruction[:, 0], frame.instruction[:, 1]
+    return frame.instruction[:, 1], frame.prompt_end
+
+
+def intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
+    """The columns that are meant, as ``k`` intervals ``[start, end)`` per row: two ``[rows, k]`` tensors.
+
+    Raises:
+        PositionError: where a row's role has no such token, or its end is not known yet.
+    """
+    start, end = bounds(positions, frame)
+    from_end = any(index < 0 for index in positions.indices) or any((edge or 0) < 0 for edge in positions.span or ())
+    if from_end and bool((end >= FAR).any()):
+        raise PositionError(f"Positions '{positions}' count from an end that isn't known while tokens are generated.")
+    if positions.indices:
+        columns = torch.stack([(start if index >= 0 else end) + index for index in positions.indices], 1)
+        outside = (columns < start[:, None]) | (columns >= end[:, None])
+        if bool(outside.any()):
+            row = int(outside.any(1).nonzero()[0])
+            raise PositionError(
+                f"Positions '{positions}': row {row} has only {int(end[row] - start[row])} tokens of that role."
+            )
+        return columns, columns + 1
+    if positions.span is not None:
+        first, last = positions.span
+        low = start if first is None else ((start if first >= 0 else end) + first).clamp(min=start)
+        high = end if last is None else torch.minimum((start if last >= 0 else end) + last, end)
+        return low[:, None], high[:, None]
+    return start[:, None], end[:, None]
+
+
+def edit_mask(spans: tuple[Tensor, Tensor], start: int, length: int) -> Bool[Tensor, "rows length"]:
+    """Which of the columns ``start .. start + length`` lie in any of a row's intervals."""
+    low, high = spans
+    columns = torch.arange(start, start + length, device=low.device)
+    inside = (columns >= low[:, :, None]) & (columns < high[:, :, None])
+    return inside.any(1)

@@ -1,0 +1,137 @@
+"""From the scores of single examples to a value with its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+from steerkit.api.evaluator import Score
+from steerkit.errors import PluginError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A data set's value. None stands for what was not measured or can't be known; it is never 0.
+
+    Args:
+        value: the mean, weighted by the scores' weights, or the proportion.
+        n: how many examples it is of.
+        standard_error: of the value; None for fewer than two examples.
+        ci_low: lower end of the 95 % interval, or None.
+        ci_high: upper end of the 95 % interval, or None.
+        note: what a reader must know, such as why there is no value; empty otherwise.
+    """
+
+    value: float | None
+    n: int
+    standard_error: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    note: str = ""
+
+
+def summarise(scores: Sequence[Score], aggregate: Literal["mean", "proportion"]) -> Summary:
+    """Summarise one evaluator's scores under one condition on one data set.
+
+    Scores of weight 0 are left out: there was nothing to measure. One NaN or infinite score leaves the
+    whole without a value, because a mean of the others would be of other examples than the baseline's;
+    ``n`` is then the number of finite ones.
+
+    Args:
+        scores: one per example.
+        aggregate: ``mean``: Student's t interval around the weighted mean; ``proportion``: Wilson's interval.
+
+    Raises:
+        PluginError: for a weight that is negative or not finite, and for a proportion of values other than 0
+            and 1 or with unequal weights.
+    """
+    _check_weights(scores)
+    counted = [score for score in scores if score.weight > 0]
+    finite = sum(math.isfinite(score.value) for score in counted)
+    if finite < len(counted):
+        note = f"{len(counted) - finite} of {len(counted)} scores are NaN or infinite, so there is no value."
+        return Summary(None, finite, note=note)
+    if not counted:
+        why = "none of the examples has anything to measure" if scores else "there are no examples"
+        return Summary(None, 0, note=f"No value: {why}.")
+    left_out = len(scores) - len(counted)
+    note = f"{left_out} of {len(scores)} examples have nothing to measure and are left out." if left_out else ""
+    return _proportion(counted, note) if aggregate == "proportion" else _mean(counted, note)
+
+
+def derived(summary: Summary, function: Callable[[float], float]) -> Summary:
+    """The summary of a monotone function of the value, such as perplexity of cross-entropy.
+
+    The interval's ends go through the function. There is no standard error: around a curved function's
+    value the error isn't symmetric.
+    """
+
+    def through(value: float | None) -> float | None:
+        if value is None:
+            return None
+        try:
+            result = function(value)
+        except (OverflowError, ValueError):
+            return None
+        return result if math.isfinite(result) else None
+
+    value, low, high = through(summary.value), through(summary.ci_low), through(summary.ci_high)
+    if low is not None and high is not None and low > high:
+        low, high = high, low
+    note = summary.note
+    if summary.value is not None and value is None:
+        note = " ".join(part for part in (note, "The value is too large for a number.") if part)
+    return Summary(value, summary.n, None, low, high, note)
+
+
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson, 1927), in [0, 1]; holds the proportion also at 0 and at 1."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At 0 and 1 one end is the proportion itself, which rounding would miss.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def _check_weights(scores: Sequence[Score]) -> None:
+    bad = [score.weight for score in scores if not (math.isfinite(score.weight) and score.weight >= 0)]
+    if bad:
+        raise PluginError(f"A score has weight {bad[0]}: an evaluator's weights are finite and not negative.")
+
+
+def _proportion(scores: Sequence[Score], note: str) -> Summary:
+    odd = [score.value for score in scores if score.value not in (0.0, 1.0)]
+    if odd:
+        raise PluginError(f"A score of {odd[0]} in a proportion: its evaluator may only give 0 and 1.")
+    if len({score.weight for score in scores}) > 1:
+        raise PluginError("Unequal weights in a proportion: its evaluator may only give one weight to all scores.")
+    n, successes = len(scores), sum(score.value == 1.0 for score in scores)
+    p = successes / n
+    low, high = wilson(successes, n)
+    return Summary(p, n, math.sqrt(p * (1 - p) / n) if n > 1 else None, low, high, note)
+
+
+def _mean(scores: Sequence[Score], note: str) -> Summary:
+    """The ratio estimator ``Σwv / Σw`` and its linearised standard error; with equal weights ``s / √n``."""
+    n = len(scores)
+    total = math.fsum(score.weight for score in scores)
+    value = math.fsum(score.weight * score.value for score in scores) / total
+    if n < 2:
+        return Summary(value, n, note=note)
+    squares = math.fsum((score.weight * (score.value - value)) ** 2 for score in scores)
+    error = math.sqrt(squares * n / (n - 1)) / total
+    half = _t_quantile(0.5 + CONFIDENCE / 2, n - 1) * error
+    return Summary(value, n, error, value - half, value + half, note)
+
+
+def _t_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t distribution."""
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    return float(stdtrit(degrees, probability))

@@ -1,0 +1,96 @@
+"""Every error that steerkit raises on purpose. A message says what is wrong and what to do next.
+
+The command line prints the message alone, never a traceback, and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class SteerkitError(Exception):
+    """Base of all errors that a user can meet. ``exit_code`` is what the command line returns."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with an input: where (dotted key and line, when known) and what."""
+
+    message: str
+    where: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}" if self.line is not None else ""
+        head = ", ".join(part for part in (place, self.where) if part)
+        return f"{head}: {self.message}" if head else self.message
+
+
+class RecipeError(SteerkitError):
+    """A recipe that can't be run. Carries every problem that was found, not the first one."""
+
+    def __init__(self, problems: Iterable[Problem], source: str = "recipe") -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        count = len(self.problems)
+        lines = [f"{source}: {count} problem{'s' if count != 1 else ''}"]
+        lines += [f"  {problem}" for problem in self.problems]
+        super().__init__("\n".join([*lines, "Nothing was run."]))
+
+
+class DataError(SteerkitError):
+    """Prompts or texts that are missing, empty, malformed or not disjoint."""
+
+
+class PluginError(SteerkitError):
+    """A plugin that can't be imported, clashes with another one or breaks its contract."""
+
+
+class UnknownNameError(SteerkitError):
+    """A name that nothing provides; the message gives the nearest ones."""
+
+
+class ModelError(SteerkitError):
+    """A model that can't be found, fetched, read or used."""
+
+
+class UnsupportedModelError(ModelError):
+    """No adapter claims the model, or an adapter refuses it with a reason."""
+
+    exit_code = 3
+
+
+class SelfTestError(ModelError):
+    """The live model is not what its adapter declares; carries the site and the error in numbers."""
+
+    exit_code = 3
+
+
+class SiteError(SteerkitError):
+    """A site that is malformed or that the model doesn't have."""
+
+
+class PositionError(SteerkitError):
+    """Positions that are malformed, or that the sequence at hand doesn't have or doesn't know."""
+
+
+class AttachError(SteerkitError):
+    """A program that can't be put on a model. The model is left as it was."""
+
+
+class ArtifactError(SteerkitError):
+    """A file of ours that is missing, damaged or from another version."""
+
+
+def nearest(name: str, known: Iterable[str], kind: str = "name") -> str:
+    """Return the sentence that follows "Unknown <kind> 'x'.": nearest known names, then all of them."""
+    names = sorted(set(known))
+    if not names:
+        return f"No {kind} is known here."
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(repr(item) for item in close)}? " if close else ""
+    return f"{hint}Available: {', '.join(names)}."

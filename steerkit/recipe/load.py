@@ -1,0 +1,231 @@
+"""From YAML to a validated ``Recipe``: overrides, the short forms of the grammar, every problem at once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steerkit.errors import Problem, RecipeError
+from steerkit.recipe.document import Path as KeyPath
+from steerkit.recipe.document import dotted, read_document
+from steerkit.recipe.problems import validate
+from steerkit.recipe.schema import Recipe, Written
+from steerkit.recipe.shipped import find_recipe
+
+_OWN_INTERVENTION = ("direction", "sites", "positions")
+_OWN_EVALUATION = ("data", "name")
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe file. See ``Recipe.load``."""
+    source = find_recipe(path)
+    document = read_document(_read_text(source))
+    problems = list(document.problems)
+    value: Any = document.value
+    if not problems and not isinstance(value, dict):
+        what = "empty" if value is None else f"a {_kind(value)}"
+        example = "model: {source: smollm2-135m-instruct}"
+        problems.append(Problem(f"the file is {what}; a recipe is a mapping of sections, beginning with {example!r}"))
+    given: set[KeyPath] = set()
+    if isinstance(value, dict):
+        for text in overrides:
+            problems += _override(value, text, given)
+        value.setdefault("name", re.sub(r"[^A-Za-z0-9_-]+", "-", source.stem).strip("-") or "recipe")
+    lines = {key: line for key, line in document.lines.items() if key}
+    written = Written(source, source.resolve().parent, lines, {}, frozenset(given))
+    return _build(value if isinstance(value, dict) else None, written, problems, str(path))
+
+
+def recipe_from_mapping(mapping: Mapping[str, Any], folder: Path) -> Recipe:
+    """Read a recipe from plain values. See ``Recipe.from_mapping``."""
+    # A round trip through YAML's values brings tuples, NaN and foreign types to the same rules.
+    from steerkit.recipe.document import write_document
+
+    document = read_document(write_document(_plain(mapping)))
+    written = Written(None, folder.resolve())
+    return _build(document.value, written, [Problem(item.message, item.where) for item in document.problems], "recipe")
+
+
+def _read_text(source: Path) -> str:
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise RecipeError([Problem(f"can't be read: {error.strerror or error}")], str(source)) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise RecipeError([Problem("not UTF-8 text; save it as UTF-8", line=line)], str(source)) from error
+
+
+def _build(value: dict[str, Any] | None, written: Written, problems: list[Problem], name: str) -> Recipe:
+    if value is None:
+        raise RecipeError(problems, name)
+    grammar = _Grammar(written)
+    canonical = grammar.recipe(value)
+    written = Written(written.source, written.folder, written.lines, grammar.moved, written.overridden)
+    recipe, found = validate(Recipe, canonical, (), written.place)
+    problems = [*problems, *grammar.problems, *found]
+    if recipe is None or problems:
+        raise RecipeError(sorted(problems, key=lambda problem: problem.line or 0), name)
+    recipe._written = written
+    return recipe
+
+
+def _override(value: dict[str, Any], text: str, given: set[KeyPath]) -> list[Problem]:
+    """Put ``a.b=c`` into plain values, in place."""
+    where = f"--set {text}"
+    key, equals, raw = text.partition("=")
+    parts = [part for part in re.sub(r"\[(-?\d+)\]", r".\1", key.strip()).split(".")]
+    if not equals or not all(parts):
+        return [Problem("expected key=value with a dotted key, as in --set model.dtype=bfloat16", where)]
+    document = read_document(raw)
+    if document.problems:
+        return [Problem(problem.message, where) for problem in document.problems]
+    holder: Any = value
+    path: list[str | int] = []
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        step: str | int = part
+        if isinstance(holder, list):
+            if not re.fullmatch(r"-?\d+", part) or not -len(holder) <= int(part) < len(holder):
+                return [
+                    Problem(f"{dotted(tuple(path))} is a list with items 0 to {len(holder) - 1}, not {part!r}", where)
+                ]
+            step = int(part) % len(holder)
+        elif not isinstance(holder, dict):
+            return [Problem(f"{dotted(tuple(path))} holds {holder!r}, so nothing can be set inside it", where)]
+        path.append(step)
+        if last:
+            holder[step] = document.value  # type: ignore[index]
+        elif isinstance(holder, dict) and holder.get(part) is None:
+            holder[part] = {}
+        holder = holder[step]  # type: ignore[index]
+    given.add(tuple(path))
+    return []
+
+
+class _Grammar:
+    """Brings the short forms that people write into the one form that the schema validates."""
+
+    def __init__(self, written: Written) -> None:
+        self.written = written
+        self.moved: dict[KeyPath, KeyPath] = {}
+        self.problems: list[Problem] = []
+
+    def recipe(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole recipe, in canonical form."""
+        out = {key: item for key, item in value.items() if item is not None or key in ("name", "model")}
+        if isinstance(out.get("model"), dict):
+            out["model"] = self._model(out["model"])
+        if isinstance(out.get("directions"), dict):
+            out["directions"] = {name: self._direction(item) for name, item in out["directions"].items()}
+        if isinstance(out.get("conditions"), dict):
+            out["conditions"] = {
+                name: self._condition(item, ("conditions", name)) for name, item in out["conditions"].items()
+            }
+        if isinstance(out.get("evaluate"), list):
+            items = [self._item(item, ("evaluate", i), _OWN_EVALUATION) for i, item in enumerate(out["evaluate"])]
+            out["evaluate"] = [self._evaluation(item) for item in items if item is not None]
+        if isinstance(out.get("control"), bool):
+            out["control"] = {} if out["control"] else {"random_directions": 0}
+        return out
+
+    def _model(self, model: dict[str, Any]) -> dict[str, Any]:
+        template = model.get("chat_template")
+        if isinstance(template, dict) and set(template) == {"file"}:
+            self.moved[("model", "chat_template_file")] = ("model", "chat_template", "file")
+            return {**model, "chat_template": "file", "chat_template_file": template["file"]}
+        if template == "file" or "chat_template_file" in model:
+            self._complain(("model", "chat_template"), "expected default, none, or {file: template.jinja}")
+        return model
+
+    def _direction(self, item: Any) -> Any:
+        return item
+
+    def _condition(self, item: Any, path: KeyPath) -> Any:
+        if isinstance(item, list):
+            self.moved[(*path, "interventions")] = path
+            item = {"interventions": item}
+            base = path
+        else:
+            base = (*path, "interventions")
+        if not isinstance(item, dict) or not isinstance(item.get("interventions"), list):
+            return item
+        found = []
+        for index, entry in enumerate(item["interventions"]):
+            target = (*path, "interventions", len(found))
+            built = self._item(entry, (*base, index), _OWN_INTERVENTION, target)
+            if built is not None:
+                if isinstance(built.get("sites"), str):
+                    built["sites"] = [built["sites"]]
+                found.append(built)
+        return {**item, "interventions": found}
+
+    def _item(
+        self, item: Any, path: KeyPath, own: tuple[str, ...], target: KeyPath | None = None
+    ) -> dict[str, Any] | None:
+        """Read ``plugin: {own keys and options}``, or the plugin's name alone."""
+        if isinstance(item, str):
+            item = {item: None}
+        if not isinstance(item, dict) or len(item) != 1:
+            self._complain(path, "expected one plugin with its options, as in '- add: {direction: warmth}'")
+            return None
+        ((plugin, body),) = item.items()
+        body = {} if body is None else body
+        if not isinstance(body, dict):
+            self._complain((*path, plugin), f"expected a mapping (key: value), not a {_kind(body)}")
+            return None
+        target = path if target is None else target
+        self.moved[target] = (*path, plugin)
+        self.moved[(*target, "options")] = (*path, plugin)
+        kept = {key: body[key] for key in own if key in body}
+        return {"plugin": plugin, **kept, "options": {key: body[key] for key in body if key not in own}}
+
+    def _evaluation(self, item: dict[str, Any]) -> dict[str, Any]:
+        item.setdefault("name", item["plugin"])
+        if isinstance(item.get("data"), str):
+            item["data"] = [item["data"]]
+        return item
+
+    def _complain(self, path: KeyPath, message: str) -> None:
+        where, line = self.written.place(path)
+        self.problems.append(Problem(message, where, line))
+
+
+def as_written(recipe: Recipe) -> dict[str, Any]:
+    """The inverse of the grammar. See ``Recipe.resolved``."""
+    out: dict[str, Any] = recipe.model_dump(mode="json")
+    model = out["model"]
+    if template := model.pop("chat_template_file"):
+        model["chat_template"] = {"file": str(recipe.path_of(template))}
+    for data in out["data"].values():
+        if data["file"] is not None:
+            data["file"] = str(recipe.path_of(data["file"]))
+    for name, direction in out["directions"].items():
+        if direction["file"] is not None:
+            out["directions"][name] = {"file": str(recipe.path_of(direction["file"]))}
+    for condition in out["conditions"].values():
+        condition["interventions"] = [_fold(item) for item in condition["interventions"]]
+    out["evaluate"] = [_fold(item) for item in out["evaluate"]]
+    return out
+
+
+def _fold(item: dict[str, Any]) -> dict[str, Any]:
+    options = item.pop("options")
+    return {item.pop("plugin"): {**item, **options}}
+
+
+def _kind(value: Any) -> str:
+    return {list: "list", str: "text", bool: "true/false value", dict: "mapping"}.get(type(value), "number")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, type(None))) else str(value)

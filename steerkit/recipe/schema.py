@@ -1,0 +1,299 @@
+"""What a recipe may say. Frozen; unknown keys are errors. ``steerkit.recipe.load`` reads it from YAML."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from steerkit.errors import SteerkitError
+from steerkit.recipe.document import Path as KeyPath
+from steerkit.recipe.document import dotted
+from steerkit.types import Positions, Site
+
+SPLITS: Final = ("train", "validation", "test")
+WHOLE: Final = "all"
+"""The name of the one split of a data set that isn't split."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def _check_name(value: str) -> str:
+    if not _NAME.fullmatch(value) or len(value) > 80:
+        raise ValueError(f"{value!r} is not a name: use letters, digits, '-' and '_', at most 80")
+    return value
+
+
+def _parsed(parse: Callable[[Any], object], value: Any) -> object:
+    try:
+        return parse(value)
+    except SteerkitError as error:
+        # pydantic gathers ValueErrors only.
+        raise ValueError(str(error)) from error
+
+
+def _read_positions(value: Any) -> str:
+    if not isinstance(value, (str, int, list, tuple)):
+        raise ValueError("expected positions: a role such as all, an index such as -1, or a list of indices")
+    return str(_parsed(Positions.parse, value))
+
+
+def _read_site(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a site such as blocks.14.resid_pre")
+    return str(_parsed(Site.parse, value))
+
+
+Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
+PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
+SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+class Section(BaseModel):
+    """Base of a recipe's sections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class ModelRecipe(Section):
+    """Section ``model``: which checkpoint, and how it is loaded and prompted."""
+
+    source: str = Field(min_length=1, description="hub id, folder, .gguf file, bundled alias or tiny-random:<type>")
+    revision: str | None = Field(None, description="commit, tag or branch of a hub repository")
+    adapter: str | None = Field(None, description="name of an architecture plugin; found by itself where None")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the weights")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    chat_template: str = Field("default", description="default, none, or {file: template.jinja}")
+    chat_template_file: str | None = Field(None, description="where chat_template is 'file'")
+    system_prompt: str | None = Field(None, description="system message of every prompt")
+    trust_remote_code: bool = Field(False, description="whether code from the repository may run")
+    accept_terms: bool = Field(False, description="whether the model's terms of use are accepted")
+    batch_tokens: Count = Field(4096, description="most tokens of a batch, padding included")
+
+    @model_validator(mode="after")
+    def _template(self) -> ModelRecipe:
+        if self.chat_template not in ("default", "none", "file"):
+            raise ValueError("chat_template: expected default, none, or {file: template.jinja}")
+        return self
+
+
+class SplitRecipe(Section):
+    """How many texts each split gets. What is left over isn't used."""
+
+    train: Count | None = Field(None, description="texts that directions are estimated from")
+    validation: Count | None = Field(None, description="texts that choices are made on")
+    test: Count | None = Field(None, description="texts that numbers in the report come from")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> SplitRecipe:
+        if not self.sizes:
+            raise ValueError("give at least one of train, validation and test")
+        return self
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The splits that there are, with their sizes."""
+        return {name: size for name in SPLITS if (size := getattr(self, name)) is not None}
+
+
+class DatasetRecipe(Section):
+    """One data set of section ``data``: from a file, inline, or from the hub."""
+
+    file: str | None = Field(None, min_length=1, description="path, relative to the recipe")
+    inline: tuple[str, ...] | None = Field(None, description="the texts themselves")
+    hub: str | None = Field(None, min_length=1, description="org/name of a hub data set")
+    config: str | None = Field(None, description="configuration of the hub data set")
+    hub_split: str = Field("train", description="split of the hub data set that is read")
+    field: str | None = Field(None, description="field that holds the text")
+    split: SplitRecipe | None = Field(None, description="sizes of train, validation and test")
+    seed: Seed | None = Field(None, description="of the split; the recipe's where None")
+    duplicates: Literal["error", "drop"] = Field("error", description="what to do about texts that come twice")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DatasetRecipe:
+        given = [name for name in ("file", "inline", "hub") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected one of file, inline and hub, not {' and '.join(given) or 'none of them'}")
+        return self
+
+
+class DirectionRecipe(Section):
+    """One direction: estimated from two classes of prompts, or read from a file."""
+
+    estimator: str | None = Field(None, description="name of an estimator plugin")
+    positive: str | None = Field(None, description="prompts that show the behaviour, as in warm.train")
+    negative: str | None = Field(None, description="prompts that don't: the reference")
+    site: SiteText | None = Field(None, description="where it is read, as in blocks.14.resid_pre")
+    positions: PositionsText = Field("-1", description="at which tokens it is read")
+    options: Mapping[str, Any] = Field(default_factory=dict, description="options of the estimator")
+    file: str | None = Field(None, min_length=1, description="a saved direction, relative to the recipe")
+
+    @model_validator(mode="after")
+    def _whole(self) -> DirectionRecipe:
+        needed = ("estimator", "positive", "negative", "site")
+        if self.file is not None:
+            extra = [name for name in (*needed, "positions", "options") if name in self.model_fields_set]
+            extra = [name for name in extra if getattr(self, name) not in (None, {})]
+            if extra:
+                raise ValueError(f"a direction from a file has its own {' and '.join(extra)}; remove them")
+            return self
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"expected {', '.join(missing)} as well (or file: for a saved direction)")
+        return self
+
+
+class InterventionRecipe(Section):
+    """One intervention of a condition."""
+
+    plugin: str
+    direction: str | None = Field(None, description="name of a direction")
+    sites: tuple[SiteText, ...] | None = Field(None, description="where it acts; the plugin's choice where None")
+    positions: PositionsText = Field("all", description="at which tokens it acts")
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class ConditionRecipe(Section):
+    """One condition, or a family of them where there is a sweep."""
+
+    interventions: tuple[InterventionRecipe, ...] = Field(min_length=1, description="list of interventions")
+    sweep: Mapping[str, tuple[int | float, ...]] | None = Field(None, description="one option and its values")
+    control: bool = Field(True, description="whether random directions are run beside it")
+
+    @model_validator(mode="after")
+    def _one_sweep(self) -> ConditionRecipe:
+        if self.sweep is None:
+            return self
+        if len(self.sweep) != 1:
+            raise ValueError("sweep: expected one option with a list of values, as in {coefficient: [1, 2, 4]}")
+        ((_, values),) = self.sweep.items()
+        if not values or len(set(values)) != len(values):
+            raise ValueError("sweep: expected at least one value, and each of them once")
+        return self
+
+
+class EvaluationRecipe(Section):
+    """One evaluator on some data."""
+
+    plugin: str
+    name: Name = Field(description="as results call it; the plugin's name where it isn't given")
+    data: tuple[str, ...] = Field(min_length=1, description="one data reference or a list, as in [probe.test]")
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class ControlRecipe(Section):
+    """Section ``control``: the same interventions along random directions of equal norm."""
+
+    random_directions: int = Field(5, ge=0, le=1000, description="how many; 0 switches the control off")
+
+
+class SamplesRecipe(Section):
+    """Completions that the report shows side by side."""
+
+    data: str = Field(description="data reference of the prompts")
+    n: Count = Field(6, description="how many prompts, from the start")
+    max_new_tokens: Count = Field(48, description="length of the completions")
+
+
+class ReportRecipe(Section):
+    """Section ``report``."""
+
+    samples: SamplesRecipe | None = Field(None, description="completions to show")
+    separation: bool = Field(True, description="whether to measure how each layer separates the classes")
+    title: str | None = Field(None, description="heading; the name where None")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a recipe was read: for messages, never part of its meaning (all written places are equal).
+
+    Args:
+        source: the recipe's file.
+        lines: path of a key as written to its line.
+        moved: path of a key as validated to the path as written, where they differ.
+        overridden: paths, as written, that ``--set`` gave.
+    """
+
+    source: Path | None = field(default=None, compare=False)
+    folder: Path = field(default_factory=Path, compare=False)
+    lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False)
+    moved: Mapping[KeyPath, KeyPath] = field(default_factory=dict, compare=False)
+    overridden: frozenset[KeyPath] = field(default=frozenset(), compare=False)
+
+    def place(self, path: KeyPath) -> tuple[str, int | None]:
+        """The dotted key as written, and its line where it (or what holds it) has one."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.moved:
+                path = (*self.moved[path[:length]], *path[length:])
+                break
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.overridden:
+                return f"--set {dotted(path)}", None
+            if path[:length] in self.lines:
+                return dotted(path), self.lines[path[:length]]
+        return dotted(path), None
+
+
+class Recipe(Section):
+    """A recipe as written, validated by itself: names of plugins and data are resolved by ``make_plan``."""
+
+    name: Name = Field(description="names the run directory; the file's name where it isn't given")
+    description: str = Field("", description="one line for the report")
+    seed: Seed = Field(0, description="of splits and random controls")
+    model: ModelRecipe = Field(description="section; needs at least `source`")
+    data: Mapping[Name, DatasetRecipe] = Field(default_factory=dict, description="section: data sets by name")
+    directions: Mapping[Name, DirectionRecipe] = Field(default_factory=dict, description="section: by name")
+    conditions: Mapping[Name, ConditionRecipe] = Field(default_factory=dict, description="section: by name")
+    evaluate: tuple[EvaluationRecipe, ...] = Field(default=(), description="section: list of evaluators")
+    control: ControlRecipe = Field(default_factory=ControlRecipe, description="random_directions, or false")
+    report: ReportRecipe = Field(default_factory=ReportRecipe, description="section")
+
+    _written: Written = PrivateAttr(default_factory=Written)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
+        """Read a recipe from a YAML file, or a shipped one by name.
+
+        Args:
+            path: a file, or the name of a shipped recipe.
+            overrides: ``"a.b=value"`` each, the value in YAML; list items by index.
+
+        Raises:
+            RecipeError: with every problem that was found, with lines and nearest names.
+        """
+        from steerkit.recipe.load import load_recipe
+
+        return load_recipe(path, tuple(overrides))
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], folder: str | os.PathLike[str] = ".") -> Recipe:
+        """Read a recipe from plain values, as they would stand in YAML; files are relative to ``folder``."""
+        from steerkit.recipe.load import recipe_from_mapping
+
+        return recipe_from_mapping(mapping, Path(folder))
+
+    @property
+    def source(self) -> Path | None:
+        """The file that it was read from."""
+        return self._written.source
+
+    def path_of(self, file: str) -> Path:
+        """A path of the recipe, made absolute: relative ones start at the recipe's folder."""
+        return (self._written.folder / Path(file).expanduser()).resolve()
+
+    def place(self, *path: str | int) -> tuple[str, int | None]:
+        """The dotted key and line of a part of the recipe, for messages."""
+        return self._written.place(path)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, as YAML would hold it, paths absolute. ``from_mapping`` reads it back."""
+        from steerkit.recipe.load import as_written
+
+        return as_written(self)

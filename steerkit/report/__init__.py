@@ -1,0 +1,83 @@
+"""The report: reads a run directory and nothing else, and writes ``plots/`` and ``report.html`` into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from steerkit.errors import ArtifactError
+from steerkit.report.read import Run, load_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Run", "load_run", "summary", "write_report"]
+
+_OURS: Final = re.compile(r"(conditions|dose|separation)-\d+[^/]*\.svg")
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write ``plots/*.svg`` and ``report.html`` from what the directory holds; return the path of the latter.
+
+    Every file is written whole or not at all, and the page, which holds its own figures, last.
+
+    Raises:
+        ArtifactError: the directory is not a finished run, is damaged, or can't be written to.
+    """
+    from steerkit.report.html import render_html
+    from steerkit.report.plots import draw_all
+    from steerkit.report.separation import make_separations
+    from steerkit.report.tables import make_blocks
+
+    run = load_run(run_dir)
+    plots = draw_all(make_blocks(run.results), make_separations(run.results))
+    page = render_html(run, plots)
+    folder, target = run.path / "plots", run.path / "report.html"
+    try:
+        folder.mkdir(exist_ok=True)
+        for plot in plots:
+            _write_whole(folder / plot.file, plot.svg)
+        for stale in {path.name for path in folder.iterdir()} - {plot.file for plot in plots}:
+            if _OURS.fullmatch(stale):
+                (folder / stale).unlink()
+        _write_whole(target, page)
+    except OSError as error:
+        raise ArtifactError(
+            f"Can't write the report into {run.path}: {error.strerror}. Free some space or check its permissions, "
+            f"then run `steerkit report {run.path}`; the measurements are kept."
+        ) from None
+    return target
+
+
+def summary(run_dir: Path | str, console: Console | None = None) -> None:
+    """Print what a run found, in 80 columns.
+
+    Args:
+        run_dir: the run directory.
+        console: where to; standard output by default.
+
+    Raises:
+        ArtifactError: as ``load_run``.
+    """
+    from rich.console import Console as RichConsole
+
+    from steerkit.report.terminal import print_summary
+
+    print_summary(load_run(run_dir), console or RichConsole())
+
+
+def _write_whole(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

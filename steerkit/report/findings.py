@@ -1,0 +1,200 @@
+"""What was found, in sentences that are made from the numbers. No claim without its interval and its control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from steerkit.report.numbers import NOT_MEASURED, count, sentence_case, setting
+from steerkit.report.tables import Block, Control, Row, Sweep
+
+Verdict = Literal["beyond", "within", "no control", "not measured"]
+
+VERDICTS: Final[dict[Verdict, str]] = {
+    "beyond": "outside control range",
+    "within": "inside control range",
+    "no control": "no control range",
+    "not measured": NOT_MEASURED,
+}
+
+MOST: Final = 8
+"""Sentences per block; tables and plots hold the rest."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence or two about a condition or a sweep.
+
+    Args:
+        subject: the condition's or the sweep's name.
+        text: what follows the subject.
+        verdict: the value against the control's range.
+        label: the verdict in a few words.
+    """
+
+    subject: str
+    text: str
+    verdict: Verdict
+    label: str
+
+
+@dataclass(frozen=True)
+class BlockFindings:
+    """The findings of one block, and how many conditions they leave to the table."""
+
+    block: Block
+    baseline: str
+    findings: tuple[Finding, ...]
+    left_out: int
+
+
+def verdict(row: Row) -> Verdict:
+    """A condition's value against the range of its random directions."""
+    if row.value is None:
+        return "not measured"
+    if row.control is None or len(row.control.values) < 2:
+        return "no control"
+    return "within" if row.control.contains(row.value) else "beyond"
+
+
+def make_findings(blocks: Sequence[Block]) -> tuple[BlockFindings, ...]:
+    """The findings of every block, in order."""
+    return tuple(_find(block) for block in blocks)
+
+
+def _find(block: Block) -> BlockFindings:
+    in_sweeps = {row.condition.name for sweep in block.sweeps for _, row in sweep.points if len(sweep.points) > 1}
+    single = [row for row in block.rows if row.condition.name not in in_sweeps]
+    sweeps = [sweep for sweep in block.sweeps if len(sweep.points) > 1]
+    shown = single[: max(MOST - len(sweeps), 1)]
+    findings = [_about_condition(block, row) for row in shown] + [_about_sweep(block, sweep) for sweep in sweeps]
+    return BlockFindings(block, _about_baseline(block), tuple(findings), len(single) - len(shown))
+
+
+def value_with_interval(block: Block, row: Row) -> str:
+    """``2.3 nats (95 % interval 1.9 to 2.7)``, or why there is no interval."""
+    if row.value is None or row.record is None:
+        return NOT_MEASURED
+    unit = f" {block.unit}" if block.unit else ""
+    text = f"{block.format.number(row.value)}{unit}"
+    if row.interval is not None:
+        return f"{text} (95 % interval {block.format.interval(*row.interval)})"
+    reason = "one example, so no interval" if row.record.n == 1 else "no interval"
+    return f"{text} ({reason})"
+
+
+def _about_baseline(block: Block) -> str:
+    if block.baseline is None:
+        return "There is no baseline in this run."
+    if block.baseline.value is None:
+        return f"Without steering (baseline): {NOT_MEASURED}."
+    record = block.baseline.record
+    examples = f", {count(record.n, 'example')}" if record else ""
+    return f"Without steering (baseline): {value_with_interval(block, block.baseline)}{examples}."
+
+
+def _about_condition(block: Block, row: Row) -> Finding:
+    if row.value is None:
+        return Finding(row.condition.name, f"was {NOT_MEASURED}.", "not measured", NOT_MEASURED)
+    before = block.baseline.value if block.baseline else None
+    after = value_with_interval(block, row)
+    moved = f"gives {after}" if before is None else f"takes it from {block.format.number(before)} to {after}"
+    parts = [f"{moved}{_overlap(block, row)}.", _about_control(block, row.value, row.control)]
+    found = verdict(row)
+    return Finding(row.condition.name, " ".join(parts), found, VERDICTS[found])
+
+
+def _overlap(block: Block, row: Row) -> str:
+    if block.baseline is None or block.baseline.interval is None or row.interval is None:
+        return ""
+    low, high = block.baseline.interval
+    overlap = row.interval[0] <= high and low <= row.interval[1]
+    return "; this interval and the baseline’s overlap" if overlap else "; the baseline’s interval is apart from it"
+
+
+def _about_control(block: Block, value: float, control: Control | None) -> str:
+    if control is None or not control.planned:
+        return "No control was run, so the numbers do not say whether another push of that size would do the same."
+    if not control.values:
+        return f"Its control was {NOT_MEASURED}."
+    unit = f" {block.unit}" if block.unit else ""
+    inside = control.contains(value)
+    doubt = ", so what it does here is not told apart from a random push" if inside else ""
+    if len(control.values) == 1:
+        lead = f"{_directions(control)} of the same norm gives {block.format.number(control.mean)}{unit}"
+        return f"{lead}: a single one has no range to compare with."
+    spread = f"between {block.format.number(control.low)} and {block.format.number(control.high)}{unit}"
+    lead = f"{_directions(control)} of the same norm give values {spread} (mean {block.format.number(control.mean)})"
+    return f"{lead}; it lies {'inside' if inside else 'outside'} their range{doubt}."
+
+
+def _directions(control: Control) -> str:
+    measured = len(control.values)
+    if measured < control.planned:
+        return f"The {measured} measured of {count(control.planned, 'random direction')}"
+    return sentence_case(count(measured, "random direction"))
+
+
+def _about_sweep(block: Block, sweep: Sweep) -> Finding:
+    measured = [(x, row) for x, row in sweep.points if row.value is not None]
+    missing = len(sweep.points) - len(measured)
+    if not measured:
+        return Finding(sweep.name, f"was {NOT_MEASURED} at any {sweep.option}.", "not measured", NOT_MEASURED)
+    (first, first_row), (last, last_row) = measured[0], measured[-1]
+    text = (
+        f"over {sweep.option} {setting(first)} to {setting(last)}: "
+        f"{value_with_interval(block, first_row)} at {setting(first)}"
+    )
+    if len(measured) > 1:
+        text += f", {value_with_interval(block, last_row)} at {setting(last)}"
+    text += f"{_trend(block, sweep, measured)}."
+    if missing:
+        text += f" {sentence_case(count(missing, 'point'))} of the sweep {_was(missing)} {NOT_MEASURED}."
+    found, label = _sweep_verdict([row for _, row in measured])
+    return Finding(sweep.name, f"{text} {_sweep_control(block, measured)}", found, label)
+
+
+def _was(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def _trend(block: Block, sweep: Sweep, measured: Sequence[tuple[float, Row]]) -> str:
+    points = [(x, row.value) for x, row in measured if row.value is not None]
+    anchor = block.baseline.value if block.baseline and sweep.through_baseline else None
+    has_zero = any(x == 0 for x, _ in points)
+    if anchor is not None and not has_zero and points[0][0] < 0 < points[-1][0]:
+        points = sorted([*points, (0.0, anchor)])
+    steps = [after[1] - before[1] for before, after in zip(points, points[1:], strict=False)]
+    if len(steps) < 2:
+        return ""
+    if all(step > 0 for step in steps):
+        return f"; it rises at each of the {count(len(steps), 'step')}"
+    if all(step < 0 for step in steps):
+        return f"; it falls at each of the {count(len(steps), 'step')}"
+    return "; it does not move one way throughout"
+
+
+def _sweep_control(block: Block, measured: Sequence[tuple[float, Row]]) -> str:
+    rows = [row for _, row in measured if row.control is not None and row.control.values]
+    values = [value for row in rows if row.control for value in row.control.values]
+    if not values:
+        return "No control was measured, so the numbers do not say whether another push of that size would do the same."
+    unit = f" {block.unit}" if block.unit else ""
+    spread = f"between {block.format.number(min(values))} and {block.format.number(max(values))}{unit}"
+    outside = sum(verdict(row) == "beyond" for row in rows)
+    return (
+        f"Over the whole sweep, random directions of the same norm give values {spread}; "
+        f"at {outside} of {count(len(rows), 'point')} the direction lies outside their range there."
+    )
+
+
+def _sweep_verdict(rows: Sequence[Row]) -> tuple[Verdict, str]:
+    """All points outside, all inside, or how many are outside."""
+    compared = [found for found in map(verdict, rows) if found in ("beyond", "within")]
+    if not compared:
+        return "no control", VERDICTS["no control"]
+    outside = compared.count("beyond")
+    if outside in (0, len(compared)):
+        return compared[0], VERDICTS[compared[0]]
+    return "within", f"outside at {outside} of {len(compared)}"

@@ -1,0 +1,133 @@
+"""How numbers and texts are written: as many digits as the intervals carry, and nothing made up."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Final
+
+NOT_MEASURED: Final = "not measured"
+MINUS: Final = "\u2212"
+
+_WORDS: Final = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """How the numbers of one table are written.
+
+    Args:
+        decimals: digits after the point.
+        percent: written as percentages, for proportions.
+        ascii: plain minus and ``1.2e+09``, for terminals.
+    """
+
+    decimals: int = 2
+    percent: bool = False
+    ascii: bool = False
+
+    def plain(self) -> NumberFormat:
+        """The same in ASCII."""
+        return replace(self, ascii=True)
+
+    def number(self, value: float | None) -> str:
+        """``value`` with a percent sign where it is a proportion; ``not measured`` for None."""
+        if value is None:
+            return NOT_MEASURED
+        return self._digits(value) + (" %" if self.percent else "")
+
+    def interval(self, low: float | None, high: float | None) -> str | None:
+        """``low to high``, or None where there is no interval."""
+        if low is None or high is None:
+            return None
+        return f"{self._digits(low)} to {self.number(high)}"
+
+    def _digits(self, value: float) -> str:
+        shown = value * 100 if self.percent else value
+        text = f"{shown:.{self.decimals}f}"
+        vanishes = shown != 0 and float(text) == 0 and abs(shown) < 1e-3
+        if abs(shown) >= 1e6 or vanishes:
+            return self._scientific(shown)
+        if float(text) == 0:
+            text = text.removeprefix("-")
+        return text if self.ascii else text.replace("-", MINUS)
+
+    def _scientific(self, value: float) -> str:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        if self.ascii:
+            return f"{mantissa}e{int(exponent)}"
+        return f"{mantissa.replace('-', MINUS)}×10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+
+
+def choose_format(
+    values: Iterable[float | None], half_widths: Iterable[float | None], *, percent: bool
+) -> NumberFormat:
+    """The format of a table: two digits of the typical interval's half width, or three of the values.
+
+    Args:
+        values: the numbers to be written; None where not measured.
+        half_widths: of their intervals, in the same unit; None where there is none.
+        percent: whether they are proportions.
+    """
+    factor = 100.0 if percent else 1.0
+    widths = [width * factor for width in half_widths if width]
+    sizes = [abs(value) * factor for value in values if value]
+    reference = median(widths) if widths else median(sizes) / 10 if sizes else 1.0
+    if not 0 < reference < math.inf:
+        reference = 1.0
+    decimals = 1 - math.floor(math.log10(reference))
+    return NumberFormat(decimals=min(max(decimals, 0), 1 if percent else 6), percent=percent)
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A lone number with that many significant digits: ``12.3``, ``0.0042``, ``1.20×10⁹``."""
+    if value is None:
+        return NOT_MEASURED
+    if value == 0 or not math.isfinite(value):
+        return "0"
+    return NumberFormat(decimals=min(max(digits - 1 - math.floor(math.log10(abs(value))), 0), 12)).number(value)
+
+
+def setting(value: float) -> str:
+    """A number that somebody chose, such as a coefficient: all of its digits, no trailing zeros."""
+    return f"{value:.12g}".replace("-", MINUS)
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """``five prompts``, ``one prompt``, ``32 prompts``."""
+    word = _WORDS[number] if 0 <= number < len(_WORDS) else str(number)
+    return f"{word} {noun if number == 1 else plural or noun + 's'}"
+
+
+def sentence_case(text: str) -> str:
+    """The first letter in upper case, the rest untouched."""
+    return text[:1].upper() + text[1:]
+
+
+def seconds(value: float) -> str:
+    """A duration in words: ``3.2 s``, ``2 min 5 s``, ``1 h 4 min``."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def clean(text: str) -> str:
+    """Text that every file can hold: control characters and lone surrogates become U+FFFD; line ends ``\\n``."""
+    return _UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def shorten(text: str, length: int) -> str:
+    """One line of at most ``length`` characters, cut in the middle, where names differ least."""
+    line = " ".join(clean(text).split())
+    if len(line) <= length:
+        return line
+    tail = (length - 1) // 2
+    return f"{line[: length - 1 - tail]}…{line[-tail:]}"

@@ -1,0 +1,314 @@
+"""The figures: conditions side by side, dose–response, separation by layer. matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from steerkit.report.numbers import clean, count, setting, shorten
+from steerkit.report.separation import Curve, Separation
+from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED, SERIES, Plot, render
+from steerkit.report.tables import Block, Row, Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH: Final = 4.6
+"""Inches. A phone shows such a figure at about its own size, so its text stays readable."""
+
+MOST_ROWS: Final = 24
+"""Above this many conditions, those of sweeps are left to the dose–response figures."""
+
+
+def draw_all(blocks: Sequence[Block], separations: Sequence[Separation]) -> tuple[Plot, ...]:
+    """Draw every figure that the numbers allow, in the order of the report."""
+    plots = [conditions_plot(block, number) for number, block in enumerate(blocks, start=1) if block.measured]
+    sweeps = [(block, sweep) for block in blocks for sweep in block.sweeps if is_curve(sweep)]
+    plots += [dose_plot(block, sweep, number) for number, (block, sweep) in enumerate(sweeps, start=1)]
+    shown = [item for item in separations if item.measured]
+    plots += [separation_plot(item, number) for number, item in enumerate(shown, start=1)]
+    return tuple(plots)
+
+
+def is_curve(sweep: Sweep) -> bool:
+    """Whether there are points to draw: two, or one and the baseline."""
+    measured = sum(row.value is not None for _, row in sweep.points)
+    return measured > 1 or (measured == 1 and sweep.through_baseline)
+
+
+def rows_shown(block: Block) -> tuple[Row, ...]:
+    """The rows that the conditions figure holds."""
+    measured = tuple(row for row in block.all_rows if row.value is not None)
+    if len(measured) <= MOST_ROWS:
+        return measured
+    in_curves = {row.condition.name for sweep in block.sweeps if is_curve(sweep) for _, row in sweep.points}
+    return tuple(row for row in measured if row.condition.name not in in_curves)
+
+
+def conditions_plot(block: Block, number: int) -> Plot:
+    """Conditions side by side: value with interval, control as mean and range, baseline as a line."""
+    title = f"{block.name}: every condition with its 95 % interval, beside its control and the baseline"
+    return _plot("conditions", number, (block.evaluator.name, block.data), title, partial(_draw_conditions, block))
+
+
+def dose_plot(block: Block, sweep: Sweep, number: int) -> Plot:
+    """Dose–response: value with interval over the swept number, with control and baseline."""
+    title = f"{block.name} over {sweep.option} in {sweep.name}, with 95 % intervals, control and baseline"
+    names = (sweep.name, block.evaluator.name, block.data)
+    return _plot("dose", number, names, title, partial(_draw_dose, block, sweep))
+
+
+def separation_plot(separation: Separation, number: int) -> Plot:
+    """Separation of the classes by layer: AUROC above, d′ below, the chosen site marked."""
+    title = f"{separation.title}: AUROC and d′ by layer"
+    names = (separation.direction, *separation.data)
+    return _plot("separation", number, names, title, partial(_draw_separation, separation))
+
+
+def _plot(kind: str, number: int, names: Iterable[str], title: str, draw: partial[Figure]) -> Plot:
+    slug = re.sub(r"[^a-z0-9_.]+", "-", "-".join(names).lower()).strip("-.")[:60]
+    file = "-".join(part for part in (kind, str(number), slug) if part) + ".svg"
+    return Plot(f"{kind}-{number}", file, clean(title), render(draw))
+
+
+def _figure(height: float, **margins: float) -> Figure:
+    """A figure of ``height`` inches; margins in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height))
+    figure.subplots_adjust(
+        left=margins["left"] / WIDTH,
+        right=1 - margins["right"] / WIDTH,
+        bottom=margins["bottom"] / height,
+        top=1 - margins["top"] / height,
+    )
+    return figure
+
+
+def _axis_label(block: Block) -> str:
+    unit = "%" if block.format.percent else block.unit
+    return shorten(f"{block.evaluator.name} ({unit})" if unit else block.evaluator.name, 44)
+
+
+def _factor(block: Block) -> float:
+    return 100.0 if block.format.percent else 1.0
+
+
+def _draw_conditions(block: Block) -> Figure:
+    rows = rows_shown(block)
+    labels = [shorten(row.condition.name, 22) for row in rows]
+    height = 0.28 * len(rows) + 1.25
+    left = 0.25 + 0.083 * max(map(len, labels), default=0)
+    figure = _figure(height, left=left, right=0.2, bottom=0.5, top=0.62)
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        _draw_row(axes, block, row, place)
+    if block.baseline is not None and block.baseline.value is not None:
+        axes.axvline(block.baseline.value * _factor(block), color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    _few_ticks(axes, "x")
+    axes.set_xlabel(_axis_label(block))
+    _key(figure, rows, height)
+    return figure
+
+
+def _draw_row(axes: Axes, block: Block, row: Row, place: int) -> None:
+    factor = _factor(block)
+    control = row.control
+    if control is not None and control.mean is not None and control.low is not None and control.high is not None:
+        span = [control.low * factor, control.high * factor]
+        axes.plot(span, [place, place], color=CONTROL, linewidth=7, alpha=0.4, zorder=2)
+        axes.plot([control.mean * factor], [place], "D", color=CONTROL, markersize=4, zorder=3)
+    colour = INK if row.condition.kind == "baseline" else DIRECTION
+    if row.interval is not None:
+        axes.plot([bound * factor for bound in row.interval], [place, place], color=colour, linewidth=1.6, zorder=4)
+    if row.value is not None:
+        style = {"markerfacecolor": CARD if row.condition.kind == "baseline" else colour, "markeredgecolor": colour}
+        axes.plot([row.value * factor], [place], "o", markersize=5.5, zorder=5, **style)
+
+
+def _key(figure: Figure, rows: Sequence[Row], height: float) -> None:
+    """What the marks mean, above the plot. The baseline is a row with its own name, so it needs no entry."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=DIRECTION, marker="o", markersize=5.5, linewidth=1.6)]
+    labels = ["value, 95 % interval"]
+    if any(row.control is not None and row.control.values for row in rows):
+        handles.append(Line2D([], [], color=CONTROL, marker="D", markersize=4, linewidth=0))
+        labels.append("random: mean, range")
+    if any(row.condition.kind == "baseline" for row in rows):
+        handles.append(Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (4, 2))))
+        labels.append("baseline")
+    figure.legend(
+        handles, labels, loc="upper left", bbox_to_anchor=(0.005, 1 - 0.05 / height), ncols=3, frameon=False,
+        fontsize=8.5, handlelength=1.6, handletextpad=0.5, columnspacing=1.1, borderaxespad=0.2, labelcolor=MUTED,
+    )  # fmt: skip
+
+
+def _few_ticks(axes: Axes, which: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(MaxNLocator(nbins=5, integer=False))
+
+
+def _draw_dose(block: Block, sweep: Sweep) -> Figure:
+    figure = _figure(3.1, left=0.62, right=1.05, bottom=0.5, top=0.2)
+    axes = figure.add_subplot()
+    factor = _factor(block)
+    ends: list[tuple[float, str, str]] = []
+    baseline = block.baseline if sweep.through_baseline else None
+    controls = _control_points(sweep, baseline, factor)
+    if controls:
+        x, mean, low, high = zip(*controls, strict=True)
+        axes.fill_between(x, low, high, color=CONTROL, alpha=0.3, linewidth=0, zorder=2)
+        axes.plot(x, mean, color=CONTROL, linewidth=1.2, linestyle=(0, (3, 1.5)), marker="D", markersize=3, zorder=3)
+        ends.append((mean[-1], "random:\nmean, range", CONTROL))
+    points = _points(sweep, baseline, factor)
+    x_values, values = [point[0] for point in points], [point[1] for point in points]
+    _draw_interval_band(axes, points)
+    axes.plot(x_values, values, color=DIRECTION, linewidth=1.8, marker="o", markersize=4.5, zorder=5)
+    ends.append((values[-1], shorten(sweep.name, 13), DIRECTION))
+    if block.baseline is not None and block.baseline.value is not None:
+        level = block.baseline.value * factor
+        axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+        if baseline is not None:
+            axes.plot([0], [level], "o", markersize=6.5, markerfacecolor=CARD, markeredgecolor=INK, zorder=6)
+        ends.append((level, "baseline", INK))
+    _frame(axes)
+    axes.set_xlabel(shorten(sweep.option, 40))
+    axes.set_title(_axis_label(block), color=MUTED, fontsize=9, x=-0.13)
+    figure.subplots_adjust(top=1 - 0.36 / 3.1)
+    _label_ends(axes, ends)
+    return figure
+
+
+Point = tuple[float, float, float | None, float | None]
+
+
+def _points(sweep: Sweep, baseline: Row | None, factor: float) -> list[Point]:
+    """``(x, value, low, high)`` of what was measured, with the baseline at 0 where that is the same thing."""
+    pairs = list(sweep.points)
+    if baseline is not None and all(x != 0 for x, _ in pairs):
+        pairs = sorted([*pairs, (0.0, baseline)], key=lambda pair: pair[0])
+    points: list[Point] = []
+    for x, row in pairs:
+        if row.value is not None:
+            low, high = row.interval or (None, None)
+            ends = (low * factor, high * factor) if low is not None and high is not None else (None, None)
+            points.append((x, row.value * factor, *ends))
+    return points
+
+
+def _control_points(sweep: Sweep, baseline: Row | None, factor: float) -> list[tuple[float, float, float, float]]:
+    points = []
+    for x, row in sweep.points:
+        control = row.control
+        if control is not None and control.mean is not None and control.low is not None and control.high is not None:
+            points.append((x, control.mean * factor, control.low * factor, control.high * factor))
+    at_zero = baseline.value if baseline is not None else None
+    if points and at_zero is not None and all(point[0] != 0 for point in points):
+        points.append((0.0, at_zero * factor, at_zero * factor, at_zero * factor))
+    return sorted(points)
+
+
+def _draw_interval_band(axes: Axes, points: Sequence[Point]) -> None:
+    """A band where every point has an interval, else bars on those that have one: a band would invent the rest."""
+    full = [(x, low, high) for x, _, low, high in points if low is not None and high is not None]
+    if len(full) == len(points) and len(full) > 1:
+        x, low, high = zip(*full, strict=True)
+        axes.fill_between(x, low, high, color=DIRECTION, alpha=0.2, linewidth=0, zorder=4)
+        return
+    for at, bottom, top in full:
+        axes.plot([at, at], [bottom, top], color=DIRECTION, linewidth=1.4, zorder=4)
+
+
+def _frame(axes: Axes) -> None:
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    _few_ticks(axes, "x")
+    _few_ticks(axes, "y")
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names to the right of the curves' ends, pushed apart where they would overlap."""
+    bottom, top = axes.get_ylim()
+    height = axes.get_position().height * axes.figure.get_figheight() * 72
+    placed: list[tuple[float, str, str]] = []
+    floor = -math.inf
+    for level, text, colour in sorted(ends):
+        lines = text.count("\n") + 1
+        place = max((level - bottom) / (top - bottom) * height - 5.5 * lines, floor)
+        floor = place + 11.5 * lines + 1
+        placed.append((place, text, colour))
+    excess = max(floor - height - 8, 0)
+    for place, text, colour in placed:
+        axes.annotate(
+            text, (1, 0), xycoords="axes fraction", xytext=(6, place - excess), textcoords="offset points",
+            color=colour, fontsize=8.5, ha="left", va="bottom", linespacing=1.15,
+        )  # fmt: skip
+
+
+def _draw_separation(separation: Separation) -> Figure:
+    height = 4.1
+    labelled = len(separation.curves) > 1
+    figure = _figure(height, left=0.62, right=1.05 if labelled else 0.25, bottom=0.5, top=0.5)
+    above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"hspace": 0.34})
+    _draw_measure(above, separation, "auroc", labelled)
+    _draw_measure(below, separation, "d_prime", False)
+    above.set_title("AUROC", color=MUTED, fontsize=9, x=-0.13)
+    below.set_title("d′ (standard deviations)", color=MUTED, fontsize=9, x=-0.13)
+    above.axhline(0.5, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+    above.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+                   color=INK, fontsize=8.5, ha="right")  # fmt: skip
+    low = min([0.5, *(value for curve in separation.curves for _, value in curve.points("auroc"))])
+    above.set_ylim(max(low - 0.06, -0.02), 1.03)
+    below.axhline(0, color=GRID, linewidth=0.9)
+    below.set_xlabel("layer")
+    _mark_chosen(figure, (above, below), separation, height)
+    return figure
+
+
+def _draw_measure(axes: Axes, separation: Separation, measure: str, labelled: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ends: list[tuple[float, str, str]] = []
+    for number, curve in enumerate(separation.curves):
+        colour = SERIES[number % len(SERIES)]
+        style = ("-", (0, (5, 1.5)), (0, (1.5, 1)))[number // len(SERIES) % 3]
+        for piece in curve.pieces(measure):
+            layers, values = zip(*piece, strict=True)
+            axes.plot(layers, values, color=colour, linestyle=style, linewidth=1.5, marker="o", markersize=3, zorder=3)
+        points = curve.points(measure)
+        if points:
+            ends.append((points[-1][1], shorten(curve.label, 15), colour))
+    _frame(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    if labelled:
+        _label_ends(axes, ends)
+
+
+def _mark_chosen(figure: Figure, both: Iterable[Axes], separation: Separation, height: float) -> None:
+    chosen = separation.chosen
+    if chosen is None:
+        figure.text(0.02, 1 - 0.2 / height, "the chosen site is not among these", color=MUTED, fontsize=8.5)
+        return
+    for axes, value in zip(both, (chosen.auroc, chosen.d_prime), strict=True):
+        axes.axvline(chosen.layer, color=CHOSEN, linewidth=1.1, zorder=2)
+        if value is not None:
+            axes.plot([chosen.layer], [value], "o", color=CHOSEN, markersize=6.5, zorder=6)
+    numbers = [f"AUROC {chosen.auroc:.2f}"] if chosen.auroc is not None else []
+    numbers += [f"d′ {setting(round(chosen.d_prime, 2))}"] if chosen.d_prime is not None else []
+    text = ": ".join([f"chosen {chosen.site}", ", ".join(numbers)]) if numbers else f"chosen {chosen.site}"
+    figure.text(0.02, 1 - 0.2 / height, shorten(text, 58), color=CHOSEN, fontsize=9, va="center")
+
+

@@ -1,0 +1,105 @@
+"""Separation of two classes by layer, grouped into what one figure holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steerkit.report.read import DirectionEntry, Results, SeparationEntry
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One stream and positions, layer by layer.
+
+    Args:
+        stream: as in ``resid_pre``.
+        positions: at which tokens.
+        entries: in the order of the layers.
+    """
+
+    stream: str
+    positions: str
+    entries: tuple[SeparationEntry, ...]
+
+    @property
+    def label(self) -> str:
+        """``resid_pre, -1``."""
+        return ", ".join(part for part in (self.stream, self.positions) if part)
+
+    def points(self, measure: str) -> list[tuple[int, float]]:
+        """``(layer, value)`` of what was measured."""
+        return [point for piece in self.pieces(measure) for point in piece]
+
+    def pieces(self, measure: str) -> list[list[tuple[int, float]]]:
+        """The same, broken where a layer was not measured: a line over the gap would invent it."""
+        pieces: list[list[tuple[int, float]]] = [[]]
+        for entry in self.entries:
+            value = entry.auroc if measure == "auroc" else entry.d_prime
+            if value is None:
+                pieces.append([])
+            else:
+                pieces[-1].append((entry.layer, value))
+        return [piece for piece in pieces if piece]
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What one figure shows: a direction's two classes on one pair of data sets."""
+
+    direction: str
+    data: tuple[str, ...]
+    held_out: bool | None
+    curves: tuple[Curve, ...]
+    chosen: SeparationEntry | None
+
+    @property
+    def entries(self) -> tuple[SeparationEntry, ...]:
+        """All entries, curve by curve."""
+        return tuple(entry for curve in self.curves for entry in curve.entries)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is any value at all."""
+        return any(entry.auroc is not None or entry.d_prime is not None for entry in self.entries)
+
+    @property
+    def title(self) -> str:
+        """``warmth: warm.test against cold.test``."""
+        return f"{self.direction}: {' against '.join(self.data)}" if self.data else self.direction
+
+    @property
+    def best(self) -> SeparationEntry | None:
+        """The entry of the highest AUROC (the first of equals)."""
+        measured = [entry for entry in self.entries if entry.auroc is not None]
+        return max(measured, key=lambda entry: entry.auroc or 0.0) if measured else None
+
+
+def make_separations(results: Results) -> tuple[Separation, ...]:
+    """Group the entries by direction and data, in the order of the file."""
+    directions = {entry.name: entry for entry in results.directions}
+    groups: dict[tuple[str, tuple[str, ...], bool | None], list[SeparationEntry]] = {}
+    for entry in results.separation:
+        groups.setdefault((entry.direction, entry.data, entry.held_out), []).append(entry)
+    return tuple(
+        Separation(name, data, held_out, _curves(entries), _chosen(entries, directions.get(name)))
+        for (name, data, held_out), entries in groups.items()
+    )
+
+
+def _curves(entries: Sequence[SeparationEntry]) -> tuple[Curve, ...]:
+    groups: dict[tuple[str, str], list[SeparationEntry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.site.rsplit(".", 1)[-1], entry.positions or ""), []).append(entry)
+    return tuple(
+        Curve(stream, positions, tuple(sorted(group, key=lambda entry: entry.layer)))
+        for (stream, positions), group in groups.items()
+    )
+
+
+def _chosen(entries: Sequence[SeparationEntry], direction: DirectionEntry | None) -> SeparationEntry | None:
+    if direction is None:
+        return None
+    at_site = [entry for entry in entries if entry.site == direction.site]
+    exact = [entry for entry in at_site if entry.positions == direction.positions]
+    return next(iter(exact or at_site), None)

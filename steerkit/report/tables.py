@@ -1,0 +1,184 @@
+"""From records to what is shown: one block per evaluator and data set, controls beside their conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from steerkit.report.numbers import NumberFormat, choose_format
+from steerkit.report.read import ConditionEntry, EvaluatorEntry, RecordEntry, Results
+
+
+@dataclass(frozen=True)
+class Control:
+    """What random directions of the same norm give in place of a condition's own.
+
+    Args:
+        planned: how many random directions there were.
+        values: the measured ones.
+    """
+
+    planned: int
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the random directions, or None where none was measured."""
+        return fmean(self.values) if self.values else None
+
+    @property
+    def low(self) -> float | None:
+        """The lowest of them."""
+        return min(self.values, default=None)
+
+    @property
+    def high(self) -> float | None:
+        """The highest of them."""
+        return max(self.values, default=None)
+
+    def contains(self, value: float) -> bool:
+        """Whether ``value`` is within the range of the random directions."""
+        return self.low is not None and self.high is not None and self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Row:
+    """A condition under one evaluator on one data set; ``record`` is None where there is none."""
+
+    condition: ConditionEntry
+    record: RecordEntry | None
+    control: Control | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The measured value, or None."""
+        return self.record.value if self.record else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval, or None. Without a value there is none."""
+        record = self.record
+        if record is None or record.value is None or record.ci_low is None or record.ci_high is None:
+            return None
+        return record.ci_low, record.ci_high
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The conditions of one sweep in the order of the swept number.
+
+    Args:
+        name: of the family.
+        option: the option that is swept.
+        points: ``(number, row)``.
+        through_baseline: whether the number 0 is the baseline itself, so that curves pass through it.
+    """
+
+    name: str
+    option: str
+    points: tuple[tuple[float, Row], ...]
+    through_baseline: bool
+
+    @property
+    def has_control(self) -> bool:
+        """Whether any of its points has a measured control."""
+        return any(row.control is not None and row.control.values for _, row in self.points)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Everything that one evaluator gave on one data set."""
+
+    evaluator: EvaluatorEntry
+    data: str
+    baseline: Row | None
+    rows: tuple[Row, ...]
+    sweeps: tuple[Sweep, ...]
+    format: NumberFormat
+
+    @property
+    def name(self) -> str:
+        """``evaluator on data``."""
+        return f"{self.evaluator.name} on {self.data}"
+
+    @property
+    def unit(self) -> str:
+        """As axes and headings print it; percentages need no further word."""
+        return "" if self.format.percent else self.evaluator.unit
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """Baseline first, then the interventions in the order of the recipe."""
+        return (self.baseline, *self.rows) if self.baseline else self.rows
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is any value at all."""
+        return any(row.value is not None for row in self.all_rows)
+
+    @property
+    def n(self) -> tuple[int, int] | None:
+        """Fewest and most examples behind a value."""
+        counts = [row.record.n for row in self.all_rows if row.record and row.value is not None]
+        return (min(counts), max(counts)) if counts else None
+
+
+def make_blocks(results: Results) -> tuple[Block, ...]:
+    """One block per evaluator and data set that has records, in the order of the recipe."""
+    evaluators = {entry.name: entry for entry in results.evaluators}
+    keys: dict[tuple[str, str], None] = {}
+    for name in evaluators:
+        keys.update(dict.fromkeys((name, r.data) for r in results.records if r.evaluator == name))
+    keys.update(dict.fromkeys((r.evaluator, r.data) for r in results.records))
+    return tuple(_make_block(results, evaluators.get(name), name, data) for name, data in keys)
+
+
+def unscored(results: Results) -> tuple[str, ...]:
+    """Evaluators that the recipe names and that left no record at all."""
+    scored = {record.evaluator for record in results.records}
+    return tuple(entry.name for entry in results.evaluators if entry.name not in scored)
+
+
+def _make_block(results: Results, entry: EvaluatorEntry | None, name: str, data: str) -> Block:
+    records = {r.condition: r for r in results.records if r.evaluator == name and r.data == data}
+    first = next(iter(records.values()))
+    evaluator = entry or EvaluatorEntry(name=name, aggregate=first.aggregate, unit=first.unit)
+    rows = [_make_row(condition, records, results) for condition in results.conditions if condition.kind != "control"]
+    baseline = next((row for row in rows if row.condition.kind == "baseline"), None)
+    others = tuple(row for row in rows if row.condition.kind == "intervention")
+    return Block(evaluator, data, baseline, others, _make_sweeps(others), _make_format(records.values()))
+
+
+def _make_row(condition: ConditionEntry, records: dict[str, RecordEntry], results: Results) -> Row:
+    names = [other.name for other in results.conditions if other.kind == "control" and other.of == condition.name]
+    values = (records[name].value for name in names if name in records)
+    control = Control(len(names), tuple(value for value in values if value is not None)) if names else None
+    return Row(condition, records.get(condition.name), control)
+
+
+def _make_format(records: Iterable[RecordEntry]) -> NumberFormat:
+    entries: Sequence[RecordEntry] = [record for record in records if record.value is not None]
+    widths = [(r.ci_high - r.ci_low) / 2 if r.ci_low is not None and r.ci_high is not None else None for r in entries]
+    percent = bool(entries) and all(record.aggregate == "proportion" for record in entries)
+    return choose_format([record.value for record in entries], widths, percent=percent)
+
+
+def _make_sweeps(rows: Sequence[Row]) -> tuple[Sweep, ...]:
+    names = dict.fromkeys(row.condition.sweep for row in rows if row.condition.sweep is not None)
+    sweeps = []
+    for name in names:
+        members = [row for row in rows if row.condition.sweep == name and len(row.condition.swept) == 1]
+        options = {option for row in members for option in row.condition.swept}
+        if len(options) != 1:
+            continue
+        option = options.pop()
+        points = sorted(((row.condition.swept[option], row) for row in members), key=lambda point: point[0])
+        sweeps.append(Sweep(name, option, tuple(points), _zero_is_baseline(option, members)))
+    return tuple(sweeps)
+
+
+def _zero_is_baseline(option: str, members: Sequence[Row]) -> bool:
+    """A coefficient of 0 does nothing, unless the condition also holds an intervention without one."""
+    interventions = [item for row in members for item in row.condition.interventions]
+    return option == "coefficient" and bool(interventions) and all(option in item.options for item in interventions)

@@ -1,0 +1,92 @@
+"""The summary that a run ends with, for a terminal of 80 columns and for a pipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from steerkit.report.html import missing
+from steerkit.report.numbers import NOT_MEASURED, clean, count
+from steerkit.report.read import Run
+from steerkit.report.separation import make_separations
+from steerkit.report.tables import Block, Control, Row, make_blocks
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+REPORT: str = "report.html"
+
+
+def print_summary(run: Run, console: Console) -> None:
+    """Print a table per evaluator and data set, what was not measured, and where the report is.
+
+    Args:
+        run: what was read.
+        console: where to; without colour it loses nothing but colour.
+    """
+    from rich.text import Text
+
+    blocks = make_blocks(run.results)
+    separations = make_separations(run.results)
+    console.print(Text(clean(run.title), style="bold"))
+    model = run.results.model
+    console.print(Text(clean(f"{model.source}, seed {run.results.seed}"), style="dim"))
+    for block in blocks:
+        console.print()
+        console.print(_table(block))
+    if not blocks:
+        console.print("Nothing was evaluated in this run.")
+    for item in separations:
+        if item.chosen is not None and item.chosen.auroc is not None:
+            where = "held-out prompts" if item.held_out else "prompts not known to be held out"
+            line = f"{item.direction} at {item.chosen.site}: AUROC {item.chosen.auroc:.2f} on {where}"
+            console.print(Text(clean(line)))
+    notes = missing(run, blocks, separations)
+    if notes:
+        console.print(Text("\nNot measured:", style="bold"))
+        for note in notes:
+            console.print(Text(clean(f"- {note}")))
+    console.print()
+    # A path is for copying, so it is not wrapped.
+    console.print(Text(f"Report: {run.path / REPORT}"), soft_wrap=True)
+
+
+def _table(block: Block) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    unit = "" if block.format.percent or not block.unit else f", {block.unit}"
+    sizes = f", n = {block.n[0]}" if block.n and block.n[0] == block.n[1] else ""
+    title = Text(clean(f"{block.name}{unit}{sizes}"), style="bold")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("condition", overflow="fold", ratio=None)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    if any(row.control is not None for row in block.rows):
+        number = max(row.control.planned for row in block.rows if row.control is not None)
+        table.add_column(f"{count(number, 'random direction')}:\nmean (range)", justify="right")
+    for row in block.all_rows:
+        cells = _cells(block, row)[: len(table.columns)]
+        table.add_row(*(Text(clean(cell)) for cell in cells))
+    return table
+
+
+def _cells(block: Block, row: Row) -> tuple[str, ...]:
+    numbers = block.format.plain()
+    interval = numbers.interval(*row.interval) if row.interval else None
+    cells = (row.condition.name, numbers.number(row.value), interval or "-")
+    if row.condition.kind == "baseline":
+        return (*cells, "")
+    return (*cells, _control_cell(block, row.control))
+
+
+def _control_cell(block: Block, control: Control | None) -> str:
+    if control is None:
+        return "not run"
+    numbers = block.format.plain()
+    if not control.values:
+        return NOT_MEASURED
+    spread = numbers.interval(control.low, control.high)
+    some = f", {len(control.values)} of {control.planned}" if len(control.values) < control.planned else ""
+    return f"{numbers.number(control.mean)} ({spread}{some})"

@@ -1,0 +1,101 @@
+"""The main path: from a recipe to a run directory, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steerkit import stages
+from steerkit.artifacts.provenance import describe_run, versions
+from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
+from steerkit.catalog import Catalog
+from steerkit.plan import Plan, make_plan
+from steerkit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from steerkit.api.estimator import Direction
+    from steerkit.engine.live import LiveModel
+
+Step = Callable[[str], None]
+"""Told what begins, in a few words."""
+
+
+def run_recipe(
+    recipe: str | Path, *, overrides: Sequence[str] = (), out: str | Path = "runs", step: Step = lambda what: None
+) -> Path:
+    """Run a recipe and return its run directory. ``steerkit.report.write_report`` makes the report from it.
+
+    Args:
+        recipe: path of a recipe, or the name of a shipped one.
+        overrides: settings such as ``"seed=1"`` or ``"conditions.warmer.0.add.coefficient=2"``.
+        out: where run directories go. An unfinished run of the same recipe there is continued.
+        step: told what begins.
+
+    Raises:
+        RecipeError: with every problem of the recipe; nothing was run.
+    """
+    plan = make_plan(Recipe.load(recipe, overrides), Catalog.discover())
+    return execute(plan, Path(out), step)
+
+
+def execute(plan: Plan, out: Path, step: Step) -> Path:
+    """Carry out a plan."""
+    with RunDirectory.open(out, plan.recipe.name, _digest(plan)) as directory:
+        step(f"{'continuing' if directory.resumed else 'writing'} {directory.path}")
+        write_text(directory.path / "recipe.yaml", plan.recipe.to_yaml())
+        write_json(directory.path / "plan.json", plan.to_json())
+
+        with directory.timed("load the model"):
+            step(f"loading {plan.recipe.model.source}")
+            model = stages.load(plan)
+        write_json(directory.path / "provenance.json", _provenance(plan, model))
+
+        directions = _directions(plan, model, directory, step)
+        separation = directory.stage(
+            "separation by layer", lambda: stages.separations(plan, model, step), pack=list, unpack=list
+        )
+        evaluation = stages.evaluation(plan, model, step)
+        conditions = stages.conditions(plan, directions)
+        scores = {}
+        for number, condition in enumerate(conditions, 1):
+            step(f"condition {number} of {len(conditions)}: {condition.name}")
+            scores[condition.name] = directory.stage(
+                f"condition {condition.name}",
+                lambda here=condition: evaluation.run(here.interventions, samples=here.kind != "control"),
+                pack=stages.pack_scores,
+                unpack=stages.unpack_scores,
+            )
+
+        results, samples = stages.collect(plan, model, directions, conditions, scores, separation)
+        directory.finish(results, samples)
+        return directory.path
+
+
+def _directions(plan: Plan, model: LiveModel, directory: RunDirectory, step: Step) -> dict[str, Direction]:
+    """Directions have a file of their own, which is the stage's output as well."""
+    from steerkit.artifacts.directions import load_directions, save_directions
+
+    path = directory.path / "directions.safetensors"
+    if not path.exists():
+        with directory.timed("directions"):
+            save_directions(path, list(stages.estimate(plan, model, step).values()))
+    return load_directions(path)
+
+
+def _digest(plan: Plan) -> str:
+    """What results depend on: the plan, and the libraries that compute them."""
+    return sha256(f"{plan.hash} {sorted(versions().items(), key=str)}".encode()).hexdigest()
+
+
+def _provenance(plan: Plan, model: LiveModel) -> dict[str, object]:
+    data = {f"{name}.{split}": texts for name, splits in plan.data.items() for split, texts in splits.items()}
+    return describe_run(
+        recipe_hash=plan.hash,
+        seed=plan.recipe.seed,
+        data=data,
+        model=stages.facts_of(model),
+        plugins=plan.plugins,
+        folder=plan.source.parent if plan.source is not None else Path.cwd(),
+    )

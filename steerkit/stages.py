@@ -1,0 +1,378 @@
+"""The stages of a run, each from plain values to plain values. ``run.py`` knows their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, cast
+
+from steerkit.api.evaluator import Evaluator, Score
+from steerkit.api.intervention import Intervention
+from steerkit.catalog import implementation
+from steerkit.plan import (
+    DataRef,
+    Plan,
+    PlannedCondition,
+    PlannedDirection,
+    PlannedEvaluation,
+    PlannedIntervention,
+)
+
+if TYPE_CHECKING:
+    from steerkit.api.estimator import Direction, Estimator
+    from steerkit.api.hookspecs import Options
+    from steerkit.engine.evaluate import ConditionScores, Evaluation
+    from steerkit.engine.live import LiveModel
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition to run: the baseline, one of the recipe's, or a control of one.
+
+    Args:
+        name: as records call it.
+        kind: ``baseline``, ``intervention`` or ``control``.
+        planned: what the recipe says; None for the baseline.
+        interventions: ready to attach.
+        of: the condition that a control stands beside.
+    """
+
+    name: str
+    kind: str
+    planned: PlannedCondition | None
+    interventions: tuple[Intervention[Any], ...]
+    of: str | None = None
+
+
+def load(plan: Plan) -> LiveModel:
+    """Load the recipe's model and check its sites."""
+    from steerkit.session import load_model
+
+    wanted = plan.recipe.model
+    return load_model(
+        wanted.source,
+        revision=wanted.revision,
+        adapter=wanted.adapter,
+        dtype=wanted.dtype,
+        device=wanted.device,
+        chat_template=plan.chat_template,
+        system_prompt=wanted.system_prompt,
+        trust_remote_code=wanted.trust_remote_code,
+        accept_terms=wanted.accept_terms,
+        batch_tokens=wanted.batch_tokens,
+    )
+
+
+def texts_of(plan: Plan, ref: DataRef) -> tuple[str, ...]:
+    """The texts of a split."""
+    return plan.data[ref.dataset][ref.split]
+
+
+def estimate(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> dict[str, Direction]:
+    """Every direction of the recipe: read from its file, or estimated."""
+    from steerkit.artifacts.directions import load_directions
+    from steerkit.session import estimate_direction
+
+    found: dict[str, Direction] = {}
+    for planned in plan.directions:
+        step(f"direction {planned.name}")
+        if planned.file is not None:
+            saved = load_directions(planned.file)
+            one = saved[planned.name] if planned.name in saved else next(iter(saved.values()))
+            found[planned.name] = replace(one, name=planned.name)
+            continue
+        positive, negative, spec = _classes(planned)
+        direction = estimate_direction(
+            live,
+            texts_of(plan, positive),
+            texts_of(plan, negative),
+            site=cast(Any, planned.site),
+            positions=cast(Any, planned.positions),
+            estimator=spec.name,
+            name=planned.name,
+            **planned.options.model_dump(),
+        )
+        classes = {"positive": str(positive), "negative": str(negative), "recipe_hash": plan.hash}
+        found[planned.name] = replace(direction, provenance={**direction.provenance, **classes})
+    return found
+
+
+def _classes(planned: PlannedDirection) -> tuple[DataRef, DataRef, Any]:
+    assert planned.positive is not None and planned.negative is not None and planned.estimator is not None
+    return planned.positive, planned.negative, planned.estimator
+
+
+def conditions(plan: Plan, directions: Mapping[str, Direction]) -> list[Condition]:
+    """The baseline, the recipe's conditions, and beside each its controls along random directions."""
+    found = [Condition(BASELINE, "baseline", None, ())]
+    for planned in plan.conditions:
+        built = tuple(_build(item, directions) for item in planned.interventions)
+        found.append(Condition(planned.name, "intervention", planned, built))
+        if not planned.control or not any(item.direction for item in planned.interventions):
+            continue
+        for number in range(1, plan.random_directions + 1):
+            stand_ins = {name: random_like(one, plan.recipe.seed, number) for name, one in directions.items()}
+            built = tuple(_build(item, stand_ins) for item in planned.interventions)
+            found.append(Condition(f"{planned.name}/random-{number}", "control", planned, built, planned.name))
+    return found
+
+
+def _build(planned: PlannedIntervention, directions: Mapping[str, Direction]) -> Intervention[Any]:
+    direction = None if planned.direction is None else directions[planned.direction]
+    kind = cast("type[Intervention[Any]]", implementation(planned.spec))
+    return kind(planned.options, direction, planned.sites, planned.positions)
+
+
+def random_like(direction: Direction, seed: int, number: int) -> Direction:
+    """A random direction whose vectors have the same norms: what any direction of this size would do.
+
+    One and the same for every condition, so that conditions can be compared.
+    """
+    import torch
+
+    key = sha256(f"{seed}/{direction.name}/{number}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
+    vectors = torch.randn(direction.vectors.shape, generator=generator, dtype=torch.float64)
+    norms = direction.vectors.double().norm(dim=1, keepdim=True)
+    vectors = vectors / vectors.norm(dim=1, keepdim=True) * norms
+    return direction.with_vectors(vectors.float(), f"{direction.name}/random-{number}")
+
+
+def evaluation(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> Evaluation:
+    """The recipe's evaluators on their data, ready to be run under one condition after another."""
+    from steerkit.engine.evaluate import Evaluation, Job, SampleRequest
+
+    jobs = []
+    for planned in plan.evaluations:
+        kind = cast("type[Evaluator[Any]]", implementation(planned.spec))
+        evaluator = kind(planned.options, live.vocabulary)
+        jobs += [Job(planned.name, evaluator, planned.needs, str(ref)) for ref in planned.data]
+    refs = {ref for planned in plan.evaluations for ref in planned.data}
+    samples = None
+    if plan.samples is not None:
+        refs.add(plan.samples.data)
+        samples = SampleRequest(str(plan.samples.data), plan.samples.n, plan.samples.max_new_tokens)
+    return Evaluation(live, jobs, {str(ref): texts_of(plan, ref) for ref in sorted(refs, key=str)}, samples, step)
+
+
+def separations(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> list[dict[str, Any]]:
+    """How well each estimated direction's method separates its classes, layer by layer."""
+    from steerkit.engine.separation import separation
+
+    rows: list[dict[str, Any]] = []
+    for planned in plan.directions:
+        if planned.file is not None or not plan.recipe.report.separation:
+            continue
+        step(f"separation by layer of {planned.name}")
+        positive, negative, spec = _classes(planned)
+        held_out = _held_out(plan, positive), _held_out(plan, negative)
+        apart = all(held_out)
+        seen = tuple(cast(DataRef, ref) for ref in held_out) if apart else (positive, negative)
+        solver = cast("Estimator[Options]", implementation(spec)(planned.options))
+        assert planned.positions is not None
+        found = separation(
+            live,
+            solver,
+            spec.statistics,
+            {"positive": texts_of(plan, positive), "negative": texts_of(plan, negative)},
+            {"positive": texts_of(plan, seen[0]), "negative": texts_of(plan, seen[1])},
+            planned.positions,
+        )
+        common = {"direction": planned.name, "positions": str(planned.positions), "held_out": apart}
+        rows += [{**common, "data": [str(ref) for ref in seen], **one.to_json()} for one in found]
+    return rows
+
+
+def _held_out(plan: Plan, ref: DataRef) -> DataRef | None:
+    """Another split of the same data set: the test split if there is one, else the validation split."""
+    for split in ("test", "validation"):
+        if split != ref.split and plan.data[ref.dataset].get(split):
+            return DataRef(ref.dataset, split)
+    return None
+
+
+# Stage files hold plain values.
+
+
+def pack_scores(result: ConditionScores) -> dict[str, Any]:
+    """One condition's scores as JSON."""
+    scores = [
+        {"evaluator": name, "data": data, "values": [[score.value, score.weight] for score in values]}
+        for (name, data), values in result.scores.items()
+    ]
+    return {"scores": scores, "completions": {data: list(texts) for data, texts in result.completions.items()}}
+
+
+def unpack_scores(packed: Mapping[str, Any]) -> ConditionScores:
+    """Scores from JSON, where null stands for a value that isn't finite."""
+    from steerkit.engine.evaluate import ConditionScores
+
+    nan = float("nan")
+    scores = {
+        (item["evaluator"], item["data"]): tuple(
+            Score(nan if value is None else value, weight) for value, weight in item["values"]
+        )
+        for item in packed["scores"]
+    }
+    return ConditionScores(scores, {data: tuple(texts) for data, texts in packed["completions"].items()})
+
+
+def facts_of(live: LiveModel) -> dict[str, Any]:
+    """What later stages say of the model, so that they need not load it again."""
+    return {
+        "source": live.source,
+        "adapter": live.adapter_name,
+        "model_type": live.facts.model_type,
+        "n_layers": live.layout.n_layers,
+        "d_model": live.layout.d_model,
+        "dtype": str(live.model.dtype).removeprefix("torch."),
+        "device": str(live.device),
+        "weights_sha256": live.weights_hash,
+        "chat_template_sha256": live.chat.hash,
+    }
+
+
+def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
+    """A condition as ``results.json`` lists it, with the sites that it really acts on."""
+    planned = condition.planned
+    interventions: Sequence[PlannedIntervention] = planned.interventions if planned is not None else ()
+    listed = [
+        {
+            "name": item.spec.name,
+            "direction": item.direction,
+            "options": item.options.model_dump(mode="json"),
+            "sites": [str(site) for site in built.sites(live.layout)],
+            "positions": str(item.positions),
+        }
+        for item, built in zip(interventions, condition.interventions, strict=True)
+    ]
+    control = condition.kind == "control"
+    return {
+        "name": condition.name,
+        "kind": condition.kind,
+        "of": condition.of,
+        "sweep": None if planned is None or control else planned.sweep,
+        "swept": {} if planned is None or control else dict(planned.swept),
+        "interventions": listed,
+    }
+
+
+
+
+def collect(
+    plan: Plan,
+    live: LiveModel,
+    directions: Mapping[str, Direction],
+    conditions: Sequence[Condition],
+    scores: Mapping[str, ConditionScores],
+    separation: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The contents of ``results.json`` and ``samples.jsonl``."""
+    from steerkit.artifacts.results import SCHEMA_VERSION, describe_direction
+
+    kinds = {planned.name: planned for planned in plan.evaluations}
+    records: list[dict[str, Any]] = []
+    notes: list[str] = []
+    samples: list[dict[str, Any]] = []
+    for condition in conditions:
+        found = scores[condition.name]
+        for (name, data), values in found.scores.items():
+            rows, remarks = _records(condition.name, kinds[name], data, values)
+            records += rows
+            notes += remarks
+        if condition.kind != "control":
+            samples += _samples(plan, condition.name, found)
+    facts = facts_of(live)
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "name": plan.recipe.name,
+        "title": plan.recipe.report.title,
+        "description": plan.recipe.description,
+        "seed": plan.recipe.seed,
+        "model": {key: facts[key] for key in ("source", "adapter", "n_layers", "d_model", "dtype")},
+        "data": {f"{name}.{split}": len(texts) for name, by in plan.data.items() for split, texts in by.items()},
+        "directions": [describe_direction(direction) for direction in directions.values()],
+        "conditions": [describe_condition(condition, live) for condition in conditions],
+        "evaluators": [_describe_evaluator(planned) for planned in plan.evaluations],
+        "records": records,
+        "separation": list(separation),
+        "notes": [*_unmeasured(plan), *dict.fromkeys(notes)],
+    }
+    return results, samples
+
+
+def _records(
+    condition: str, planned: PlannedEvaluation, data: str, values: Sequence[Score]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    from steerkit.engine.scores import derived, summarise
+
+    kind = cast("type[Evaluator[Any]]", implementation(planned.spec))
+    summary = summarise(values, kind.aggregate)
+    summaries = {planned.name: (summary, kind.unit)}
+    for name, function in kind.derived.items():
+        label = name if planned.name == planned.spec.name else f"{planned.name}.{name}"
+        summaries[label] = (derived(summary, function), "")
+    rows, notes = [], []
+    for name, (one, unit) in summaries.items():
+        rows.append(
+            {
+                "condition": condition,
+                "evaluator": name,
+                "data": data,
+                "value": one.value,
+                "n": one.n,
+                "standard_error": one.standard_error,
+                "ci_low": one.ci_low,
+                "ci_high": one.ci_high,
+                "aggregate": kind.aggregate,
+                "unit": unit,
+            }
+        )
+        if one.note:
+            notes.append(f"{name} on {data} under {condition}: {one.note}")
+    return rows, notes
+
+
+def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[str, Any]]:
+    from steerkit.artifacts.results import sample_rows
+
+    rows = []
+    for data in dict.fromkeys([*(data for _, data in found.scores), *found.completions]):
+        dataset, split = data.split(".", 1)
+        columns = {
+            name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
+        }
+        prompts = plan.data[dataset][split]
+        rows += sample_rows(condition, data, prompts, found.completions.get(data, ()), columns)
+    return rows
+
+
+def _describe_evaluator(planned: PlannedEvaluation) -> dict[str, Any]:
+    kind = cast("type[Evaluator[Any]]", implementation(planned.spec))
+    return {
+        "name": planned.name,
+        "summary": planned.spec.summary,
+        "aggregate": kind.aggregate,
+        "unit": kind.unit,
+        "options": planned.options.model_dump(mode="json"),
+        "derived": list(kind.derived),
+    }
+
+
+def _unmeasured(plan: Plan) -> list[str]:
+    """What a reader might look for and not find, and why."""
+    notes = []
+    if not plan.random_directions:
+        notes.append("Random controls are switched off, so nothing here tells what the direction adds over any other.")
+    quiet = [planned.name for planned in plan.conditions if not planned.control]
+    if plan.random_directions and quiet:
+        notes.append(f"No random controls for {', '.join(quiet)}: the recipe switches them off.")
+    if not plan.recipe.report.separation:
+        notes.append("Separation by layer is switched off.")
+    files = [planned.name for planned in plan.directions if planned.file is not None]
+    if files:
+        notes.append(f"No separation by layer for {', '.join(files)}: a direction from a file has no prompts here.")
+    return notes
