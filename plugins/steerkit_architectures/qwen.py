@@ -5,7 +5,7 @@ from __future__ import annotations
 from steerkit.api.hookspecs import ArchitectureSpec, hookimpl
 
 _HYPER_CONNECTIONS = "gated hyper-connections mix several streams between its blocks, so they are not one sum"
-_VISION = "a wrapper for images that doesn't load as a causal language model, and that nobody has tested here"
+_VISION = "a vision-language model, which transformers doesn't load as a causal language model"
 
 
 @hookimpl
@@ -32,8 +32,8 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
                 "qwen4_exp_text": _HYPER_CONNECTIONS,
                 "qwen2_vl": _VISION,
                 "qwen2_5_vl": _VISION,
-                "qwen3_vl": "features of images are added to its stream between blocks, outside of any writer",
-                "qwen3_vl_moe": "features of images are added to its stream between blocks, outside of any writer",
+                "qwen3_vl": _VISION,
+                "qwen3_vl_moe": _VISION,
             },
         ),
         ArchitectureSpec(

@@ -196,9 +196,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def write_manifest(folder: Path, model: BundledModel, versions: Mapping[str, str]) -> None:
     """Record the provenance of a freshly made folder, with the size and sha256 of every file in it."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())
-    }
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
     manifest = {
         "alias": model.alias,
         "title": model.title,

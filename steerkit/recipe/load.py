@@ -79,7 +79,7 @@ def _override(value: dict[str, Any], text: str, given: set[KeyPath]) -> list[Pro
     """Put ``a.b=c`` into plain values, in place."""
     where = f"--set {text}"
     key, equals, raw = text.partition("=")
-    parts = [part for part in re.sub(r"\[(-?\d+)\]", r".\1", key.strip()).split(".")]
+    parts = re.sub(r"\[(-?\d+)\]", r".\1", key.strip()).split(".")
     if not equals or not all(parts):
         return [Problem("expected key=value with a dotted key, as in --set model.dtype=bfloat16", where)]
     document = read_document(raw)
@@ -100,10 +100,10 @@ def _override(value: dict[str, Any], text: str, given: set[KeyPath]) -> list[Pro
             return [Problem(f"{dotted(tuple(path))} holds {holder!r}, so nothing can be set inside it", where)]
         path.append(step)
         if last:
-            holder[step] = document.value  # type: ignore[index]
+            holder[step] = document.value
         elif isinstance(holder, dict) and holder.get(part) is None:
             holder[part] = {}
-        holder = holder[step]  # type: ignore[index]
+        holder = holder[step]
     given.add(tuple(path))
     return []
 
@@ -121,15 +121,13 @@ class _Grammar:
         out = {key: item for key, item in value.items() if item is not None or key in ("name", "model")}
         if isinstance(out.get("model"), dict):
             out["model"] = self._model(out["model"])
-        if isinstance(out.get("directions"), dict):
-            out["directions"] = {name: self._direction(item) for name, item in out["directions"].items()}
         if isinstance(out.get("conditions"), dict):
             out["conditions"] = {
                 name: self._condition(item, ("conditions", name)) for name, item in out["conditions"].items()
             }
         if isinstance(out.get("evaluate"), list):
-            items = [self._item(item, ("evaluate", i), _OWN_EVALUATION) for i, item in enumerate(out["evaluate"])]
-            out["evaluate"] = [self._evaluation(item) for item in items if item is not None]
+            items = self._items(out["evaluate"], ("evaluate",), ("evaluate",), _OWN_EVALUATION)
+            out["evaluate"] = [self._evaluation(item) for item in items]
         if isinstance(out.get("control"), bool):
             out["control"] = {} if out["control"] else {"random_directions": 0}
         return out
@@ -143,9 +141,6 @@ class _Grammar:
             self._complain(("model", "chat_template"), "expected default, none, or {file: template.jinja}")
         return model
 
-    def _direction(self, item: Any) -> Any:
-        return item
-
     def _condition(self, item: Any, path: KeyPath) -> Any:
         if isinstance(item, list):
             self.moved[(*path, "interventions")] = path
@@ -155,19 +150,22 @@ class _Grammar:
             base = (*path, "interventions")
         if not isinstance(item, dict) or not isinstance(item.get("interventions"), list):
             return item
-        found = []
-        for index, entry in enumerate(item["interventions"]):
-            target = (*path, "interventions", len(found))
-            built = self._item(entry, (*base, index), _OWN_INTERVENTION, target)
-            if built is not None:
-                if isinstance(built.get("sites"), str):
-                    built["sites"] = [built["sites"]]
-                found.append(built)
+        found = self._items(item["interventions"], base, (*path, "interventions"), _OWN_INTERVENTION)
+        for entry in found:
+            if isinstance(entry.get("sites"), str):
+                entry["sites"] = [entry["sites"]]
         return {**item, "interventions": found}
 
-    def _item(
-        self, item: Any, path: KeyPath, own: tuple[str, ...], target: KeyPath | None = None
-    ) -> dict[str, Any] | None:
+    def _items(self, items: list[Any], path: KeyPath, target: KeyPath, own: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Read a list of plugins at ``path`` as written, which becomes ``target`` as validated."""
+        found: list[dict[str, Any]] = []
+        for index, item in enumerate(items):
+            built = self._item(item, (*path, index), own, (*target, len(found)))
+            if built is not None:
+                found.append(built)
+        return found
+
+    def _item(self, item: Any, path: KeyPath, own: tuple[str, ...], target: KeyPath) -> dict[str, Any] | None:
         """Read ``plugin: {own keys and options}``, or the plugin's name alone."""
         if isinstance(item, str):
             item = {item: None}
@@ -179,7 +177,6 @@ class _Grammar:
         if not isinstance(body, dict):
             self._complain((*path, plugin), f"expected a mapping (key: value), not a {_kind(body)}")
             return None
-        target = path if target is None else target
         self.moved[target] = (*path, plugin)
         self.moved[(*target, "options")] = (*path, plugin)
         kept = {key: body[key] for key in own if key in body}

@@ -59,6 +59,8 @@ def _translate(error: ValidationError, model: type[BaseModel], value: Any, path:
     found: dict[tuple[str, int | None], list[str]] = {}
     for detail in error.errors(include_url=False):
         loc = _real(detail, value)
+        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue  # pydantic counts the good items only; the bad ones have their own problems
         unknown = detail["type"] in ("missing", "extra_forbidden")
         key = str(loc[-1]) if loc else ""
         where, line = place((*path, *loc))
@@ -78,7 +80,7 @@ def _real(detail: ErrorDetails, value: Any) -> Path:
             isinstance(value, (list, tuple)) and isinstance(part, int) and part < len(value)
         )
         if inside:
-            value = value[part]  # type: ignore[index]
+            value = value[part]
         elif not (index == last and detail["type"] == "missing"):
             continue
         loc.append(part)
@@ -135,6 +137,8 @@ def _message(detail: ErrorDetails) -> str:
 
 def _join(messages: list[str]) -> str:
     """One sentence of what the members of a union say, each of which expected something else."""
+    if any(message.startswith("expected a number, ") for message in messages):
+        messages = [message for message in messages if not message.startswith("expected a whole number, ")]
     heads = [message.partition(", not ") for message in messages]
     if len(messages) > 1 and all(head.startswith("expected ") for head, _, _ in heads):
         return f"{' or '.join([heads[0][0], *(head[9:] for head, _, _ in heads[1:])])}, not {heads[0][2]}"

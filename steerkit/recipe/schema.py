@@ -66,16 +66,16 @@ class ModelRecipe(Section):
     """Section ``model``: which checkpoint, and how it is loaded and prompted."""
 
     source: str = Field(min_length=1, description="hub id, folder, .gguf file, bundled alias or tiny-random:<type>")
-    revision: str | None = Field(None, description="commit, tag or branch of a hub repository")
-    adapter: str | None = Field(None, description="name of an architecture plugin; found by itself where None")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the weights")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    chat_template: str = Field("default", description="default, none, or {file: template.jinja}")
-    chat_template_file: str | None = Field(None, description="where chat_template is 'file'")
-    system_prompt: str | None = Field(None, description="system message of every prompt")
-    trust_remote_code: bool = Field(False, description="whether code from the repository may run")
-    accept_terms: bool = Field(False, description="whether the model's terms of use are accepted")
-    batch_tokens: Count = Field(4096, description="most tokens of a batch, padding included")
+    revision: str | None = Field(default=None, description="commit, tag or branch of a hub repository")
+    adapter: str | None = Field(default=None, description="name of an architecture plugin; found by itself where None")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="of the weights")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
+    chat_template: str = Field(default="default", description="default, none, or {file: template.jinja}")
+    chat_template_file: str | None = Field(default=None, description="where chat_template is 'file'")
+    system_prompt: str | None = Field(default=None, description="system message of every prompt")
+    trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
+    accept_terms: bool = Field(default=False, description="whether the model's terms of use are accepted")
+    batch_tokens: Count = Field(default=4096, description="most tokens of a batch, padding included")
 
     @model_validator(mode="after")
     def _template(self) -> ModelRecipe:
@@ -87,9 +87,9 @@ class ModelRecipe(Section):
 class SplitRecipe(Section):
     """How many texts each split gets. What is left over isn't used."""
 
-    train: Count | None = Field(None, description="texts that directions are estimated from")
-    validation: Count | None = Field(None, description="texts that choices are made on")
-    test: Count | None = Field(None, description="texts that numbers in the report come from")
+    train: Count | None = Field(default=None, description="texts that directions are estimated from")
+    validation: Count | None = Field(default=None, description="texts that choices are made on")
+    test: Count | None = Field(default=None, description="texts that numbers in the report come from")
 
     @model_validator(mode="after")
     def _not_empty(self) -> SplitRecipe:
@@ -106,15 +106,15 @@ class SplitRecipe(Section):
 class DatasetRecipe(Section):
     """One data set of section ``data``: from a file, inline, or from the hub."""
 
-    file: str | None = Field(None, min_length=1, description="path, relative to the recipe")
-    inline: tuple[str, ...] | None = Field(None, description="the texts themselves")
-    hub: str | None = Field(None, min_length=1, description="org/name of a hub data set")
-    config: str | None = Field(None, description="configuration of the hub data set")
-    hub_split: str = Field("train", description="split of the hub data set that is read")
-    field: str | None = Field(None, description="field that holds the text")
-    split: SplitRecipe | None = Field(None, description="sizes of train, validation and test")
-    seed: Seed | None = Field(None, description="of the split; the recipe's where None")
-    duplicates: Literal["error", "drop"] = Field("error", description="what to do about texts that come twice")
+    file: str | None = Field(default=None, min_length=1, description="path, relative to the recipe")
+    inline: tuple[str, ...] | None = Field(default=None, description="the texts themselves")
+    hub: str | None = Field(default=None, min_length=1, description="org/name of a hub data set")
+    config: str | None = Field(default=None, description="configuration of the hub data set")
+    hub_split: str = Field(default="train", description="split of the hub data set that is read")
+    field: str | None = Field(default=None, description="field that holds the text")
+    split: SplitRecipe | None = Field(default=None, description="sizes of train, validation and test")
+    seed: Seed | None = Field(default=None, description="of the split; the recipe's where None")
+    duplicates: Literal["error", "drop"] = Field(default="error", description="what to do about texts that come twice")
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetRecipe:
@@ -127,13 +127,13 @@ class DatasetRecipe(Section):
 class DirectionRecipe(Section):
     """One direction: estimated from two classes of prompts, or read from a file."""
 
-    estimator: str | None = Field(None, description="name of an estimator plugin")
-    positive: str | None = Field(None, description="prompts that show the behaviour, as in warm.train")
-    negative: str | None = Field(None, description="prompts that don't: the reference")
-    site: SiteText | None = Field(None, description="where it is read, as in blocks.14.resid_pre")
+    estimator: str | None = Field(default=None, description="name of an estimator plugin")
+    positive: str | None = Field(default=None, description="prompts that show the behaviour, as in warm.train")
+    negative: str | None = Field(default=None, description="prompts that don't: the reference")
+    site: SiteText | None = Field(default=None, description="where it is read, as in blocks.14.resid_pre")
     positions: PositionsText = Field("-1", description="at which tokens it is read")
     options: Mapping[str, Any] = Field(default_factory=dict, description="options of the estimator")
-    file: str | None = Field(None, min_length=1, description="a saved direction, relative to the recipe")
+    file: str | None = Field(default=None, min_length=1, description="a saved direction, relative to the recipe")
 
     @model_validator(mode="after")
     def _whole(self) -> DirectionRecipe:
@@ -154,9 +154,11 @@ class InterventionRecipe(Section):
     """One intervention of a condition."""
 
     plugin: str
-    direction: str | None = Field(None, description="name of a direction")
-    sites: tuple[SiteText, ...] | None = Field(None, description="where it acts; the plugin's choice where None")
-    positions: PositionsText = Field("all", description="at which tokens it acts")
+    direction: str | None = Field(default=None, description="name of a direction")
+    sites: tuple[SiteText, ...] | None = Field(
+        default=None, description="where it acts; the plugin's choice where None"
+    )
+    positions: PositionsText = Field(default="all", description="at which tokens it acts")
     options: Mapping[str, Any] = Field(default_factory=dict)
 
 
@@ -164,8 +166,8 @@ class ConditionRecipe(Section):
     """One condition, or a family of them where there is a sweep."""
 
     interventions: tuple[InterventionRecipe, ...] = Field(min_length=1, description="list of interventions")
-    sweep: Mapping[str, tuple[int | float, ...]] | None = Field(None, description="one option and its values")
-    control: bool = Field(True, description="whether random directions are run beside it")
+    sweep: Mapping[str, tuple[int | float, ...]] | None = Field(default=None, description="one option and its values")
+    control: bool = Field(default=True, description="whether random directions are run beside it")
 
     @model_validator(mode="after")
     def _one_sweep(self) -> ConditionRecipe:
@@ -191,23 +193,23 @@ class EvaluationRecipe(Section):
 class ControlRecipe(Section):
     """Section ``control``: the same interventions along random directions of equal norm."""
 
-    random_directions: int = Field(5, ge=0, le=1000, description="how many; 0 switches the control off")
+    random_directions: int = Field(default=5, ge=0, le=1000, description="how many; 0 switches the control off")
 
 
 class SamplesRecipe(Section):
     """Completions that the report shows side by side."""
 
     data: str = Field(description="data reference of the prompts")
-    n: Count = Field(6, description="how many prompts, from the start")
-    max_new_tokens: Count = Field(48, description="length of the completions")
+    n: Count = Field(default=6, description="how many prompts, from the start")
+    max_new_tokens: Count = Field(default=48, description="length of the completions")
 
 
 class ReportRecipe(Section):
     """Section ``report``."""
 
-    samples: SamplesRecipe | None = Field(None, description="completions to show")
-    separation: bool = Field(True, description="whether to measure how each layer separates the classes")
-    title: str | None = Field(None, description="heading; the name where None")
+    samples: SamplesRecipe | None = Field(default=None, description="completions to show")
+    separation: bool = Field(default=True, description="whether to measure how each layer separates the classes")
+    title: str | None = Field(default=None, description="heading; the name where None")
 
 
 @dataclass(frozen=True)
@@ -245,15 +247,15 @@ class Recipe(Section):
     """A recipe as written, validated by itself: names of plugins and data are resolved by ``make_plan``."""
 
     name: Name = Field(description="names the run directory; the file's name where it isn't given")
-    description: str = Field("", description="one line for the report")
-    seed: Seed = Field(0, description="of splits and random controls")
+    description: str = Field(default="", description="one line for the report")
+    seed: Seed = Field(default=0, description="of splits and random controls")
     model: ModelRecipe = Field(description="section; needs at least `source`")
     data: Mapping[Name, DatasetRecipe] = Field(default_factory=dict, description="section: data sets by name")
     directions: Mapping[Name, DirectionRecipe] = Field(default_factory=dict, description="section: by name")
     conditions: Mapping[Name, ConditionRecipe] = Field(default_factory=dict, description="section: by name")
     evaluate: tuple[EvaluationRecipe, ...] = Field(default=(), description="section: list of evaluators")
-    control: ControlRecipe = Field(default_factory=ControlRecipe, description="random_directions, or false")
-    report: ReportRecipe = Field(default_factory=ReportRecipe, description="section")
+    control: ControlRecipe = Field(default=ControlRecipe(), description="random_directions, or false")
+    report: ReportRecipe = Field(default=ReportRecipe(), description="section")
 
     _written: Written = PrivateAttr(default_factory=Written)
 

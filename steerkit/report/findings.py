@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal
 
 from steerkit.report.numbers import NOT_MEASURED, count, sentence_case, setting
@@ -59,8 +60,8 @@ def verdict(row: Row) -> Verdict:
 
 
 def make_findings(blocks: Sequence[Block]) -> tuple[BlockFindings, ...]:
-    """The findings of every block, in order."""
-    return tuple(_find(block) for block in blocks)
+    """The findings of every block that isn't derived from another one, in order."""
+    return tuple(_find(block) for block in blocks if block.derived_from is None)
 
 
 def _find(block: Block) -> BlockFindings:
@@ -99,7 +100,9 @@ def _about_condition(block: Block, row: Row) -> Finding:
         return Finding(row.condition.name, f"was {NOT_MEASURED}.", "not measured", NOT_MEASURED)
     before = block.baseline.value if block.baseline else None
     after = value_with_interval(block, row)
-    moved = f"gives {after}" if before is None else f"takes it from {block.format.number(before)} to {after}"
+    moved = f"gives {after}" if before is None else f"moves it from {block.format.number(before)} to {after}"
+    if before is not None and block.format.number(before) == block.format.number(row.value):
+        moved = f"leaves it at {after}"
     parts = [f"{moved}{_overlap(block, row)}.", _about_control(block, row.value, row.control)]
     found = verdict(row)
     return Finding(row.condition.name, " ".join(parts), found, VERDICTS[found])
@@ -165,7 +168,7 @@ def _trend(block: Block, sweep: Sweep, measured: Sequence[tuple[float, Row]]) ->
     has_zero = any(x == 0 for x, _ in points)
     if anchor is not None and not has_zero and points[0][0] < 0 < points[-1][0]:
         points = sorted([*points, (0.0, anchor)])
-    steps = [after[1] - before[1] for before, after in zip(points, points[1:], strict=False)]
+    steps = [after[1] - before[1] for before, after in pairwise(points)]
     if len(steps) < 2:
         return ""
     if all(step > 0 for step in steps):
@@ -184,8 +187,8 @@ def _sweep_control(block: Block, measured: Sequence[tuple[float, Row]]) -> str:
     spread = f"between {block.format.number(min(values))} and {block.format.number(max(values))}{unit}"
     outside = sum(verdict(row) == "beyond" for row in rows)
     return (
-        f"Over the whole sweep, random directions of the same norm give values {spread}; "
-        f"at {outside} of {count(len(rows), 'point')} the direction lies outside their range there."
+        f"Over the whole sweep, random directions of the same norm give values {spread}; the direction lies outside "
+        f"their range at {outside} of {len(rows)} point{'' if len(rows) == 1 else 's'}."
     )
 
 

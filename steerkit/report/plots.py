@@ -1,4 +1,4 @@
-"""The figures: conditions side by side, dose–response, separation by layer. matplotlib is imported when one is drawn."""
+"""The figures: conditions side by side, dose–response, separation by layer. matplotlib is imported to draw."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from steerkit.report.numbers import clean, count, setting, shorten
-from steerkit.report.separation import Curve, Separation
+from steerkit.report.numbers import clean, setting, shorten
+from steerkit.report.separation import Separation
 from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED, SERIES, Plot, render
 from steerkit.report.tables import Block, Row, Sweep
 
@@ -26,8 +26,9 @@ MOST_ROWS: Final = 24
 
 def draw_all(blocks: Sequence[Block], separations: Sequence[Separation]) -> tuple[Plot, ...]:
     """Draw every figure that the numbers allow, in the order of the report."""
-    plots = [conditions_plot(block, number) for number, block in enumerate(blocks, start=1) if block.measured]
-    sweeps = [(block, sweep) for block in blocks for sweep in block.sweeps if is_curve(sweep)]
+    news = [(number, block) for number, block in enumerate(blocks, start=1) if block.derived_from is None]
+    plots = [conditions_plot(block, number) for number, block in news if rows_shown(block)]
+    sweeps = [(block, sweep) for _, block in news for sweep in block.sweeps if is_curve(sweep)]
     plots += [dose_plot(block, sweep, number) for number, (block, sweep) in enumerate(sweeps, start=1)]
     shown = [item for item in separations if item.measured]
     plots += [separation_plot(item, number) for number, item in enumerate(shown, start=1)]
@@ -101,9 +102,9 @@ def _factor(block: Block) -> float:
 def _draw_conditions(block: Block) -> Figure:
     rows = rows_shown(block)
     labels = [shorten(row.condition.name, 22) for row in rows]
-    height = 0.28 * len(rows) + 1.25
-    left = 0.25 + 0.083 * max(map(len, labels), default=0)
-    figure = _figure(height, left=left, right=0.2, bottom=0.5, top=0.62)
+    height = 0.3 * len(rows) + 1.0
+    left = 0.16 + 0.078 * max(map(len, labels), default=0)
+    figure = _figure(height, left=left, right=0.15, bottom=0.5, top=0.42)
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
         _draw_row(axes, block, row, place)
@@ -132,8 +133,9 @@ def _draw_row(axes: Axes, block: Block, row: Row, place: int) -> None:
     if row.interval is not None:
         axes.plot([bound * factor for bound in row.interval], [place, place], color=colour, linewidth=1.6, zorder=4)
     if row.value is not None:
-        style = {"markerfacecolor": CARD if row.condition.kind == "baseline" else colour, "markeredgecolor": colour}
-        axes.plot([row.value * factor], [place], "o", markersize=5.5, zorder=5, **style)
+        fill = CARD if row.condition.kind == "baseline" else colour
+        at = [row.value * factor]
+        axes.plot(at, [place], "o", markersize=5.5, markerfacecolor=fill, markeredgecolor=colour, zorder=5)
 
 
 def _key(figure: Figure, rows: Sequence[Row], height: float) -> None:
@@ -150,7 +152,7 @@ def _key(figure: Figure, rows: Sequence[Row], height: float) -> None:
         labels.append("baseline")
     figure.legend(
         handles, labels, loc="upper left", bbox_to_anchor=(0.005, 1 - 0.05 / height), ncols=3, frameon=False,
-        fontsize=8.5, handlelength=1.6, handletextpad=0.5, columnspacing=1.1, borderaxespad=0.2, labelcolor=MUTED,
+        fontsize=9, handlelength=1.6, handletextpad=0.5, columnspacing=1.1, borderaxespad=0.2, labelcolor=MUTED,
     )  # fmt: skip
 
 
@@ -188,7 +190,7 @@ def _draw_dose(block: Block, sweep: Sweep) -> Figure:
     axes.set_xlabel(shorten(sweep.option, 40))
     axes.set_title(_axis_label(block), color=MUTED, fontsize=9, x=-0.13)
     figure.subplots_adjust(top=1 - 0.36 / 3.1)
-    _label_ends(axes, ends)
+    _label_ends(figure, axes, ends)
     return figure
 
 
@@ -239,10 +241,10 @@ def _frame(axes: Axes) -> None:
     _few_ticks(axes, "y")
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names to the right of the curves' ends, pushed apart where they would overlap."""
     bottom, top = axes.get_ylim()
-    height = axes.get_position().height * axes.figure.get_figheight() * 72
+    height = axes.get_position().height * figure.get_figheight() * 72
     placed: list[tuple[float, str, str]] = []
     floor = -math.inf
     for level, text, colour in sorted(ends):
@@ -254,7 +256,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     for place, text, colour in placed:
         axes.annotate(
             text, (1, 0), xycoords="axes fraction", xytext=(6, place - excess), textcoords="offset points",
-            color=colour, fontsize=8.5, ha="left", va="bottom", linespacing=1.15,
+            color=colour, fontsize=9, ha="left", va="bottom", linespacing=1.15,
         )  # fmt: skip
 
 
@@ -263,13 +265,13 @@ def _draw_separation(separation: Separation) -> Figure:
     labelled = len(separation.curves) > 1
     figure = _figure(height, left=0.62, right=1.05 if labelled else 0.25, bottom=0.5, top=0.5)
     above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"hspace": 0.34})
-    _draw_measure(above, separation, "auroc", labelled)
-    _draw_measure(below, separation, "d_prime", False)
+    _draw_measure(figure, above, separation, "auroc")
+    _draw_measure(figure, below, separation, "d_prime")
     above.set_title("AUROC", color=MUTED, fontsize=9, x=-0.13)
     below.set_title("d′ (standard deviations)", color=MUTED, fontsize=9, x=-0.13)
     above.axhline(0.5, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
     above.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
-                   color=INK, fontsize=8.5, ha="right")  # fmt: skip
+                   color=INK, fontsize=9, ha="right")  # fmt: skip
     low = min([0.5, *(value for curve in separation.curves for _, value in curve.points("auroc"))])
     above.set_ylim(max(low - 0.06, -0.02), 1.03)
     below.axhline(0, color=GRID, linewidth=0.9)
@@ -278,7 +280,7 @@ def _draw_separation(separation: Separation) -> Figure:
     return figure
 
 
-def _draw_measure(axes: Axes, separation: Separation, measure: str, labelled: bool) -> None:
+def _draw_measure(figure: Figure, axes: Axes, separation: Separation, measure: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ends: list[tuple[float, str, str]] = []
@@ -293,14 +295,14 @@ def _draw_measure(axes: Axes, separation: Separation, measure: str, labelled: bo
             ends.append((points[-1][1], shorten(curve.label, 15), colour))
     _frame(axes)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    if labelled:
-        _label_ends(axes, ends)
+    if measure == "auroc" and len(ends) > 1:
+        _label_ends(figure, axes, ends)
 
 
 def _mark_chosen(figure: Figure, both: Iterable[Axes], separation: Separation, height: float) -> None:
     chosen = separation.chosen
     if chosen is None:
-        figure.text(0.02, 1 - 0.2 / height, "the chosen site is not among these", color=MUTED, fontsize=8.5)
+        figure.text(0.02, 1 - 0.2 / height, "the chosen site is not among these", color=MUTED, fontsize=9)
         return
     for axes, value in zip(both, (chosen.auroc, chosen.d_prime), strict=True):
         axes.axvline(chosen.layer, color=CHOSEN, linewidth=1.1, zorder=2)
@@ -310,5 +312,3 @@ def _mark_chosen(figure: Figure, both: Iterable[Axes], separation: Separation, h
     numbers += [f"d′ {setting(round(chosen.d_prime, 2))}"] if chosen.d_prime is not None else []
     text = ": ".join([f"chosen {chosen.site}", ", ".join(numbers)]) if numbers else f"chosen {chosen.site}"
     figure.text(0.02, 1 - 0.2 / height, shorten(text, 58), color=CHOSEN, fontsize=9, va="center")
-
-

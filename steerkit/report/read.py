@@ -79,12 +79,13 @@ class ConditionEntry(_Entry):
 
 
 class EvaluatorEntry(_Entry):
-    """An evaluator as the recipe names it."""
+    """An evaluator as the recipe names it, with the names of what is computed from its value."""
 
     name: str
     summary: str = ""
     aggregate: str = "mean"
     unit: str = ""
+    derived: tuple[str, ...] = ()
 
 
 class RecordEntry(_Entry):
@@ -116,6 +117,12 @@ class SeparationEntry(_Entry):
     norm: Number = None
     n_positive: int | None = None
     n_negative: int | None = None
+
+    @property
+    def stream(self) -> str:
+        """The curve that the entry belongs to. What leaves the last block is the ``resid_pre`` of no block."""
+        block, _, stream = self.site.removeprefix("blocks.").partition(".")
+        return "resid_pre" if stream == "resid_post" and block == str(self.layer - 1) else stream or self.site
 
 
 class Results(_Entry):

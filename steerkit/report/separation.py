@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,16 +91,22 @@ def make_separations(results: Results) -> tuple[Separation, ...]:
 def _curves(entries: Sequence[SeparationEntry]) -> tuple[Curve, ...]:
     groups: dict[tuple[str, str], list[SeparationEntry]] = {}
     for entry in entries:
-        groups.setdefault((entry.site.rsplit(".", 1)[-1], entry.positions or ""), []).append(entry)
+        groups.setdefault((entry.stream, entry.positions or ""), []).append(entry)
     return tuple(
         Curve(stream, positions, tuple(sorted(group, key=lambda entry: entry.layer)))
         for (stream, positions), group in groups.items()
     )
 
 
+def _same_place(site: str | None) -> str | None:
+    """What leaves a block enters the next one."""
+    found = re.fullmatch(r"blocks\.(\d+)\.resid_post", site or "")
+    return f"blocks.{int(found[1]) + 1}.resid_pre" if found else None
+
+
 def _chosen(entries: Sequence[SeparationEntry], direction: DirectionEntry | None) -> SeparationEntry | None:
     if direction is None:
         return None
-    at_site = [entry for entry in entries if entry.site == direction.site]
+    at_site = [entry for entry in entries if entry.site in (direction.site, _same_place(direction.site))]
     exact = [entry for entry in at_site if entry.positions == direction.positions]
     return next(iter(exact or at_site), None)

@@ -124,14 +124,16 @@ def render(draw: Callable[[], Figure]) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+    settings: Any = _RC
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        matplotlib.rcParams.update(settings)
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         buffer = io.StringIO()
         no_dates = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        FigureCanvasSVG(draw()).print_svg(buffer, metadata=no_dates)
+        canvas: Any = FigureCanvasSVG(draw())
+        canvas.print_svg(buffer, metadata=no_dates)
     return _tidy(buffer.getvalue())
 
 

@@ -88,10 +88,15 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Block:
-    """Everything that one evaluator gave on one data set."""
+    """Everything that one evaluator gave on one data set.
+
+    ``derived_from`` names the evaluator whose value this one is a function of, such as perplexity of
+    cross-entropy: it holds no news, so it gets a table and neither sentences nor figures.
+    """
 
     evaluator: EvaluatorEntry
     data: str
+    derived_from: str | None
     baseline: Row | None
     rows: tuple[Row, ...]
     sweeps: tuple[Sweep, ...]
@@ -127,11 +132,14 @@ class Block:
 def make_blocks(results: Results) -> tuple[Block, ...]:
     """One block per evaluator and data set that has records, in the order of the recipe."""
     evaluators = {entry.name: entry for entry in results.evaluators}
-    keys: dict[tuple[str, str], None] = {}
-    for name in evaluators:
-        keys.update(dict.fromkeys((name, r.data) for r in results.records if r.evaluator == name))
-    keys.update(dict.fromkeys((r.evaluator, r.data) for r in results.records))
-    return tuple(_make_block(results, evaluators.get(name), name, data) for name, data in keys)
+    parents: dict[str, str] = {}
+    for entry in results.evaluators:
+        # A derived name carries its evaluator's where the recipe renames the evaluator.
+        parents.update({name: entry.name for label in entry.derived for name in (label, f"{entry.name}.{label}")})
+    order = list(dict.fromkeys([*evaluators, *parents]))
+    keys = list(dict.fromkeys((record.evaluator, record.data) for record in results.records))
+    keys.sort(key=lambda key: order.index(key[0]) if key[0] in order else len(order))
+    return tuple(_make_block(results, evaluators.get(name), name, data, parents.get(name)) for name, data in keys)
 
 
 def unscored(results: Results) -> tuple[str, ...]:
@@ -140,14 +148,15 @@ def unscored(results: Results) -> tuple[str, ...]:
     return tuple(entry.name for entry in results.evaluators if entry.name not in scored)
 
 
-def _make_block(results: Results, entry: EvaluatorEntry | None, name: str, data: str) -> Block:
+def _make_block(results: Results, entry: EvaluatorEntry | None, name: str, data: str, parent: str | None) -> Block:
     records = {r.condition: r for r in results.records if r.evaluator == name and r.data == data}
     first = next(iter(records.values()))
     evaluator = entry or EvaluatorEntry(name=name, aggregate=first.aggregate, unit=first.unit)
     rows = [_make_row(condition, records, results) for condition in results.conditions if condition.kind != "control"]
     baseline = next((row for row in rows if row.condition.kind == "baseline"), None)
     others = tuple(row for row in rows if row.condition.kind == "intervention")
-    return Block(evaluator, data, baseline, others, _make_sweeps(others), _make_format(records.values()))
+    derived_from = None if entry is not None else parent
+    return Block(evaluator, data, derived_from, baseline, others, _make_sweeps(others), _make_format(records.values()))
 
 
 def _make_row(condition: ConditionEntry, records: dict[str, RecordEntry], results: Results) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerkit.report.html import missing
+from steerkit.report.gaps import missing
 from steerkit.report.numbers import NOT_MEASURED, clean, count
 from steerkit.report.read import Run
 from steerkit.report.separation import make_separations

@@ -22,14 +22,14 @@ class PluginSuite(Generic[SpecT]):
     Class attributes:
         plugin: the module that the entry point names.
         name: which of the module's plugins is meant, where it provides several of one kind.
-        required_options: options without which the plugin can't be made.
+        settings: the options that the checks run under: those that have no default, and others as you like.
 
     A check that a plugin can't pass may be overridden only to mark it ``pytest.mark.xfail`` with a reason.
     """
 
     plugin: ClassVar[ModuleType]
     name: ClassVar[str] = ""
-    required_options: ClassVar[Mapping[str, Any]] = {}
+    settings: ClassVar[Mapping[str, Any]] = {}
     _hook: ClassVar[str]
 
     def spec(self) -> SpecT:
@@ -45,8 +45,8 @@ class PluginSuite(Generic[SpecT]):
         return found
 
     def options(self, **changes: Any) -> Options:
-        """The plugin's options: the required ones, with ``changes``."""
-        return self.spec().options(**{**self.required_options, **changes})
+        """The plugin's options: ``settings``, with ``changes``."""
+        return self.spec().options(**{**self.settings, **changes})
 
     def implementation(self) -> type[Any]:
         """The class that the spec names."""

@@ -1,10 +1,10 @@
 """Conformance of estimators: ``EstimatorSuite``.
 
-    from steerkit.testing import EstimatorSuite
-    import my_package.median as plugin
+from steerkit.testing import EstimatorSuite
+import my_package.median as plugin
 
-    class TestMedian(EstimatorSuite):
-        plugin = plugin
+class TestMedian(EstimatorSuite):
+    plugin = plugin
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import pytest
-import steerkit_estimators.mean_difference as plugin
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steerkit_estimators._mean_difference import MeanDifference
 
+import steerkit_estimators.mean_difference as plugin
 from steerkit.api.estimator import ClassStatistics
 from steerkit.errors import DataError
 from steerkit.testing import EstimatorSuite
+from steerkit_estimators._mean_difference import MeanDifference
 
 
 class TestConformance(EstimatorSuite):
@@ -46,9 +46,7 @@ def test_agrees_with_the_formula_written_as_a_loop(n_positive: int, n_negative: 
         sum(float(row[i]) for row in positive) / n_positive - sum(float(row[i]) for row in negative) / n_negative
         for i in range(width)
     ]
-    found = estimate(
-        ClassStatistics(n_positive, positive.mean(0)), ClassStatistics(n_negative, negative.mean(0))
-    )
+    found = estimate(ClassStatistics(n_positive, positive.mean(0)), ClassStatistics(n_negative, negative.mean(0)))
     assert torch.allclose(found[0], torch.tensor(literal, dtype=torch.float64), rtol=0, atol=1e-12)
 
 

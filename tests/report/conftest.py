@@ -193,6 +193,6 @@ def write_run(root: Path, results: JsonObject | None = None, **parts: Any) -> Pa
         lines = "".join(json.dumps(sample) + "\n" for sample in samples)
         (root / "samples.jsonl").write_text(lines, encoding="utf-8")
     (root / "provenance.json").write_text(json.dumps(parts.get("provenance", PROVENANCE)), encoding="utf-8")
-    (root / "timings.json").write_text(json.dumps({"stages": {"capture": 12.5, "evaluate": 70.25}}), encoding="utf-8")
+    (root / "timings.json").write_text(json.dumps({"seconds": {"load the model": 12.5, "directions": 70.25}}), encoding="utf-8")
     (root / "recipe.yaml").write_text("name: quickstart\nseed: 42\n", encoding="utf-8")
     return root

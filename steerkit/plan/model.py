@@ -1,0 +1,132 @@
+"""What can be known of a model without loading it: from its config and tokenizer files, where they are at hand."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from steerkit.api.hookspecs import ModelFacts
+from steerkit.errors import ModelError
+from steerkit.plan.types import PlannedModel
+
+TINY: Final = "tiny-random:"
+
+_ALIASES: Final[Mapping[str, tuple[str, int]]] = {
+    "smollm2-135m-instruct": ("llama", 30),
+    "gemma3-270m": ("gemma3_text", 18),
+}
+"""Model type and number of blocks of the bundled models, for when they aren't in the cache yet."""
+
+
+def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts | None]:
+    """Return what is known of a model, and the facts that its adapter is chosen by (None: known at load).
+
+    Raises:
+        ModelError: where it can be said already that there is no such model.
+    """
+    if source.startswith(TINY):
+        model_type = source.removeprefix(TINY)
+        return PlannedModel(source, model_type), ModelFacts(model_type, {})
+    folder = model_folder(source, revision)
+    config = read_json(folder / "config.json") if folder is not None else {}
+    if not config:
+        model_type, n_layers = _ALIASES.get(source, (None, None))
+        return PlannedModel(source, model_type, n_layers, folder), (
+            None if model_type is None else ModelFacts(model_type, {})
+        )
+    assert folder is not None
+    model_type = str(config.get("model_type", ""))
+    model = PlannedModel(source, model_type, _n_layers(config), folder)
+    return model, ModelFacts(model_type, config, special_tokens(folder))
+
+
+def model_folder(source: str, revision: str | None) -> Path | None:
+    """The folder on this machine that holds a model's files, or None.
+
+    Raises:
+        ModelError: for a path that isn't there, or a name that is nearly a bundled one.
+    """
+    from steerkit.engine.bundled import BUNDLED, bundled_folder
+
+    if source in BUNDLED:
+        return bundled_folder(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        return None
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
+        raise ModelError(f"there is no model at {source!r}")
+    near = difflib.get_close_matches(source, [*BUNDLED, TINY], n=1, cutoff=0.8)
+    if near and "/" not in source:
+        raise ModelError(f"{source!r} is neither a folder nor a bundled model. Did you mean {near[0]!r}?")
+    return _hub_snapshot(source, revision)
+
+
+def _hub_snapshot(repository: str, revision: str | None) -> Path | None:
+    """A snapshot in the hub's cache, found by its files: importing the hub's package costs more than the plan."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    try:
+        commit = (folder / "refs" / (revision or "main")).read_text("utf-8").strip()
+    except (OSError, ValueError):
+        commit = revision or ""
+    snapshot = folder / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None
+
+
+def special_tokens(folder: Path) -> frozenset[str]:
+    """The texts of special tokens, as the tokenizer's files list them."""
+    found: set[str] = set()
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        values = read_json(folder / name)
+        found.update(token for key in values if key.endswith("_token") and (token := token_text(values[key])))
+        for item in values.get("additional_special_tokens") or ():
+            found.add(token_text(item))
+        for item in (values.get("added_tokens_decoder") or {}).values():
+            if isinstance(item, dict) and item.get("special"):
+                found.add(token_text(item))
+    return frozenset(found - {""})
+
+
+def token_text(value: Any) -> str:
+    """A token as tokenizer files write it: a text, or an object with its text as ``content``."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""
+
+
+def chat_template(folder: Path) -> str | None:
+    """The chat template among a model's files, or None."""
+    try:
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    except (OSError, ValueError):
+        pass
+    template = read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where the file isn't there or holds something else."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _n_layers(config: Mapping[str, Any]) -> int | None:
+    inner = config.get("text_config")
+    for values in (config, inner if isinstance(inner, dict) else {}):
+        for key in ("num_hidden_layers", "n_layer"):
+            if isinstance(values.get(key), int):
+                return int(values[key])
+    return None

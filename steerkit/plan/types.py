@@ -1,0 +1,268 @@
+"""A plan: a recipe with every name resolved. Plain frozen values; no weights, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, EvaluatorSpec, InterventionSpec, Needs, Options
+from steerkit.recipe.data import DataRef, Splits
+from steerkit.recipe.schema import Recipe
+from steerkit.types import Positions, Site
+
+
+@dataclass(frozen=True)
+class PlannedDirection:
+    """A direction to estimate, or one to read from ``file``; then the rest is None.
+
+    Args:
+        name: as the recipe calls it.
+        estimator: the plugin.
+        options: of the estimator.
+        positive: prompts of the class that the direction points to.
+        negative: prompts of the reference class.
+        site: where it is read.
+        positions: at which tokens.
+        file: a saved direction.
+    """
+
+    name: str
+    estimator: EstimatorSpec | None = None
+    options: Options = Options()
+    positive: DataRef | None = None
+    negative: DataRef | None = None
+    site: Site | None = None
+    positions: Positions | None = None
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class PlannedIntervention:
+    """An intervention of a condition.
+
+    Args:
+        spec: the plugin.
+        options: of the plugin, with the value of a sweep put in.
+        direction: name of the direction that it uses, or None.
+        sites: where it acts; None for its own choice.
+        positions: at which tokens.
+    """
+
+    spec: InterventionSpec
+    options: Options
+    direction: str | None
+    sites: tuple[Site, ...] | None
+    positions: Positions
+
+
+@dataclass(frozen=True)
+class PlannedCondition:
+    """A condition, one member of a family where there is a sweep. The baseline isn't among them.
+
+    Args:
+        name: unique, as in ``dose[coefficient=4]``.
+        interventions: in the order of the recipe.
+        control: whether random directions are run beside it.
+        sweep: name of the family, or None.
+        swept: the option that the family varies, with this member's value.
+    """
+
+    name: str
+    interventions: tuple[PlannedIntervention, ...]
+    control: bool = True
+    sweep: str | None = None
+    swept: Mapping[str, float] = {}  # noqa: RUF008  (nobody writes to it)
+
+
+@dataclass(frozen=True)
+class PlannedEvaluation:
+    """An evaluator with its options, what it must see, and the data that it is run on."""
+
+    name: str
+    spec: EvaluatorSpec
+    options: Options
+    needs: Needs
+    data: tuple[DataRef, ...]
+
+
+@dataclass(frozen=True)
+class PlannedSamples:
+    """Completions for the reader of the report."""
+
+    data: DataRef
+    n: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """What is known of the model before it is loaded.
+
+    Args:
+        source: as the recipe names it.
+        model_type: of transformers, or None where no config is at hand.
+        n_layers: number of blocks, or None.
+        folder: where its config and tokenizer files are, or None.
+    """
+
+    source: str
+    model_type: str | None = None
+    n_layers: int | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs, at most: a completion may end early.
+
+    Args:
+        forward_passes: calls of the model; while decoding each new token of a batch is one.
+        prompt_tokens: tokens that are read, without padding.
+        generated_tokens: tokens that are written.
+        estimated: whether token counts are estimates.
+        basis: how tokens were counted, in words.
+        parts: ``(what for, forward passes)``, which add up to ``forward_passes``.
+    """
+
+    forward_passes: int
+    prompt_tokens: int
+    generated_tokens: int
+    estimated: bool
+    basis: str
+    parts: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run does, resolved.
+
+    Args:
+        recipe: as written.
+        source: the recipe's file, or None.
+        hash: sha256 over the recipe, its texts, template, saved directions and plugins' versions.
+        model: what is known of the model.
+        architecture: the adapter; None where only the loaded model can tell.
+        chat_template: ``default``, ``none``, or the template itself.
+        data: ``{data set: {split: texts}}``.
+        directions: in the recipe's order.
+        conditions: in the recipe's order, sweeps expanded; without the baseline and the controls.
+        evaluations: in the recipe's order.
+        samples: completions to keep, or None.
+        random_directions: how many controls stand beside each condition.
+        cost: what it will take.
+        plugins: kind, name, distribution and version of each plugin that is used.
+        notes: what a reader should know, as sentences.
+    """
+
+    recipe: Recipe
+    source: Path | None
+    hash: str
+    model: PlannedModel
+    architecture: ArchitectureSpec | None
+    chat_template: str
+    data: Mapping[str, Splits]
+    directions: tuple[PlannedDirection, ...]
+    conditions: tuple[PlannedCondition, ...]
+    evaluations: tuple[PlannedEvaluation, ...]
+    samples: PlannedSamples | None
+    random_directions: int
+    cost: Cost
+    plugins: tuple[Mapping[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def texts(self, ref: DataRef) -> tuple[str, ...]:
+        """The texts of a split."""
+        return self.data[ref.dataset][ref.split]
+
+    def n_controls(self, condition: PlannedCondition) -> int:
+        """How many random controls run beside a condition: none where it uses no direction."""
+        steered = condition.control and any(item.direction for item in condition.interventions)
+        return self.random_directions if steered else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values; texts by their number."""
+        return {
+            "name": self.recipe.name,
+            "source": _text(self.source),
+            "hash": self.hash,
+            "seed": self.recipe.seed,
+            "model": {
+                "source": self.model.source,
+                "model_type": self.model.model_type,
+                "n_layers": self.model.n_layers,
+                "adapter": self.architecture.name if self.architecture else None,
+            },
+            "data": {
+                str(DataRef(name, part)): len(texts) for name, by in self.data.items() for part, texts in by.items()
+            },
+            "directions": [_direction(item) for item in self.directions],
+            "conditions": [_condition(item, self.n_controls(item)) for item in self.conditions],
+            "evaluate": [_evaluation(item) for item in self.evaluations],
+            "samples": None
+            if self.samples is None
+            else {
+                "data": str(self.samples.data),
+                "n": self.samples.n,
+                "max_new_tokens": self.samples.max_new_tokens,
+            },
+            "random_directions": self.random_directions,
+            "cost": {
+                "forward_passes": self.cost.forward_passes,
+                "prompt_tokens": self.cost.prompt_tokens,
+                "generated_tokens": self.cost.generated_tokens,
+                "estimated": self.cost.estimated,
+                "basis": self.cost.basis,
+                "parts": dict(self.cost.parts),
+            },
+            "plugins": [dict(plugin) for plugin in self.plugins],
+            "notes": list(self.notes),
+        }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _direction(item: PlannedDirection) -> dict[str, Any]:
+    if item.file is not None:
+        return {"name": item.name, "file": str(item.file)}
+    return {
+        "name": item.name,
+        "estimator": item.estimator.name if item.estimator else None,
+        "options": item.options.model_dump(mode="json"),
+        "positive": _text(item.positive),
+        "negative": _text(item.negative),
+        "site": _text(item.site),
+        "positions": _text(item.positions),
+    }
+
+
+def _condition(item: PlannedCondition, controls: int) -> dict[str, Any]:
+    interventions = [
+        {
+            "name": one.spec.name,
+            "direction": one.direction,
+            "options": one.options.model_dump(mode="json"),
+            "sites": None if one.sites is None else [str(site) for site in one.sites],
+            "positions": str(one.positions),
+        }
+        for one in item.interventions
+    ]
+    return {
+        "name": item.name,
+        "sweep": item.sweep,
+        "swept": dict(item.swept),
+        "interventions": interventions,
+        "controls": controls,
+    }
+
+
+def _evaluation(item: PlannedEvaluation) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "evaluator": item.spec.name,
+        "options": item.options.model_dump(mode="json"),
+        "data": [str(ref) for ref in item.data],
+    }

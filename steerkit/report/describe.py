@@ -1,0 +1,98 @@
+"""Directions, interventions and provenance in words."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from steerkit.report.numbers import seconds, setting, significant
+from steerkit.report.read import DirectionEntry, InterventionEntry, Run
+
+HEADLINE: Final = ("steerkit-torch", "torch", "transformers", "python")
+"""Versions that a reader looks for first."""
+
+
+def describe_direction(entry: DirectionEntry) -> str:
+    """A direction in one line: from what, where, how long."""
+    if entry.positive and entry.negative:
+        what = f"{entry.estimator or 'estimated'}: {entry.positive} minus {entry.negative}"
+    else:
+        what = entry.estimator or "read from a file"
+    where = [f"read at {entry.site}"] if entry.site else []
+    where += [_positions(entry.positions)] if entry.positions else []
+    norms = [significant(norm) for norm in entry.norms]
+    size = [f"norm {norms[0]}" if len(norms) == 1 else f"norms {', '.join(norms)}"] if norms else []
+    rank = [f"rank {entry.rank}"] if entry.rank != 1 else []
+    return ", ".join([what, *where, *rank, *size])
+
+
+def describe_intervention(entry: InterventionEntry) -> str:
+    """An intervention in one line: what, with which options, where."""
+    head = f"{entry.name} {entry.direction}" if entry.direction else entry.name
+    options = [f"{name} {_option(value)}" for name, value in entry.options.items() if value is not None]
+    sites = list(entry.sites or ())
+    more = f" and {len(sites) - 2} more sites" if len(sites) > 3 else ""
+    where = [f"at {', '.join(sites[:2] if more else sites)}{more}"] if sites else []
+    positions = [_positions(entry.positions)] if entry.positions else []
+    return ", ".join([head, *options, *where, *positions])
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return setting(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _positions(text: str) -> str:
+    number = text.removeprefix("-").isdigit()
+    return f"position {setting(float(text))}" if number else f"positions {text}"
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested provenance as ``("versions.torch", "2.13.0")``; a null says that it is unknown."""
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping) and item:
+            yield from flatten(item, f"{name}.")
+        elif isinstance(item, list) and all(isinstance(part, str) for part in item):
+            yield name, shlex.join(item) if key == "argv" else ", ".join(item) or "none"
+        elif isinstance(item, list) and all(isinstance(part, Mapping) for part in item):
+            yield name, ", ".join(" ".join(str(word) for word in part.values() if word) for part in item)
+        elif item is None:
+            yield name, "not known"
+        else:
+            yield name, item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+
+
+def command_line(provenance: Mapping[str, Any]) -> str | None:
+    """The command as it was typed, without the folder of the program."""
+    argv = provenance.get("argv")
+    if not isinstance(argv, list) or not argv:
+        return None
+    words = [str(word) for word in argv]
+    return shlex.join([words[0].replace("\\", "/").rsplit("/", 1)[-1], *words[1:]])
+
+
+def made_with(run: Run) -> list[tuple[str, str]]:
+    """What a reader looks for first; the rest is in the table of everything."""
+    versions, model, platform, git = (
+        part if isinstance(part := run.provenance.get(name), Mapping) else {}
+        for name in ("versions", "model", "platform", "git")
+    )
+    packages = [f"{name} {versions[name]}" for name in HEADLINE if versions.get(name)]
+    place = [str(part) for part in (model.get("device"), platform.get("system"), platform.get("machine")) if part]
+    commit = str(git.get("commit") or "")[:12]
+    changed = " with uncommitted changes" if git.get("dirty") else ""
+    rows = [("Versions", ", ".join(packages)), ("Device", ", ".join(place)), ("Commit", commit and commit + changed)]
+    return [(name, text) for name, text in rows if text]
+
+
+def duration(timings: Mapping[str, Any]) -> str | None:
+    """The sum of the stages' times, or None where they are not known."""
+    stages = timings.get("seconds")
+    if not isinstance(stages, Mapping):
+        return None
+    numbers = [float(item) for item in stages.values() if isinstance(item, (int, float))]
+    return seconds(sum(numbers)) if numbers else None

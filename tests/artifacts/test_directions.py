@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as checked
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+
+from steerkit.api.estimator import Direction
+from steerkit.artifacts import directions as module
+from steerkit.artifacts.directions import load_directions, save_directions
+from steerkit.errors import ArtifactError
+from steerkit.types import EMBED, Positions, Site
+
+
+def direction(name: str = "warmth", rank: int = 1, **changes: Any) -> Direction:
+    generator = torch.Generator().manual_seed(rank)
+    given_parts: dict[str, Any] = {
+        "vectors": torch.randn(rank, 8, generator=generator),
+        "site": Site("resid_pre", 14),
+        "positions": Positions.parse("post_instruction[-1]"),
+        "name": name,
+        "reference_mean": torch.randn(8, generator=generator),
+        "provenance": {"estimator": "mean_difference", "options": {}, "data": ["warm.train", 32], "half": 0.5},
+    }
+    return Direction(**{**given_parts, **changes})
+
+
+def same(one: Direction, other: Direction) -> bool:
+    means = (one.reference_mean, other.reference_mean)
+    equal_means = means == (None, None) if None in means else torch.equal(*means)  # type: ignore[arg-type]
+    return (
+        torch.equal(one.vectors, other.vectors)
+        and equal_means
+        and (one.site, one.positions, one.name) == (other.site, other.positions, other.name)
+        and dict(one.provenance) == dict(other.provenance)
+    )
+
+
+def header_of(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        return json.loads(file.metadata()[module.HEADER]), tensors
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "directions.safetensors"
+    given_directions = [
+        direction("warmth"),
+        direction("plane", rank=3, reference_mean=None, site=Site(EMBED), positions=Positions("all")),
+        direction("a.vectors", provenance={}),
+    ]
+    save_directions(path, given_directions)
+    found = load_directions(path)
+    assert list(found) == ["warmth", "plane", "a.vectors"]
+    assert all(same(found[item.name], item) for item in given_directions)
+    assert [item.name for item in path.parent.iterdir()] == ["directions.safetensors"]
+
+
+POSITIONS = st.one_of(
+    st.sampled_from(["all", "prompt", "generated", "last", "instruction", "post_instruction"]),
+    st.lists(st.integers(-9, 9), min_size=1, max_size=3),
+    st.tuples(st.sampled_from(["", "prompt", "instruction"]), st.integers(-5, 5), st.integers(-5, 5)).map(
+        lambda parts: "{}[{}:{}]".format(*parts)
+    ),
+)
+
+
+@checked(max_examples=40, deadline=None)
+@given(POSITIONS, st.text(min_size=1, max_size=8), st.integers(0, 99))
+def test_every_site_position_and_name_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, positions: Any, name: str, layer: int
+) -> None:
+    path = tmp_path_factory.mktemp("directions") / "d.safetensors"
+    item = direction(name, positions=Positions.parse(positions), site=Site("mlp_out", layer))
+    save_directions(path, [item])
+    assert same(load_directions(path)[name], item)
+
+
+def test_other_dtypes_and_views_are_written_as_float32(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    wide = torch.arange(12, dtype=torch.float64).reshape(2, 6)[:, ::2].requires_grad_()
+    save_directions(path, [direction(vectors=wide, reference_mean=wide[0]), direction("b", vectors=wide)])
+    found = load_directions(path)["warmth"]
+    assert found.vectors.tolist() == [[0, 2, 4], [6, 8, 10]]
+    assert found.vectors.dtype == torch.float32 and not found.vectors.requires_grad
+
+
+def test_the_same_directions_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    code = """
+import sys, torch
+from steerkit.api.estimator import Direction
+from steerkit.artifacts.directions import save_directions
+from steerkit.types import Site
+items = [Direction(torch.arange(6.).reshape(2, 3), Site("resid_pre", 1), name=name, reference_mean=torch.ones(3),
+                   provenance={"b": 1, "a": [2]}) for name in ("one", "two", "three")]
+save_directions(sys.argv[1], items)
+"""
+    paths = [tmp_path / f"{index}.safetensors" for index in range(2)]
+    for path in paths:
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_an_older_file_is_replaced_and_a_failed_write_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d.safetensors"
+    save_directions(path, [direction("old")])
+    save_directions(path, [direction("new")])
+    assert list(load_directions(path)) == ["new"]
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(ArtifactError, match="No space left on device"):
+        save_directions(path, [direction("third")])
+    assert list(load_directions(path)) == ["new"]
+    assert [item.name for item in tmp_path.iterdir()] == ["d.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("directions", "said"),
+    [
+        ([], "there is no direction"),
+        ([direction("a"), direction("a", rank=2)], "two directions are called 'a'"),
+        ([direction(vectors=torch.tensor([[1.0, float("nan")]]))], "warmth.vectors holds NaN"),
+        ([direction(reference_mean=torch.full((8,), float("inf")))], "warmth.reference_mean holds NaN or infinite"),
+        ([direction(vectors=torch.tensor([[float("inf"), -float("inf")]]))], "holds NaN or infinite"),
+        ([direction(provenance={"when": {1, 2}})], "provenance may hold JSON values only"),
+        ([direction(provenance={"score": float("nan")})], "provenance may hold JSON values only"),
+    ],
+)
+def test_what_is_not_written(tmp_path: Path, directions: list[Direction], said: str) -> None:
+    path = tmp_path / "d.safetensors"
+    with pytest.raises(ArtifactError, match=said):
+        save_directions(path, directions)
+    assert not path.exists()
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (exec, ("raise SystemExit('a pickle was read')",))
+
+
+def test_pickles_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    for data in (pickle.dumps(Bomb(), protocol=2), pickle.dumps(Bomb())):
+        path.write_bytes(data)
+        with pytest.raises(ArtifactError, match="is a pickle, and steerkit reads none"):
+            load_directions(path)
+    torch.save({"warmth": torch.ones(2)}, path)
+    with pytest.raises(ArtifactError, match="is a pickle, and steerkit reads none"):
+        load_directions(path)
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
+    # The first byte of a safetensors file is the lowest of its header's length, here 0x80.
+    path = tmp_path / "d.safetensors"
+    for padding in range(256):
+        item = direction(provenance={"padding": "x" * padding})
+        save_directions(path, [item])
+        if path.read_bytes()[0] == 0x80:
+            assert same(load_directions(path)["warmth"], item)
+            return
+    raise AssertionError("No padding gave such a length.")
+
+
+def test_damaged_and_foreign_files(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    with pytest.raises(ArtifactError, match=r"can't be read \(No such file"):
+        load_directions(path)
+    save_directions(path, [direction()])
+    data = path.read_bytes()
+    for damaged in (b"", data[:5], data[:40], data[:-4], data + b"more", b"hello, world, this is no tensor at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match="is damaged or not a safetensors file"):
+            load_directions(path)
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.raises(ArtifactError, match="holds no directions of steerkit's"):
+        load_directions(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema_version": 2}, "has schema version 2, and this steerkit reads version 1"),
+        ({"directions": None}, "lists no directions"),
+        ({"directions": [{"name": "warmth"}]}, "a direction in it can't be read"),
+        ({"directions": [{"name": "other", "site": "embed", "positions": "all", "provenance": {}}]}, "can't be read"),
+        ({"directions": [{"name": "warmth", "site": "x", "positions": "all", "provenance": {}}]}, "can't be read"),
+        ({"directions": ["warmth"]}, "can't be read"),
+    ],
+)
+def test_headers_that_do_not_fit(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    path = tmp_path / "d.safetensors"
+    save_directions(path, [direction()])
+    header, tensors = header_of(path)
+    path.write_bytes(save(tensors, metadata={module.HEADER: json.dumps({**header, **change})}))
+    with pytest.raises(ArtifactError, match=said):
+        load_directions(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("warmth.vectors", torch.full((1, 8), float("nan")), "warmth.vectors holds NaN"),
+        ("warmth.vectors", torch.ones(1, 2, 4), "shape"),
+        ("warmth.reference_mean", torch.ones(5), r"has shape \[5\]"),
+    ],
+)
+def test_tensors_that_do_not_fit(tmp_path: Path, key: str, value: torch.Tensor, said: str) -> None:
+    path = tmp_path / "d.safetensors"
+    save_directions(path, [direction()])
+    header, tensors = header_of(path)
+    path.write_bytes(save({**tensors, key: value}, metadata={module.HEADER: json.dumps(header)}))
+    with pytest.raises(ArtifactError, match=said):
+        load_directions(path)

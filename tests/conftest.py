@@ -1,0 +1,41 @@
+"""Tiny steerable models for every test that needs a live one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from steerkit.engine.live import LiveModel
+
+_LIVE: dict[str, LiveModel] = {}
+
+
+def tiny_live(model_type: str) -> LiveModel:
+    """A tiny steerable model of a type, made once and shared: steering leaves no trace, which tests check."""
+    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.session import wrap
+
+    if model_type not in _LIVE:
+        _LIVE[model_type] = wrap(tiny_model(model_type), tiny_tokenizer())
+    return _LIVE[model_type]
+
+
+@pytest.fixture
+def llama() -> Iterator[LiveModel]:
+    """A tiny Llama that must come back as it was: no hook, the same bits."""
+    live = tiny_live("llama")
+    before = {name: value.clone() for name, value in live.model.state_dict().items()}
+    yield live
+    assert_clean(live)
+    for name, value in live.model.state_dict().items():
+        assert value.equal(before[name]), name
+
+
+def assert_clean(live: LiveModel) -> None:
+    """No hook of ours is left on any module. (transformers keeps some of its own once hidden states were asked for.)"""
+    for name, module in live.model.named_modules():
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            assert getattr(hook, "__module__", "").startswith("transformers."), f"{name}: {hook}"

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as checked
+from hypothesis import strategies as st
+from scipy import stats
+
+from steerkit.api.evaluator import Score
+from steerkit.engine.scores import Summary, derived, summarise, wilson
+from steerkit.errors import PluginError
+
+
+def scores(*values: float) -> list[Score]:
+    return [Score(float(value)) for value in values]
+
+
+def proportion(successes: int, n: int) -> Summary:
+    return summarise(scores(*[1] * successes, *[0] * (n - successes)), "proportion")
+
+
+# Newcombe, Statistics in Medicine 17 (1998), table I, method 3 (the score method without continuity correction).
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_against_published_values(successes: int, n: int, low: float, high: float) -> None:
+    summary = proportion(successes, n)
+    assert summary.ci_low == pytest.approx(low, abs=5e-5)
+    assert summary.ci_high == pytest.approx(high, abs=5e-5)
+    assert summary.value == successes / n and summary.n == n
+
+
+@checked(max_examples=50, deadline=None)
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_against_scipy(case: tuple[int, int]) -> None:
+    successes, n = case
+    expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    low, high = wilson(successes, n)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= low <= successes / n <= high <= 1
+
+
+def test_standard_error_of_a_proportion_is_the_papers() -> None:
+    assert proportion(20, 100).standard_error == pytest.approx(0.04)
+    assert proportion(0, 100).standard_error == 0.0
+
+
+@checked(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=30))
+def test_mean_against_scipy(values: list[float]) -> None:
+    summary = summarise(scores(*values), "mean")
+    assert summary.value == pytest.approx(statistics.fmean(values), abs=1e-9)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    assert summary.standard_error == pytest.approx(error, rel=1e-9, abs=1e-12)
+    if error > 1e-9:
+        low, high = stats.t.interval(0.95, len(values) - 1, loc=statistics.fmean(values), scale=error)
+        assert (summary.ci_low, summary.ci_high) == pytest.approx((low, high), rel=1e-9, abs=1e-9)
+
+
+def test_mean_of_two_by_hand() -> None:
+    # Mean 1, s = √2, SE = 1, and the t quantile with one degree of freedom is 12.706.
+    summary = summarise(scores(0, 2), "mean")
+    assert (summary.value, summary.standard_error) == (1.0, 1.0)
+    assert summary.ci_low == pytest.approx(1 - 12.7062, abs=1e-4)
+    assert summary.ci_high == pytest.approx(1 + 12.7062, abs=1e-4)
+
+
+def test_weighted_mean_by_hand() -> None:
+    # Σwv / Σw = (3·1 + 1·5) / 4 = 2; residuals w(v − 2) are −3 and 3; SE = √(18 · 2/1) / 4 = 1.5.
+    summary = summarise([Score(1.0, 3.0), Score(5.0, 1.0)], "mean")
+    assert (summary.value, summary.standard_error) == (2.0, 1.5)
+
+
+@checked(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.floats(-10, 10), st.floats(0.5, 4)), min_size=2, max_size=12), st.floats(0.01, 100))
+def test_only_the_ratio_of_weights_matters(pairs: list[tuple[float, float]], factor: float) -> None:
+    one = summarise([Score(value, weight) for value, weight in pairs], "mean")
+    other = summarise([Score(value, factor * weight) for value, weight in pairs], "mean")
+    assert one.value == pytest.approx(other.value, rel=1e-9, abs=1e-12)
+    assert one.standard_error == pytest.approx(other.standard_error, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("aggregate", ["mean", "proportion"])
+def test_one_bad_score_leaves_no_value_and_no_zero(bad: float, aggregate: str) -> None:
+    summary = summarise([*scores(1, 1, 0), Score(bad)], aggregate)  # type: ignore[arg-type]
+    assert summary == Summary(None, 3, note="1 of 4 scores are NaN or infinite, so there is no value.")
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "proportion"])
+def test_of_nothing_there_is_no_value(aggregate: str) -> None:
+    summary = summarise([], aggregate)  # type: ignore[arg-type]
+    assert summary.value is None and summary.n == 0 and "no examples" in summary.note
+
+
+def test_a_score_of_no_weight_is_left_out() -> None:
+    assert summarise([Score(math.nan, 0.0), *scores(2, 4)], "mean").value == 3.0
+    summary = summarise([Score(math.nan, 0.0)], "mean")
+    assert summary.value is None and summary.n == 0 and "nothing to measure" in summary.note
+
+
+def test_of_one_example_the_error_is_unknown() -> None:
+    assert summarise(scores(2.5), "mean") == Summary(2.5, 1)
+    one = proportion(1, 1)
+    assert one.standard_error is None
+    assert one.ci_low == pytest.approx(0.2065, abs=5e-5) and one.ci_high == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given_scores", "aggregate", "said"),
+    [
+        ([Score(0.5)], "proportion", "score of 0.5 in a proportion"),
+        ([Score(1.0, 1.0), Score(0.0, 2.0)], "proportion", "Unequal weights"),
+        ([Score(1.0, -1.0)], "mean", "weight -1.0"),
+        ([Score(1.0, math.nan)], "mean", "weight nan"),
+    ],
+)
+def test_scores_that_break_the_contract_are_refused(given_scores: list[Score], aggregate: str, said: str) -> None:
+    with pytest.raises(PluginError, match=said):
+        summarise(given_scores, aggregate)  # type: ignore[arg-type]
+
+
+def test_derived_values_take_the_interval_along() -> None:
+    summary = summarise(scores(1, 2, 3), "mean")
+    found = derived(summary, math.exp)
+    assert summary.value is not None and summary.ci_low is not None and summary.ci_high is not None
+    assert (found.value, found.ci_low, found.ci_high) == (
+        math.exp(summary.value),
+        math.exp(summary.ci_low),
+        math.exp(summary.ci_high),
+    )
+    assert found.standard_error is None and found.n == 3
+
+
+def test_a_falling_function_turns_the_interval_around() -> None:
+    found = derived(Summary(1.0, 4, 0.1, 0.5, 2.0), lambda value: -value)
+    assert (found.ci_low, found.value, found.ci_high) == (-2.0, -1.0, -0.5)
+
+
+def test_what_has_no_value_has_no_derived_value() -> None:
+    assert derived(Summary(None, 2, note="why"), math.exp) == Summary(None, 2, note="why")
+
+
+def test_a_derived_value_that_overflows_is_not_infinite() -> None:
+    found = derived(Summary(1e4, 3, 1.0, 1e4, 2e4), math.exp)
+    assert found.value is None and "too large" in found.note
+    half = derived(Summary(2.0, 3, 1.0, 1.0, 1e4), math.exp)
+    assert half.value == math.exp(2.0) and half.ci_high is None

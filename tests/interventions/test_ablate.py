@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import steerkit_interventions.ablate as plugin
+from steerkit.api.estimator import Direction
+from steerkit.engine.program import apply_update
+from steerkit.errors import DataError
+from steerkit.testing import InterventionSuite
+from steerkit.testing.intervention import seen, small_model, steered, tiny_layout
+from steerkit.types import Site
+from steerkit_interventions._ablate import Ablate
+
+SITE = Site("resid_pre", 1)
+
+
+def project_out(x: torch.Tensor, vectors: torch.Tensor, fraction: float = 1.0) -> torch.Tensor:
+    """The component in the span by least squares, which shares nothing with the implementation."""
+    solved = torch.linalg.lstsq(vectors.T, x.reshape(-1, x.shape[-1]).T, driver="gelsd").solution
+    return x - fraction * (vectors.T @ solved).T.reshape(x.shape)
+
+
+class TestOneVector(InterventionSuite):
+    plugin = plugin
+
+    def definition(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        # The paper's formula, with its epsilon.
+        unit = vectors[0] / (vectors[0].norm() + 1e-8)
+        return x - (x @ unit)[..., None] * unit
+
+
+class TestHalfOfASubspace(InterventionSuite):
+    plugin = plugin
+    rank = 3
+    settings: ClassVar[dict[str, Any]] = {"coefficient": 0.5}
+
+    def definition(self, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        return project_out(x, vectors, 0.5)
+
+
+def ablate(vectors: torch.Tensor, coefficient: float = 1.0) -> Ablate:
+    return Ablate(plugin.AblateOptions(coefficient=coefficient), Direction(vectors, SITE, name="d"))
+
+
+def applied(made: Ablate, x: torch.Tensor) -> torch.Tensor:
+    update = made.update(SITE)
+    assert update is not None
+    return apply_update(update, x)
+
+
+def test_the_norm_plays_no_part() -> None:
+    x = torch.tensor([[3.0, 5.0, 1.0]])
+    for norm in (1e-3, 1.0, 1e3):
+        assert torch.allclose(applied(ablate(torch.tensor([[0.0, norm, 0.0]])), x), torch.tensor([[3.0, 0.0, 1.0]]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.floats(-2, 3).filter(lambda value: abs(value) > 1e-3),
+    st.lists(st.floats(-3, 3), min_size=4, max_size=4),
+    st.integers(0, 2**31),
+)
+def test_agrees_with_least_squares(rank: int, fraction: float, magnitudes: list[float], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q[:rank]
+    # Well-conditioned but not orthogonal, with norms that differ by up to six orders.
+    mixed = basis + 0.3 * torch.randn(rank, rank, generator=generator, dtype=torch.float64).tanh() @ basis
+    vectors = mixed * 10.0 ** torch.tensor(magnitudes[:rank], dtype=torch.float64)[:, None]
+    x = torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    if float(torch.linalg.svdvals(mixed / mixed.norm(dim=1, keepdim=True)).min()) < 1e-2:
+        return
+    assert torch.allclose(applied(ablate(vectors, fraction), x), project_out(x, mixed, fraction), rtol=0, atol=1e-9)
+
+
+def test_reads_are_orthonormal_and_do_it_once() -> None:
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    update = ablate(vectors).update(SITE)
+    assert update is not None and update.reads is not None
+    assert torch.allclose(update.reads @ update.reads.T, torch.eye(3), atol=1e-6)
+    once = apply_update(update, torch.randn(4, 16, generator=torch.Generator().manual_seed(1)))
+    assert torch.allclose(apply_update(update, once), once, atol=1e-6)
+
+
+def test_dependent_vectors_reduce_the_rank() -> None:
+    pair = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    dependent = torch.stack([pair[0], pair[1], 2 * pair[0] - 0.1 * pair[1], 1e4 * pair[1]])
+    update, plain = ablate(dependent).update(SITE), ablate(pair).update(SITE)
+    assert update is not None and update.reads is not None and update.reads.shape == (2, 16)
+    assert plain is not None
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(apply_update(update, x), apply_update(plain, x), atol=1e-5)
+
+
+def test_a_small_vector_is_not_a_dependent_one() -> None:
+    update = ablate(torch.tensor([[1e6, 0.0, 0.0], [0.0, 1e-6, 0.0]])).update(SITE)
+    assert update is not None and update.reads is not None and update.reads.shape == (2, 3)
+
+
+def test_two_mirrors() -> None:
+    assert torch.allclose(
+        applied(ablate(torch.tensor([[0.0, 7.0]]), 2.0), torch.tensor([[1.0, 2.0]])), torch.tensor([[1.0, -2.0]])
+    )
+
+
+def test_zero_is_no_update_even_of_a_zero_vector() -> None:
+    assert ablate(torch.zeros(1, 4), 0.0).update(SITE) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "said"), [(torch.zeros(4), "is zero"), (torch.tensor([1.0, float("nan"), 0, 0]), "is NaN or infinite")]
+)
+def test_vectors_that_span_nothing_are_refused(row: torch.Tensor, said: str) -> None:
+    with pytest.raises(DataError, match=f"vector 1 of direction 'd' {said}"):
+        ablate(torch.stack([torch.ones(4), row])).update(SITE)
+
+
+def test_default_sites_are_everything_that_writes() -> None:
+    layout = tiny_layout()
+    assert ablate(torch.ones(1, 32)).sites(layout) == layout.writer_sites()
+    assert len(layout.writer_sites()) == 2 * layout.n_layers + 1
+
+
+def test_at_every_writer_nothing_of_the_span_is_left_in_any_stream() -> None:
+    model, layout = small_model(), tiny_layout()
+    vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(4))
+    basis = torch.linalg.qr(vectors.T).Q
+    for site in layout.sites():
+        with steered(model, [ablate(vectors)]):
+            left = seen(model, layout.tap(site)) @ basis
+        assert float(left.abs().max()) < 1e-4, f"{site} still holds some of the span."
+
+
+@pytest.mark.parametrize("coefficient", [float("nan"), float("inf"), "one", True, None])
+def test_bad_coefficients_are_refused(coefficient: object) -> None:
+    with pytest.raises(ValidationError):
+        plugin.AblateOptions(coefficient=coefficient)
