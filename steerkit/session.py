@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from steerkit.engine.capture import Key, Progress
     from steerkit.engine.live import LiveModel
     from steerkit.engine.model import LoadedModel
+
+
+@cache
+def _installed() -> Catalog:
+    """The plugins of this environment, discovered once: building an intervention in a loop must cost nothing."""
+    return Catalog.discover()
 
 
 def load_model(
@@ -112,7 +119,7 @@ def _live(
     from steerkit.engine.live import LiveModel
     from steerkit.engine.selftest import self_test as test
 
-    spec = cast(ArchitectureSpec, (catalog or Catalog.discover()).adapter_for(loaded.facts, adapter))
+    spec = cast(ArchitectureSpec, (catalog or _installed()).adapter_for(loaded.facts, adapter))
     layout = cast(ArchitectureAdapter, implementation(spec)()).layout(loaded.model)
     if self_test:
         test(loaded.model, layout).raise_if_failed()
@@ -172,7 +179,7 @@ def estimate_direction(
         progress: told how many prompts of a class are done.
         options: the estimator's own.
     """
-    spec = cast(EstimatorSpec, (catalog or Catalog.discover()).get("estimator", estimator))
+    spec = cast(EstimatorSpec, (catalog or _installed()).get("estimator", estimator))
     where, which = Site.parse(site), Positions.parse(positions)
     solver = cast("Estimator[Options]", implementation(spec)(_options(spec, options)))
     classes = {}
@@ -216,7 +223,7 @@ def intervention(
         catalog: plugins; discovered if not given.
         options: the plugin's own.
     """
-    spec = cast(InterventionSpec, (catalog or Catalog.discover()).get("intervention", kind))
+    spec = cast(InterventionSpec, (catalog or _installed()).get("intervention", kind))
     chosen = None if sites is None else [Site.parse(site) for site in sites]
     built = implementation(spec)(_options(spec, options), direction, chosen, Positions.parse(positions))
     return cast("Intervention[Options]", built)

@@ -66,11 +66,6 @@ def load(plan: Plan) -> LiveModel:
     )
 
 
-def texts_of(plan: Plan, ref: DataRef) -> tuple[str, ...]:
-    """The texts of a split."""
-    return plan.data[ref.dataset][ref.split]
-
-
 def estimate(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> dict[str, Direction]:
     """Every direction of the recipe: read from its file, or estimated."""
     from steerkit.artifacts.directions import load_directions
@@ -87,8 +82,8 @@ def estimate(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> dict[s
         positive, negative, spec = _classes(planned)
         direction = estimate_direction(
             live,
-            texts_of(plan, positive),
-            texts_of(plan, negative),
+            plan.texts(positive),
+            plan.texts(negative),
             site=cast(Any, planned.site),
             positions=cast(Any, planned.positions),
             estimator=spec.name,
@@ -150,12 +145,18 @@ def evaluation(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> Eval
         kind = cast("type[Evaluator[Any]]", implementation(planned.spec))
         evaluator = kind(planned.options, live.vocabulary)
         jobs += [Job(planned.name, evaluator, planned.needs, str(ref)) for ref in planned.data]
-    refs = {ref for planned in plan.evaluations for ref in planned.data}
     samples = None
     if plan.samples is not None:
-        refs.add(plan.samples.data)
         samples = SampleRequest(str(plan.samples.data), plan.samples.n, plan.samples.max_new_tokens)
-    return Evaluation(live, jobs, {str(ref): texts_of(plan, ref) for ref in sorted(refs, key=str)}, samples, step)
+    return Evaluation(live, jobs, evaluated_texts(plan), samples, step)
+
+
+def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """The texts of every split that outputs are looked at on, under the name that records use."""
+    refs = [ref for planned in plan.evaluations for ref in planned.data]
+    if plan.samples is not None:
+        refs.append(plan.samples.data)
+    return {str(ref): plan.texts(ref) for ref in refs}
 
 
 def separations(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -177,8 +178,8 @@ def separations(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> lis
             live,
             solver,
             spec.statistics,
-            {"positive": texts_of(plan, positive), "negative": texts_of(plan, negative)},
-            {"positive": texts_of(plan, seen[0]), "negative": texts_of(plan, seen[1])},
+            {"positive": plan.texts(positive), "negative": plan.texts(negative)},
+            {"positive": plan.texts(seen[0]), "negative": plan.texts(seen[1])},
             planned.positions,
         )
         common = {"direction": planned.name, "positions": str(planned.positions), "held_out": apart}
@@ -340,12 +341,10 @@ def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[st
     from steerkit.artifacts.results import sample_rows
 
     rows = []
-    for data in dict.fromkeys([*(data for _, data in found.scores), *found.completions]):
-        dataset, split = data.split(".", 1)
+    for data, prompts in evaluated_texts(plan).items():
         columns = {
             name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
         }
-        prompts = plan.data[dataset][split]
         rows += sample_rows(condition, data, prompts, found.completions.get(data, ()), columns)
     return rows
 

@@ -41,8 +41,8 @@ class Part:
             return Part(path, self.module.get_submodule(name))
         except AttributeError:
             raise UnsupportedModelError(
-                f"{type(self.module).__name__} has no module {name!r} (looked for {path!r}), so this adapter doesn't fit "
-                "the model. Load it as a causal language model, or name another adapter (`model: {adapter: ...}`)."
+                f"{type(self.module).__name__} has no module {name!r} (looked for {path!r}), so this adapter doesn't "
+                "fit the model. Load it as a causal language model, or name another adapter (`model: {adapter: ...}`)."
             ) from None
 
     def at(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Gemma: scaled embeddings; from Gemma 2 on a norm behind every contribution; in Gemma 4 a third writer and a buffer."""
+"""Gemma: scaled embeddings; from Gemma 2 on a norm behind every contribution; in Gemma 4 a third writer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class GemmaAdapter(ArchitectureAdapter):
     def block(self, block: Part) -> Block:
         """Declare one block."""
         post_norms = block.has("post_feedforward_layernorm")
-        before_mlp = "pre_feedforward_layernorm" if block.has("pre_feedforward_layernorm") else "post_attention_layernorm"
+        pre_norms = block.has("pre_feedforward_layernorm")
+        before_mlp = "pre_feedforward_layernorm" if pre_norms else "post_attention_layernorm"
         return Block(
             module=block.path,
             writers=self.post_normed(block) if post_norms else (attention(block), mlp(block)),

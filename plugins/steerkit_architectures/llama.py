@@ -8,6 +8,7 @@ _FLAT_EXPERTS = (
     "the contribution of its expert layers leaves its module with batch and positions flattened into one axis, "
     "so there is no place where it can be read or replaced per row"
 )
+_GATED = "the gates of its cross-attention layers multiply contributions outside of any module"
 
 
 @hookimpl
@@ -22,8 +23,8 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
             refuses={
                 "llama4": _FLAT_EXPERTS,
                 "llama4_text": _FLAT_EXPERTS,
-                "mllama": "the gates of its cross-attention layers multiply contributions outside of any module",
-                "mllama_text_model": "the gates of its cross-attention layers multiply contributions outside of any module",
+                "mllama": _GATED,
+                "mllama_text_model": _GATED,
             },
         )
     ]

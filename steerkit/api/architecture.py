@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from steerkit.errors import SiteError, nearest
@@ -123,6 +124,10 @@ class Layout:
 
     def sites(self) -> tuple[Site, ...]:
         """Every site that the model has, in the order in which a forward pass meets them."""
+        return self._sites
+
+    @cached_property
+    def _sites(self) -> tuple[Site, ...]:
         found = [Site(EMBED)]
         for layer, block in enumerate(self.blocks):
             found.append(Site(RESID_PRE, layer))

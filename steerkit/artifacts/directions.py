@@ -45,7 +45,9 @@ def save_directions(path: str | Path, directions: Sequence[Direction]) -> None:
     if repeated or not names:
         problem = f"two directions are called {repeated[0]!r}" if repeated else "there is no direction to save"
         raise ArtifactError(f"{path}: {problem}. Give each direction a name of its own.")
-    tensors = {key: value for direction in directions for key, value in _tensors(direction, path).items()}
+    for direction in directions:
+        _check(direction, path)
+    tensors = {key: value for direction in directions for key, value in _tensors(direction).items()}
     header = {"schema_version": SCHEMA_VERSION, "directions": [_entry(direction) for direction in directions]}
     try:
         text = json.dumps(header, sort_keys=True, allow_nan=False, ensure_ascii=True)
@@ -77,11 +79,11 @@ def load_directions(path: str | Path) -> dict[str, Direction]:
             f"{path} is a safetensors file, but holds no directions of steerkit's (its header lacks {HEADER!r}). "
             "Write it with save_directions."
         )
-    entries = _entries(metadata[HEADER], path)
-    return {str(entry["name"]): _direction(entry, tensors, path) for entry in entries}
+    found = [_direction(entry, tensors, path) for entry in _entries(metadata[HEADER], path)]
+    return {direction.name: direction for direction in found}
 
 
-def _tensors(direction: Direction, path: Path) -> dict[str, Tensor]:
+def _tensors(direction: Direction) -> dict[str, Tensor]:
     import torch
 
     found = {VECTORS: direction.vectors, REFERENCE_MEAN: direction.reference_mean}
@@ -89,9 +91,7 @@ def _tensors(direction: Direction, path: Path) -> dict[str, Tensor]:
     for part, value in found.items():
         if value is not None:
             # Contiguous and its own memory: safetensors refuses views that share it.
-            plain = value.detach().to("cpu", torch.float32, copy=True).contiguous()
-            _require_finite(plain, f"{direction.name}.{part}", path)
-            kept[f"{direction.name}.{part}"] = plain
+            kept[f"{direction.name}.{part}"] = value.detach().to("cpu", torch.float32, copy=True).contiguous()
     return kept
 
 
@@ -130,21 +130,24 @@ def _direction(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Pa
         direction = Direction(vectors, site, positions, name, reference, dict(entry["provenance"]))
     except (KeyError, TypeError, ValueError, SteerkitError) as error:
         raise ArtifactError(f"{path} is damaged: a direction in it can't be read ({error}). Make it again.") from None
-    _require_finite(vectors, f"{name}.{VECTORS}", path)
-    if reference is not None:
-        _require_finite(reference, f"{name}.{REFERENCE_MEAN}", path)
-        if reference.shape != vectors.shape[1:]:
-            raise ArtifactError(
-                f"{path} is damaged: {name}.{REFERENCE_MEAN} has shape {list(reference.shape)}, and the vectors have "
-                f"{list(vectors.shape)}. Make it again."
-            )
+    _check(direction, path)
     return direction
 
 
-def _require_finite(value: Tensor, name: str, path: Path) -> None:
-    # A sum over float32 values in float64 is finite only if each of them is.
-    if not math.isfinite(float(value.double().sum())):
-        raise ArtifactError(f"{path}: {name} holds NaN or infinite values, which are no direction. Estimate it again.")
+def _check(direction: Direction, path: Path) -> None:
+    vectors, reference = direction.vectors, direction.reference_mean
+    for part, value in ((VECTORS, vectors), (REFERENCE_MEAN, reference)):
+        # As written, in float32; a sum of those in float64 is finite only if each of them is.
+        if value is not None and not math.isfinite(float(value.detach().float().double().sum())):
+            raise ArtifactError(
+                f"{path}: {direction.name}.{part} holds NaN or infinite values, which are no direction. "
+                "Estimate it again."
+            )
+    if reference is not None and reference.shape != vectors.shape[1:]:
+        raise ArtifactError(
+            f"{path}: {direction.name}.{REFERENCE_MEAN} has shape {list(reference.shape)}, and the vectors have "
+            f"{list(vectors.shape)}; the two are of one width. Estimate the direction again."
+        )
 
 
 def _read(path: Path) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from steerkit.api.hookspecs import Options, Spec
 
@@ -107,11 +108,20 @@ def _canonical(name: str) -> str:
 
 
 def _type_text(annotation: Any) -> str:
-    if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__name__
-    if get_origin(annotation) is Literal:
-        return " | ".join(repr(value) for value in get_args(annotation))
-    return re.sub(r"\b(?:[a-z_]\w*\.)+", "", str(annotation)).replace("NoneType", "None")
+    """An annotation as people write it: ``list[str]``, ``'a' | 'b'``, ``float | None``."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is None or annotation is type(None):
+        return "None"
+    if annotation is Ellipsis:
+        return "..."
+    if origin is Annotated:
+        return _type_text(inner[0])
+    if origin is Literal:
+        return " | ".join(repr(value) for value in inner)
+    if origin in (Union, UnionType):
+        return " | ".join(_type_text(item) for item in inner)
+    name = getattr(origin or annotation, "__name__", str(annotation))
+    return f"{name}[{', '.join(_type_text(item) for item in inner)}]" if inner else str(name)
 
 
 def _plain(value: Any) -> Any:

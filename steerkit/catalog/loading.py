@@ -55,9 +55,11 @@ def load_plugin(origin: Origin, load: Callable[[], Any]) -> list[Entry]:
 
 def _read_hooks(plugin: Any) -> list[Spec]:
     for name in _HOOKS:
-        if callable(getattr(plugin, name, None)) and not hasattr(getattr(plugin, name), f"{GROUP}_impl"):
+        function = getattr(plugin, name, None)
+        # A star import of hookspecs brings the specifications along; they are no attempt at a hook.
+        if callable(function) and not (hasattr(function, f"{GROUP}_impl") or hasattr(function, f"{GROUP}_spec")):
             raise PluginError(
-                f"function {name!r} isn't marked @hookimpl (from steerkit.api.hookspecs), so it does nothing."
+                f"function {name!r} isn't marked @hookimpl (of steerkit.api.hookspecs), so it does nothing."
             )
     # A manager of its own for each plugin: pluggy's checks then speak of this plugin alone.
     manager = pluggy.PluginManager(GROUP)

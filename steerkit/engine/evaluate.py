@@ -102,7 +102,7 @@ class Evaluation:
             self._prepare_baseline(data, jobs)
             with self.live.steer(*interventions):
                 ids = self._complete(data, jobs, bool(interventions))
-                scores.update(self._prompt_scores(data, jobs, ids))
+                scores.update(self._prompt_scores(data, jobs, ids, bool(interventions)))
                 scores.update(self._sequence_scores(data, jobs))
             if ids is not None:
                 completions[data] = tuple(self.live.decode(row) for row in ids)
@@ -121,22 +121,29 @@ class Evaluation:
         if data not in seen.logits and any(job.needs.baseline and job.needs.next_token_logits for job in jobs):
             self.step(f"baseline logits on {data}")
             seen.logits[data] = next_token_logits(self.live, texts)
-        wanted = _longest(job for job in jobs if job.needs.baseline or job.needs.baseline_completions)
-        if data not in seen.completions and wanted:
+        compared = any(job.needs.baseline or job.needs.baseline_completions for job in jobs)
+        # As long as anybody asks for, so that the baseline condition takes its own from here.
+        longest = _longest(jobs)
+        if data not in seen.completions and compared and longest:
             self.step(f"baseline completions on {data}")
-            seen.completions[data] = self.live.complete(texts, max_new_tokens=wanted)
+            seen.completions[data] = self.live.complete(texts, max_new_tokens=longest)
 
-    def _prompt_scores(self, data: str, jobs: Sequence[Job], ids: list[list[int]] | None) -> _Scores:
+    def _prompt_scores(
+        self, data: str, jobs: Sequence[Job], ids: list[list[int]] | None, steered: bool
+    ) -> _Scores:
         """Scores of what follows a prompt: its next-token logits, its completion, or both."""
         asking = [job for job in jobs if not job.needs.sequence_logits]
         found: dict[tuple[str, str], list[Score]] = {(job.name, data): [] for job in asking}
         with_logits = any(job.needs.next_token_logits for job in asking)
-        if with_logits:
+        kept = None if steered else self._seen.logits.get(data)
+        if with_logits and kept is None:
             self.step(f"next-token logits on {data}")
         texts = self.texts[data] if asking else ()
         for start in range(0, len(texts), CHUNK):
             part = slice(start, start + CHUNK)
-            logits = next_token_logits(self.live, texts[part]) if with_logits else None
+            logits = kept[part] if kept is not None else None
+            if with_logits and logits is None:
+                logits = next_token_logits(self.live, texts[part])
             for job in asking:
                 baseline = self._outputs(job, data, part, self._seen.logits.get(data), self._seen.completions.get(data))
                 outputs = self._outputs(job, data, part, None, ids, baseline if job.needs.baseline else None)

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from steerkit.engine.bundled import BUNDLED
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+
+PATIENCE: Final = 3.0
+"""Seconds to wait for the hub to answer at all."""
+
+
+def is_reachable() -> bool:
+    """Whether the hub answers. Asked once, because its client tries again for half a minute before it says no.
+
+    True also where a proxy stands between: only the proxy knows.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    endpoint = urlsplit(constants.ENDPOINT)
+    if getproxies().keys() & {"all", endpoint.scheme}:
+        return True
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    try:
+        socket.create_connection((endpoint.hostname or "", port), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

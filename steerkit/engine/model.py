@@ -189,8 +189,8 @@ def _load_tiny(source: str, request: _Request) -> _Parts:
     from steerkit.engine.tiny import tiny_model, tiny_tokenizer
 
     model = tiny_model(source.removeprefix(TINY), dtype=request.dtype_or(torch.float32))
-    vocabulary = model.get_input_embeddings().num_embeddings
-    return model, tiny_tokenizer(vocab_size=int(vocabulary)), hash_of_tensors(model.state_dict())
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return model, tiny_tokenizer(vocab_size=vocabulary), hash_of_tensors(model.state_dict())
 
 
 def _load_bundled(source: str, request: _Request) -> _Parts:
@@ -214,14 +214,17 @@ def _load_folder(source: str, request: _Request) -> _Parts:
     folder = Path(source).expanduser()
     _require_checkpoint(folder)
     has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    model, tokenizer = _from_pretrained(str(folder), request, {"local_files_only": True}, tokenizer=has_tokenizer)
+    local = {"local_files_only": True}
+    model, tokenizer = _from_pretrained(str(folder.resolve()), request, local, tokenizer=has_tokenizer)
     return model, tokenizer, hash_of_files(sorted(folder.glob("*.safetensors")))
 
 
 def _load_hub(source: str, request: _Request) -> _Parts:
-    from steerkit.engine.hub import weight_files
+    from steerkit.engine.hub import is_reachable, weight_files
 
-    options = {} if request.revision is None else {"revision": request.revision}
+    options: dict[str, Any] = {} if is_reachable() else {"local_files_only": True}
+    if request.revision is not None:
+        options["revision"] = request.revision
     model, tokenizer = _from_pretrained(source, request, options)
     return model, tokenizer, hash_of_files(weight_files(source, model.config))
 
@@ -256,7 +259,7 @@ def _from_pretrained(
     from steerkit.engine.quiet import quiet_transformers
 
     options = {**options, "trust_remote_code": request.trust_remote_code}
-    with explained(source, local="local_files_only" in options), quiet_transformers(downloads=True):
+    with explained(source, local=Path(source).is_dir()), quiet_transformers(downloads=True):
         config = AutoConfig.from_pretrained(source, **options)
         if not request.trust_remote_code:
             _require_causal(config, source)

@@ -17,7 +17,7 @@ from steerkit.api.architecture import Block, Layout, Tap
 from steerkit.engine.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
 from steerkit.engine.taps import submodule
 from steerkit.errors import SelfTestError, SiteError
-from steerkit.types import ATTN_OUT, EMBED, RESID_MID, RESID_POST, RESID_PRE, Site
+from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,6 +44,14 @@ class Check:
     tolerance: float | None = None
     site: str = ""
     detail: str = ""
+
+    @property
+    def numbers(self) -> str:
+        """What was found, as the end of a sentence that says what was expected."""
+        found = f" {self.detail}" if self.detail else ""
+        if self.max_abs_error is None or self.tolerance is None:
+            return found
+        return f"{found} Error {self.max_abs_error:.3g}, allowed {self.tolerance:.3g}."
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,10 @@ class SelfTestReport:
             return
         first = failed[0]
         who = f"adapter {self.adapter!r}" if self.adapter else "its adapter"
-        numbers = "" if first.max_abs_error is None else f" Error {first.max_abs_error:.3g}, allowed {first.tolerance:.3g}."
         others = f" Also failed: {', '.join(check.name for check in failed[1:])}." if failed[1:] else ""
         raise SelfTestError(
             f"The {self.model_type!r} model is not what {who} declares. First failure: {first.name} at "
-            f"{first.site or 'the model'}. Expected: {first.meaning}.{' ' + first.detail if first.detail else ''}{numbers}{others} "
+            f"{first.site or 'the model'}. Expected: {first.meaning}.{first.numbers}{others} "
             "Directions and interventions on it would be wrong, so it is refused. Name another adapter "
             "(`model: {adapter: ...}`), or write one for it: start from plugins/template and prove it with "
             "`steerkit.testing.ArchitectureSuite`."
@@ -122,15 +129,14 @@ def self_test(model: PreTrainedModel, layout: Layout, *, seed: int = 0, adapter:
     """
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
     with bench(model, layout, seed) as on:
-        checks = _checks(on)
-    return SelfTestReport(adapter, model_type, tuple(checks), tuple((site, layout.tap(site)) for site in layout.sites()))
+        return SelfTestReport(adapter, model_type, tuple(_checks(on)), tuple(on.taps.items()))
 
 
 def _checks(on: Bench) -> list[Check]:
     found = [_modules(on)]
     if not found[0].passed:
         return found
-    plain = on.logits()
+    plain = on.run(head=True)
     trace = on.zero_update()
     found.append(_sites(on, trace))
     if not found[-1].passed:
@@ -200,7 +206,8 @@ def _modules(on: Bench) -> Check:
     paths = [layout.base, layout.embed.module, layout.final_norm, layout.head]
     paths += [layout.embed_weight] if layout.embed_weight else []
     for block in layout.blocks:
-        paths += [block.module, *(path for writer in block.writers for path in (writer.tap.module, *writer.projections))]
+        paths.append(block.module)
+        paths += [path for writer in block.writers for path in (writer.tap.module, *writer.projections)]
         paths += [tap.module for tap in (block.resid_mid, block.heads and block.heads.tap) if tap]
     scales = [block.scale for block in layout.blocks if block.scale]
     for read, names in ((submodule, paths), (tensor_at, scales)):
@@ -214,24 +221,24 @@ def _modules(on: Bench) -> Check:
 
 def _sites(on: Bench, trace: Trace) -> Check:
     meaning = "a forward pass meets every site once, with one vector per token, of the declared width"
-    for site in on.layout.sites():
+    for site, tap in on.taps.items():
         seen = trace.seen[site]
         width = on.layout.width(site)
         if len(seen) == 1 and seen[0].shape == (*on.ids.shape, width):
             continue
         what = f"it was met {len(seen)} times" if len(seen) != 1 else f"its shape is {list(seen[0].shape)}"
-        detail = f"At {on.layout.tap(site).module!r} {what}, for tokens {list(on.ids.shape)} and width {width}."
+        detail = f"At {tap.module!r} {what}, for tokens {list(on.ids.shape)} and width {width}."
         return Check("sites", meaning, False, site=str(site), detail=detail)
     return Check("sites", meaning, True)
 
 
 def _zero_update(on: Bench, plain: Tensor, trace: Trace) -> Check:
     meaning = "adding zero at every site leaves the logits bit-identical"
-    check = _result("zero_update", meaning, [_compare("logits", trace.logits, plain, 0.0)])
+    check = _result("zero_update", meaning, [_compare("logits", trace.output, plain, 0.0)])
     if check.passed:
         return check
     # Some kernels add in an order of their own each time; then bits can't be compared, only sizes.
-    again = float((_wide(on.logits()) - _wide(plain)).abs().max())
+    again = float((_wide(on.run(head=True)) - _wide(plain)).abs().max())
     if again > 0 and check.max_abs_error is not None and check.max_abs_error <= 10 * again:
         detail = f"The model itself gives other bits each time (by {again:.3g}), so bits can't be compared."
         return replace(check, passed=True, tolerance=10 * again, detail=detail)
@@ -261,22 +268,22 @@ def _block_sum(on: Bench, trace: Trace) -> Check:
 
 def _resid_chain(on: Bench, trace: Trace) -> Check:
     meaning = "a block's output is the next one's input"
-    pairs = ((Site(RESID_PRE, layer + 1), Site(RESID_POST, layer)) for layer in range(on.layout.n_layers - 1))
-    return _result("resid_chain", meaning, (_compare(after, trace[after], trace[before], 0.0) for after, before in pairs))
+    links = ((Site(RESID_PRE, layer + 1), Site(RESID_POST, layer)) for layer in range(on.layout.n_layers - 1))
+    return _result("resid_chain", meaning, (_compare(after, trace[after], trace[last], 0.0) for after, last in links))
 
 
 def _embed(on: Bench, trace: Trace) -> Check:
-    meaning = "embed and blocks.0.resid_pre are one place: equal, and an edit at either gives the same logits"
+    meaning = "embed and blocks.0.resid_pre are one place: equal, and an edit at either does the same"
     if not on.layout.embed_is_first_resid_pre:
         detail = "Declared distinct from blocks.0.resid_pre, so nothing is compared."
         return Check("embed", "embed is as declared", True, site=EMBED, detail=detail)
     first = Site(RESID_PRE, 0)
     noise = on.noise_like(trace[Site(EMBED)])
-    at_embed = on.logits([(on.layout.embed, lambda value: value + noise)])
-    at_first = on.logits([(on.layout.tap(first), lambda value: value + noise)])
+    at_embed = on.run([(on.taps[Site(EMBED)], lambda value: value + noise)])
+    at_first = on.run([(on.taps[first], lambda value: value + noise)])
     findings = [
         _compare(EMBED, trace[first], trace[Site(EMBED)], 0.0),
-        _compare(f"logits after an edit at {EMBED}", at_embed, at_first, _rows(at_first, 32)),
+        _compare(f"{EMBED}, edited: the final norm", at_embed, at_first, _rows(at_first, 4)),
     ]
     return _result("embed", meaning, findings)
 
@@ -308,14 +315,15 @@ def _resid_mid(on: Bench, trace: Trace) -> Check:
 def _projections(on: Bench, trace: Trace) -> Check:
     meaning = "the outputs of a writer's declared projections sum to its contribution"
     findings = []
-    for layer, block in enumerate(on.layout.blocks):
-        for writer in block.writers:
-            outputs = [value for path in writer.projections for value in trace.projections[path]]
-            if not writer.projections:
-                continue
+    declared = [(layer, writer) for layer, block in enumerate(on.layout.blocks) for writer in block.writers]
+    for layer, writer in declared:
+        if writer.projections:
             value = trace[Site(writer.stream, layer)]
-            total = torch.stack([item.reshape(value.shape) for item in outputs]).sum(0) if outputs else 0 * value
-            findings.append(_compare(Site(writer.stream, layer), value, total, _rows(value, 4 * len(writer.projections))))
+            total = torch.zeros_like(value)
+            for output in (output for path in writer.projections for output in trace.projections[path]):
+                total = total + output.reshape(value.shape)
+            allowed = _rows(value, 4 * len(writer.projections))
+            findings.append(_compare(Site(writer.stream, layer), value, total, allowed))
     return _result("projections", meaning, findings)
 
 
@@ -338,7 +346,7 @@ def _logits(on: Bench, trace: Trace) -> Check:
     meaning = "final norm, head and the declared scale and soft cap on the last resid_post give the logits"
     last = Site(RESID_POST, on.layout.n_layers - 1)
     expected = by_hand_logits(on.model, on.layout, trace[last])
-    return _result("logits", meaning, [_compare("logits", trace.logits, expected, _rows(trace.logits, 16))])
+    return _result("logits", meaning, [_compare("logits", trace.output, expected, _rows(trace.output, 4))])
 
 
 def _edited(on: Bench) -> Check:
@@ -352,9 +360,9 @@ def _edited(on: Bench) -> Check:
         findings.append(_compare(Site(RESID_PRE, layer), seen, run.edited[layer - 1], 0.0))
         if findings[-1].passed:
             by_hand = run.block_by_hand(submodule(on.model, block.module), layer, run.edited[layer - 1])
-            findings.append(_compare(Site(RESID_POST, layer), by_hand, run.raw[layer], _rows(run.raw[layer], 32)))
+            findings.append(_compare(Site(RESID_POST, layer), by_hand, run.raw[layer], _rows(run.raw[layer], 4)))
     expected = by_hand_logits(on.model, on.layout, run.edited[-1])
-    findings.append(_compare("logits", run.logits, expected, _rows(run.logits, 16)))
+    findings.append(_compare("logits", run.logits, expected, _rows(run.logits, 4)))
     return _result("edited_resid_post", meaning, findings)
 
 
@@ -364,17 +372,17 @@ def _coverage(on: Bench) -> Check:
     trace = on.ablated(unit)
     findings = []
     noise = torch.zeros(on.ids.shape, dtype=torch.float64)
-    for site in on.layout.sites():
-        value = _wide(trace[site]) if on.layout.width(site) == on.layout.d_model else None
-        if value is None or site.stream.endswith("head_out"):
+    for site in on.taps:
+        if site.stream == HEAD_OUT:
             continue
+        value = _wide(trace[site])
         # Each value so far was rounded once; what that may leave along the direction adds up in squares.
         noise = noise + (value * unit).square().sum(-1)
         block = on.layout.blocks[site.layer]
         if site.stream == RESID_POST and block.scale:
             noise = noise * max(1.0, float(_wide(tensor_at(on.model, block.scale)).abs().max())) ** 2
         if site.stream in (RESID_PRE, RESID_MID, RESID_POST):
-            allowed = 4 * torch.finfo(trace[site].dtype).eps * noise.sqrt()
+            allowed = 3 * torch.finfo(trace[site].dtype).eps * noise.sqrt()
             left = (value @ unit).abs()
             findings.append(_compare(site, left, torch.zeros_like(left), allowed))
     return _result("writers_covered", meaning, findings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.taps import Handler, register_tap, submodule
 from steerkit.errors import SiteError
-from steerkit.types import RESID_POST, Site
+from steerkit.types import RESID_PRE, Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,11 +43,11 @@ def by_hand_logits(model: nn.Module, layout: Layout, resid_post: Tensor) -> Tens
 
 @dataclass
 class Trace:
-    """What one pass saw: values by site, outputs of projections by path, logits."""
+    """What one pass saw: values by site, outputs of projections by path, and what the pass gave."""
 
     seen: dict[Site, list[Tensor]]
     projections: dict[str, list[Tensor]]
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    output: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __getitem__(self, site: Site) -> Tensor:
         return self.seen[site][0]
@@ -79,6 +79,7 @@ class Bench:
 
     def __init__(self, model: PreTrainedModel, layout: Layout, seed: int) -> None:
         self.model, self.layout = model, layout
+        self.taps = {site: layout.tap(site) for site in layout.sites()}
         self._generator = torch.Generator().manual_seed(seed)
         self.ids = self._random_ids()
 
@@ -103,21 +104,23 @@ class Bench:
         vector = torch.randn(self.layout.d_model, generator=self._generator, dtype=torch.float64)
         return vector / vector.norm()
 
-    def logits(self, edits: Iterable[tuple[Tap, Handler]] = ()) -> Tensor:
-        """One pass with handlers on taps. They are off again when it returns, or raises."""
+    def run(self, edits: Iterable[tuple[Tap, Handler]] = (), *, head: bool = False) -> Tensor:
+        """One pass with handlers on taps. They are off again when it returns, or raises.
+
+        Returns:
+            the logits, or, without the head, what the final norm gives.
+        """
+        model = self.model if head else submodule(self.model, self.layout.base)
         with ExitStack() as stack:
             for tap, handler in edits:
                 stack.callback(register_tap(self.model, tap, handler).remove)
-            return self._forward()
-
-    def _forward(self) -> Tensor:
-        output = self.model(input_ids=self.ids, attention_mask=torch.ones_like(self.ids), use_cache=False)
-        logits: Tensor = output.logits.detach().clone()
-        return logits
+            output = model(input_ids=self.ids, attention_mask=torch.ones_like(self.ids), use_cache=False)
+        value: Tensor = output.logits if head else output[0]
+        return value.detach().clone()
 
     def zero_update(self) -> Trace:
         """A pass that adds zero at every site and keeps every value."""
-        return self._traced(lambda site, value: value + torch.zeros_like(value))
+        return self._traced(lambda site, value: value + torch.zeros_like(value), head=True)
 
     def without_heads(self) -> Trace:
         """A pass with zeros in place of the heads."""
@@ -137,25 +140,25 @@ class Bench:
 
         return self._traced(ablate)
 
-    def _traced(self, update: Any) -> Trace:
+    def _traced(self, update: Callable[[Site, Tensor], Tensor], *, head: bool = False) -> Trace:
         """A pass that keeps, at each site, the value as ``update`` leaves it."""
-        trace = Trace({site: [] for site in self.layout.sites()}, {})
+        trace = Trace({site: [] for site in self.taps}, {})
 
         def keep(site: Site) -> Handler:
             def handler(value: Tensor) -> Tensor:
-                new: Tensor = update(site, value)
+                new = update(site, value)
                 # A later module may write into the tensor that passed here.
                 trace.seen[site].append(new.detach().clone())
                 return new
 
             return handler
 
-        edits: list[tuple[Tap, Handler]] = [(self.layout.tap(site), keep(site)) for site in self.layout.sites()]
+        edits: list[tuple[Tap, Handler]] = [(tap, keep(site)) for site, tap in self.taps.items()]
         for path in {path for block in self.layout.blocks for writer in block.writers for path in writer.projections}:
             outputs = trace.projections.setdefault(path, [])
             # First in line, so that it sees what the projection gave and not what another handler made of it.
             edits.insert(0, (Tap(path), lambda value, into=outputs: into.append(value.detach().clone())))
-        trace.logits = self.logits(edits)
+        trace.output = self.run(edits, head=head)
         return trace
 
     def edited_run(self) -> EditedRun:
@@ -171,11 +174,11 @@ class Bench:
         with ExitStack() as stack:
             for layer, block in enumerate(self.layout.blocks):
                 module = submodule(self.model, block.module)
-                keyword = self.layout.tap(Site(RESID_POST, layer)).keyword
+                keyword = self.taps[Site(RESID_PRE, layer)].keyword
                 hook = module.register_forward_pre_hook(_keep_call(run, keyword), with_kwargs=True)
                 stack.callback(hook.remove)
                 stack.callback(register_tap(self.model, Tap(block.module), edit).remove)
-            run.logits = self._forward()
+            run.logits = self.run(head=True)
         return run
 
 

@@ -202,14 +202,15 @@ def tiny_model(
     if model_type not in TINY_MODEL_TYPES:
         raise ModelError(f"No tiny model {model_type!r}. {nearest(model_type, TINY_MODEL_TYPES, 'tiny model')}")
     if n_layers < 2 or d_model % 8:
-        raise ModelError(f"A tiny model has at least 2 layers and a width that 8 divides, not {n_layers} and {d_model}.")
+        raise ModelError(f"A tiny model has 2 layers or more and a width that 8 divides, not {n_layers} and {d_model}.")
     config = _config(model_type, _Shape(n_layers, d_model), overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _build(config)
     randomise(model, seed=seed)
-    model.to(dtype)
-    return model.eval()
+    nn.Module.to(model, dtype)
+    model.eval()
+    return model
 
 
 def _config(model_type: str, shape: _Shape, overrides: dict[str, Any]) -> Any:
@@ -232,7 +233,7 @@ def _build(config: Any) -> PreTrainedModel:
     # The causal class of these two is the text model alone; what they are here for is the wrapper.
     wrapper = config.model_type in ("qwen3_5", "qwen3_5_moe")
     auto = AutoModelForImageTextToText if wrapper else AutoModelForCausalLM
-    model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     return model
 
 

@@ -129,6 +129,7 @@ class TinyQwenModel(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """``wte``."""
         return self.wte
 
     def forward(
@@ -141,6 +142,7 @@ class TinyQwenModel(PreTrainedModel):  # type: ignore[misc]
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
+        """``[batch, pos]`` tokens to the stream behind the final norm, ``[batch, pos, d_model]``."""
         hidden = self.wte(input_ids) if inputs_embeds is None else inputs_embeds
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache()
@@ -172,14 +174,17 @@ class TinyQwenLMHeadModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """``wte``."""
         return self.transformer.wte
 
     def get_output_embeddings(self) -> nn.Module:
+        """``lm_head``."""
         return self.lm_head
 
     def forward(
         self, input_ids: Tensor | None = None, logits_to_keep: int | Tensor = 0, **kwargs: Any
     ) -> CausalLMOutputWithPast:
+        """``[batch, pos]`` tokens to logits, ``[batch, pos, vocab]``."""
         output = self.transformer(input_ids, **kwargs)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, keep])

@@ -34,10 +34,8 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
     folder = model_folder(source, revision)
     config = read_json(folder / "config.json") if folder is not None else {}
     if not config:
-        model_type, n_layers = _ALIASES.get(source, (None, None))
-        return PlannedModel(source, model_type, n_layers, folder), (
-            None if model_type is None else ModelFacts(model_type, {})
-        )
+        known, n_layers = _ALIASES.get(source, (None, None))
+        return PlannedModel(source, known, n_layers, folder), None if known is None else ModelFacts(known, {})
     assert folder is not None
     model_type = str(config.get("model_type", ""))
     model = PlannedModel(source, model_type, _n_layers(config), folder)

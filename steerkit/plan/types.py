@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, EvaluatorSpec, InterventionSpec, Needs, Options
+from steerkit.api.hookspecs import (
+    ArchitectureSpec,
+    EstimatorSpec,
+    EvaluatorSpec,
+    InterventionSpec,
+    Needs,
+    NoOptions,
+    Options,
+)
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.recipe.schema import Recipe
 from steerkit.types import Positions, Site
@@ -30,7 +38,7 @@ class PlannedDirection:
 
     name: str
     estimator: EstimatorSpec | None = None
-    options: Options = Options()
+    options: Options = field(default_factory=NoOptions)
     positive: DataRef | None = None
     negative: DataRef | None = None
     site: Site | None = None
@@ -73,7 +81,11 @@ class PlannedCondition:
     interventions: tuple[PlannedIntervention, ...]
     control: bool = True
     sweep: str | None = None
-    swept: Mapping[str, float] = {}  # noqa: RUF008  (nobody writes to it)
+    swept: Mapping[str, float] = field(default_factory=dict)
+
+    def n_controls(self, random_directions: int) -> int:
+        """How many random controls run beside it: none where it uses no direction."""
+        return random_directions if self.control and any(item.direction for item in self.interventions) else 0
 
 
 @dataclass(frozen=True)
@@ -176,11 +188,6 @@ class Plan:
         """The texts of a split."""
         return self.data[ref.dataset][ref.split]
 
-    def n_controls(self, condition: PlannedCondition) -> int:
-        """How many random controls run beside a condition: none where it uses no direction."""
-        steered = condition.control and any(item.direction for item in condition.interventions)
-        return self.random_directions if steered else 0
-
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values; texts by their number."""
         return {
@@ -198,7 +205,7 @@ class Plan:
                 str(DataRef(name, part)): len(texts) for name, by in self.data.items() for part, texts in by.items()
             },
             "directions": [_direction(item) for item in self.directions],
-            "conditions": [_condition(item, self.n_controls(item)) for item in self.conditions],
+            "conditions": [_condition(item, item.n_controls(self.random_directions)) for item in self.conditions],
             "evaluate": [_evaluation(item) for item in self.evaluations],
             "samples": None
             if self.samples is None

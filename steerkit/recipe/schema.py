@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from steerkit.errors import SteerkitError
 from steerkit.recipe.document import Path as KeyPath
-from steerkit.recipe.document import dotted
+from steerkit.recipe.document import dotted, write_document
 from steerkit.types import Positions, Site
 
 SPLITS: Final = ("train", "validation", "test")
@@ -299,3 +299,7 @@ class Recipe(Section):
         from steerkit.recipe.load import as_written
 
         return as_written(self)
+
+    def to_yaml(self) -> str:
+        """``resolved`` as YAML, which ``load`` reads back as the same recipe."""
+        return write_document(self.resolved())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-from steerkit.report.numbers import NOT_MEASURED, count, sentence_case, setting
+from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, count, sentence_case, setting
 from steerkit.report.tables import Block, Control, Row, Sweep
 
 Verdict = Literal["beyond", "within", "no control", "not measured"]
@@ -80,7 +80,7 @@ def value_with_interval(block: Block, row: Row) -> str:
     unit = f" {block.unit}" if block.unit else ""
     text = f"{block.format.number(row.value)}{unit}"
     if row.interval is not None:
-        return f"{text} (95 % interval {block.format.interval(*row.interval)})"
+        return f"{text} (95{NO_BREAK}% interval {block.format.interval(*row.interval)})"
     reason = "one example, so no interval" if row.record.n == 1 else "no interval"
     return f"{text} ({reason})"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steerkit.report.numbers import NOT_MEASURED, sentence_case
+from steerkit.report.numbers import NOT_MEASURED
 from steerkit.report.read import Run
 from steerkit.report.separation import Separation
 from steerkit.report.tables import Block, unscored
@@ -20,7 +20,7 @@ def missing(run: Run, blocks: Sequence[Block], separations: Sequence[Separation]
     for separation in separations:
         gaps = [entry.site for entry in separation.entries if entry.auroc is None or entry.d_prime is None]
         if gaps:
-            found.append(f"Separation along {separation.title}: {_some(gaps)} {_were(gaps)} not fully measured.")
+            found.append(f"Separation, {separation.title}: {_some(gaps)} {_were(gaps)} not fully measured.")
     if not separations and "separation" not in said:
         found.append("Separation of the classes by layer was not measured.")
     if not any(sample.completion is not None for sample in run.samples):
@@ -29,7 +29,7 @@ def missing(run: Run, blocks: Sequence[Block], separations: Sequence[Separation]
 
 
 def _block_gaps(block: Block, control_explained: bool) -> list[str]:
-    name = sentence_case(block.name)
+    name = block.name
     found = []
     absent = [row.condition.name for row in block.all_rows if row.value is None]
     if absent:

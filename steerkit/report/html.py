@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 TEMPLATE: Final = "template.html.j2"
 SAMPLES_OPEN: Final = 6
 NOTES_OPEN: Final = 12
+ROWS_OPEN: Final = 24
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
     environment.globals.update(
         count=count, significant=significant, sentence_case=sentence_case, breakable=_breakable, svg=_inline,
         intervention=describe_intervention, direction=describe_direction,
-        NOT_MEASURED=NOT_MEASURED, SAMPLES_OPEN=SAMPLES_OPEN, NOTES_OPEN=NOTES_OPEN,
+        NOT_MEASURED=NOT_MEASURED, SAMPLES_OPEN=SAMPLES_OPEN, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
     )  # fmt: skip
     source = resources.files("steerkit.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(

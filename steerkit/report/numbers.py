@@ -11,6 +11,7 @@ from typing import Final
 
 NOT_MEASURED: Final = "not measured"
 MINUS: Final = "\u2212"
+NO_BREAK: Final = "\u00a0"
 
 _WORDS: Final = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -39,7 +40,8 @@ class NumberFormat:
         """``value`` with a percent sign where it is a proportion; ``not measured`` for None."""
         if value is None:
             return NOT_MEASURED
-        return self._digits(value) + (" %" if self.percent else "")
+        sign = " %" if self.ascii else f"{NO_BREAK}%"
+        return self._digits(value) + (sign if self.percent else "")
 
     def interval(self, low: float | None, high: float | None) -> str | None:
         """``low to high``, or None where there is no interval."""

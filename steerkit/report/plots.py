@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from steerkit.report.numbers import clean, setting, shorten
+from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, clean, setting, shorten
 from steerkit.report.separation import Separation
 from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED, SERIES, Plot, render
 from steerkit.report.tables import Block, Row, Sweep
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
+End = tuple[float, str, str]
+"""Where a curve ends, its name and its colour."""
+
+DOSE_HEIGHT: Final = 3.1
 WIDTH: Final = 4.6
 """Inches. A phone shows such a figure at about its own size, so its text stays readable."""
 
@@ -52,13 +58,13 @@ def rows_shown(block: Block) -> tuple[Row, ...]:
 
 def conditions_plot(block: Block, number: int) -> Plot:
     """Conditions side by side: value with interval, control as mean and range, baseline as a line."""
-    title = f"{block.name}: every condition with its 95 % interval, beside its control and the baseline"
+    title = f"{block.name}: every condition with its 95{NO_BREAK}% interval, beside its control and the baseline"
     return _plot("conditions", number, (block.evaluator.name, block.data), title, partial(_draw_conditions, block))
 
 
 def dose_plot(block: Block, sweep: Sweep, number: int) -> Plot:
     """Dose–response: value with interval over the swept number, with control and baseline."""
-    title = f"{block.name} over {sweep.option} in {sweep.name}, with 95 % intervals, control and baseline"
+    title = f"{block.name} over {sweep.option} in {sweep.name}, with 95{NO_BREAK}% intervals, control and baseline"
     names = (sweep.name, block.evaluator.name, block.data)
     return _plot("dose", number, names, title, partial(_draw_dose, block, sweep))
 
@@ -143,7 +149,7 @@ def _key(figure: Figure, rows: Sequence[Row], height: float) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=DIRECTION, marker="o", markersize=5.5, linewidth=1.6)]
-    labels = ["value, 95 % interval"]
+    labels = [f"value, 95{NO_BREAK}% interval"]
     if any(row.control is not None and row.control.values for row in rows):
         handles.append(Line2D([], [], color=CONTROL, marker="D", markersize=4, linewidth=0))
         labels.append("random: mean, range")
@@ -160,26 +166,18 @@ def _few_ticks(axes: Axes, which: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(MaxNLocator(nbins=5, integer=False))
+    axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
 
 
 def _draw_dose(block: Block, sweep: Sweep) -> Figure:
-    figure = _figure(3.1, left=0.62, right=1.05, bottom=0.5, top=0.2)
+    figure = _figure(DOSE_HEIGHT, left=0.62, right=1.05, bottom=0.5, top=0.36)
     axes = figure.add_subplot()
     factor = _factor(block)
-    ends: list[tuple[float, str, str]] = []
+    ends: list[End] = []
     baseline = block.baseline if sweep.through_baseline else None
-    controls = _control_points(sweep, baseline, factor)
-    if controls:
-        x, mean, low, high = zip(*controls, strict=True)
-        axes.fill_between(x, low, high, color=CONTROL, alpha=0.3, linewidth=0, zorder=2)
-        axes.plot(x, mean, color=CONTROL, linewidth=1.2, linestyle=(0, (3, 1.5)), marker="D", markersize=3, zorder=3)
-        ends.append((mean[-1], "random:\nmean, range", CONTROL))
-    points = _points(sweep, baseline, factor)
-    x_values, values = [point[0] for point in points], [point[1] for point in points]
-    _draw_interval_band(axes, points)
-    axes.plot(x_values, values, color=DIRECTION, linewidth=1.8, marker="o", markersize=4.5, zorder=5)
-    ends.append((values[-1], shorten(sweep.name, 13), DIRECTION))
+    rows = _in_order(sweep, baseline)
+    ends += _draw_dose_control(axes, rows, factor)
+    ends += _draw_dose_values(axes, rows, factor, shorten(sweep.name, 13))
     if block.baseline is not None and block.baseline.value is not None:
         level = block.baseline.value * factor
         axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
@@ -187,51 +185,79 @@ def _draw_dose(block: Block, sweep: Sweep) -> Figure:
             axes.plot([0], [level], "o", markersize=6.5, markerfacecolor=CARD, markeredgecolor=INK, zorder=6)
         ends.append((level, "baseline", INK))
     _frame(axes)
+    _dose_ticks(axes, [x for x, _ in rows])
     axes.set_xlabel(shorten(sweep.option, 40))
     axes.set_title(_axis_label(block), color=MUTED, fontsize=9, x=-0.13)
-    figure.subplots_adjust(top=1 - 0.36 / 3.1)
     _label_ends(figure, axes, ends)
     return figure
 
 
-Point = tuple[float, float, float | None, float | None]
+def _dose_ticks(axes: Axes, places: Sequence[float]) -> None:
+    """Ticks where something was measured, unless they would crowd."""
+    span = max(places) - min(places)
+    apart = min((after - before for before, after in pairwise(places)), default=0.0)
+    if span and apart / span >= 0.09:
+        axes.set_xticks(list(places), [setting(place) for place in places])
 
 
-def _points(sweep: Sweep, baseline: Row | None, factor: float) -> list[Point]:
-    """``(x, value, low, high)`` of what was measured, with the baseline at 0 where that is the same thing."""
+def _in_order(sweep: Sweep, baseline: Row | None) -> list[tuple[float, Row]]:
+    """The sweep's points, with the baseline at 0 where that is the same thing."""
     pairs = list(sweep.points)
     if baseline is not None and all(x != 0 for x, _ in pairs):
-        pairs = sorted([*pairs, (0.0, baseline)], key=lambda pair: pair[0])
-    points: list[Point] = []
-    for x, row in pairs:
-        if row.value is not None:
-            low, high = row.interval or (None, None)
-            ends = (low * factor, high * factor) if low is not None and high is not None else (None, None)
-            points.append((x, row.value * factor, *ends))
-    return points
+        pairs.append((0.0, baseline))
+    return sorted(pairs, key=lambda pair: pair[0])
 
 
-def _control_points(sweep: Sweep, baseline: Row | None, factor: float) -> list[tuple[float, float, float, float]]:
-    points = []
-    for x, row in sweep.points:
-        control = row.control
-        if control is not None and control.mean is not None and control.low is not None and control.high is not None:
-            points.append((x, control.mean * factor, control.low * factor, control.high * factor))
-    at_zero = baseline.value if baseline is not None else None
-    if points and at_zero is not None and all(point[0] != 0 for point in points):
-        points.append((0.0, at_zero * factor, at_zero * factor, at_zero * factor))
-    return sorted(points)
+def _draw_dose_values(axes: Axes, rows: Sequence[tuple[float, Row]], factor: float, name: str) -> list[End]:
+    ends: list[End] = []
+    for piece in _runs(rows, lambda row: row.value):
+        x, values = zip(*piece, strict=True)
+        axes.plot(x, [value * factor for value in values], color=DIRECTION, linewidth=1.8, marker="o", markersize=4.5,
+                  zorder=5)  # fmt: skip
+        ends = [(values[-1] * factor, name, DIRECTION)]
+    for intervals in _runs(rows, lambda row: row.interval):
+        x, bounds = zip(*intervals, strict=True)
+        low, high = [low * factor for low, _ in bounds], [high * factor for _, high in bounds]
+        if len(x) > 1:
+            axes.fill_between(x, low, high, color=DIRECTION, alpha=0.2, linewidth=0, zorder=4)
+        else:
+            axes.plot([x[0], x[0]], [low[0], high[0]], color=DIRECTION, linewidth=1.4, zorder=4)
+    return ends
 
 
-def _draw_interval_band(axes: Axes, points: Sequence[Point]) -> None:
-    """A band where every point has an interval, else bars on those that have one: a band would invent the rest."""
-    full = [(x, low, high) for x, _, low, high in points if low is not None and high is not None]
-    if len(full) == len(points) and len(full) > 1:
-        x, low, high = zip(*full, strict=True)
-        axes.fill_between(x, low, high, color=DIRECTION, alpha=0.2, linewidth=0, zorder=4)
-        return
-    for at, bottom, top in full:
-        axes.plot([at, at], [bottom, top], color=DIRECTION, linewidth=1.4, zorder=4)
+def _draw_dose_control(axes: Axes, rows: Sequence[tuple[float, Row]], factor: float) -> list[End]:
+    if not any(_control_range(row) and row.condition.kind != "baseline" for _, row in rows):
+        return []
+    ends: list[End] = []
+    for piece in _runs(rows, _control_range):
+        x, ranges = zip(*piece, strict=True)
+        low, mean, high = ([values[place] * factor for values in ranges] for place in range(3))
+        axes.fill_between(x, low, high, color=CONTROL, alpha=0.3, linewidth=0, zorder=2)
+        axes.plot(x, mean, color=CONTROL, linewidth=1.2, linestyle=(0, (3, 1.5)), marker="D", markersize=3, zorder=3)
+        ends = [(mean[-1], "random:\nmean, range", CONTROL)]
+    return ends
+
+
+def _control_range(row: Row) -> tuple[float, float, float] | None:
+    """Lowest, mean, highest. Random directions with a coefficient of 0 are the baseline as well."""
+    if row.condition.kind == "baseline" and row.value is not None:
+        return row.value, row.value, row.value
+    control = row.control
+    if control is None or control.low is None or control.mean is None or control.high is None:
+        return None
+    return control.low, control.mean, control.high
+
+
+def _runs(rows: Iterable[tuple[float, Row]], read: Callable[[Row], T | None]) -> list[list[tuple[float, T]]]:
+    """Neighbours that were measured. A line over a gap would invent what is in it."""
+    runs: list[list[tuple[float, T]]] = [[]]
+    for x, row in rows:
+        value = read(row)
+        if value is None:
+            runs.append([])
+        else:
+            runs[-1].append((x, value))
+    return [run for run in runs if run]
 
 
 def _frame(axes: Axes) -> None:
@@ -241,11 +267,11 @@ def _frame(axes: Axes) -> None:
     _few_ticks(axes, "y")
 
 
-def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def _label_ends(figure: Figure, axes: Axes, ends: Sequence[End]) -> None:
     """Names to the right of the curves' ends, pushed apart where they would overlap."""
     bottom, top = axes.get_ylim()
     height = axes.get_position().height * figure.get_figheight() * 72
-    placed: list[tuple[float, str, str]] = []
+    placed: list[End] = []
     floor = -math.inf
     for level, text, colour in sorted(ends):
         lines = text.count("\n") + 1
@@ -283,7 +309,7 @@ def _draw_separation(separation: Separation) -> Figure:
 def _draw_measure(figure: Figure, axes: Axes, separation: Separation, measure: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ends: list[tuple[float, str, str]] = []
+    ends: list[End] = []
     for number, curve in enumerate(separation.curves):
         colour = SERIES[number % len(SERIES)]
         style = ("-", (0, (5, 1.5)), (0, (1.5, 1)))[number // len(SERIES) % 3]
@@ -295,6 +321,9 @@ def _draw_measure(figure: Figure, axes: Axes, separation: Separation, measure: s
             ends.append((points[-1][1], shorten(curve.label, 15), colour))
     _frame(axes)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    if not ends:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, color=MUTED, ha="center", va="center")
     if measure == "auroc" and len(ends) > 1:
         _label_ends(figure, axes, ends)
 
@@ -302,7 +331,7 @@ def _draw_measure(figure: Figure, axes: Axes, separation: Separation, measure: s
 def _mark_chosen(figure: Figure, both: Iterable[Axes], separation: Separation, height: float) -> None:
     chosen = separation.chosen
     if chosen is None:
-        figure.text(0.02, 1 - 0.2 / height, "the chosen site is not among these", color=MUTED, fontsize=9)
+        figure.text(0.02, 1 - 0.2 / height, "the chosen site is not among these", color=MUTED, fontsize=9, va="center")
         return
     for axes, value in zip(both, (chosen.auroc, chosen.d_prime), strict=True):
         axes.axvline(chosen.layer, color=CHOSEN, linewidth=1.1, zorder=2)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from steerkit.report.gaps import missing
-from steerkit.report.numbers import NOT_MEASURED, clean, count
+from steerkit.report.numbers import clean, count
 from steerkit.report.read import Run
 from steerkit.report.separation import make_separations
-from steerkit.report.tables import Block, Control, Row, make_blocks
+from steerkit.report.tables import Block, Row, make_blocks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,12 +60,13 @@ def _table(block: Block) -> Table:
     sizes = f", n = {block.n[0]}" if block.n and block.n[0] == block.n[1] else ""
     title = Text(clean(f"{block.name}{unit}{sizes}"), style="bold")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("condition", overflow="fold", ratio=None)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    if any(row.control is not None for row in block.rows):
-        number = max(row.control.planned for row in block.rows if row.control is not None)
-        table.add_column(f"{count(number, 'random direction')}:\nmean (range)", justify="right")
+    table.add_column("condition", overflow="fold")
+    columns = ["value", "95 % interval"]
+    planned = [row.control.planned for row in block.rows if row.control is not None]
+    if planned:
+        columns += [f"{max(planned)} random:\nmean", "lowest to highest"]
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
     for row in block.all_rows:
         cells = _cells(block, row)[: len(table.columns)]
         table.add_row(*(Text(clean(cell)) for cell in cells))
@@ -77,16 +78,8 @@ def _cells(block: Block, row: Row) -> tuple[str, ...]:
     interval = numbers.interval(*row.interval) if row.interval else None
     cells = (row.condition.name, numbers.number(row.value), interval or "-")
     if row.condition.kind == "baseline":
-        return (*cells, "")
-    return (*cells, _control_cell(block, row.control))
-
-
-def _control_cell(block: Block, control: Control | None) -> str:
+        return (*cells, "", "")
+    control = row.control
     if control is None:
-        return "not run"
-    numbers = block.format.plain()
-    if not control.values:
-        return NOT_MEASURED
-    spread = numbers.interval(control.low, control.high)
-    some = f", {len(control.values)} of {control.planned}" if len(control.values) < control.planned else ""
-    return f"{numbers.number(control.mean)} ({spread}{some})"
+        return (*cells, "not run", "")
+    return (*cells, numbers.number(control.mean), numbers.interval(control.low, control.high) or "")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ class EstimatorSuite(PluginSuite[EstimatorSpec]):
     d_model: ClassVar[int] = 24
     n_rows: ClassVar[int] = 256
 
-    def estimator(self) -> Estimator:
+    def estimator(self) -> Estimator[Any]:
         """The estimator under test."""
         made = self.implementation()(self.options())
         assert isinstance(made, Estimator), "Derive the implementation from steerkit.api.estimator.Estimator."
@@ -49,7 +49,8 @@ class EstimatorSuite(PluginSuite[EstimatorSpec]):
     def planted(self) -> Float[Tensor, " d_model"]:
         """The unit vector along which the classes differ."""
         vector = torch.randn(self.d_model, generator=_generator(1), dtype=torch.float64)
-        return vector / vector.norm()
+        unit: Tensor = vector / vector.norm()
+        return unit
 
     def rows(self) -> dict[str, Float[Tensor, "n d_model"]]:
         """Rows of both classes: noise around means that are 4 apart along ``planted()``."""
@@ -139,7 +140,8 @@ class EstimatorSuite(PluginSuite[EstimatorSpec]):
     def test_refuses_an_empty_class(self, name: str) -> None:
         """Of no tokens nothing can be estimated."""
         classes = self.classes(self.rows())
-        empty = replace(classes[name], count=0, rows=None if classes[name].rows is None else classes[name].rows[:0])
+        rows = classes[name].rows
+        empty = replace(classes[name], count=0, rows=None if rows is None else rows[:0])
         with pytest.raises(DataError):
             self.estimator().estimate({**classes, name: empty})
 

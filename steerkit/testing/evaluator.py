@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ class EvaluatorSuite(PluginSuite[EvaluatorSpec]):
     vocabulary_size: ClassVar[int] = 40
     n_tokens: ClassVar[int] = 7
 
-    def evaluator(self) -> Evaluator:
+    def evaluator(self) -> Evaluator[Any]:
         """The evaluator under test."""
         made = self.implementation()(self.options(), FakeVocabulary(self.vocabulary_size))
         assert isinstance(made, Evaluator), "Derive the implementation from steerkit.api.evaluator.Evaluator."
@@ -156,7 +156,7 @@ class EvaluatorSuite(PluginSuite[EvaluatorSpec]):
         for given, untouched in ((outputs, self.outputs()), (outputs.baseline, self.outputs().baseline)):
             for name in TENSORS:
                 old, new = getattr(untouched, name, None), getattr(given, name, None)
-                assert old is None or torch.equal(old, new), f"The evaluator wrote into {name}."
+                assert old is None or (new is not None and torch.equal(old, new)), f"The evaluator wrote into {name}."
         assert outputs.completions == self.outputs().completions, "The evaluator wrote into completions."
 
     @pytest.mark.parametrize("of", ["steered", "baseline"])

@@ -81,7 +81,7 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
         sites: Sequence[Site] | None = None,
         positions: Positions = Positions("all"),
         **changes: Any,
-    ) -> Intervention:
+    ) -> Intervention[Any]:
         """The intervention under test."""
         made = self.implementation()(self.options(**changes), self.direction(), sites, positions)
         assert isinstance(made, Intervention), "Derive the implementation from steerkit.api.intervention.Intervention."
@@ -248,7 +248,7 @@ def tiny_layout() -> Layout:
 
 
 @contextmanager
-def steered(model: nn.Module, interventions: Sequence[Intervention], frame: Frame | None = None) -> Iterator[None]:
+def steered(model: nn.Module, interventions: Sequence[Intervention[Any]], frame: Frame | None = None) -> Iterator[None]:
     """The model under interventions; ``frame`` says where prompts lie."""
     layout = tiny_layout()
     with attached(model, layout, lower(interventions, layout)) as cursor:

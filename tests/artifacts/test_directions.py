@@ -90,7 +90,9 @@ def test_every_site_position_and_name_comes_back(
 def test_other_dtypes_and_views_are_written_as_float32(tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
     wide = torch.arange(12, dtype=torch.float64).reshape(2, 6)[:, ::2].requires_grad_()
-    save_directions(path, [direction(vectors=wide, reference_mean=wide[0]), direction("b", vectors=wide)])
+    save_directions(
+        path, [direction(vectors=wide, reference_mean=wide[0]), direction("b", vectors=wide, reference_mean=None)]
+    )
     found = load_directions(path)["warmth"]
     assert found.vectors.tolist() == [[0, 2, 4], [6, 8, 10]]
     assert found.vectors.dtype == torch.float32 and not found.vectors.requires_grad
@@ -138,6 +140,7 @@ def test_an_older_file_is_replaced_and_a_failed_write_leaves_it(
         ([direction(vectors=torch.tensor([[1.0, float("nan")]]))], "warmth.vectors holds NaN"),
         ([direction(reference_mean=torch.full((8,), float("inf")))], "warmth.reference_mean holds NaN or infinite"),
         ([direction(vectors=torch.tensor([[float("inf"), -float("inf")]]))], "holds NaN or infinite"),
+        ([direction(reference_mean=torch.ones(5))], r"reference_mean has shape \[5\]"),
         ([direction(provenance={"when": {1, 2}})], "provenance may hold JSON values only"),
         ([direction(provenance={"score": float("nan")})], "provenance may hold JSON values only"),
     ],

@@ -100,7 +100,7 @@ def test_of_nothing_there_is_no_value(aggregate: str) -> None:
 def test_a_score_of_no_weight_is_left_out() -> None:
     assert summarise([Score(math.nan, 0.0), *scores(2, 4)], "mean").value == 3.0
     summary = summarise([Score(math.nan, 0.0)], "mean")
-    assert summary.value is None and summary.n == 0 and "nothing to measure" in summary.note
+    assert summary.value is None and summary.n == 0 and "anything to measure" in summary.note
 
 
 def test_of_one_example_the_error_is_unknown() -> None:

@@ -8,9 +8,12 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from steerkit.report import write_report
 
 JsonObject = dict[str, Any]
 Build = Callable[..., Path]
@@ -77,12 +80,12 @@ def rate(where: str, hits: int, n: int = 16) -> JsonObject:
 
 def separation(layers: int = 30, direction: str = "warmth") -> list[JsonObject]:
     entries = []
-    for layer in range(layers):
+    for layer in range(layers + 1):
         d_prime = 2.6 * math.exp(-(((layer - 15) / 8) ** 2)) + 0.25
         entry = {
             "direction": direction,
             "layer": layer,
-            "site": f"blocks.{layer}.resid_pre",
+            "site": f"blocks.{layer}.resid_pre" if layer < layers else f"blocks.{layers - 1}.resid_post",
             "positions": "-1",
             "data": ["warm.test", "cold.test"],
             "held_out": True,
@@ -158,14 +161,15 @@ def base_samples() -> list[JsonObject]:
 
 
 PROVENANCE: JsonObject = {
-    "steerkit": "0.1.0",
-    "argv": ["steerkit", "run", "recipes/quickstart.yaml"],
-    "versions": {"python": "3.11.2", "torch": "2.13.0", "transformers": "5.23.0"},
-    "device": "cpu",
-    "dtype": "float32",
+    "recipe_hash": "0f3a9c11" * 8,
     "seed": 42,
-    "hashes": {"plan": "0f3a9c11" * 8, "data": {"warm.train": "77aa01bc" * 8}, "weights": None},
-    "git": {"commit": "4be1d6f0" * 5, "dirty": False},
+    "data": {"warm.train": {"n": 32, "sha256": "77aa01bc" * 8}},
+    "model": {"source": "smollm2-135m-instruct", "device": "cpu", "dtype": "float32", "weights_sha256": None},
+    "plugins": [{"kind": "evaluator", "name": "kl_divergence", "distribution": "steerkit-torch", "version": "0.1.0"}],
+    "versions": {"python": "3.11.2", "steerkit-torch": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+    "platform": {"system": "Linux", "machine": "x86_64"},
+    "git": {"commit": "4be1d6f0" * 5, "dirty": True},
+    "argv": ["/somewhere/bin/steerkit", "run", "my recipe.yaml"],
 }
 
 
@@ -193,6 +197,101 @@ def write_run(root: Path, results: JsonObject | None = None, **parts: Any) -> Pa
         lines = "".join(json.dumps(sample) + "\n" for sample in samples)
         (root / "samples.jsonl").write_text(lines, encoding="utf-8")
     (root / "provenance.json").write_text(json.dumps(parts.get("provenance", PROVENANCE)), encoding="utf-8")
-    (root / "timings.json").write_text(json.dumps({"seconds": {"load the model": 12.5, "directions": 70.25}}), encoding="utf-8")
+    (root / "timings.json").write_text(
+        json.dumps({"seconds": {"load the model": 12.5, "directions": 70.25}}), encoding="utf-8"
+    )
     (root / "recipe.yaml").write_text("name: quickstart\nseed: 42\n", encoding="utf-8")
     return root
+
+
+def odd() -> JsonObject:
+    """Everything that a report has to bear at once: 60 conditions, four blocks, nulls, odd names, huge values."""
+    results = base()
+    draw = random.Random(3)
+    results["title"] = None
+    results["name"] = "odd <b>name</b> & \u202eright"
+    evaluators = [
+        {"name": "refusal_rate", "summary": "Share of <refusals>.", "aggregate": "proportion", "unit": "fraction"},
+        {"name": "cross_entropy", "summary": "Nats per token.", "unit": "nats", "derived": ["perplexity"]},
+        {"name": "never_ran", "summary": "", "unit": ""},
+    ]
+    results["evaluators"] += evaluators
+    names = ["<script>alert(1)</script>", "$x_1$ a name that is really much too long to be shown anywhere in full",
+             "温暖 🙂 دافئ", "a/b\\c\"d'e"]  # fmt: skip
+    names += [f"layer-{k}" for k in range(40)]
+    fresh = [condition(name, interventions=[add(1.0)]) for name in names]
+    sweep = [
+        condition(f"wide[coefficient={c}]", sweep="wide", swept={"coefficient": c}, interventions=[add(c)])
+        for c in range(1, 11)
+    ]
+    results["conditions"] += [entry for one in (*fresh, *sweep) for entry in (one, *controls(one, 3))]
+    for place, entry in enumerate(results["conditions"]):
+        name, kind = entry["name"], entry["kind"]
+        if place >= 37:
+            measured = place % 7 != 0
+            results["records"].append(
+                record(name, draw.gauss(-1.2, 0.4) if measured else None, n=16 if measured else 0)
+            )
+        results["records"].append(rate(name, draw.randint(0, 16)))
+        lone = {"ci_low": None, "ci_high": None, "standard_error": None, "n": 1, "data": "one.text"}
+        huge = 4.2e11 if kind == "baseline" else draw.uniform(1e11, 9e12)
+        results["records"].append(record(name, huge, evaluator="cross_entropy", **lone))
+        results["records"].append(record(name, 2.0, evaluator="perplexity", **{**lone, "unit": ""}))
+    results["separation"] += [
+        {**entry, "direction": "a <b>", "held_out": False, "auroc": None if entry["layer"] in (0, 7) else 0.5,
+         "d_prime": None, "site": f"blocks.{entry['layer']}.{stream}", "positions": positions}
+        for stream in ("resid_pre", "mlp_out") for positions in ("-1", "-2") for entry in separation(12)
+    ]  # fmt: skip
+    results["notes"] = ["cross_entropy on one.text under <layer-3>: a score was not finite."]
+    return results
+
+
+def odd_samples() -> list[JsonObject]:
+    texts = {
+        "baseline": "<script>alert('x')</script> & <img src=x onerror=alert(1)>",
+        "warmer": "שלום עולם\n\nمرحبا بالعالم 🙂\ttab\x00nul\ud800lone",
+        "cooler": "",
+        "layer-0": None,
+        "gone": "from a condition that is not listed",
+        "layer-1": "word " * 900,
+        "layer-2": "x" * 500,
+    }
+    prompts = ["A prompt " * 200, "</p><p>second", *(f"prompt {k}" for k in range(8))]
+    rows = [
+        {
+            "prompt": prompt,
+            "data": "probe.test",
+            "condition": name,
+            "completion": text,
+            "scores": {"refusal_rate": None},
+        }
+        for prompt in prompts
+        for name, text in texts.items()
+    ]
+    scored = {"prompt": "scored only", "data": "probe.test", "condition": "baseline", "completion": None, "scores": {}}
+    return [*rows, scored]
+
+
+@pytest.fixture
+def make() -> SimpleNamespace:
+    """The parts above, for tests that build results of their own."""
+    return SimpleNamespace(
+        add=add, condition=condition, controls=controls, record=record, rate=rate, separation=separation,
+        base=base, base_samples=base_samples, odd=odd, odd_samples=odd_samples,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def odd_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with everything odd in it; its report is written."""
+    path = write_run(tmp_path_factory.mktemp("odd") / "run", odd(), samples=odd_samples())
+    write_report(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ordinary run directory; its report is written."""
+    path = write_run(tmp_path_factory.mktemp("plain") / "run")
+    write_report(path)
+    return path

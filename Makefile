@@ -1,0 +1,66 @@
+# Needs Python 3.11 or newer and make, nothing else. `make quickstart` is the one to begin with.
+#
+#   make quickstart   the environment, then recipes/quickstart.yaml on the embedded model
+#   make install      the environment alone, and the embedded model into the cache: all that follows works offline
+#   make test         the environment if needed, then the tests
+#   make test-slow    the tests that take minutes or build packages
+#   make lint         style, types, import contracts
+#   make bench        benchmarks, as ratios
+#
+# Variables:
+#   PYTHON=python3.12         the interpreter
+#   TORCH=cpu                 torch without CUDA (on Linux the ordinary one brings gigabytes of it)
+#   EXTRA_MODELS=gemma3-270m  fetch that model too, after you have agreed to its terms (asked once; or set
+#                             STEERKIT_ACCEPT_TERMS). Tests that need it are skipped, and say so, where it isn't cached.
+#   PYTEST_ARGS="-k chat"     for make test
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRA_MODELS ?=
+MODELS := smollm2-135m-instruct $(EXTRA_MODELS)
+TORCH ?=
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# The newest one that will do. `make PYTHON=...` goes before it.
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 python,\
+	$(shell $(name) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install quickstart test test-slow lint bench clean
+.DEFAULT_GOAL := install
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "steerkit needs Python 3.11 or newer with venv and pip (on Debian and Ubuntu: \
+	apt install python3-venv), or name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH),cpu)
+	$(PIP) torch --index-url https://download.pytorch.org/whl/cpu
+endif
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+# A model that is in the cache already takes no time and no network.
+install: $(INSTALLED)
+	@for model in $(MODELS); do $(BIN)/steerkit fetch $$model || exit; done
+
+quickstart: install
+	$(BIN)/steerkit run recipes/quickstart.yaml
+
+test: install
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	for file in benchmarks/*/bench_*.py; do $(BIN)/python $$file || exit; done
+
+clean:
+	rm -rf $(VENV) dist

@@ -1,0 +1,1 @@
+"""Cost of capture against the best loop that a person would write by hand."""

@@ -1,0 +1,114 @@
+"""Mean of every layer's stream at the last token of 256 short prompts: ours against a hand-written loop.
+
+    python -m benchmarks.extraction [--model smollm2-135m-instruct] [--rounds 9]
+
+The loop by hand knows every trick: prompts sorted by length and batched by the same token budget,
+padding on the right so that no mask is needed, no head, the last rows only, sums in float64.
+Memory is measured in a process of its own for each of the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.measure import compare, pin, save, show
+from steerkit.session import load_model
+
+if TYPE_CHECKING:
+    from steerkit.engine.live import LiveModel
+
+WORDS = "river stone market window garden letter winter engine orchard copper lantern meadow harbour thread".split()
+
+
+def prompts(n: int = 256) -> list[str]:
+    """Short prompts of 4 to 20 words, always the same ones."""
+    return [" ".join(WORDS[(i * 7 + k * (1 + i % 5)) % len(WORDS)] for k in range(4 + i % 17)) for i in range(n)]
+
+
+def by_hand(live: LiveModel, texts: list[str]) -> torch.Tensor:
+    """``[layers, d_model]``: what a careful person writes for this one task."""
+    ids = sorted(
+        (live.tokenizer.apply_chat_template(  # type: ignore[union-attr]
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
+        )["input_ids"] for text in texts),
+        key=len, reverse=True,
+    )  # fmt: skip
+    model: Any = live.model.model
+    n_layers = len(model.layers)
+    total = torch.zeros(n_layers, live.layout.d_model, dtype=torch.float64)
+    last: torch.Tensor
+
+    def reader(layer: int) -> Any:
+        def read(module: object, args: tuple[torch.Tensor, ...]) -> None:
+            total[layer] += args[0][torch.arange(len(last)), last].double().sum(0)
+            if layer == n_layers - 1:
+                raise StopIteration
+
+        return read
+
+    handles = [block.register_forward_pre_hook(reader(layer)) for layer, block in enumerate(model.layers)]
+    start = 0
+    while start < len(ids):
+        width = len(ids[start])
+        rows = ids[start : start + max(1, live.batch_tokens // width)]
+        start += len(rows)
+        last = torch.tensor([len(row) - 1 for row in rows])
+        batch = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        try:
+            with torch.no_grad():
+                model(input_ids=batch, use_cache=False)
+        except StopIteration:
+            pass
+    for handle in handles:
+        handle.remove()
+    return total / len(texts)
+
+
+def ours(live: LiveModel, texts: list[str]) -> torch.Tensor:
+    """The same through ``capture``."""
+    sites = live.layout.sites_of("resid_pre")
+    return torch.stack([item.mean for item in live.capture(texts, sites).values()])
+
+
+def peak_memory(model: str, which: str) -> float:
+    """Most memory of a process that does one of the two, in MB."""
+    code = (
+        "import sys, json, resource; from benchmarks.extraction.__main__ import *\n"
+        f"pin(); live = load_model({model!r}, dtype='float32', device='cpu'); texts = prompts()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{which}(live, texts)\n"
+        "print(json.dumps([before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1])[1])
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--rounds", type=int, default=9)
+    asked = parser.parse_args()
+    pin()
+    live = load_model(asked.model, dtype="float32", device="cpu")
+    texts = prompts()
+    worst = float((by_hand(live, texts) - ours(live, texts)).abs().max())
+    assert worst < 1e-4, f"the two disagree by {worst}"
+    ratios, samples = compare(
+        {"by hand": lambda: by_hand(live, texts), "steerkit.capture": lambda: ours(live, texts)}, asked.rounds, 1
+    )
+    show(ratios)
+    memory = {which: peak_memory(asked.model, which) for which in ("by_hand", "ours")}
+    print(f"peak memory: by hand {memory['by_hand']:.0f} MB, ours {memory['ours']:.0f} MB")
+    print(save("extraction-cpu", ratios, samples, model=asked.model, peak_memory_mb=memory, max_abs_difference=worst))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What an intervention costs while decoding."""

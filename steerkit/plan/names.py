@@ -1,0 +1,100 @@
+"""Names of a recipe to what they mean. What can't be resolved becomes a problem, and the search goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, overload
+
+from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, EvaluatorSpec, InterventionSpec, Options, Spec
+from steerkit.catalog import Catalog
+from steerkit.errors import DataError, Problem, SteerkitError
+from steerkit.plan.types import PlannedModel
+from steerkit.recipe.data import DataRef, Splits, parse_ref
+from steerkit.recipe.problems import validate
+from steerkit.recipe.schema import Recipe
+from steerkit.types import STREAMS, Site
+
+Key: TypeAlias = str | int
+
+
+class Resolver:
+    """Looks names up and gathers what is wrong.
+
+    Args:
+        recipe: as written.
+        catalog: the plugins that it may name.
+    """
+
+    def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
+        self.recipe = recipe
+        self.catalog = catalog
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.used: dict[tuple[str, str], None] = {}
+        self.model = PlannedModel(recipe.model.source)
+        self.data: Mapping[str, Splits] = {}
+
+    def complain(self, message: object, *path: Key) -> None:
+        """Note a problem at a key of the recipe."""
+        text = str(message)
+        self.problems.append(Problem(text[0].upper() + text[1:] if text else text, *self.recipe.place(*path)))
+
+    @overload
+    def spec(self, kind: Literal["architecture"], name: str, *path: Key) -> ArchitectureSpec | None: ...
+    @overload
+    def spec(self, kind: Literal["estimator"], name: str, *path: Key) -> EstimatorSpec | None: ...
+    @overload
+    def spec(self, kind: Literal["intervention"], name: str, *path: Key) -> InterventionSpec | None: ...
+    @overload
+    def spec(self, kind: Literal["evaluator"], name: str, *path: Key) -> EvaluatorSpec | None: ...
+    def spec(self, kind: str, name: str, *path: Key) -> Spec | None:
+        """A plugin, or None and a problem."""
+        try:
+            found = self.catalog.get(kind, name)
+        except SteerkitError as error:
+            self.complain(error, *path)
+            return None
+        self.used[(kind, name)] = None
+        return found
+
+    def options(
+        self, spec: Spec, values: Mapping[str, Any], *path: Key, moved: Mapping[str, tuple[Key, ...]] | None = None
+    ) -> Options | None:
+        """A plugin's options, or None and problems.
+
+        Args:
+            spec: the plugin.
+            values: what the recipe sets.
+            path: where the options stand.
+            moved: options that stand elsewhere (the values of a sweep), with their places.
+        """
+
+        def place(at: tuple[Key, ...]) -> tuple[str, int | None]:
+            elsewhere = (moved or {}).get(str(at[len(path)])) if len(at) > len(path) else None
+            return self.recipe.place(*(elsewhere or at))
+
+        found, problems = validate(spec.options, dict(values), path, place)
+        self.problems += problems
+        return found
+
+    def ref(self, text: str, *path: Key) -> DataRef | None:
+        """A data reference, or None and a problem."""
+        try:
+            return parse_ref(text, self.data)
+        except DataError as error:
+            self.complain(error, *path)
+            return None
+
+    def site(self, text: str, *path: Key) -> Site | None:
+        """A site that the model can have, as far as is known."""
+        site = Site.parse(text)
+        layers = self.model.n_layers
+        if layers is not None and site.layer >= layers:
+            self.complain(f"no site {site}: the model has {layers} layers, 0 to {layers - 1}", *path)
+        if site.stream not in STREAMS:
+            self.notes.append(f"Stream {site.stream!r} is one that not every model has; that is checked at load.")
+        return site
+
+    def texts(self, ref: DataRef) -> tuple[str, ...]:
+        """The texts of a split."""
+        return self.data[ref.dataset][ref.split]

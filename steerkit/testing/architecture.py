@@ -1,0 +1,358 @@
+"""Conformance of architecture adapters: ``ArchitectureSuite``.
+
+from steerkit.testing import ArchitectureSuite
+import my_package.falcon as plugin
+
+class TestFalcon(ArchitectureSuite):
+    plugin = plugin
+
+    def model(self):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model("falcon", num_hidden_layers=2, ...))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steerkit.api.architecture import ArchitectureAdapter, Layout
+from steerkit.api.hookspecs import ArchitectureSpec, ModelFacts, NoOptions
+from steerkit.api.intervention import Affine, Intervention
+from steerkit.engine.attach import attached
+from steerkit.engine.positions import Frame, frame_of_prompts
+from steerkit.engine.program import lower
+from steerkit.engine.selftest import SelfTestReport, self_test
+from steerkit.engine.tiny import randomise
+from steerkit.errors import SteerkitError
+from steerkit.testing._suite import PluginSuite
+from steerkit.types import EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Positions, Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LENGTHS, INSTRUCTIONS, STEPS = (5, 3), ((1, 3), (0, 2)), 3
+POSITIONS = ("all", "prompt", "generated", "last", "instruction", "post_instruction", "-2")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A random model with its layout."""
+
+    model: PreTrainedModel
+    layout: Layout
+
+    def logits(self, ids: Tensor, *interventions: Intervention[Any], frame: Frame | None = None) -> Tensor:
+        """``[batch, pos]`` tokens without padding to logits under interventions."""
+        program = lower(interventions, self.layout)
+        with torch.no_grad(), attached(self.model, self.layout, program) as cursor:
+            cursor.set_frame(frame)
+            logits: Tensor = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        return logits
+
+
+class AddRandom(Intervention[NoOptions]):
+    """Adds a coefficient times a random vector at sites; each site has its own vector."""
+
+    def __init__(self, layout: Layout, sites: Sequence[Site], coefficient: float, positions: str = "all") -> None:
+        super().__init__(NoOptions(), None, sites, Positions.parse(positions))
+        self._widths = {site: layout.width(site) for site in sites}
+        self._coefficient = coefficient
+
+    def default_sites(self, layout: Layout) -> Sequence[Site]:
+        """Sites are always given."""
+        return ()
+
+    def update(self, site: Site) -> Affine:
+        """An update even for coefficient 0, so that what is attached is seen to do nothing."""
+        generator = torch.Generator().manual_seed(site.layer + 7)
+        return Affine(bias=self._coefficient * torch.randn(self._widths[site], generator=generator))
+
+
+class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
+    """Inherit it, set ``plugin``, and write ``model``. Nothing is downloaded.
+
+    Class attributes:
+        variants: names of the models to check, where there are several; ``model`` finds one in ``self.variant``.
+        special_tokens: of the tokenizer, where the adapter recognises a checkpoint by them.
+    """
+
+    _hook: ClassVar[str] = "steerkit_architectures"
+    variants: ClassVar[tuple[str, ...]] = ("model",)
+    special_tokens: ClassVar[frozenset[str]] = frozenset()
+    variant: str = ""
+
+    def model(self) -> PreTrainedModel:
+        """A small causal language model, built anew, with 2 layers or more.
+
+        Its weights don't matter: the suite draws parameters and saved buffers anew, so that none is 0 or 1 by chance.
+        """
+        raise NotImplementedError(f"Write {type(self).__name__}.model(): it returns a small random model.")
+
+    def adapter(self) -> ArchitectureAdapter:
+        """The adapter under test."""
+        adapter: ArchitectureAdapter = self.implementation()()
+        return adapter
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run each check that takes a model on each variant."""
+        if "built" in metafunc.fixturenames:
+            metafunc.parametrize("built", self.variants, indirect=True)
+
+    @pytest.fixture
+    def built(self, request: pytest.FixtureRequest) -> Built:
+        """The model of a variant, all of it random, in float32."""
+        self.variant = str(request.param)
+        model = self.model()
+        randomise(model, seed=1)
+        model.float().eval()
+        return Built(model, self.adapter().layout(model))
+
+    def test_claims_the_model(self, built: Built) -> None:
+        """The spec claims the model by what its checkpoint says."""
+        config = built.model.config
+        facts = ModelFacts(str(config.model_type), config.to_dict(), self.special_tokens)
+        assert self.spec().claims(facts), f"{self.spec().name!r} doesn't claim model type {facts.model_type!r}."
+        assert facts.model_type not in self.spec().refuses
+
+    def test_self_test_passes(self, built: Built) -> None:
+        """The live model is what the adapter declares, in float32."""
+        self._self_test(built).raise_if_failed()
+
+    def test_bfloat16_works(self, built: Built) -> None:
+        """The same in bfloat16; an edit leaves the dtype as it is."""
+        built.model.bfloat16()
+        self._self_test(built).raise_if_failed()
+        logits = built.logits(_tokens(built), AddRandom(built.layout, built.layout.sites(), 0.5))
+        assert logits.dtype is torch.bfloat16 and bool(logits.isfinite().all())
+
+    def test_zero_coefficient_is_bit_identical(self, built: Built) -> None:
+        """Adding zero times a vector at every site changes no bit, although it is attached."""
+        ids = _tokens(built)
+        zero = AddRandom(built.layout, built.layout.sites(), 0.0)
+        assert len(lower([zero], built.layout).slots) == len(built.layout.sites())
+        # The write at resid_mid goes through attn_out, which it must leave alone too.
+        assert torch.equal(built.logits(ids, zero), built.logits(ids))
+
+    def test_an_edit_at_a_site_is_an_edit_at_the_place_it_names(self, built: Built) -> None:
+        """Sites that name one sum at two of its ends take edits alike, and every site's edit shows."""
+        ids, plain = _tokens(built), built.logits(_tokens(built))
+        for layer, block in enumerate(built.layout.blocks):
+            pairs = [(Site(block.writers[-1].stream, layer), Site(RESID_POST, layer), self._scale(built, layer))]
+            if block.resid_mid is not None:
+                pairs.append((Site(block.writers[0].stream, layer), Site(RESID_MID, layer), 1.0))
+            if layer + 1 < built.layout.n_layers:
+                pairs.append((Site(RESID_POST, layer), Site(RESID_PRE, layer + 1), 1.0))
+            for one, other, factor in pairs:
+                first = built.logits(ids, _AddVector(built.layout, one, 1.0))
+                second = built.logits(ids, _AddVector(built.layout, other, factor))
+                _assert_close(first, second, 1e-4, f"edits at {one} and {other}")
+                assert (first - plain).abs().max() > 1e-3, f"An edit at {one} shows nowhere."
+
+    def test_an_edit_at_the_heads_passes_their_projection(self, built: Built) -> None:
+        """Adding a vector at ``head_out`` is adding its image under the output projection at ``attn_out``."""
+        ids = _tokens(built)
+        for layer, block in enumerate(built.layout.blocks):
+            if block.heads is None or len(block.writers[0].projections) != 1:
+                continue
+            projection = built.model.get_submodule(block.writers[0].projections[0])
+            vector = torch.randn(block.heads.n_heads * block.heads.d_head, generator=torch.Generator().manual_seed(0))
+            weight = projection.weight
+            assert isinstance(weight, Tensor)
+            at_heads = built.logits(ids, _AddVector(built.layout, Site(HEAD_OUT, layer), 1.0, vector))
+            site = Site(block.writers[0].stream, layer)
+            at_writer = built.logits(ids, _AddVector(built.layout, site, 1.0, weight.detach() @ vector))
+            _assert_close(at_heads, at_writer, 1e-4, f"edits at {Site(HEAD_OUT, layer)} and {site}")
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("positions", POSITIONS)
+    def test_cached_equals_uncached(self, built: Built, positions: str, side: str) -> None:
+        """What is edited depends on a token's place, not on how many passes its sequence takes."""
+        ids, mask = _padded(built, side)
+        frame = frame_of_prompts(LENGTHS, INSTRUCTIONS, width=max(LENGTHS), padding_side=side, growing=True)
+        edit = AddRandom(built.layout, _written(built.layout), 0.5, positions)
+        program = lower([edit], built.layout)
+        with torch.no_grad(), attached(built.model, built.layout, program) as cursor:
+            cursor.set_frame(frame)
+            whole = _pass(built.model, ids, mask, 0, ids.shape[1], None).logits
+            cursor.set_frame(frame)
+            output = _pass(built.model, ids, mask, 0, max(LENGTHS), None, use_cache=True)
+            stepwise = [output.logits]
+            for column in range(max(LENGTHS), ids.shape[1]):
+                cache = output.past_key_values
+                output = _pass(built.model, ids, mask, column, column + 1, cache, use_cache=True)
+                stepwise.append(output.logits)
+        real = mask.bool()
+        _assert_close(torch.cat(stepwise, 1)[real], whole[real], 2e-4, "with and without cache")
+        with torch.no_grad():
+            plain = _pass(built.model, ids, mask, 0, ids.shape[1], None).logits
+        assert (whole[real] - plain[real]).abs().max() > 1e-3, f"An edit at positions {positions!r} shows nowhere."
+
+    @pytest.mark.parametrize("positions", ["all", "-1", "instruction"])
+    def test_padding_changes_nothing(self, built: Built, positions: str) -> None:
+        """A prompt alone, padded on the left and padded on the right gives the same logits at its tokens."""
+        edit = AddRandom(built.layout, _written(built.layout), 0.5, positions)
+        program = lower([edit], built.layout)
+        found: dict[str, Tensor] = {}
+        for side in ("left", "right"):
+            ids, mask = _padded(built, side)
+            ids, mask = ids[:, : max(LENGTHS)], mask[:, : max(LENGTHS)]
+            frame = frame_of_prompts(LENGTHS, INSTRUCTIONS, width=max(LENGTHS), padding_side=side)
+            with torch.no_grad(), attached(built.model, built.layout, program) as cursor:
+                cursor.set_frame(frame)
+                found[side] = _pass(built.model, ids, mask, 0, ids.shape[1], None).logits[1][mask[1].bool()]
+            alone = ids[1:][mask[1:].bool()][None]
+        single = frame_of_prompts(LENGTHS[1:], INSTRUCTIONS[1:], width=LENGTHS[1], padding_side="left")
+        expected = built.logits(alone, edit, frame=single)[0]
+        for side, logits in found.items():
+            _assert_close(logits, expected, 2e-4, f"padded on the {side}")
+
+    def test_blocks_may_give_a_tensor_or_a_tuple(self, built: Built) -> None:
+        """Sites are the same whichever of the two a block returns; versions of transformers differ."""
+        ids = _tokens(built)
+        edit = AddRandom(built.layout, built.layout.sites(), 0.5)
+        expected = built.logits(ids, edit)
+        with ExitStack() as stack:
+            for block in built.layout.blocks:
+                stack.callback(_other_output(built.model.get_submodule(block.module)))
+            _assert_close(built.logits(ids, edit), expected, 1e-5, "with a tensor and with a tuple")
+            self._self_test(built).raise_if_failed()
+
+    def test_an_exception_leaves_no_trace(self, built: Built) -> None:
+        """Hooks and bits are those of before, after an exception in the body."""
+        before = _state(built.model)
+        edit = AddRandom(built.layout, built.layout.sites(), 0.5)
+        with pytest.raises(ZeroDivisionError), attached(built.model, built.layout, lower([edit], built.layout)):
+            built.model(input_ids=_tokens(built))
+            raise ZeroDivisionError
+        _assert_same(before, _state(built.model))
+
+    def test_a_half_failed_attach_leaves_no_trace(self, built: Built) -> None:
+        """A site that can't be attached takes the ones before it back off."""
+        blocks = built.layout.blocks
+        broken = replace(built.layout, blocks=(*blocks[:-1], replace(blocks[-1], module="not.there")))
+        before = _state(built.model)
+        program = lower([AddRandom(broken, broken.sites(), 0.5)], broken)
+        with pytest.raises(SteerkitError, match=r"not\.there"), attached(built.model, broken, program):
+            raise AssertionError("attached in spite of a missing module")
+        _assert_same(before, _state(built.model))
+
+    def test_the_self_test_leaves_no_trace(self, built: Built) -> None:
+        """Not even in train mode, which it leaves while it runs."""
+        built.model.train()
+        before = _state(built.model)
+        self._self_test(built)
+        assert built.model.training
+        _assert_same(before, _state(built.model))
+
+    def _self_test(self, built: Built) -> SelfTestReport:
+        return self_test(built.model, built.layout, adapter=self.spec().name)
+
+    def _scale(self, built: Built, layer: int) -> float:
+        path = built.layout.blocks[layer].scale
+        if path is None:
+            return 1.0
+        parent, _, name = path.rpartition(".")
+        return float(getattr(built.model.get_submodule(parent), name))
+
+
+class _AddVector(AddRandom):
+    """Adds one vector, the same at whatever site."""
+
+    def __init__(self, layout: Layout, site: Site, coefficient: float, vector: Tensor | None = None) -> None:
+        super().__init__(layout, [site], coefficient)
+        drawn = torch.randn(layout.width(site), generator=torch.Generator().manual_seed(0))
+        self._vector = drawn if vector is None else vector
+
+    def update(self, site: Site) -> Affine:
+        """The vector times the coefficient."""
+        return Affine(bias=self._coefficient * self._vector)
+
+
+def _assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance, msg=lambda text: f"{what}: {text}")
+
+
+def _written(layout: Layout) -> list[Site]:
+    """A site of each kind, at different layers."""
+    last = layout.n_layers - 1
+    sites = [Site(EMBED), Site(RESID_PRE, 1), Site(layout.blocks[last].writers[-1].stream, last)]
+    return sites + ([Site(RESID_MID, 0)] if layout.blocks[0].resid_mid is not None else [])
+
+
+def _tokens(built: Built, length: int = 6) -> Tensor:
+    vocabulary = int(built.model.config.get_text_config().vocab_size)
+    return torch.randint(6, vocabulary, (2, length), generator=torch.Generator().manual_seed(3))
+
+
+def _padded(built: Built, side: str) -> tuple[Tensor, Tensor]:
+    """Prompts of different lengths, padded on a side, with tokens generated behind them."""
+    width = max(LENGTHS)
+    ids = _tokens(built, width + STEPS)
+    mask = torch.ones_like(ids)
+    for row, length in enumerate(LENGTHS):
+        padding = slice(0, width - length) if side == "left" else slice(length, width)
+        prompt = ids[row, :length].clone()
+        ids[row, :width] = 0
+        ids[row, width - length : width] = prompt
+        if side == "right":
+            ids[row, :width] = 0
+            ids[row, :length] = prompt
+        mask[row, padding] = 0
+    return ids, mask
+
+
+def _pass(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, start: int, stop: int, cache: Any, use_cache: bool = False
+) -> Any:
+    places = (mask.cumsum(-1) - 1).clamp(min=0)
+    return model(
+        input_ids=ids[:, start:stop],
+        attention_mask=mask[:, :stop],
+        position_ids=places[:, start:stop],
+        past_key_values=cache,
+        use_cache=use_cache,
+    )
+
+
+def _other_output(block: nn.Module) -> Callable[[], None]:
+    """Give a block's hooks a tuple where they got a tensor, and the other way round; its caller sees no change."""
+    kind: type[Any] = type(block)
+
+    class Other(kind):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().forward(*args, **kwargs)
+            self.rest = output[1:] if isinstance(output, tuple) else None
+            return output[0] if isinstance(output, tuple) else (output, "something else")
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().__call__(*args, **kwargs)
+            return output[0] if self.rest is None else (output, *self.rest)
+
+    block.__class__ = Other
+
+    def back() -> None:
+        block.__class__ = kind
+        vars(block).pop("rest", None)
+
+    return back
+
+
+def _state(model: nn.Module) -> tuple[dict[str, tuple[list[Any], list[Any]]], dict[str, Tensor]]:
+    hooks = {
+        name: (list(module._forward_hooks.values()), list(module._forward_pre_hooks.values()))
+        for name, module in model.named_modules()
+    }
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return hooks, {name: value.detach().clone() for name, value in tensors}
+
+
+def _assert_same(before: tuple[Any, dict[str, Tensor]], after: tuple[Any, dict[str, Tensor]]) -> None:
+    assert after[0] == before[0], "A hook was left on the model."
+    changed = [name for name, value in before[1].items() if not torch.equal(value, after[1][name])]
+    assert not changed and after[1].keys() == before[1].keys(), f"Bits changed: {changed}"

@@ -1,0 +1,138 @@
+"""The runner of evaluators: each pass once, the baseline once, scores in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from steerkit.api.estimator import Direction
+from steerkit.api.evaluator import Evaluator, Outputs, Score
+from steerkit.api.hookspecs import Needs, NoOptions
+from steerkit.engine import evaluate
+from steerkit.engine.evaluate import Evaluation, Job, SampleRequest
+from steerkit.engine.live import LiveModel
+from steerkit.engine.passes import next_token_logits, sequence_logits
+from steerkit.errors import PluginError
+from steerkit.session import add
+from steerkit.types import Site
+
+TEXTS = ["one", "two words", "three words now", "and a fourth one"]
+
+
+class Spy(Evaluator[NoOptions]):
+    """Keeps what it was shown, and scores an example by the length of its text."""
+
+    def __init__(self, live: LiveModel) -> None:
+        super().__init__(NoOptions(), live.vocabulary)
+        self.seen: list[Outputs] = []
+
+    def score(self, outputs: Outputs) -> Sequence[Score]:
+        self.seen.append(outputs)
+        return [Score(float(len(text))) for text in outputs.texts]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often each kind of pass is made."""
+    calls = {"logits": 0, "completions": 0}
+    logits, complete = evaluate.next_token_logits, LiveModel.complete
+
+    def count_logits(*args: object, **kwargs: object) -> torch.Tensor:
+        calls["logits"] += 1
+        return logits(*args, **kwargs)  # type: ignore[arg-type]
+
+    def count_complete(self: LiveModel, *args: object, **kwargs: object) -> list[list[int]]:
+        calls["completions"] += 1
+        return complete(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate, "next_token_logits", count_logits)
+    monkeypatch.setattr(LiveModel, "complete", count_complete)
+    return calls
+
+
+def steering(live: LiveModel) -> list[object]:
+    return [add(Direction(torch.full((1, live.layout.d_model), 2.0), Site("resid_pre", 1)))]
+
+
+def test_passes_are_shared_and_the_baseline_is_made_once(llama: LiveModel, counted: dict[str, int]) -> None:
+    needs = [Needs(next_token_logits=True), Needs(next_token_logits=True, baseline=True)]
+    needs += [Needs(max_new_tokens=4), Needs(max_new_tokens=2, baseline=True)]
+    spies = [Spy(llama) for _ in needs]
+    jobs = [Job(f"job {i}", spy, need, "x") for i, (spy, need) in enumerate(zip(spies, needs, strict=True))]
+    evaluation = Evaluation(llama, jobs, {"x": TEXTS}, SampleRequest("x", 2, 4))
+    evaluation.run()
+    evaluation.run(steering(llama))  # type: ignore[arg-type]
+    evaluation.run(steering(llama))  # type: ignore[arg-type]
+    # One baseline pass of each kind, then one per condition.
+    assert counted == {"logits": 3, "completions": 3}
+    assert [len(spy.seen) for spy in spies] == [3, 3, 3, 3]
+    assert spies[0].seen[0].baseline is None and spies[0].seen[0].completions is None
+    steered = spies[1].seen[1]
+    assert steered.baseline is not None and steered.next_token_logits is not None
+    assert steered.baseline.next_token_logits is not None
+    assert torch.equal(steered.baseline.next_token_logits, next_token_logits(llama, TEXTS))
+    assert not torch.allclose(steered.next_token_logits, steered.baseline.next_token_logits)
+    assert spies[3].seen[1].next_token_logits is None
+
+
+def test_the_baseline_condition_equals_plain_generation(llama: LiveModel) -> None:
+    spy = Spy(llama)
+    evaluation = Evaluation(llama, [Job("spy", spy, Needs(max_new_tokens=3), "x")], {"x": TEXTS})
+    result = evaluation.run()
+    assert list(result.completions["x"]) == llama.generate(TEXTS, max_new_tokens=3)
+    assert [score.value for score in result.scores[("spy", "x")]] == [len(text) for text in TEXTS]
+
+
+def test_a_longer_completion_is_not_cut_to_what_is_compared(llama: LiveModel) -> None:
+    long, short = Spy(llama), Spy(llama)
+    jobs = [
+        Job("long", long, Needs(max_new_tokens=6), "x"),
+        Job("short", short, Needs(max_new_tokens=2, baseline=True), "x"),
+    ]
+    Evaluation(llama, jobs, {"x": TEXTS}).run()
+    assert long.seen[0].completions == llama.generate(TEXTS, max_new_tokens=6)
+    assert short.seen[0].completions == llama.generate(TEXTS, max_new_tokens=2)
+
+
+def test_logits_along_texts_are_those_of_an_unpadded_pass(llama: LiveModel) -> None:
+    rendered = [llama.chat.render_text(text) for text in TEXTS]
+    for part in sequence_logits(llama, rendered, [1] * len(TEXTS)):
+        for place, index in enumerate(part.order):
+            ids = torch.tensor([rendered[index].token_ids])
+            with torch.no_grad():
+                expected = llama.model(input_ids=ids).logits[0, :-1]
+            mask = part.token_mask[place]
+            assert torch.equal(part.token_ids[place][mask], ids[0, 1:])
+            assert torch.allclose(part.logits[place][mask], expected, atol=1e-4)
+
+
+def test_scores_along_texts_come_in_order_and_context_does_not_count(llama: LiveModel) -> None:
+    spy = Spy(llama)
+    needs = Needs(sequence_logits=True, baseline_completions=True, max_new_tokens=3)
+    evaluation = Evaluation(llama, [Job("own", spy, needs, "x")], {"x": TEXTS})
+    result = evaluation.run(steering(llama))  # type: ignore[arg-type]
+    assert [score.value for score in result.scores[("own", "x")]] == [len(text) for text in TEXTS]
+    own = {text: ids for text, ids in zip(TEXTS, llama.complete(TEXTS, max_new_tokens=3), strict=True)}
+    for outputs in spy.seen:
+        assert outputs.token_ids is not None and outputs.token_mask is not None
+        for row, text in enumerate(outputs.texts):
+            assert outputs.token_ids[row][outputs.token_mask[row]].tolist() == own[text]
+
+
+def test_texts_are_cut_at_the_wanted_length(llama: LiveModel) -> None:
+    spy = Spy(llama)
+    needs = Needs(sequence_logits=True, max_text_tokens=3)
+    Evaluation(llama, [Job("cut", spy, needs, "x")], {"x": TEXTS}).run()
+    assert all(out.token_ids is not None and out.token_ids.shape[1] <= 2 for out in spy.seen)
+
+
+def test_an_evaluator_that_loses_examples_is_an_error(llama: LiveModel) -> None:
+    class Lossy(Spy):
+        def score(self, outputs: Outputs) -> Sequence[Score]:
+            return [Score(math.nan)]
+
+    with pytest.raises(PluginError, match="one for each"):
+        Evaluation(llama, [Job("lossy", Lossy(llama), Needs(next_token_logits=True), "x")], {"x": TEXTS}).run()

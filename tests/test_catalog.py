@@ -1,0 +1,256 @@
+"""Discovery of plugins, with real distributions on the path: sound, broken, mistyped, clashing."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import pytest
+from pydantic import Field
+
+from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, ModelFacts, NoOptions, Options, hookimpl
+from steerkit.catalog import DISABLE_VARIABLE, Catalog, describe_options, implementation
+from steerkit.errors import PluginError, UnknownNameError, UnsupportedModelError
+
+ESTIMATOR = """
+    from pydantic import Field
+    from steerkit.api.hookspecs import EstimatorSpec, Options, hookimpl
+
+    class MedianOptions(Options):
+        trim: float = Field(default=0.1, description="Share to trim.")
+
+    @hookimpl
+    def steerkit_estimators():
+        return [EstimatorSpec("{name}", "Medians.", "{module}:Missing", MedianOptions)]
+"""
+
+Make = Callable[..., str]
+
+
+@pytest.fixture
+def make_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Install a distribution with one plugin module into a folder on the path; returns the module's name."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delenv(DISABLE_VARIABLE, raising=False)
+    made: list[str] = []
+
+    def make(distribution: str, code: str, *, version: str = "1.2", entry_point: str = "") -> str:
+        module = f"{distribution.replace('-', '_')}_plugin"
+        (site / f"{module}.py").write_text(textwrap.dedent(code.replace("{module}", module)), "utf-8")
+        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", "utf-8")
+        (info / "entry_points.txt").write_text(f"[steerkit]\n{entry_point or distribution} = {module}\n", "utf-8")
+        made.append(module)
+        return module
+
+    yield make
+    for module in made:
+        sys.modules.pop(module, None)
+
+
+def test_a_plugin_is_listed_with_where_it_comes_from_and_what_can_be_set(make_distribution: Make) -> None:
+    module = make_distribution("acme-median", ESTIMATOR.replace("{name}", "median"))
+    catalog = Catalog.discover()
+    entry = catalog.entry("estimator", "median")
+    assert (entry.status, entry.origin.distribution, entry.origin.version) == ("ok", "acme-median", "1.2")
+    assert entry.origin.module == module
+    (option,) = entry.options
+    assert (option.name, option.type, option.default, option.required) == ("trim", "float", 0.1, False)
+    assert option.description == "Share to trim."
+    assert catalog.get("estimator", "median").summary == "Medians."
+
+
+def test_first_party_plugins_are_discovered_as_a_strangers_are() -> None:
+    catalog = Catalog.discover()
+    assert not catalog.broken
+    assert {"add", "ablate"} <= set(catalog.names("intervention"))
+    assert {entry.origin.distribution for entry in catalog.entries} >= {"steerkit-torch"}
+
+
+def test_a_broken_plugin_takes_no_other_with_it_and_never_vanishes(make_distribution: Make) -> None:
+    make_distribution("acme-broken", "import a_module_that_is_not_there\n")
+    make_distribution("acme-exits", "raise SystemExit(3)\n")
+    make_distribution("acme-median", ESTIMATOR.replace("{name}", "median"))
+    catalog = Catalog.discover()
+    assert catalog.get("estimator", "median")
+    causes = {entry.name: entry.cause for entry in catalog.broken}
+    assert causes["acme-broken"] == "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"
+    assert causes["acme-exits"] == "SystemExit: 3"
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'median'.*failed to load.*'acme-broken' of acme-broken"):
+        catalog.get("estimator", "mediann")
+
+
+def test_two_plugins_of_one_kind_and_name_are_an_error_that_names_both(make_distribution: Make) -> None:
+    one = make_distribution("acme-median", ESTIMATOR.replace("{name}", "median"), version="1.0")
+    two = make_distribution("other-median", ESTIMATOR.replace("{name}", "median"), version="2.0")
+    with pytest.raises(PluginError) as caught:
+        Catalog.discover()
+    message = str(caught.value)
+    assert message.count("both provide estimator 'median'") == 1
+    for part in (f"acme-median 1.0 (module {one})", f"other-median 2.0 (module {two})", f"{DISABLE_VARIABLE}="):
+        assert part in message
+    lenient = Catalog.discover(strict=False)
+    assert [entry.status for entry in lenient.entries if entry.name == "median"] == ["clash", "clash"]
+
+
+@pytest.mark.parametrize("off", ["acme-median", "ACME_Median", "other-entry"])
+def test_either_of_two_rivals_can_be_disabled(
+    make_distribution: Make, monkeypatch: pytest.MonkeyPatch, off: str
+) -> None:
+    make_distribution("acme-median", ESTIMATOR.replace("{name}", "median"))
+    make_distribution("other-median", ESTIMATOR.replace("{name}", "median"), entry_point="other-entry")
+    kept = "acme-median" if off == "other-entry" else "other-median"
+    assert Catalog.discover(disabled=[off]).entry("estimator", "median").origin.distribution == kept
+    monkeypatch.setenv(DISABLE_VARIABLE, f"nothing, {off}")
+    assert Catalog.discover().entry("estimator", "median").origin.distribution == kept
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("@hookimpl\ndef steerkit_estimater():\n    return []\n", ["unknown hook 'steerkit_estimater'"]),
+        ("@hookimpl\ndef steerkit_estimators(catalog):\n    return []\n", ["steerkit_estimators", "catalog"]),
+        ("def steerkit_estimators():\n    return []\n", ["'steerkit_estimators' isn't marked @hookimpl"]),
+        ("x = 1\n", ["provides nothing"]),
+        ("@hookimpl\ndef steerkit_estimators():\n    return None\n", ["'steerkit_estimators' returned NoneType"]),
+        ("@hookimpl\ndef steerkit_estimators():\n    return ['median']\n", ["returned a str in its list"]),
+        ("@hookimpl\ndef steerkit_estimators():\n    1 / 0\n", ["'steerkit_estimators' failed", "ZeroDivisionError"]),
+        (
+            "@hookimpl\ndef steerkit_estimators():\n    return [EstimatorSpec('m', 's', 'a:B', dict)]\n",
+            ["'steerkit_estimators'", "'options'", "steerkit.api.hookspecs.Options"],
+        ),
+        (
+            "@hookimpl\ndef steerkit_estimators():\n    return [EstimatorSpec('m', 's', 'a.B')]\n",
+            ["'implementation'", "module:attribute"],
+        ),
+        ("@hookimpl\ndef steerkit_estimators():\n    return [EstimatorSpec('M m', 's', 'a:B')]\n", ["'name'", "M m"]),
+        (
+            "@hookimpl\ndef steerkit_estimators():\n    return [EstimatorSpec('m', 's', 'a:B', statistics='all')]\n",
+            ["'statistics'", "mean, moments, rows"],
+        ),
+        (
+            "@hookimpl\ndef steerkit_architectures():\n"
+            "    return [ArchitectureSpec('m', 's', 'a:B', model_types='gpt')]\n",
+            ["'model_types'", "tuple of texts"],
+        ),
+        (
+            "class O(Options):\n    sites: int = 1\n"
+            "@hookimpl\ndef steerkit_interventions():\n    return [InterventionSpec('m', 's', 'a:B', O)]\n",
+            ["'options'", "'sites'"],
+        ),
+    ],
+)
+def test_a_broken_contract_names_plugin_hook_and_argument(make_distribution: Make, code: str, parts: list[str]) -> None:
+    head = "from steerkit.api.hookspecs import *\nfrom steerkit.api.hookspecs import hookimpl\n"
+    make_distribution("acme-wrong", head + code)
+    with pytest.raises(PluginError) as caught:
+        Catalog.discover()
+    for part in ("'acme-wrong' of acme-wrong 1.2", f"{DISABLE_VARIABLE}=acme-wrong", *parts):
+        assert part in str(caught.value)
+    (entry,) = [entry for entry in Catalog.discover(strict=False).entries if entry.name == "acme-wrong"]
+    assert entry.status == "invalid"
+    assert entry.cause in str(caught.value)
+
+
+def architectures(*specs: ArchitectureSpec) -> Catalog:
+    module = ModuleType("fake_architectures")
+
+    @hookimpl
+    def steerkit_architectures() -> list[ArchitectureSpec]:
+        return list(specs)
+
+    module.steerkit_architectures = steerkit_architectures  # type: ignore[attr-defined]
+    return Catalog.from_modules(module)
+
+
+def spec(name: str, *types: str, **kwargs: object) -> ArchitectureSpec:
+    return ArchitectureSpec(name, "A family.", "fake:Adapter", NoOptions, types, **kwargs)  # type: ignore[arg-type]
+
+
+LLAMA = spec("llama", "llama")
+YI = spec("yi", "llama", recognise=lambda facts: facts.config.get("vocab_size") == 64000, refines=("llama",))
+
+
+def test_an_adapter_that_refines_another_one_comes_first_where_it_claims_the_model() -> None:
+    catalog = architectures(LLAMA, YI)
+    assert catalog.adapter_for(ModelFacts("llama", {"vocab_size": 64000})) == YI
+    assert catalog.adapter_for(ModelFacts("llama", {"vocab_size": 32000})) == LLAMA
+    assert catalog.adapter_for(ModelFacts("llama", {"vocab_size": 32000}), "yi") == YI
+
+
+@pytest.mark.parametrize(
+    "rivals", [(LLAMA, spec("other", "llama")), (spec("a", "x", refines=("b",)), spec("b", "x", refines=("a",)))]
+)
+def test_equal_claims_are_an_error_that_names_both(rivals: tuple[ArchitectureSpec, ArchitectureSpec]) -> None:
+    with pytest.raises(PluginError, match=rf"'{rivals[0].name}' of .*'{rivals[1].name}' of .*model\.adapter"):
+        architectures(*rivals).adapter_for(ModelFacts(rivals[0].model_types[0], {}))
+
+
+def test_a_refusal_gives_its_reason_unless_another_adapter_claims_the_type() -> None:
+    refusing = spec("gemma", "gemma2", refuses={"gemma3n": "its streams are not one sum"})
+    facts = ModelFacts("gemma3n", {})
+    with pytest.raises(UnsupportedModelError, match="'gemma3n' is refused by adapter 'gemma': its streams"):
+        architectures(refusing).adapter_for(facts)
+    with pytest.raises(UnsupportedModelError, match="not one sum"):
+        architectures(refusing).adapter_for(facts, "gemma")
+    assert architectures(refusing, spec("brave", "gemma3n")).adapter_for(facts).name == "brave"
+
+
+def test_an_unclaimed_model_type_tells_how_to_write_an_adapter() -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        architectures(LLAMA).adapter_for(ModelFacts("lama", {}))
+    for part in ("'lama'", "Did you mean 'llama'", "plugins/template", "steerkit.testing.ArchitectureSuite"):
+        assert part in str(caught.value)
+    with pytest.raises(UnknownNameError, match="Did you mean 'llama'"):
+        architectures(LLAMA).adapter_for(ModelFacts("llama", {}), "lama")
+
+
+def test_a_recogniser_that_fails_names_its_plugin() -> None:
+    failing = spec("failing", "llama", recognise=lambda facts: facts.config["vocab_size"] == 1)
+    with pytest.raises(PluginError, match=r"'fake_architectures'.*recognise.*'failing'.*KeyError"):
+        architectures(failing).adapter_for(ModelFacts("llama", {}))
+
+
+@pytest.mark.parametrize(
+    ("target", "part"),
+    [
+        ("no_such_module_here:Thing", "can't be imported: ModuleNotFoundError"),
+        ("steerkit.api.estimator:Estimater", "Did you mean 'Estimator'"),
+        ("steerkit.api.estimator:Direction", "is not a subclass of steerkit.api.estimator.Estimator"),
+        ("steerkit.api.hookspecs:StatisticsKind", "is not a subclass"),
+    ],
+)
+def test_an_implementation_that_is_not_there_is_an_error_with_its_cause(target: str, part: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        implementation(EstimatorSpec("median", "Medians.", target))
+    assert part in str(caught.value)
+    assert "estimator 'median'" in str(caught.value)
+
+
+def test_an_implementation_is_the_class_that_the_spec_names() -> None:
+    from steerkit.api.estimator import Estimator
+
+    assert implementation(EstimatorSpec("base", "The base.", "steerkit.api.estimator:Estimator")) is Estimator
+
+
+def test_types_of_options_read_as_people_write_them() -> None:
+    class Many(Options):
+        a: int
+        b: list[str] = Field(default=["x"])
+        c: float | tuple[float, ...] | None = None
+        d: Literal["p", "q"] = "p"
+
+    found = {option.name: (option.type, option.default, option.required) for option in describe_options(Many)}
+    assert found == {
+        "a": ("int", None, True),
+        "b": ("list[str]", ["x"], False),
+        "c": ("float | tuple[float, ...] | None", None, False),
+        "d": ("'p' | 'q'", "p", False),
+    }

@@ -1,0 +1,207 @@
+"""The main path on a tiny model: files, records, controls, resumption, and equal bytes for equal runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerkit import stages
+from steerkit.artifacts.directions import load_directions
+from steerkit.artifacts.rundir import STAGES
+from steerkit.errors import RecipeError
+from steerkit.report import load_run, write_report
+from steerkit.run import run_recipe
+from tests.conftest import tiny_live
+
+RECIPE = """
+name: small
+seed: 7
+model: {source: "tiny-random:llama", dtype: float32}
+data:
+  warm: {inline: [sun one, sun two, sun three, sun four, sun five, sun six, sun seven, sun eight], split: {train: 4, test: 4}}
+  cold: {inline: [ice one, ice two, ice three, ice four, ice five, ice six, ice seven, ice eight], split: {train: 4, test: 4}}
+  text: {inline: ["A plain sentence of some words.", "Another sentence, of other words."]}
+directions:
+  warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre, positions: -1}
+conditions:
+  warmer:
+    - add: {direction: warmth, coefficient: 3.0}
+  without:
+    - ablate: {direction: warmth}
+  dose:
+    interventions:
+      - add: {direction: warmth}
+    sweep: {coefficient: [-2, 2]}
+    control: false
+evaluate:
+  - refusal_score: {data: [warm.test, cold.test]}
+  - kl_divergence: {data: cold.test}
+  - refusal_rate: {data: cold.test, max_new_tokens: 4}
+  - cross_entropy: {data: text}
+control: {random_directions: 2}
+report:
+  samples: {data: cold.test, n: 2, max_new_tokens: 4}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def results_of(run: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((run / "results.json").read_text())
+    return loaded
+
+
+def test_a_recipe_ends_in_a_whole_run_directory(recipe: Path, tmp_path: Path) -> None:
+    run = run_recipe(recipe, out=tmp_path / "runs")
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "recipe.yaml",
+        "plan.json",
+        "directions.safetensors",
+        "results.json",
+        "samples.jsonl",
+        "timings.json",
+        "provenance.json",
+    }
+    results = results_of(run)
+    conditions = {item["name"]: item for item in results["conditions"]}
+    expected = ["baseline", "warmer", "warmer/random-1", "warmer/random-2", "without"]
+    expected += ["without/random-1", "without/random-2", "dose[coefficient=-2]", "dose[coefficient=2]"]
+    assert list(conditions) == expected
+    assert conditions["warmer/random-1"]["of"] == "warmer"
+    assert conditions["without"]["interventions"][0]["sites"][0] == "embed"
+    jobs = [("refusal_score", "warm.test"), ("refusal_score", "cold.test"), ("kl_divergence", "cold.test")]
+    jobs += [("refusal_rate", "cold.test"), ("cross_entropy", "text"), ("perplexity", "text")]
+    found = [(item["condition"], item["evaluator"], item["data"]) for item in results["records"]]
+    assert sorted(found) == sorted((name, *job) for name in conditions for job in jobs)
+    for record in results["records"]:
+        assert record["ci_low"] <= record["value"] <= record["ci_high"], record
+    assert len(results["separation"]) == tiny_live("llama").layout.n_layers + 1
+    assert all(row["held_out"] and row["n_positive"] == 4 for row in results["separation"])
+    page = write_report(run)
+    assert "warmer" in page.read_text()
+    assert load_run(run).results.name == "small"
+
+
+def test_records_are_what_the_python_interface_gives(recipe: Path, tmp_path: Path) -> None:
+    """The runner against the same measurement made by hand."""
+    import torch
+
+    from steerkit.engine.passes import next_token_logits
+    from steerkit.session import add
+
+    run = run_recipe(recipe, out=tmp_path)
+    live = tiny_live("llama")
+    direction = load_directions(run / "directions.safetensors")["warmth"]
+    prompts = json.loads((run / "plan.json").read_text())["data"]
+    assert prompts["cold.test"] == 4
+    texts = [
+        row["prompt"]
+        for row in map(json.loads, (run / "samples.jsonl").read_text().splitlines())
+        if row["condition"] == "warmer" and row["data"] == "cold.test"
+    ]
+    baseline = next_token_logits(live, texts).double().softmax(-1)
+    with live.steer(add(direction, coefficient=3.0)):
+        steered = next_token_logits(live, texts).double().softmax(-1)
+    expected = (baseline * ((baseline + 1e-6).log() - (steered + 1e-6).log())).sum(-1).mean()
+    (record,) = (
+        item
+        for item in results_of(run)["records"]
+        if item["condition"] == "warmer" and item["evaluator"] == "kl_divergence"
+    )
+    assert record["value"] == pytest.approx(float(expected), rel=1e-4)
+    assert torch.isfinite(expected) and expected > 0.01
+
+
+def test_controls_have_the_directions_norm_and_are_seeded(recipe: Path, tmp_path: Path) -> None:
+    run = run_recipe(recipe, out=tmp_path)
+    direction = load_directions(run / "directions.safetensors")["warmth"]
+    one, again, other = (stages.random_like(direction, 7, number) for number in (1, 1, 2))
+    assert one.vectors.equal(again.vectors) and not one.vectors.equal(other.vectors)
+    assert float(one.vectors.norm()) == pytest.approx(float(direction.vectors.norm()), rel=1e-6)
+    assert abs(float(torch_cosine(one.vectors[0], other.vectors[0]))) < 0.8
+
+
+def torch_cosine(a: Any, b: Any) -> Any:
+    return (a @ b) / (a.norm() * b.norm())
+
+
+STABLE = ["recipe.yaml", "plan.json", "directions.safetensors", "results.json", "samples.jsonl", "provenance.json"]
+
+
+def test_equal_runs_are_equal_to_the_byte(recipe: Path, tmp_path: Path) -> None:
+    first, second = (run_recipe(recipe, out=tmp_path / name) for name in ("a", "b"))
+    for name in STABLE:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    assert write_report(first).read_bytes() == write_report(second).read_bytes()
+
+
+def test_another_seed_gives_another_directory_and_other_controls(recipe: Path, tmp_path: Path) -> None:
+    first = run_recipe(recipe, out=tmp_path)
+    second = run_recipe(recipe, out=tmp_path, overrides=["seed=8"])
+    assert first.name.rsplit("-", 1)[1] != second.name.rsplit("-", 1)[1]
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_recipe(recipe, out=tmp_path / "whole")
+    from steerkit.engine.evaluate import Evaluation
+
+    ran: list[int] = []
+    original = Evaluation.run
+
+    def dies_at_the_fourth(self: Evaluation, *args: Any, **kwargs: Any) -> Any:
+        ran.append(1)
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Evaluation, "run", dies_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, out=tmp_path / "killed")
+    (unfinished,) = (tmp_path / "killed").iterdir()
+    assert (unfinished / STAGES).is_dir() and not (unfinished / "results.json").exists()
+    finished = run_recipe(recipe, out=tmp_path / "killed")
+    assert finished == unfinished
+    assert len(ran) == 4 + 6, "conditions that were done are not done again"
+    for name in STABLE:
+        assert (finished / name).read_bytes() == (whole / name).read_bytes(), name
+    assert run_recipe(recipe, out=tmp_path / "killed") != finished, "a finished run is left alone"
+
+
+def test_two_processes_never_share_a_directory(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steerkit.artifacts.rundir import RunDirectory
+
+    with RunDirectory.open(tmp_path, "small", "0" * 64) as one, RunDirectory.open(tmp_path, "small", "0" * 64) as two:
+        assert one.path != two.path
+    with RunDirectory.open(tmp_path, "small", "0" * 64) as third:
+        assert third.resumed and third.path in (one.path, two.path)
+
+
+def test_a_bad_recipe_runs_nothing(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="Nothing was run"):
+        run_recipe(recipe, out=tmp_path / "runs", overrides=["model.dtype=float23"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_direction_from_a_file_gives_the_same_records(recipe: Path, tmp_path: Path) -> None:
+    run = run_recipe(recipe, out=tmp_path / "runs")
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(
+        RECIPE.replace(
+            "{estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre, positions: -1}",
+            f"{{file: {run / 'directions.safetensors'}}}",
+        )
+    )
+    other = run_recipe(saved, out=tmp_path / "runs")
+    assert results_of(other)["records"] == results_of(run)["records"]
+    assert any("from a file" in note for note in results_of(other)["notes"])
