@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from steerkit.types import RESID_POST, Site
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from steerkit.api.architecture import Layout
     from steerkit.engine.live import LiveModel
-    from steerkit.engine.selftest import SelfTestReport
-    from steerkit.types import Site
+    from steerkit.engine.selftest import Check, SelfTestReport
 
 
 def inspect_command(
@@ -47,6 +48,8 @@ def inspect_command(
             device=device,
             trust_remote_code=trust_remote_code,
             accept_terms=accept_terms,
+            # No prompt is rendered, and a base model has no template.
+            chat_template="none",
             self_test=False,
         )
     except UnsupportedModelError as error:
@@ -72,7 +75,7 @@ def _print(live: LiveModel, report: SelfTestReport) -> None:
 
     console = Console(highlight=False)
     layout = live.layout
-    console.print(f"[bold]{live.source}[/]: model type {report.model_type}, adapter {report.adapter}")
+    console.print(f"{live.source}: model type {report.model_type}, adapter {report.adapter}", style="bold", markup=False)
     console.print(
         f"{layout.n_layers} layers, d_model {layout.d_model}, {len(report.sites)} sites, "
         f"{len(layout.writer_sites())} writers; {_logits(layout)}"
@@ -81,14 +84,22 @@ def _print(live: LiveModel, report: SelfTestReport) -> None:
         console.print(f"Note: {note}", markup=False)
     console.print()
     _table(console, "sites", ("site", "width", "read and written at", "an update folds into"), site_rows(layout))
-    rows = [
-        (check.name, "passed" if check.passed else "FAILED", _number(check.max_abs_error), _number(check.tolerance), text)
-        for check in report.checks
-        for text in [". ".join(part for part in (check.meaning, f"at {check.site}" if check.site else "") if part)]
-    ]
-    _table(console, "self-test", ("check", "", "error", "allowed", "what it says"), rows)
+    columns = ("check", "", "error", "allowed", "what it says")
+    _table(console, "self-test", columns, [_check_row(check) for check in report.checks])
     if report.passed:
         console.print("Passed: the model is what its adapter declares.", style="green")
+
+
+def _check_row(check: Check) -> tuple[str, str, str, str, str]:
+    # Where no error was found, no place is worse than another.
+    where = f" ({check.site})" if check.site and (check.max_abs_error or not check.passed) else ""
+    return (
+        check.name,
+        "passed" if check.passed else "FAILED",
+        _number(check.max_abs_error),
+        _number(check.tolerance),
+        f"{check.meaning}{where}{'. ' if check.detail else ''}{check.detail}",
+    )
 
 
 def site_rows(layout: Layout) -> list[tuple[str, str, str, str]]:
@@ -110,14 +121,11 @@ def site_rows(layout: Layout) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _order(layout: Layout) -> Any:
+def _order(layout: Layout) -> Callable[[Site], tuple[int, int]]:
     """Streams in the order in which a block meets them, and layers within a stream."""
     streams = list(dict.fromkeys(site.stream for site in layout.sites()))
-    last = max(len(block.writers) for block in layout.blocks)
-    for block in layout.blocks:
-        if len(block.writers) == last:
-            writers = [writer.stream for writer in block.writers]
-            streams.sort(key=lambda stream: stream == "resid_post" and bool(writers))
+    # A stream that only later blocks have is met before the block's end all the same.
+    streams.append(streams.pop(streams.index(RESID_POST)))
     return lambda site: (streams.index(site.stream), site.layer)
 
 

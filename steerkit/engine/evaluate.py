@@ -182,20 +182,19 @@ class Evaluation:
 
     def _sequence_scores(self, data: str, jobs: Sequence[Job]) -> _Scores:
         found: _Scores = {}
-        for own in (False, True):
-            asking = [job for job in jobs if job.needs.sequence_logits and job.needs.baseline_completions is own]
-            for limit in dict.fromkeys(job.needs.max_text_tokens for job in asking):
-                sharing = [job for job in asking if job.needs.max_text_tokens == limit]
-                found.update(self._along(data, sharing, own, limit))
+        asking = [job for job in jobs if job.needs.sequence_logits]
+        # Jobs that want the same texts, cut at the same length, share a pass.
+        for wanted in dict.fromkeys(_texts_wanted(job) for job in asking):
+            found.update(self._along(data, [job for job in asking if _texts_wanted(job) == wanted], *wanted))
         return found
 
     def _along(
-        self, data: str, jobs: Sequence[Job], own: bool, limit: int
+        self, data: str, jobs: Sequence[Job], completion_tokens: int, limit: int
     ) -> _Scores:
         self.step(f"logits along {data}")
         texts = self.texts[data]
-        if own:
-            rendered, skip = self._own_completions(data)
+        if completion_tokens:
+            rendered, skip = self._own_completions(data, completion_tokens)
         else:
             rendered, skip = [self.live.chat.render_text(text) for text in texts], [1] * len(texts)
         if limit:
@@ -212,11 +211,11 @@ class Evaluation:
                 placed[(job.name, data)].update(zip(part.order, job.evaluator.score(outputs), strict=True))
         return {key: tuple(by_place[index] for index in sorted(by_place)) for key, by_place in placed.items()}
 
-    def _own_completions(self, data: str) -> tuple[list[Rendered], list[int]]:
+    def _own_completions(self, data: str, length: int) -> tuple[list[Rendered], list[int]]:
         prompts = [self.live.chat.render(text) for text in self.texts[data]]
         completions = self._seen.completions[data]
         rendered = [
-            Rendered((*prompt.token_ids, *ids), prompt.instruction)
+            Rendered((*prompt.token_ids, *ids[:length]), prompt.instruction)
             for prompt, ids in zip(prompts, completions, strict=True)
         ]
         return rendered, [len(prompt.token_ids) for prompt in prompts]
@@ -230,6 +229,11 @@ class Evaluation:
         with self.live.steer(*interventions):
             ids = self.live.complete(self.texts[wanted.data][: wanted.n], max_new_tokens=wanted.max_new_tokens)
         completions[wanted.data] = tuple(self.live.decode(row) for row in ids)
+
+
+def _texts_wanted(job: Job) -> tuple[int, int]:
+    """Which texts a job reads: the baseline's completions of that many tokens (0: the data's own), and how far."""
+    return (job.needs.max_new_tokens if job.needs.baseline_completions else 0, job.needs.max_text_tokens)
 
 
 def _longest(jobs: Iterable[Job]) -> int:

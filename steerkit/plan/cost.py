@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from steerkit.plan.tokens import TokenCounter
 from steerkit.plan.types import Cost, PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples
 from steerkit.recipe.data import DataRef, Splits
+
+_CHUNK: Final = 256
+"""Prompts whose next-token logits the engine holds at once (``steerkit.engine.evaluate.CHUNK``)."""
 
 
 def count_batches(lengths: Iterable[int], budget: int, extra: int = 0) -> int:
@@ -120,22 +124,26 @@ def _meter_condition(
     for ref in dict.fromkeys(ref for item in evaluations for ref in item.data):
         needs = [item.needs for item in evaluations if ref in item.data]
         prompts = meter.lengths(ref)
-        compared = max((need.max_new_tokens for need in needs if need.baseline or need.baseline_completions), default=0)
-        if baseline:
-            if any(need.baseline and need.next_token_logits for need in needs):
-                meter.read(what, prompts)
-            if compared:
-                meter.write(what, prompts, compared)
-        if any(need.next_token_logits and not need.max_new_tokens for need in needs):
-            meter.read(what, prompts)
+        longest = max(need.max_new_tokens for need in needs)
         own = max((need.max_new_tokens for need in needs if not need.baseline_completions), default=0)
+        # What evaluators compare with is made once, and the baseline condition takes its own from there.
+        logits_kept = any(need.baseline and need.next_token_logits for need in needs)
+        completions_kept = longest > 0 and any(need.baseline or need.baseline_completions for need in needs)
+        if baseline and logits_kept:
+            meter.read(what, prompts)
+        if baseline and completions_kept:
+            meter.write(what, prompts, longest)
         if own:
             generated.add(ref)
-            if not (baseline and compared):
+            if not (baseline and completions_kept):
                 meter.write(what, prompts, own)
+        asked = any(need.next_token_logits and not need.sequence_logits for need in needs)
+        if asked and not (baseline and logits_kept):
+            for start in range(0, len(prompts), _CHUNK):
+                meter.read(what, prompts[start : start + _CHUNK])
         along = {(need.baseline_completions, need.max_text_tokens) for need in needs if need.sequence_logits}
         for completions, limit in sorted(along):
-            lengths = [n + compared for n in prompts] if completions else meter.lengths(ref, raw=True)
+            lengths = [n + longest for n in prompts] if completions else meter.lengths(ref, raw=True)
             meter.read(what, [min(n, limit) for n in lengths] if limit else lengths)
     if samples is not None and samples.data not in generated:
         meter.write(what, meter.lengths(samples.data)[: samples.n], samples.max_new_tokens)

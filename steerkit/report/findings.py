@@ -118,12 +118,14 @@ def _overlap(block: Block, row: Row) -> str:
 
 def _about_control(block: Block, value: float, control: Control | None) -> str:
     if control is None or not control.planned:
-        return "No control was run, so the numbers do not say whether another push of that size would do the same."
+        return (
+            "No control was run, so the numbers do not say whether any other direction of that norm would do the same."
+        )
     if not control.values:
         return f"Its control was {NOT_MEASURED}."
     unit = f" {block.unit}" if block.unit else ""
     inside = control.contains(value)
-    doubt = ", so what it does here is not told apart from a random push" if inside else ""
+    doubt = ", so its effect here is not told apart from a random direction’s" if inside else ""
     if len(control.values) == 1:
         lead = f"{_directions(control)} of the same norm gives {block.format.number(control.mean)}{unit}"
         return f"{lead}: a single one has no range to compare with."
@@ -182,7 +184,7 @@ def _sweep_control(block: Block, measured: Sequence[tuple[float, Row]]) -> str:
     rows = [row for _, row in measured if row.control is not None and row.control.values]
     values = [value for row in rows if row.control for value in row.control.values]
     if not values:
-        return "No control was measured, so the numbers do not say whether another push of that size would do the same."
+        return "No control was measured, so the numbers do not say whether any other direction of that norm would do the same."
     unit = f" {block.unit}" if block.unit else ""
     spread = f"between {block.format.number(min(values))} and {block.format.number(max(values))}{unit}"
     outside = sum(verdict(row) == "beyond" for row in rows)

@@ -133,10 +133,12 @@ def make_blocks(results: Results) -> tuple[Block, ...]:
     """One block per evaluator and data set that has records, in the order of the recipe."""
     evaluators = {entry.name: entry for entry in results.evaluators}
     parents: dict[str, str] = {}
+    order: list[str] = []
     for entry in results.evaluators:
         # A derived name carries its evaluator's where the recipe renames the evaluator.
-        parents.update({name: entry.name for label in entry.derived for name in (label, f"{entry.name}.{label}")})
-    order = list(dict.fromkeys([*evaluators, *parents]))
+        derived = [name for label in entry.derived for name in (label, f"{entry.name}.{label}")]
+        parents.update(dict.fromkeys(derived, entry.name))
+        order += [entry.name, *derived]
     keys = list(dict.fromkeys((record.evaluator, record.data) for record in results.records))
     keys.sort(key=lambda key: order.index(key[0]) if key[0] in order else len(order))
     return tuple(_make_block(results, evaluators.get(name), name, data, parents.get(name)) for name, data in keys)

@@ -36,6 +36,10 @@ def print_summary(run: Run, console: Console) -> None:
         console.print(_table(block))
     if not blocks:
         console.print("Nothing was evaluated in this run.")
+    planned = [row.control.planned for block in blocks for row in block.rows if row.control is not None]
+    if planned:
+        number = count(max(planned), "random direction")
+        console.print(f"random: the same intervention with {number} of the same norm in its place")
     for item in separations:
         if item.chosen is not None and item.chosen.auroc is not None:
             where = "held-out prompts" if item.held_out else "prompts not known to be held out"
@@ -62,11 +66,10 @@ def _table(block: Block) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("condition", overflow="fold")
     columns = ["value", "95 % interval"]
-    planned = [row.control.planned for row in block.rows if row.control is not None]
-    if planned:
-        columns += [f"{max(planned)} random:\nmean", "lowest to highest"]
-    for title in columns:
-        table.add_column(title, justify="right", no_wrap=True)
+    if any(row.control is not None for row in block.rows):
+        columns += ["random\nmean", "random\nlowest to highest"]
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in block.all_rows:
         cells = _cells(block, row)[: len(table.columns)]
         table.add_row(*(Text(clean(cell)) for cell in cells))

@@ -121,6 +121,10 @@ def test_an_older_file_is_replaced_and_a_failed_write_leaves_it(
     save_directions(path, [direction("old")])
     save_directions(path, [direction("new")])
     assert list(load_directions(path)) == ["new"]
+    with path.open("rb") as reader:
+        before = path.read_bytes()
+        save_directions(path, [direction("new", rank=2)])
+        assert reader.read() == before  # whoever reads while it is written sees one file or the other
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")

@@ -122,6 +122,18 @@ def test_scores_along_texts_come_in_order_and_context_does_not_count(llama: Live
             assert outputs.token_ids[row][outputs.token_mask[row]].tolist() == own[text]
 
 
+def test_each_job_reads_completions_of_its_own_length(llama: LiveModel) -> None:
+    spies = {length: Spy(llama) for length in (2, 5)}
+    jobs = [
+        Job(f"own {n}", spy, Needs(sequence_logits=True, baseline_completions=True, max_new_tokens=n), "x")
+        for n, spy in spies.items()
+    ]
+    Evaluation(llama, jobs, {"x": TEXTS}).run()
+    for length, spy in spies.items():
+        counted = [int(mask.sum()) for out in spy.seen for mask in out.token_mask]  # type: ignore[union-attr]
+        assert max(counted) == length
+
+
 def test_texts_are_cut_at_the_wanted_length(llama: LiveModel) -> None:
     spy = Spy(llama)
     needs = Needs(sequence_logits=True, max_text_tokens=3)

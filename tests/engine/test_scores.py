@@ -44,6 +44,11 @@ def test_wilson_against_scipy(case: tuple[int, int]) -> None:
     assert 0 <= low <= successes / n <= high <= 1
 
 
+def test_wilson_at_both_ends_is_exact() -> None:
+    for n in range(1, 300):
+        assert wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0
+
+
 def test_standard_error_of_a_proportion_is_the_papers() -> None:
     assert proportion(20, 100).standard_error == pytest.approx(0.04)
     assert proportion(0, 100).standard_error == 0.0

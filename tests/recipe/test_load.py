@@ -88,7 +88,7 @@ def test_python_values_follow_the_same_rules() -> None:
     value: dict[str, Any] = read_document(GOOD).value | {"name": "here"}
     assert Recipe.from_mapping(value).conditions["warmer"].interventions[0].options == {"coefficient": 4.0}
     value["seed"] = float("nan")
-    with pytest.raises(RecipeError, match="seed: .nan is not a finite number"):
+    with pytest.raises(RecipeError, match=r"seed: \.nan is not a finite number"):
         Recipe.from_mapping(value)
 
 

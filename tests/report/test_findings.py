@@ -44,7 +44,7 @@ def test_outside_the_controls_range(small: Any) -> None:
 def test_inside_the_controls_range_makes_no_claim(small: Any, value: float) -> None:
     (finding,) = small(value, [0.5, 1.5]).findings
     assert finding.verdict == "within"
-    assert "it lies inside their range, so what it does here is not told apart from a random push" in finding.text
+    assert "it lies inside their range, so its effect here is not told apart from a random direction’s" in finding.text
 
 
 @pytest.mark.parametrize(("value", "overlap"), [(1.5, True), (1.51, False), (0.5, True), (0.49, False)])
@@ -63,7 +63,7 @@ def test_without_control(small: Any) -> None:
     (finding,) = small(3.0, []).findings
     assert finding.verdict == "no control"
     assert finding.text.endswith(
-        "No control was run, so the numbers do not say whether another push of that size would do the same."
+        "No control was run, so the numbers do not say whether any other direction of that norm would do the same."
     )
 
 

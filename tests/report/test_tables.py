@@ -61,6 +61,14 @@ def test_derived_values_follow_what_they_come_from(make: Any) -> None:
     assert unscored(Results.model_validate(make.odd())) == ("never_ran",)
 
 
+def test_derived_values_stay_beside_what_they_come_from(make: Any) -> None:
+    results = make.odd()
+    last = results["evaluators"].pop(1)
+    results["evaluators"].append(last)
+    names = [block.evaluator.name for block in blocks_of(results)]
+    assert names == ["choice_logit_difference", "cross_entropy", "perplexity", "refusal_rate"]
+
+
 def test_one_block_per_data_set(results: dict[str, Any]) -> None:
     results["records"] += [{**record, "data": "other.test"} for record in results["records"]]
     assert [block.data for block in blocks_of(results)] == ["probe.test", "other.test"]

@@ -1,0 +1,1 @@
+"""Two steerkit plugins: an adapter for GPT-NeoX, and the intervention ``cap``."""
