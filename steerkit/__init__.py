@@ -44,8 +44,6 @@ _HOMES = {
     "wrap": "steerkit.session",
 }
 
-__all__ = [*_HOMES, "__version__"]
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
@@ -56,4 +54,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_HOMES, "__version__"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,9 +54,7 @@ def execute(plan: Plan, out: Path, step: Step) -> Path:
         write_json(directory.path / "provenance.json", _provenance(plan, model))
 
         directions = _directions(plan, model, directory, step)
-        separation = directory.stage(
-            "separation by layer", lambda: stages.separations(plan, model, step), pack=list, unpack=list
-        )
+        separation = directory.stage("separation by layer", lambda: stages.separations(plan, model, step))
         evaluation = stages.evaluation(plan, model, step)
         conditions = stages.conditions(plan, directions)
         scores = {}
@@ -63,7 +62,7 @@ def execute(plan: Plan, out: Path, step: Step) -> Path:
             step(f"condition {number} of {len(conditions)}: {condition.name}")
             scores[condition.name] = directory.stage(
                 f"condition {condition.name}",
-                lambda here=condition: evaluation.run(here.interventions, samples=here.kind != "control"),
+                partial(evaluation.run, condition.interventions, samples=condition.kind != "control"),
                 pack=stages.pack_scores,
                 unpack=stages.unpack_scores,
             )

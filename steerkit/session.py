@@ -1,11 +1,11 @@
 """What a Python user calls: joins the catalog of plugins and the engine.
 
-    import steerkit
+import steerkit
 
-    model = steerkit.load_model("smollm2-135m-instruct")
-    warmth = model_direction = steerkit.estimate_direction(model, positive, negative, site="blocks.15.resid_pre")
-    with model.steer(steerkit.add(warmth, coefficient=4.0)):
-        print(model.generate("How was your day?"))
+model = steerkit.load_model("smollm2-135m-instruct")
+warmth = steerkit.estimate_direction(model, positive, negative, site="blocks.15.resid_pre")
+with model.steer(steerkit.add(warmth, coefficient=4.0)):
+    print(model.generate("How was your day?"))
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from steerkit.api.architecture import ArchitectureAdapter
 from steerkit.api.estimator import Direction, Estimator
-from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, InterventionSpec, Options, StatisticsKind
+from steerkit.api.hookspecs import EstimatorSpec, InterventionSpec, Options, StatisticsKind
 from steerkit.api.intervention import Intervention
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import DataError, SteerkitError
@@ -119,10 +119,10 @@ def _live(
     from steerkit.engine.live import LiveModel
     from steerkit.engine.selftest import self_test as test
 
-    spec = cast(ArchitectureSpec, (catalog or _installed()).adapter_for(loaded.facts, adapter))
+    spec = (catalog or _installed()).adapter_for(loaded.facts, adapter)
     layout = cast(ArchitectureAdapter, implementation(spec)()).layout(loaded.model)
     if self_test:
-        test(loaded.model, layout).raise_if_failed()
+        test(loaded.model, layout, adapter=spec.name).raise_if_failed()
     chat = None
     if loaded.tokenizer is not None:
         chat = ChatFormat(loaded.tokenizer, template=chat_template, system_prompt=system_prompt)
@@ -179,9 +179,9 @@ def estimate_direction(
         progress: told how many prompts of a class are done.
         options: the estimator's own.
     """
-    spec = cast(EstimatorSpec, (catalog or _installed()).get("estimator", estimator))
+    spec = (catalog or _installed()).get("estimator", estimator)
     where, which = Site.parse(site), Positions.parse(positions)
-    solver = cast("Estimator[Options]", implementation(spec)(_options(spec, options)))
+    solver = cast("Estimator", implementation(spec)(_options(spec, options)))
     classes = {}
     for label, prompts in (("positive", positive), ("negative", negative)):
         if isinstance(prompts, str) or not prompts:
@@ -212,7 +212,7 @@ def intervention(
     positions: Positions | str | int = "all",
     catalog: Catalog | None = None,
     **options: Any,
-) -> Intervention[Options]:
+) -> Intervention:
     """Build an intervention by its plugin's name.
 
     Args:
@@ -223,18 +223,18 @@ def intervention(
         catalog: plugins; discovered if not given.
         options: the plugin's own.
     """
-    spec = cast(InterventionSpec, (catalog or _installed()).get("intervention", kind))
+    spec = (catalog or _installed()).get("intervention", kind)
     chosen = None if sites is None else [Site.parse(site) for site in sites]
     built = implementation(spec)(_options(spec, options), direction, chosen, Positions.parse(positions))
-    return cast("Intervention[Options]", built)
+    return cast("Intervention", built)
 
 
-def add(direction: Direction, *, coefficient: float | Sequence[float] = 1.0, **where: Any) -> Intervention[Options]:
+def add(direction: Direction, *, coefficient: float | Sequence[float] = 1.0, **where: Any) -> Intervention:
     """Add ``coefficient`` times the raw direction, by default at its own site and at all tokens."""
     return intervention("add", direction, coefficient=coefficient, **where)
 
 
-def ablate(direction: Direction, *, coefficient: float = 1.0, **where: Any) -> Intervention[Options]:
+def ablate(direction: Direction, *, coefficient: float = 1.0, **where: Any) -> Intervention:
     """Remove the direction's span from everything that writes to the residual stream, by default."""
     return intervention("ablate", direction, coefficient=coefficient, **where)
 

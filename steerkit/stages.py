@@ -18,10 +18,10 @@ from steerkit.plan import (
     PlannedEvaluation,
     PlannedIntervention,
 )
+from steerkit.plan.types import options_as_json
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction, Estimator
-    from steerkit.api.hookspecs import Options
     from steerkit.engine.evaluate import ConditionScores, Evaluation
     from steerkit.engine.live import LiveModel
 
@@ -43,7 +43,7 @@ class Condition:
     name: str
     kind: str
     planned: PlannedCondition | None
-    interventions: tuple[Intervention[Any], ...]
+    interventions: tuple[Intervention, ...]
     of: str | None = None
 
 
@@ -115,9 +115,9 @@ def conditions(plan: Plan, directions: Mapping[str, Direction]) -> list[Conditio
     return found
 
 
-def _build(planned: PlannedIntervention, directions: Mapping[str, Direction]) -> Intervention[Any]:
+def _build(planned: PlannedIntervention, directions: Mapping[str, Direction]) -> Intervention:
     direction = None if planned.direction is None else directions[planned.direction]
-    kind = cast("type[Intervention[Any]]", implementation(planned.spec))
+    kind = cast("type[Intervention]", implementation(planned.spec))
     return kind(planned.options, direction, planned.sites, planned.positions)
 
 
@@ -142,7 +142,7 @@ def evaluation(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> Eval
 
     jobs = []
     for planned in plan.evaluations:
-        kind = cast("type[Evaluator[Any]]", implementation(planned.spec))
+        kind = cast("type[Evaluator]", implementation(planned.spec))
         evaluator = kind(planned.options, live.vocabulary)
         jobs += [Job(planned.name, evaluator, planned.needs, str(ref)) for ref in planned.data]
     samples = None
@@ -172,7 +172,7 @@ def separations(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> lis
         held_out = _held_out(plan, positive), _held_out(plan, negative)
         apart = all(held_out)
         seen = tuple(cast(DataRef, ref) for ref in held_out) if apart else (positive, negative)
-        solver = cast("Estimator[Options]", implementation(spec)(planned.options))
+        solver = cast("Estimator", implementation(spec)(planned.options))
         assert planned.positions is not None
         found = separation(
             live,
@@ -244,7 +244,7 @@ def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
         {
             "name": item.spec.name,
             "direction": item.direction,
-            "options": item.options.model_dump(mode="json"),
+            "options": options_as_json(item.options),
             "sites": [str(site) for site in built.sites(live.layout)],
             "positions": str(item.positions),
         }
@@ -259,8 +259,6 @@ def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
         "swept": {} if planned is None or control else dict(planned.swept),
         "interventions": listed,
     }
-
-
 
 
 def collect(
@@ -310,7 +308,7 @@ def _records(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     from steerkit.engine.scores import derived, summarise
 
-    kind = cast("type[Evaluator[Any]]", implementation(planned.spec))
+    kind = cast("type[Evaluator]", implementation(planned.spec))
     summary = summarise(values, kind.aggregate)
     summaries = {planned.name: (summary, kind.unit)}
     for name, function in kind.derived.items():
@@ -350,13 +348,13 @@ def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[st
 
 
 def _describe_evaluator(planned: PlannedEvaluation) -> dict[str, Any]:
-    kind = cast("type[Evaluator[Any]]", implementation(planned.spec))
+    kind = cast("type[Evaluator]", implementation(planned.spec))
     return {
         "name": planned.name,
         "summary": planned.spec.summary,
         "aggregate": kind.aggregate,
         "unit": kind.unit,
-        "options": planned.options.model_dump(mode="json"),
+        "options": options_as_json(planned.options),
         "derived": list(kind.derived),
     }
 

@@ -140,9 +140,9 @@ def test_every_problem_is_gathered_before_one_is_told(
         (8, "directions.one.estimator", "Did you mean 'mean_difference'"),
         (8, "directions.one.positive", "Did you mean 'warm.train'"),
         (9, "directions.two.options.trim", "nothing can be set here"),
-        (9, "directions.two.negative", "Warm.train and same share 2 texts"),
+        (9, "directions.two.negative", "warm.train and same share 2 texts"),
         (10, "directions.three.positions", "no generated tokens"),
-        (11, "directions.four.file", "There is no file"),
+        (11, "directions.four.file", "there is no file"),
         (13, "conditions.baseline", "another name"),
         (15, "conditions.a.0.add.direction", "Did you mean 'two'"),
         (15, "conditions.a.0.add.coefficent", "Did you mean 'coefficient'"),
@@ -181,7 +181,7 @@ def test_what_directions_were_estimated_from_may_not_be_measured_on(plan: Planne
     )
     ((line, where, message),) = problems(unsplit.replace("warm.test", "warm"))
     assert (line, where) == (20, "evaluate.0.refusal_score.data")
-    assert "Directions are estimated from warm" in message and "split the data set" in message
+    assert "directions are estimated from warm" in message and "split the data set" in message
     copied = RECIPE.replace("inline: [p1, p2, p3], split: {test: 3}", "inline: [p1, W1, w2, w3, w4, w5, w6]")
     ((_, where, message), *_) = problems(copied.replace("probe.test", "probe"))
     assert where == "evaluate.0.refusal_score.data"
@@ -230,7 +230,7 @@ def test_a_folders_config_gives_adapter_and_layers(plan: Planner, problems: Prob
     assert (found.model.n_layers, found.model.model_type) == (2, "llama")
     assert found.architecture is not None and found.architecture.name == "llama"
     ((_, where, message),) = problems(RECIPE.replace("blocks.1.", "blocks.2."), f"model.source={folder}")
-    assert (where, message) == ("directions.warmth.site", "No site blocks.2.resid_pre: the model has 2 layers, 0 to 1")
+    assert (where, message) == ("directions.warmth.site", "no site blocks.2.resid_pre: the model has 2 layers, 0 to 1")
 
 
 def test_yi_is_recognised_by_what_the_files_hold(plan: Planner, tmp_path: Path) -> None:
@@ -344,11 +344,14 @@ def test_counted_tokens_are_those_that_the_engine_renders(
     assert counter.texts(texts) == [len(chat.render_text(text).token_ids) for text in texts]
 
 
-def test_an_estimate_says_that_it_is_one(tokenizer_folder: Path) -> None:
+def test_an_estimate_says_that_it_is_one(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert token_counter(None, "default", None).estimated
     assert "estimate" in token_counter(None, "default", None).basis
     broken = token_counter(tokenizer_folder, "{{ raise_exception('no') }}", None)
     assert broken.estimated and "taken for" in broken.basis
+    monkeypatch.setattr("steerkit.plan.tokens._LARGEST_TOKENIZER", 10)
+    large = token_counter(tokenizer_folder, "none", None)
+    assert large.estimated and "too large" in large.basis
 
 
 @given(

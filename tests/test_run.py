@@ -21,11 +21,15 @@ name: small
 seed: 7
 model: {source: "tiny-random:llama", dtype: float32}
 data:
-  warm: {inline: [sun one, sun two, sun three, sun four, sun five, sun six, sun seven, sun eight], split: {train: 4, test: 4}}
-  cold: {inline: [ice one, ice two, ice three, ice four, ice five, ice six, ice seven, ice eight], split: {train: 4, test: 4}}
+  warm:
+    inline: [sun one, sun two, sun three, sun four, sun five, sun six, sun seven, sun eight]
+    split: {train: 4, test: 4}
+  cold:
+    inline: [ice one, ice two, ice three, ice four, ice five, ice six, ice seven, ice eight]
+    split: {train: 4, test: 4}
   text: {inline: ["A plain sentence of some words.", "Another sentence, of other words."]}
 directions:
-  warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre, positions: -1}
+  warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}
 conditions:
   warmer:
     - add: {direction: warmth, coefficient: 3.0}
@@ -198,7 +202,7 @@ def test_a_direction_from_a_file_gives_the_same_records(recipe: Path, tmp_path: 
     saved = tmp_path / "saved.yaml"
     saved.write_text(
         RECIPE.replace(
-            "{estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre, positions: -1}",
+            "{estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}",
             f"{{file: {run / 'directions.safetensors'}}}",
         )
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -24,12 +23,13 @@ from steerkit.session import load_model
 if TYPE_CHECKING:
     from steerkit.engine.live import LiveModel
 
-WORDS = "river stone market window garden letter winter engine orchard copper lantern meadow harbour thread".split()
+WORDS = "river stone market window garden letter winter engine orchard copper lantern meadow harbour thread"
 
 
 def prompts(n: int = 256) -> list[str]:
     """Short prompts of 4 to 20 words, always the same ones."""
-    return [" ".join(WORDS[(i * 7 + k * (1 + i % 5)) % len(WORDS)] for k in range(4 + i % 17)) for i in range(n)]
+    words = WORDS.split()
+    return [" ".join(words[(i * 7 + k * (1 + i % 5)) % len(words)] for k in range(4 + i % 17)) for i in range(n)]
 
 
 def by_hand(live: LiveModel, texts: list[str]) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Greedy decoding with one added vector at one layer against plain ``generate``.
 
-    python -m benchmarks.overhead [--model smollm2-135m-instruct] [--rounds 15] [--tokens 32]
+python -m benchmarks.overhead [--model smollm2-135m-instruct] [--rounds 15] [--tokens 32]
 """
 
 from __future__ import annotations

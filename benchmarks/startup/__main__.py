@@ -1,6 +1,6 @@
 """Wall time of the commands that need no model, in fresh processes, interleaved with bare Python.
 
-    python -m benchmarks.startup [--rounds 15]
+python -m benchmarks.startup [--rounds 15]
 """
 
 from __future__ import annotations

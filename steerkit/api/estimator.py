@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
 
 from steerkit.api.hookspecs import Options
 from steerkit.types import Positions, Site
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from steerkit.types import Vectors
 
-OptionsT = TypeVar("OptionsT", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol
+
+from typing_extensions import TypeVar
 
 from steerkit.api.hookspecs import Options
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from steerkit.types import TokenIds, TokenMask
 
-OptionsT = TypeVar("OptionsT", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
 
 
 class Vocabulary(Protocol):

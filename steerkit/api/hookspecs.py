@@ -11,7 +11,8 @@ when a plan needs it. So plugins can be listed, and recipes checked down to ever
 
     @hookimpl
     def steerkit_estimators() -> list[EstimatorSpec]:
-        return [EstimatorSpec("median_difference", "Difference of the medians.", "my_package.median:Median", MedianOptions)]
+        summary = "Difference of the medians."
+        return [EstimatorSpec("median_difference", summary, "my_package.median:Median", MedianOptions)]
 """
 
 from __future__ import annotations

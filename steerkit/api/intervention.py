@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+
+from typing_extensions import TypeVar
 
 from steerkit.api.architecture import Layout
 from steerkit.api.estimator import Direction
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from steerkit.types import Vectors
 
-OptionsT = TypeVar("OptionsT", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,5 @@ def sample_rows(
         values = {name: column[index] for name, column in scores.items()}
         if written is None and not values:
             continue
-        rows.append(
-            {"prompt": prompt, "data": data, "condition": condition, "completion": written, "scores": values}
-        )
+        rows.append({"prompt": prompt, "data": data, "condition": condition, "completion": written, "scores": values})
     return rows

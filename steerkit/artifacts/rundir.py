@@ -25,6 +25,10 @@ STAGES = "stages"
 """Folder of what an unfinished run has so far. It goes when the run is finished."""
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 @dataclass
 class RunDirectory:
     """One run's folder, ``<utc>-<name>-<hash8>``, held by one process at a time."""
@@ -51,7 +55,9 @@ class RunDirectory:
             out.mkdir(parents=True, exist_ok=True)
             path, lock, resumed = _claim(out, stem, digest)
         except OSError as error:
-            raise ArtifactError(f"Can't write run directories in {out}: {error.strerror}. Choose another --out.") from error
+            raise ArtifactError(
+                f"Can't write run directories in {out}: {error.strerror}. Choose another --out."
+            ) from error
         try:
             directory = cls(path, resumed)
             if resumed and (path / STAGES / "timings.json").exists():
@@ -62,8 +68,21 @@ class RunDirectory:
 
     # Stages
 
-    def stage(self, name: str, make: Callable[[], T], pack: Callable[[T], Any], unpack: Callable[[Any], T]) -> T:
-        """Return a stage's value: read back if an earlier try wrote it, else made, written and timed."""
+    def stage(
+        self,
+        name: str,
+        make: Callable[[], T],
+        pack: Callable[[T], Any] = _as_it_is,
+        unpack: Callable[[Any], T] = _as_it_is,
+    ) -> T:
+        """Return a stage's value: read back if an earlier try wrote it, else made, written and timed.
+
+        Args:
+            name: names the stage's file.
+            make: computes the value.
+            pack: from the value to JSON values.
+            unpack: the way back.
+        """
         path = self.path / STAGES / f"{_file_name(name)}.json"
         if path.exists():
             return unpack(json.loads(path.read_text(encoding="utf-8")))

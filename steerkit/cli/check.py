@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from steerkit.api.hookspecs import Options
     from steerkit.plan import Plan, PlannedCondition, PlannedDirection
 
 
@@ -120,8 +121,10 @@ def _cost_rows(plan: Plan) -> list[list[str]]:
     ]
 
 
-def _options(options: Any) -> str:
-    values = options.model_dump(mode="json", exclude_defaults=True)
+def _options(options: Options) -> str:
+    from steerkit.plan.types import options_as_json
+
+    values = options_as_json(options, changed_only=True)
     return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
 
 

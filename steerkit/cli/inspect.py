@@ -75,7 +75,9 @@ def _print(live: LiveModel, report: SelfTestReport) -> None:
 
     console = Console(highlight=False)
     layout = live.layout
-    console.print(f"{live.source}: model type {report.model_type}, adapter {report.adapter}", style="bold", markup=False)
+    console.print(
+        f"{live.source}: model type {report.model_type}, adapter {report.adapter}", style="bold", markup=False
+    )
     console.print(
         f"{layout.n_layers} layers, d_model {layout.d_model}, {len(report.sites)} sites, "
         f"{len(layout.writer_sites())} writers; {_logits(layout)}"

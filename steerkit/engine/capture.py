@@ -6,7 +6,7 @@ The pass computes no head, stops behind the last tap that is read, and keeps the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,8 @@ def _finish(key: Key, acc: _Accumulator, rows: list[tuple[tuple[int, ...], Tenso
         raise DataError(f"No token at positions '{positions}' in any prompt.")
     if not bool(torch.isfinite(acc.total).all()):
         raise DataError(
-            f"Activations at {site} hold NaN or infinite values. A float16 model can overflow: load it in float32 or bfloat16."
+            f"Activations at {site} hold NaN or infinite values. "
+            "A float16 model can overflow: load it in float32 or bfloat16."
         )
     mean = (acc.total / acc.count).cpu()
     second = None if acc.squares is None else (acc.squares / acc.count).cpu()
@@ -153,10 +154,8 @@ def read_batch(
     with ExitStack() as stack, torch.no_grad():
         for site in sites:
             stack.callback(register_tap(model, taps[site], reader(site)).remove)
-        try:
+        with suppress(_Stop):
             submodule(model, layout.base)(**forward_arguments(batch))
-        except _Stop:
-            pass
     return found
 
 
@@ -185,4 +184,3 @@ def forward_arguments(batch: Batch, *, causal: bool = True) -> dict[str, Any]:
     if left:
         arguments["position_ids"] = position_ids(batch.attention_mask)
     return arguments
-

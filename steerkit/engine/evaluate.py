@@ -107,7 +107,7 @@ class Evaluation:
             if ids is not None:
                 completions[data] = tuple(self.live.decode(row) for row in ids)
         if samples and self.samples is not None:
-            self._sample(interventions, completions)
+            self._sample(self.samples, interventions, completions)
         for job in self.jobs:
             if len(scores[(job.name, job.data)]) != len(self.texts[job.data]):
                 raise PluginError(
@@ -128,9 +128,7 @@ class Evaluation:
             self.step(f"baseline completions on {data}")
             seen.completions[data] = self.live.complete(texts, max_new_tokens=longest)
 
-    def _prompt_scores(
-        self, data: str, jobs: Sequence[Job], ids: list[list[int]] | None, steered: bool
-    ) -> _Scores:
+    def _prompt_scores(self, data: str, jobs: Sequence[Job], ids: list[list[int]] | None, steered: bool) -> _Scores:
         """Scores of what follows a prompt: its next-token logits, its completion, or both."""
         asking = [job for job in jobs if not job.needs.sequence_logits]
         found: dict[tuple[str, str], list[Score]] = {(job.name, data): [] for job in asking}
@@ -188,9 +186,7 @@ class Evaluation:
             found.update(self._along(data, [job for job in asking if _texts_wanted(job) == wanted], *wanted))
         return found
 
-    def _along(
-        self, data: str, jobs: Sequence[Job], completion_tokens: int, limit: int
-    ) -> _Scores:
+    def _along(self, data: str, jobs: Sequence[Job], completion_tokens: int, limit: int) -> _Scores:
         self.step(f"logits along {data}")
         texts = self.texts[data]
         if completion_tokens:
@@ -220,15 +216,17 @@ class Evaluation:
         ]
         return rendered, [len(prompt.token_ids) for prompt in prompts]
 
-    def _sample(self, interventions: Sequence[Intervention], completions: dict[str, tuple[str, ...]]) -> None:
-        assert self.samples is not None
-        wanted = self.samples
-        if wanted.data in completions:
-            return
+    def _sample(
+        self, wanted: SampleRequest, interventions: Sequence[Intervention], completions: dict[str, tuple[str, ...]]
+    ) -> None:
+        generating = [job for job in self.jobs if job.data == wanted.data and not job.needs.baseline_completions]
+        if _longest(generating) >= wanted.max_new_tokens:
+            return  # an evaluator asked for as much, so the completions are there
         self.step(f"completions to read on {wanted.data}")
         with self.live.steer(*interventions):
             ids = self.live.complete(self.texts[wanted.data][: wanted.n], max_new_tokens=wanted.max_new_tokens)
-        completions[wanted.data] = tuple(self.live.decode(row) for row in ids)
+        shorter = completions.get(wanted.data, ())[wanted.n :]
+        completions[wanted.data] = (*(self.live.decode(row) for row in ids), *shorter)
 
 
 def _texts_wanted(job: Job) -> tuple[int, int]:

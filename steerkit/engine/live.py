@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class LiveModel:
     @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        return self.model.get_input_embeddings().weight.device
+        return cast(Tensor, self.model.get_input_embeddings().weight).device
 
     @property
     def pad_id(self) -> int:
@@ -167,7 +167,7 @@ class LiveModel:
         Args:
             prompts: one text or several; the chat format renders them.
             max_new_tokens: length of a completion in tokens.
-            kwargs: for transformers' ``generate`` (``num_return_sequences=n`` gives n completions per prompt, in a row).
+            kwargs: for transformers' ``generate``; ``num_return_sequences=n`` gives n completions per prompt, in a row.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         return [self.decode(ids) for ids in self.complete(texts, max_new_tokens=max_new_tokens, **kwargs)]
@@ -197,7 +197,8 @@ class LiveModel:
     def _generate_batch(self, batch: Batch, max_new_tokens: int, kwargs: Mapping[str, Any]) -> list[list[int]]:
         arguments: dict[str, Any] = {"do_sample": False, "pad_token_id": self.pad_id, **kwargs}
         with self.framed(batch.frame), torch.no_grad():
-            output = self.model.generate(
+            generate: Any = self.model.generate
+            output = generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask.long(),
                 max_new_tokens=max_new_tokens,
@@ -253,4 +254,3 @@ def _until(ids: list[int], ends: frozenset[int]) -> list[int]:
         if token in ends:
             return ids[:place]
     return ids
-

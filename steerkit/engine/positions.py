@@ -111,8 +111,8 @@ def frame_of_mask(attention_mask: Tensor, prompt_lengths: Sequence[int] | None =
         lengths = torch.as_tensor(list(prompt_lengths))
         if lengths.shape[0] != real.shape[0] or bool((lengths < 1).any()) or bool((first + lengths > end).any()):
             raise PositionError(
-                f"prompt_lengths {lengths.tolist()} don't fit the batch: one per row ({real.shape[0]}), each at least 1 "
-                f"and at most the row's tokens {(end - first).tolist()}."
+                f"prompt_lengths {lengths.tolist()} don't fit the batch: one per row ({real.shape[0]}), "
+                f"each at least 1 and at most the row's tokens {(end - first).tolist()}."
             )
         prompt_end = first + lengths
     return Frame(first, end, prompt_end)

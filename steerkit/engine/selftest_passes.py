@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.taps import Handler, register_tap, submodule
 from steerkit.errors import SiteError
-from steerkit.types import RESID_PRE, Site
+from steerkit.types import HEAD_OUT, RESID_PRE, Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,7 +71,15 @@ class EditedRun:
         """The block's output on a value, all else as in the pass."""
         args, kwargs = self.calls[layer]
         output = block(value.to(self.inputs[layer].device), *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        found: Tensor = output[0] if isinstance(output, tuple) else output
+        return found
+
+
+def _copy_into(copies: list[Tensor]) -> Handler:
+    def copy(value: Tensor) -> None:
+        copies.append(value.detach().clone())
+
+    return copy
 
 
 class Bench:
@@ -85,7 +93,7 @@ class Bench:
 
     def _random_ids(self) -> Tensor:
         """Ordinary tokens: those that a config names (padding, image placeholders) mean other things to some models."""
-        embedding = self.model.get_input_embeddings().weight
+        embedding = cast(Tensor, self.model.get_input_embeddings().weight)
         config = self.model.config.get_text_config()
         vocabulary = min(int(config.vocab_size), embedding.shape[0])
         named = _named_tokens(self.model.config.to_dict())
@@ -102,7 +110,8 @@ class Bench:
     def unit(self) -> Tensor:
         """A random unit vector, ``[d_model]``, float64 on the CPU."""
         vector = torch.randn(self.layout.d_model, generator=self._generator, dtype=torch.float64)
-        return vector / vector.norm()
+        unit: Tensor = vector / vector.norm()
+        return unit
 
     def run(self, edits: Iterable[tuple[Tap, Handler]] = (), *, head: bool = False) -> Tensor:
         """One pass with handlers on taps. They are off again when it returns, or raises.
@@ -123,9 +132,19 @@ class Bench:
         return self._traced(lambda site, value: value + torch.zeros_like(value), head=True)
 
     def without_heads(self) -> Trace:
-        """A pass with zeros in place of the heads."""
-        heads = {Site("head_out", layer) for layer, block in enumerate(self.layout.blocks) if block.heads}
-        return self._traced(lambda site, value: torch.zeros_like(value) if site in heads else value)
+        """A pass with zeros in place of the heads at every other token, from the first on.
+
+        Every other one, so that what mixes tokens behind the tap shows at those between.
+        """
+
+        def silence(site: Site, value: Tensor) -> Tensor:
+            if site.stream != HEAD_OUT:
+                return value
+            silent = value.clone()
+            silent[:, ::2] = 0
+            return silent
+
+        return self._traced(silence)
 
     def ablated(self, unit: Tensor) -> Trace:
         """A pass in which the embedding and every writer lose their part along ``unit``, ``[d_model]``."""
@@ -157,7 +176,7 @@ class Bench:
         for path in {path for block in self.layout.blocks for writer in block.writers for path in writer.projections}:
             outputs = trace.projections.setdefault(path, [])
             # First in line, so that it sees what the projection gave and not what another handler made of it.
-            edits.insert(0, (Tap(path), lambda value, into=outputs: into.append(value.detach().clone())))
+            edits.insert(0, (Tap(path), _copy_into(outputs)))
         trace.output = self.run(edits, head=head)
         return trace
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def layer_sites(layout: Layout) -> tuple[Site, ...]:
 
 def separation(
     live: LiveModel,
-    estimator: Estimator[Any],
+    estimator: Estimator,
     kind: StatisticsKind,
     train: Mapping[str, Sequence[str]],
     held_out: Mapping[str, Sequence[str]],
@@ -83,25 +83,25 @@ def separation(
 
     fitted = {label: read(prompts, kind) for label, prompts in train.items()}
     seen = {label: read(prompts, "rows") for label, prompts in held_out.items()}
-    return [
-        _at_site(
-            site,
-            layer,
-            lambda: estimator.estimate({label: by_site[site] for label, by_site in fitted.items()}),
-            {label: by_site[site] for label, by_site in seen.items()},
-        )
-        for layer, site in enumerate(sites)
-    ]
+    found = []
+    for layer, site in enumerate(sites):
+        classes = {label: by_site[site] for label, by_site in fitted.items()}
+        found.append(_at_site(site, layer, estimator, classes, {label: seen[label][site] for label in seen}))
+    return found
 
 
 def _at_site(
-    site: Site, layer: int, estimate: Callable[[], Tensor], seen: Mapping[str, ClassStatistics]
+    site: Site,
+    layer: int,
+    estimator: Estimator,
+    fitted: Mapping[str, ClassStatistics],
+    seen: Mapping[str, ClassStatistics],
 ) -> Separation:
     positive, negative = seen["positive"].rows, seen["negative"].rows
     assert positive is not None and negative is not None  # captured as rows
     counts = (positive.shape[0], negative.shape[0])
     try:
-        vector = estimate()[0].double()
+        vector = estimator.estimate(fitted)[0].double()
     except DataError:
         # Before the first block the last template token is one and the same for every prompt: no direction.
         return Separation(str(site), layer, None, None, None, *counts)

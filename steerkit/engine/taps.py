@@ -26,7 +26,7 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
 
 
 def register_tap(model: nn.Module, tap: Tap, handler: Handler) -> RemovableHandle:
-    """Call ``handler`` with the tapped value, ``[batch, pos, width]``, each time it passes; put back what it returns."""
+    """Show ``handler`` the tapped value, ``[batch, pos, width]``, each time it passes; put back what it returns."""
     module = submodule(model, tap.module)
     if tap.side == "input":
         return module.register_forward_pre_hook(input_hook(handler, tap.keyword), with_kwargs=True)

@@ -15,7 +15,7 @@ from transformers import DynamicCache, GenerationMixin, PreTrainedConfig, PreTra
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 
-class TinyQwenConfig(PreTrainedConfig):  # type: ignore[misc]
+class TinyQwenConfig(PreTrainedConfig):
     """Sizes of the stand-in; the names are those of Qwen 1's ``config.json``."""
 
     model_type = "qwen"
@@ -38,7 +38,8 @@ class TinyQwenConfig(PreTrainedConfig):  # type: ignore[misc]
         self.kv_channels = hidden_size // num_attention_heads
         self.layer_norm_epsilon = layer_norm_epsilon
         kwargs.pop("num_key_value_heads", None)
-        super().__init__(tie_word_embeddings=kwargs.pop("tie_word_embeddings", False), **kwargs)
+        kwargs.setdefault("tie_word_embeddings", False)
+        super().__init__(**kwargs)
 
 
 class _RMSNorm(nn.Module):
@@ -115,7 +116,7 @@ class _Block(nn.Module):
         return middle + self.mlp(self.ln_2(middle)), cache
 
 
-class TinyQwenModel(PreTrainedModel):  # type: ignore[misc]
+class TinyQwenModel(PreTrainedModel):
     """``transformer``: embedding ``wte``, dropout ``drop``, blocks ``h``, final norm ``ln_f``."""
 
     config_class = TinyQwenConfig
@@ -126,7 +127,7 @@ class TinyQwenModel(PreTrainedModel):  # type: ignore[misc]
         self.drop = nn.Dropout(0.0)
         self.h = nn.ModuleList(_Block(config, layer) for layer in range(config.num_hidden_layers))
         self.ln_f = _RMSNorm(config.hidden_size, config.layer_norm_epsilon)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         """``wte``."""
@@ -161,7 +162,7 @@ class TinyQwenModel(PreTrainedModel):  # type: ignore[misc]
         return BaseModelOutputWithPast(last_hidden_state=self.ln_f(hidden), past_key_values=past_key_values)
 
 
-class TinyQwenLMHeadModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class TinyQwenLMHeadModel(PreTrainedModel, GenerationMixin):
     """``transformer`` and ``lm_head``, as in Qwen 1."""
 
     config_class = TinyQwenConfig
@@ -170,8 +171,8 @@ class TinyQwenLMHeadModel(PreTrainedModel, GenerationMixin):  # type: ignore[mis
     def __init__(self, config: TinyQwenConfig) -> None:
         super().__init__(config)
         self.transformer = TinyQwenModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.lm_head: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         """``wte``."""

@@ -189,7 +189,7 @@ class _Planner(Resolver):
             label = f"{name}[{option}={format_number(value)}]"
             members.append(PlannedCondition(label, found, written.control, name, {option: float(value)}))
             if len(self.problems) > before:
-                break
+                break  # the other members would have the same problems
         return members
 
     def check_sweep(self, option: str, written: ConditionRecipe, path: tuple[Key, ...]) -> bool:
@@ -233,6 +233,9 @@ class _Planner(Resolver):
             near = nearest(written.direction, known, "direction")
             self.complain(f"unknown direction {written.direction!r}. {near}", *path, "direction")
         own = {option: value for option, value in swept.items() if option in spec.options.model_fields}
+        for option in own:
+            if option in written.options:
+                self.complain(f"{option} is what the condition sweeps; set it there alone", *path, "options", option)
         moved = {option: (*path[:2], "sweep", option) for option in own}
         options = self.options(spec, {**written.options, **own}, *path, "options", moved=moved)
         sites = None

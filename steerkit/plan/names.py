@@ -36,8 +36,7 @@ class Resolver:
 
     def complain(self, message: object, *path: Key) -> None:
         """Note a problem at a key of the recipe."""
-        text = str(message)
-        self.problems.append(Problem(text[0].upper() + text[1:] if text else text, *self.recipe.place(*path)))
+        self.problems.append(Problem(str(message), *self.recipe.place(*path)))
 
     @overload
     def spec(self, kind: Literal["architecture"], name: str, *path: Key) -> ArchitectureSpec | None: ...

@@ -12,6 +12,8 @@ from steerkit.plan.model import chat_template, read_json, token_text
 
 _CHARACTERS_PER_TOKEN: Final = 4
 _TEMPLATE_TOKENS: Final = 10
+_LARGEST_TOKENIZER: Final = 20_000_000
+"""Bytes of a tokenizer file. Reading a larger one (Gemma's) takes seconds, and a check is to be quick."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ def token_counter(folder: Path | None, template: str, system_prompt: str | None)
     """
     raw = _raw_counter(folder) if folder is not None else None
     if folder is None or raw is None:
-        return _estimate(template, system_prompt)
+        large = folder is not None and (folder / "tokenizer.json").is_file()
+        why = "too large to be read in a moment" if large else "not at hand"
+        return _estimate(template, system_prompt, why)
     if template == "none":
         return TokenCounter(raw(True), raw(True), False, "counted with the model's tokenizer")
     source = chat_template(folder) if template == "default" else template
@@ -60,23 +64,24 @@ def token_counter(folder: Path | None, template: str, system_prompt: str | None)
     return TokenCounter(lambda texts: [n + _TEMPLATE_TOKENS for n in plain(texts)], plain, True, basis)
 
 
-def _estimate(template: str, system_prompt: str | None) -> TokenCounter:
+def _estimate(template: str, system_prompt: str | None, why: str) -> TokenCounter:
     extra = 0 if template == "none" else _TEMPLATE_TOKENS + len(system_prompt or "") // _CHARACTERS_PER_TOKEN
 
     def count(texts: Sequence[str], extra: int = 1) -> list[int]:
         return [-(-len(text) // _CHARACTERS_PER_TOKEN) + extra for text in texts]
 
-    basis = f"an estimate, {_CHARACTERS_PER_TOKEN} characters a token: the model's tokenizer is not at hand"
+    basis = f"an estimate, {_CHARACTERS_PER_TOKEN} characters a token: the model's tokenizer is {why}"
     return TokenCounter(lambda texts: count(texts, 1 + extra), count, True, basis)
 
 
 def _raw_counter(folder: Path) -> Callable[[bool], Callable[[Sequence[str]], list[int]]] | None:
-    if not (folder / "tokenizer.json").is_file():
+    file = folder / "tokenizer.json"
+    if not file.is_file() or file.stat().st_size > _LARGEST_TOKENIZER:
         return None
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception:
         # The library raises bare Exceptions for files of another version; the load will say what is wrong.
         return None

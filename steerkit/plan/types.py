@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from steerkit.api.hookspecs import (
     ArchitectureSpec,
     EstimatorSpec,
@@ -228,6 +230,12 @@ class Plan:
         }
 
 
+def options_as_json(options: Options, *, changed_only: bool = False) -> dict[str, Any]:
+    """Options as JSON values. (pydantic's own JSON mode warns about a tuple in a union with a number.)"""
+    values: dict[str, Any] = to_jsonable_python(options.model_dump(exclude_defaults=changed_only))
+    return values
+
+
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
@@ -238,7 +246,7 @@ def _direction(item: PlannedDirection) -> dict[str, Any]:
     return {
         "name": item.name,
         "estimator": item.estimator.name if item.estimator else None,
-        "options": item.options.model_dump(mode="json"),
+        "options": options_as_json(item.options),
         "positive": _text(item.positive),
         "negative": _text(item.negative),
         "site": _text(item.site),
@@ -251,7 +259,7 @@ def _condition(item: PlannedCondition, controls: int) -> dict[str, Any]:
         {
             "name": one.spec.name,
             "direction": one.direction,
-            "options": one.options.model_dump(mode="json"),
+            "options": options_as_json(one.options),
             "sites": None if one.sites is None else [str(site) for site in one.sites],
             "positions": str(one.positions),
         }
@@ -270,6 +278,6 @@ def _evaluation(item: PlannedEvaluation) -> dict[str, Any]:
     return {
         "name": item.name,
         "evaluator": item.spec.name,
-        "options": item.options.model_dump(mode="json"),
+        "options": options_as_json(item.options),
         "data": [str(ref) for ref in item.data],
     }

@@ -121,6 +121,8 @@ class DatasetRecipe(Section):
         given = [name for name in ("file", "inline", "hub") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"expected one of file, inline and hub, not {' and '.join(given) or 'none of them'}")
+        if self.hub is None and (self.config is not None or self.hub_split != "train"):
+            raise ValueError("config and hub_split belong to data sets from the hub; remove them")
         return self
 
 

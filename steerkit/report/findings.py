@@ -19,6 +19,7 @@ VERDICTS: Final[dict[Verdict, str]] = {
     "not measured": NOT_MEASURED,
 }
 
+UNCONTROLLED: Final = "so the numbers do not say whether any other direction of that norm would do the same."
 MOST: Final = 8
 """Sentences per block; tables and plots hold the rest."""
 
@@ -118,9 +119,7 @@ def _overlap(block: Block, row: Row) -> str:
 
 def _about_control(block: Block, value: float, control: Control | None) -> str:
     if control is None or not control.planned:
-        return (
-            "No control was run, so the numbers do not say whether any other direction of that norm would do the same."
-        )
+        return f"No control was run, {UNCONTROLLED}"
     if not control.values:
         return f"Its control was {NOT_MEASURED}."
     unit = f" {block.unit}" if block.unit else ""
@@ -129,6 +128,9 @@ def _about_control(block: Block, value: float, control: Control | None) -> str:
     if len(control.values) == 1:
         lead = f"{_directions(control)} of the same norm gives {block.format.number(control.mean)}{unit}"
         return f"{lead}: a single one has no range to compare with."
+    if control.low == control.high:
+        lead = f"{_directions(control)} of the same norm all give {block.format.number(control.mean)}{unit}"
+        return f"{lead}; so does it{doubt}." if inside else f"{lead}; it does not."
     spread = f"between {block.format.number(control.low)} and {block.format.number(control.high)}{unit}"
     lead = f"{_directions(control)} of the same norm give values {spread} (mean {block.format.number(control.mean)})"
     return f"{lead}; it lies {'inside' if inside else 'outside'} their range{doubt}."
@@ -173,6 +175,8 @@ def _trend(block: Block, sweep: Sweep, measured: Sequence[tuple[float, Row]]) ->
     steps = [after[1] - before[1] for before, after in pairwise(points)]
     if len(steps) < 2:
         return ""
+    if not any(steps):
+        return "; it is the same at every point"
     if all(step > 0 for step in steps):
         return f"; it rises at each of the {count(len(steps), 'step')}"
     if all(step < 0 for step in steps):
@@ -184,7 +188,7 @@ def _sweep_control(block: Block, measured: Sequence[tuple[float, Row]]) -> str:
     rows = [row for _, row in measured if row.control is not None and row.control.values]
     values = [value for row in rows if row.control for value in row.control.values]
     if not values:
-        return "No control was measured, so the numbers do not say whether any other direction of that norm would do the same."
+        return f"No control was measured, {UNCONTROLLED}"
     unit = f" {block.unit}" if block.unit else ""
     spread = f"between {block.format.number(min(values))} and {block.format.number(max(values))}{unit}"
     outside = sum(verdict(row) == "beyond" for row in rows)

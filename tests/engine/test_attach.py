@@ -214,7 +214,10 @@ def test_cached_generation_equals_uncached_teacher_forcing(model_type: str, posi
     live = tiny_live(model_type)
     middle = live.layout.n_layers // 2
     update = Affine(bias=4 * vectors(live, 1)[0])
-    edits = [Edit(update, f"blocks.{middle}.resid_pre", positions), Edit(update, f"blocks.{middle}.resid_mid", positions)]
+    edits = [
+        Edit(update, f"blocks.{middle}.resid_pre", positions),
+        Edit(update, f"blocks.{middle}.resid_mid", positions),
+    ]
     with live.steer(*edits):
         cached = live.complete(PROMPTS, max_new_tokens=6)
         uncached = live.complete(PROMPTS, max_new_tokens=6, use_cache=False)

@@ -13,7 +13,12 @@ from steerkit.errors import DataError, PositionError, SiteError
 from steerkit.types import Positions, Site
 from tests.conftest import assert_clean, tiny_live
 
-PROMPTS = ["Short", "A prompt of middling length", "The longest of them all, by a good deal, as it happens", "Two words"]
+PROMPTS = [
+    "Short",
+    "A prompt of middling length",
+    "The longest of them all, by a good deal, as it is",
+    "Two words",
+]
 
 
 def literal_rows(live: LiveModel, layer: int, token: int) -> Tensor:

@@ -126,10 +126,11 @@ def test_a_token_over_the_boundary_is_the_users() -> None:
 
 
 @pytest.mark.parametrize("trim_offsets", [False, True])
-def test_white_space_of_the_users_is_the_users(trim_offsets: bool) -> None:
-    chat = ChatFormat(bpe("Ċ Ċ", trim_offsets=trim_offsets), template="[{{ messages[0]['content'] }}] \n")
-    assert user_text(chat, "a b\n\n") == "a b\n\n"
-    assert whole_text(chat, "a b\n\n") == "[a b\n\n] \n"
+@pytest.mark.parametrize("prompt", ["a b  ", "  a", "a\n\n", " "])
+def test_white_space_of_the_users_is_the_users(prompt: str, trim_offsets: bool) -> None:
+    chat = ChatFormat(bpe("Ġ Ġ", "Ċ Ċ", trim_offsets=trim_offsets), template=" [{{ messages[0]['content'] }}] .")
+    assert user_text(chat, prompt) == prompt
+    assert whole_text(chat, prompt) == f" [{prompt}] ."
 
 
 class Slow:

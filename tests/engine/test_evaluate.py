@@ -115,7 +115,7 @@ def test_scores_along_texts_come_in_order_and_context_does_not_count(llama: Live
     evaluation = Evaluation(llama, [Job("own", spy, needs, "x")], {"x": TEXTS})
     result = evaluation.run(steering(llama))  # type: ignore[arg-type]
     assert [score.value for score in result.scores[("own", "x")]] == [len(text) for text in TEXTS]
-    own = {text: ids for text, ids in zip(TEXTS, llama.complete(TEXTS, max_new_tokens=3), strict=True)}
+    own = dict(zip(TEXTS, llama.complete(TEXTS, max_new_tokens=3), strict=True))
     for outputs in spy.seen:
         assert outputs.token_ids is not None and outputs.token_mask is not None
         for row, text in enumerate(outputs.texts):

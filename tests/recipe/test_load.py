@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steerkit.errors import RecipeError
 from steerkit.recipe import Recipe, shipped_recipes
@@ -246,3 +248,28 @@ def test_shipped_recipes_are_found_by_name_and_a_file_comes_first(
     monkeypatch.chdir(tmp_path)
     write(tmp_path, GOOD, "first")
     assert Recipe.load("first").source == Path("first")
+
+
+ODD = [None, True, 0, -1, 1.5, "", "x", "all", "warm.train", "blocks.0.resid_pre", [], {}, [[]], [None], ["a"]]
+ODD += [{"add": None}, {"add": {}}, {"": 1}, {"file": "x"}, {"train": 1}, {"coefficient": [1]}, 10**30, "\u2028"]
+
+
+def keys(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, item in inner for found in keys(item, (*path, key)))]
+
+
+@given(data=st.data())
+def test_whatever_stands_at_a_key_is_a_recipe_or_a_list_of_problems(data: st.DataObject) -> None:
+    value = {"name": "n", **read_document(GOOD).value}
+    path = data.draw(st.sampled_from([path for path in keys(value) if path]))
+    holder = value
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = data.draw(st.sampled_from(ODD))
+    try:
+        recipe = Recipe.from_mapping(value)
+    except RecipeError as error:
+        assert error.problems
+    else:
+        assert Recipe.from_mapping(recipe.resolved()).resolved() == recipe.resolved()

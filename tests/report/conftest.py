@@ -105,10 +105,10 @@ def base() -> JsonObject:
     single = {"warmer": 4.0, "cooler": -4.0}
     conditions = [condition("baseline", "baseline")]
     records = [record("baseline", -1.2043)]
-    plans = [(name, c, None) for name, c in single.items()]
+    plans: list[tuple[str, float, str | None]] = [(name, c, None) for name, c in single.items()]
     plans += [(f"dose[coefficient={c:g}]", c, "dose") for c in (-8.0, -4.0, 4.0, 8.0)]
     for name, coefficient, sweep in plans:
-        swept = {"coefficient": coefficient} if sweep else {}
+        swept: JsonObject = {"coefficient": coefficient} if sweep else {}
         entry = condition(name, interventions=[add(coefficient)], sweep=sweep, swept=swept)
         conditions += [entry, *controls(entry)]
         records.append(record(name, -1.2043 + 3.5172 * math.tanh(coefficient / 5)))
@@ -268,7 +268,13 @@ def odd_samples() -> list[JsonObject]:
         for prompt in prompts
         for name, text in texts.items()
     ]
-    scored = {"prompt": "scored only", "data": "probe.test", "condition": "baseline", "completion": None, "scores": {}}
+    scored: JsonObject = {
+        "prompt": "scored only",
+        "data": "probe.test",
+        "condition": "baseline",
+        "completion": None,
+        "scores": {},
+    }
     return [*rows, scored]
 
 

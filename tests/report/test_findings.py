@@ -85,6 +85,20 @@ def test_not_measured(small: Any) -> None:
     assert (finding.text, finding.verdict) == ("was not measured.", "not measured")
 
 
+def test_random_directions_that_agree(small: Any) -> None:
+    (finding,) = small(3.0, [0.5, 0.5]).findings
+    assert finding.text.endswith("Two random directions of the same norm all give 0.50 nats; it does not.")
+    (finding,) = small(0.5, [0.5, 0.5]).findings
+    assert "all give 0.50 nats; so does it, so its effect here is not told apart" in finding.text
+
+
+def test_a_flat_sweep_is_called_flat(results: dict[str, Any]) -> None:
+    for record in results["records"]:
+        record.update(value=1.0, ci_low=0.5, ci_high=1.5)
+    (found,) = make_findings(make_blocks(Results.model_validate(results)))
+    assert "at 8; it is the same at every point." in found.findings[-1].text
+
+
 def test_one_example_has_no_interval(small: Any) -> None:
     (finding,) = small(3.0, [0.5, 1.5], half=None, n=1).findings
     assert "to 3.00 nats (one example, so no interval). Two random" in finding.text
