@@ -279,7 +279,8 @@ def collect(
     for condition in conditions:
         found = scores[condition.name]
         for (name, data), values in found.scores.items():
-            rows, remarks = _records(condition.name, kinds[name], data, values)
+            plain = None if condition.kind == "baseline" else scores[BASELINE].scores[(name, data)]
+            rows, remarks = _records(condition.name, kinds[name], data, values, plain)
             records += rows
             notes += remarks
         if condition.kind != "control":
@@ -298,24 +299,25 @@ def collect(
         "evaluators": [_describe_evaluator(planned) for planned in plan.evaluations],
         "records": records,
         "separation": list(separation),
-        "notes": [*_unmeasured(plan), *dict.fromkeys(notes)],
+        "notes": [*_unmeasured(plan, separation), *dict.fromkeys(notes)],
     }
     return results, samples
 
 
 def _records(
-    condition: str, planned: PlannedEvaluation, data: str, values: Sequence[Score]
+    condition: str, planned: PlannedEvaluation, data: str, values: Sequence[Score], plain: Sequence[Score] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    from steerkit.engine.scores import derived, summarise
+    from steerkit.engine.scores import Summary, derived, paired_difference, summarise
 
     kind = cast("type[Evaluator]", implementation(planned.spec))
     summary = summarise(values, kind.aggregate)
-    summaries = {planned.name: (summary, kind.unit)}
+    moved = Summary(None, 0) if plain is None else paired_difference(values, plain, kind.aggregate)
+    summaries = {planned.name: (summary, kind.unit, moved)}
     for name, function in kind.derived.items():
         label = name if planned.name == planned.spec.name else f"{planned.name}.{name}"
-        summaries[label] = (derived(summary, function), "")
+        summaries[label] = (derived(summary, function), "", Summary(None, 0))
     rows, notes = [], []
-    for name, (one, unit) in summaries.items():
+    for name, (one, unit, change) in summaries.items():
         rows.append(
             {
                 "condition": condition,
@@ -326,6 +328,9 @@ def _records(
                 "standard_error": one.standard_error,
                 "ci_low": one.ci_low,
                 "ci_high": one.ci_high,
+                "difference": change.value,
+                "difference_ci_low": change.ci_low,
+                "difference_ci_high": change.ci_high,
                 "aggregate": kind.aggregate,
                 "unit": unit,
             }
@@ -359,7 +364,7 @@ def _describe_evaluator(planned: PlannedEvaluation) -> dict[str, Any]:
     }
 
 
-def _unmeasured(plan: Plan) -> list[str]:
+def _unmeasured(plan: Plan, separation: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader might look for and not find, and why."""
     notes = []
     if not plan.random_directions:
@@ -369,6 +374,10 @@ def _unmeasured(plan: Plan) -> list[str]:
         notes.append(f"No random controls for {', '.join(quiet)}: the recipe switches them off.")
     if not plan.recipe.report.separation:
         notes.append("Separation by layer is switched off.")
+    alike = [f"{row['site']} ({row['direction']})" for row in separation if row["norm"] is None]
+    if alike:
+        places = ", ".join(alike)
+        notes.append(f"No separation at {places}: there the token is the same in every prompt, so the classes are too.")
     files = [planned.name for planned in plan.directions if planned.file is not None]
     if files:
         notes.append(f"No separation by layer for {', '.join(files)}: a direction from a file has no prompts here.")

@@ -104,9 +104,21 @@ def _about_condition(block: Block, row: Row) -> Finding:
     moved = f"gives {after}" if before is None else f"moves it from {block.format.number(before)} to {after}"
     if before is not None and block.format.number(before) == block.format.number(row.value):
         moved = f"leaves it at {after}"
-    parts = [f"{moved}{_overlap(block, row)}.", _about_control(block, row.value, row.control)]
+    parts = [f"{moved}{_change(block, row) or _overlap(block, row)}.", _about_control(block, row.value, row.control)]
     found = verdict(row)
     return Finding(row.condition.name, " ".join(parts), found, VERDICTS[found])
+
+
+def _change(block: Block, row: Row) -> str:
+    """The paired difference, which is tighter than two intervals side by side; empty where there is none."""
+    record = row.record
+    if record is None or record.difference is None or record.difference_ci_low is None:
+        return ""
+    low, high = record.difference_ci_low, record.difference_ci_high
+    if high is None:
+        return ""
+    text = f"; on the same examples it changes by {block.format.change(record.difference, low, high)}"
+    return text if low > 0 or high < 0 else f"{text}, an interval that holds no change at all"
 
 
 def _overlap(block: Block, row: Row) -> str:

@@ -49,6 +49,14 @@ class NumberFormat:
             return None
         return f"{self._digits(low)} to {self.number(high)}"
 
+    def change(self, value: float, low: float, high: float) -> str:
+        """A difference with its interval: ``+1.2 (95 % interval 0.9 to 1.5)``; proportions in percentage points."""
+        sign = "+" if value > 0 else ""
+        unit = " percentage points" if self.percent else ""
+        space = " " if self.ascii else NO_BREAK
+        ends = f"95{space}% interval {self._digits(low)} to {self._digits(high)}"
+        return f"{sign}{self._digits(value)}{unit} ({ends})"
+
     def _digits(self, value: float) -> str:
         shown = value * 100 if self.percent else value
         text = f"{shown:.{self.decimals}f}"

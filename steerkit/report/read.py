@@ -89,7 +89,10 @@ class EvaluatorEntry(_Entry):
 
 
 class RecordEntry(_Entry):
-    """One value: a condition, an evaluator, a data set. Null means not measured."""
+    """One value: a condition, an evaluator, a data set. Null means not measured.
+
+    ``difference`` is the condition minus the baseline on the same examples, paired, with its own interval.
+    """
 
     condition: str
     evaluator: str
@@ -99,6 +102,9 @@ class RecordEntry(_Entry):
     standard_error: Number = None
     ci_low: Number = None
     ci_high: Number = None
+    difference: Number = None
+    difference_ci_low: Number = None
+    difference_ci_high: Number = None
     aggregate: str = "mean"
     unit: str = ""
 

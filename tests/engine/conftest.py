@@ -48,16 +48,17 @@ class TinyGGUF:
         writer.add_tokenizer_pre("smollm")
         writer.add_token_list(self._tokens())
         writer.add_token_types([3] * len(SPECIAL) + [1] * (len(self._tokens()) - len(SPECIAL)))
-        writer.add_token_merges(["Ċ Ċ"])
+        writer.add_token_merges(["Ċ Ċ", "Ġ Ġ"])
         writer.add_bos_token_id(1)
         writer.add_eos_token_id(2)
         writer.add_pad_token_id(2)
         writer.add_unk_token_id(0)
+        writer.add_add_bos_token(False)
         writer.add_chat_template(TEMPLATE)
 
     @staticmethod
     def _tokens() -> list[str]:
-        return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ĊĊ"]
+        return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ĊĊ", "ĠĠ"]
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         d_key = D_MODEL // N_HEADS * N_KEY_HEADS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from steerkit.api.evaluator import Score
-from steerkit.engine.scores import Summary, derived, summarise, wilson
+from steerkit.engine.scores import Summary, derived, paired_difference, summarise, wilson
 from steerkit.errors import PluginError
 
 
@@ -155,3 +155,35 @@ def test_a_derived_value_that_overflows_is_not_infinite() -> None:
     assert found.value is None and "too large" in found.note
     half = derived(Summary(2.0, 3, 1.0, 1.0, 1e4), math.exp)
     assert half.value == math.exp(2.0) and half.ci_high is None
+
+
+def test_a_paired_difference_is_the_t_interval_of_the_differences() -> None:
+    plain, steered = [1.0, 5.0, 9.0, 13.0], [1.5, 5.7, 9.4, 13.6]
+    found = paired_difference([Score(v) for v in steered], [Score(v) for v in plain], "mean")
+    expected = summarise([Score(b - a) for a, b in zip(plain, steered, strict=True)], "mean")
+    assert found == expected
+    assert found.ci_low is not None and found.ci_low > 0, "far tighter than the spread of the examples"
+
+
+def test_a_paired_proportion_is_agresti_and_mins() -> None:
+    """n=10, 6 examples go up and 1 goes down: centre 5/12, error sqrt(8 - 25/12)/12."""
+    plain = [Score(float(v)) for v in [0, 0, 0, 0, 0, 0, 1, 1, 1, 0]]
+    steered = [Score(float(v)) for v in [1, 1, 1, 1, 1, 1, 0, 1, 1, 0]]
+    found = paired_difference(steered, plain, "proportion")
+    error = math.sqrt(8 - 25 / 12) / 12
+    assert found.value == pytest.approx(0.5)
+    assert found.standard_error == pytest.approx(error)
+    assert found.ci_low == pytest.approx(5 / 12 - 1.959964 * error, abs=1e-6)
+    assert found.ci_high == pytest.approx(5 / 12 + 1.959964 * error, abs=1e-6)
+
+
+def test_a_proportion_that_never_moves_still_has_an_interval() -> None:
+    same = [Score(1.0)] * 20
+    found = paired_difference(same, same, "proportion")
+    assert found.value == 0.0 and found.ci_low is not None and found.ci_high is not None
+    assert -0.2 < found.ci_low < 0 < found.ci_high < 0.2
+
+
+def test_nothing_is_paired_across_other_weights_or_nan() -> None:
+    assert paired_difference([Score(1.0, 2.0)], [Score(1.0, 3.0)], "mean").value is None
+    assert paired_difference([Score(math.nan)] * 2, [Score(1.0)] * 2, "proportion").value is None

@@ -131,3 +131,11 @@ def test_many_conditions_leave_the_rest_to_the_table(make: Any) -> None:
     found = make_findings(make_blocks(Results.model_validate(make.odd())))
     assert [len(one.findings) for one in found] == [8, 8, 8]
     assert [one.left_out for one in found] == [40, 40, 40]
+
+
+def test_a_paired_difference_goes_before_the_overlap_of_two_intervals(small: Any) -> None:
+    paired = {"difference": 1.25, "difference_ci_low": 1.0, "difference_ci_high": 1.5}
+    (finding,) = small(2.25, [0.5, 1.5], **paired).findings
+    assert "on the same examples it changes by +1.25 (95\u00a0% interval 1.00 to 1.50). Two" in finding.text
+    (finding,) = small(2.25, [0.5, 1.5], **{**paired, "difference_ci_low": -0.5}).findings
+    assert "an interval that holds no change at all" in finding.text
