@@ -29,12 +29,25 @@ class ClassStatistics:
         mean: ``[d_model]``, float64.
         second_moment: ``[d_model, d_model]``, float64, the mean of ``x xᵀ`` (not centred); only when asked for.
         rows: ``[count, d_model]``, in the order of the prompts; only when asked for.
+        tokens_per_prompt: ``[prompts]``, how many of the rows are each prompt's; only with ``rows``.
     """
 
     count: int
     mean: Tensor
     second_moment: Tensor | None = None
     rows: Tensor | None = None
+    tokens_per_prompt: Tensor | None = None
+
+    def prompt_means(self) -> Tensor:
+        """One vector per prompt, ``[prompts, d_model]``: the mean over its tokens. Needs ``rows``."""
+        import torch
+
+        if self.rows is None or self.tokens_per_prompt is None:
+            raise ValueError("Prompt means need rows: capture with kind='rows'.")
+        counts = self.tokens_per_prompt
+        prompt = torch.arange(len(counts)).repeat_interleave(counts)
+        total = torch.zeros(len(counts), self.rows.shape[1], dtype=torch.float64)
+        return total.index_add_(0, prompt, self.rows.double()) / counts.clamp(min=1)[:, None]
 
 
 @dataclass(frozen=True, eq=False)

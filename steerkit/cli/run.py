@@ -17,6 +17,7 @@ def run_command(
 ) -> None:
     """Run a recipe: estimate directions, measure conditions and controls, write a report."""
     from rich.console import Console
+    from rich.markup import escape
 
     from steerkit.report import summary, write_report
     from steerkit.run import run_recipe
@@ -26,9 +27,9 @@ def run_command(
     with aside.status("starting") as status:
 
         def step(what: str) -> None:
-            status.update(what)
+            status.update(escape(what))  # a sweep's brackets are no markup
             if not aside.is_terminal or what.startswith(("writing", "continuing", "loading", "condition")):
-                aside.print(what, highlight=False, style="dim")
+                aside.print(what, highlight=False, markup=False, style="dim")
 
         path = run_recipe(recipe, overrides=settings or (), out=out, step=step)
         step("writing the report")

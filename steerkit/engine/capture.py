@@ -118,13 +118,14 @@ def _finish(key: Key, acc: _Accumulator, rows: list[tuple[tuple[int, ...], Tenso
         )
     mean = (acc.total / acc.count).cpu()
     second = None if acc.squares is None else (acc.squares / acc.count).cpu()
-    kept = None
-    if rows:
-        pieces: dict[int, Tensor] = {}
-        for order, values, counts in rows:
-            pieces.update(zip(order, values.split(counts.tolist()), strict=True))
-        kept = torch.cat([pieces[index] for index in sorted(pieces)])
-    return ClassStatistics(acc.count, mean, second, kept)
+    if not rows:
+        return ClassStatistics(acc.count, mean, second)
+    pieces: dict[int, Tensor] = {}
+    for order, values, counts in rows:
+        pieces.update(zip(order, values.split(counts.tolist()), strict=True))
+    in_order = [pieces[index] for index in sorted(pieces)]
+    counts = torch.tensor([len(piece) for piece in in_order])
+    return ClassStatistics(acc.count, mean, second, torch.cat(in_order), counts)
 
 
 def read_batch(

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import Tokenizer, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 from transformers.utils import quantization_config
 
+from steerkit.engine.gguf_tokenizer import read_tokenizer
 from steerkit.engine.quiet import quiet_transformers
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 def read_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -30,7 +30,7 @@ def read_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTraine
     try:
         # The reader of some versions draws its bar whatever the settings say.
         with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, **arguments)
+            tokenizer = read_tokenizer(path)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent, **arguments, **_unpacked(), dtype=dtype, output_loading_info=True
             )
@@ -45,7 +45,7 @@ def read_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTraine
     if missing:
         raise ModelError(f"{path} lacks weights of its architecture: {', '.join(missing[:5])}.")
     _forget_quantiser(model)
-    return model, _plain_tokenizer(tokenizer, path)
+    return model, tokenizer
 
 
 def require_gguf(path: Path) -> None:
@@ -87,36 +87,3 @@ def _forget_quantiser(model: Any) -> None:
         if name in vars(holder):
             delattr(holder, name)
     model.is_quantized = False
-
-
-def _plain_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> PreTrainedTokenizerFast:
-    """The same tokenizer, free of the family's own class, whose constructor builds everything a second time.
-
-    Prompts pad on the left.
-    """
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    _restore_pre_tokenizer(backend, path)
-    plain = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        **tokenizer.special_tokens_map,
-    )
-    plain.chat_template = tokenizer.chat_template
-    return plain
-
-
-def _restore_pre_tokenizer(backend: Tokenizer, path: Path) -> None:
-    """Split digits before everything else where the file says so.
-
-    transformers reads the vocabulary and the merges of a byte-level GGUF but not ``tokenizer.ggml.pre``, which
-    names the pattern that splits the text first. Without it SmolLM2's "\\n\\n1" is cut in the wrong place.
-    """
-    if type(backend.pre_tokenizer).__name__ != "ByteLevel":
-        return
-    from gguf import GGUFReader
-
-    field = GGUFReader(path).fields.get("tokenizer.ggml.pre")
-    if field is not None and field.contents() == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])

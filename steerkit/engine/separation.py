@@ -33,8 +33,8 @@ class Separation:
             where no direction could be estimated.
         d_prime: difference of the classes' mean projections over their root mean variance; None where a
             class has fewer than two prompts or no variance.
-        n_positive: number of positive tokens.
-        n_negative: number of negative tokens.
+        n_positive: number of positive prompts.
+        n_negative: number of negative prompts.
     """
 
     site: str
@@ -72,7 +72,7 @@ def separation(
         kind: the statistics that it asks for.
         train: prompts of classes ``positive`` and ``negative``.
         held_out: other prompts of the same classes (or the same ones, which the report then says).
-        positions: at which tokens.
+        positions: at which tokens; a prompt with several projects as their mean.
         progress: told how many prompts of a class are done.
     """
     sites = layer_sites(live.layout)
@@ -97,8 +97,7 @@ def _at_site(
     fitted: Mapping[str, ClassStatistics],
     seen: Mapping[str, ClassStatistics],
 ) -> Separation:
-    positive, negative = seen["positive"].rows, seen["negative"].rows
-    assert positive is not None and negative is not None  # captured as rows
+    positive, negative = seen["positive"].prompt_means(), seen["negative"].prompt_means()
     counts = (positive.shape[0], negative.shape[0])
     try:
         vector = estimator.estimate(fitted)[0].double()
@@ -106,7 +105,7 @@ def _at_site(
         # Before the first block the last template token is one and the same for every prompt: no direction.
         return Separation(str(site), layer, None, None, None, *counts)
     norm = float(vector.norm())
-    high, low = (positive.double() @ vector / norm, negative.double() @ vector / norm)
+    high, low = (positive @ vector / norm, negative @ vector / norm)
     return Separation(str(site), layer, norm, auroc(high, low), d_prime(high, low), *counts)
 
 
