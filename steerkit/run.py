@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +12,7 @@ from steerkit import stages
 from steerkit.artifacts.provenance import describe_run, versions
 from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
 from steerkit.catalog import Catalog
+from steerkit.engine.progress import SILENT, Observer
 from steerkit.plan import Plan, make_plan
 from steerkit.recipe import Recipe
 
@@ -19,12 +20,9 @@ if TYPE_CHECKING:
     from steerkit.api.estimator import Direction
     from steerkit.engine.live import LiveModel
 
-Step = Callable[[str], None]
-"""Told what begins, in a few words."""
-
 
 def run_recipe(
-    recipe: str | Path, *, overrides: Sequence[str] = (), out: str | Path = "runs", step: Step = lambda what: None
+    recipe: str | Path, *, overrides: Sequence[str] = (), out: str | Path = "runs", observer: Observer | None = None
 ) -> Path:
     """Run a recipe and return its run directory. ``steerkit.report.write_report`` makes the report from it.
 
@@ -32,34 +30,34 @@ def run_recipe(
         recipe: path of a recipe, or the name of a shipped one.
         overrides: settings such as ``"seed=1"`` or ``"conditions.warmer.0.add.coefficient=2"``.
         out: where run directories go. An unfinished run of the same recipe there is continued.
-        step: told what begins.
+        observer: told what is done; nobody by default.
 
     Raises:
         RecipeError: with every problem of the recipe; nothing was run.
     """
     plan = make_plan(Recipe.load(recipe, overrides), Catalog.discover())
-    return execute(plan, Path(out), step)
+    return execute(plan, Path(out), observer or SILENT)
 
 
-def execute(plan: Plan, out: Path, step: Step) -> Path:
+def execute(plan: Plan, out: Path, observer: Observer) -> Path:
     """Carry out a plan."""
     with RunDirectory.open(out, plan.recipe.name, _digest(plan)) as directory:
-        step(f"{'continuing' if directory.resumed else 'writing'} {directory.path}")
+        observer.step(f"{'continuing' if directory.resumed else 'writing'} {directory.path}")
         write_text(directory.path / "recipe.yaml", plan.recipe.to_yaml())
         write_json(directory.path / "plan.json", plan.to_json())
 
         with directory.timed("load the model"):
-            step(f"loading {plan.recipe.model.source}")
+            observer.step(f"loading {plan.recipe.model.source}")
             model = stages.load(plan)
         write_json(directory.path / "provenance.json", _provenance(plan, model))
 
-        directions = _directions(plan, model, directory, step)
-        separation = directory.stage("separation by layer", lambda: stages.separations(plan, model, step))
-        evaluation = stages.evaluation(plan, model, step)
+        directions = _directions(plan, model, directory, observer)
+        separation = directory.stage("separation by layer", lambda: stages.separations(plan, model, observer))
+        evaluation = stages.evaluation(plan, model, observer)
         conditions = stages.conditions(plan, directions)
         scores = {}
         for number, condition in enumerate(conditions, 1):
-            step(f"condition {number} of {len(conditions)}: {condition.name}")
+            observer.step(f"condition {number} of {len(conditions)}: {condition.name}")
             scores[condition.name] = directory.stage(
                 f"condition {condition.name}",
                 partial(evaluation.run, condition.interventions, samples=condition.kind != "control"),
@@ -72,14 +70,14 @@ def execute(plan: Plan, out: Path, step: Step) -> Path:
         return directory.path
 
 
-def _directions(plan: Plan, model: LiveModel, directory: RunDirectory, step: Step) -> dict[str, Direction]:
+def _directions(plan: Plan, model: LiveModel, directory: RunDirectory, observer: Observer) -> dict[str, Direction]:
     """Directions have a file of their own, which is the stage's output as well."""
     from steerkit.artifacts.directions import load_directions, save_directions
 
     path = directory.path / "directions.safetensors"
     if not path.exists():
         with directory.timed("directions"):
-            save_directions(path, list(stages.estimate(plan, model, step).values()))
+            save_directions(path, list(stages.estimate(plan, model, observer).values()))
     return load_directions(path)
 
 

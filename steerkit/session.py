@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from steerkit.api.estimator import ClassStatistics
-    from steerkit.engine.capture import Key, Progress
+    from steerkit.engine.capture import Key
     from steerkit.engine.live import LiveModel
     from steerkit.engine.model import LoadedModel
+    from steerkit.engine.progress import Progress
 
 
 @cache
@@ -146,7 +147,7 @@ def capture(
     positions: Sequence[Positions | str | int] | Positions | str | int = -1,
     *,
     kind: StatisticsKind = "mean",
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> dict[Key, ClassStatistics]:
     """Statistics of activations at sites and positions. See ``steerkit.engine.capture.capture``."""
     return model.capture(prompts, sites, positions, kind=kind, progress=progress)
@@ -162,7 +163,7 @@ def estimate_direction(
     estimator: str = "mean_difference",
     name: str = "direction",
     catalog: Catalog | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     **options: Any,
 ) -> Direction:
     """Estimate a direction that leads from the negative class of prompts to the positive one.
@@ -176,7 +177,7 @@ def estimate_direction(
         estimator: name of an estimator plugin.
         name: what to call the direction.
         catalog: plugins; discovered if not given.
-        progress: told how many prompts of a class are done.
+        progress: told how many prompts of a class are done; True shows a bar at a terminal.
         options: the estimator's own.
     """
     spec = (catalog or _installed()).get("estimator", estimator)

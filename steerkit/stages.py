@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from steerkit.api.estimator import Direction, Estimator
     from steerkit.engine.evaluate import ConditionScores, Evaluation
     from steerkit.engine.live import LiveModel
+    from steerkit.engine.progress import Observer
 
 BASELINE = "baseline"
 
@@ -66,14 +67,14 @@ def load(plan: Plan) -> LiveModel:
     )
 
 
-def estimate(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> dict[str, Direction]:
+def estimate(plan: Plan, live: LiveModel, observer: Observer) -> dict[str, Direction]:
     """Every direction of the recipe: read from its file, or estimated."""
     from steerkit.artifacts.directions import load_directions
     from steerkit.session import estimate_direction
 
     found: dict[str, Direction] = {}
     for planned in plan.directions:
-        step(f"direction {planned.name}")
+        observer.step(f"direction {planned.name}")
         if planned.file is not None:
             saved = load_directions(planned.file)
             one = saved[planned.name] if planned.name in saved else next(iter(saved.values()))
@@ -88,6 +89,7 @@ def estimate(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> dict[s
             positions=cast(Any, planned.positions),
             estimator=spec.name,
             name=planned.name,
+            progress=observer.progress,
             **planned.options.model_dump(),
         )
         classes = {"positive": str(positive), "negative": str(negative), "recipe_hash": plan.hash}
@@ -136,7 +138,7 @@ def random_like(direction: Direction, seed: int, number: int) -> Direction:
     return direction.with_vectors(vectors.float(), f"{direction.name}/random-{number}")
 
 
-def evaluation(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> Evaluation:
+def evaluation(plan: Plan, live: LiveModel, observer: Observer) -> Evaluation:
     """The recipe's evaluators on their data, ready to be run under one condition after another."""
     from steerkit.engine.evaluate import Evaluation, Job, SampleRequest
 
@@ -148,7 +150,7 @@ def evaluation(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> Eval
     samples = None
     if plan.samples is not None:
         samples = SampleRequest(str(plan.samples.data), plan.samples.n, plan.samples.max_new_tokens)
-    return Evaluation(live, jobs, evaluated_texts(plan), samples, step)
+    return Evaluation(live, jobs, evaluated_texts(plan), samples, observer)
 
 
 def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -159,7 +161,7 @@ def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {str(ref): plan.texts(ref) for ref in refs}
 
 
-def separations(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> list[dict[str, Any]]:
+def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[str, Any]]:
     """How well each estimated direction's method separates its classes, layer by layer."""
     from steerkit.engine.separation import separation
 
@@ -167,7 +169,7 @@ def separations(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> lis
     for planned in plan.directions:
         if planned.file is not None or not plan.recipe.report.separation:
             continue
-        step(f"separation by layer of {planned.name}")
+        observer.step(f"separation by layer of {planned.name}")
         positive, negative, spec = _classes(planned)
         held_out = _held_out(plan, positive), _held_out(plan, negative)
         apart = all(held_out)
@@ -181,6 +183,7 @@ def separations(plan: Plan, live: LiveModel, step: Callable[[str], None]) -> lis
             {"positive": plan.texts(positive), "negative": plan.texts(negative)},
             {"positive": plan.texts(seen[0]), "negative": plan.texts(seen[1])},
             planned.positions,
+            observer.progress,
         )
         common = {"direction": planned.name, "positions": str(planned.positions), "held_out": apart}
         rows += [{**common, "data": [str(ref) for ref in seen], **one.to_json()} for one in found]

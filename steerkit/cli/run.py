@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def run_command(
@@ -17,21 +20,40 @@ def run_command(
 ) -> None:
     """Run a recipe: estimate directions, measure conditions and controls, write a report."""
     from rich.console import Console
-    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from steerkit.report import summary, write_report
     from steerkit.run import run_recipe
 
     # Progress is for the person at the terminal; what is piped on is the summary alone.
-    aside = Console(stderr=True)
-    with aside.status("starting") as status:
-
-        def step(what: str) -> None:
-            status.update(escape(what))  # a sweep's brackets are no markup
-            if not aside.is_terminal or what.startswith(("writing", "continuing", "loading", "condition")):
-                aside.print(what, highlight=False, markup=False, style="dim")
-
-        path = run_recipe(recipe, overrides=settings or (), out=out, step=step)
-        step("writing the report")
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        shown = _Shown(bar)
+        path = run_recipe(recipe, overrides=settings or (), out=out, observer=shown)
+        shown.step("writing the report")
         write_report(path)
     summary(path)
+
+
+class _Shown:
+    """One bar for the present step, and a line for each stage that was begun."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.task = bar.add_task("checking the recipe", total=None)
+
+    def step(self, what: str) -> None:
+        """Name what begins."""
+        self.bar.reset(self.task, description=what, total=None)
+        if what.startswith(("writing", "continuing", "loading", "direction", "separation", "condition")):
+            self.bar.console.print(what, highlight=False, markup=False, style="dim")
+
+    def progress(self, done: int, of: int) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, completed=done, total=of)

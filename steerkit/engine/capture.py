@@ -18,15 +18,13 @@ from steerkit.api.estimator import ClassStatistics
 from steerkit.api.hookspecs import StatisticsKind
 from steerkit.engine.batches import Batch, PaddingSide, position_ids
 from steerkit.engine.positions import edit_mask, intervals
+from steerkit.engine.progress import Progress, shown
 from steerkit.engine.taps import register_tap, submodule
 from steerkit.errors import DataError
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
     from steerkit.engine.live import LiveModel
-
-Progress = Callable[[int, int], None]
-"""Called with the number of prompts done and the number of all."""
 
 Key = tuple[Site, Positions]
 
@@ -63,7 +61,7 @@ def capture(
     *,
     kind: StatisticsKind = "mean",
     padding_side: PaddingSide = "right",
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> dict[Key, ClassStatistics]:
     """Read activations of prompts at every given site and position.
 
@@ -76,7 +74,7 @@ def capture(
         kind: ``mean``; ``moments``, also ``[d_model, d_model]`` second moments; ``rows``, also every
             vector, in the order of the prompts (memory then grows with their number).
         padding_side: ``right`` needs no mask in a causal model and is the faster one; the numbers are equal.
-        progress: told how many prompts are done.
+        progress: told how many prompts are done; True shows a bar at a terminal.
 
     Returns:
         ``{(site, positions): ClassStatistics}``, sums accumulated in float64.
@@ -94,16 +92,16 @@ def capture(
     sums = {(site, position): _Accumulator(kind) for site in sites for position in positions}
     rows: dict[Key, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {key: [] for key in sums}
     done = 0
-    for batch in live.batched(rendered, padding_side):
-        with live.framed(batch.frame):
-            read = read_batch(live.model, live.layout, batch, sites, positions)
-        for key, (values, counts) in read.items():
-            sums[key].add(values)
-            if kind == "rows":
-                rows[key].append((batch.order, values.float().cpu(), counts))
-        done += len(batch.order)
-        if progress is not None:
-            progress(done, len(prompts))
+    with shown(progress, "capturing") as tell:
+        for batch in live.batched(rendered, padding_side):
+            with live.framed(batch.frame):
+                read = read_batch(live.model, live.layout, batch, sites, positions)
+            for key, (values, counts) in read.items():
+                sums[key].add(values)
+                if kind == "rows":
+                    rows[key].append((batch.order, values.float().cpu(), counts))
+            done += len(batch.order)
+            tell(done, len(prompts))
     return {key: _finish(key, acc, rows[key]) for key, acc in sums.items()}
 
 

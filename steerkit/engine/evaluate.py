@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ from steerkit.api.intervention import Intervention
 from steerkit.engine.chat import Rendered
 from steerkit.engine.live import LiveModel
 from steerkit.engine.passes import next_token_logits, sequence_logits
+from steerkit.engine.progress import SILENT, Observer
 from steerkit.errors import PluginError
 
 _Scores: TypeAlias = dict[tuple[str, str], tuple[Score, ...]]
@@ -79,7 +80,7 @@ class Evaluation:
         jobs: what to score.
         texts: ``{data: texts}``.
         samples: completions to keep for the reader.
-        step: called with the name of each pass before it is made.
+        observer: told of each pass.
     """
 
     def __init__(
@@ -88,9 +89,9 @@ class Evaluation:
         jobs: Sequence[Job],
         texts: Mapping[str, Sequence[str]],
         samples: SampleRequest | None = None,
-        step: Callable[[str], None] = lambda name: None,
+        observer: Observer = SILENT,
     ) -> None:
-        self.live, self.jobs, self.texts, self.samples, self.step = live, tuple(jobs), texts, samples, step
+        self.live, self.jobs, self.texts, self.samples, self.observer = live, tuple(jobs), texts, samples, observer
         self._seen = _Seen()
 
     def run(self, interventions: Sequence[Intervention] = (), *, samples: bool = True) -> ConditionScores:
@@ -119,14 +120,14 @@ class Evaluation:
     def _prepare_baseline(self, data: str, jobs: Sequence[Job]) -> None:
         seen, texts = self._seen, self.texts[data]
         if data not in seen.logits and any(job.needs.baseline and job.needs.next_token_logits for job in jobs):
-            self.step(f"baseline logits on {data}")
-            seen.logits[data] = next_token_logits(self.live, texts)
+            self.observer.step(f"baseline logits on {data}")
+            seen.logits[data] = next_token_logits(self.live, texts, self.observer.progress)
         compared = any(job.needs.baseline or job.needs.baseline_completions for job in jobs)
         # As long as anybody asks for, so that the baseline condition takes its own from here.
         longest = _longest(jobs)
         if data not in seen.completions and compared and longest:
-            self.step(f"baseline completions on {data}")
-            seen.completions[data] = self.live.complete(texts, max_new_tokens=longest)
+            self.observer.step(f"baseline completions on {data}")
+            seen.completions[data] = self.live.complete(texts, max_new_tokens=longest, progress=self.observer.progress)
 
     def _prompt_scores(self, data: str, jobs: Sequence[Job], ids: list[list[int]] | None, steered: bool) -> _Scores:
         """Scores of what follows a prompt: its next-token logits, its completion, or both."""
@@ -135,13 +136,13 @@ class Evaluation:
         with_logits = any(job.needs.next_token_logits for job in asking)
         kept = None if steered else self._seen.logits.get(data)
         if with_logits and kept is None:
-            self.step(f"next-token logits on {data}")
+            self.observer.step(f"next-token logits on {data}")
         texts = self.texts[data] if asking else ()
         for start in range(0, len(texts), CHUNK):
             part = slice(start, start + CHUNK)
             logits = kept[part] if kept is not None else None
             if with_logits and logits is None:
-                logits = next_token_logits(self.live, texts[part])
+                logits = next_token_logits(self.live, texts[part], self.observer.progress)
             for job in asking:
                 baseline = self._outputs(job, data, part, self._seen.logits.get(data), self._seen.completions.get(data))
                 outputs = self._outputs(job, data, part, None, ids, baseline if job.needs.baseline else None)
@@ -175,8 +176,8 @@ class Evaluation:
         kept = self._seen.completions.get(data)
         if kept is not None and not steered:
             return [row[:longest] for row in kept]
-        self.step(f"completions on {data}")
-        return self.live.complete(self.texts[data], max_new_tokens=longest)
+        self.observer.step(f"completions on {data}")
+        return self.live.complete(self.texts[data], max_new_tokens=longest, progress=self.observer.progress)
 
     def _sequence_scores(self, data: str, jobs: Sequence[Job]) -> _Scores:
         found: _Scores = {}
@@ -187,7 +188,7 @@ class Evaluation:
         return found
 
     def _along(self, data: str, jobs: Sequence[Job], completion_tokens: int, limit: int) -> _Scores:
-        self.step(f"logits along {data}")
+        self.observer.step(f"logits along {data}")
         texts = self.texts[data]
         if completion_tokens:
             rendered, skip = self._own_completions(data, completion_tokens)
@@ -222,7 +223,7 @@ class Evaluation:
         generating = [job for job in self.jobs if job.data == wanted.data and not job.needs.baseline_completions]
         if _longest(generating) >= wanted.max_new_tokens:
             return  # an evaluator asked for as much, so the completions are there
-        self.step(f"completions to read on {wanted.data}")
+        self.observer.step(f"completions to read on {wanted.data}")
         with self.live.steer(*interventions):
             ids = self.live.complete(self.texts[wanted.data][: wanted.n], max_new_tokens=wanted.max_new_tokens)
         shorter = completions.get(wanted.data, ())[wanted.n :]

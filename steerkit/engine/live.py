@@ -15,9 +15,10 @@ from steerkit.api.hookspecs import ModelFacts, StatisticsKind
 from steerkit.api.intervention import Intervention
 from steerkit.engine.attach import Cursor, attached
 from steerkit.engine.batches import Batch, PaddingSide, batches, position_ids
-from steerkit.engine.capture import Key, Progress, capture
+from steerkit.engine.capture import Key, capture
 from steerkit.engine.positions import Frame, frame_of_mask
 from steerkit.engine.program import lower
+from steerkit.engine.progress import SILENT, Progress
 from steerkit.engine.vocabulary import TokenizerVocabulary
 from steerkit.errors import DataError, ModelError
 from steerkit.types import Positions, Site
@@ -154,7 +155,12 @@ class LiveModel:
             prompt_lengths: tokens of each row's prompt, for positions that depend on it.
             kwargs: for the model.
         """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if attention_mask is None:
+            cache = kwargs.get("past_key_values")
+            seen = int(cache.get_seq_length()) if cache is not None else 0
+            mask = torch.ones(input_ids.shape[0], seen + input_ids.shape[1], device=input_ids.device)
+        else:
+            mask = attention_mask
         frame = frame_of_mask(mask, prompt_lengths) if prompt_lengths is not None else None
         if attention_mask is not None and "position_ids" not in kwargs and not bool(mask[:, 0].all()):
             kwargs["position_ids"] = position_ids(mask)[:, -input_ids.shape[1] :]
@@ -178,7 +184,12 @@ class LiveModel:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def complete(
-        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Progress | None = None, **kwargs: Any
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        progress: Progress = SILENT.progress,
+        **kwargs: Any,
     ) -> list[list[int]]:
         """Token ids of completions, in the order of the prompts, up to and without the end token."""
         if not prompts:
@@ -190,8 +201,7 @@ class LiveModel:
             rows = self._generate_batch(batch, max_new_tokens, kwargs)
             for place, index in enumerate(batch.order):
                 found[index] = rows[place * copies : (place + 1) * copies]
-            if progress is not None:
-                progress(len(found), len(prompts))
+            progress(len(found), len(prompts))
         return [ids for index in range(len(prompts)) for ids in found[index]]
 
     def _generate_batch(self, batch: Batch, max_new_tokens: int, kwargs: Mapping[str, Any]) -> list[list[int]]:
@@ -234,7 +244,7 @@ class LiveModel:
         *,
         kind: StatisticsKind = "mean",
         padding_side: PaddingSide = "right",
-        progress: Progress | None = None,
+        progress: Progress | bool = True,
     ) -> dict[Key, ClassStatistics]:
         """Statistics of activations. See ``steerkit.engine.capture.capture``."""
         chosen = positions if isinstance(positions, Sequence) and not isinstance(positions, str) else [positions]

@@ -12,6 +12,7 @@ from torch import Tensor
 from steerkit.api.architecture import Layout
 from steerkit.engine.batches import Batch
 from steerkit.engine.capture import forward_arguments
+from steerkit.engine.progress import SILENT, Progress
 from steerkit.engine.taps import submodule
 from steerkit.errors import DataError
 
@@ -46,11 +47,12 @@ def _hidden(live: LiveModel, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def next_token_logits(live: LiveModel, prompts: Sequence[str]) -> Tensor:
+def next_token_logits(live: LiveModel, prompts: Sequence[str], progress: Progress = SILENT.progress) -> Tensor:
     """Logits after each prompt's last token, ``[n, vocab]``, float32 on the CPU, in the order of the prompts."""
     if not prompts:
         raise DataError("There are no prompts to evaluate.")
     rows: list[Tensor | None] = [None] * len(prompts)
+    done = 0
     for batch in live.batched([live.chat.render(prompt) for prompt in prompts], "right"):
         hidden = _hidden(live, batch)
         last = (batch.frame.end - 1).to(hidden.device)
@@ -58,6 +60,8 @@ def next_token_logits(live: LiveModel, prompts: Sequence[str]) -> Tensor:
         logits = logits_of(live.model, live.layout, picked).cpu()
         for place, index in enumerate(batch.order):
             rows[index] = logits[place]
+        done += len(batch.order)
+        progress(done, len(prompts))
     return torch.stack([row for row in rows if row is not None])
 
 

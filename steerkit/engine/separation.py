@@ -17,8 +17,8 @@ from steerkit.types import RESID_POST, RESID_PRE, Positions, Site
 
 if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
-    from steerkit.engine.capture import Progress
     from steerkit.engine.live import LiveModel
+    from steerkit.engine.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def separation(
     train: Mapping[str, Sequence[str]],
     held_out: Mapping[str, Sequence[str]],
     positions: Positions,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> list[Separation]:
     """Estimate a direction at every layer from ``train`` and project ``held_out`` on it.
 

@@ -375,6 +375,7 @@ def test_smollm2_answers_and_stops(smollm2: Any) -> None:
     assert answer[-1] == smollm2.tokenizer.eos_token_id and len(answer) < 24
 
 
+@pytest.mark.slow
 def test_gemma3_predicts_text() -> None:
     if bundled_folder("gemma3-270m") is None:
         pytest.skip("gemma3-270m is not in the cache; `steerkit fetch gemma3-270m` puts it there, once you agree")

@@ -1,0 +1,57 @@
+"""How far long work has come: told to an observer, or shown as a bar to the person at a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeAlias
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with how many prompts are done, and of how many."""
+
+
+class Observer(Protocol):
+    """Is told what a run does."""
+
+    def step(self, what: str) -> None:
+        """Something begins; ``what`` says it in a few words."""
+        ...
+
+    def progress(self, done: int, of: int) -> None:
+        """So many prompts of the present step are done."""
+        ...
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def step(self, what: str) -> None:
+        """Nothing."""
+
+    def progress(self, done: int, of: int) -> None:
+        """Nothing."""
+
+
+SILENT = Silent()
+
+
+@contextmanager
+def shown(progress: Progress | bool, what: str) -> Iterator[Progress]:
+    """Yield what to call: the caller's own function, or a bar on standard error where that is a terminal.
+
+    Args:
+        progress: a function; True for a bar; False for neither.
+        what: stands before the bar.
+    """
+    if callable(progress):
+        yield progress
+    elif not progress or not sys.stderr.isatty():
+        yield SILENT.progress
+    else:
+        from rich.console import Console
+        from rich.progress import Progress as Bar
+
+        with Bar(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, of: bar.update(task, completed=done, total=of)
