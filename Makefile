@@ -26,6 +26,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 	$(shell $(name) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
 INSTALLED := $(VENV)/.installed
+BENCHMARKS := $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py))
 
 .PHONY: install quickstart test test-slow lint bench clean
 .DEFAULT_GOAL := install
@@ -34,6 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "steerkit needs Python 3.11 or newer with venv and pip (on Debian and Ubuntu: \
 	apt install python3-venv), or name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV). The downloads take minutes and pip is quiet about them."
 ifeq ($(TORCH),cpu)
 	$(PIP) torch --index-url https://download.pytorch.org/whl/cpu
 endif
@@ -60,7 +62,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 bench: install
-	for file in benchmarks/*/bench_*.py; do $(BIN)/python $$file || exit; done
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit; done
 
 clean:
 	rm -rf $(VENV) dist

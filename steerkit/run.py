@@ -13,8 +13,7 @@ from steerkit.artifacts.provenance import describe_run, versions
 from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
 from steerkit.catalog import Catalog
 from steerkit.engine.progress import SILENT, Observer
-from steerkit.plan import Plan, make_plan
-from steerkit.recipe import Recipe
+from steerkit.plan import Plan, plan_recipe
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction
@@ -35,7 +34,7 @@ def run_recipe(
     Raises:
         RecipeError: with every problem of the recipe; nothing was run.
     """
-    plan = make_plan(Recipe.load(recipe, overrides), Catalog.discover())
+    plan = plan_recipe(recipe, overrides, Catalog.discover())
     return execute(plan, Path(out), observer or SILENT)
 
 
@@ -74,6 +73,8 @@ def _directions(plan: Plan, model: LiveModel, directory: RunDirectory, observer:
     """Directions have a file of their own, which is the stage's output as well."""
     from steerkit.artifacts.directions import load_directions, save_directions
 
+    if not plan.directions:
+        return {}
     path = directory.path / "directions.safetensors"
     if not path.exists():
         with directory.timed("directions"):

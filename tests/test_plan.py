@@ -458,9 +458,9 @@ def test_the_engine_makes_the_passes_that_the_plan_counts(
     counted: list[int] = []
     live.model.get_input_embeddings().register_forward_hook(lambda *_: counted.append(1))
     with torch.no_grad():
-        directions = stages.estimate(found, live, lambda name: None)
-        stages.separations(found, live, lambda name: None)
-        evaluation = stages.evaluation(found, live, lambda name: None)
+        directions = stages.estimate(found, live, SILENT)
+        stages.separations(found, live, SILENT)
+        evaluation = stages.evaluation(found, live, SILENT)
         for condition in stages.conditions(found, directions):
             evaluation.run(condition.interventions, samples=condition.kind != "control")
     assert len(counted) == found.cost.forward_passes

@@ -209,3 +209,34 @@ def test_a_direction_from_a_file_gives_the_same_records(recipe: Path, tmp_path: 
     other = run_recipe(saved, out=tmp_path / "runs")
     assert results_of(other)["records"] == results_of(run)["records"]
     assert any("from a file" in note for note in results_of(other)["notes"])
+
+
+def test_a_recipe_may_measure_the_model_alone(tmp_path: Path) -> None:
+    path = tmp_path / "alone.yaml"
+    path.write_text(
+        'model: {source: "tiny-random:llama"}\n'
+        "data: {a: {inline: [one, two, three]}}\n"
+        "evaluate: [{refusal_score: {data: a}}]\n"
+    )
+    run = run_recipe(path, out=tmp_path / "runs")
+    (record,) = results_of(run)["records"]
+    assert record["condition"] == "baseline" and record["n"] == 3
+    assert not (run / "directions.safetensors").exists()
+    write_report(run)
+
+
+def test_a_recipe_with_one_prompt_per_class_says_what_it_cannot_know(tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(
+        'model: {source: "tiny-random:llama"}\n'
+        "data: {a: {inline: [one]}, b: {inline: [two]}, c: {inline: [three]}}\n"
+        "directions:\n"
+        "  d: {estimator: mean_difference, positive: a, negative: b, site: blocks.0.resid_post}\n"
+        "conditions: {c: [{add: {direction: d}}]}\n"
+        "evaluate: [{refusal_score: {data: c}}]\n"
+    )
+    run = run_recipe(path, out=tmp_path / "runs")
+    results = results_of(run)
+    assert all(record["standard_error"] is None and record["ci_low"] is None for record in results["records"])
+    assert all(row["d_prime"] is None and not row["held_out"] for row in results["separation"])
+    write_report(run)

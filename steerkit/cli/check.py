@@ -24,10 +24,9 @@ def check_command(
 ) -> None:
     """Validate a recipe and print its plan and cost. Loads no weights."""
     from steerkit.catalog import Catalog
-    from steerkit.plan import make_plan
-    from steerkit.recipe import Recipe
+    from steerkit.plan import plan_recipe
 
-    plan = make_plan(Recipe.load(recipe, settings or ()), Catalog.discover())
+    plan = plan_recipe(recipe, settings or (), Catalog.discover())
     if as_json:
         typer.echo(json.dumps(plan.to_json(), indent=2, ensure_ascii=False))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
 from steerkit.api.intervention import Affine
-from steerkit.engine.positions import Frame, edit_mask, frame_of_mask, intervals
+from steerkit.engine.positions import FAR, Frame, edit_mask, frame_of_mask, intervals
 from steerkit.engine.program import Edit, Program, Slot
 from steerkit.engine.taps import Handler, register_tap, submodule
 from steerkit.errors import AttachError, PositionError
@@ -57,6 +57,9 @@ class Cursor:
         frame = self.frame
         if frame is None:
             frame = _bare_frame(kwargs.get("attention_mask"), rows, self._start + self._length)
+            if self._start:
+                # A continued sequence: where it will end nobody knows, so nothing may count from there.
+                frame = replace(frame, end=torch.full_like(frame.end, FAR))
             self._spans.clear()
         if self._running is None or self._running.rows != rows or self.frame is None:
             self._running = frame.expand(rows).to(tokens.device)

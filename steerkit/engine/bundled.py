@@ -239,9 +239,19 @@ def agree_to_terms(model: BundledModel, accepted: bool = False) -> None:
             f"{notice}\nNothing was fetched. To agree: steerkit fetch {model.alias} --accept-terms "
             f"(or accept_terms: true in the recipe, or {TERMS_VARIABLE}={model.alias})."
         )
-    record.parent.mkdir(parents=True, exist_ok=True)
     answer = {"alias": model.alias, "terms": model.terms.url, "agreed_at": datetime.now(UTC).isoformat()}
-    record.write_text(json.dumps(answer, indent=2) + "\n", "utf-8")
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(answer, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise unwritable(error) from error
+
+
+def unwritable(error: OSError) -> ModelError:
+    """What to say where the cache can't be written."""
+    return ModelError(
+        f"The model cache at {cache_folder()} can't be written: {error}. Set {CACHE_VARIABLE} to a folder that can."
+    )
 
 
 def _accepted_by_variable(alias: str) -> bool:

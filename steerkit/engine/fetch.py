@@ -28,6 +28,7 @@ from steerkit.engine.bundled import (
     bundled_folder,
     model_folder,
     sha256_of,
+    unwritable,
     write_manifest,
 )
 from steerkit.errors import ModelError
@@ -172,10 +173,7 @@ def _disk_errors(model: BundledModel) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full(model, "the disk is full") from error
-        where = model_folder(model).parent
-        raise ModelError(
-            f"The model cache at {where} can't be written: {error}. Set {CACHE_VARIABLE} to a folder that can."
-        ) from error
+        raise unwritable(error) from error
 
 
 def _disk_full(model: BundledModel, state: str) -> ModelError:

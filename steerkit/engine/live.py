@@ -20,7 +20,7 @@ from steerkit.engine.positions import Frame, frame_of_mask
 from steerkit.engine.program import lower
 from steerkit.engine.progress import SILENT, Progress
 from steerkit.engine.vocabulary import TokenizerVocabulary
-from steerkit.errors import DataError, ModelError
+from steerkit.errors import AttachError, DataError, ModelError
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
@@ -105,6 +105,12 @@ class LiveModel:
         Raises:
             SiteError, AttachError, PositionError: where an intervention doesn't fit; nothing is attached then.
         """
+        strangers = [item for item in interventions if not isinstance(item, Intervention)]
+        if strangers:
+            raise AttachError(
+                f"steer takes interventions, one after the other, not {type(strangers[0]).__name__}. "
+                "Build one with steerkit.add, steerkit.ablate or steerkit.intervention; unpack a list with *."
+            )
         outer = list(self._active)
         try:
             self._reattach([*outer, interventions])

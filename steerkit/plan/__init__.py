@@ -1,6 +1,6 @@
 """Recipe + catalog → plan: every name resolved, every problem found, no weights loaded, no torch imported."""
 
-from steerkit.plan.build import make_plan
+from steerkit.plan.build import make_plan, plan_recipe
 from steerkit.plan.types import (
     Cost,
     Plan,
@@ -24,4 +24,5 @@ __all__ = [
     "PlannedModel",
     "PlannedSamples",
     "make_plan",
+    "plan_recipe",
 ]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from steerkit.api.hookspecs import ArchitectureSpec, Needs
+from steerkit.api.hookspecs import InterventionSpec, Needs
 from steerkit.catalog import Catalog
-from steerkit.errors import ModelError, PluginError, RecipeError, SteerkitError, nearest
+from steerkit.errors import PluginError, RecipeError, nearest
+from steerkit.plan.adapter import ModelResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
-from steerkit.plan.model import TINY, chat_template, look_at
-from steerkit.plan.names import Key, Resolver
+from steerkit.plan.names import Key
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
     Cost,
@@ -24,15 +25,31 @@ from steerkit.plan.types import (
     PlannedSamples,
 )
 from steerkit.recipe.data import DataRef, describe_shared, load_data, normalise
+from steerkit.recipe.load import EVALUATION_KEYS, INTERVENTION_KEYS
+from steerkit.recipe.problems import in_order
 from steerkit.recipe.schema import ConditionRecipe, DirectionRecipe, EvaluationRecipe, InterventionRecipe, Recipe
-from steerkit.types import Positions
+from steerkit.types import Positions, Site
+
+
+def plan_recipe(source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog) -> Plan:
+    """Read a recipe and resolve every name of it.
+
+    Args:
+        source: a file, or the name of a shipped recipe.
+        overrides: ``"a.b=value"`` each.
+        catalog: the plugins that it may name.
+
+    Raises:
+        RecipeError: with every problem: what can't be read doesn't hide what can't be resolved.
+    """
+    return make_plan(Recipe.draft(source, overrides), catalog)
 
 
 def make_plan(recipe: Recipe, catalog: Catalog) -> Plan:
     """Resolve every name of a recipe.
 
     Args:
-        recipe: as written.
+        recipe: as written; for a draft its problems are raised with those that are found here.
         catalog: the plugins that it may name.
 
     Raises:
@@ -41,7 +58,12 @@ def make_plan(recipe: Recipe, catalog: Catalog) -> Plan:
     return _Planner(recipe, catalog).plan()
 
 
-class _Planner(Resolver):
+class _Planner(ModelResolver):
+    def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
+        super().__init__(recipe, catalog)
+        self.estimated: dict[DataRef, None] = {}
+        self.measured: list[tuple[DataRef, tuple[Key, ...]]] = []
+
     def plan(self) -> Plan:
         """Resolve all, then tell all."""
         architecture = self.architecture()
@@ -52,10 +74,9 @@ class _Planner(Resolver):
         conditions = tuple(one for item in self.recipe.conditions.items() for one in self.condition(*item))
         evaluations = tuple(filter(None, (self.evaluation(*item) for item in enumerate(self.recipe.evaluate))))
         samples = self.samples()
-        self.check_whole(directions, evaluations, samples)
+        self.check_whole()
         if self.problems:
-            found = sorted(dict.fromkeys(self.problems), key=lambda problem: problem.line or 0)
-            raise RecipeError(found, str(self.recipe.source or "recipe"))
+            raise RecipeError(in_order(self.problems), str(self.recipe.source or "recipe"))
         random_directions = self.recipe.control.random_directions
         return Plan(
             recipe=self.recipe,
@@ -74,63 +95,6 @@ class _Planner(Resolver):
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
         )
-
-    # The model.
-
-    def architecture(self) -> ArchitectureSpec | None:
-        """The adapter, where what is at hand says which."""
-        section = self.recipe.model
-        facts = None
-        try:
-            self.model, facts = look_at(section.source, section.revision)
-        except ModelError as error:
-            self.complain(error, "model", "source")
-        named = None
-        if section.adapter is not None:
-            named = self.spec("architecture", section.adapter, "model", "adapter")
-            if named is None:
-                return None
-        if facts is None or (section.source.startswith(TINY) and not self.is_claimed(facts.model_type)):
-            if not self.problems:
-                self.notes.append(
-                    "The adapter and the sites are checked when the model is loaded: no config is at hand."
-                )
-            return named
-        try:
-            found = self.catalog.adapter_for(facts, section.adapter)
-        except SteerkitError as error:
-            self.complain(error, "model", "source")
-            return None
-        self.used[("architecture", found.name)] = None
-        if found.note:
-            self.notes.append(f"Adapter {found.name}: {found.note}")
-        return found
-
-    def is_claimed(self, model_type: str) -> bool:
-        """Whether any adapter names this model type. Tiny models have variants with names of their own."""
-        specs = [self.catalog.get("architecture", name) for name in self.catalog.names("architecture")]
-        return any(model_type in (*spec.model_types, *spec.refuses) for spec in specs)
-
-    def template(self) -> str:
-        """The chat template: ``default``, ``none``, or its text."""
-        section = self.recipe.model
-        chosen = section.chat_template
-        if section.chat_template_file is not None:
-            try:
-                chosen = self.recipe.path_of(section.chat_template_file).read_text("utf-8")
-            except (OSError, ValueError) as error:
-                self.complain(f"can't read the template: {error}", "model", "chat_template_file")
-        folder = self.model.folder
-        readable = folder is not None and (folder / "tokenizer.json").is_file()
-        if chosen == "default" and readable and folder is not None and chat_template(folder) is None:
-            self.complain(
-                "the model has no chat template (it is a base model): set chat_template to none for raw text, "
-                "or to {file: template.jinja}",
-                *("model", "chat_template"),
-            )
-        if chosen == "none" and section.system_prompt is not None:
-            self.complain("a system prompt needs a chat template, and chat_template is none", "model", "system_prompt")
-        return chosen
 
     # Directions.
 
@@ -154,6 +118,7 @@ class _Planner(Resolver):
         positions = Positions.parse(written.positions)
         if positions.role == "generated":
             self.complain("prompts have no generated tokens; directions are read from prompts", *path, "positions")
+        self.estimated.update(dict.fromkeys(filter(None, classes)))
         self.check_classes(classes, path)
         if len(self.problems) > before or spec is None or options is None:
             return None
@@ -221,34 +186,49 @@ class _Planner(Resolver):
     ) -> PlannedIntervention | None:
         """One intervention, with the value of the sweep put in."""
         spec = self.spec("intervention", written.plugin, *path)
+        self.check_direction(spec, written.direction, path)
+        sites = self.sites(written.sites, (*path, "sites"))
         if spec is None:
             return None
-        known = self.recipe.directions
-        if written.direction is None and spec.directions:
-            near = nearest("", known, "direction")
-            self.complain(f"{spec.name} needs a direction: add `direction: <name>`. {near}", *path)
-        elif written.direction is not None and not spec.directions:
-            self.complain(f"{spec.name} takes no direction; remove it", *path, "direction")
-        elif written.direction is not None and written.direction not in known:
-            near = nearest(written.direction, known, "direction")
-            self.complain(f"unknown direction {written.direction!r}. {near}", *path, "direction")
         own = {option: value for option, value in swept.items() if option in spec.options.model_fields}
         for option in own:
             if option in written.options:
                 self.complain(f"{option} is what the condition sweeps; set it there alone", *path, "options", option)
         moved = {option: (*path[:2], "sweep", option) for option in own}
-        options = self.options(spec, {**written.options, **own}, *path, "options", moved=moved)
-        sites = None
-        if written.sites is not None:
-            checked = [self.site(text, *path, "sites", index) for index, text in enumerate(written.sites)]
-            sites = tuple(site for site in checked if site is not None)
-            if not sites:
-                self.complain(
-                    "an empty list of sites does nothing; remove it for the plugin's own choice", *path, "sites"
-                )
+        options = self.options(
+            spec,
+            {**written.options, **own},
+            *(*path, "options"),
+            moved=moved,
+            beside=INTERVENTION_KEYS,
+            partial=self.recipe.lost(*path[:2], "sweep"),
+        )
         if options is None:
             return None
         return PlannedIntervention(spec, options, written.direction, sites, Positions.parse(written.positions))
+
+    def check_direction(self, spec: InterventionSpec | None, direction: str | None, path: tuple[Key, ...]) -> None:
+        """An intervention has a direction if it needs one, and one that there is."""
+        known = self.recipe.directions
+        if direction is None:
+            if spec is not None and spec.directions and not self.recipe.lost(*path, "direction"):
+                near = nearest("", known, "direction")
+                self.complain(f"{spec.name} needs a direction: add `direction: <name>`. {near}", *path)
+        elif spec is not None and not spec.directions:
+            self.complain(f"{spec.name} takes no direction; remove it", *path, "direction")
+        elif direction not in known and not self.recipe.lost("directions", direction):
+            self.complain(
+                f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
+            )
+
+    def sites(self, written: Sequence[str] | None, path: tuple[Key, ...]) -> tuple[Site, ...] | None:
+        """The sites of an intervention, or None for its own choice."""
+        if written is None:
+            return None
+        if not written:
+            self.complain("an empty list of sites does nothing; remove it for the plugin's own choice", *path)
+        checked = [self.site(text, *path, index) for index, text in enumerate(written)]
+        return tuple(site for site in checked if site is not None)
 
     # Evaluators and samples.
 
@@ -256,12 +236,13 @@ class _Planner(Resolver):
         """One evaluator, or None where it has problems."""
         path = ("evaluate", index)
         refs = [self.ref(text, *path, "data") for text in written.data]
+        self.measured += [(ref, (*path, "data")) for ref in refs if ref is not None]
         if len(set(written.data)) != len(written.data):
             self.complain("one data reference stands here twice", *path, "data")
         if [item.name for item in self.recipe.evaluate].index(written.name) != index:
             self.complain(f"two evaluators are called {written.name!r}; give one `name: ...`", *path)
         spec = self.spec("evaluator", written.plugin, *path)
-        options = self.options(spec, written.options, *path, "options") if spec else None
+        options = self.options(spec, written.options, *path, "options", beside=EVALUATION_KEYS) if spec else None
         if spec is None or options is None:
             return None
         try:
@@ -283,32 +264,26 @@ class _Planner(Resolver):
         ref = self.ref(written.data, *path, "data")
         if ref is None:
             return None
+        self.measured.append((ref, (*path, "data")))
         there = len(self.texts(ref))
-        if there < written.n:
+        if 0 < there < written.n:  # a data set without texts has a problem of its own
             self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
         return PlannedSamples(ref, written.n, written.max_new_tokens)
 
     # All together.
 
-    def check_whole(
-        self,
-        directions: Sequence[PlannedDirection],
-        evaluations: Sequence[PlannedEvaluation],
-        samples: PlannedSamples | None,
-    ) -> None:
+    def check_whole(self) -> None:
         """What no section can see by itself: leaks between estimating and measuring, and what nobody uses."""
         recipe = self.recipe
-        if not (recipe.directions or recipe.evaluate or samples):
-            self.complain("nothing to do: add directions, conditions and evaluate, or report.samples")
-        if recipe.conditions and not (recipe.evaluate or recipe.report.samples):
-            self.complain("nothing is measured: conditions need `evaluate`, or `report: {samples: ...}`", "conditions")
-        estimated = {ref for item in directions for ref in (item.positive, item.negative) if ref is not None}
-        seen = {normalise(text): ref for ref in estimated for text in self.texts(ref)}
-        measured: list[tuple[DataRef, tuple[Key, ...]]] = [
-            (ref, ("evaluate", index, "data")) for index, item in enumerate(evaluations) for ref in item.data
-        ]
-        measured += [(samples.data, ("report", "samples", "data"))] if samples else []
-        for ref, path in measured:
+        measures = recipe.evaluate or recipe.report.samples
+        if not measures and not (recipe.lost_within("evaluate") or recipe.lost_within("report")):
+            if recipe.conditions:
+                message = "nothing is measured: conditions need `evaluate`, or `report: {samples: ...}`"
+                self.complain(message, "conditions")
+            elif not (recipe.directions or recipe.lost_within("directions") or recipe.lost_within("conditions")):
+                self.complain("nothing to do: add directions, conditions and evaluate, or report.samples")
+        seen = {normalise(text): ref for ref in self.estimated for text in self.texts(ref)}
+        for ref, path in self.measured:
             shared = [text for text in self.texts(ref) if normalise(text) in seen]
             if shared and ref.split == "train":
                 self.notes.append(f"{ref} is measured on, and directions are estimated from it: not held out.")
@@ -320,7 +295,7 @@ class _Planner(Resolver):
                     f"{source} and {ref} {describe_shared(shared)}; {advice}",
                     *path,
                 )
-        used = {ref.dataset for ref in estimated} | {ref.dataset for ref, _ in measured}
+        used = {ref.dataset for ref in (*self.estimated, *(ref for ref, _ in self.measured))}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         steering = {item.direction for one in recipe.conditions.values() for item in one.interventions}
         self.notes += [

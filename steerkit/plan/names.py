@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, overload
 
 from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, EvaluatorSpec, InterventionSpec, Options, Spec
@@ -10,7 +10,7 @@ from steerkit.catalog import Catalog
 from steerkit.errors import DataError, Problem, SteerkitError
 from steerkit.plan.types import PlannedModel
 from steerkit.recipe.data import DataRef, Splits, parse_ref
-from steerkit.recipe.problems import validate
+from steerkit.recipe.problems import find_faults, news
 from steerkit.recipe.schema import Recipe
 from steerkit.types import STREAMS, Site
 
@@ -28,15 +28,16 @@ class Resolver:
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
         self.recipe = recipe
         self.catalog = catalog
-        self.problems: list[Problem] = []
+        self.problems: list[Problem] = list(recipe.problems)
         self.notes: list[str] = []
         self.used: dict[tuple[str, str], None] = {}
         self.model = PlannedModel(recipe.model.source)
         self.data: Mapping[str, Splits] = {}
 
     def complain(self, message: object, *path: Key) -> None:
-        """Note a problem at a key of the recipe."""
-        self.problems.append(Problem(str(message), *self.recipe.place(*path)))
+        """Note a problem at a key of the recipe, unless a draft has lost what stood there."""
+        if not self.recipe.lost(*path):
+            self.problems.append(Problem(str(message), *self.recipe.place(*path)))
 
     @overload
     def spec(self, kind: Literal["architecture"], name: str, *path: Key) -> ArchitectureSpec | None: ...
@@ -57,7 +58,13 @@ class Resolver:
         return found
 
     def options(
-        self, spec: Spec, values: Mapping[str, Any], *path: Key, moved: Mapping[str, tuple[Key, ...]] | None = None
+        self,
+        spec: Spec,
+        values: Mapping[str, Any],
+        *path: Key,
+        moved: Mapping[str, tuple[Key, ...]] | None = None,
+        beside: Iterable[str] = (),
+        partial: bool = False,
     ) -> Options | None:
         """A plugin's options, or None and problems.
 
@@ -66,14 +73,13 @@ class Resolver:
             values: what the recipe sets.
             path: where the options stand.
             moved: options that stand elsewhere (the values of a sweep), with their places.
+            beside: keys of ours that stand among the options.
+            partial: whether an option is known to be lost.
         """
-
-        def place(at: tuple[Key, ...]) -> tuple[str, int | None]:
-            elsewhere = (moved or {}).get(str(at[len(path)])) if len(at) > len(path) else None
-            return self.recipe.place(*(elsewhere or at))
-
-        found, problems = validate(spec.options, dict(values), path, place)
-        self.problems += problems
+        found, faults = find_faults(spec.options, dict(values), beside)
+        for fault in news(faults, partial=partial):
+            elsewhere = (moved or {}).get(str(fault.path[0])) if fault.path else None
+            self.complain(fault.message, *(elsewhere or (*path, *fault.path)))
         return found
 
     def ref(self, text: str, *path: Key) -> DataRef | None:
@@ -81,7 +87,9 @@ class Resolver:
         try:
             return parse_ref(text, self.data)
         except DataError as error:
-            self.complain(error, *path)
+            dataset = text.partition(".")[0]
+            if not (self.recipe.lost("data", dataset) or self.recipe.lost_within("data", dataset, "split")):
+                self.complain(error, *path)
             return None
 
     def site(self, text: str, *path: Key) -> Site | None:

@@ -15,6 +15,8 @@ Splits: TypeAlias = Mapping[str, tuple[str, ...]]
 
 _SHOWN: Final = 3
 _USUAL_FIELDS: Final = ("text", "prompt", "instruction")
+_READING: Final = ("file", "inline", "hub", "config", "hub_split", "field", "duplicates")
+"""Keys of a data set that say which texts it holds."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ def load_data(recipe: Recipe) -> tuple[dict[str, Splits], list[Problem]]:
             loaded[name] = split_texts(texts, dataset, recipe.seed if dataset.seed is None else dataset.seed)
         except _Faults as faults:
             loaded[name] = dict.fromkeys(dataset.split.sizes if dataset.split else (WHOLE,), ())
-            problems += [Problem(message, *recipe.place("data", name)) for message in faults.messages]
+            for message, row in faults.messages:
+                item = ("inline", row - 1) if row and dataset.inline is not None else ()
+                if not recipe.lost("data", name, *item):
+                    problems.append(Problem(message, *recipe.place("data", name, *item)))
     problems += [
         Problem(message, *recipe.place("data", name)) for name, message in _overlaps(loaded, list(recipe.data))
     ]
@@ -67,12 +72,18 @@ def load_data(recipe: Recipe) -> tuple[dict[str, Splits], list[Problem]]:
 
 
 class _Faults(Exception):
-    def __init__(self, messages: Sequence[str]) -> None:
+    """Messages, each with the first row that it is about, where it is about rows."""
+
+    def __init__(self, *messages: tuple[str, int | None]) -> None:
         super().__init__(*messages)
-        self.messages = tuple(messages)
+        self.messages = messages
 
 
 def _texts(recipe: Recipe, name: str, dataset: DatasetRecipe) -> list[str]:
+    # Of a draft: which texts are meant isn't known, but whether a file can be read is.
+    doubtful = any(recipe.lost("data", name, key) for key in _READING)
+    if doubtful and dataset.file is None:
+        raise _Faults
     try:
         if dataset.file is not None:
             path = recipe.path_of(dataset.file)
@@ -82,9 +93,11 @@ def _texts(recipe: Recipe, name: str, dataset: DatasetRecipe) -> list[str]:
         else:
             source = "inline"
             rows = [Row(number, text) for number, text in enumerate(dataset.inline or (), 1)]
+        if doubtful:
+            raise _Faults
         return _clean(source, rows, dataset)
     except DataError as error:
-        raise _Faults([str(error)]) from error
+        raise _Faults((str(error), None)) from error
 
 
 def _clean(source: str, rows: Sequence[Row], dataset: DatasetRecipe) -> list[str]:
@@ -123,18 +136,19 @@ class _Tally:
         self.found.setdefault(group or what, []).append((row, what))
 
     def raise_any(self) -> None:
-        messages = []
+        messages: list[tuple[str, int | None]] = []
         for group, items in self.found.items():
             if len(items) == 1:
-                messages.append(f"{self.source}, row {items[0][0]} {items[0][1]}.")
+                messages.append((f"{self.source}, row {items[0][0]} {items[0][1]}.", items[0][0]))
                 continue
             rows = ", ".join(str(row) for row, _ in items[:_SHOWN])
             more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-            messages.append(f"{self.source}, rows {rows}{more}: each {group}.")
+            messages.append((f"{self.source}, rows {rows}{more}: each {group}.", items[0][0]))
         if any("repeats" in group for group in self.found):
-            messages[-1] += " Remove them, or set `duplicates: drop`."
+            message, row = messages[-1]
+            messages[-1] = (f"{message} Remove them, or set `duplicates: drop`.", row)
         if messages:
-            raise _Faults(messages)
+            raise _Faults(*messages)
 
 
 def _choose_field(source: str, rows: Sequence[Row], field: str | None) -> str:
@@ -165,7 +179,7 @@ def split_texts(texts: Sequence[str], dataset: DatasetRecipe, seed: int) -> Spli
     wanted = sum(sizes.values())
     if wanted > len(texts):
         listed = " + ".join(f"{part} {size}" for part, size in sizes.items())
-        raise _Faults([f"split asks for {wanted} texts ({listed}); there are {len(texts)}."])
+        raise _Faults((f"split asks for {wanted} texts ({listed}); there are {len(texts)}.", None))
     order = list(range(len(texts)))
     random.Random(seed).shuffle(order)
     drawn: dict[str, tuple[str, ...]] = {}

@@ -66,11 +66,13 @@ class Document:
         value: mappings, lists, texts, numbers, booleans and None.
         lines: from the path of each key and list item to its line, counted from 1.
         problems: what is wrong with it.
+        lost: paths at which the value isn't what was written, because of a problem.
     """
 
     value: Any
     lines: Mapping[Path, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    lost: frozenset[Path] = frozenset()
 
 
 def read_document(text: str) -> Document:
@@ -82,7 +84,7 @@ def read_document(text: str) -> Document:
             return Document(None)
         builder = _Builder(loader)
         value = builder.build(node, ())
-        return Document(value, builder.lines, tuple(builder.problems))
+        return Document(value, builder.lines, tuple(builder.problems), frozenset(builder.lost))
     except yaml.MarkedYAMLError as error:
         return Document(None, {}, (_syntax_problem(error, text),))
     except (yaml.YAMLError, ValueError) as error:
@@ -109,6 +111,7 @@ class _Builder:
         self.loader = loader
         self.lines: dict[Path, int] = {}
         self.problems: list[Problem] = []
+        self.lost: set[Path] = set()
         self._open: set[int] = set()
         self._left = _MOST_VALUES
 
@@ -162,6 +165,7 @@ class _Builder:
 
     def _complain(self, node: yaml.Node, path: Path, message: str) -> None:
         self.problems.append(Problem(message, dotted(path), node.start_mark.line + 1))
+        self.lost.add(path)
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from steerkit.errors import Problem, RecipeError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, read_document
-from steerkit.recipe.problems import validate
+from steerkit.recipe.draft import Drafter
+from steerkit.recipe.problems import in_order
 from steerkit.recipe.schema import Recipe, Written
 from steerkit.recipe.shipped import find_recipe
 
-_OWN_INTERVENTION = ("direction", "sites", "positions")
-_OWN_EVALUATION = ("data", "name")
+INTERVENTION_KEYS = ("direction", "sites", "positions")
+EVALUATION_KEYS = ("data", "name")
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe file. See ``Recipe.load``."""
+    return _whole(draft_recipe(path, overrides), str(path))
+
+
+def draft_recipe(path: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe file that may have problems. See ``Recipe.draft``."""
     source = find_recipe(path)
     document = read_document(_read_text(source))
     problems = list(document.problems)
@@ -30,13 +37,16 @@ def load_recipe(path: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -
         example = "model: {source: smollm2-135m-instruct}"
         problems.append(Problem(f"the file is {what}; a recipe is a mapping of sections, beginning with {example!r}"))
     given: set[KeyPath] = set()
+    lost = set(document.lost)
     if isinstance(value, dict):
         for text in overrides:
-            problems += _override(value, text, given)
+            problems += _override(value, text, given, lost)
         value.setdefault("name", re.sub(r"[^A-Za-z0-9_-]+", "-", source.stem).strip("-") or "recipe")
     lines = {key: line for key, line in document.lines.items() if key}
     written = Written(source, source.resolve().parent, lines, {}, frozenset(given))
-    return _build(value if isinstance(value, dict) else None, written, problems, str(path))
+    if not isinstance(value, dict):
+        raise RecipeError(in_order(problems), str(path))
+    return _draft(value, written, problems, lost, str(path))
 
 
 def recipe_from_mapping(mapping: Mapping[str, Any], folder: Path) -> Recipe:
@@ -45,8 +55,8 @@ def recipe_from_mapping(mapping: Mapping[str, Any], folder: Path) -> Recipe:
     from steerkit.recipe.document import write_document
 
     document = read_document(write_document(_plain(mapping)))
-    written = Written(None, folder.resolve())
-    return _build(document.value, written, [Problem(item.message, item.where) for item in document.problems], "recipe")
+    problems = [Problem(item.message, item.where) for item in document.problems]
+    return _whole(_draft(document.value, Written(None, folder.resolve()), problems, document.lost, "recipe"), "recipe")
 
 
 def _read_text(source: Path) -> str:
@@ -61,30 +71,35 @@ def _read_text(source: Path) -> str:
         raise RecipeError([Problem("not UTF-8 text; save it as UTF-8", line=line)], str(source)) from error
 
 
-def _build(value: dict[str, Any] | None, written: Written, problems: list[Problem], name: str) -> Recipe:
-    if value is None:
-        raise RecipeError(problems, name)
+def _draft(
+    value: dict[str, Any], written: Written, problems: list[Problem], lost: Iterable[KeyPath], name: str
+) -> Recipe:
     grammar = _Grammar(written)
     canonical = grammar.recipe(value)
-    written = Written(written.source, written.folder, written.lines, grammar.moved, written.overridden)
-    recipe, found = validate(Recipe, canonical, (), written.place)
-    problems = [*problems, *grammar.problems, *found]
-    if recipe is None or problems:
-        raise RecipeError(sorted(problems, key=lambda problem: problem.line or 0), name)
-    recipe._written = written
+    written = replace(written, moved=grammar.moved)
+    drafter = Drafter(canonical, written, {*lost, *grammar.lost})
+    recipe = drafter.draft()
+    found = tuple(in_order([*problems, *grammar.problems, *drafter.problems]))
+    if recipe is None:
+        raise RecipeError(found, name)
+    recipe._written = replace(written, lost=frozenset(drafter.lost), problems=found)
     return recipe
 
 
-def _override(value: dict[str, Any], text: str, given: set[KeyPath]) -> list[Problem]:
-    """Put ``a.b=c`` into plain values, in place."""
+def _whole(recipe: Recipe, name: str) -> Recipe:
+    if recipe.problems:
+        raise RecipeError(recipe.problems, name)
+    return recipe
+
+
+def _override(value: dict[str, Any], text: str, given: set[KeyPath], lost: set[KeyPath]) -> list[Problem]:
+    """Put ``a.b=c`` into plain values, in place, and note its path as given; as lost where ``c`` is no value."""
     where = f"--set {text}"
     key, equals, raw = text.partition("=")
     parts = re.sub(r"\[(-?\d+)\]", r".\1", key.strip()).split(".")
     if not equals or not all(parts):
         return [Problem("expected key=value with a dotted key, as in --set model.dtype=bfloat16", where)]
     document = read_document(raw)
-    if document.problems:
-        return [Problem(problem.message, where) for problem in document.problems]
     holder: Any = value
     path: list[str | int] = []
     for index, part in enumerate(parts):
@@ -99,8 +114,11 @@ def _override(value: dict[str, Any], text: str, given: set[KeyPath]) -> list[Pro
         elif not isinstance(holder, dict):
             return [Problem(f"{dotted(tuple(path))} holds {holder!r}, so nothing can be set inside it", where)]
         path.append(step)
-        if last:
+        if last and not document.problems:
             holder[step] = document.value
+        elif last:
+            lost.add(tuple(path))
+            return [Problem(problem.message, where) for problem in document.problems]
         elif isinstance(holder, dict) and holder.get(part) is None:
             holder[part] = {}
         holder = holder[step]
@@ -115,6 +133,7 @@ class _Grammar:
         self.written = written
         self.moved: dict[KeyPath, KeyPath] = {}
         self.problems: list[Problem] = []
+        self.lost: set[KeyPath] = set()
 
     def recipe(self, value: Mapping[str, Any]) -> dict[str, Any]:
         """The whole recipe, in canonical form."""
@@ -126,7 +145,7 @@ class _Grammar:
                 name: self._condition(item, ("conditions", name)) for name, item in out["conditions"].items()
             }
         if isinstance(out.get("evaluate"), list):
-            items = self._items(out["evaluate"], ("evaluate",), ("evaluate",), _OWN_EVALUATION)
+            items = self._items(out["evaluate"], ("evaluate",), ("evaluate",), EVALUATION_KEYS)
             out["evaluate"] = [self._evaluation(item) for item in items]
         if isinstance(out.get("control"), bool):
             out["control"] = {} if out["control"] else {"random_directions": 0}
@@ -150,7 +169,7 @@ class _Grammar:
             base = (*path, "interventions")
         if not isinstance(item, dict) or not isinstance(item.get("interventions"), list):
             return item
-        found = self._items(item["interventions"], base, (*path, "interventions"), _OWN_INTERVENTION)
+        found = self._items(item["interventions"], base, (*path, "interventions"), INTERVENTION_KEYS)
         for entry in found:
             if isinstance(entry.get("sites"), str):
                 entry["sites"] = [entry["sites"]]
@@ -191,6 +210,7 @@ class _Grammar:
     def _complain(self, path: KeyPath, message: str) -> None:
         where, line = self.written.place(path)
         self.problems.append(Problem(message, where, line))
+        self.lost.add(path)
 
 
 def as_written(recipe: Recipe) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,7 +14,6 @@ from pydantic_core import ErrorDetails
 from steerkit.errors import Problem, nearest
 from steerkit.recipe.document import Path
 
-Place: TypeAlias = Callable[[Path], tuple[str, int | None]]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _EXPECTED: Mapping[str, str] = {
@@ -37,38 +38,102 @@ _BOUNDS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def validate(model: type[ModelT], value: Any, path: Path, place: Place) -> tuple[ModelT | None, list[Problem]]:
+MISSING: Final = "missing"
+UNKNOWN: Final = "extra_forbidden"
+BAD_KEY: Final = "bad_key"
+LACKING: Final = "lacking"
+"""A section lacks the fault's ``keys``."""
+EXCESS: Final = "excess"
+"""The fault's ``keys`` don't belong in their section."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong at one path.
+
+    Args:
+        path: within the value that was validated.
+        kind: pydantic's type of error, or one of ours.
+        message: for the user.
+        keys: of the section at ``path``, for ``LACKING`` and ``EXCESS``.
+        meant: for an unknown key: the absent one that it is nearest to.
+    """
+
+    path: Path
+    kind: str
+    message: str
+    keys: tuple[str, ...] = ()
+    meant: str | None = None
+
+
+def find_faults(model: type[ModelT], value: Any, beside: Iterable[str] = ()) -> tuple[ModelT | None, list[Fault]]:
     """Validate plain values strictly, as JSON: a list may be a tuple, but ``"4"`` is not a number.
 
     Args:
         model: the pydantic model.
         value: plain values.
-        path: where they stand in the recipe, as validated.
-        place: from such a path to what a message says about it.
+        beside: keys that may stand beside those of the model.
 
     Returns:
-        the model and no problems, or None and every problem.
+        the model and no faults, or None and one fault per path.
     """
     try:
         return model.model_validate_json(json.dumps(value), strict=True), []
     except ValidationError as error:
-        return None, _translate(error, model, value, path, place)
+        return None, _translate(error, model, value, tuple(beside))
 
 
-def _translate(error: ValidationError, model: type[BaseModel], value: Any, path: Path, place: Place) -> list[Problem]:
-    found: dict[tuple[str, int | None], list[str]] = {}
+def news(faults: Sequence[Fault], *, partial: bool = False) -> list[Fault]:
+    """The faults that don't follow from others: what is missing is not told where an unknown key means it.
+
+    Args:
+        faults: of one value.
+        partial: whether something is known to be left out of the value; then nothing is told to be missing.
+    """
+    meant = {(*fault.path[:-1], fault.meant) for fault in faults if fault.meant}
+    return [fault for fault in faults if not (fault.kind == MISSING and (partial or fault.path in meant))]
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems in the order of the file, each once; those that have no line come first."""
+    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line or 0, problem.where))
+
+
+def _translate(error: ValidationError, model: type[BaseModel], value: Any, beside: tuple[str, ...]) -> list[Fault]:
+    found: dict[Path, list[Fault]] = {}
     for detail in error.errors(include_url=False):
         loc = _real(detail, value)
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
             continue  # pydantic counts the good items only; the bad ones have their own problems
-        unknown = detail["type"] in ("missing", "extra_forbidden")
-        key = str(loc[-1]) if loc else ""
-        where, line = place((*path, *loc))
-        message = _unknown(detail, key, _model_at(model, loc[:-1])) if unknown else _message(detail)
-        messages = found.setdefault((where, line), [])
-        if message not in messages:
-            messages.append(message)
-    return [Problem(_join(messages), where, line) for (where, line), messages in found.items()]
+        fault = _fault(detail, loc, model, value, beside)
+        faults = found.setdefault(loc, [])
+        if fault.message not in [other.message for other in faults]:
+            faults.append(fault)
+    return [replace(faults[0], message=_join([fault.message for fault in faults])) for faults in found.values()]
+
+
+def _fault(detail: ErrorDetails, loc: Path, model: type[BaseModel], value: Any, beside: tuple[str, ...]) -> Fault:
+    kind = detail["type"]
+    if kind not in (MISSING, UNKNOWN):
+        kind = BAD_KEY if detail["loc"][-1:] == ("[key]",) else kind
+        return Fault(loc, kind, _message(detail), tuple(detail.get("ctx", {}).get("keys", ())))
+    section = _model_at(model, loc[:-1])
+    fields = section.model_fields if section else {}
+    key = str(loc[-1])
+    if kind == MISSING:
+        description = fields[key].description if key in fields else None
+        return Fault(loc, kind, f"required{f': {description}' if description else ''}")
+    known = [*fields, *beside]
+    message = f"unknown key. {nearest(key, known, 'key')}" if known else "unknown key: nothing can be set here"
+    absent = [name for name in fields if name not in _inside(value, loc[:-1])]
+    meant = next(iter(difflib.get_close_matches(key, absent, n=1)), None)
+    return Fault(loc, kind, message, meant=meant)
+
+
+def _inside(value: Any, path: Path) -> Any:
+    for part in path:
+        value = value[part]
+    return value
 
 
 def _real(detail: ErrorDetails, value: Any) -> Path:
@@ -108,19 +173,13 @@ def _unwrap(annotation: Any) -> Any:
     return annotation
 
 
-def _unknown(detail: ErrorDetails, key: str, model: type[BaseModel] | None) -> str:
-    fields = model.model_fields if model else {}
-    if detail["type"] == "missing":
-        description = fields[key].description if key in fields else None
-        return f"required{f': {description}' if description else ''}"
-    return f"unknown key. {nearest(key, fields, 'key')}" if fields else "unknown key: nothing can be set here"
-
-
 def _message(detail: ErrorDetails) -> str:
     kind, given = detail["type"], detail["input"]
     context = detail.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
+    if kind in (LACKING, EXCESS):
+        return str(detail["msg"])
     if kind == "literal_error":
         return f"expected {context['expected']}, not {_show(given)}"
     if kind in _BOUNDS:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
 
-from steerkit.errors import SteerkitError
+from steerkit.errors import Problem, SteerkitError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, write_document
+from steerkit.recipe.problems import EXCESS, LACKING
 from steerkit.types import Positions, Site
 
 SPLITS: Final = ("train", "validation", "test")
@@ -49,11 +51,36 @@ def _read_site(value: Any) -> str:
     return str(_parsed(Site.parse, value))
 
 
+def _check_template(value: str) -> str:
+    if value not in ("default", "none", "file"):
+        raise ValueError("expected default, none, or {file: template.jinja}")
+    return value
+
+
+def _check_sweep(value: Mapping[str, tuple[int | float, ...]]) -> Mapping[str, tuple[int | float, ...]]:
+    if len(value) != 1:
+        raise ValueError("expected one option with a list of values, as in {coefficient: [1, 2, 4]}")
+    ((_, values),) = value.items()
+    if not values or len(set(values)) != len(values):
+        raise ValueError("expected at least one value, and each of them once")
+    return value
+
+
+def _lacking(message: str, keys: Iterable[str]) -> PydanticCustomError:
+    return PydanticCustomError(LACKING, "{message}", {"message": message, "keys": tuple(keys)})
+
+
+def _excess(message: str, keys: Iterable[str]) -> PydanticCustomError:
+    return PydanticCustomError(EXCESS, "{message}", {"message": message, "keys": tuple(keys)})
+
+
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
 SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]
+Sweep: TypeAlias = Annotated[Mapping[str, tuple[int | float, ...]], AfterValidator(_check_sweep)]
 
 
 class Section(BaseModel):
@@ -70,18 +97,12 @@ class ModelRecipe(Section):
     adapter: str | None = Field(default=None, description="name of an architecture plugin; found by itself where None")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="of the weights")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
-    chat_template: str = Field(default="default", description="default, none, or {file: template.jinja}")
+    chat_template: Template = Field(default="default", description="default, none, or {file: template.jinja}")
     chat_template_file: str | None = Field(default=None, description="where chat_template is 'file'")
     system_prompt: str | None = Field(default=None, description="system message of every prompt")
     trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
     accept_terms: bool = Field(default=False, description="whether the model's terms of use are accepted")
     batch_tokens: Count = Field(default=4096, description="most tokens of a batch, padding included")
-
-    @model_validator(mode="after")
-    def _template(self) -> ModelRecipe:
-        if self.chat_template not in ("default", "none", "file"):
-            raise ValueError("chat_template: expected default, none, or {file: template.jinja}")
-        return self
 
 
 class SplitRecipe(Section):
@@ -94,7 +115,7 @@ class SplitRecipe(Section):
     @model_validator(mode="after")
     def _not_empty(self) -> SplitRecipe:
         if not self.sizes:
-            raise ValueError("give at least one of train, validation and test")
+            raise _lacking("give at least one of train, validation and test", SPLITS)
         return self
 
     @property
@@ -118,11 +139,15 @@ class DatasetRecipe(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetRecipe:
-        given = [name for name in ("file", "inline", "hub") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"expected one of file, inline and hub, not {' and '.join(given) or 'none of them'}")
+        sources = ("file", "inline", "hub")
+        given = [name for name in sources if getattr(self, name) is not None]
+        if not given:
+            raise _lacking("expected one of file, inline and hub, not none of them", sources)
+        if len(given) > 1:
+            raise _excess(f"expected one of file, inline and hub, not {' and '.join(given)}", given)
         if self.hub is None and (self.config is not None or self.hub_split != "train"):
-            raise ValueError("config and hub_split belong to data sets from the hub; remove them")
+            message = "config and hub_split belong to data sets from the hub; remove them"
+            raise _excess(message, ("config", "hub_split"))
         return self
 
 
@@ -144,11 +169,11 @@ class DirectionRecipe(Section):
             extra = [name for name in (*needed, "positions", "options") if name in self.model_fields_set]
             extra = [name for name in extra if getattr(self, name) not in (None, {})]
             if extra:
-                raise ValueError(f"a direction from a file has its own {' and '.join(extra)}; remove them")
+                raise _excess(f"a direction from a file has its own {' and '.join(extra)}; remove them", extra)
             return self
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"expected {', '.join(missing)} as well (or file: for a saved direction)")
+            raise _lacking(f"expected {', '.join(missing)} as well (or file: for a saved direction)", missing)
         return self
 
 
@@ -168,19 +193,8 @@ class ConditionRecipe(Section):
     """One condition, or a family of them where there is a sweep."""
 
     interventions: tuple[InterventionRecipe, ...] = Field(min_length=1, description="list of interventions")
-    sweep: Mapping[str, tuple[int | float, ...]] | None = Field(default=None, description="one option and its values")
+    sweep: Sweep | None = Field(default=None, description="one option and its values")
     control: bool = Field(default=True, description="whether random directions are run beside it")
-
-    @model_validator(mode="after")
-    def _one_sweep(self) -> ConditionRecipe:
-        if self.sweep is None:
-            return self
-        if len(self.sweep) != 1:
-            raise ValueError("sweep: expected one option with a list of values, as in {coefficient: [1, 2, 4]}")
-        ((_, values),) = self.sweep.items()
-        if not values or len(set(values)) != len(values):
-            raise ValueError("sweep: expected at least one value, and each of them once")
-        return self
 
 
 class EvaluationRecipe(Section):
@@ -223,6 +237,8 @@ class Written:
         lines: path of a key as written to its line.
         moved: path of a key as validated to the path as written, where they differ.
         overridden: paths, as written, that ``--set`` gave.
+        lost: paths, as written, at which a draft doesn't hold what was meant.
+        problems: why.
     """
 
     source: Path | None = field(default=None, compare=False)
@@ -230,13 +246,19 @@ class Written:
     lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False)
     moved: Mapping[KeyPath, KeyPath] = field(default_factory=dict, compare=False)
     overridden: frozenset[KeyPath] = field(default=frozenset(), compare=False)
+    lost: frozenset[KeyPath] = field(default=frozenset(), compare=False)
+    problems: tuple[Problem, ...] = field(default=(), compare=False)
+
+    def path(self, path: KeyPath) -> KeyPath:
+        """A path as validated, as it was written."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.moved:
+                return (*self.moved[path[:length]], *path[length:])
+        return path
 
     def place(self, path: KeyPath) -> tuple[str, int | None]:
         """The dotted key as written, and its line where it (or what holds it) has one."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.moved:
-                path = (*self.moved[path[:length]], *path[length:])
-                break
+        path = self.path(path)
         for length in range(len(path), 0, -1):
             if path[:length] in self.overridden:
                 return f"--set {dotted(path)}", None
@@ -277,6 +299,20 @@ class Recipe(Section):
         return load_recipe(path, tuple(overrides))
 
     @classmethod
+    def draft(cls, path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
+        """Read a recipe as ``load`` does, but keep its problems instead of raising them.
+
+        What is broken is left out or has a stand-in, so that the rest can be checked as well: ``make_plan``
+        raises these problems together with its own.
+
+        Raises:
+            RecipeError: where there is nothing to check: no file, no YAML or no mapping.
+        """
+        from steerkit.recipe.load import draft_recipe
+
+        return draft_recipe(path, tuple(overrides))
+
+    @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], folder: str | os.PathLike[str] = ".") -> Recipe:
         """Read a recipe from plain values, as they would stand in YAML; files are relative to ``folder``."""
         from steerkit.recipe.load import recipe_from_mapping
@@ -287,6 +323,21 @@ class Recipe(Section):
     def source(self) -> Path | None:
         """The file that it was read from."""
         return self._written.source
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with a draft, in the order of the file. Empty for a recipe that was loaded."""
+        return self._written.problems
+
+    def lost(self, *path: str | int) -> bool:
+        """Whether a draft doesn't hold what was meant at this key. What follows from that is no further problem."""
+        written = self._written.path(path)
+        return any(written[:length] in self._written.lost for length in range(1, len(written) + 1))
+
+    def lost_within(self, *path: str | int) -> bool:
+        """Whether anything at this key or inside it is lost."""
+        written = self._written.path(path)
+        return self.lost(*path) or any(item[: len(written)] == written for item in self._written.lost)
 
     def path_of(self, file: str) -> Path:
         """A path of the recipe, made absolute: relative ones start at the recipe's folder."""

@@ -39,9 +39,10 @@ def read_table(path: Path) -> list[Row]:
     if path.is_dir():
         raise DataError(f"{path} is a folder, not a file.")
     if not path.exists():
-        there = [item.name for item in path.parent.iterdir() if item.is_file()] if path.parent.is_dir() else []
-        near = nearest(path.name, there, "file in that folder") if there else "Its folder isn't there either."
-        raise DataError(f"there is no file {path}. {near}")
+        if not path.parent.is_dir():
+            raise DataError(f"there is no file {path}. Its folder isn't there either.")
+        there = [item.name for item in path.parent.iterdir() if item.suffix.lower() in _READERS and item.is_file()]
+        raise DataError(f"there is no file {path}. {nearest(path.name, there, 'data file')}")
     try:
         return list(reader(path))
     except UnicodeDecodeError as error:

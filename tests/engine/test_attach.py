@@ -301,3 +301,23 @@ def test_a_bfloat16_stream_stays_bfloat16_beside_float32_norms() -> None:
     with live.steer(*edits):
         assert live.forward(IDS).logits.dtype == torch.bfloat16
     assert seen == [torch.bfloat16]
+
+
+def test_an_end_that_moves_is_never_counted_from(llama: LiveModel) -> None:
+    """Under transformers' own generate nobody says where prompts end; -1 would be another token at each step."""
+    mask = torch.ones_like(IDS)
+    arguments = {"attention_mask": mask, "max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    update = Affine(bias=4 * vectors(llama, 1)[0])
+    with llama.steer(Edit(update, "blocks.1.resid_pre", -1)), pytest.raises(PositionError, match="isn't known"):
+        llama.hf_model.generate(IDS, **arguments)
+    with llama.steer(Edit(update, "blocks.1.resid_pre", 1)):
+        cached = llama.hf_model.generate(IDS, use_cache=True, **arguments)
+        uncached = llama.hf_model.generate(IDS, use_cache=False, **arguments)
+    assert torch.equal(cached, uncached)
+    assert not torch.equal(cached, llama.hf_model.generate(IDS, **arguments))
+
+
+def test_what_is_no_intervention_is_refused_before_anything_happens(llama: LiveModel) -> None:
+    edits = [Edit(Affine(bias=vectors(llama, 1)[0]), "blocks.1.resid_pre")]
+    with pytest.raises(AttachError, match="unpack a list"), llama.steer(edits):  # type: ignore[arg-type]
+        raise AssertionError("the body must not run")

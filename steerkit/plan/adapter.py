@@ -1,0 +1,67 @@
+"""Which adapter and which chat template a plan will use, as far as that is known before the model is loaded."""
+
+from __future__ import annotations
+
+from steerkit.api.hookspecs import ArchitectureSpec
+from steerkit.errors import ModelError, SteerkitError
+from steerkit.plan.model import TINY, chat_template, look_at
+from steerkit.plan.names import Resolver
+
+
+class ModelResolver(Resolver):
+    """Resolves section ``model``."""
+
+    def architecture(self) -> ArchitectureSpec | None:
+        """The adapter, where what is at hand says which."""
+        section = self.recipe.model
+        facts = None
+        try:
+            self.model, facts = look_at(section.source, section.revision)
+        except ModelError as error:
+            self.complain(error, "model", "source")
+        named = None
+        if section.adapter is not None:
+            named = self.spec("architecture", section.adapter, "model", "adapter")
+            if named is None:
+                return None
+        if facts is None or (section.source.startswith(TINY) and not self.is_claimed(facts.model_type)):
+            if not self.problems:
+                self.notes.append(
+                    "The adapter and the sites are checked when the model is loaded: no config is at hand."
+                )
+            return named
+        try:
+            found = self.catalog.adapter_for(facts, section.adapter)
+        except SteerkitError as error:
+            self.complain(error, "model", "source")
+            return None
+        self.used[("architecture", found.name)] = None
+        if found.note:
+            self.notes.append(f"Adapter {found.name}: {found.note}")
+        return found
+
+    def is_claimed(self, model_type: str) -> bool:
+        """Whether any adapter names this model type. Tiny models have variants with names of their own."""
+        specs = [self.catalog.get("architecture", name) for name in self.catalog.names("architecture")]
+        return any(model_type in (*spec.model_types, *spec.refuses) for spec in specs)
+
+    def template(self) -> str:
+        """The chat template: ``default``, ``none``, or its text."""
+        section = self.recipe.model
+        chosen = section.chat_template
+        if section.chat_template_file is not None:
+            try:
+                chosen = self.recipe.path_of(section.chat_template_file).read_text("utf-8")
+            except (OSError, ValueError) as error:
+                self.complain(f"can't read the template: {error}", "model", "chat_template_file")
+        folder = self.model.folder
+        readable = folder is not None and (folder / "tokenizer.json").is_file()
+        if chosen == "default" and readable and folder is not None and chat_template(folder) is None:
+            self.complain(
+                "the model has no chat template (it is a base model): set chat_template to none for raw text, "
+                "or to {file: template.jinja}",
+                *("model", "chat_template"),
+            )
+        if chosen == "none" and section.system_prompt is not None:
+            self.complain("a system prompt needs a chat template, and chat_template is none", "model", "system_prompt")
+        return chosen
