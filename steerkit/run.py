@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerkit import stages
-from steerkit.artifacts.provenance import describe_run, versions
+from steerkit.artifacts.provenance import describe_run
 from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
 from steerkit.catalog import Catalog
 from steerkit.engine.progress import SILENT, Observer
-from steerkit.plan import Plan, plan_recipe
+from steerkit.plan import DataRef, Plan, plan_recipe
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction
@@ -40,20 +41,22 @@ def run_recipe(
 
 def execute(plan: Plan, out: Path, observer: Observer) -> Path:
     """Carry out a plan."""
-    with RunDirectory.open(out, plan.recipe.name, _digest(plan)) as directory:
+    observer.step(f"loading {plan.recipe.model.source}")
+    model = stages.load(plan)
+    provenance = _provenance(plan, model)
+    with RunDirectory.open(out, plan.recipe.name, _digest(provenance)) as directory:
         observer.step(f"{'continuing' if directory.resumed else 'writing'} {directory.path}")
         write_text(directory.path / "recipe.yaml", plan.recipe.to_yaml())
         write_json(directory.path / "plan.json", plan.to_json())
+        write_json(directory.path / "provenance.json", provenance)
 
-        with directory.timed("load the model"):
-            observer.step(f"loading {plan.recipe.model.source}")
-            model = stages.load(plan)
-        write_json(directory.path / "provenance.json", _provenance(plan, model))
-
-        directions = _directions(plan, model, directory, observer)
-        separation = directory.stage("separation by layer", lambda: stages.separations(plan, model, observer))
+        # What can't work is found here, before hours of measuring: evaluators, then sites, widths and positions.
         evaluation = stages.evaluation(plan, model, observer)
+        directions = _directions(plan, model, directory, observer)
         conditions = stages.conditions(plan, directions)
+        stages.require_possible(conditions, evaluation, model)
+
+        separation = directory.stage("separation by layer", lambda: stages.separations(plan, model, observer))
         scores = {}
         for number, condition in enumerate(conditions, 1):
             observer.step(f"condition {number} of {len(conditions)}: {condition.name}")
@@ -82,18 +85,19 @@ def _directions(plan: Plan, model: LiveModel, directory: RunDirectory, observer:
     return load_directions(path)
 
 
-def _digest(plan: Plan) -> str:
-    """What results depend on: the plan, and the libraries that compute them."""
-    return sha256(f"{plan.hash} {sorted(versions().items(), key=str)}".encode()).hexdigest()
+def _digest(provenance: Mapping[str, object]) -> str:
+    """What results depend on: all of the provenance but how and from where the run was started."""
+    counts = {key: value for key, value in provenance.items() if key not in ("argv", "git")}
+    return sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()
 
 
 def _provenance(plan: Plan, model: LiveModel) -> dict[str, object]:
-    data = {f"{name}.{split}": texts for name, splits in plan.data.items() for split, texts in splits.items()}
+    data = {str(DataRef(name, split)): texts for name, splits in plan.data.items() for split, texts in splits.items()}
     return describe_run(
         recipe_hash=plan.hash,
         seed=plan.recipe.seed,
         data=data,
         model=stages.facts_of(model),
-        plugins=plan.plugins,
+        plugins=stages.plugins_of(plan, model),
         folder=plan.source.parent if plan.source is not None else Path.cwd(),
     )

@@ -22,7 +22,7 @@ from steerkit.api.hookspecs import EstimatorSpec, InterventionSpec, Options, Sta
 from steerkit.api.intervention import Intervention
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import DataError, SteerkitError
-from steerkit.types import Positions, Site
+from steerkit.types import Positions, Site, as_sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,7 +62,7 @@ def load_model(
         revision: of a hub repository.
         adapter: name of an architecture plugin, where the checkpoint's own facts don't tell it.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         chat_template: ``default`` (the tokenizer's), ``none`` (prompts as they are), or a Jinja template.
         system_prompt: put before every prompt, where the template has a place for it.
         trust_remote_code: run code that comes with a checkpoint. Off unless you mean it.
@@ -143,7 +143,7 @@ def _live(
 def capture(
     model: LiveModel,
     prompts: Sequence[str],
-    sites: Sequence[Site | str],
+    sites: Sequence[Site | str] | Site | str,
     positions: Sequence[Positions | str | int] | Positions | str | int = -1,
     *,
     kind: StatisticsKind = "mean",
@@ -199,8 +199,10 @@ def estimate_direction(
             "estimator": estimator,
             "options": solver.options.model_dump(mode="json"),
             "model": model.source,
-            "n_positive": classes["positive"].count,
-            "n_negative": classes["negative"].count,
+            "n_positive": len(positive),
+            "n_negative": len(negative),
+            "tokens_positive": classes["positive"].count,
+            "tokens_negative": classes["negative"].count,
         },
     )
 
@@ -209,7 +211,7 @@ def intervention(
     kind: str,
     direction: Direction | None = None,
     *,
-    sites: Sequence[Site | str] | None = None,
+    sites: Sequence[Site | str] | Site | str | None = None,
     positions: Positions | str | int = "all",
     catalog: Catalog | None = None,
     **options: Any,
@@ -225,19 +227,22 @@ def intervention(
         options: the plugin's own.
     """
     spec = (catalog or _installed()).get("intervention", kind)
-    chosen = None if sites is None else [Site.parse(site) for site in sites]
+    if spec.directions and direction is None:
+        raise SteerkitError(f"Intervention {kind!r} needs a direction: intervention({kind!r}, direction, ...).")
+    chosen = None if sites is None else as_sites(sites)
     built = implementation(spec)(_options(spec, options), direction, chosen, Positions.parse(positions))
     return cast("Intervention", built)
 
 
 def add(direction: Direction, *, coefficient: float | Sequence[float] = 1.0, **where: Any) -> Intervention:
     """Add ``coefficient`` times the raw direction, by default at its own site and at all tokens."""
-    return intervention("add", direction, coefficient=coefficient, **where)
+    chosen = [float(one) for one in coefficient] if isinstance(coefficient, (list, tuple)) else float(coefficient)  # type: ignore[arg-type]
+    return intervention("add", direction, coefficient=chosen, **where)
 
 
 def ablate(direction: Direction, *, coefficient: float = 1.0, **where: Any) -> Intervention:
     """Remove the direction's span from everything that writes to the residual stream, by default."""
-    return intervention("ablate", direction, coefficient=coefficient, **where)
+    return intervention("ablate", direction, coefficient=float(coefficient), **where)
 
 
 def _options(spec: EstimatorSpec | InterventionSpec, options: dict[str, Any]) -> Options:

@@ -8,8 +8,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
+from steerkit.api.hookspecs import Spec
 from steerkit.api.intervention import Intervention
-from steerkit.catalog import implementation
+from steerkit.artifacts.provenance import code_hash, tokenizer_hash
+from steerkit.catalog import Catalog, implementation
+from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.plan import (
     DataRef,
     Plan,
@@ -77,8 +80,12 @@ def estimate(plan: Plan, live: LiveModel, observer: Observer) -> dict[str, Direc
         observer.step(f"direction {planned.name}")
         if planned.file is not None:
             saved = load_directions(planned.file)
-            one = saved[planned.name] if planned.name in saved else next(iter(saved.values()))
-            found[planned.name] = replace(one, name=planned.name)
+            if planned.name not in saved and len(saved) > 1:
+                raise ArtifactError(
+                    f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
+                    "Name the direction in the recipe as it is named in the file."
+                )
+            found[planned.name] = replace(saved.get(planned.name, next(iter(saved.values()))), name=planned.name)
             continue
         positive, negative, spec = _classes(planned)
         direction = estimate_direction(
@@ -121,6 +128,27 @@ def _build(planned: PlannedIntervention, directions: Mapping[str, Direction]) ->
     direction = None if planned.direction is None else directions[planned.direction]
     kind = cast("type[Intervention]", implementation(planned.spec))
     return kind(planned.options, direction, planned.sites, planned.positions)
+
+
+def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, live: LiveModel) -> None:
+    """Lower every condition, and place its positions in every prompt, before anything is measured.
+
+    Raises:
+        SteerkitError: naming the condition, where its sites, widths or positions don't fit model and prompts.
+    """
+    from steerkit.engine.positions import intervals
+    from steerkit.engine.program import lower
+
+    prompts = [live.chat.render(text) for job in evaluation.jobs for text in evaluation.texts[job.data]]
+    frames = [batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)]
+    for condition in conditions:
+        try:
+            lower(condition.interventions, live.layout)
+            for positions in {item.positions for item in condition.interventions}:
+                for frame in frames:
+                    intervals(positions, frame)
+        except SteerkitError as error:
+            raise type(error)(f"Condition {condition.name}: {error}") from None
 
 
 def random_like(direction: Direction, seed: int, number: int) -> Direction:
@@ -225,7 +253,11 @@ def unpack_scores(packed: Mapping[str, Any]) -> ConditionScores:
 
 
 def facts_of(live: LiveModel) -> dict[str, Any]:
-    """What later stages say of the model, so that they need not load it again."""
+    """What was loaded, and how: everything about the model that numbers depend on."""
+    import torch
+
+    config = live.model.config
+    gpu = torch.cuda.get_device_name(live.device) if live.device.type == "cuda" else None
     return {
         "source": live.source,
         "adapter": live.adapter_name,
@@ -234,9 +266,28 @@ def facts_of(live: LiveModel) -> dict[str, Any]:
         "d_model": live.layout.d_model,
         "dtype": str(live.model.dtype).removeprefix("torch."),
         "device": str(live.device),
+        "device_name": gpu,
+        "threads": torch.get_num_threads(),
+        "attention": getattr(config, "_attn_implementation", None),
+        "revision": getattr(config, "_commit_hash", None),
         "weights_sha256": live.weights_hash,
+        "tokenizer_sha256": tokenizer_hash(live.chat.tokenizer),
         "chat_template_sha256": live.chat.hash,
     }
+
+
+def plugins_of(plan: Plan, live: LiveModel) -> list[dict[str, Any]]:
+    """The plugins that were used, with the hash of their code: an edited plugin keeps its version."""
+    listed = [dict(plugin) for plugin in plan.plugins]
+    specs: list[Spec] = [item.estimator for item in plan.directions if item.estimator is not None]
+    specs += [item.spec for condition in plan.conditions for item in condition.interventions]
+    specs += [item.spec for item in plan.evaluations]
+    adapter = plan.architecture or Catalog.discover().get("architecture", live.adapter_name)
+    found = {(spec.kind, spec.name): code_hash(spec.implementation.partition(":")[0]) for spec in [*specs, adapter]}
+    names = {(plugin["kind"], plugin["name"]) for plugin in listed}
+    if (adapter.kind, adapter.name) not in names:
+        listed.append({"kind": adapter.kind, "name": adapter.name})
+    return [{**plugin, "sha256": found.get((plugin["kind"], plugin["name"]))} for plugin in listed]
 
 
 def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
@@ -372,6 +423,13 @@ def _unmeasured(plan: Plan, separation: Sequence[Mapping[str, Any]]) -> list[str
     notes = []
     if not plan.random_directions:
         notes.append("Random controls are switched off, so nothing here tells what the direction adds over any other.")
+    if plan.samples is not None and plan.samples.data in {ref for item in plan.evaluations for ref in item.data}:
+        lengths = [item.needs.max_new_tokens for item in plan.evaluations if plan.samples.data in item.data]
+        if 0 < max(lengths) < plan.samples.max_new_tokens:
+            notes.append(
+                f"Completions of {plan.samples.data} are shown at the {max(lengths)} tokens that are scored, "
+                f"not at the {plan.samples.max_new_tokens} that report.samples asks for."
+            )
     quiet = [planned.name for planned in plan.conditions if not planned.control]
     if plan.random_directions and quiet:
         notes.append(f"No random controls for {', '.join(quiet)}: the recipe switches them off.")

@@ -6,6 +6,7 @@ A site says where in the network, positions say at which tokens.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -50,11 +51,10 @@ class Site:
     def __post_init__(self) -> None:
         if not _STREAM.fullmatch(self.stream):
             raise SiteError(f"Unknown stream {self.stream!r}. {nearest(self.stream, STREAMS, 'stream')}")
-        if (self.stream == EMBED) != (self.layer == -1) or self.layer < -1:
-            raise SiteError(
-                f"Site {self.stream!r} at layer {self.layer}: 'embed' has no layer, and every other "
-                "stream needs one, counted from 0, as in 'blocks.14.resid_pre'."
-            )
+        if self.stream == EMBED and self.layer != -1:
+            raise SiteError(f"'embed' at layer {self.layer}: the embedding has no layer; write 'embed'.")
+        if self.stream != EMBED and self.layer < 0:
+            raise SiteError(f"{self.stream!r} needs a layer, counted from 0, as in 'blocks.14.resid_pre'.")
 
     @classmethod
     def parse(cls, text: str | Site) -> Site:
@@ -70,6 +70,13 @@ class Site:
 
     def __str__(self) -> str:
         return EMBED if self.stream == EMBED else f"blocks.{self.layer}.{self.stream}"
+
+
+def as_sites(sites: Sequence[Site | str] | Site | str) -> list[Site]:
+    """One site or several, in either form, as a list."""
+    if isinstance(sites, (Site, str)):
+        return [Site.parse(sites)]
+    return [Site.parse(site) for site in sites]
 
 
 ROLES: Final = ("all", "prompt", "generated", "last", "instruction", "post_instruction")
@@ -96,8 +103,10 @@ class Positions:
 
     def __post_init__(self) -> None:
         if self.role == "last":
+            if self.indices or self.span is not None:
+                raise PositionError("'last' is one token, so there is nothing to choose in it; write 'prompt[...]'.")
             object.__setattr__(self, "role", "prompt")
-            object.__setattr__(self, "indices", self.indices or (-1,))
+            object.__setattr__(self, "indices", (-1,))
         if self.role not in (*ROLES, ""):
             raise PositionError(f"Unknown positions {self.role!r}. {nearest(self.role, ROLES, 'role')}")
         if self.indices and self.span is not None:
@@ -141,16 +150,6 @@ class Positions:
             return cls(role, tuple(int(item) for item in inner.split(",")))
         except ValueError:
             raise PositionError(f"{value!r}: between the brackets go whole numbers or a range such as 0:5.") from None
-
-    @property
-    def count(self) -> int | None:
-        """How many tokens of each row are meant, or None where that depends on the row."""
-        return len(self.indices) or None
-
-    @property
-    def needs_prompt(self) -> bool:
-        """Whether somebody must say where each row's prompt ends (and what its template holds)."""
-        return self.role not in ("all", "")
 
     def __str__(self) -> str:
         if self.indices:

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.catalog import Catalog
+from steerkit.engine.progress import SILENT
 from steerkit.errors import RecipeError
-from steerkit.plan import DataRef, Plan, make_plan
+from steerkit.plan import DataRef, Plan, plan_recipe
 from steerkit.plan.cost import count_batches
 from steerkit.plan.model import look_at
 from steerkit.plan.tokens import token_counter
-from steerkit.recipe import Recipe
 from steerkit.types import Positions, Site
 
 RECIPE = """\
@@ -58,7 +58,7 @@ def plan(tmp_path: Path, catalog: Catalog) -> Planner:
     def make(text: str = RECIPE, *overrides: str) -> Plan:
         path = tmp_path / "plan.yaml"
         path.write_text(text, "utf-8")
-        return make_plan(Recipe.load(path, overrides), catalog)
+        return plan_recipe(path, overrides, catalog)
 
     return make
 
@@ -151,6 +151,7 @@ def test_every_problem_is_gathered_before_one_is_told(
         (17, "conditions.b.0.ad", "Did you mean 'add'"),
         (20, "conditions.c.sweep.coeficient", "Did you mean 'coefficient'"),
         (22, "evaluate.0.refusal_score.data", "twice"),
+        (22, "evaluate.0.refusal_score.data.0", "same and warm.test share 1 text"),
         (23, "evaluate.1.refusal_score.data", "Did you mean 'warm.test'"),
         (23, "evaluate.1.refusal_score", "two evaluators are called 'refusal_score'"),
         (23, "evaluate.1.refusal_score.epsilon", "at least 0"),
@@ -180,11 +181,11 @@ def test_what_directions_were_estimated_from_may_not_be_measured_on(plan: Planne
         RECIPE.replace(", split: {train: 4, test: 2}", "").replace("warm.train", "warm").replace("cold.train", "cold")
     )
     ((line, where, message),) = problems(unsplit.replace("warm.test", "warm"))
-    assert (line, where) == (20, "evaluate.0.refusal_score.data")
+    assert (line, where) == (20, "evaluate.0.refusal_score.data.1")
     assert "directions are estimated from warm" in message and "split the data set" in message
     copied = RECIPE.replace("inline: [p1, p2, p3], split: {test: 3}", "inline: [p1, W1, w2, w3, w4, w5, w6]")
     ((_, where, message), *_) = problems(copied.replace("probe.test", "probe"))
-    assert where == "evaluate.0.refusal_score.data"
+    assert where == "evaluate.0.refusal_score.data.0"
     assert "warm.train and probe share 4 texts" in message
     assert plan(RECIPE.replace("warm.test", "warm.train")).notes == (
         "warm.train is measured on, and directions are estimated from it: not held out.",

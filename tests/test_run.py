@@ -182,6 +182,45 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     assert run_recipe(recipe, out=tmp_path / "killed") != finished, "a finished run is left alone"
 
 
+def test_a_run_of_other_weights_is_not_continued(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same folder with other weights in it is another model, whatever the recipe says."""
+    from steerkit.engine.evaluate import Evaluation
+    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+
+    folder = tmp_path / "model"
+    model = tiny_model("llama")
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    source = [f"model.source={folder}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "run", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(recipe, out=tmp_path / "runs", overrides=source)
+    (unfinished,) = (tmp_path / "runs").iterdir()
+    tiny_model("llama", seed=5).save_pretrained(folder)
+    finished = run_recipe(recipe, out=tmp_path / "runs", overrides=source)
+    assert finished != unfinished
+    fresh = run_recipe(recipe, out=tmp_path / "fresh", overrides=source)
+    assert (finished / "results.json").read_bytes() == (fresh / "results.json").read_bytes()
+
+
+def test_a_direction_file_must_hold_the_direction(recipe: Path, tmp_path: Path) -> None:
+    import torch
+
+    from steerkit.api.estimator import Direction
+    from steerkit.artifacts.directions import save_directions
+    from steerkit.errors import ArtifactError
+    from steerkit.types import Site
+
+    two = [Direction(torch.ones(1, 32), Site("resid_pre", 1), name=name) for name in ("cold", "formal")]
+    save_directions(tmp_path / "two.safetensors", two)
+    saved = tmp_path / "saved.yaml"
+    classes = "{estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}"
+    saved.write_text(RECIPE.replace(classes, "{file: two.safetensors}"))
+    with pytest.raises(ArtifactError, match="cold, formal"):
+        run_recipe(saved, out=tmp_path / "runs")
+
+
 def test_two_processes_never_share_a_directory(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from steerkit.artifacts.rundir import RunDirectory
 
@@ -240,3 +279,25 @@ def test_a_recipe_with_one_prompt_per_class_says_what_it_cannot_know(tmp_path: P
     assert all(record["standard_error"] is None and record["ci_low"] is None for record in results["records"])
     assert all(row["d_prime"] is None and not row["held_out"] for row in results["separation"])
     write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("conditions.warmer.0.add.sites=[blocks.99.resid_pre]", "Condition warmer: .*layers"),
+        ("conditions.warmer.0.add.coefficient=[1, 2]", "Condition warmer"),
+        ("conditions.warmer.0.add.positions=-500", "Condition warmer: .*has only"),
+    ],
+)
+def test_an_impossible_condition_is_found_before_anything_is_measured(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
+) -> None:
+    from steerkit.engine.evaluate import Evaluation
+    from steerkit.errors import SteerkitError
+
+    measured: list[int] = []
+    original = Evaluation.run
+    monkeypatch.setattr(Evaluation, "run", lambda *args, **kwargs: measured.append(1) or original(*args, **kwargs))
+    with pytest.raises(SteerkitError, match=message):
+        run_recipe(recipe, out=tmp_path, overrides=[change])
+    assert not measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,8 +36,11 @@ class Ablate(Intervention[AblateOptions]):
         Raises:
             DataError: where a vector is zero, NaN or infinite.
         """
-        if self.options.coefficient == 0:
-            return None
+        return None if self.options.coefficient == 0 else self._update
+
+    @cached_property
+    def _update(self) -> Affine:
+        # One decomposition serves all sites.
         span = orthonormal(self.direction)
         return Affine(reads=span, writes=-self.options.coefficient * span)
 

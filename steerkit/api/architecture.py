@@ -127,6 +127,10 @@ class Layout:
         return self._sites
 
     @cached_property
+    def _known(self) -> frozenset[Site]:
+        return frozenset(self._sites)
+
+    @cached_property
     def _sites(self) -> tuple[Site, ...]:
         found = [Site(EMBED)]
         for layer, block in enumerate(self.blocks):
@@ -173,6 +177,8 @@ class Layout:
 
     def require(self, site: Site) -> None:
         """Raise ``SiteError`` with what is there instead, unless the model has the site."""
+        if site in self._known:
+            return
         if site.layer >= self.n_layers:
             raise SiteError(f"No site {site}: the model has {self.n_layers} layers, 0 to {self.n_layers - 1}.")
         if site.stream == EMBED:

@@ -39,15 +39,15 @@ class ClassStatistics:
     tokens_per_prompt: Tensor | None = None
 
     def prompt_means(self) -> Tensor:
-        """One vector per prompt, ``[prompts, d_model]``: the mean over its tokens. Needs ``rows``."""
+        """One vector per prompt that has such a token, ``[prompts, d_model]``: the mean over them. Needs ``rows``."""
         import torch
 
         if self.rows is None or self.tokens_per_prompt is None:
             raise ValueError("Prompt means need rows: capture with kind='rows'.")
-        counts = self.tokens_per_prompt
+        counts = self.tokens_per_prompt[self.tokens_per_prompt > 0]
         prompt = torch.arange(len(counts)).repeat_interleave(counts)
         total = torch.zeros(len(counts), self.rows.shape[1], dtype=torch.float64)
-        return total.index_add_(0, prompt, self.rows.double()) / counts.clamp(min=1)[:, None]
+        return total.index_add_(0, prompt, self.rows.double()) / counts[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,11 @@ class Direction:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "site", Site.parse(self.site))
+        object.__setattr__(self, "positions", Positions.parse(self.positions))
+        if not self.vectors.is_floating_point():
+            # Whole numbers would cut coefficients to whole numbers too.
+            object.__setattr__(self, "vectors", self.vectors.float())
         if self.vectors.ndim == 1:
             object.__setattr__(self, "vectors", self.vectors[None])
         if self.vectors.ndim != 2 or self.vectors.shape[0] == 0:

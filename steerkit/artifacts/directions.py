@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerkit.api.estimator import Direction
+from steerkit.artifacts.files import write_whole
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.types import Positions, Site
 
@@ -169,15 +168,7 @@ def _unreadable(data: bytes, error: Exception) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, data)
     except OSError as error:
         raise ArtifactError(f"{path} can't be written ({error.strerror}). Choose another folder with --out.") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,20 @@ def texts_hash(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def code_hash(module: str) -> str | None:
+    """sha256 of a module's source, or None where it has none at hand. Imports the packages above it only."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    return sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
+def tokenizer_hash(tokenizer: Any) -> str | None:
+    """sha256 of a fast tokenizer's whole state; None for a slow one, which has no such form."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return None if backend is None else sha256(backend.to_str().encode()).hexdigest()
+
+
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the checkout that holds a folder, and whether anything in it differs; None outside of one."""
 
@@ -50,7 +65,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     commit = ask("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}
 
 
 def describe_run(
@@ -82,6 +97,6 @@ def describe_run(
         "plugins": [dict(plugin) for plugin in plugins],
         "versions": versions(),
         "platform": {"system": platform.system(), "machine": platform.machine()},
-        "git": git_state(folder),
+        "git": {"recipe": git_state(folder), "steerkit": git_state(Path(__file__).parent)},
         "argv": list(sys.argv if argv is None else argv),
     }

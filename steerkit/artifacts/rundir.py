@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import time
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from steerkit.artifacts.files import write_whole
 from steerkit.errors import ArtifactError
 
 T = TypeVar("T")
@@ -119,7 +119,11 @@ def _claim(out: Path, stem: str, digest: str) -> tuple[Path, FileLock, bool]:
             lock.acquire(blocking=False)
         except Timeout:
             continue
-        return path, lock, True
+        if _digest_of(path) == digest:
+            return path, lock, True
+        # Another process finished it between our look and our lock; the lock made the folder anew.
+        lock.release()
+        shutil.rmtree(stages, ignore_errors=True)
     now = datetime.now(UTC)
     for attempt in range(100):
         suffix = f".{attempt}" if attempt else ""
@@ -178,15 +182,5 @@ def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that no reader meets half of it."""
-    # The process id keeps two writers apart; what a failed write leaves is removed at once.
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    """Write text, whole or not at all."""
+    write_whole(path, text.encode())

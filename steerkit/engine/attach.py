@@ -62,7 +62,7 @@ class Cursor:
                 frame = replace(frame, end=torch.full_like(frame.end, FAR))
             self._spans.clear()
         if self._running is None or self._running.rows != rows or self.frame is None:
-            self._running = frame.expand(rows).to(tokens.device)
+            self._running = frame.expand(rows)
             self._spans.clear()
 
     def mask(self, positions: Positions, length: int, device: torch.device) -> Tensor | None:
@@ -74,10 +74,11 @@ class Cursor:
         if self._running is None:
             raise PositionError("A block ran outside its model's forward pass; positions are not known there.")
         if positions not in self._masks:
+            # Spans and masks are made on the CPU, so that a look at them never waits for the device.
             if positions not in self._spans:
                 self._spans[positions] = intervals(positions, self._running)
             mask = edit_mask(self._spans[positions], self._start, self._length)
-            self._masks[positions] = mask[:, :, None] if bool(mask.any()) else None
+            self._masks[positions] = mask[:, :, None].to(device) if bool(mask.any()) else None
         found = self._masks[positions]
         return None if found is None else found[:, -length:].to(device)
 

@@ -34,11 +34,6 @@ class Batch:
     attention_mask: TokenMask
     frame: Frame
 
-    @property
-    def padded(self) -> bool:
-        """Whether any row is shorter than the batch."""
-        return not bool(self.attention_mask.all())
-
 
 def batches(
     prompts: Sequence[Rendered],

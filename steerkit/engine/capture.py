@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,11 @@ from steerkit.api.architecture import Layout
 from steerkit.api.estimator import ClassStatistics
 from steerkit.api.hookspecs import StatisticsKind
 from steerkit.engine.batches import Batch, PaddingSide, position_ids
+from steerkit.engine.generation import evaluating
 from steerkit.engine.positions import edit_mask, intervals
 from steerkit.engine.progress import Progress, shown
 from steerkit.engine.taps import register_tap, submodule
-from steerkit.errors import DataError
+from steerkit.errors import DataError, nearest
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
@@ -81,11 +82,16 @@ def capture(
 
     Raises:
         DataError: for no prompts, or activations that aren't finite.
-        PositionError: for a prompt that doesn't have such a token.
+        PositionError: for a prompt that doesn't have the token of an index. A range that is empty in some prompt
+            takes nothing from it.
         SiteError: for a site that the model doesn't have.
     """
     if not prompts:
         raise DataError("There are no prompts to capture. Check the data set and its split.")
+    if kind not in get_args(StatisticsKind):
+        raise DataError(f"Unknown kind of statistics {kind!r}. {nearest(kind, get_args(StatisticsKind), 'kind')}")
+    if padding_side not in get_args(PaddingSide):
+        raise DataError(f"Padding goes left or right, not {padding_side!r}.")
     for site in sites:
         live.layout.require(site)
     rendered = [live.chat.render(prompt) for prompt in prompts]
@@ -150,10 +156,10 @@ def read_batch(
 
         return read
 
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack:
         for site in sites:
             stack.callback(register_tap(model, taps[site], reader(site)).remove)
-        with suppress(_Stop):
+        with evaluating(model), suppress(_Stop):
             submodule(model, layout.base)(**forward_arguments(batch))
     return found
 
@@ -170,7 +176,7 @@ def _pick(positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return row, column, mask.sum(1)
 
 
-def forward_arguments(batch: Batch, *, causal: bool = True) -> dict[str, Any]:
+def forward_arguments(batch: Batch) -> dict[str, Any]:
     """Keyword arguments of a forward pass over a batch.
 
     A causal model's token never sees what stands to its right, so padding on the right needs no
@@ -178,8 +184,7 @@ def forward_arguments(batch: Batch, *, causal: bool = True) -> dict[str, Any]:
     """
     arguments: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
     left = bool((batch.frame.first > 0).any())
-    if left or not causal:
-        arguments["attention_mask"] = batch.attention_mask.long()
     if left:
+        arguments["attention_mask"] = batch.attention_mask.long()
         arguments["position_ids"] = position_ids(batch.attention_mask)
     return arguments

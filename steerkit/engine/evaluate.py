@@ -93,6 +93,8 @@ class Evaluation:
     ) -> None:
         self.live, self.jobs, self.texts, self.samples, self.observer = live, tuple(jobs), texts, samples, observer
         self._seen = _Seen()
+        for job in self.jobs:
+            _require_possible(job)
 
     def run(self, interventions: Sequence[Intervention] = (), *, samples: bool = True) -> ConditionScores:
         """Score every job under interventions (none: the baseline)."""
@@ -220,19 +222,30 @@ class Evaluation:
     def _sample(
         self, wanted: SampleRequest, interventions: Sequence[Intervention], completions: dict[str, tuple[str, ...]]
     ) -> None:
-        generating = [job for job in self.jobs if job.data == wanted.data and not job.needs.baseline_completions]
-        if _longest(generating) >= wanted.max_new_tokens:
-            return  # an evaluator asked for as much, so the completions are there
+        if wanted.data in completions:
+            return  # an evaluator generated there; what is shown is then what was scored, at its length
         self.observer.step(f"completions to read on {wanted.data}")
         with self.live.steer(*interventions):
             ids = self.live.complete(self.texts[wanted.data][: wanted.n], max_new_tokens=wanted.max_new_tokens)
-        shorter = completions.get(wanted.data, ())[wanted.n :]
-        completions[wanted.data] = (*(self.live.decode(row) for row in ids), *shorter)
+        completions[wanted.data] = tuple(self.live.decode(row) for row in ids)
 
 
 def _texts_wanted(job: Job) -> tuple[int, int]:
     """Which texts a job reads: the baseline's completions of that many tokens (0: the data's own), and how far."""
     return (job.needs.max_new_tokens if job.needs.baseline_completions else 0, job.needs.max_text_tokens)
+
+
+def _require_possible(job: Job) -> None:
+    """Refuse needs that no pass meets, rather than leave them out without a word."""
+    needs = job.needs
+    after_prompt = needs.next_token_logits or (needs.max_new_tokens and not needs.baseline_completions)
+    if needs.sequence_logits and (after_prompt or needs.baseline):
+        raise PluginError(
+            f"Evaluator {job.name!r} needs logits along texts together with outputs after a prompt or the baseline's "
+            "logits; these come from different passes. Make it two evaluators."
+        )
+    if not needs.sequence_logits and not after_prompt:
+        raise PluginError(f"Evaluator {job.name!r} needs no output at all, so there is nothing that it could score.")
 
 
 def _longest(jobs: Iterable[Job]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -16,12 +16,13 @@ from steerkit.api.intervention import Intervention
 from steerkit.engine.attach import Cursor, attached
 from steerkit.engine.batches import Batch, PaddingSide, batches, position_ids
 from steerkit.engine.capture import Key, capture
+from steerkit.engine.generation import generate_batch
 from steerkit.engine.positions import Frame, frame_of_mask
 from steerkit.engine.program import lower
 from steerkit.engine.progress import SILENT, Progress
 from steerkit.engine.vocabulary import TokenizerVocabulary
 from steerkit.errors import AttachError, DataError, ModelError
-from steerkit.types import Positions, Site
+from steerkit.types import Positions, Site, as_sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,13 +37,13 @@ class LiveModel:
     """What a Python user holds. Made by ``steerkit.load_model`` or ``steerkit.wrap``.
 
     Args:
-        model: the transformers model, in eval mode.
+        model: the transformers model. Whatever its mode, measurements run it in eval mode.
         tokenizer: its tokenizer, or None.
         layout: its streams, as its adapter declares them.
         adapter_name: the adapter.
         facts: what the checkpoint says about itself.
         source: where it came from.
-        chat: how prompts become tokens.
+        _chat: how prompts become tokens, or None without a tokenizer; read it as ``chat``.
         batch_tokens: most tokens of a batch.
         weights_hash: sha256 of the weights' files, or None.
     """
@@ -56,7 +57,7 @@ class LiveModel:
     _chat: ChatFormat | None
     batch_tokens: int = 4096
     weights_hash: str | None = None
-    _active: list[tuple[Intervention, ...]] = field(default_factory=list)
+    _active: list[list[Intervention]] = field(default_factory=list)
     _attachment: ExitStack | None = None
     _cursor: Cursor | None = None
 
@@ -83,16 +84,15 @@ class LiveModel:
     @property
     def pad_id(self) -> int:
         """The token that fills rows up; masked everywhere, so any id would do."""
-        pad = getattr(self.tokenizer, "pad_token_id", None)
-        if pad is None:
-            pad = getattr(self.tokenizer, "eos_token_id", None)
-        return int(pad or 0)
+        known = (getattr(self.tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+        # A tokenizer may have got a padding token that the model has no embedding for.
+        rows = cast(Tensor, self.model.get_input_embeddings().weight).shape[0]
+        return next((int(token) for token in known if token is not None and token < rows), 0)
 
     @property
     def vocabulary(self) -> TokenizerVocabulary:
         """The tokenizer as evaluators see it."""
-        assert self.chat is not None and self.tokenizer is not None  # chat raises where there is no tokenizer
-        return TokenizerVocabulary(self.tokenizer, int(self.model.get_output_embeddings().weight.shape[0]))
+        return TokenizerVocabulary(self.chat.tokenizer, int(self.model.get_output_embeddings().weight.shape[0]))
 
     # Steering
 
@@ -100,7 +100,9 @@ class LiveModel:
     def steer(self, *interventions: Intervention) -> Iterator[LiveModel]:
         """Run the body under interventions; the model that comes out is the one that went in.
 
-        Nested calls add up, outer ones first.
+        Nested calls add up, outer ones first. Passes through this object (``generate``, ``forward``, ``capture``)
+        know where prompts end; under ``hf_model.generate`` nobody does, so use positions there that don't
+        count from the prompt's end.
 
         Raises:
             SiteError, AttachError, PositionError: where an intervention doesn't fit; nothing is attached then.
@@ -111,14 +113,15 @@ class LiveModel:
                 f"steer takes interventions, one after the other, not {type(strangers[0]).__name__}. "
                 "Build one with steerkit.add, steerkit.ablate or steerkit.intervention; unpack a list with *."
             )
-        outer = list(self._active)
+        mine = list(interventions)
         try:
-            self._reattach([*outer, interventions])
+            self._reattach([*self._active, mine])
             yield self
         finally:
-            self._reattach(outer)
+            # By identity: contexts that a generator holds open may close in any order.
+            self._reattach([group for group in self._active if group is not mine])
 
-    def _reattach(self, active: list[tuple[Intervention, ...]]) -> None:
+    def _reattach(self, active: list[list[Intervention]]) -> None:
         """Attach one program for all active interventions, so that they meet in one hook per module."""
         program = lower([item for group in active for item in group], self.layout)
         if self._attachment is not None:
@@ -201,36 +204,35 @@ class LiveModel:
         if not prompts:
             raise DataError("There are no prompts to complete.")
         rendered = [self.chat.render(prompt) for prompt in prompts]
-        copies = int(kwargs.get("num_return_sequences", 1))
         found: dict[int, list[list[int]]] = {}
         for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
-            rows = self._generate_batch(batch, max_new_tokens, kwargs)
+            with self.framed(batch.frame):
+                rows = generate_batch(
+                    self.model, batch, max_new_tokens=max_new_tokens, pad_id=self.pad_id, settings=kwargs
+                )
+            copies = len(rows) // len(batch.order)
             for place, index in enumerate(batch.order):
                 found[index] = rows[place * copies : (place + 1) * copies]
             progress(len(found), len(prompts))
         return [ids for index in range(len(prompts)) for ids in found[index]]
 
-    def _generate_batch(self, batch: Batch, max_new_tokens: int, kwargs: Mapping[str, Any]) -> list[list[int]]:
-        arguments: dict[str, Any] = {"do_sample": False, "pad_token_id": self.pad_id, **kwargs}
-        with self.framed(batch.frame), torch.no_grad():
-            generate: Any = self.model.generate
-            output = generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask.long(),
-                max_new_tokens=max_new_tokens,
-                **arguments,
-            )
-        ends = self._end_ids()
-        return [_until(row.tolist(), ends) for row in output[:, batch.input_ids.shape[1] :]]
-
-    def _end_ids(self) -> frozenset[int]:
-        ends = getattr(self.model.generation_config, "eos_token_id", None)
-        if ends is None:
-            return frozenset()
-        return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset((int(ends),))
-
     def batched(self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0) -> list[Batch]:
-        """Cut rendered prompts into batches by the model's token budget."""
+        """Cut rendered prompts into batches by the model's token budget.
+
+        Raises:
+            DataError: for a prompt without a token, or one that is longer than the model's context.
+        """
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for prompt in rendered:
+            length = len(prompt.token_ids)
+            if length == 0:
+                raise DataError("A prompt has no token at all: its text is empty, and nothing is put around it.")
+            if limit is not None and length + extra_tokens > limit:
+                more = f" and {extra_tokens} to generate" if extra_tokens else ""
+                raise DataError(
+                    f"A prompt of {length} tokens{more} are more than the model's context of {limit}. "
+                    f"Shorten it or leave it out: {self.decode(prompt.token_ids[:24])!r}…"
+                )
         return batches(
             rendered,
             batch_tokens=self.batch_tokens,
@@ -245,7 +247,7 @@ class LiveModel:
     def capture(
         self,
         prompts: Sequence[str],
-        sites: Sequence[Site | str],
+        sites: Sequence[Site | str] | Site | str,
         positions: Sequence[Positions | str | int] | Positions | str | int = -1,
         *,
         kind: StatisticsKind = "mean",
@@ -257,16 +259,9 @@ class LiveModel:
         return capture(
             self,
             [prompts] if isinstance(prompts, str) else list(prompts),
-            [Site.parse(site) for site in sites],
+            as_sites(sites),
             [Positions.parse(item) for item in chosen],
             kind=kind,
             padding_side=padding_side,
             progress=progress,
         )
-
-
-def _until(ids: list[int], ends: frozenset[int]) -> list[int]:
-    for place, token in enumerate(ids):
-        if token in ends:
-            return ids[:place]
-    return ids

@@ -145,11 +145,10 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ModelError(f"{name!r} is not a device. Write auto, cpu, cuda, cuda:1 or mps.") from None
-    absent = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if absent:
+        raise ModelError(f"{name!r} is not a device. Write auto, cpu, cuda or cuda:1.") from None
+    if device.type == "mps":
+        raise ModelError("Device mps has no float64, in which statistics are summed. Use device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"This machine (or this build of torch) has no device {name}. Use device auto or cpu.")
     return device
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from steerkit.api.architecture import Layout
 from steerkit.engine.batches import Batch
 from steerkit.engine.capture import forward_arguments
+from steerkit.engine.generation import evaluating
 from steerkit.engine.progress import SILENT, Progress
 from steerkit.engine.taps import submodule
 from steerkit.errors import DataError
@@ -40,7 +41,7 @@ def logits_of(model: PreTrainedModel, layout: Layout, hidden: Tensor) -> Tensor:
 
 
 def _hidden(live: LiveModel, batch: Batch) -> Tensor:
-    with live.framed(batch.frame):
+    with live.framed(batch.frame), evaluating(live.model):
         output = submodule(live.model, live.layout.base)(**forward_arguments(batch))
     hidden: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
     return hidden
@@ -100,9 +101,11 @@ def sequence_logits(live: LiveModel, texts: Sequence[Rendered], skip: Sequence[i
         step = max(1, 2**28 // max(1, vocab * hidden.shape[1]))
         for start in range(0, hidden.shape[0], step):
             part = slice(start, start + step)
+            # The head may lie on another device than the embedding.
+            logits = logits_of(live.model, live.layout, hidden[part, :-1])
             yield SequenceLogits(
                 batch.order[part],
-                logits_of(live.model, live.layout, hidden[part, :-1]),
-                batch.input_ids[part, 1:],
-                mask[part].to(hidden.device),
+                logits,
+                batch.input_ids[part, 1:].to(logits.device),
+                mask[part].to(logits.device),
             )

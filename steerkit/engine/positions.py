@@ -25,7 +25,7 @@ FAR = 2**40
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Where the parts of each row lie, in columns. Ends are exclusive.
+    """Where the parts of each row lie, in columns, on the CPU. Ends are exclusive.
 
     Args:
         first: ``[rows]``, the first column that isn't padding.
@@ -61,14 +61,6 @@ class Frame:
             repeat(self.prompt_end),
             repeat(self.instruction),
         )
-
-    def to(self, device: torch.device) -> Frame:
-        """The same frame on a device."""
-
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device)
-
-        return Frame(self.first.to(device), self.end.to(device), move(self.prompt_end), move(self.instruction))
 
 
 def frame_of_prompts(

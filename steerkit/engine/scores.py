@@ -121,7 +121,9 @@ def _paired_proportion(up: int, down: int, n: int) -> Summary:
     error = math.sqrt(more + less - (more - less) ** 2 / of) / of
     half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * error
     value = (up - down) / n
-    return Summary(value, n, error, max(-1.0, min(centre - half, value)), min(1.0, max(centre + half, value)))
+    return Summary(
+        value, n, error if n > 1 else None, max(-1.0, min(centre - half, value)), min(1.0, max(centre + half, value))
+    )
 
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -24,7 +24,11 @@ class TokenizerVocabulary:
     size: int
 
     def token_id(self, text: str) -> int:
-        """Id of the first token of ``text``, exactly as written: ``" good"`` and ``"good"`` differ."""
+        """Id of the first token of ``text``, encoded by itself.
+
+        ``" good"`` and ``"good"`` differ in byte-level vocabularies; sentencepiece ones put the mark of a word's
+        beginning before both, as the protocol's refusal tokens have it (arXiv 2406.11717).
+        """
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if not ids:
             raise DataError(f"The answer {text!r} has no token. Write the word that an answer begins with.")

@@ -62,7 +62,7 @@ class _Planner(ModelResolver):
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
         super().__init__(recipe, catalog)
         self.estimated: dict[DataRef, None] = {}
-        self.measured: list[tuple[DataRef, tuple[Key, ...]]] = []
+        self.measured: dict[DataRef, tuple[Key, ...]] = {}
 
     def plan(self) -> Plan:
         """Resolve all, then tell all."""
@@ -235,8 +235,9 @@ class _Planner(ModelResolver):
     def evaluation(self, index: int, written: EvaluationRecipe) -> PlannedEvaluation | None:
         """One evaluator, or None where it has problems."""
         path = ("evaluate", index)
-        refs = [self.ref(text, *path, "data") for text in written.data]
-        self.measured += [(ref, (*path, "data")) for ref in refs if ref is not None]
+        refs = [self.ref(text, *path, "data", at) for at, text in enumerate(written.data)]
+        for at, ref in enumerate(refs):
+            self.measure(ref, *path, "data", at)
         if len(set(written.data)) != len(written.data):
             self.complain("one data reference stands here twice", *path, "data")
         if [item.name for item in self.recipe.evaluate].index(written.name) != index:
@@ -264,16 +265,21 @@ class _Planner(ModelResolver):
         ref = self.ref(written.data, *path, "data")
         if ref is None:
             return None
-        self.measured.append((ref, (*path, "data")))
+        self.measure(ref, *path, "data")
         there = len(self.texts(ref))
         if 0 < there < written.n:  # a data set without texts has a problem of its own
             self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
         return PlannedSamples(ref, written.n, written.max_new_tokens)
 
+    def measure(self, ref: DataRef | None, *path: Key) -> None:
+        """Note that something is measured on some texts, and where that is said first."""
+        if ref is not None:
+            self.measured.setdefault(ref, path)
+
     # All together.
 
     def check_whole(self) -> None:
-        """What no section can see by itself: leaks between estimating and measuring, and what nobody uses."""
+        """What no section can see by itself: whether anything is measured, on what, and what nobody uses."""
         recipe = self.recipe
         measures = recipe.evaluate or recipe.report.samples
         if not measures and not (recipe.lost_within("evaluate") or recipe.lost_within("report")):
@@ -282,8 +288,18 @@ class _Planner(ModelResolver):
                 self.complain(message, "conditions")
             elif not (recipe.directions or recipe.lost_within("directions") or recipe.lost_within("conditions")):
                 self.complain("nothing to do: add directions, conditions and evaluate, or report.samples")
+        self.check_leaks()
+        used = {ref.dataset for ref in (*self.estimated, *self.measured)}
+        self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
+        steering = {item.direction for one in recipe.conditions.values() for item in one.interventions}
+        self.notes += [
+            f"Direction {name!r} is not used by any condition." for name in recipe.directions if name not in steering
+        ]
+
+    def check_leaks(self) -> None:
+        """No text that a direction is estimated from is measured on, unless the recipe says so by name."""
         seen = {normalise(text): ref for ref in self.estimated for text in self.texts(ref)}
-        for ref, path in self.measured:
+        for ref, path in self.measured.items():
             shared = [text for text in self.texts(ref) if normalise(text) in seen]
             if shared and ref.split == "train":
                 self.notes.append(f"{ref} is measured on, and directions are estimated from it: not held out.")
@@ -295,12 +311,6 @@ class _Planner(ModelResolver):
                     f"{source} and {ref} {describe_shared(shared)}; {advice}",
                     *path,
                 )
-        used = {ref.dataset for ref in (*self.estimated, *(ref for ref, _ in self.measured))}
-        self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
-        steering = {item.direction for one in recipe.conditions.values() for item in one.interventions}
-        self.notes += [
-            f"Direction {name!r} is not used by any condition." for name in recipe.directions if name not in steering
-        ]
 
     def cost(
         self,

@@ -97,11 +97,11 @@ def _raw_counter(folder: Path) -> Callable[[bool], Callable[[Sequence[str]], lis
 
 def _renderer(folder: Path, source: str, system_prompt: str | None) -> Callable[[str], str]:
     """Renders one user turn as transformers does: the same sandbox, the same names in it."""
-    from datetime import datetime
-
     import jinja2
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from steerkit.engine.chat import TODAY
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
@@ -109,7 +109,7 @@ def _renderer(folder: Path, source: str, system_prompt: str | None) -> Callable[
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = lambda value, **kwargs: json.dumps(value, ensure_ascii=False, **kwargs)
     environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = TODAY.strftime
     config = read_json(folder / "tokenizer_config.json")
     names: dict[str, Any] = {key: token_text(value) for key, value in config.items() if key.endswith("_token")}
     compiled = environment.from_string(source)

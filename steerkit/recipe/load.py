@@ -146,7 +146,7 @@ class _Grammar:
             }
         if isinstance(out.get("evaluate"), list):
             items = self._items(out["evaluate"], ("evaluate",), ("evaluate",), EVALUATION_KEYS)
-            out["evaluate"] = [self._evaluation(item) for item in items]
+            out["evaluate"] = [self._evaluation(item, ("evaluate", index)) for index, item in enumerate(items)]
         if isinstance(out.get("control"), bool):
             out["control"] = {} if out["control"] else {"random_directions": 0}
         return out
@@ -170,9 +170,8 @@ class _Grammar:
         if not isinstance(item, dict) or not isinstance(item.get("interventions"), list):
             return item
         found = self._items(item["interventions"], base, (*path, "interventions"), INTERVENTION_KEYS)
-        for entry in found:
-            if isinstance(entry.get("sites"), str):
-                entry["sites"] = [entry["sites"]]
+        for index, entry in enumerate(found):
+            self._listed(entry, "sites", (*path, "interventions", index))
         return {**item, "interventions": found}
 
     def _items(self, items: list[Any], path: KeyPath, target: KeyPath, own: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -201,11 +200,16 @@ class _Grammar:
         kept = {key: body[key] for key in own if key in body}
         return {"plugin": plugin, **kept, "options": {key: body[key] for key in body if key not in own}}
 
-    def _evaluation(self, item: dict[str, Any]) -> dict[str, Any]:
+    def _evaluation(self, item: dict[str, Any], target: KeyPath) -> dict[str, Any]:
         item.setdefault("name", item["plugin"])
-        if isinstance(item.get("data"), str):
-            item["data"] = [item["data"]]
+        self._listed(item, "data", target)
         return item
+
+    def _listed(self, item: dict[str, Any], key: str, target: KeyPath) -> None:
+        """Read a text where a list may stand as a list of one."""
+        if isinstance(item.get(key), str):
+            item[key] = [item[key]]
+            self.moved[(*target, key, 0)] = (*self.moved[target], key)
 
     def _complain(self, path: KeyPath, message: str) -> None:
         where, line = self.written.place(path)

@@ -96,7 +96,7 @@ class ModelRecipe(Section):
     revision: str | None = Field(default=None, description="commit, tag or branch of a hub repository")
     adapter: str | None = Field(default=None, description="name of an architecture plugin; found by itself where None")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="of the weights")
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1")
     chat_template: Template = Field(default="default", description="default, none, or {file: template.jinja}")
     chat_template_file: str | None = Field(default=None, description="where chat_template is 'file'")
     system_prompt: str | None = Field(default=None, description="system message of every prompt")

@@ -16,6 +16,7 @@ from safetensors.torch import save, save_file
 
 from steerkit.api.estimator import Direction
 from steerkit.artifacts import directions as module
+from steerkit.artifacts import files
 from steerkit.artifacts.directions import load_directions, save_directions
 from steerkit.errors import ArtifactError
 from steerkit.types import EMBED, Positions, Site
@@ -129,7 +130,7 @@ def test_an_older_file_is_replaced_and_a_failed_write_leaves_it(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(ArtifactError, match="No space left on device"):
         save_directions(path, [direction("third")])
     assert list(load_directions(path)) == ["new"]

@@ -321,3 +321,19 @@ def test_what_is_no_intervention_is_refused_before_anything_happens(llama: LiveM
     edits = [Edit(Affine(bias=vectors(llama, 1)[0]), "blocks.1.resid_pre")]
     with pytest.raises(AttachError, match="unpack a list"), llama.steer(edits):  # type: ignore[arg-type]
         raise AssertionError("the body must not run")
+
+
+def test_contexts_may_close_in_any_order(llama: LiveModel) -> None:
+    """A generator can hold one open past the end of another; each takes off its own and nothing else."""
+    first = llama.steer(Edit(Affine(bias=vectors(llama, 1, 1)[0]), "blocks.0.resid_pre"))
+    second = llama.steer(Edit(Affine(bias=vectors(llama, 1, 2)[0]), "blocks.1.resid_pre"))
+    plain = llama.forward(IDS).logits
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    left = llama.forward(IDS).logits
+    second.__exit__(None, None, None)
+    with llama.steer(Edit(Affine(bias=vectors(llama, 1, 2)[0]), "blocks.1.resid_pre")):
+        assert torch.equal(llama.forward(IDS).logits, left)
+    assert_clean(llama)
+    assert torch.equal(llama.forward(IDS).logits, plain)

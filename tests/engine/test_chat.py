@@ -233,3 +233,12 @@ def test_name_and_hash_tell_formats_apart() -> None:
     assert [chat.name for chat in formats] == ["default", "none", "custom", "custom", "custom"]
     assert len({chat.hash for chat in formats}) == len(formats)
     assert ChatFormat(tokenizer).hash == formats[0].hash
+
+
+def test_a_template_that_prints_the_date_gives_the_same_tokens_every_day() -> None:
+    from steerkit.engine.tiny import tiny_tokenizer
+
+    template = "{{ strftime_now('%d %b %Y') }}|{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer = tiny_tokenizer()
+    rendered = ChatFormat(tokenizer, template=template).render("hello")
+    assert tokenizer.decode(rendered.token_ids).startswith("26 Jul 2024|hello")
