@@ -437,14 +437,11 @@ def test_evaluators_share_passes(plan: Planner) -> None:
         ["cross_entropy: {data: probe.test, of: baseline_completions, max_new_tokens: 3}"],
     ],
 )
-def test_the_engine_makes_the_passes_that_the_plan_counts(
-    plan: Planner, lines: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_engine_makes_the_passes_that_the_plan_counts(plan: Planner, lines: list[str]) -> None:
     """The engine is run for real, its calls of the base model counted; no completion of it ends early."""
     import torch
 
     from steerkit import stages
-    from steerkit.engine.live import LiveModel
     from steerkit.engine.tiny import tiny_model, tiny_tokenizer
     from steerkit.session import wrap
 
@@ -455,7 +452,6 @@ def test_the_engine_makes_the_passes_that_the_plan_counts(
     found = plan(text)
     live = wrap(tiny_model("llama"), tiny_tokenizer())
     live.model.generation_config.eos_token_id = None
-    monkeypatch.setattr(LiveModel, "_end_ids", lambda self: frozenset())
     counted: list[int] = []
     live.model.get_input_embeddings().register_forward_hook(lambda *_: counted.append(1))
     with torch.no_grad():
