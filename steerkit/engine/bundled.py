@@ -194,6 +194,21 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) else None
 
 
+def manifest_sha256(path: Path) -> str | None:
+    """The sha256 of a file of our cache, as its folder's manifest has it; None where that can't be relied on.
+
+    A manifest that lies anywhere else is somebody's claim: a folder that was copied and then trained further
+    keeps it, and the sizes with it.
+    """
+    if path.resolve().parent.parent != (cache_folder() / "models").resolve():
+        return None
+    try:
+        entry = (read_manifest(path.parent) or {})["files"][path.name]
+        return str(entry["sha256"]) if entry["bytes"] == path.stat().st_size else None
+    except (OSError, KeyError, TypeError):
+        return None
+
+
 def write_manifest(folder: Path, model: BundledModel, versions: Mapping[str, str]) -> None:
     """Record the provenance of a freshly made folder, with the size and sha256 of every file in it."""
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
@@ -247,6 +262,18 @@ def agree_to_terms(model: BundledModel, accepted: bool = False) -> None:
         raise unwritable(error) from error
 
 
+def settle_terms(source: str, accepted: bool = False) -> None:
+    """Settle now the terms that loading ``source`` would ask about, where it is a bundled model to be fetched.
+
+    For callers that draw on the terminal meanwhile: a question in the midst of a bar can't be read or answered.
+
+    Raises:
+        ModelError: as ``agree_to_terms``.
+    """
+    if source in BUNDLED and bundled_folder(source) is None:
+        agree_to_terms(BUNDLED[source], accepted)
+
+
 def unwritable(error: OSError) -> ModelError:
     """What to say where the cache can't be written."""
     return ModelError(
@@ -262,6 +289,7 @@ def _accepted_by_variable(alias: str) -> bool:
 def _ask(notice: str) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    sys.stderr.write(f"{notice}\nDo you agree? [y/N] ")
+    # Round brackets: a bar of rich's takes what others write to stderr for markup, and swallows square ones.
+    sys.stderr.write(f"{notice}\nDo you agree? (y/N) ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

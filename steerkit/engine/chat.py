@@ -137,12 +137,24 @@ class ChatFormat:
         return Rendered(ids, _span_by_prefixes(ids, start, stop))
 
 
+def strftime_now(form: str) -> str:
+    """What templates call to print a date, with the fixed one."""
+    for part, text in _date_parts().items():
+        form = form.replace(part, text)
+    return form
+
+
+def _date_parts() -> dict[str, str]:
+    parts = ("%d", "%m", "%b", "%B", "%y", "%Y", "%A", "%a", "%H", "%M", "%S")
+    # `%-d` is glibc's: other platforms refuse it.
+    return {"%-d": str(TODAY.day), **{part: TODAY.strftime(part) for part in parts}}
+
+
 def _dated(template: str | None) -> str | None:
     """The template with a fixed date. A macro of that name goes before transformers' function of today's date."""
     if template is None or "strftime_now" not in template:
         return template
-    parts = ("%d", "%-d", "%m", "%b", "%B", "%y", "%Y", "%A", "%a", "%H", "%M", "%S")
-    replaced = "".join(f" | replace('{part}', '{TODAY:{part}}')" for part in parts)
+    replaced = "".join(f" | replace('{part}', '{text}')" for part, text in _date_parts().items())
     return f"{{%- macro strftime_now(form) -%}}{{{{ form{replaced} }}}}{{%- endmacro -%}}{template}"
 
 

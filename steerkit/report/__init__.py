@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from steerkit.artifacts.files import write_whole
 from steerkit.errors import ArtifactError
 from steerkit.report.read import Run, load_run
 
@@ -40,11 +38,11 @@ def write_report(run_dir: Path | str) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         for plot in plots:
-            _write_whole(folder / plot.file, plot.svg)
+            write_whole(folder / plot.file, plot.svg.encode())
         for stale in {path.name for path in folder.iterdir()} - {plot.file for plot in plots}:
             if _OURS.fullmatch(stale):
                 (folder / stale).unlink()
-        _write_whole(target, page)
+        write_whole(target, page.encode())
     except OSError as error:
         raise ArtifactError(
             f"Can't write the report into {run.path}: {error.strerror}. Free some space or check its permissions, "
@@ -68,16 +66,3 @@ def summary(run_dir: Path | str, console: Console | None = None) -> None:
     from steerkit.report.terminal import print_summary
 
     print_summary(load_run(run_dir), console or RichConsole())
-
-
-def _write_whole(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
