@@ -36,8 +36,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	apt install python3-venv), or name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV). The downloads take minutes and pip is quiet about them."
+# torch alone from its own index, which lacks the pinned versions of what torch needs: the next line brings those.
 ifeq ($(TORCH),cpu)
-	$(PIP) torch --index-url https://download.pytorch.org/whl/cpu
+	$(PIP) --no-deps torch --index-url https://download.pytorch.org/whl/cpu
 endif
 	$(PIP) -e '.[dev]'
 	@touch $@

@@ -59,9 +59,13 @@ class ModelError(SteerkitError):
 
 
 class UnsupportedModelError(ModelError):
-    """No adapter claims the model, or an adapter refuses it with a reason."""
+    """No adapter claims the model, or an adapter refuses it with a reason. ``model_type`` is None where unknown."""
 
     exit_code = 3
+
+    def __init__(self, message: str, model_type: str | None = None) -> None:
+        self.model_type = model_type
+        super().__init__(message)
 
 
 class SelfTestError(ModelError):

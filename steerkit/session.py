@@ -21,7 +21,7 @@ from steerkit.api.estimator import Direction, Estimator
 from steerkit.api.hookspecs import EstimatorSpec, InterventionSpec, Options, StatisticsKind
 from steerkit.api.intervention import Intervention
 from steerkit.catalog import Catalog, implementation
-from steerkit.errors import DataError, SteerkitError
+from steerkit.errors import DataError, SteerkitError, UnsupportedModelError
 from steerkit.types import Positions, Site, as_sites
 
 if TYPE_CHECKING:
@@ -121,7 +121,11 @@ def _live(
     from steerkit.engine.selftest import self_test as test
 
     spec = (catalog or _installed()).adapter_for(loaded.facts, adapter)
-    layout = cast(ArchitectureAdapter, implementation(spec)()).layout(loaded.model)
+    try:
+        layout = cast(ArchitectureAdapter, implementation(spec)()).layout(loaded.model)
+    except UnsupportedModelError as error:
+        error.model_type = loaded.facts.model_type
+        raise
     if self_test:
         test(loaded.model, layout, adapter=spec.name).raise_if_failed()
     chat = None

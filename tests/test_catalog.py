@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -112,6 +113,63 @@ def test_either_of_two_rivals_can_be_disabled(
     assert Catalog.discover().entry("estimator", "median").origin.distribution == kept
 
 
+def test_the_advice_disables_one_of_two_rivals_whose_entry_points_have_one_name(
+    make_distribution: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for distribution in ("acme-median", "other-median"):
+        make_distribution(distribution, ESTIMATOR.replace("{name}", "median"), entry_point="estimators.median")
+    with pytest.raises(PluginError) as caught:
+        Catalog.discover()
+    ways = re.findall(rf"{DISABLE_VARIABLE}=(\S+?)[ .](?:or|$)", str(caught.value))
+    assert len(ways) == 2
+    kept = set()
+    for way in ways:
+        monkeypatch.setenv(DISABLE_VARIABLE, way)
+        kept.add(Catalog.discover().entry("estimator", "median").origin.distribution)
+    assert kept == {"acme-median", "other-median"}
+
+
+def test_one_plugin_that_gives_a_name_twice_is_told_so(make_distribution: Make) -> None:
+    twice = ESTIMATOR.replace("{name}", "median").replace("return [", "return 2 * [")
+    make_distribution("acme-median", twice, entry_point="estimators.median")
+    with pytest.raises(PluginError, match=r"one plugin: rename .*=acme-median:estimators\.median\."):
+        Catalog.discover()
+
+
+def test_the_advice_on_a_broken_contract_leaves_out_that_plugin_alone(
+    make_distribution: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_distribution("acme-wrong", "x = 1\n", entry_point="estimators.median")
+    make_distribution("acme-median", ESTIMATOR.replace("{name}", "median"), entry_point="estimators.median")
+    with pytest.raises(PluginError) as caught:
+        Catalog.discover()
+    (way,) = re.findall(rf"{DISABLE_VARIABLE}=(\S+)\.$", str(caught.value))
+    monkeypatch.setenv(DISABLE_VARIABLE, way)
+    assert Catalog.discover().get("estimator", "median")
+
+
+def test_options_that_cant_be_listed_are_their_plugins_fault(make_distribution: Make) -> None:
+    code = """
+        from typing import Any
+        from steerkit.api.hookspecs import EstimatorSpec, Options, hookimpl
+
+        class Shy:
+            def __repr__(self):
+                raise RuntimeError("shy")
+
+        class ShyOptions(Options):
+            a: Any = Shy()
+
+        @hookimpl
+        def steerkit_estimators():
+            return [EstimatorSpec("shy", "Shy.", "{module}:Missing", ShyOptions)]
+    """
+    make_distribution("acme-shy", code)
+    entries = [entry for entry in Catalog.discover(strict=False).entries if entry.origin.distribution == "acme-shy"]
+    assert [entry.status for entry in entries] == ["invalid"]
+    assert "'options': ShyOptions can't be listed" in entries[0].cause
+
+
 @pytest.mark.parametrize(
     ("code", "parts"),
     [
@@ -198,16 +256,19 @@ def test_a_refusal_gives_its_reason_unless_another_adapter_claims_the_type() -> 
     facts = ModelFacts("gemma3n", {})
     with pytest.raises(UnsupportedModelError, match="'gemma3n' is refused by adapter 'gemma': its streams"):
         architectures(refusing).adapter_for(facts)
-    with pytest.raises(UnsupportedModelError, match="not one sum"):
+    with pytest.raises(UnsupportedModelError, match="not one sum") as caught:
         architectures(refusing).adapter_for(facts, "gemma")
+    assert caught.value.model_type == "gemma3n"
     assert architectures(refusing, spec("brave", "gemma3n")).adapter_for(facts).name == "brave"
 
 
 def test_an_unclaimed_model_type_tells_how_to_write_an_adapter() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         architectures(LLAMA).adapter_for(ModelFacts("lama", {}))
-    for part in ("'lama'", "Did you mean 'llama'", "plugins/template", "steerkit.testing.ArchitectureSuite"):
+    template = Path(__file__).parents[1] / "plugins" / "template"
+    for part in ("'lama'", "Did you mean 'llama'", f"a copy of {template}", "steerkit.testing.ArchitectureSuite"):
         assert part in str(caught.value)
+    assert caught.value.model_type == "lama"
     with pytest.raises(UnknownNameError, match="Did you mean 'llama'"):
         architectures(LLAMA).adapter_for(ModelFacts("llama", {}), "lama")
 
@@ -253,4 +314,20 @@ def test_types_of_options_read_as_people_write_them() -> None:
         "b": ("list[str]", ["x"], False),
         "c": ("float | tuple[float, ...] | None", None, False),
         "d": ("'p' | 'q'", "p", False),
+    }
+
+
+def test_a_default_that_is_computed_is_not_computed_for_a_list() -> None:
+    class Computed(Options):
+        a: int = 1
+        b: list[int] = Field(default_factory=list)
+        c: int = Field(default_factory=lambda data: data["a"] + 1)
+        d: int = Field(default_factory=lambda: 1 // 0)
+
+    found = {option.name: (option.default, option.required, option.computed) for option in describe_options(Computed)}
+    assert found == {
+        "a": (1, False, False),
+        "b": ([], False, False),
+        "c": (None, False, True),
+        "d": (None, False, True),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from steerkit.api.hookspecs import Options
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
 from steerkit.plan import make_plan, plan_recipe
@@ -22,7 +25,7 @@ seed: 3
 model: {source: "tiny-random:llama", dtype: float32}
 data:
   warm: {inline: [w1, w2, w3, w4, w5, w6], split: {train: 4, test: 2}}
-  cold: {file: cold.jsonl, field: prompt, split: {train: 4, test: 2}}
+  cold: {file: cold.jsonl, field: query, split: {train: 4, test: 2}}
   probe: {inline: [p1, p2, p3, p4, p5, p6]}
 directions:
   warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}
@@ -44,7 +47,7 @@ CATALOG = Catalog.discover()
 
 
 def write(folder: Path, text: str) -> Path:
-    rows = "".join(f'{{"id": {n}, "prompt": "c{n}", "note": "n{n}"}}\n' for n in range(6))
+    rows = "".join(f'{{"id": {n}, "query": "c{n}", "note": "n{n}"}}\n' for n in range(6))
     (folder / "cold.jsonl").write_text(rows, "utf-8")
     path = folder / "r.yaml"
     path.write_text(text, "utf-8")
@@ -122,8 +125,8 @@ def test_what_cannot_be_read_does_not_hide_what_cannot_be_resolved(tmp_path: Pat
         ("split: {train: 4, test: 2}}\n  cold", "split: {train: 4, test: x}}\n  cold", "data.warm.split.test"),
         ("split: {train: 4, test: 2}}\n  cold", "split: 5}\n  cold", "data.warm.split"),
         ("split: {train: 4, test: 2}}\n  cold", "splt: {train: 4, test: 2}}\n  cold", "data.warm.splt"),
-        ("field: prompt", "feild: prompt", "data.cold.feild"),
-        ("field: prompt", "field: 5", "data.cold.field"),
+        ("field: query", "feild: prompt", "data.cold.feild"),
+        ("field: query", "field: 5", "data.cold.field"),
         ("file: cold.jsonl", "file: cold.jsonl, inline: [x]", "data.cold"),
         ("  probe:", "  warm: {inline: [z], split: {test: 1}}\n  probe:", "data.warm"),
         ("site: blocks.1.resid_pre", "site: blocks.1.resid_per", "directions.warmth.site"),
@@ -141,6 +144,12 @@ def test_what_cannot_be_read_does_not_hide_what_cannot_be_resolved(tmp_path: Pat
         ("data: probe, max", "dta: probe, max", "evaluate.1.refusal_rate.data"),
         ("name: rate", "name: 5", "evaluate.1.refusal_rate.name"),
         ("samples: {data: probe, n: 2}", "sampels: {data: probe, n: 2}", "report.sampels"),
+        ("probe: {inline: [p1, p2, p3, p4, p5, p6]}", "probe: 5", "data.probe"),
+        (
+            "{estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}",
+            "x",
+            "directions.warmth",
+        ),
         ("n: 2}", "n: x}", "report.samples.n"),
         ("{random_directions: 2}", "{random_direction: 2}", "control.random_direction"),
         ("seed: 3", "sead: 3", "sead"),
@@ -216,11 +225,38 @@ report: {samples: {data: tow, n: 0}, titel: x}
     ]
 
 
+def test_a_text_that_is_none_hides_no_other(problems: Problems) -> None:
+    found = problems(GOOD.replace("[w1, w2, w3, w4, w5, w6]", "[w1, 2, 3, w1, ' ', w6, w7]"))
+    assert [item[1] for item in found] == [f"data.warm.inline.{n}" for n in (1, 2, 3, 4)]
+
+
+def test_what_lost_evaluators_would_measure_is_not_missed(problems: Problems) -> None:
+    text = GOOD.partition("report:")[0]
+    assert [item[1] for item in problems(text.replace("evaluate:", "evaluat:"))] == ["evaluat"]
+    assert [item[1] for item in problems(text.partition("evaluate:")[0])] == ["conditions"]
+
+
+def test_an_option_that_a_lost_sweep_sets_is_not_missed(tmp_path: Path) -> None:
+    class Required(Options):
+        coefficient: float
+
+    add = CATALOG.entry("intervention", "add")
+    assert add.spec is not None
+    strict = replace(add, spec=replace(add.spec, options=Required))
+    catalog = replace(CATALOG, entries=tuple(strict if entry is add else entry for entry in CATALOG.entries))
+    for old, new, problem in (
+        ("[-8, 0.5]", "x", "line 14, conditions.dose.sweep.coefficient: expected a list"),
+        ("sweep: {coefficient: [-8, 0.5]}", "", "line 13, conditions.dose.interventions.0.add.coefficient: required"),
+    ):
+        (found,) = told(partial(plan_recipe, write(tmp_path, GOOD.replace(old, new)), (), catalog))
+        assert found.startswith(problem)
+
+
 def test_a_leak_is_told_whatever_else_is_wrong(problems: Problems) -> None:
     text = (
         GOOD.replace("[probe, warm.test]", "cold").replace("mean_difference", "mean_dif").replace("seed: 3", "sed: 3")
     )
-    text = text.replace("field: prompt, split: {train: 4, test: 2}", "field: prompt").replace("cold.train", "cold")
+    text = text.replace("field: query, split: {train: 4, test: 2}", "field: query").replace("cold.train", "cold")
     assert [item[:2] for item in problems(text)] == [
         (1, "sed"),
         (8, "directions.warmth.estimator"),
@@ -238,10 +274,16 @@ def test_keys_of_ours_are_among_the_nearest_of_an_option(problems: Problems) -> 
 
 
 def test_a_broken_override_hides_nothing(problems: Problems) -> None:
-    found = problems(GOOD, "model.source=[1", "conditions.warmer.0.add.direction=x", "seed=y", "report.tilte=z")
+    found = problems(
+        GOOD.replace("dtype: float32", "dtype: 5"),
+        "model.dtype=[1",
+        "conditions.warmer.0.add.direction=x",
+        "seed=y",
+        "report.tilte=z",
+    )
     assert [item[:2] for item in found] == [
         (None, "--set conditions.warmer.0.add.direction"),
-        (None, "--set model.source=[1"),
+        (None, "--set model.dtype=[1"),
         (None, "--set report.tilte"),
         (None, "--set seed"),
     ]
@@ -304,8 +346,8 @@ def test_the_plan_tells_all_that_the_schema_tells(tmp_path: Path, data: st.DataO
     assert len(set(everything)) == len(everything)
     if not unreadable:
         assert everything == told(lambda: make_plan(Recipe.load(path), CATALOG))
-    elif times == 1 and not (broken[0][0] == "data" and broken[0][2:] in ((), ("inline",))):
-        # Where a whole data set is replaced, its splits are gone as well, and that is a problem of its own.
+    elif times == 1 and len(broken[0]) > 2 and broken[0][2:] != ("inline",):
+        # Where a section or all texts are replaced, what others refer to is gone as well: problems of their own.
         # A misspelt `data` is missing to the schema, and an unknown option to the plan, which alone knows the options.
         rest = [problem for problem in everything if problem in unreadable or ", evaluate." not in problem]
         assert rest == unreadable, "what follows from one mistake is no further problem"

@@ -10,6 +10,7 @@ import importlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal, overload
 
@@ -61,8 +62,8 @@ class Catalog:
         """Load every entry point of the group ``steerkit``.
 
         Args:
-            disabled: names of entry points or distributions to leave out, beside those in the
-                environment variable ``STEERKIT_DISABLE_PLUGINS`` (separated by commas).
+            disabled: entry points, distributions, or ``distribution:entry_point``, to leave out beside those
+                in the environment variable ``STEERKIT_DISABLE_PLUGINS`` (separated by commas).
             strict: raise on broken contracts and clashes; otherwise list them in ``faults``.
 
         Raises:
@@ -150,15 +151,15 @@ class Catalog:
         if name is not None:
             chosen = self.get("architecture", name)
             if facts.model_type in chosen.refuses:
-                raise UnsupportedModelError(_refusal(facts, chosen))
+                raise UnsupportedModelError(_refusal(facts, chosen), facts.model_type)
             return chosen
         adapters = [self.get("architecture", known) for known in self.names("architecture")]
         claiming = [spec for spec in adapters if self._claims(spec, facts)]
         if not claiming:
             for spec in adapters:
                 if facts.model_type in spec.refuses:
-                    raise UnsupportedModelError(_refusal(facts, spec))
-            raise UnsupportedModelError(self._unclaimed(facts, adapters))
+                    raise UnsupportedModelError(_refusal(facts, spec), facts.model_type)
+            raise UnsupportedModelError(self._unclaimed(facts, adapters), facts.model_type)
         refined = {name for spec in claiming for name in spec.refines}
         best = [spec for spec in claiming if spec.name not in refined] or claiming
         if len(best) > 1:
@@ -185,7 +186,7 @@ class Catalog:
         return (
             f"No adapter claims model type {facts.model_type!r}. {nearest(facts.model_type, types, 'model type')} "
             "To add it, write an adapter: a class that declares which module holds each stream, in a small package "
-            "of your own. Start from plugins/template, and prove it with steerkit.testing.ArchitectureSuite. "
+            f"of your own. Start from {_template()}, and prove it with steerkit.testing.ArchitectureSuite. "
             "If the model is built like one of these families, name its adapter (model.adapter in the recipe, "
             f"adapter= in Python); the self-test will say whether it fits.{self._mention_broken()}"
         )
@@ -219,6 +220,15 @@ def implementation(spec: Spec) -> type[Any]:
 
 def _load_module(module: ModuleType) -> list[Entry]:
     return load_plugin(Origin(module.__name__, module.__name__), lambda: module)
+
+
+def _template() -> str:
+    """Where the template plugin lies: package data of the wheel, or ``plugins/template`` of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_shipped" / "template", package.parent / "plugins" / "template"):
+        if folder.is_dir():
+            return f"a copy of {folder}"
+    return "plugins/template of steerkit's source"
 
 
 def _refusal(facts: ModelFacts, spec: ArchitectureSpec) -> str:

@@ -14,6 +14,8 @@ Kind = Literal["architecture", "estimator", "intervention", "evaluator"]
 Status = Literal["ok", "broken", "invalid", "clash"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
+_EMPTY: Final = (list, dict, set, tuple, frozenset)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -34,9 +36,18 @@ class Origin:
     def __str__(self) -> str:
         return f"{' '.join(part for part in (self.distribution, self.version) if part)} (module {self.module})"
 
+    @property
+    def selector(self) -> str:
+        """What to disable this plugin by, and no other one."""
+        return f"{self.distribution}:{self.entry_point}"
+
     def matches(self, names: Iterable[str]) -> bool:
-        """Whether the entry point or its distribution is among ``names`` (compared as package indexes do)."""
-        own = {_canonical(self.entry_point), _canonical(self.distribution)}
+        """Whether the plugin is among ``names``, compared as package indexes do.
+
+        Args:
+            names: entry points, distributions, or ``distribution:entry_point``, which no other plugin answers to.
+        """
+        own = {_canonical(name) for name in (self.entry_point, self.distribution, self.selector)}
         return any(_canonical(name) in own for name in names)
 
 
@@ -47,9 +58,10 @@ class Option:
     Args:
         name: as recipes write it.
         type: its type as text.
-        default: its default as a JSON value; None where it is required.
+        default: its default as a JSON value; None where it is required or computed.
         required: whether a recipe must give it.
         description: one line.
+        computed: whether its default is computed when the options are made.
     """
 
     name: str
@@ -57,6 +69,7 @@ class Option:
     default: Any
     required: bool
     description: str
+    computed: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +82,14 @@ class Entry:
             ``clash`` where another one has its kind and name.
         spec: what it provides; None where it is broken or invalid.
         cause: what is wrong with it.
+        options: what a recipe may set.
     """
 
     origin: Origin
     status: Status = "ok"
     spec: Spec | None = None
     cause: str = ""
+    options: tuple[Option, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -86,19 +101,23 @@ class Entry:
         """The plugin's name, or its entry point's where it is broken."""
         return self.spec.name if self.spec else self.origin.entry_point
 
-    @property
-    def options(self) -> tuple[Option, ...]:
-        """What a recipe may set."""
-        return describe_options(self.spec.options) if self.spec else ()
-
 
 def describe_options(model: type[Options]) -> tuple[Option, ...]:
     """Return the fields of an options model as text and JSON values."""
     described = []
     for name, info in model.model_fields.items():
-        default = None if info.is_required() else info.get_default(call_default_factory=True)
+        # A plugin's own function may want the other options, or torch: it isn't called to make a list.
+        computed = info.default_factory is not None and info.default_factory not in _EMPTY
+        default = None if info.is_required() or computed else info.get_default(call_default_factory=True)
         described.append(
-            Option(name, _type_text(info.annotation), _plain(default), info.is_required(), info.description or "")
+            Option(
+                name=name,
+                type=_type_text(info.annotation),
+                default=_plain(default),
+                required=info.is_required(),
+                description=info.description or "",
+                computed=computed,
+            )
         )
     return tuple(described)
 

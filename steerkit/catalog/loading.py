@@ -19,7 +19,7 @@ from steerkit.api.hookspecs import (
     Spec,
     StatisticsKind,
 )
-from steerkit.catalog.entries import Entry, Origin
+from steerkit.catalog.entries import Entry, Option, Origin, describe_options
 from steerkit.errors import PluginError
 
 GROUP: Final = "steerkit"
@@ -47,9 +47,9 @@ def load_plugin(origin: Origin, load: Callable[[], Any]) -> list[Entry]:
         # Whatever a stranger's module raises on import is the user's news, not our crash.
         return [Entry(origin, "broken", None, f"{type(error).__name__}: {error}")]
     try:
-        return [Entry(origin, "ok", spec) for spec in _read_hooks(plugin)]
+        return [Entry(origin, "ok", spec, options=_describe(spec)) for spec in _read_hooks(plugin)]
     except PluginError as error:
-        hint = f"Fix it, or leave it out with {DISABLE_VARIABLE}={origin.entry_point}."
+        hint = f"Fix it, or leave it out with {DISABLE_VARIABLE}={origin.selector}."
         return [Entry(origin, "invalid", None, f"Plugin {origin.entry_point!r} of {origin}: {error} {hint}")]
 
 
@@ -144,6 +144,17 @@ def _check_arguments(spec: Spec, where: str) -> None:
         )
 
 
+def _describe(spec: Spec) -> tuple[Option, ...]:
+    try:
+        return describe_options(spec.options)
+    except Exception as error:
+        # Defaults are objects of the plugin's own, with what they say of themselves.
+        raise PluginError(
+            f"{type(spec).__name__} {spec.name!r}, argument 'options': {spec.options.__name__} can't be listed: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+
+
 def mark_clashes(entries: list[Entry]) -> list[Entry]:
     """Mark every two plugins that have one kind and name."""
     owners: dict[tuple[str, str], list[Entry]] = {}
@@ -154,11 +165,16 @@ def mark_clashes(entries: list[Entry]) -> list[Entry]:
     for entry in entries:
         rivals = owners.get((entry.kind, entry.name), [])
         if entry.spec is not None and len(rivals) > 1:
-            listed = " and ".join(f"{rival.origin.entry_point!r} of {rival.origin}" for rival in rivals)
-            cause = (
-                f"Plugins {listed} both provide {entry.kind} {entry.name!r}. Disable one of them by its entry point or "
-                f"distribution: {DISABLE_VARIABLE}={rivals[-1].origin.entry_point} in the environment."
-            )
-            entry = replace(entry, status="clash", cause=cause)
+            entry = replace(entry, status="clash", cause=_clash(rivals))
         marked.append(entry)
     return marked
+
+
+def _clash(rivals: list[Entry]) -> str:
+    listed = " and ".join(f"{rival.origin.entry_point!r} of {rival.origin}" for rival in rivals)
+    both = f"Plugins {listed} both provide {rivals[0].kind} {rivals[0].name!r}."
+    # Distribution and entry point: two plugins for one thing are likely to call their entry points alike.
+    ways = list(dict.fromkeys(f"{DISABLE_VARIABLE}={rival.origin.selector}" for rival in rivals))
+    if len(ways) == 1:
+        return f"{both} They are one plugin: rename one of the two in it, or leave it out with {ways[0]}."
+    return f"{both} Disable one of them in the environment: {' or '.join(ways)}."

@@ -51,18 +51,7 @@ def print_plan(plan: Plan) -> None:
         console,
         "directions",
         ("name", "estimator", "positive − negative", "site", "at"),
-        [
-            [item.name, "from a file", str(item.file), "", ""]
-            if item.estimator is None
-            else [
-                item.name,
-                item.estimator.name,
-                f"{item.positive} − {item.negative}",
-                str(item.site),
-                str(item.positions),
-            ]
-            for item in plan.directions
-        ],
+        [_direction_row(item) for item in plan.directions],
     )
     conditions = [["baseline", "nothing", ""], *(_condition_row(plan, item) for item in plan.conditions)]
     _table(console, "conditions", ("name", "interventions", "controls"), conditions)

@@ -55,7 +55,14 @@ def inspect_command(
     except UnsupportedModelError as error:
         if as_json:
             _print_json(
-                {"adapter": None, "model_type": None, "passed": False, "checks": [], "sites": [], "reason": str(error)}
+                {
+                    "adapter": None,
+                    "model_type": error.model_type,
+                    "passed": False,
+                    "checks": [],
+                    "sites": [],
+                    "reason": str(error),
+                }
             )
         raise
     report = self_test(live.hf_model, live.layout, adapter=live.adapter_name)

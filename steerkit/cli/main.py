@@ -68,8 +68,10 @@ def _guarded(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except SteerkitError as error:
             _leave(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _leave(f"\nInterrupted. {_KEPT.get(name, 'Nothing was changed.')}", 130)
+        except KeyboardInterrupt as interrupt:
+            # A command that was stopped before it had anything to keep says so.
+            kept = str(interrupt) or _KEPT.get(name, "Nothing was changed.")
+            _leave(f"\nInterrupted. {kept}", 130)
         except OSError as error:
             if error.errno in _DISK_FULL:
                 where = f" (writing {error.filename})" if error.filename else ""

@@ -80,7 +80,7 @@ def _print(catalog: Catalog, entries: Iterable[Entry]) -> None:
         console.print("No plugin is installed. The distribution steerkit-torch brings its own: is it installed?")
     console.print(
         f"{sum(entry.status == 'ok' for entry in entries)} plugins, {len(failed)} failed. "
-        "Leave one out with STEERKIT_DISABLE_PLUGINS=<entry point or distribution>."
+        "Leave one out with STEERKIT_DISABLE_PLUGINS=<distribution>:<entry point>, or either of the two."
     )
 
 
@@ -115,6 +115,7 @@ def _describe(entry: Entry) -> Text:
             text.append(f"\nnote: {entry.spec.note}")
     for option in entry.options:
         default = "required" if option.required else f"= {json.dumps(option.default, ensure_ascii=False)}"
+        default = "computed" if option.computed else default
         text.append("\n• ")
         text.append(option.name, style="green")
         text.append(f": {option.type} {default}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,13 +20,38 @@ def run_command(
     out: Annotated[Path, typer.Option(help="Where run directories go.")] = Path("runs"),
 ) -> None:
     """Run a recipe: estimate directions, measure conditions and controls, write a report."""
+    from steerkit.report import summary
+
+    shown = _Shown(_bar())
+    try:
+        path = _run(recipe, settings or (), out, shown)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(shown.kept) from None
+    summary(path)
+
+
+def _run(recipe: str, settings: Sequence[str], out: Path, shown: _Shown) -> Path:
+    from steerkit.catalog import Catalog
+    from steerkit.engine.bundled import settle_terms
+    from steerkit.plan import plan_recipe
+    from steerkit.report import write_report
+    from steerkit.run import execute
+
+    with shown.bar.console.status("checking the recipe"):
+        plan = plan_recipe(recipe, settings, Catalog.discover())
+    settle_terms(plan.recipe.model.source, plan.recipe.model.accept_terms)  # may ask, which a bar would garble
+    with shown.bar:
+        path = execute(plan, out, shown)
+        shown.step("writing the report")
+        shown.kept = f"The measurements are kept: `steerkit report {path}` makes the report of them."
+        write_report(path)
+    return path
+
+
+def _bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from steerkit.report import summary, write_report
-    from steerkit.run import run_recipe
-
-    # Progress is for the person at the terminal; what is piped on is the summary alone.
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -33,12 +59,8 @@ def run_command(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        shown = _Shown(bar)
-        path = run_recipe(recipe, overrides=settings or (), out=out, observer=shown)
-        shown.step("writing the report")
-        write_report(path)
-    summary(path)
+    # For the person at the terminal; what is piped on is the summary alone.
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 class _Shown:
@@ -46,10 +68,14 @@ class _Shown:
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar
-        self.task = bar.add_task("checking the recipe", total=None)
+        self.task = bar.add_task("beginning", total=None)
+        self.kept = "Nothing was run."
+        """What to say of an interrupt now; empty for what the command says of itself."""
 
     def step(self, what: str) -> None:
         """Name what begins."""
+        if what.startswith(("writing", "continuing")):  # said once the run's directory is there, to hold stages
+            self.kept = ""
         self.bar.reset(self.task, description=what, total=None)
         if what.startswith(("writing", "continuing", "loading", "direction", "separation", "condition")):
             self.bar.console.print(what, highlight=False, markup=False, style="dim")

@@ -88,7 +88,7 @@ class Resolver:
             return parse_ref(text, self.data)
         except DataError as error:
             dataset = text.partition(".")[0]
-            if not (self.recipe.lost("data", dataset) or self.recipe.lost_within("data", dataset, "split")):
+            if not self.recipe.lost_within("data", dataset, "split"):
                 self.complain(error, *path)
             return None
 

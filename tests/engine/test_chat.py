@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from steerkit.engine import chat
 from steerkit.engine.chat import ChatFormat
 from steerkit.engine.tiny import tiny_tokenizer
 from steerkit.errors import ModelError
@@ -242,3 +244,21 @@ def test_a_template_that_prints_the_date_gives_the_same_tokens_every_day() -> No
     tokenizer = tiny_tokenizer()
     rendered = ChatFormat(tokenizer, template=template).render("hello")
     assert tokenizer.decode(rendered.token_ids).startswith("26 Jul 2024|hello")
+
+
+class WithoutGlibc(date):
+    """A date as Windows prints it: without the one form that is glibc's."""
+
+    def strftime(self, form: str) -> str:
+        if "%-" in form:
+            raise ValueError("Invalid format string")
+        return super().strftime(form)
+
+
+def test_a_date_is_printed_on_platforms_that_know_no_day_without_a_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "TODAY", WithoutGlibc(2024, 7, 6))
+    template = "{{ strftime_now('%-d|%d %b %Y') }}{{ messages[-1]['content'] }}"
+    tokenizer = tiny_tokenizer()
+    rendered = ChatFormat(tokenizer, template=template).render("x").token_ids
+    assert tokenizer.decode(rendered) == "6|06 Jul 2024x"
+    assert chat.strftime_now("%-d|%d %b %Y") == "6|06 Jul 2024"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from steerkit.engine import weights
+from steerkit.engine import bundled, weights
 from steerkit.engine.weights import hash_of_files, hash_of_tensors
 
 
@@ -46,6 +47,44 @@ def test_what_the_hub_cache_knows_is_not_read_again(tmp_path: Path, monkeypatch:
     link.symlink_to(blob)
     found = hash_of_files([link])
     assert found is not None and found.startswith("sha256:")
+
+
+def manifest(path: Path, said: object) -> None:
+    (path.parent / bundled.MANIFEST).write_text(json.dumps(said))
+
+
+def test_a_manifest_is_believed_in_our_cache_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEERKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "WHOLE", 1)
+    said = {"files": {"w": {"bytes": 3, "sha256": "f" * 64}}}
+    ours = write(tmp_path / "cache" / "models" / "tiny-v1" / "w", b"abc")
+    elsewhere = [
+        write(tmp_path / "w", b"abc"),
+        write(tmp_path / "cache" / "w", b"abc"),
+        write(tmp_path / "models" / "tiny-v1" / "w", b"abc"),
+        write(tmp_path / "cache" / "models" / "tiny-v1" / "deeper" / "w", b"abc"),
+    ]
+    monkeypatch.setattr(weights, "_SAMPLE", 1)
+    true = hash_of_files([ours])
+    for path in (ours, *elsewhere):
+        manifest(path, said)
+    assert {hash_of_files([path]) for path in elsewhere} == {true}
+    believed = hash_of_files([ours])
+    assert believed is not None and believed != true and believed.startswith("sha256:")
+    write(ours, b"abcd")
+    assert hash_of_files([ours]) == hash_of_files([write(tmp_path / "w", b"abcd")]), "of another size than listed"
+
+
+@pytest.mark.parametrize("said", [[], {}, {"files": []}, {"files": {"w": 1}}, {"files": {"w": {"bytes": 3}}}])
+@pytest.mark.parametrize("folder", ["cache/models/tiny-v1", "mine"])
+def test_a_manifest_of_another_form_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: object, folder: str
+) -> None:
+    monkeypatch.setenv("STEERKIT_CACHE", str(tmp_path / "cache"))
+    path = write(tmp_path / folder / "w", b"abc")
+    true = hash_of_files([path])
+    manifest(path, said)
+    assert hash_of_files([path]) == true
 
 
 def test_tensors_count_to_the_bit() -> None:

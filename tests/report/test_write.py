@@ -52,6 +52,18 @@ def test_a_failed_write_leaves_the_old_report(build: Any, monkeypatch: pytest.Mo
     assert not [item for item in path.rglob("*") if item.name.endswith(".tmp")]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="file modes are those of POSIX")
+@pytest.mark.parametrize("umask", [0o077, 0o022])
+def test_a_report_is_for_those_whom_the_umask_lets_read(build: Any, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        target = write_report(build())
+    finally:
+        os.umask(before)
+    for path in (target, *(target.parent / "plots").iterdir()):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 def test_a_damaged_run_leaves_the_old_report(build: Any) -> None:
     path = build()
     before = write_report(path).read_bytes()
