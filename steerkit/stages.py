@@ -20,6 +20,7 @@ from steerkit.plan import (
     PlannedDirection,
     PlannedEvaluation,
     PlannedIntervention,
+    held_out,
 )
 from steerkit.plan.types import options_as_json
 
@@ -199,9 +200,9 @@ def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[st
             continue
         observer.step(f"separation by layer of {planned.name}")
         positive, negative, spec = _classes(planned)
-        held_out = _held_out(plan, positive), _held_out(plan, negative)
-        apart = all(held_out)
-        seen = tuple(cast(DataRef, ref) for ref in held_out) if apart else (positive, negative)
+        apart_from = held_out(positive, plan.data), held_out(negative, plan.data)
+        apart = all(apart_from)
+        seen = tuple(cast(DataRef, ref) for ref in apart_from) if apart else (positive, negative)
         solver = cast("Estimator", implementation(spec)(planned.options))
         assert planned.positions is not None
         found = separation(
@@ -216,14 +217,6 @@ def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[st
         common = {"direction": planned.name, "positions": str(planned.positions), "held_out": apart}
         rows += [{**common, "data": [str(ref) for ref in seen], **one.to_json()} for one in found]
     return rows
-
-
-def _held_out(plan: Plan, ref: DataRef) -> DataRef | None:
-    """Another split of the same data set: the test split if there is one, else the validation split."""
-    for split in ("test", "validation"):
-        if split != ref.split and plan.data[ref.dataset].get(split):
-            return DataRef(ref.dataset, split)
-    return None
 
 
 # Stage files hold plain values.

@@ -44,5 +44,6 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
             implementation="steerkit_evaluators._cross_entropy:CrossEntropy",
             options=CrossEntropyOptions,
             needs=_needs,
+            derived=("perplexity",),
         )
     ]

@@ -28,9 +28,13 @@ class AddOptions(Options):
             raise ValueError(
                 f"{value!r} is not a coefficient: write a number such as 4.0, or a list with one number per vector."
             )
-        if not all(math.isfinite(item) for item in items):
+        try:
+            numbers = tuple(float(item) for item in items)
+        except OverflowError as error:
+            raise ValueError("A coefficient is beyond what a float holds: write a number such as 4.0.") from error
+        if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"{value!r} is not finite: write a number such as 4.0.")
-        return tuple(float(item) for item in items) if isinstance(value, (list, tuple)) else float(value)
+        return numbers if isinstance(value, (list, tuple)) else numbers[0]
 
 
 @hookimpl

@@ -154,10 +154,12 @@ class EvaluatorSpec(Spec):
 
     Args:
         needs: from the options to what it must see.
+        derived: names of the values that the implementation's ``derived`` adds, so that a plan knows them.
     """
 
     kind: ClassVar[str] = "evaluator"
     needs: Callable[[Any], Needs] = _no_needs
+    derived: tuple[str, ...] = ()
 
 
 @hookspec

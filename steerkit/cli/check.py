@@ -36,10 +36,12 @@ def check_command(
 def print_plan(plan: Plan) -> None:
     """Print a plan as tables."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(highlight=False)
     recipe = plan.recipe
-    console.print(f"[bold]{recipe.name}[/] is valid. {recipe.description}".rstrip())
+    # Text, here and in tables, since [coefficient=4] would be read as markup.
+    console.print(Text.assemble((recipe.name, "bold"), f" is valid. {recipe.description}".rstrip()))
     console.print()
     _table(console, "model", ("", ""), _model_rows(plan))
     sizes = [
@@ -128,7 +130,6 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[
     for index, column in enumerate(columns):
         table.add_column(column, style="cyan" if index == 0 else "", header_style="dim", overflow="fold")
     for row in rows:
-        # Text, since [coefficient=4] would be read as markup.
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
     console.print()

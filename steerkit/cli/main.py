@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -32,6 +33,10 @@ _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit. An error that a user can cause ends in its message, never in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that has no "−" shows "?".
+            stream.reconfigure(errors="replace")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     # Help lists all commands; anything else needs one of them, or none.

@@ -1,6 +1,7 @@
 """Recipe + catalog → plan: every name resolved, every problem found, no weights loaded, no torch imported."""
 
 from steerkit.plan.build import make_plan, plan_recipe
+from steerkit.plan.cost import held_out
 from steerkit.plan.types import (
     Cost,
     Plan,
@@ -23,6 +24,7 @@ __all__ = [
     "PlannedIntervention",
     "PlannedModel",
     "PlannedSamples",
+    "held_out",
     "make_plan",
     "plan_recipe",
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from steerkit.api.hookspecs import ArchitectureSpec
-from steerkit.errors import ModelError, SteerkitError
-from steerkit.plan.model import TINY, chat_template, look_at
+from steerkit.errors import SteerkitError
+from steerkit.plan.files import template_fault
+from steerkit.plan.model import chat_template, look_at
 from steerkit.plan.names import Resolver
+from steerkit.recipe.paths import TINY
 
 
 class ModelResolver(Resolver):
@@ -17,7 +19,7 @@ class ModelResolver(Resolver):
         facts = None
         try:
             self.model, facts = look_at(section.source, section.revision)
-        except ModelError as error:
+        except SteerkitError as error:
             self.complain(error, "model", "source")
         named = None
         if section.adapter is not None:
@@ -52,8 +54,11 @@ class ModelResolver(Resolver):
         if section.chat_template_file is not None:
             try:
                 chosen = self.recipe.path_of(section.chat_template_file).read_text("utf-8")
-            except (OSError, ValueError) as error:
-                self.complain(f"can't read the template: {error}", "model", "chat_template_file")
+                fault = template_fault(chosen)
+            except (OSError, ValueError, SteerkitError) as error:
+                fault = f"can't read the template: {error}"
+            if fault is not None:
+                self.complain(fault, "model", "chat_template_file")
         folder = self.model.folder
         readable = folder is not None and (folder / "tokenizer.json").is_file()
         if chosen == "default" and readable and folder is not None and chat_template(folder) is None:

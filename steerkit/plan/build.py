@@ -10,9 +10,10 @@ from typing import Any
 
 from steerkit.api.hookspecs import InterventionSpec, Needs
 from steerkit.catalog import Catalog
-from steerkit.errors import PluginError, RecipeError, nearest
+from steerkit.errors import PluginError, RecipeError, SteerkitError, nearest
 from steerkit.plan.adapter import ModelResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
+from steerkit.plan.files import directions_fault
 from steerkit.plan.names import Key
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
@@ -73,6 +74,7 @@ class _Planner(ModelResolver):
         directions = tuple(filter(None, (self.direction(*item) for item in self.recipe.directions.items())))
         conditions = tuple(one for item in self.recipe.conditions.items() for one in self.condition(*item))
         evaluations = tuple(filter(None, (self.evaluation(*item) for item in enumerate(self.recipe.evaluate))))
+        self.check_labels(evaluations)
         samples = self.samples()
         self.check_whole()
         if self.problems:
@@ -103,10 +105,7 @@ class _Planner(ModelResolver):
         before = len(self.problems)
         path = ("directions", name)
         if written.file is not None:
-            file = self.recipe.path_of(written.file)
-            if not file.is_file():
-                self.complain(f"there is no file {file}", *path, "file")
-            return PlannedDirection(name, file=file)
+            return self.saved(name, written.file)
         assert written.estimator is not None and written.site is not None
         spec = self.spec("estimator", written.estimator, *path, "estimator")
         options = self.options(spec, written.options, *path, "options") if spec else None
@@ -123,6 +122,18 @@ class _Planner(ModelResolver):
         if len(self.problems) > before or spec is None or options is None:
             return None
         return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions)
+
+    def saved(self, name: str, written: str) -> PlannedDirection | None:
+        """A direction from a file, or None where the file can't be one."""
+        try:
+            file = self.recipe.path_of(written)
+            fault = directions_fault(file) if file.is_file() else f"there is no file {file}"
+        except SteerkitError as error:
+            fault = str(error)
+        if fault is None:
+            return PlannedDirection(name, file=file)
+        self.complain(fault, "directions", name, "file")
+        return None
 
     def check_classes(self, classes: Sequence[DataRef | None], path: tuple[Key, ...]) -> None:
         """The two classes of a direction have no text in common."""
@@ -238,7 +249,8 @@ class _Planner(ModelResolver):
         refs = [self.ref(text, *path, "data", at) for at, text in enumerate(written.data)]
         for at, ref in enumerate(refs):
             self.measure(ref, *path, "data", at)
-        if len(set(written.data)) != len(written.data):
+        known = [ref for ref in refs if ref is not None]
+        if len(set(written.data)) != len(written.data) or len(set(known)) != len(known):
             self.complain("one data reference stands here twice", *path, "data")
         if [item.name for item in self.recipe.evaluate].index(written.name) != index:
             self.complain(f"two evaluators are called {written.name!r}; give one `name: ...`", *path)
@@ -254,7 +266,18 @@ class _Planner(ModelResolver):
         if not isinstance(needs, Needs):
             what = type(needs).__name__
             raise PluginError(f"Evaluator {spec.name!r}: `needs` returned {what}, not steerkit.api.hookspecs.Needs.")
-        return PlannedEvaluation(written.name, spec, options, needs, tuple(ref for ref in refs if ref is not None))
+        return PlannedEvaluation(written.name, spec, options, needs, tuple(known))
+
+    def check_labels(self, evaluations: Iterable[PlannedEvaluation]) -> None:
+        """Results hold each name once: no evaluator is called as a value is that another one derives."""
+        names = [item.name for item in self.recipe.evaluate]
+        taken = {name: name for name in names}
+        for item in evaluations:
+            for label in item.derived:
+                other = taken.setdefault(label, item.name)
+                if other != item.name:
+                    message = f"{item.name} adds {label!r} to the results, and so would {other}; give one `name: ...`"
+                    self.complain(message, "evaluate", names.index(other))
 
     def samples(self) -> PlannedSamples | None:
         """The samples, or None."""
@@ -337,11 +360,15 @@ class _Planner(ModelResolver):
             for item in directions
             if item.file is not None
         }
+        # Files count by what they hold, wherever they are: only the model's weights are too large for that.
+        recipe = self.recipe.resolved()
+        for data in recipe["data"].values():
+            data["file"] = data["file"] is not None
+        recipe["directions"].update({name: {"file": digest} for name, digest in files.items()})
+        recipe["model"]["chat_template"] = template
         parts = {
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": recipe,
             "data": {name: dict(splits) for name, splits in self.data.items()},
-            "template": template,
-            "files": files,
             "plugins": self.plugins(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

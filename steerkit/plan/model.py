@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from steerkit.api.hookspecs import ModelFacts
-from steerkit.errors import ModelError
+from steerkit.errors import ModelError, nearest
 from steerkit.plan.types import PlannedModel
+from steerkit.recipe.paths import TINY, local_model
 
-TINY: Final = "tiny-random:"
+_TINY_TYPES: Final = (
+    *("llama", "diffllama", "yi"),
+    *("qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next"),
+    *("qwen3_5_text", "qwen3_5_moe_text", "qwen3_5", "qwen3_5_moe"),
+    *("gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
+    *("gemma4_text_moe", "vaultgemma"),
+)
+"""``steerkit.engine.tiny.TINY_MODEL_TYPES``, which can't be had without torch."""
 
 _ALIASES: Final[Mapping[str, tuple[str, int]]] = {
     "smollm2-135m-instruct": ("llama", 30),
@@ -26,10 +34,12 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
     """Return what is known of a model, and the facts that its adapter is chosen by (None: known at load).
 
     Raises:
-        ModelError: where it can be said already that there is no such model.
+        SteerkitError: where it can be said already that there is no such model.
     """
     if source.startswith(TINY):
         model_type = source.removeprefix(TINY)
+        if model_type not in _TINY_TYPES:
+            raise ModelError(f"no tiny model {model_type!r}. {nearest(model_type, _TINY_TYPES, 'tiny model')}")
         return PlannedModel(source, model_type), ModelFacts(model_type, {})
     folder = model_folder(source, revision)
     config = read_json(folder / "config.json") if folder is not None else {}
@@ -47,16 +57,15 @@ def model_folder(source: str, revision: str | None) -> Path | None:
 
     Raises:
         ModelError: for a path that isn't there, or a name that is nearly a bundled one.
+        SteerkitError: for what can't be a path.
     """
     from steerkit.engine.bundled import BUNDLED, bundled_folder
 
     if source in BUNDLED:
         return bundled_folder(source)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        return None
+    path = local_model(source)
+    if path is not None:
+        return path if path.is_dir() else None
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         raise ModelError(f"there is no model at {source!r}")
     near = difflib.get_close_matches(source, [*BUNDLED, TINY], n=1, cutoff=0.8)
@@ -67,15 +76,16 @@ def model_folder(source: str, revision: str | None) -> Path | None:
 
 def _hub_snapshot(repository: str, revision: str | None) -> Path | None:
     """A snapshot in the hub's cache, found by its files: importing the hub's package costs more than the plan."""
+    # os.path, since it raises nothing for a path that can't be.
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    cache = Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or home / "hub"))
     folder = cache / f"models--{repository.replace('/', '--')}"
     try:
         commit = (folder / "refs" / (revision or "main")).read_text("utf-8").strip()
     except (OSError, ValueError):
         commit = revision or ""
     snapshot = folder / "snapshots" / commit
-    return snapshot if commit and snapshot.is_dir() else None
+    return snapshot if commit and os.path.isdir(snapshot) else None
 
 
 def special_tokens(folder: Path) -> frozenset[str]:

@@ -100,6 +100,12 @@ class PlannedEvaluation:
     needs: Needs
     data: tuple[DataRef, ...]
 
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """What results call the values that are derived from this one."""
+        renamed = self.name != self.spec.name
+        return tuple(f"{self.name}.{label}" if renamed else label for label in self.spec.derived)
+
 
 @dataclass(frozen=True)
 class PlannedSamples:

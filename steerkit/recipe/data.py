@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from steerkit.errors import DataError, Problem, nearest
+from steerkit.errors import DataError, Problem, SteerkitError, nearest
+from steerkit.recipe.document import HALF, is_whole
 from steerkit.recipe.schema import SPLITS, WHOLE, DatasetRecipe, Recipe
 from steerkit.recipe.tables import Row, read_hub, read_table
 
@@ -96,7 +97,7 @@ def _texts(recipe: Recipe, name: str, dataset: DatasetRecipe) -> list[str]:
         if doubtful:
             raise _Faults
         return _clean(source, rows, dataset)
-    except DataError as error:
+    except SteerkitError as error:
         raise _Faults((str(error), None)) from error
 
 
@@ -112,6 +113,8 @@ def _clean(source: str, rows: Sequence[Row], dataset: DatasetRecipe) -> list[str
         if not isinstance(text, str):
             what = "has no text" if text is None else f"holds {type(text).__name__} instead of text"
             faults.add(what, row.number)
+        elif not is_whole(text):
+            faults.add(HALF, row.number)
         elif not text.strip():
             faults.add("is empty", row.number)
         elif first.setdefault(normalise(text), row.number) != row.number:

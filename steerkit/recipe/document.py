@@ -18,7 +18,10 @@ from steerkit.errors import Problem
 
 Path: TypeAlias = tuple[str | int, ...]
 
+HALF: Final = "holds half a character (a lone surrogate, such as \\ud83d); write whole characters"
+
 _MOST_VALUES: Final = 200_000
+_LARGEST: Final = 10**300
 _FLOAT: Final = re.compile(
     r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
@@ -99,6 +102,11 @@ def write_document(value: Any) -> str:
     return text
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text holds whole characters only: an escape such as ``\\ud83d`` alone is half of one."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def dotted(path: Path) -> str:
     """The path as messages and ``--set`` write it: ``conditions.warmer.0.add``."""
     return ".".join(str(part) for part in path)
@@ -140,6 +148,12 @@ class _Builder:
         if isinstance(value, float) and not math.isfinite(value):
             self._complain(node, path, f"{node.value} is not a finite number")
             return 0.0
+        if isinstance(value, str) and not is_whole(value):
+            self._complain(node, path, HALF)
+            return ""
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            self._complain(node, path, "a number of more digits than anything here can hold; put text in quotes")
+            return 0
         if not isinstance(value, (str, int, float, bool, type(None))):
             self._complain(
                 node, path, f"a value of type {type(value).__name__} means nothing here; use text or numbers"
@@ -155,6 +169,9 @@ class _Builder:
                 self._complain(key_node, path, "a key must be a word, not a list or a mapping")
                 continue
             key = key_node.value
+            if not is_whole(key):
+                self._complain(key_node, path, f"a key {HALF}")
+                continue
             here = (*path, key)
             if key in first:
                 self._complain(key_node, here, f"key {key!r} appears twice (first on line {first[key]})")

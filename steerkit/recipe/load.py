@@ -11,8 +11,9 @@ from typing import Any
 
 from steerkit.errors import Problem, RecipeError
 from steerkit.recipe.document import Path as KeyPath
-from steerkit.recipe.document import dotted, read_document
+from steerkit.recipe.document import dotted, is_whole, read_document
 from steerkit.recipe.draft import Drafter
+from steerkit.recipe.paths import local_model
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.schema import Recipe, Written
 from steerkit.recipe.shipped import find_recipe
@@ -97,7 +98,7 @@ def _override(value: dict[str, Any], text: str, given: set[KeyPath], lost: set[K
     where = f"--set {text}"
     key, equals, raw = text.partition("=")
     parts = re.sub(r"\[(-?\d+)\]", r".\1", key.strip()).split(".")
-    if not equals or not all(parts):
+    if not equals or not all(parts) or not is_whole(key):
         return [Problem("expected key=value with a dotted key, as in --set model.dtype=bfloat16", where)]
     document = read_document(raw)
     holder: Any = value
@@ -223,6 +224,8 @@ def as_written(recipe: Recipe) -> dict[str, Any]:
     model = out["model"]
     if template := model.pop("chat_template_file"):
         model["chat_template"] = {"file": str(recipe.path_of(template))}
+    if (folder := local_model(model["source"])) is not None:
+        model["source"] = str(folder.resolve())
     for data in out["data"].values():
         if data["file"] is not None:
             data["file"] = str(recipe.path_of(data["file"]))

@@ -38,6 +38,8 @@ _BOUNDS: Mapping[str, tuple[str, str]] = {
 }
 
 
+INTERNAL: Final[dict[str, Any]] = {"internal": True}
+"""``json_schema_extra`` of fields that the grammar fills in and nobody writes: messages don't offer them."""
 MISSING: Final = "missing"
 UNKNOWN: Final = "extra_forbidden"
 BAD_KEY: Final = "bad_key"
@@ -123,6 +125,7 @@ def _fault(detail: ErrorDetails, loc: Path, model: type[BaseModel], value: Any, 
     if kind == MISSING:
         description = fields[key].description if key in fields else None
         return Fault(loc, kind, f"required{f': {description}' if description else ''}")
+    fields = {name: info for name, info in fields.items() if info.json_schema_extra != INTERNAL}
     known = [*fields, *beside]
     message = f"unknown key. {nearest(key, known, 'key')}" if known else "unknown key: nothing can be set here"
     absent = [name for name in fields if name not in _inside(value, loc[:-1])]

@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 from steerkit.errors import Problem, SteerkitError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, write_document
-from steerkit.recipe.problems import EXCESS, LACKING
+from steerkit.recipe.paths import readable_path
+from steerkit.recipe.problems import EXCESS, INTERNAL, LACKING
 from steerkit.types import Positions, Site
 
 SPLITS: Final = ("train", "validation", "test")
@@ -23,6 +24,7 @@ WHOLE: Final = "all"
 """The name of the one split of a data set that isn't split."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_DEVICE = re.compile(r"auto|cpu|cuda(?::[0-9]{1,3})?")
 
 
 def _check_name(value: str) -> str:
@@ -57,6 +59,12 @@ def _check_template(value: str) -> str:
     return value
 
 
+def _check_device(value: str) -> str:
+    if not _DEVICE.fullmatch(value):
+        raise ValueError(f"expected auto, cpu, cuda or cuda:<number>, not {value[:40]!r}")
+    return value
+
+
 def _check_sweep(value: Mapping[str, tuple[int | float, ...]]) -> Mapping[str, tuple[int | float, ...]]:
     if len(value) != 1:
         raise ValueError("expected one option with a list of values, as in {coefficient: [1, 2, 4]}")
@@ -80,6 +88,7 @@ SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]
+Device: TypeAlias = Annotated[str, AfterValidator(_check_device)]
 Sweep: TypeAlias = Annotated[Mapping[str, tuple[int | float, ...]], AfterValidator(_check_sweep)]
 
 
@@ -96,9 +105,9 @@ class ModelRecipe(Section):
     revision: str | None = Field(default=None, description="commit, tag or branch of a hub repository")
     adapter: str | None = Field(default=None, description="name of an architecture plugin; found by itself where None")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="of the weights")
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1")
+    device: Device = Field(default="auto", description="auto, cpu, cuda, cuda:1")
     chat_template: Template = Field(default="default", description="default, none, or {file: template.jinja}")
-    chat_template_file: str | None = Field(default=None, description="where chat_template is 'file'")
+    chat_template_file: str | None = Field(default=None, json_schema_extra=INTERNAL)
     system_prompt: str | None = Field(default=None, description="system message of every prompt")
     trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
     accept_terms: bool = Field(default=False, description="whether the model's terms of use are accepted")
@@ -340,8 +349,12 @@ class Recipe(Section):
         return self.lost(*path) or any(item[: len(written)] == written for item in self._written.lost)
 
     def path_of(self, file: str) -> Path:
-        """A path of the recipe, made absolute: relative ones start at the recipe's folder."""
-        return (self._written.folder / Path(file).expanduser()).resolve()
+        """A path of the recipe, made absolute: relative ones start at the recipe's folder.
+
+        Raises:
+            SteerkitError: where no file can have this path.
+        """
+        return readable_path(file, self._written.folder).resolve()
 
     def place(self, *path: str | int) -> tuple[str, int | None]:
         """The dotted key and line of a part of the recipe, for messages."""

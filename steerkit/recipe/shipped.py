@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
-from steerkit.errors import Problem, RecipeError, nearest
+from steerkit.errors import Problem, RecipeError, SteerkitError, nearest
+from steerkit.recipe.paths import readable_path
+
+_SHOWN: Final = 60
 
 
 def shipped_folder() -> Path | None:
@@ -32,7 +36,10 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     A file that exists comes first. Raises ``RecipeError`` with the nearest shipped names.
     """
     text = os.fspath(recipe)
-    path = Path(text).expanduser()
+    try:
+        path = readable_path(text)
+    except SteerkitError as error:
+        raise RecipeError([Problem(str(error))], text[:_SHOWN]) from error
     if path.is_file():
         return path
     shipped = shipped_recipes()

@@ -57,18 +57,25 @@ def _jsonl(path: Path) -> Iterator[Row]:
             continue
         try:
             yield Row(number, json.loads(line))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{path.name}, row {number} is not JSON: {error}.") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path.name}, row {number} is not JSON{_why(error)}.") from error
 
 
 def _json(path: Path) -> Iterator[Row]:
+    text = _read(path)
     try:
-        value = json.loads(_read(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path.name} is not JSON: {error}.") from error
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path.name} is not JSON{_why(error)}.") from error
     if not isinstance(value, list):
         raise DataError(f"{path.name} must hold a list of texts or of objects, not a JSON {type(value).__name__}.")
     yield from (Row(number, item) for number, item in enumerate(value, 1))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, (json.JSONDecodeError, RecursionError)):
+        return f": {error}"
+    return " that can be read: a number in it has too many digits"
 
 
 def _csv(path: Path) -> Iterator[Row]:

@@ -163,9 +163,9 @@ def test_every_problem_is_told_at_once_with_its_line_and_the_nearest_name(tmp_pa
 def test_overrides_reach_keys_and_items_and_take_values_as_yaml(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     settings = ["model.dtype=bfloat16", "seed=7", "conditions.warmer.0.add.coefficient=-2e-1", "report.samples.data=x"]
-    recipe = Recipe.load(
-        path, [*settings, "conditions.dose.interventions[-1].add.positions=[-1]", "evaluate.1=ablate"][:5]
-    )
+    items = ["conditions.dose.interventions[-1].add.positions=[-1]", "evaluate.1.refusal_score.name=again"]
+    recipe = Recipe.load(path, [*settings, *items])
+    assert [item.name for item in recipe.evaluate] == ["refusal_score", "again"]
     assert (recipe.model.dtype, recipe.seed) == ("bfloat16", 7)
     assert recipe.conditions["warmer"].interventions[0].options["coefficient"] == -0.2
     assert recipe.conditions["dose"].interventions[0].positions == "-1"
@@ -178,6 +178,7 @@ def test_overrides_reach_keys_and_items_and_take_values_as_yaml(tmp_path: Path) 
     [
         ("seed", "--set seed", "expected key=value"),
         ("=5", "--set =5", "expected key=value"),
+        ("\udcff=1", "--set \udcff=1", "expected key=value"),
         ("a..b=5", "--set a..b=5", "expected key=value"),
         ("seed=[1", "--set seed=[1", "not YAML"),
         ("seed=.nan", "--set seed=.nan", "not a finite number"),
@@ -249,8 +250,34 @@ def test_shipped_recipes_are_found_by_name_and_a_file_comes_first(
     assert Recipe.load("first").source == Path("first")
 
 
-ODD = [None, True, 0, -1, 1.5, "", "x", "all", "warm.train", "blocks.0.resid_pre", [], {}, [[]], [None], ["a"]]
-ODD += [{"add": None}, {"add": {}}, {"": 1}, {"file": "x"}, {"train": 1}, {"coefficient": [1]}, 10**30, "\u2028"]
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    "",
+    "x",
+    "all",
+    "warm.train",
+    "blocks.0.resid_pre",
+    [],
+    {},
+    [[]],
+    [None],
+    ["a"],
+]
+ODD += [
+    {"add": None},
+    {"add": {}},
+    {"": 1},
+    {"file": "x"},
+    {"train": 1},
+    {"coefficient": [1]},
+    10**30,
+    10**400,
+    "\u2028",
+]
 
 
 def keys(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
