@@ -13,7 +13,7 @@ from steerkit import stages
 from steerkit.artifacts.provenance import describe_run
 from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
 from steerkit.catalog import Catalog
-from steerkit.engine.progress import SILENT, Observer
+from steerkit.engine.progress import SILENT, Noted, Observer
 from steerkit.plan import DataRef, Plan, plan_recipe
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def execute(plan: Plan, out: Path, observer: Observer) -> Path:
     model = stages.load(plan)
     provenance = _provenance(plan, model)
     with RunDirectory.open(out, plan.recipe.name, _digest(provenance)) as directory:
+        observer = Noted(observer, directory.note)
         observer.step(f"{'continuing' if directory.resumed else 'writing'} {directory.path}")
         write_text(directory.path / "recipe.yaml", plan.recipe.to_yaml())
         write_json(directory.path / "plan.json", plan.to_json())

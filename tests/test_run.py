@@ -74,7 +74,10 @@ def test_a_recipe_ends_in_a_whole_run_directory(recipe: Path, tmp_path: Path) ->
         "samples.jsonl",
         "timings.json",
         "provenance.json",
+        "run.log",
     }
+    log = (run / "run.log").read_text()
+    assert "condition 1 of 9: baseline" in log and log.splitlines()[0].endswith(str(run))
     results = results_of(run)
     conditions = {item["name"]: item for item in results["conditions"]}
     expected = ["baseline", "warmer", "warmer/random-1", "warmer/random-2", "without"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
+from loguru import logger
 
 from steerkit.artifacts.files import write_whole
 from steerkit.errors import ArtifactError
@@ -27,6 +28,12 @@ STAGES = "stages"
 
 def _as_it_is(value: Any) -> Any:
     return value
+
+
+LOG = "run.log"
+"""What began when, over all tries. Like ``timings.json``, it is no part of the results."""
+
+LOG_FORMAT = "{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {process} {message}"
 
 
 @dataclass
@@ -58,13 +65,20 @@ class RunDirectory:
             raise ArtifactError(
                 f"Can't write run directories in {out}: {error.strerror}. Choose another --out."
             ) from error
+        sink = logger.add(path / LOG, level="TRACE", filter="steerkit", format=LOG_FORMAT)
         try:
             directory = cls(path, resumed)
             if resumed and (path / STAGES / "timings.json").exists():
                 directory.timings.update(json.loads((path / STAGES / "timings.json").read_text()))
             yield directory
         finally:
+            logger.remove(sink)
             lock.release()
+
+    def note(self, what: str) -> None:
+        """Add a line to ``run.log``."""
+        # Below the level at which loguru prints of itself, so that a library user's terminal stays quiet.
+        logger.trace("{}", what)
 
     # Stages
 

@@ -36,6 +36,22 @@ class Silent:
 SILENT = Silent()
 
 
+class Noted:
+    """Passes everything on to an observer, and each step's words to a function as well."""
+
+    def __init__(self, observer: Observer, note: Callable[[str], None]) -> None:
+        self._observer, self._note = observer, note
+
+    def step(self, what: str) -> None:
+        """Note and pass on."""
+        self._note(what)
+        self._observer.step(what)
+
+    def progress(self, done: int, of: int) -> None:
+        """Pass on."""
+        self._observer.progress(done, of)
+
+
 @contextmanager
 def shown(progress: Progress | bool, what: str) -> Iterator[Progress]:
     """Yield what to call: the caller's own function, or a bar on standard error where that is a terminal.
