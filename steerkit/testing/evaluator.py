@@ -106,6 +106,12 @@ class EvaluatorSuite(PluginSuite[EvaluatorSpec]):
             "The spec's needs name no next-token logits, no sequence logits and no completions."
         )
 
+    def test_derived_names_are_those_of_the_spec(self) -> None:
+        """A recipe is checked by the spec's ``derived``, and records are named by the class's."""
+        assert set(self.spec().derived) == set(self.evaluator().derived), (
+            f"The spec derives {sorted(self.spec().derived)}, and the class {sorted(self.evaluator().derived)}."
+        )
+
     def test_one_finite_score_per_example(self) -> None:
         """In order, as plain floats, from nothing but what the spec needs."""
         scores = self.evaluator().score(self.outputs())
