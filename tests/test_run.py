@@ -226,7 +226,7 @@ def test_a_direction_file_must_hold_the_direction(recipe: Path, tmp_path: Path) 
         run_recipe(saved, out=tmp_path / "runs")
 
 
-def test_two_runs_at_once_never_share_a_directory(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_at_once_never_share_a_directory(tmp_path: Path) -> None:
     from steerkit.artifacts.rundir import RunDirectory
 
     with RunDirectory.open(tmp_path, "small", "0" * 64) as one, RunDirectory.open(tmp_path, "small", "0" * 64) as two:
