@@ -44,12 +44,13 @@ def execute(plan: Plan, out: Path, observer: Observer) -> Path:
     observer.step(f"loading {plan.recipe.model.source}")
     model = stages.load(plan)
     provenance = _provenance(plan, model)
-    with RunDirectory.open(out, plan.recipe.name, _digest(provenance)) as directory:
+    digest = _digest(provenance)
+    with RunDirectory.open(out, plan.recipe.name, digest) as directory:
         observer = Noted(observer, directory.note)
         observer.step(f"{'continuing' if directory.resumed else 'writing'} {directory.path}")
         write_text(directory.path / "recipe.yaml", plan.recipe.to_yaml())
         write_json(directory.path / "plan.json", plan.to_json())
-        write_json(directory.path / "provenance.json", provenance)
+        write_json(directory.path / "provenance.json", {"run_hash": digest, **provenance})
 
         # What can't work is found here, before hours of measuring: evaluators, then sites, widths and positions.
         evaluation = stages.evaluation(plan, model, observer)

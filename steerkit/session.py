@@ -231,6 +231,11 @@ def intervention(
         options: the plugin's own.
     """
     spec = (catalog or _installed()).get("intervention", kind)
+    if direction is not None and not isinstance(direction, Direction):
+        raise SteerkitError(
+            f"Intervention {kind!r} takes a Direction, as estimate_direction or load_directions gives one, "
+            f"not {type(direction).__name__}."
+        )
     if spec.directions and direction is None:
         raise SteerkitError(f"Intervention {kind!r} needs a direction: intervention({kind!r}, direction, ...).")
     chosen = None if sites is None else as_sites(sites)

@@ -43,7 +43,9 @@ class ClassStatistics:
         import torch
 
         if self.rows is None or self.tokens_per_prompt is None:
-            raise ValueError("Prompt means need rows: capture with kind='rows'.")
+            raise ValueError(
+                "Prompt means need rows and tokens_per_prompt: say statistics='rows' in the EstimatorSpec."
+            )
         counts = self.tokens_per_prompt[self.tokens_per_prompt > 0]
         prompt = torch.arange(len(counts)).repeat_interleave(counts)
         total = torch.zeros(len(counts), self.rows.shape[1], dtype=torch.float64)
@@ -105,5 +107,6 @@ class Estimator(ABC, Generic[OptionsT]):
             ``[rank, d_model]``, raw.
 
         Raises:
-            DataError: where the statistics don't determine a direction.
+            DataError: where the statistics don't determine a direction: an empty class, NaN or infinite
+                values, classes that are alike. ``steerkit.testing.EstimatorSuite`` holds you to it.
         """

@@ -4,6 +4,9 @@ A plugin is a module that an entry point in the group ``steerkit`` names. It imp
 hooks return specs, and a spec names its implementation as ``"module:attribute"``, which is imported
 when a plan needs it. So plugins can be listed, and recipes checked down to every option, at once.
 
+The base classes of implementations are in ``steerkit.api.architecture``, ``estimator``, ``intervention`` and
+``evaluator``; ``steerkit.testing`` has a suite for each.
+
     from steerkit.api.hookspecs import EstimatorSpec, Options, hookimpl
 
     class MedianOptions(Options):
@@ -12,7 +15,8 @@ when a plan needs it. So plugins can be listed, and recipes checked down to ever
     @hookimpl
     def steerkit_estimators() -> list[EstimatorSpec]:
         summary = "Difference of the medians."
-        return [EstimatorSpec("median_difference", summary, "my_package.median:Median", MedianOptions)]
+        where = "my_package.median:Median"  # a class from steerkit.api.estimator.Estimator
+        return [EstimatorSpec("median_difference", summary, where, MedianOptions, statistics="rows")]
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _direction_row(item: PlannedDirection) -> list[str]:
 def _condition_row(plan: Plan, item: PlannedCondition) -> list[str]:
     lines = []
     for one in item.interventions:
-        where = ", ".join(map(str, one.sites)) if one.sites is not None else "its own sites"
+        where = ", ".join(map(str, one.sites)) if one.sites is not None else "its default sites"
         what = " ".join(part for part in (one.spec.name, one.direction or "", _options(one.options)) if part)
         lines.append(f"{what} at {where}, positions {one.positions}")
     controls = item.n_controls(plan.random_directions)

@@ -106,7 +106,17 @@ def _about_condition(block: Block, row: Row) -> Finding:
         moved = f"leaves it at {after}"
     parts = [f"{moved}{_change(block, row) or _overlap(block, row)}.", _about_control(block, row.value, row.control)]
     found = verdict(row)
+    if found == "beyond" and _may_be_nothing(row):
+        return Finding(row.condition.name, " ".join(parts), "within", "no change shown")
     return Finding(row.condition.name, " ".join(parts), found, VERDICTS[found])
+
+
+def _may_be_nothing(row: Row) -> bool:
+    """Whether the paired interval of the change includes 0."""
+    record = row.record
+    if record is None or record.difference_ci_low is None or record.difference_ci_high is None:
+        return False
+    return record.difference_ci_low <= 0 <= record.difference_ci_high
 
 
 def _change(block: Block, row: Row) -> str:
@@ -118,7 +128,7 @@ def _change(block: Block, row: Row) -> str:
     if high is None:
         return ""
     text = f"; on the same examples it changes by {block.format.change(record.difference, low, high)}"
-    return text if low > 0 or high < 0 else f"{text}, an interval that holds no change at all"
+    return text if low > 0 or high < 0 else f"{text}, an interval that includes no change"
 
 
 def _overlap(block: Block, row: Row) -> str:
@@ -205,8 +215,8 @@ def _sweep_control(block: Block, measured: Sequence[tuple[float, Row]]) -> str:
     spread = f"between {block.format.number(min(values))} and {block.format.number(max(values))}{unit}"
     outside = sum(verdict(row) == "beyond" for row in rows)
     return (
-        f"Over the whole sweep, random directions of the same norm give values {spread}; the direction lies outside "
-        f"their range at {outside} of {len(rows)} point{'' if len(rows) == 1 else 's'}."
+        f"Over the whole sweep, random directions of the same norm give values {spread}; compared point by point, the "
+        f"direction lies outside their range at {outside} of {len(rows)} point{'' if len(rows) == 1 else 's'}."
     )
 
 

@@ -67,6 +67,7 @@ class EstimatorSuite(PluginSuite[EstimatorSpec]):
                 mean=value.mean(0),
                 second_moment=value.T @ value / value.shape[0] if kind == "moments" else None,
                 rows=value.clone() if kind == "rows" else None,
+                tokens_per_prompt=torch.ones(value.shape[0], dtype=torch.long) if kind == "rows" else None,
             )
             for name, value in rows.items()
         }
@@ -141,7 +142,13 @@ class EstimatorSuite(PluginSuite[EstimatorSpec]):
         """Of no tokens nothing can be estimated."""
         classes = self.classes(self.rows())
         rows = classes[name].rows
-        empty = replace(classes[name], count=0, rows=None if rows is None else rows[:0])
+        counts = classes[name].tokens_per_prompt
+        empty = replace(
+            classes[name],
+            count=0,
+            rows=None if rows is None else rows[:0],
+            tokens_per_prompt=None if counts is None else counts[:0],
+        )
         with pytest.raises(DataError):
             self.estimator().estimate({**classes, name: empty})
 

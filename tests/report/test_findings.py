@@ -138,4 +138,4 @@ def test_a_paired_difference_goes_before_the_overlap_of_two_intervals(small: Any
     (finding,) = small(2.25, [0.5, 1.5], **paired).findings
     assert "on the same examples it changes by +1.25 (95\u00a0% interval 1.00 to 1.50). Two" in finding.text
     (finding,) = small(2.25, [0.5, 1.5], **{**paired, "difference_ci_low": -0.5}).findings
-    assert "an interval that holds no change at all" in finding.text
+    assert "an interval that includes no change" in finding.text
