@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
@@ -245,13 +246,20 @@ def intervention(
 
 def add(direction: Direction, *, coefficient: float | Sequence[float] = 1.0, **where: Any) -> Intervention:
     """Add ``coefficient`` times the raw direction, by default at its own site and at all tokens."""
-    chosen = [float(one) for one in coefficient] if isinstance(coefficient, (list, tuple)) else float(coefficient)  # type: ignore[arg-type]
+    chosen = [_plain(one) for one in coefficient] if isinstance(coefficient, (list, tuple)) else _plain(coefficient)
     return intervention("add", direction, coefficient=chosen, **where)
 
 
 def ablate(direction: Direction, *, coefficient: float = 1.0, **where: Any) -> Intervention:
     """Remove the direction's span from everything that writes to the residual stream, by default."""
-    return intervention("ablate", direction, coefficient=float(coefficient), **where)
+    return intervention("ablate", direction, coefficient=_plain(coefficient), **where)
+
+
+def _plain(number: Any) -> Any:
+    """NumPy's numbers as Python's. What is no number stays what it is, for the plugin's options to refuse."""
+    if isinstance(number, bool):
+        return number
+    return float(number) if isinstance(number, Real) else number
 
 
 def _options(spec: EstimatorSpec | InterventionSpec, options: dict[str, Any]) -> Options:

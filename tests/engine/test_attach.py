@@ -15,7 +15,7 @@ from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Affine, Intervention, Pointwise, Update
 from steerkit.engine.batches import position_ids
 from steerkit.engine.live import LiveModel
-from steerkit.errors import AttachError, PositionError, SiteError
+from steerkit.errors import AttachError, PositionError, SiteError, SteerkitError
 from steerkit.session import ablate, add
 from steerkit.types import Positions, Site
 from tests.conftest import assert_clean, tiny_live
@@ -337,3 +337,19 @@ def test_contexts_may_close_in_any_order(llama: LiveModel) -> None:
         assert torch.equal(llama.forward(IDS).logits, left)
     assert_clean(llama)
     assert torch.equal(llama.forward(IDS).logits, plain)
+
+
+def test_a_coefficient_is_any_number_and_nothing_else(llama: LiveModel) -> None:
+    import numpy as np
+
+    direction = Direction(vectors(llama, 1), Site.parse("blocks.1.resid_pre"))
+    site = Site.parse("blocks.1.resid_pre")
+    for number in (2, 2.0, np.float32(2), np.int64(2), [np.float64(2)]):
+        update = add(direction, coefficient=number).update(site)  # type: ignore[arg-type]
+        assert isinstance(update, Affine) and update.bias is not None
+        assert torch.equal(update.bias, 2 * direction.vectors[0])
+    for wrong in ("2", None, True, float("nan")):
+        with pytest.raises(SteerkitError, match="coefficient"):
+            add(direction, coefficient=wrong)  # type: ignore[arg-type]
+        with pytest.raises(SteerkitError, match="coefficient"):
+            ablate(direction, coefficient=wrong)  # type: ignore[arg-type]
