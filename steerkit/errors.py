@@ -82,6 +82,10 @@ class PositionError(SteerkitError):
     """Positions that are malformed, or that the sequence at hand doesn't have or doesn't know."""
 
 
+class ScheduleError(SteerkitError):
+    """A schedule of the coefficient that is malformed."""
+
+
 class AttachError(SteerkitError):
     """A program that can't be put on a model. The model is left as it was."""
 

@@ -1,6 +1,6 @@
-"""The nouns that every room shares: sites and positions. Imports no torch.
+"""The nouns that every room shares: sites, positions, schedules. Imports no torch.
 
-A site says where in the network, positions say at which tokens.
+A site says where in the network, positions say at which tokens, a schedule how much at each.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from steerkit.errors import PositionError, SiteError, nearest
+from steerkit.errors import PositionError, ScheduleError, SiteError, nearest
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -80,7 +81,9 @@ def as_sites(sites: Sequence[Site | str] | Site | str) -> list[Site]:
 
 
 ROLES: Final = ("all", "prompt", "generated", "last", "instruction", "post_instruction")
+FROM_TOKEN: Final = "from_token"
 _POSITIONS = re.compile(r"(?P<role>[a-z_]*)(?:\[(?P<inner>[^\]]*)\])?")
+_FROM_TOKEN = re.compile(r"from_token\((?:#(?P<id>\d+)|(?P<text>.+))\)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,29 @@ class Positions:
 
     ``role`` is ``all``, ``prompt``, ``generated``, ``instruction``, ``post_instruction``, or ``""``
     for explicit positions, which count within the prompt (within the whole row where nobody knows
-    where the prompt ends). ``last`` is read as ``prompt[-1]``.
+    where the prompt ends). ``last`` is read as ``prompt[-1]``; the first n generated tokens are ``generated[:n]``.
+    ``from_token(</think>)`` are the tokens behind the first place in the row, prompt included, where the text
+    ``</think>`` is complete; ``from_token(#151668)`` those behind the first token with that id.
 
     Args:
-        role: a name from ``ROLES`` or ``""``.
+        role: a name from ``ROLES``, ``from_token``, or ``""``.
         indices: places within the role's tokens; negative ones count from their end. Empty: all of them.
         span: ``(start, stop)`` within the role's tokens as in a Python slice; excludes ``indices``.
+        after: for ``from_token`` only: the text, or the id of one token.
     """
 
     role: str = "all"
     indices: tuple[int, ...] = ()
     span: tuple[int | None, int | None] | None = None
+    after: str | int | None = None
 
     def __post_init__(self) -> None:
+        if (self.role == FROM_TOKEN) != (self.after is not None) or self.after == "":
+            raise PositionError("from_token needs a text or a token id: 'from_token(</think>)', 'from_token(#7)'.")
+        if self.role == FROM_TOKEN:
+            if self.indices or self.span is not None:
+                raise PositionError("from_token are all tokens behind one place; nothing can be chosen among them.")
+            return
         if self.role == "last":
             if self.indices or self.span is not None:
                 raise PositionError("'last' is one token, so there is nothing to choose in it; write 'prompt[...]'.")
@@ -131,6 +144,9 @@ class Positions:
 
     @classmethod
     def _parse_text(cls, value: str) -> Positions:
+        after = _FROM_TOKEN.fullmatch(str(value).strip())
+        if after is not None:
+            return cls(FROM_TOKEN, after=int(after["id"]) if after["id"] is not None else after["text"])
         text = str(value).replace(" ", "")
         if re.fullmatch(r"-?\d+", text) or re.fullmatch(r"-?\d*:-?\d*", text):
             text = f"[{text}]"
@@ -138,7 +154,7 @@ class Positions:
         if match is None or not text:
             raise PositionError(
                 f"{value!r} are not positions. Write a role ({', '.join(ROLES)}), a place in one "
-                "('instruction[-1]', 'generated[:8]'), or indices (-1, [-3, -1])."
+                "('instruction[-1]', 'generated[:8]'), 'from_token(</think>)', or indices (-1, [-3, -1])."
             )
         role, inner = match.group("role"), match.group("inner")
         if inner is None:
@@ -152,9 +168,88 @@ class Positions:
             raise PositionError(f"{value!r}: between the brackets go whole numbers or a range such as 0:5.") from None
 
     def __str__(self) -> str:
+        if self.role == FROM_TOKEN:
+            return f"from_token({f'#{self.after}' if isinstance(self.after, int) else self.after})"
         if self.indices:
             inner = ",".join(str(index) for index in self.indices)
             return inner if not self.role and len(self.indices) == 1 else f"{self.role}[{inner}]"
         if self.span is not None:
             return f"{self.role}[{':'.join('' if end is None else str(end) for end in self.span)}]"
         return self.role
+
+
+_SCHEDULE = re.compile(r"(?P<kind>[a-z_]+)(?:\((?P<inner>[^()]*)\))?")
+_SCHEDULE_VALUES: Final = {"constant": 0, "linear": 3, "exponential": 1}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A factor on what an intervention changes, along the generated tokens. The prompt's tokens have the first one.
+
+    ``constant`` is 1 throughout; ``linear(1, 0, 64)`` goes from 1 to 0 over 64 generated tokens and stays there;
+    ``exponential(0.97)`` is multiplied by 0.97 from each generated token to the next; a list of numbers holds one
+    factor per generated token, the last of which stays.
+
+    Args:
+        kind: ``constant``, ``linear``, ``exponential`` or ``list``.
+        values: ``(start, stop, tokens)`` of ``linear``, ``(rate,)`` of ``exponential``, the factors of ``list``.
+    """
+
+    kind: str = "constant"
+    values: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind != "list" and self.kind not in _SCHEDULE_VALUES:
+            raise ScheduleError(f"Unknown schedule {self.kind!r}. {nearest(self.kind, [*_SCHEDULE_VALUES, 'list'])}")
+        wanted = _SCHEDULE_VALUES.get(self.kind, max(1, len(self.values)))
+        if len(self.values) != wanted or not all(isfinite(value) for value in self.values):
+            raise ScheduleError(
+                f"A schedule {self.kind!r} takes {wanted} finite numbers, not {list(self.values)}: "
+                "write 'linear(1, 0, 64)', 'exponential(0.97)' or a list such as [1, 0.5, 0.25]."
+            )
+        if self.kind == "linear" and (self.values[2] < 1 or self.values[2] != int(self.values[2])):
+            raise ScheduleError(f"A linear schedule runs over a whole number of tokens, not {self.values[2]}.")
+        if self.kind == "exponential" and not 0 < self.values[0] <= 1:
+            raise ScheduleError(f"An exponential schedule decays by a rate between 0 and 1, not {self.values[0]}.")
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is 1 at every token."""
+        return self.kind == "constant"
+
+    def factor(self, generated: int) -> float:
+        """The factor at a generated token, counted from 0; negative numbers are the prompt's tokens."""
+        place = max(generated, 0)
+        if self.kind == "linear":
+            start, stop, tokens = self.values
+            return start + (stop - start) * min(place, tokens) / tokens
+        if self.kind == "exponential":
+            return float(self.values[0] ** place)
+        return self.values[min(place, len(self.values) - 1)] if self.kind == "list" else 1.0
+
+    @classmethod
+    def parse(cls, value: Schedule | str | Sequence[float] | None) -> Schedule:
+        """Read ``"linear(1, 0, 64)"``, ``"exponential(0.97)"``, ``[1, 0.5]`` or None (constant)."""
+        if isinstance(value, Schedule):
+            return value
+        if value is None:
+            return cls()
+        if isinstance(value, (list, tuple)):
+            if any(isinstance(item, bool) or not isinstance(item, (int, float)) for item in value):
+                raise ScheduleError(f"{value!r}: a list of factors holds numbers only.")
+            return cls("list", tuple(float(item) for item in value))
+        match = _SCHEDULE.fullmatch(str(value).replace(" ", ""))
+        try:
+            inner = match["inner"] if match else None
+            values = tuple(float(item) for item in inner.split(",")) if inner else ()
+        except ValueError:
+            match = None
+        if match is None:
+            raise ScheduleError(
+                f"{value!r} is not a schedule. Write 'linear(1, 0, 64)', 'exponential(0.97)' or a list [1, 0.5]."
+            )
+        return cls(match["kind"], values)
+
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{value:g}" for value in self.values)
+        return f"[{numbers}]" if self.kind == "list" else f"{self.kind}({numbers})" if numbers else self.kind
