@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction as Direction
+    from steerkit.api.intervention import Gate as Gate
     from steerkit.artifacts.directions import load_directions as load_directions
     from steerkit.artifacts.directions import save_directions as save_directions
     from steerkit.engine.live import LiveModel as LiveModel
@@ -18,24 +19,29 @@ if TYPE_CHECKING:
     from steerkit.session import add as add
     from steerkit.session import capture as capture
     from steerkit.session import estimate_direction as estimate_direction
+    from steerkit.session import gate as gate
     from steerkit.session import intervention as intervention
     from steerkit.session import load_model as load_model
     from steerkit.session import wrap as wrap
     from steerkit.types import Positions as Positions
+    from steerkit.types import Schedule as Schedule
     from steerkit.types import Site as Site
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Direction": "steerkit.api.estimator",
+    "Gate": "steerkit.api.intervention",
     "LiveModel": "steerkit.engine.live",
     "Positions": "steerkit.types",
+    "Schedule": "steerkit.types",
     "Site": "steerkit.types",
     "SteerkitError": "steerkit.errors",
     "ablate": "steerkit.session",
     "add": "steerkit.session",
     "capture": "steerkit.session",
     "estimate_direction": "steerkit.session",
+    "gate": "steerkit.session",
     "intervention": "steerkit.session",
     "load_directions": "steerkit.artifacts.directions",
     "load_model": "steerkit.session",

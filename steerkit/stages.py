@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
 from steerkit.api.hookspecs import Spec
-from steerkit.api.intervention import Intervention
+from steerkit.api.intervention import Gate, Intervention
 from steerkit.artifacts.provenance import code_hash, tokenizer_hash
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import ArtifactError, SteerkitError
@@ -23,6 +23,7 @@ from steerkit.plan import (
     held_out,
 )
 from steerkit.plan.types import options_as_json
+from steerkit.types import FROM_TOKEN
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction, Estimator
@@ -111,24 +112,52 @@ def _classes(planned: PlannedDirection) -> tuple[DataRef, DataRef, Any]:
 
 
 def conditions(plan: Plan, directions: Mapping[str, Direction]) -> list[Condition]:
-    """The baseline, the recipe's conditions, and beside each its controls along random directions."""
+    """The baseline, the recipe's conditions, and beside each its controls along random directions.
+
+    A control's gates keep their own directions: it acts where the condition acts, along something else.
+
+    Raises:
+        SteerkitError: naming the condition, where a gate's direction can't decide anything.
+    """
     found = [Condition(BASELINE, "baseline", None, ())]
     for planned in plan.conditions:
-        built = tuple(_build(item, directions) for item in planned.interventions)
+        built = _build(planned, directions, directions)
         found.append(Condition(planned.name, "intervention", planned, built))
         if not planned.control or not any(item.direction for item in planned.interventions):
             continue
         for number in range(1, plan.random_directions + 1):
             stand_ins = {name: random_like(one, plan.recipe.seed, number) for name, one in directions.items()}
-            built = tuple(_build(item, stand_ins) for item in planned.interventions)
+            built = _build(planned, stand_ins, directions)
             found.append(Condition(f"{planned.name}/random-{number}", "control", planned, built, planned.name))
     return found
 
 
-def _build(planned: PlannedIntervention, directions: Mapping[str, Direction]) -> Intervention:
-    direction = None if planned.direction is None else directions[planned.direction]
-    kind = cast("type[Intervention]", implementation(planned.spec))
-    return kind(planned.options, direction, planned.sites, planned.positions)
+def _build(
+    planned: PlannedCondition, directions: Mapping[str, Direction], deciding: Mapping[str, Direction]
+) -> tuple[Intervention, ...]:
+    """A condition's interventions along ``directions``, with gates on ``deciding`` ones."""
+    found = []
+    for item in planned.interventions:
+        direction = None if item.direction is None else directions[item.direction]
+        kind = cast("type[Intervention]", implementation(item.spec))
+        built = kind(item.options, direction, item.sites, item.positions)
+        # Set, not passed: a plugin's own __init__ needn't know of them.
+        built.schedule = item.schedule
+        if (gate := item.gate) is not None:
+            try:
+                built.gate = Gate(
+                    deciding[gate.direction],
+                    gate.threshold,
+                    gate.side,
+                    gate.site,
+                    gate.at,
+                    gate.positions,
+                    gate.prepass,
+                )
+            except SteerkitError as error:
+                raise type(error)(f"Condition {planned.name}: {error}") from None
+        found.append(built)
+    return tuple(found)
 
 
 def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, live: LiveModel) -> None:
@@ -138,14 +167,16 @@ def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, li
         SteerkitError: naming the condition, where its sites, widths or positions don't fit model and prompts.
     """
     from steerkit.engine.positions import intervals
-    from steerkit.engine.program import lower
+    from steerkit.engine.program import at_sites
 
     prompts = [live.chat.render(text) for job in evaluation.jobs for text in evaluation.texts[job.data]]
     frames = [batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)]
     for condition in conditions:
         try:
-            lower(condition.interventions, live.layout)
-            for positions in {item.positions for item in condition.interventions}:
+            at_sites(condition.interventions, live.layout)
+            gates = [item.gate for item in condition.interventions if item.gate is not None and item.gate.at == "prompt"]
+            named = {item.positions for item in condition.interventions} | {gate.positions for gate in gates}
+            for positions in (one for one in named if one.role != FROM_TOKEN):
                 for frame in frames:
                     intervals(positions, frame)
         except SteerkitError as error:
@@ -294,6 +325,7 @@ def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
             "options": options_as_json(item.options),
             "sites": [str(site) for site in built.sites(live.layout)],
             "positions": str(item.positions),
+            **item.when(built.gate.site if built.gate is not None else None),
         }
         for item, built in zip(interventions, condition.interventions, strict=True)
     ]

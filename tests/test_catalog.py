@@ -71,7 +71,7 @@ def test_a_plugin_is_listed_with_where_it_comes_from_and_what_can_be_set(make_di
 def test_first_party_plugins_are_discovered_as_a_strangers_are() -> None:
     catalog = Catalog.discover()
     assert not catalog.broken
-    assert {"add", "ablate"} <= set(catalog.names("intervention"))
+    assert {"add", "ablate", "affine_concept_editing", "set_projection"} <= set(catalog.names("intervention"))
     assert {entry.origin.distribution for entry in catalog.entries} >= {"steerkit-torch"}
 
 

@@ -35,6 +35,12 @@ conditions:
   dose:
     interventions: [{add: {direction: warmth}}]
     sweep: {coefficient: [-8, 0.5]}
+  late:
+    - ablate:
+        direction: warmth
+        positions: generated
+        schedule: exponential(0.9)
+        gate: {direction: warmth, above: 3, site: embed, at: prompt, positions: instruction, prepass: true}
 evaluate:
   - refusal_score: {data: [probe, warm.test], tokens: [x]}
   - refusal_rate: {data: probe, max_new_tokens: 3, name: rate}
@@ -153,6 +159,17 @@ def test_what_cannot_be_read_does_not_hide_what_cannot_be_resolved(tmp_path: Pat
         ("n: 2}", "n: x}", "report.samples.n"),
         ("{random_directions: 2}", "{random_direction: 2}", "control.random_direction"),
         ("seed: 3", "sead: 3", "sead"),
+        ("schedule: exponential(0.9)", "shedule: exponential(0.9)", "conditions.late.0.ablate.shedule"),
+        ("schedule: exponential(0.9)", "schedule: exponential(9)", "conditions.late.0.ablate.schedule"),
+        ("{direction: warmth, above: 3", "{direction: warmht, above: 3", "conditions.late.0.ablate.gate.direction"),
+        ("{direction: warmth, above: 3", "{direction: 5, above: 3", "conditions.late.0.ablate.gate.direction"),
+        ("above: 3", "abov: 3", "conditions.late.0.ablate.gate.abov"),
+        ("above: 3", "above: x", "conditions.late.0.ablate.gate.above"),
+        ("at: prompt", "at: promt", "conditions.late.0.ablate.gate.at"),
+        ("at: prompt", "att: prompt", "conditions.late.0.ablate.gate.att"),
+        ("prepass: true", "prepass: yes", "conditions.late.0.ablate.gate.prepass"),
+        ("site: embed,", "site: embd,", "conditions.late.0.ablate.gate.site"),
+        ("        gate: {", "        gats: {", "conditions.late.0.ablate.gats"),
     ],
 )
 def test_one_mistake_is_one_problem(problems: Problems, old: str, new: str, where: str) -> None:
@@ -260,7 +277,7 @@ def test_a_leak_is_told_whatever_else_is_wrong(problems: Problems) -> None:
     assert [item[:2] for item in problems(text)] == [
         (1, "sed"),
         (8, "directions.warmth.estimator"),
-        (16, "evaluate.0.refusal_score.data"),
+        (22, "evaluate.0.refusal_score.data"),
     ]
 
 

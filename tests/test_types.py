@@ -1,13 +1,16 @@
-"""Sites and positions in their text forms."""
+"""Sites, positions and schedules in their text forms."""
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.errors import PositionError, SiteError
-from steerkit.types import STREAMS, Positions, Site
+from steerkit.errors import PositionError, ScheduleError, SiteError
+from steerkit.types import ROLES, STREAMS, Positions, Schedule, Site
 
 
 @given(st.sampled_from([name for name in STREAMS if name != "embed"]), st.integers(0, 200))
@@ -63,7 +66,135 @@ def test_positions_in_every_form(
     assert Positions.parse(text) == positions
 
 
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("from_token(</think>)", "</think>"),
+        (" from_token(</think>) ", "</think>"),
+        ("from_token(#151668)", 151668),
+        ("from_token(a, (b) c)", "a, (b) c"),
+        ("from_token(\n\n)", "\n\n"),
+        ("from_token( x)", " x"),
+        ("from_token(#)", "#"),
+    ],
+)
+def test_from_token_takes_a_text_or_an_id(text: str, after: str | int) -> None:
+    positions = Positions.parse(text)
+    assert (positions.role, positions.after) == ("from_token", after)
+    assert str(positions) == text.strip(" ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"role": "from_token"}, "needs a text or a token id"),
+        ({"role": "from_token", "after": ""}, "needs a text or a token id"),
+        ({"role": "all", "after": "x"}, "needs a text or a token id"),
+        ({"role": "from_token", "after": "x", "indices": (1,)}, "nothing can be chosen among them"),
+        ({"role": "from_token", "after": "x", "span": (0, 3)}, "nothing can be chosen among them"),
+    ],
+)
+def test_from_token_is_all_that_follows_one_place(arguments: dict[str, Any], part: str) -> None:
+    with pytest.raises(PositionError, match=part):
+        Positions(**arguments)
+
+
+EDGES = st.none() | st.integers(-50, 50)
+# '#7' is the form of an id, so it can't be the text.
+AFTER = st.integers(0, 200_000) | st.text(min_size=1).filter(lambda text: not re.fullmatch(r"#\d+", text))
+POSITIONS = st.one_of(
+    st.builds(Positions, st.sampled_from(ROLES)),
+    st.builds(
+        Positions,
+        st.sampled_from([*ROLES, ""]).filter(lambda role: role != "last"),
+        st.lists(st.integers(-50, 50), min_size=1, max_size=4).map(tuple),
+    ),
+    st.builds(
+        lambda role, span: Positions(role, (), span),
+        st.sampled_from(["all", "prompt", "generated", ""]),
+        st.tuples(EDGES, EDGES),
+    ),
+    st.builds(lambda after: Positions("from_token", after=after), AFTER),
+)
+
+
+@given(POSITIONS)
+def test_positions_survive_their_text_form(positions: Positions) -> None:
+    assert Positions.parse(str(positions)) == positions
+    assert Positions.parse(positions) is positions
+
+
 @pytest.mark.parametrize("value", ["", "al", "all[", "prompt[a]", "prompt[1:2:3]", True, [1, "x"], [], "generated[]"])
 def test_what_are_no_positions_is_refused(value: object) -> None:
     with pytest.raises(PositionError):
         Positions.parse(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "values", "text"),
+    [
+        (None, "constant", (), "constant"),
+        ("constant", "constant", (), "constant"),
+        ("linear(1, 0, 64)", "linear", (1, 0, 64), "linear(1, 0, 64)"),
+        (" linear( 1,-.5 , 8 ) ", "linear", (1, -0.5, 8), "linear(1, -0.5, 8)"),
+        ("exponential(0.97)", "exponential", (0.97,), "exponential(0.97)"),
+        ([1, 0.5], "list", (1, 0.5), "[1, 0.5]"),
+        ((0.25,), "list", (0.25,), "[0.25]"),
+    ],
+)
+def test_schedules_in_every_form(value: Any, kind: str, values: tuple[float, ...], text: str) -> None:
+    schedule = Schedule.parse(value)
+    assert (schedule.kind, schedule.values, str(schedule)) == (kind, values, text)
+    assert Schedule.parse(schedule) is schedule
+    assert schedule.is_constant == (kind == "constant")
+
+
+def test_factors_of_schedules_by_hand() -> None:
+    linear = Schedule.parse("linear(2, 1, 4)")
+    assert [linear.factor(place) for place in (-3, 0, 1, 2, 4, 5, 99)] == [2, 2, 1.75, 1.5, 1, 1, 1]
+    decay = Schedule.parse("exponential(0.5)")
+    assert [decay.factor(place) for place in (-1, 0, 1, 3)] == [1, 1, 0.5, 0.125]
+    listed = Schedule.parse([3, 2, 0.5])
+    assert [listed.factor(place) for place in (-2, 0, 1, 2, 7)] == [3, 3, 2, 0.5, 0.5]
+    assert Schedule().factor(12) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("", "is not a schedule. Write"),
+        (0.5, "is not a schedule. Write"),
+        ("linear(1, 0", "is not a schedule. Write"),
+        ("linear(1, x, 4)", "is not a schedule. Write"),
+        ("exponental(0.9)", "Did you mean 'exponential'"),
+        ("linear(1, 0)", "takes 3 finite numbers"),
+        ("linear(1, inf, 4)", "takes 3 finite numbers"),
+        ("linear(1, 0, 0)", "a whole number of tokens"),
+        ("linear(1, 0, 2.5)", "a whole number of tokens"),
+        ("exponential(1.5)", "a rate between 0 and 1"),
+        ("exponential(0)", "a rate between 0 and 1"),
+        ("constant(2)", "takes 0 finite numbers"),
+        ([], "finite numbers"),
+        ([1, float("nan")], "finite numbers"),
+        ([1, "x"], "holds numbers only"),
+        ([True], "holds numbers only"),
+    ],
+)
+def test_what_is_no_schedule_says_how_one_is_written(value: Any, part: str) -> None:
+    with pytest.raises(ScheduleError, match=re.escape(part)):
+        Schedule.parse(value)
+
+
+SHORT = st.integers(-999, 999).map(lambda number: number / 100)
+NAMED = st.one_of(
+    st.just(Schedule()),
+    st.builds(lambda start, stop, tokens: Schedule("linear", (start, stop, tokens)), SHORT, SHORT, st.integers(1, 999)),
+    st.integers(1, 1000).map(lambda number: Schedule("exponential", (number / 1000,))),
+)
+
+
+@given(NAMED)
+def test_a_named_schedule_survives_its_text_form(schedule: Schedule) -> None:
+    again = Schedule.parse(str(schedule))
+    assert again == schedule
+    assert [again.factor(place) for place in range(-1, 9)] == [schedule.factor(place) for place in range(-1, 9)]

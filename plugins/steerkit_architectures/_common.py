@@ -124,7 +124,19 @@ def mlp(block: Part, name: str = "mlp", projection: str = "down_proj") -> Writer
     tap = Tap(block.at(name), "output")
     if (block / name).has(projection):
         return Writer(MLP_OUT, tap, projections=(block.at(f"{name}.{projection}"),))
-    return Writer(MLP_OUT, tap, not_foldable=ROUTED_EXPERTS)
+    return Writer(MLP_OUT, tap, not_foldable=ROUTED_EXPERTS, weighed=_weighed(block / name, projection))
+
+
+def _weighed(moe: Part, projection: str) -> tuple[str, ...]:
+    """The output projections of experts, and of the expert that all tokens share; none where a part isn't known."""
+    known = {"gate", "router", "experts", "shared_expert", "shared_expert_gate"}
+    if not moe.has("experts") or {child for child, _ in moe.module.named_children()} - known:
+        return ()
+    stacked = getattr(moe.module.get_submodule("experts"), projection, None)
+    if getattr(stacked, "ndim", 0) != 3:
+        return ()
+    shared = (moe.at(f"shared_expert.{projection}"),) if moe.has(f"shared_expert.{projection}") else ()
+    return (moe.at(f"experts.{projection}"), *shared)
 
 
 def normed(stream: str, block: Part, norm: str) -> Writer:

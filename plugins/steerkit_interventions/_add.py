@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from steerkit.api.architecture import Layout
 from steerkit.api.intervention import Affine, Intervention
-from steerkit.errors import AttachError
 from steerkit.types import Site
+from steerkit_interventions._numbers import one_per_vector
+from steerkit_interventions._span import weighted_sum
 from steerkit_interventions.add import AddOptions
 
 
@@ -26,15 +25,7 @@ class Add(Intervention[AddOptions]):
         Raises:
             AttachError: where a list of coefficients doesn't have one for each vector.
         """
-        vectors = self.direction.vectors
-        given = self.options.coefficient
-        coefficients = (given,) * self.direction.rank if isinstance(given, float) else given
-        if len(coefficients) != self.direction.rank:
-            raise AttachError(
-                f"add: {len(coefficients)} coefficients for direction {self.direction.name!r} of rank "
-                f"{self.direction.rank}. Give one number for all of its vectors, or {self.direction.rank}."
-            )
+        coefficients = one_per_vector(self.options.coefficient, self.direction, "add", "coefficient")
         if not any(coefficients):
             return None
-        column = torch.tensor(coefficients, dtype=vectors.dtype, device=vectors.device)[:, None]
-        return Affine(bias=(column * vectors).sum(0))
+        return Affine(bias=weighted_sum(self.direction.vectors, coefficients))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
+from steerkit_interventions._numbers import read_numbers
 
 
 class AddOptions(Options):
@@ -22,19 +22,7 @@ class AddOptions(Options):
     @field_validator("coefficient", mode="plain")
     @classmethod
     def _read(cls, value: Any) -> float | tuple[float, ...]:
-        # One message, where pydantic would give one for each member of the union.
-        items = list(value) if isinstance(value, (list, tuple)) else [value]
-        if not items or any(isinstance(item, bool) or not isinstance(item, (int, float)) for item in items):
-            raise ValueError(
-                f"{value!r} is not a coefficient: write a number such as 4.0, or a list with one number per vector."
-            )
-        try:
-            numbers = tuple(float(item) for item in items)
-        except OverflowError as error:
-            raise ValueError("A coefficient is beyond what a float holds: write a number such as 4.0.") from error
-        if not all(math.isfinite(number) for number in numbers):
-            raise ValueError(f"{value!r} is not finite: write a number such as 4.0.")
-        return numbers if isinstance(value, (list, tuple)) else numbers[0]
+        return read_numbers(value, "coefficient")
 
 
 @hookimpl

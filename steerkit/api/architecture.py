@@ -44,12 +44,16 @@ class Writer:
         projections: paths of the linear modules whose outputs sum to the contribution, with nothing
             in between; an update folds into them exactly. Empty: not foldable.
         not_foldable: the reason, where ``projections`` is empty ("a norm follows the projection").
+        weighed: where ``projections`` is empty, paths of what is multiplied by a router or a gate before it is
+            summed to the contribution: linear modules, or parameters ``[experts, d_model, width]``. All that the
+            contribution is made of; then an update without a constant folds into them exactly.
     """
 
     stream: str
     tap: Tap
     projections: tuple[str, ...] = ()
     not_foldable: str = ""
+    weighed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

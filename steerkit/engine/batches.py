@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -94,3 +94,17 @@ def _pad(
 def position_ids(attention_mask: Tensor) -> Tensor:
     """Places of real tokens, ``[rows, columns]``, counted from 0 after left padding."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def forward_arguments(batch: Batch) -> dict[str, Any]:
+    """Keyword arguments of a forward pass over a batch.
+
+    A causal model's token never sees what stands to its right, so padding on the right needs no
+    mask, and the attention kernel takes its fast path.
+    """
+    arguments: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+    left = bool((batch.frame.first > 0).any())
+    if left:
+        arguments["attention_mask"] = batch.attention_mask.long()
+        arguments["position_ids"] = position_ids(batch.attention_mask)
+    return arguments

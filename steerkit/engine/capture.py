@@ -6,21 +6,22 @@ The pass computes no head, stops behind the last tap that is read, and keeps the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from steerkit.api.architecture import Layout
 from steerkit.api.estimator import ClassStatistics
 from steerkit.api.hookspecs import StatisticsKind
-from steerkit.engine.batches import Batch, PaddingSide, position_ids
+from steerkit.engine.batches import Batch, PaddingSide, forward_arguments
+from steerkit.engine.edits import Condition
 from steerkit.engine.generation import evaluating
 from steerkit.engine.positions import edit_mask, intervals
 from steerkit.engine.progress import Progress, shown
-from steerkit.engine.taps import register_tap, submodule
+from steerkit.engine.steering import require_rows
+from steerkit.engine.taps import submodule
 from steerkit.errors import DataError, nearest
 from steerkit.types import Positions, Site
 
@@ -62,6 +63,7 @@ def capture(
     *,
     kind: StatisticsKind = "mean",
     padding_side: PaddingSide = "right",
+    steer: Sequence[Condition] | None = None,
     progress: Progress | bool = True,
 ) -> dict[Key, ClassStatistics]:
     """Read activations of prompts at every given site and position.
@@ -75,6 +77,7 @@ def capture(
         kind: ``mean``; ``moments``, also ``[d_model, d_model]`` second moments; ``rows``, also every
             vector, in the order of the prompts (memory then grows with their number).
         padding_side: ``right`` needs no mask in a causal model and is the faster one; the numbers are equal.
+        steer: a condition for each prompt, None where it is left alone.
         progress: told how many prompts are done; True shows a bar at a terminal.
 
     Returns:
@@ -94,14 +97,14 @@ def capture(
         raise DataError(f"Padding goes left or right, not {padding_side!r}.")
     for site in sites:
         live.layout.require(site)
+    require_rows(steer, len(prompts))
     rendered = [live.chat.render(prompt) for prompt in prompts]
     sums = {(site, position): _Accumulator(kind) for site in sites for position in positions}
     rows: dict[Key, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {key: [] for key in sums}
     done = 0
     with shown(progress, "capturing") as tell:
         for batch in live.batched(rendered, padding_side):
-            with live.framed(batch.frame):
-                read = read_batch(live.model, live.layout, batch, sites, positions)
+            read = read_batch(live, batch, sites, positions, steer)
             for key, (values, counts) in read.items():
                 sums[key].add(values)
                 if kind == "rows":
@@ -133,9 +136,20 @@ def _finish(key: Key, acc: _Accumulator, rows: list[tuple[tuple[int, ...], Tenso
 
 
 def read_batch(
-    model: nn.Module, layout: Layout, batch: Batch, sites: Sequence[Site], positions: Sequence[Positions]
+    live: LiveModel,
+    batch: Batch,
+    sites: Sequence[Site],
+    positions: Sequence[Positions],
+    steer: Sequence[Condition] | None = None,
 ) -> dict[Key, tuple[Tensor, Tensor]]:
     """Read one batch.
+
+    Args:
+        live: the model.
+        batch: of prompts.
+        sites: where to read: what is there after that site's own updates.
+        positions: which tokens.
+        steer: a condition for each text that was batched.
 
     Returns:
         for each site and position the tokens ``[tokens, d_model]``, row by row, and how many of them
@@ -144,7 +158,6 @@ def read_batch(
     picks = {position: _pick(position, batch) for position in positions}
     found: dict[Key, tuple[Tensor, Tensor]] = {}
     pending = set(sites)
-    taps = {site: layout.tap(site) for site in sites}
 
     def reader(site: Site) -> Callable[[Tensor], None]:
         def read(x: Tensor) -> None:
@@ -156,11 +169,9 @@ def read_batch(
 
         return read
 
-    with ExitStack() as stack:
-        for site in sites:
-            stack.callback(register_tap(model, taps[site], reader(site)).remove)
-        with evaluating(model), suppress(_Stop):
-            submodule(model, layout.base)(**forward_arguments(batch))
+    readers = {site: reader(site) for site in sites}
+    with live.running(batch, steer=steer, readers=readers), evaluating(live.model), suppress(_Stop):
+        submodule(live.model, live.layout.base)(**forward_arguments(batch))
     return found
 
 
@@ -174,17 +185,3 @@ def _pick(positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     mask = edit_mask((low, high), 0, batch.input_ids.shape[1])
     row, column = mask.nonzero(as_tuple=True)
     return row, column, mask.sum(1)
-
-
-def forward_arguments(batch: Batch) -> dict[str, Any]:
-    """Keyword arguments of a forward pass over a batch.
-
-    A causal model's token never sees what stands to its right, so padding on the right needs no
-    mask, and the attention kernel takes its fast path.
-    """
-    arguments: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
-    left = bool((batch.frame.first > 0).any())
-    if left:
-        arguments["attention_mask"] = batch.attention_mask.long()
-        arguments["position_ids"] = position_ids(batch.attention_mask)
-    return arguments

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,15 +14,18 @@ from torch import Tensor
 from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import ModelFacts, StatisticsKind
 from steerkit.api.intervention import Intervention
-from steerkit.engine.attach import Cursor, attached
-from steerkit.engine.batches import Batch, PaddingSide, batches, position_ids
+from steerkit.engine.batches import Batch, PaddingSide, batches, forward_arguments, position_ids
 from steerkit.engine.capture import Key, capture
+from steerkit.engine.edits import Condition, Mode, interventions_of, require_mode
+from steerkit.engine.explain import Explanation, explain
+from steerkit.engine.finding import finder
 from steerkit.engine.generation import generate_batch
-from steerkit.engine.positions import Frame, frame_of_mask
-from steerkit.engine.program import lower
+from steerkit.engine.positions import FAR, frame_of_mask
 from steerkit.engine.progress import SILENT, Progress
+from steerkit.engine.steering import Group, Steering, require_rows
+from steerkit.engine.taps import Handler
 from steerkit.engine.vocabulary import TokenizerVocabulary
-from steerkit.errors import AttachError, DataError, ModelError
+from steerkit.errors import DataError, ModelError
 from steerkit.types import Positions, Site, as_sites
 
 if TYPE_CHECKING:
@@ -57,9 +61,11 @@ class LiveModel:
     _chat: ChatFormat | None
     batch_tokens: int = 4096
     weights_hash: str | None = None
-    _active: list[list[Intervention]] = field(default_factory=list)
-    _attachment: ExitStack | None = None
-    _cursor: Cursor | None = None
+
+    @cached_property
+    def steering(self) -> Steering:
+        """What steers the model at the moment."""
+        return Steering(self.model, self.layout, finder(self.tokenizer))
 
     @property
     def hf_model(self) -> PreTrainedModel:
@@ -97,54 +103,65 @@ class LiveModel:
     # Steering
 
     @contextmanager
-    def steer(self, *interventions: Intervention) -> Iterator[LiveModel]:
+    def steer(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Iterator[LiveModel]:
         """Run the body under interventions; the model that comes out is the one that went in.
 
         Nested calls add up, outer ones first. Passes through this object (``generate``, ``forward``, ``capture``)
         know where prompts end; under ``hf_model.generate`` nobody does, so use positions there that don't
         count from the prompt's end.
 
+        Args:
+            interventions: in the order in which they act where they meet.
+            mode: how they are lowered. ``fold`` puts what is exact into weights and biases and hooks the rest;
+                ``hook`` touches no parameter; ``auto`` folds constants, and matrices where that pays for
+                ``expected_tokens``; ``interpret`` carries definitions out literally, token by token, for comparison.
+            expected_tokens: how many tokens will pass, prompts included.
+
         Raises:
             SiteError, AttachError, PositionError: where an intervention doesn't fit; nothing is attached then.
         """
-        strangers = [item for item in interventions if not isinstance(item, Intervention)]
-        if strangers:
-            raise AttachError(
-                f"steer takes interventions, one after the other, not {type(strangers[0]).__name__}. "
-                "Build one with steerkit.add, steerkit.ablate or steerkit.intervention; unpack a list with *."
-            )
-        mine = list(interventions)
-        try:
-            self._reattach([*self._active, mine])
+        with self.steering.steer(self._group(interventions, mode, expected_tokens)):
             yield self
-        finally:
-            # By identity: contexts that a generator holds open may close in any order.
-            self._reattach([group for group in self._active if group is not mine])
-
-    def _reattach(self, active: list[list[Intervention]]) -> None:
-        """Attach one program for all active interventions, so that they meet in one hook per module."""
-        program = lower([item for group in active for item in group], self.layout)
-        if self._attachment is not None:
-            self._attachment.close()
-        self._attachment = self._cursor = None
-        self._active = active
-        if program.slots:
-            stack = ExitStack()
-            self._cursor = stack.enter_context(attached(self.model, self.layout, program))
-            self._attachment = stack
 
     @contextmanager
-    def framed(self, frame: Frame | None) -> Iterator[None]:
-        """Tell an attached program where the prompts of the passes in the body lie."""
-        if self._cursor is None:
+    def steer_rows(self, conditions: Sequence[Condition], *, mode: Mode = "hook") -> Iterator[LiveModel]:
+        """Run the body with a condition for each row of its batches, None where a row is left alone.
+
+        For passes of one's own; ``generate``, ``forward`` and ``capture`` take ``steer=`` and see to the rest. A batch
+        of n times as many rows holds n copies of each row side by side, as beams do.
+
+        Raises:
+            SiteError, AttachError, PositionError: as ``steer``.
+        """
+        require_mode(mode)
+        require_rows(conditions, len(conditions))
+        with self.steering.steer(Group.of_rows(conditions, mode)):
+            yield self
+
+    def explain(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Explanation:
+        """What ``steer`` would make of interventions, and what each costs per token. Printed, it is a table."""
+        group = self._group(interventions, mode, expected_tokens)
+        return explain(self.steering.program([group]), self.layout, self.model)
+
+    def _group(self, interventions: tuple[Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
+        require_mode(mode)
+        return Group(interventions_of(interventions), mode, expected_tokens)
+
+    @contextmanager
+    def running(
+        self, batch: Batch, *, steer: Sequence[Condition] | None = None, readers: Mapping[Site, Handler] | None = None
+    ) -> Iterator[None]:
+        """Run passes over a batch: an attached program is told where its prompts lie.
+
+        Args:
+            batch: the batch.
+            steer: a condition for each text that was batched, not for each row: the batch knows which is where.
+            readers: handlers of values at sites.
+        """
+        rows = None if steer is None else [steer[index] for index in batch.order]
+        prompt = forward_arguments(batch)
+        with self.steering.running(batch.frame, steer=rows, readers=readers, prompt=prompt):
             yield
-            return
-        cursor, before = self._cursor, self._cursor.frame
-        cursor.set_frame(frame)
-        try:
-            yield
-        finally:
-            cursor.set_frame(before)
 
     # Passes
 
@@ -154,38 +171,58 @@ class LiveModel:
         attention_mask: Tensor | None = None,
         *,
         prompt_lengths: Sequence[int] | None = None,
+        steer: Sequence[Condition] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """A bare forward pass. Padding may be on either side; ``position_ids`` are set for left padding.
 
         Args:
             input_ids: ``[batch, pos]``.
-            attention_mask: ``[batch, pos]``, 1 at real tokens; None where all are.
-            prompt_lengths: tokens of each row's prompt, for positions that depend on it.
+            attention_mask: ``[batch, pos]``, 1 at real tokens, with a cache of all columns so far; None where all are.
+            prompt_lengths: tokens of each row's prompt, for positions that depend on it. With a cache give them
+                with every pass.
+            steer: a condition for each row, None where it is left alone.
             kwargs: for the model.
         """
+        require_rows(steer, input_ids.shape[0])
+        cache = kwargs.get("past_key_values")
         if attention_mask is None:
-            cache = kwargs.get("past_key_values")
             seen = int(cache.get_seq_length()) if cache is not None else 0
             mask = torch.ones(input_ids.shape[0], seen + input_ids.shape[1], device=input_ids.device)
         else:
             mask = attention_mask
         frame = frame_of_mask(mask, prompt_lengths) if prompt_lengths is not None else None
+        if frame is not None and cache is not None and bool(mask[:, -1].all()):
+            # A sequence that goes on: where it will end nobody knows, so nothing may count from there.
+            frame = replace(frame, end=torch.full_like(frame.end, FAR))
         if attention_mask is not None and "position_ids" not in kwargs and not bool(mask[:, 0].all()):
             kwargs["position_ids"] = position_ids(mask)[:, -input_ids.shape[1] :]
-        with self.framed(frame):
+        prompt = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": kwargs.get("position_ids")}
+        begins = mask.shape[1] == input_ids.shape[1]
+        with self.steering.running(frame, steer=steer, prompt=prompt if begins else None):
             return self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)  # type: ignore[no-any-return]
 
-    def generate(self, prompts: str | Sequence[str], *, max_new_tokens: int = 64, **kwargs: Any) -> list[str]:
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = 64,
+        steer: Sequence[Condition] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
         """Complete prompts, greedily unless ``kwargs`` say otherwise. Special tokens are left out.
 
         Args:
             prompts: one text or several; the chat format renders them.
             max_new_tokens: length of a completion in tokens.
+            steer: a condition for each prompt (an intervention, a list of them, or None), all in shared batches. A
+                prompt without one comes out as it would from a batch of the same shape with no steering at all, to
+                the bit; in mixture-of-experts models, where rows share products, within about 1e-5 in float32.
             kwargs: for transformers' ``generate``; ``num_return_sequences=n`` gives n completions per prompt, in a row.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        return [self.decode(ids) for ids in self.complete(texts, max_new_tokens=max_new_tokens, **kwargs)]
+        found = self.complete(texts, max_new_tokens=max_new_tokens, steer=steer, **kwargs)
+        return [self.decode(ids) for ids in found]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without special ones."""
@@ -197,16 +234,18 @@ class LiveModel:
         prompts: Sequence[str],
         *,
         max_new_tokens: int,
+        steer: Sequence[Condition] | None = None,
         progress: Progress = SILENT.progress,
         **kwargs: Any,
     ) -> list[list[int]]:
-        """Token ids of completions, in the order of the prompts, up to and without the end token."""
+        """Token ids of completions, in the order of the prompts, up to and without the end token. See ``generate``."""
         if not prompts:
             raise DataError("There are no prompts to complete.")
+        require_rows(steer, len(prompts))
         rendered = [self.chat.render(prompt) for prompt in prompts]
         found: dict[int, list[list[int]]] = {}
         for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
-            with self.framed(batch.frame):
+            with self.running(batch, steer=steer):
                 rows = generate_batch(
                     self.model, batch, max_new_tokens=max_new_tokens, pad_id=self.pad_id, settings=kwargs
                 )
@@ -252,6 +291,7 @@ class LiveModel:
         *,
         kind: StatisticsKind = "mean",
         padding_side: PaddingSide = "right",
+        steer: Sequence[Condition] | None = None,
         progress: Progress | bool = True,
     ) -> dict[Key, ClassStatistics]:
         """Statistics of activations. See ``steerkit.engine.capture.capture``."""
@@ -263,5 +303,6 @@ class LiveModel:
             [Positions.parse(item) for item in chosen],
             kind=kind,
             padding_side=padding_side,
+            steer=steer,
             progress=progress,
         )

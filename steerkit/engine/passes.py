@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Layout
-from steerkit.engine.batches import Batch
-from steerkit.engine.capture import forward_arguments
+from steerkit.engine.batches import Batch, forward_arguments
+from steerkit.engine.edits import Condition
 from steerkit.engine.generation import evaluating
 from steerkit.engine.progress import SILENT, Progress
+from steerkit.engine.steering import require_rows
 from steerkit.engine.taps import submodule
 from steerkit.errors import DataError
 
@@ -40,22 +41,31 @@ def logits_of(model: PreTrainedModel, layout: Layout, hidden: Tensor) -> Tensor:
     return logits if layout.softcap is None else layout.softcap * torch.tanh(logits / layout.softcap)
 
 
-def _hidden(live: LiveModel, batch: Batch) -> Tensor:
-    with live.framed(batch.frame), evaluating(live.model):
+def _hidden(live: LiveModel, batch: Batch, steer: Sequence[Condition] | None) -> Tensor:
+    with live.running(batch, steer=steer), evaluating(live.model):
         output = submodule(live.model, live.layout.base)(**forward_arguments(batch))
     hidden: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
     return hidden
 
 
 @torch.no_grad()
-def next_token_logits(live: LiveModel, prompts: Sequence[str], progress: Progress = SILENT.progress) -> Tensor:
-    """Logits after each prompt's last token, ``[n, vocab]``, float32 on the CPU, in the order of the prompts."""
+def next_token_logits(
+    live: LiveModel,
+    prompts: Sequence[str],
+    progress: Progress = SILENT.progress,
+    steer: Sequence[Condition] | None = None,
+) -> Tensor:
+    """Logits after each prompt's last token, ``[n, vocab]``, float32 on the CPU, in the order of the prompts.
+
+    ``steer`` holds a condition for each prompt, None where it is left alone.
+    """
     if not prompts:
         raise DataError("There are no prompts to evaluate.")
+    require_rows(steer, len(prompts))
     rows: list[Tensor | None] = [None] * len(prompts)
     done = 0
     for batch in live.batched([live.chat.render(prompt) for prompt in prompts], "right"):
-        hidden = _hidden(live, batch)
+        hidden = _hidden(live, batch, steer)
         last = (batch.frame.end - 1).to(hidden.device)
         picked = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
         logits = logits_of(live.model, live.layout, picked).cpu()
@@ -84,16 +94,20 @@ class SequenceLogits:
 
 
 @torch.no_grad()
-def sequence_logits(live: LiveModel, texts: Sequence[Rendered], skip: Sequence[int]) -> Iterator[SequenceLogits]:
+def sequence_logits(
+    live: LiveModel, texts: Sequence[Rendered], skip: Sequence[int], steer: Sequence[Condition] | None = None
+) -> Iterator[SequenceLogits]:
     """Logits along texts, a batch at a time, since they are too large to be kept.
 
     Args:
         texts: rendered texts.
         skip: how many leading tokens of each text are context and don't count (at least the first one).
+        steer: a condition for each text, None where it is left alone.
     """
+    require_rows(steer, len(texts))
     vocab = live.model.get_output_embeddings().weight.shape[0]
     for batch in live.batched(texts, "right"):
-        hidden = _hidden(live, batch)
+        hidden = _hidden(live, batch, steer)
         columns = torch.arange(1, batch.input_ids.shape[1])
         context = torch.tensor([max(skip[index], 1) for index in batch.order])
         mask = batch.attention_mask[:, 1:].cpu() & (columns >= context[:, None])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from steerkit.errors import PositionError
-from steerkit.types import Positions
+from steerkit.types import FROM_TOKEN, Positions
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -43,6 +43,18 @@ class Frame:
     def rows(self) -> int:
         """Number of rows."""
         return int(self.first.shape[0])
+
+    def select(self, rows: tuple[int, ...]) -> Frame:
+        """Some of the rows."""
+        if rows == tuple(range(self.rows)):
+            return self
+        chosen = list(rows)
+        return Frame(
+            self.first[chosen],
+            self.end[chosen],
+            None if self.prompt_end is None else self.prompt_end[chosen],
+            None if self.instruction is None else self.instruction[chosen],
+        )
 
     def expand(self, rows: int) -> Frame:
         """The frame of a batch in which every row was repeated in place (beams, return sequences)."""
@@ -112,6 +124,8 @@ def frame_of_mask(attention_mask: Tensor, prompt_lengths: Sequence[int] | None =
 
 def bounds(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
     """The columns ``[start, end)`` of a role in each row, before any choice within it."""
+    if positions.role == FROM_TOKEN:
+        raise PositionError(f"Positions '{positions}' depend on tokens, not on places: steer there; they aren't read.")
     if positions.role == "all" or (positions.role == "" and frame.prompt_end is None):
         return frame.first, frame.end
     if frame.prompt_end is None:

@@ -1,37 +1,65 @@
-"""A condition lowered to a model: which updates happen at which tap, in which order.
+"""A condition lowered to a model: the cheapest program that equals its definition.
 
-A site is where an update is defined; a slot is where it is carried out. Most sites are their own
-slot. ``resid_mid`` is not: both the MLP and the residual branch must see the new value, so it is
-carried out at the first writer, ``attn_out ← f(resid_pre + attn_out) − resid_pre``.
+1. Updates that earlier ones leave nothing to do are dropped (``redundancy``).
+2. What acts at one place under the same circumstances becomes one update (``algebra.compose``). Two sites can
+   be one place: a block's output is the next one's input.
+3. What acts at every token alike goes into weights and biases, where that is exact and pays (``fold``).
+4. What is left becomes one hook per module, a list of items in order.
+
+A site is where an update is defined; a slot is where it is carried out. ``resid_mid`` is carried out at the
+first writer, since both the MLP and the residual branch must see the new value:
+``attn_out ← f(resid_pre + attn_out) − resid_pre``; a constant there is a constant at the writer.
+
+Each row of a batch may have a program of its own. Rows are lowered one by one, then their items are laid side
+by side, so that a slot carries out one item for all rows at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from steerkit.api.architecture import Layout, Tap
-from steerkit.api.intervention import Affine, Intervention, Update
-from steerkit.errors import AttachError
-from steerkit.types import RESID_MID, Positions, Site
+from steerkit.api.intervention import Affine, Gate, Intervention
+from steerkit.engine.algebra import compose, is_constant
+from steerkit.engine.edits import Edit, Mode, edits_of
+from steerkit.engine.redundancy import redundant
+from steerkit.types import EMBED, RESID_MID, RESID_POST, RESID_PRE, Site
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from steerkit.engine.fold import Fold
 
 
 @dataclass(frozen=True, eq=False)
-class Edit:
-    """One update at one site.
+class Probe:
+    """Where the value that a gate compares is read."""
+
+    gate: Gate
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One update of a value.
 
     Args:
-        site: where the update is defined.
-        positions: at which tokens.
-        update: what happens there.
+        parts: the update, for all rows; or one for each row, None where the row has none.
     """
 
-    site: Site
-    positions: Positions
-    update: Update
+    parts: tuple[Edit | None, ...]
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The updates that are there."""
+        return tuple(part for part in self.parts if part is not None)
+
+
+Item: TypeAlias = Edit | Probe
+"""Of one row."""
+Places: TypeAlias = dict[Site, list[Item]]
+"""What happens at each place of a row's forward pass, in forward order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,84 +67,294 @@ class Slot:
     """All that happens at one tap, in order.
 
     Args:
+        site: the first site that is edited there.
         tap: the value that is replaced.
-        edits: in the order in which interventions were given.
-        resid_pre: for ``resid_mid``, the tap whose value is added before the edits and subtracted after.
+        items: what happens to it.
+        carried: what then happens to the sum of it and ``resid_pre``'s value, which is subtracted again.
+        resid_pre: that tap, where anything is carried.
+        literal: carry out as defined, one token at a time.
     """
 
+    site: Site
     tap: Tap
-    edits: tuple[Edit, ...]
+    items: tuple[Step | Probe, ...]
+    carried: tuple[Step | Probe, ...] = ()
     resid_pre: Tap | None = None
+    literal: bool = False
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """Every update."""
+        return tuple(edit for item in (*self.items, *self.carried) if isinstance(item, Step) for edit in item.edits)
+
+
+@dataclass(frozen=True, eq=False)
+class Fate:
+    """What became of an update.
+
+    Args:
+        edit: as defined.
+        became: in words.
+        where: the module, or empty.
+        why: the reason, where a reader might have expected something else.
+        flops: per token.
+        moved: bytes per token that are read and written.
+    """
+
+    edit: Edit
+    became: str
+    where: str = ""
+    why: str = ""
+    flops: int = 0
+    moved: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A lowered condition. Empty when nothing would change: then nothing is attached."""
+    """A lowered condition, or one for each row. Empty when nothing would change: then nothing is attached.
 
-    slots: tuple[Slot, ...]
+    Args:
+        slots: what is hooked, in forward order.
+        folds: what goes into parameters.
+        fates: what became of each update, for ``explain``; none for rows.
+        n_rows: rows that the steps are for, or None where all are alike.
+    """
+
+    slots: tuple[Slot, ...] = ()
+    folds: tuple[Fold, ...] = ()
+    fates: tuple[Fate, ...] = ()
+    n_rows: int | None = None
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """Every update, slot by slot."""
+        """Every update that is hooked."""
         return tuple(edit for slot in self.slots for edit in slot.edits)
 
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """Every gate."""
+        found = (edit.when.gate for edit in self.edits if edit.when.gate is not None)
+        return tuple({id(gate): gate for gate in found}.values())
 
-def lower(interventions: Iterable[Intervention], layout: Layout) -> Program:
-    """Lower interventions to a model's layout.
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is put on the model."""
+        return not self.slots and not self.folds
 
-    Raises:
-        SiteError: for a site that the model doesn't have.
-        AttachError: for an update whose width isn't that of its site.
+
+@dataclass
+class Record:
+    """What becomes of each edit, while a condition is lowered."""
+
+    edits: Sequence[Edit]
+    fates: dict[int, Fate] = field(default_factory=dict)
+
+    def note(self, edit: Edit, became: str, where: str = "", why: str = "", flops: int = 0, moved: int = 0) -> None:
+        """Write down what became of an edit, or of all that it is made of; costs are counted once."""
+        for place in edit.sources:
+            self.fates[place] = Fate(self.edits[place], became, where, why, flops, moved)
+            flops = moved = 0
+            if len(edit.sources) > 1:
+                why = "one update with the others there"
+
+
+def lower(
+    edits: Sequence[Edit],
+    layout: Layout,
+    model: nn.Module | None = None,
+    *,
+    expected_tokens: int = 0,
+    by_site: bool = False,
+) -> Program:
+    """Lower a condition.
+
+    Args:
+        edits: of ``edits_of``.
+        layout: the model's.
+        model: the live model; without it nothing is folded.
+        expected_tokens: how many tokens will pass; decides in mode ``auto`` what is worth folding.
+        by_site: keep every update at its own site, so that values read beside it are as defined.
     """
-    edits: list[Edit] = []
-    for intervention in interventions:
-        for site in intervention.sites(layout):
-            update = intervention.update(site)
-            if update is not None:
-                _check(update, site, layout)
-                edits.append(Edit(site, intervention.positions, update))
-    return Program(tuple(_slots(edits, layout)))
+    if any(edit.mode == "interpret" for edit in edits):
+        return _literal(edits, layout)
+    record = Record(edits)
+    places = arrange(edits, layout, record, by_site=by_site)
+    folds: tuple[Fold, ...] = ()
+    if model is not None and not by_site:
+        from steerkit.engine.fold import fold_places
+
+        folds = fold_places(places, layout, model, record, expected_tokens)
+    slots = _slots([places], layout, by_site)
+    for slot in slots:
+        _note_hook(slot, record, layout)
+    fates = tuple(record.fates[place] for place in sorted(record.fates))
+    return Program(tuple(slots), folds, fates)
 
 
-def _slots(edits: Sequence[Edit], layout: Layout) -> list[Slot]:
-    by_site: dict[Site, list[Edit]] = {}
-    for edit in edits:
-        by_site.setdefault(edit.site, []).append(edit)
-    # In forward order, a writer's own edits come before those of resid_mid, which reads its result.
-    ordered = sorted(by_site, key=layout.sites().index)
-    slots = []
-    for site in ordered:
-        if site.stream == RESID_MID:
-            block = layout.blocks[site.layer]
-            slots.append(Slot(block.writers[0].tap, tuple(by_site[site]), Tap(block.module, "input")))
-        else:
-            slots.append(Slot(layout.tap(site), tuple(by_site[site])))
-    return slots
+def at_sites(interventions: Iterable[Intervention], layout: Layout) -> Program:
+    """A condition with every update hooked at its own site: what holds adapters and plugins to their word."""
+    return lower(edits_of(interventions, layout), layout, by_site=True)
 
 
-def _check(update: Update, site: Site, layout: Layout) -> None:
-    if not isinstance(update, Affine):
-        return
-    width = layout.width(site)
-    for name, value in (("reads", update.reads), ("writes", update.writes), ("bias", update.bias)):
-        if value is None:
+def lower_rows(rows: Sequence[Sequence[Edit]], layout: Layout, *, by_site: bool = False) -> Program:
+    """Lower one condition per row to one program of hooks. Rows with equal edits share their lowering.
+
+    Args:
+        rows: for each row the edits of its condition; the same list where rows share one.
+        layout: the model's.
+        by_site: as in ``lower``.
+    """
+    literal: tuple[Mode, ...] = ("interpret",)
+    if any(edit.mode in literal for edits in rows for edit in edits):
+        return _literal_rows(rows, layout)
+    known: dict[int, Places] = {}
+    for edits in rows:
+        if id(edits) not in known:
+            known[id(edits)] = arrange(edits, layout, Record(edits), by_site=by_site)
+    return Program(tuple(_slots([known[id(edits)] for edits in rows], layout, by_site)), n_rows=len(rows))
+
+
+def place_of(site: Site, layout: Layout) -> Site:
+    """The place at which a site is edited: a block's input is its predecessor's output."""
+    if site.stream == RESID_PRE and site.layer > 0:
+        return Site(RESID_POST, site.layer - 1)
+    if site.stream == RESID_PRE and layout.embed_is_first_resid_pre:
+        return Site(EMBED)
+    return site
+
+
+def arrange(edits: Sequence[Edit], layout: Layout, record: Record, *, by_site: bool = False) -> Places:
+    """Steps 1 and 2: what is left of a condition, place by place, composed."""
+    dropped = redundant(edits, layout)
+    for number in dropped:
+        record.note(edits[number], "dropped", why="the stream holds nothing of it there")
+    at: dict[Site, list[Item]] = {}
+    for gate in dict.fromkeys(edit.when.gate for edit in edits if edit.when.gate is not None):
+        assert gate.site is not None
+        at.setdefault(gate.site, []).append(Probe(gate))
+    for number, edit in enumerate(edits):
+        if number not in dropped:
+            at.setdefault(edit.site, []).append(edit)
+    places: Places = {}
+    for site in sorted(at, key=layout.sites().index):
+        items, place = at[site], site if by_site else place_of(site, layout)
+        constant = all(isinstance(item, Edit) and is_constant(item.update) for item in items)
+        if site.stream == RESID_MID and constant and not by_site:
+            place = Site(layout.blocks[site.layer].writers[0].stream, site.layer)
+        places.setdefault(place, []).extend(items)
+    return {place: found for place, items in places.items() if (found := _composed(items, record))}
+
+
+def _composed(items: Sequence[Item], record: Record) -> list[Item]:
+    """Neighbours that act under the same circumstances become one."""
+    found: list[Item] = []
+    for item in items:
+        last = found[-1] if found else None
+        if not isinstance(item, Edit) or not isinstance(last, Edit) or not _composable(last, item):
+            found.append(item)
             continue
-        if value.shape[-1] != width:
-            raise AttachError(
-                f"An update at {site} has {name} of width {value.shape[-1]}, and the model's is {width}. "
-                "Was the direction estimated on another model?"
-            )
-        if not bool(torch.isfinite(value).all()):
-            raise AttachError(f"An update at {site} has {name} with NaN or infinite values.")
-    if (update.reads is None) != (update.writes is None):
-        raise AttachError(f"An update at {site} has reads without writes, or writes without reads.")
+        assert isinstance(last.update, Affine) and isinstance(item.update, Affine)
+        update = compose(last.update, item.update)
+        sources = (*last.sources, *item.sources)
+        found.pop()
+        if update is None:
+            record.note(replace(item, sources=sources), "dropped", why="it cancels with the others there")
+        else:
+            found.append(replace(item, update=update, sources=sources, mode=_common_mode(last.mode, item.mode)))
+    return found
 
 
-def apply_update(update: Update, x: Tensor) -> Tensor:
-    """Carry out an update literally on ``[*, d_model]``. Never writes into ``x``."""
-    if not isinstance(update, Affine):
-        return update.function(x)
-    new = x
-    if update.reads is not None and update.writes is not None:
-        new = new + (x @ update.reads.T) @ update.writes
-    return new if update.bias is None else new + update.bias
+def _composable(first: Edit, second: Edit) -> bool:
+    if first.when != second.when or not isinstance(first.update, Affine) or not isinstance(second.update, Affine):
+        return False
+    # A factor between 0 and 1 on each of two updates isn't that factor on both in a row, unless they are constants.
+    constants = is_constant(first.update) and is_constant(second.update)
+    return first.when.schedule.is_constant or constants
+
+
+def _common_mode(one: Mode, other: Mode) -> Mode:
+    return one if one == other else "hook" if "hook" in (one, other) else "auto"
+
+
+def _slots(rows: Sequence[Places], layout: Layout, by_site: bool) -> list[Slot]:
+    """One slot per tap, in forward order of the first site that meets there."""
+    slots: dict[object, Slot] = {}
+    for place in (site for site in layout.sites() if any(site in places for places in rows)):
+        items = _side_by_side([places.get(place, []) for places in rows])
+        tap, carried, resid_pre = layout.tap(place), items, None
+        if place.stream == RESID_MID:
+            block = layout.blocks[place.layer]
+            tap, items, resid_pre = block.writers[0].tap, (), Tap(block.module, "input")
+        else:
+            carried = ()
+        key = (tap, place) if by_site else tap
+        before = slots.get(key)
+        if before is None:
+            slots[key] = Slot(place, tap, items, carried, resid_pre)
+        elif before.carried:
+            slots[(tap, place)] = Slot(place, tap, items, carried, resid_pre)
+        else:
+            slots[key] = Slot(before.site, tap, (*before.items, *items), carried, resid_pre)
+    return list(slots.values())
+
+
+def _side_by_side(rows: Sequence[Sequence[Item]]) -> tuple[Step | Probe, ...]:
+    """Items of all rows as steps: every row's first update, then the second ones, each behind the probes it needs."""
+    if len(rows) == 1:
+        return tuple(item if isinstance(item, Probe) else Step((item,)) for item in rows[0])
+    waiting = [list(items) for items in rows]
+    found: list[Step | Probe] = []
+    while any(waiting):
+        probes: dict[int, Probe] = {}
+        for items in waiting:
+            while items and isinstance(items[0], Probe):
+                probe = items.pop(0)
+                assert isinstance(probe, Probe)
+                probes[id(probe.gate)] = probe
+        found += probes.values()
+        parts = tuple(items.pop(0) if items else None for items in waiting)
+        edits = tuple(part for part in parts if isinstance(part, Edit))
+        if edits:
+            found.append(Step(tuple(part if isinstance(part, Edit) else None for part in parts)))
+    return tuple(found)
+
+
+def _literal(edits: Sequence[Edit], layout: Layout) -> Program:
+    """Every update at its own site, one after the other."""
+    program = _literal_rows([edits], layout)
+    fates = tuple(Fate(edit, "interpreted", layout.tap(edit.site).module) for edit in edits)
+    return replace(program, fates=fates, n_rows=None)
+
+
+def _literal_rows(rows: Sequence[Sequence[Edit]], layout: Layout) -> Program:
+    places: list[Places] = []
+    for edits in rows:
+        at: Places = {}
+        for gate in dict.fromkeys(edit.when.gate for edit in edits if edit.when.gate is not None):
+            assert gate.site is not None
+            at.setdefault(gate.site, []).append(Probe(gate))
+        for edit in edits:
+            at.setdefault(edit.site, []).append(edit)
+        places.append(at)
+    slots = [replace(slot, literal=True) for slot in _slots(places, layout, by_site=True)]
+    return Program(tuple(slots), n_rows=len(rows))
+
+
+def _note_hook(slot: Slot, record: Record, layout: Layout) -> None:
+    for step in (item for item in (*slot.items, *slot.carried) if isinstance(item, Step)):
+        for edit in step.edits:
+            known = record.fates.get(edit.sources[0])
+            why = known.why if known is not None and known.became == "kept" else ""
+            flops, moved = cost(edit, layout.width(edit.site))
+            record.note(edit, f"hook on its {slot.tap.side}", slot.tap.module, why, flops, moved)
+
+
+def cost(edit: Edit, width: int, itemsize: int = 4) -> tuple[int, int]:
+    """Operations and bytes per token of an update that is hooked; of a function nobody knows, so (0, 0)."""
+    if not isinstance(edit.update, Affine):
+        return 0, 0
+    rank = 0 if edit.update.reads is None else int(edit.update.reads.shape[0])
+    constant = edit.update.bias is not None
+    # Each row is a scalar product and a multiple that is added; the value is read for each and written once.
+    flops = (4 * rank + int(constant)) * width
+    return flops, (2 + int(rank > 0)) * width * itemsize

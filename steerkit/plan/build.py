@@ -6,12 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from steerkit.api.hookspecs import InterventionSpec, Needs
+from steerkit.api.hookspecs import Needs
 from steerkit.catalog import Catalog
-from steerkit.errors import PluginError, RecipeError, SteerkitError, nearest
-from steerkit.plan.adapter import ModelResolver
+from steerkit.errors import PluginError, RecipeError, SteerkitError
+from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
 from steerkit.plan.files import directions_fault
 from steerkit.plan.names import Key
@@ -22,14 +21,13 @@ from steerkit.plan.types import (
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
-    PlannedIntervention,
     PlannedSamples,
 )
 from steerkit.recipe.data import DataRef, describe_shared, load_data, normalise
-from steerkit.recipe.load import EVALUATION_KEYS, INTERVENTION_KEYS
+from steerkit.recipe.load import EVALUATION_KEYS
 from steerkit.recipe.problems import in_order
-from steerkit.recipe.schema import ConditionRecipe, DirectionRecipe, EvaluationRecipe, InterventionRecipe, Recipe
-from steerkit.types import Positions, Site
+from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, Recipe
+from steerkit.types import FROM_TOKEN, Positions
 
 
 def plan_recipe(source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog) -> Plan:
@@ -59,7 +57,7 @@ def make_plan(recipe: Recipe, catalog: Catalog) -> Plan:
     return _Planner(recipe, catalog).plan()
 
 
-class _Planner(ModelResolver):
+class _Planner(ConditionResolver):
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
         super().__init__(recipe, catalog)
         self.estimated: dict[DataRef, None] = {}
@@ -117,6 +115,9 @@ class _Planner(ModelResolver):
         positions = Positions.parse(written.positions)
         if positions.role == "generated":
             self.complain("prompts have no generated tokens; directions are read from prompts", *path, "positions")
+        if positions.role == FROM_TOKEN:
+            message = f"{positions} can be steered, not read: write a role such as instruction, or an index such as -1"
+            self.complain(message, *path, "positions")
         self.estimated.update(dict.fromkeys(filter(None, classes)))
         self.check_classes(classes, path)
         if len(self.problems) > before or spec is None or options is None:
@@ -144,102 +145,6 @@ class _Planner(ModelResolver):
         shared = [text for text in self.texts(positive) if normalise(text) in reference]
         if shared:
             self.complain(f"{positive} and {negative} {describe_shared(shared)}", *path, "negative")
-
-    # Conditions.
-
-    def condition(self, name: str, written: ConditionRecipe) -> list[PlannedCondition]:
-        """One condition, or the members of its sweep."""
-        path = ("conditions", name)
-        if name == "baseline":
-            self.complain("'baseline' is the model as it is, and always run; give this condition another name", *path)
-        if written.sweep is None:
-            found = self.interventions(written, path, {})
-            return [PlannedCondition(name, found, written.control)]
-        ((option, values),) = written.sweep.items()
-        if not self.check_sweep(option, written, path):
-            return []
-        members = []
-        for value in values:
-            before = len(self.problems)
-            found = self.interventions(written, path, {option: value})
-            label = f"{name}[{option}={format_number(value)}]"
-            members.append(PlannedCondition(label, found, written.control, name, {option: float(value)}))
-            if len(self.problems) > before:
-                break  # the other members would have the same problems
-        return members
-
-    def check_sweep(self, option: str, written: ConditionRecipe, path: tuple[Key, ...]) -> bool:
-        """Whether any intervention has the option that a sweep varies."""
-        fields: dict[str, None] = {}
-        for item in written.interventions:
-            if item.plugin in self.catalog.names("intervention"):
-                fields.update(dict.fromkeys(self.catalog.get("intervention", item.plugin).options.model_fields))
-        if option not in fields and all(
-            item.plugin in self.catalog.names("intervention") for item in written.interventions
-        ):
-            near = nearest(option, fields, "option")
-            self.complain(f"no intervention of {path[-1]!r} has an option {option!r}. {near}", *path, "sweep", option)
-            return False
-        return True
-
-    def interventions(
-        self, written: ConditionRecipe, path: tuple[Key, ...], swept: Mapping[str, Any]
-    ) -> tuple[PlannedIntervention, ...]:
-        """The interventions of a condition that have no problems."""
-        found = (
-            self.intervention(item, swept, *path, "interventions", index)
-            for index, item in enumerate(written.interventions)
-        )
-        return tuple(filter(None, found))
-
-    def intervention(
-        self, written: InterventionRecipe, swept: Mapping[str, Any], *path: Key
-    ) -> PlannedIntervention | None:
-        """One intervention, with the value of the sweep put in."""
-        spec = self.spec("intervention", written.plugin, *path)
-        self.check_direction(spec, written.direction, path)
-        sites = self.sites(written.sites, (*path, "sites"))
-        if spec is None:
-            return None
-        own = {option: value for option, value in swept.items() if option in spec.options.model_fields}
-        for option in own:
-            if option in written.options:
-                self.complain(f"{option} is what the condition sweeps; set it there alone", *path, "options", option)
-        moved = {option: (*path[:2], "sweep", option) for option in own}
-        options = self.options(
-            spec,
-            {**written.options, **own},
-            *(*path, "options"),
-            moved=moved,
-            beside=INTERVENTION_KEYS,
-            partial=self.recipe.lost(*path[:2], "sweep"),
-        )
-        if options is None:
-            return None
-        return PlannedIntervention(spec, options, written.direction, sites, Positions.parse(written.positions))
-
-    def check_direction(self, spec: InterventionSpec | None, direction: str | None, path: tuple[Key, ...]) -> None:
-        """An intervention has a direction if it needs one, and one that there is."""
-        known = self.recipe.directions
-        if direction is None:
-            if spec is not None and spec.directions and not self.recipe.lost(*path, "direction"):
-                near = nearest("", known, "direction")
-                self.complain(f"{spec.name} needs a direction: add `direction: <name>`. {near}", *path)
-        elif spec is not None and not spec.directions:
-            self.complain(f"{spec.name} takes no direction; remove it", *path, "direction")
-        elif direction not in known and not self.recipe.lost("directions", direction):
-            self.complain(
-                f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
-            )
-
-    def sites(self, written: Sequence[str] | None, path: tuple[Key, ...]) -> tuple[Site, ...] | None:
-        """The sites of an intervention, or None for its own choice."""
-        if written is None:
-            return None
-        if not written:
-            self.complain("an empty list of sites does nothing; remove it for the plugin's own choice", *path)
-        checked = [self.site(text, *path, index) for index, text in enumerate(written)]
-        return tuple(site for site in checked if site is not None)
 
     # Evaluators and samples.
 
@@ -314,7 +219,8 @@ class _Planner(ModelResolver):
         self.check_leaks()
         used = {ref.dataset for ref in (*self.estimated, *self.measured)}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
-        steering = {item.direction for one in recipe.conditions.values() for item in one.interventions}
+        listed = [item for one in recipe.conditions.values() for item in one.interventions]
+        steering = {item.direction for item in listed} | {item.gate.direction for item in listed if item.gate}
         self.notes += [
             f"Direction {name!r} is not used by any condition." for name in recipe.directions if name not in steering
         ]
@@ -385,8 +291,3 @@ class _Planner(ModelResolver):
             }
             for entry in entries
         )
-
-
-def format_number(value: float) -> str:
-    """A number as names hold it: ``-8``, ``0.5``."""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))

@@ -14,6 +14,9 @@ from steerkit.recipe.data import DataRef, Splits
 _CHUNK: Final = 256
 """Prompts whose next-token logits the engine holds at once (``steerkit.engine.evaluate.CHUNK``)."""
 
+PREPASS: Final = "prepasses of gates"
+"""The part of the cost that gates add which are decided in advance."""
+
 
 def count_batches(lengths: Iterable[int], budget: int, extra: int = 0) -> int:
     """Batches that rows of these lengths make: the longest first, padding and ``extra`` columns in the budget."""
@@ -60,17 +63,22 @@ class Meter:
             self._lengths[key] = count(self.data[ref.dataset][ref.split])
         return self._lengths[key]
 
-    def read(self, what: str, lengths: Sequence[int]) -> None:
-        """A pass over prompts or texts."""
-        self.parts[what] = self.parts.get(what, 0) + count_batches(lengths, self.budget)
-        self.prompt_tokens += sum(lengths)
+    def read(self, what: str, lengths: Sequence[int], *, prepass: bool = False) -> None:
+        """A pass over prompts or texts; with ``prepass`` an unsteered one before it."""
+        self._pass_over(what, lengths, 0, prepass)
 
-    def write(self, what: str, lengths: Sequence[int], new_tokens: int) -> None:
+    def write(self, what: str, lengths: Sequence[int], new_tokens: int, *, prepass: bool = False) -> None:
         """Completions: the prompts in one pass per batch, which gives the first token, then a pass per token."""
-        passes = count_batches(lengths, self.budget, new_tokens) * new_tokens
-        self.parts[what] = self.parts.get(what, 0) + passes
-        self.prompt_tokens += sum(lengths)
+        batches = self._pass_over(what, lengths, new_tokens, prepass)
+        self.parts[what] += batches * (new_tokens - 1)
         self.generated_tokens += len(lengths) * new_tokens
+
+    def _pass_over(self, what: str, lengths: Sequence[int], extra: int, prepass: bool) -> int:
+        batches = count_batches(lengths, self.budget, extra)
+        for part in (what, PREPASS) if prepass else (what,):
+            self.parts[part] = self.parts.get(part, 0) + batches
+            self.prompt_tokens += sum(lengths)
+        return batches
 
     def cost(self) -> Cost:
         """The sum."""
@@ -111,15 +119,22 @@ def meter_conditions(
     """
     condition = partial(_meter_condition, meter, evaluations)
     condition("baseline", samples, baseline=True)
-    for _, controls in conditions:
-        condition("conditions", samples, baseline=False)
+    for planned, controls in conditions:
+        condition("conditions", samples, prepass=planned.has_prepass)
         for _ in range(controls):
-            condition("random controls", None, baseline=False)
+            condition("random controls", None, prepass=planned.has_prepass)
 
 
 def _meter_condition(
-    meter: Meter, evaluations: Sequence[PlannedEvaluation], what: str, samples: PlannedSamples | None, *, baseline: bool
+    meter: Meter,
+    evaluations: Sequence[PlannedEvaluation],
+    what: str,
+    samples: PlannedSamples | None,
+    *,
+    baseline: bool = False,
+    prepass: bool = False,
 ) -> None:
+    read, write = partial(meter.read, what, prepass=prepass), partial(meter.write, what, prepass=prepass)
     generated: set[DataRef] = set()
     for ref in dict.fromkeys(ref for item in evaluations for ref in item.data):
         needs = [item.needs for item in evaluations if ref in item.data]
@@ -130,20 +145,20 @@ def _meter_condition(
         logits_kept = any(need.baseline and need.next_token_logits for need in needs)
         completions_kept = longest > 0 and any(need.baseline or need.baseline_completions for need in needs)
         if baseline and logits_kept:
-            meter.read(what, prompts)
+            read(prompts)
         if baseline and completions_kept:
-            meter.write(what, prompts, longest)
+            write(prompts, longest)
         if own:
             generated.add(ref)
             if not (baseline and completions_kept):
-                meter.write(what, prompts, own)
+                write(prompts, own)
         asked = any(need.next_token_logits and not need.sequence_logits for need in needs)
         if asked and not (baseline and logits_kept):
             for start in range(0, len(prompts), _CHUNK):
-                meter.read(what, prompts[start : start + _CHUNK])
+                read(prompts[start : start + _CHUNK])
         along = {(need.baseline_completions, need.max_text_tokens) for need in needs if need.sequence_logits}
         for completions, limit in sorted(along):
             lengths = [n + longest for n in prompts] if completions else meter.lengths(ref, raw=True)
-            meter.read(what, [min(n, limit) for n in lengths] if limit else lengths)
+            read([min(n, limit) for n in lengths] if limit else lengths)
     if samples is not None and samples.data not in generated:
-        meter.write(what, meter.lengths(samples.data)[: samples.n], samples.max_new_tokens)
+        write(meter.lengths(samples.data)[: samples.n], samples.max_new_tokens)

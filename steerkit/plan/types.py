@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
@@ -20,7 +20,7 @@ from steerkit.api.hookspecs import (
 )
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.recipe.schema import Recipe
-from steerkit.types import Positions, Site
+from steerkit.types import Positions, Schedule, Site
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,35 @@ class PlannedDirection:
 
 
 @dataclass(frozen=True)
+class PlannedGate:
+    """The condition on the stream under which an intervention acts. See ``steerkit.api.intervention.Gate``.
+
+    Args:
+        direction: name of the direction that the stream is projected on.
+        threshold: what the projection is compared with.
+        side: ``above`` or ``below`` the threshold.
+        site: where it is read; None for the site of a direction from a file.
+        at: whether each ``token`` decides, or the ``prompt`` for its row.
+        positions: the tokens of the prompt that are read, for ``at="prompt"``.
+        prepass: whether an extra pass without any intervention decides, so that prompts can be edited too.
+    """
+
+    direction: str
+    threshold: float
+    side: Literal["above", "below"] = "above"
+    site: Site | None = None
+    at: Literal["token", "prompt"] = "token"
+    positions: Positions = Positions("last")
+    prepass: bool = False
+
+    def to_json(self, site: Site | None = None) -> dict[str, Any]:
+        """As a recipe writes it, without the keys that mean nothing here; ``site`` where the plan has none."""
+        found: dict[str, Any] = {"direction": self.direction, self.side: self.threshold}
+        found |= {"site": _text(self.site or site), "at": self.at}
+        return found | ({"positions": str(self.positions), "prepass": self.prepass} if self.at == "prompt" else {})
+
+
+@dataclass(frozen=True)
 class PlannedIntervention:
     """An intervention of a condition.
 
@@ -58,6 +87,8 @@ class PlannedIntervention:
         direction: name of the direction that it uses, or None.
         sites: where it acts; None for its own choice.
         positions: at which tokens.
+        schedule: factor on the change at each generated token.
+        gate: condition under which it acts, or None: always.
     """
 
     spec: InterventionSpec
@@ -65,6 +96,17 @@ class PlannedIntervention:
     direction: str | None
     sites: tuple[Site, ...] | None
     positions: Positions
+    schedule: Schedule = Schedule()
+    gate: PlannedGate | None = None
+
+    def when(self, gate_site: Site | None = None) -> dict[str, Any]:
+        """Schedule and gate as JSON values, each only where it is set.
+
+        Args:
+            gate_site: where the gate is read, once that is known.
+        """
+        schedule = {} if self.schedule.is_constant else {"schedule": str(self.schedule)}
+        return schedule | ({} if self.gate is None else {"gate": self.gate.to_json(gate_site)})
 
 
 @dataclass(frozen=True)
@@ -88,6 +130,11 @@ class PlannedCondition:
     def n_controls(self, random_directions: int) -> int:
         """How many random controls run beside it: none where it uses no direction."""
         return random_directions if self.control and any(item.direction for item in self.interventions) else 0
+
+    @property
+    def has_prepass(self) -> bool:
+        """Whether prompts are read once more, without any intervention, before each pass over them."""
+        return any(item.gate is not None and item.gate.prepass for item in self.interventions)
 
 
 @dataclass(frozen=True)
@@ -268,6 +315,7 @@ def _condition(item: PlannedCondition, controls: int) -> dict[str, Any]:
             "options": options_as_json(one.options),
             "sites": None if one.sites is None else [str(site) for site in one.sites],
             "positions": str(one.positions),
+            **one.when(),
         }
         for one in item.interventions
     ]

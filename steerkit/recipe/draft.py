@@ -27,6 +27,8 @@ _DIRECTION: Final = {
     "negative": _UNKNOWN_NAME,
     "site": "embed",
 }
+# At prompts every other key of a gate has a meaning, so none of them looks wrong beside the stand-in.
+_GATE: Final = {"direction": _UNKNOWN_NAME, "above": 0.0, "at": "prompt"}
 _STAND_INS: Final[Mapping[Path, Any]] = {
     ("name",): "recipe",
     ("model",): {"source": _UNKNOWN_NAME},
@@ -36,6 +38,7 @@ _STAND_INS: Final[Mapping[Path, Any]] = {
     ("directions", "*"): _DIRECTION,
     **{("directions", "*", key): value for key, value in _DIRECTION.items()},
     ("conditions", "*", "interventions", "*", "sites", "*"): _DIRECTION["site"],
+    **{("conditions", "*", "interventions", "*", "gate", key): value for key, value in _GATE.items()},
     ("evaluate", "*", "data"): [_UNKNOWN_NAME],
     ("evaluate", "*", "data", "*"): _UNKNOWN_NAME,
     ("report", "samples", "data"): _UNKNOWN_NAME,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -18,8 +19,10 @@ from steerkit.recipe.problems import in_order
 from steerkit.recipe.schema import Recipe, Written
 from steerkit.recipe.shipped import find_recipe
 
-INTERVENTION_KEYS = ("direction", "sites", "positions")
+INTERVENTION_KEYS = ("direction", "sites", "positions", "schedule", "gate")
 EVALUATION_KEYS = ("data", "name")
+_RARE = ("schedule", "gate")
+"""Keys of interventions that a resolved recipe holds only where they are set."""
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> Recipe:
@@ -198,8 +201,25 @@ class _Grammar:
             return None
         self.moved[target] = (*path, plugin)
         self.moved[(*target, "options")] = (*path, plugin)
+        body = self._uncut(body, (*path, plugin), own)
         kept = {key: body[key] for key in own if key in body}
         return {"plugin": plugin, **kept, "options": {key: body[key] for key in body if key not in own}}
+
+    def _uncut(self, body: dict[str, Any], path: KeyPath, own: tuple[str, ...]) -> dict[str, Any]:
+        """Take out a text of ours that braces cut at its commas, as they do with ``{schedule: linear(1, 0, 64)}``."""
+        for key in own:
+            text = body.get(key)
+            if not isinstance(text, str) or text.count("(") <= text.count(")"):
+                continue
+            names = list(body)
+            pieces = names[names.index(key) + 1 :]
+            last = next((at for at, name in enumerate(pieces) if name.endswith(")") or body[name] is not None), None)
+            if last is None or body[pieces[last]] is not None:
+                continue
+            whole = json.dumps(", ".join([text, *pieces[: last + 1]]), ensure_ascii=False)
+            self._complain((*path, key), f"braces cut this text at its commas; put it in quotes: {key}: {whole}")
+            body = {name: item for name, item in body.items() if name not in (key, *pieces[: last + 1])}
+        return body
 
     def _evaluation(self, item: dict[str, Any], target: KeyPath) -> dict[str, Any]:
         item.setdefault("name", item["plugin"])
@@ -240,6 +260,9 @@ def as_written(recipe: Recipe) -> dict[str, Any]:
 
 def _fold(item: dict[str, Any]) -> dict[str, Any]:
     options = item.pop("options")
+    for key in _RARE:
+        if item.get(key, ...) is None:
+            del item[key]
     return {item.pop("plugin"): {**item, **options}}
 
 

@@ -3,75 +3,34 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
-from steerkit.errors import Problem, SteerkitError
+from steerkit.errors import Problem
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, write_document
 from steerkit.recipe.paths import readable_path
 from steerkit.recipe.problems import EXCESS, INTERNAL, LACKING
-from steerkit.types import Positions, Site
+from steerkit.recipe.values import (
+    Count,
+    Device,
+    Name,
+    PositionsText,
+    ScheduleValue,
+    Seed,
+    SiteText,
+    Sweep,
+    Template,
+)
 
 SPLITS: Final = ("train", "validation", "test")
 WHOLE: Final = "all"
 """The name of the one split of a data set that isn't split."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_DEVICE = re.compile(r"auto|cpu|cuda(?::[0-9]{1,3})?")
-
-
-def _check_name(value: str) -> str:
-    if not _NAME.fullmatch(value) or len(value) > 80:
-        raise ValueError(f"{value!r} is not a name: use letters, digits, '-' and '_', at most 80")
-    return value
-
-
-def _parsed(parse: Callable[[Any], object], value: Any) -> object:
-    try:
-        return parse(value)
-    except SteerkitError as error:
-        # pydantic gathers ValueErrors only.
-        raise ValueError(str(error)) from error
-
-
-def _read_positions(value: Any) -> str:
-    if not isinstance(value, (str, int, list, tuple)):
-        raise ValueError("expected positions: a role such as all, an index such as -1, or a list of indices")
-    return str(_parsed(Positions.parse, value))
-
-
-def _read_site(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("expected a site such as blocks.14.resid_pre")
-    return str(_parsed(Site.parse, value))
-
-
-def _check_template(value: str) -> str:
-    if value not in ("default", "none", "file"):
-        raise ValueError("expected default, none, or {file: template.jinja}")
-    return value
-
-
-def _check_device(value: str) -> str:
-    if not _DEVICE.fullmatch(value):
-        raise ValueError(f"expected auto, cpu, cuda or cuda:<number>, not {value[:40]!r}")
-    return value
-
-
-def _check_sweep(value: Mapping[str, tuple[int | float, ...]]) -> Mapping[str, tuple[int | float, ...]]:
-    if len(value) != 1:
-        raise ValueError("expected one option with a list of values, as in {coefficient: [1, 2, 4]}")
-    ((_, values),) = value.items()
-    if not values or len(set(values)) != len(values):
-        raise ValueError("expected at least one value, and each of them once")
-    return value
 
 
 def _lacking(message: str, keys: Iterable[str]) -> PydanticCustomError:
@@ -80,16 +39,6 @@ def _lacking(message: str, keys: Iterable[str]) -> PydanticCustomError:
 
 def _excess(message: str, keys: Iterable[str]) -> PydanticCustomError:
     return PydanticCustomError(EXCESS, "{message}", {"message": message, "keys": tuple(keys)})
-
-
-Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
-PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
-SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
-Count: TypeAlias = Annotated[int, Field(ge=1)]
-Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]
-Device: TypeAlias = Annotated[str, AfterValidator(_check_device)]
-Sweep: TypeAlias = Annotated[Mapping[str, tuple[int | float, ...]], AfterValidator(_check_sweep)]
 
 
 class Section(BaseModel):
@@ -186,6 +135,34 @@ class DirectionRecipe(Section):
         return self
 
 
+class GateRecipe(Section):
+    """A condition on the stream under which an intervention acts. See ``steerkit.api.intervention.Gate``."""
+
+    direction: str = Field(description="name of the direction that the stream is projected on")
+    above: float | None = Field(default=None, description="it acts where the projection is above this number")
+    below: float | None = Field(default=None, description="it acts where the projection is below this number")
+    site: SiteText | None = Field(default=None, description="where it is read; the direction's own site where None")
+    at: Literal["token", "prompt"] = Field(default="token", description="whether tokens decide, or the prompt")
+    positions: PositionsText | None = Field(default=None, description="with at: prompt, the tokens that are read: last")
+    prepass: bool = Field(default=False, description="with at: prompt, whether an unsteered pass decides in advance")
+
+    @model_validator(mode="after")
+    def _one_side(self) -> GateRecipe:
+        given = [name for name in ("above", "below") if getattr(self, name) is not None]
+        if not given:
+            raise _lacking("expected a number as above or as below", ("above", "below"))
+        if len(given) > 1:
+            raise _excess("expected one of above and below, not both", given)
+        return self
+
+    @model_validator(mode="after")
+    def _for_prompts(self) -> GateRecipe:
+        given = [name for name in ("positions", "prepass") if getattr(self, name) not in (None, False)]
+        if given and self.at == "token":
+            raise _lacking(f"{' and '.join(given)} can be given only with at: prompt", ("at",))
+        return self
+
+
 class InterventionRecipe(Section):
     """One intervention of a condition."""
 
@@ -195,6 +172,8 @@ class InterventionRecipe(Section):
         default=None, description="where it acts; the plugin's choice where None"
     )
     positions: PositionsText = Field(default="all", description="at which tokens it acts")
+    schedule: ScheduleValue | None = Field(default=None, description="factor on the change at each generated token")
+    gate: GateRecipe | None = Field(default=None, description="condition on the stream under which it acts")
     options: Mapping[str, Any] = Field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""Conformance suites and tiny random models, for plugins of ours and of anyone. Needs pytest.
+"""Conformance suites, tiny random models and the literal oracle, for plugins of ours and of anyone. Needs pytest.
 
 A suite is a class of checks that a test class inherits; nothing is downloaded.
 """
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from steerkit.testing.estimator import EstimatorSuite
     from steerkit.testing.evaluator import EvaluatorSuite
     from steerkit.testing.intervention import InterventionSuite
+    from steerkit.testing.oracle import oracle_logits, oracle_weights
 
 _HOMES = {
     "ArchitectureSuite": "steerkit.testing.architecture",
     "EstimatorSuite": "steerkit.testing.estimator",
     "EvaluatorSuite": "steerkit.testing.evaluator",
     "InterventionSuite": "steerkit.testing.intervention",
+    "oracle_logits": "steerkit.testing.oracle",
+    "oracle_weights": "steerkit.testing.oracle",
     "TINY_MODEL_TYPES": "steerkit.engine.tiny",
     "tiny_model": "steerkit.engine.tiny",
     "tiny_tokenizer": "steerkit.engine.tiny",
@@ -37,6 +40,8 @@ __all__ = [
     "EstimatorSuite",
     "EvaluatorSuite",
     "InterventionSuite",
+    "oracle_logits",
+    "oracle_weights",
     "tiny_model",
     "tiny_tokenizer",
 ]

@@ -26,7 +26,7 @@ from steerkit.api.hookspecs import ArchitectureSpec, ModelFacts, NoOptions
 from steerkit.api.intervention import Affine, Intervention
 from steerkit.engine.attach import attached
 from steerkit.engine.positions import Frame, frame_of_prompts
-from steerkit.engine.program import lower
+from steerkit.engine.program import at_sites
 from steerkit.engine.selftest import SelfTestReport, self_test
 from steerkit.engine.tiny import randomise
 from steerkit.errors import SteerkitError
@@ -49,7 +49,7 @@ class Built:
 
     def logits(self, ids: Tensor, *interventions: Intervention[Any], frame: Frame | None = None) -> Tensor:
         """``[batch, pos]`` tokens without padding to logits under interventions."""
-        program = lower(interventions, self.layout)
+        program = at_sites(interventions, self.layout)
         with torch.no_grad(), attached(self.model, self.layout, program) as cursor:
             cursor.set_frame(frame)
             logits: Tensor = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
@@ -135,7 +135,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         """Adding zero times a vector at every site changes no bit, although it is attached."""
         ids = _tokens(built)
         zero = AddRandom(built.layout, built.layout.sites(), 0.0)
-        assert len(lower([zero], built.layout).slots) == len(built.layout.sites())
+        assert len(at_sites([zero], built.layout).slots) == len(built.layout.sites())
         # The write at resid_mid goes through attn_out, which it must leave alone too.
         assert torch.equal(built.logits(ids, zero), built.logits(ids))
 
@@ -176,7 +176,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         ids, mask = _padded(built, side)
         frame = frame_of_prompts(LENGTHS, INSTRUCTIONS, width=max(LENGTHS), padding_side=side, growing=True)
         edit = AddRandom(built.layout, _written(built.layout), 0.5, positions)
-        program = lower([edit], built.layout)
+        program = at_sites([edit], built.layout)
         with torch.no_grad(), attached(built.model, built.layout, program) as cursor:
             cursor.set_frame(frame)
             whole = _pass(built.model, ids, mask, 0, ids.shape[1], None).logits
@@ -197,7 +197,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     def test_padding_changes_nothing(self, built: Built, positions: str) -> None:
         """A prompt alone, padded on the left and padded on the right gives the same logits at its tokens."""
         edit = AddRandom(built.layout, _written(built.layout), 0.5, positions)
-        program = lower([edit], built.layout)
+        program = at_sites([edit], built.layout)
         found: dict[str, Tensor] = {}
         for side in ("left", "right"):
             ids, mask = _padded(built, side)
@@ -227,7 +227,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         """Hooks and bits are those of before, after an exception in the body."""
         before = _state(built.model)
         edit = AddRandom(built.layout, built.layout.sites(), 0.5)
-        with pytest.raises(ZeroDivisionError), attached(built.model, built.layout, lower([edit], built.layout)):
+        with pytest.raises(ZeroDivisionError), attached(built.model, built.layout, at_sites([edit], built.layout)):
             built.model(input_ids=_tokens(built))
             raise ZeroDivisionError
         _assert_same(before, _state(built.model))
@@ -237,7 +237,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         blocks = built.layout.blocks
         broken = replace(built.layout, blocks=(*blocks[:-1], replace(blocks[-1], module="not.there")))
         before = _state(built.model)
-        program = lower([AddRandom(broken, broken.sites(), 0.5)], broken)
+        program = at_sites([AddRandom(broken, broken.sites(), 0.5)], broken)
         with pytest.raises(SteerkitError, match=r"not\.there"), attached(built.model, broken, program):
             raise AssertionError("attached in spite of a missing module")
         _assert_same(before, _state(built.model))

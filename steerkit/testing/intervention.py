@@ -26,9 +26,10 @@ from steerkit.api.architecture import Block, Layout, Tap, Writer
 from steerkit.api.estimator import Direction
 from steerkit.api.hookspecs import InterventionSpec
 from steerkit.api.intervention import Affine, Intervention, Pointwise
+from steerkit.engine.algebra import apply_update
 from steerkit.engine.attach import attached
 from steerkit.engine.positions import Frame, frame_of_prompts
-from steerkit.engine.program import apply_update, lower
+from steerkit.engine.program import at_sites
 from steerkit.engine.taps import register_tap
 from steerkit.engine.tiny import tiny_model
 from steerkit.errors import SteerkitError
@@ -162,7 +163,7 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
         if self.zero is None:
             pytest.skip("has no options under which it does nothing")
         made = self.intervention(**self.zero)
-        assert not lower([made], tiny_layout()).slots, "A zero intervention attaches something."
+        assert not at_sites([made], tiny_layout()).slots, "A zero intervention attaches something."
         model = small_model()
         plain = _logits(model)
         with steered(model, [made]):
@@ -251,7 +252,7 @@ def tiny_layout() -> Layout:
 def steered(model: nn.Module, interventions: Sequence[Intervention[Any]], frame: Frame | None = None) -> Iterator[None]:
     """The model under interventions; ``frame`` says where prompts lie."""
     layout = tiny_layout()
-    with attached(model, layout, lower(interventions, layout)) as cursor:
+    with attached(model, layout, at_sites(interventions, layout)) as cursor:
         cursor.set_frame(frame)
         yield
 

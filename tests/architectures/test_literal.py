@@ -12,7 +12,7 @@ from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Affine, Intervention
 from steerkit.engine.attach import attached
-from steerkit.engine.program import lower
+from steerkit.engine.program import at_sites
 from steerkit.engine.taps import register_tap
 from steerkit.engine.tiny import TINY_MODEL_TYPES
 from steerkit.types import EMBED, HEAD_OUT, Site
@@ -70,7 +70,7 @@ def test_every_site_writes_where_it_reads(model_type: str) -> None:
             continue  # More than the stream reads the embedding there; it has a test of its own.
         vector = torch.randn(layout.width(site), generator=torch.Generator().manual_seed(1))
         by_hand = Literal(model, IDS, {str(site): lambda value, vector=vector: value + vector})
-        with torch.no_grad(), attached(model, layout, lower([Add(site, vector)], layout)):
+        with torch.no_grad(), attached(model, layout, at_sites([Add(site, vector)], layout)):
             found = model(input_ids=IDS, use_cache=False).logits
         close(found, by_hand.logits, site)
         assert (found - plain).abs().max() > 1e-3, f"an edit at {site} shows nowhere"
@@ -85,9 +85,9 @@ def test_an_edit_at_the_embedding_of_gemma4_reaches_its_per_layer_inputs(model_t
         edited = model.model.embed_tokens(IDS) + vector
         per_layer = model.model.get_per_layer_inputs(IDS)
         expected = model(inputs_embeds=edited, per_layer_inputs=per_layer, use_cache=False).logits
-        with attached(model, layout, lower([Add(Site(EMBED), vector)], layout)):
+        with attached(model, layout, at_sites([Add(Site(EMBED), vector)], layout)):
             found = model(input_ids=IDS, use_cache=False).logits
-        with attached(model, layout, lower([Add(Site("resid_pre", 0), vector)], layout)):
+        with attached(model, layout, at_sites([Add(Site("resid_pre", 0), vector)], layout)):
             in_the_stream_alone = model(input_ids=IDS, use_cache=False).logits
     close(found, expected)
     assert (found - in_the_stream_alone).abs().max() > 1e-3

@@ -73,7 +73,7 @@ def test_plugins_lists_everything_without_torch() -> None:
 def test_plugins_as_json_has_kind_name_origin_summary_and_options() -> None:
     done = run("plugins", "--json", "--kind", "intervention")
     plugins = {item["name"]: item for item in json.loads(done.stdout)["plugins"]}
-    assert {"add", "ablate"} <= set(plugins)
+    assert {"add", "ablate", "affine_concept_editing", "set_projection"} <= set(plugins)
     add = plugins["add"]
     assert (add["kind"], add["distribution"], add["status"]) == ("intervention", "steerkit-torch", "ok")
     assert add["version"] and add["summary"]

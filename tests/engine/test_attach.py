@@ -166,15 +166,16 @@ def test_an_attach_that_fails_leaves_nothing_behind(
     expected: type[Exception] = SiteError if where == "unknown site" else AttachError
     if where == "late failure":
         expected = RuntimeError
-        block = llama.model.get_submodule("model.layers.1")
+        # What goes into a block is what comes out of the one before.
+        block = llama.model.get_submodule("model.layers.0")
 
         def refuse(*args: object, **kwargs: object) -> None:
             raise RuntimeError("no hook here")
 
-        monkeypatch.setattr(block, "register_forward_pre_hook", refuse)
+        monkeypatch.setattr(block, "register_forward_hook", refuse)
     with llama.steer(good):
         steered = llama.forward(IDS).logits
-        with pytest.raises(expected), llama.steer(bad):
+        with pytest.raises(expected), llama.steer(bad, mode="hook"):
             raise AssertionError("the body must not run")
         monkeypatch.undo()
         assert torch.equal(llama.forward(IDS).logits, steered)

@@ -34,6 +34,9 @@ conditions:
       - add: {direction: warmth, sites: blocks.0.resid_pre, positions: "generated[:8]"}
     sweep: {coefficient: [-8, 4.5]}
     control: false
+  late:
+    - add: {direction: warmth, positions: from_token(#7), schedule: [1, 0.5], gate: {direction: warmth, above: 3}}
+    - ablate: {gate: {direction: warmth, below: 2, site: embed, at: prompt, positions: prompt, prepass: true}}
 evaluate:
   - refusal_score: {data: warm.test, tokens: [yes, no]}
   - refusal_score: {data: [cold.test, warm.test], name: twice}

@@ -1,0 +1,349 @@
+"""Which tokens the running forward pass holds, and how much of each step they get.
+
+What is edited depends on a token's place in its sequence, never on how often forward was called: the cache
+says how many columns came before, and what must be remembered of a sequence is kept by its cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor
+
+from steerkit.engine.edits import When
+from steerkit.engine.positions import FAR, Frame, edit_mask, frame_of_mask, intervals
+from steerkit.errors import PositionError
+from steerkit.types import FROM_TOKEN, Positions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from steerkit.api.intervention import Gate
+
+Finder = Callable[[Positions, Sequence[int], int], int]
+"""From ``from_token`` positions, a row's token ids and how many of them were looked at, to the first column that is
+meant, or ``FAR``."""
+
+WHOLLY: Final = True
+"""Every token of the pass is edited, with weight one."""
+
+
+@dataclass
+class Sequences:
+    """What is known of the rows of one batch of growing sequences.
+
+    Args:
+        tokens: ``[rows, columns]``, padding included, or None where nobody asked.
+        found: per ``from_token`` positions the first column that is meant, ``[rows]``, and how many were looked at.
+        sums: per gate that prompts decide, sum of projections and number of tokens, ``[rows]`` each.
+        decided: per gate, whether it is open, ``[rows]``.
+    """
+
+    tokens: Tensor | None = None
+    found: dict[Positions, tuple[Tensor, int]] = field(default_factory=dict)
+    sums: dict[Gate, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    decided: dict[Gate, Tensor] = field(default_factory=dict)
+
+    def reorder(self, order: Tensor) -> None:
+        """Rows change places, as beams do."""
+        order = order.cpu()
+        self.tokens = None if self.tokens is None else self.tokens[order]
+        self.found = {key: (columns[order], seen) for key, (columns, seen) in self.found.items()}
+        self.sums = {gate: (total[order.to(total.device)], n[order]) for gate, (total, n) in self.sums.items()}
+        self.decided = {gate: is_open[order.to(is_open.device)] for gate, is_open in self.decided.items()}
+
+
+Memory = WeakKeyDictionary[Any, Sequences]
+
+
+@dataclass(eq=False)
+class Selection:
+    """How much of a step each token of a pass gets. One object for equal circumstances, so that it is worked out once.
+
+    Args:
+        whens: for all rows, or one for each; None where a row has no update.
+        cursor: of the attachment.
+    """
+
+    whens: tuple[When | None, ...]
+    cursor: Cursor
+    _stamp: int = -1
+    _static: Tensor | bool | None = None
+    _cast: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        present = [when for when in self.whens if when is not None]
+        self.always = all(when.always for when in present)
+        self.gates = tuple(dict.fromkeys(when.gate for when in present if when.gate is not None))
+        self.binary = all(when.schedule.is_constant for when in present)
+
+    def of(self, x: Tensor) -> Tensor | bool | None:
+        """``[rows, pos, 1]`` in the dtype of ``x``; ``WHOLLY``, or None where no token is edited.
+
+        Some layers see only the last columns of a pass (Gemma 4 drops the rest before its layers that share keys
+        and values), so the weights are taken from its end.
+        """
+        if self._stamp != self.cursor.stamp:
+            self._static, self._cast, self._stamp = self.cursor.static(self.whens), None, self.cursor.stamp
+        static = self._static
+        if static is None or (static is WHOLLY and not self.gates):
+            return static
+        weights = self._as(static, x)[:, -x.shape[1] :]
+        for gate in self.gates:
+            is_open = self.cursor.open(gate, static)[:, -x.shape[1] :].to(x.device)
+            if len(self.whens) > 1:
+                times = x.shape[0] // len(self.whens)
+                free = [when is None or when.gate is not gate for when in self.whens for _ in range(times)]
+                is_open = is_open | torch.tensor(free, device=x.device)[:, None, None]
+            weights = weights * is_open
+        return weights
+
+    def _as(self, static: Tensor | bool, x: Tensor) -> Tensor:
+        if self._cast is None or self._cast.dtype != x.dtype or self._cast.device != x.device:
+            if not isinstance(static, Tensor):
+                static = torch.ones(x.shape[0], self.cursor.length)
+            self._cast = static[:, :, None].to(device=x.device, dtype=x.dtype)
+        return self._cast
+
+
+class Cursor:
+    """Which columns the running forward pass holds. One per attachment, so that models don't collide.
+
+    Args:
+        memory: what is known of sequences that are not finished, by their cache.
+        find: looks for what ``from_token`` positions name.
+        n_rows: rows that the program's steps are for, or None.
+    """
+
+    def __init__(self, memory: Memory | None = None, find: Finder | None = None, n_rows: int | None = None) -> None:
+        self.frame: Frame | None = None
+        self.decided: Mapping[Gate, Tensor] = {}
+        self.stamp = 0
+        self.start = self.length = 0
+        self.running: Frame | None = None
+        self.sequences = Sequences()
+        self._memory: Memory = WeakKeyDictionary() if memory is None else memory
+        self._find, self._n_rows = find, n_rows
+        self._selections: dict[tuple[When | None, ...], Selection] = {}
+        self._spans: dict[tuple[Positions, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
+        self._open: dict[Gate, Tensor] = {}
+        self._watches_tokens = False
+
+    def selection(self, whens: tuple[When | None, ...]) -> Selection:
+        """The tokens that steps under these circumstances edit."""
+        self._watches_tokens |= any(when is not None and when.positions.role == FROM_TOKEN for when in whens)
+        return self._selections.setdefault(whens, Selection(whens, self))
+
+    def set_frame(self, frame: Frame | None, decided: Mapping[Gate, Tensor] | None = None) -> None:
+        """Say where the prompts of the coming passes lie; None for passes that nobody described.
+
+        Args:
+            frame: where the parts of each row lie.
+            decided: per gate that an extra pass decided, whether it is open, ``[rows]``.
+        """
+        self.frame, self.decided, self.running = frame, decided or {}, None
+        self._spans.clear()
+
+    def before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the base model: note which columns this pass holds."""
+        tokens = args[0] if args else kwargs.get("input_ids")
+        embeds = kwargs.get("inputs_embeds") if tokens is None else tokens
+        assert embeds is not None  # transformers refuses a pass without either
+        cache = kwargs.get("past_key_values")
+        self.start = int(cache.get_seq_length()) if cache is not None else 0
+        rows, self.length = embeds.shape[0], embeds.shape[1]
+        self.stamp += 1
+        self._open.clear()
+        frame = self.frame
+        if frame is None:
+            frame = _bare_frame(kwargs.get("attention_mask"), rows, self.start + self.length)
+            if self.start:
+                # A continued sequence: where it will end nobody knows, so nothing may count from there.
+                frame = replace(frame, end=torch.full_like(frame.end, FAR))
+            self.running = None
+        if self.running is None or self.running.rows != rows:
+            self.running = frame.expand(rows)
+            self._spans.clear()
+        self._remember(cache, tokens, rows)
+
+    def _remember(self, cache: Any, tokens: Tensor | None, rows: int) -> None:
+        known = self._memory.get(cache) if cache is not None and self.start else None
+        if known is None:
+            known = Sequences()
+            if cache is not None:
+                self._memory[cache] = known
+        self.sequences = known
+        for gate, is_open in self.decided.items():
+            known.decided[gate] = is_open.repeat_interleave(rows // is_open.shape[0], 0)
+        if not self._watches_tokens:
+            return
+        if tokens is None:
+            raise PositionError("from_token looks at token ids, and this pass was given embeddings.")
+        if cache is not None:
+            _follow(cache, self._memory)
+        ids = tokens.cpu()
+        if self.start and (known.tokens is None or known.tokens.shape[1] < self.start):
+            raise PositionError("from_token needs the whole sequence, and its beginning was read before the steering.")
+        known.tokens = ids if not self.start or known.tokens is None else _extended(known.tokens, self.start, ids)
+
+    # Weights that depend on places alone
+
+    def static(self, whens: tuple[When | None, ...]) -> Tensor | bool | None:
+        """``[rows, length]`` on the CPU, ``WHOLLY``, or None where no token gets any."""
+        running = self._require_running()
+        if len(whens) == 1:
+            assert whens[0] is not None
+            weights = self._one(whens[0], tuple(range(running.rows)))
+        else:
+            times = running.rows // len(whens)
+            groups: dict[When, list[int]] = {}
+            for place, when in enumerate(whens):
+                if when is not None:
+                    groups.setdefault(when, []).extend(range(place * times, (place + 1) * times))
+            weights = torch.zeros(running.rows, self.length)
+            for when, rows in groups.items():
+                weights[rows] = self._one(when, tuple(rows))
+        if not bool(weights.any()):
+            return None
+        return WHOLLY if bool((weights == 1).all()) else weights
+
+    def _one(self, when: When, rows: tuple[int, ...]) -> Tensor:
+        """Weights of some rows under one set of circumstances, without what gates decide."""
+        frame = self._require_running().select(rows)
+        weights = self.mask(when.positions, rows).float()
+        if when.schedule.is_constant and not when.generated_only:
+            return weights
+        if frame.prompt_end is None:
+            raise PositionError(
+                "A schedule, or a gate that the prompt decides, depends on where each prompt ends, and a bare forward "
+                "pass doesn't say. Pass prompt_lengths, or use generate."
+            )
+        generated = torch.arange(self.start, self.start + self.length)[None] - frame.prompt_end[:, None]
+        if not when.schedule.is_constant:
+            last = max(int(generated.max()), 0)
+            factors = torch.tensor([when.schedule.factor(place) for place in range(last + 1)])
+            weights = weights * factors[generated.clamp(min=0)]
+        return weights * (generated >= 0) if when.generated_only else weights
+
+    def mask(self, positions: Positions, rows: tuple[int, ...]) -> Tensor:
+        """Which of the columns of this pass some rows' positions name, ``[rows, length]``."""
+        if positions.role == FROM_TOKEN:
+            low = self._found(positions)[list(rows)][:, None]
+            return edit_mask((low, torch.full_like(low, FAR)), self.start, self.length)
+        key = (positions, rows)
+        if key not in self._spans:
+            self._spans[key] = intervals(positions, self._require_running().select(rows))
+        return edit_mask(self._spans[key], self.start, self.length)
+
+    def _require_running(self) -> Frame:
+        if self.running is None:
+            raise PositionError("A block ran outside its model's forward pass; positions are not known there.")
+        return self.running
+
+    def _found(self, positions: Positions) -> Tensor:
+        """First column of each row that ``from_token`` positions mean, ``[rows]``."""
+        known, running = self.sequences, self._require_running()
+        if self._find is None:
+            raise PositionError("from_token needs a tokenizer: steerkit.wrap(model, tokenizer).")
+        assert known.tokens is not None  # before_forward keeps them where anybody asks
+        columns, seen = known.found.get(positions, (torch.full((running.rows,), FAR), 0))
+        total = known.tokens.shape[1]
+        if seen < total:
+            columns = columns.clone()
+            for row in (columns >= FAR).nonzero()[:, 0].tolist():
+                first, end = int(running.first[row]), min(int(running.end[row]), total)
+                n = self._find(positions, known.tokens[row, first:end].tolist(), max(seen - first, 0))
+                columns[row] = min(first + n, FAR)
+            known.found[positions] = (columns, total)
+        return columns
+
+    # Gates
+
+    def probe(self, gate: Gate, rows: Sequence[int], x: Tensor) -> None:
+        """Take note of what a gate compares, as the stream arrives at its site.
+
+        Args:
+            gate: the gate.
+            rows: of the program, that it is for; empty for all.
+            x: ``[rows, pos, d_model]``.
+        """
+        unit = gate.direction.vectors[0].detach().to(device=x.device, dtype=torch.float64)
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        projection = x.detach().to(wide) @ (unit / unit.norm()).to(wide)
+        if gate.at == "token":
+            self._open[gate] = compare(gate, projection)[..., None]
+        elif not gate.prepass:
+            self._add_up(gate, rows, projection)
+
+    def _add_up(self, gate: Gate, rows: Sequence[int], projection: Tensor) -> None:
+        running = self._require_running()
+        times = running.rows // (self._n_rows or running.rows)
+        chosen = [row * times + copy for row in rows for copy in range(times)] if rows else list(range(running.rows))
+        mask = torch.zeros(running.rows, self.length, dtype=torch.bool)
+        mask[chosen] = self.mask(gate.positions, tuple(chosen))
+        zero = torch.zeros(running.rows)
+        total, n = self.sequences.sums.get(gate, (zero.to(projection), zero))
+        seen = mask[:, -projection.shape[1] :].to(projection.device)
+        total = total + torch.where(seen, projection, 0).sum(1)
+        self.sequences.sums[gate] = (total, n + mask.sum(1))
+
+    def open(self, gate: Gate, static: Tensor | bool) -> Tensor:
+        """Whether a gate lets tokens through, ``[rows, pos or 1, 1]``.
+
+        Args:
+            gate: the gate.
+            static: weights that the tokens have otherwise, for rows that the gate must have seen.
+        """
+        if gate.at == "token":
+            return self._open[gate]
+        if gate.prepass:
+            if gate not in self.sequences.decided:
+                raise PositionError(
+                    f"The gate '{gate}' is decided by an extra pass over whole prompts, and there was none before this "
+                    "pass. Use the steered model's own generate, or its forward with prompt_lengths and whole prompts."
+                )
+            return self.sequences.decided[gate][:, None, None]
+        total, n = self.sequences.sums.get(gate, (None, torch.zeros(self._require_running().rows)))
+        asked = static.any(1) if isinstance(static, Tensor) else torch.ones_like(n, dtype=torch.bool)
+        if total is None or bool((asked & (n == 0)).any()):
+            raise PositionError(f"The gate '{gate}' is decided on the prompt, which was read before the steering.")
+        return compare(gate, total / n.clamp(min=1).to(total))[:, None, None]
+
+
+def _extended(tokens: Tensor, start: int, more: Tensor) -> Tensor:
+    return torch.cat([tokens[:, :start], more], 1)
+
+
+def compare(gate: Gate, projection: Tensor) -> Tensor:
+    """Whether projections open a gate."""
+    return projection > gate.threshold if gate.side == "above" else projection < gate.threshold
+
+
+def _follow(cache: Any, memory: Memory) -> None:
+    """Have a cache tell when beams change places: what is remembered of rows moves with their keys and values."""
+    if "reorder_cache" in vars(cache) or not hasattr(cache, "reorder_cache"):
+        return
+    reorder, mine = type(cache).reorder_cache, ref(cache)
+
+    def reorder_cache(beam_idx: Tensor) -> Any:
+        own = mine()
+        if own in memory:
+            memory[own].reorder(beam_idx)
+        return reorder(own, beam_idx)
+
+    cache.reorder_cache = reorder_cache
+
+
+def _bare_frame(mask: Any, rows: int, columns: int) -> Frame:
+    if mask is None:
+        return frame_of_mask(torch.ones(rows, columns))
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        raise PositionError(
+            "These positions need to know where padding is, and the attention mask of this pass isn't [rows, columns]. "
+            "Use the steered model's own generate or forward."
+        )
+    return frame_of_mask(mask)

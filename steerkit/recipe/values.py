@@ -1,0 +1,84 @@
+"""Values that a recipe's sections share: how each is read, and the text that it is kept as."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+
+from steerkit.errors import SteerkitError
+from steerkit.types import Positions, Schedule, Site
+
+ValueT = TypeVar("ValueT")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_DEVICE = re.compile(r"auto|cpu|cuda(?::[0-9]{1,3})?")
+
+
+def _check_name(value: str) -> str:
+    if not _NAME.fullmatch(value) or len(value) > 80:
+        raise ValueError(f"{value!r} is not a name: use letters, digits, '-' and '_', at most 80")
+    return value
+
+
+def _parsed(parse: Callable[[Any], ValueT], value: Any) -> ValueT:
+    try:
+        return parse(value)
+    except SteerkitError as error:
+        # pydantic gathers ValueErrors only.
+        raise ValueError(str(error)) from error
+
+
+def _read_positions(value: Any) -> str:
+    if not isinstance(value, (str, int, list, tuple)):
+        raise ValueError("expected positions: a role such as all, an index such as -1, or a list of indices")
+    return str(_parsed(Positions.parse, value))
+
+
+def _read_schedule(value: Any) -> str | tuple[float, ...]:
+    if not isinstance(value, (str, list, tuple)):
+        raise ValueError("expected a schedule: linear(1, 0, 64), exponential(0.97), or a list of factors")
+    schedule = _parsed(Schedule.parse, value)
+    # A list stays one, and a text stays as it was written: no digit of a rate is lost.
+    return schedule.values if schedule.kind == "list" else " ".join(str(value).split())
+
+
+def _read_site(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a site such as blocks.14.resid_pre")
+    return str(_parsed(Site.parse, value))
+
+
+def _check_template(value: str) -> str:
+    if value not in ("default", "none", "file"):
+        raise ValueError("expected default, none, or {file: template.jinja}")
+    return value
+
+
+def _check_device(value: str) -> str:
+    if not _DEVICE.fullmatch(value):
+        raise ValueError(f"expected auto, cpu, cuda or cuda:<number>, not {value[:40]!r}")
+    return value
+
+
+def _check_sweep(value: Mapping[str, tuple[int | float, ...]]) -> Mapping[str, tuple[int | float, ...]]:
+    if len(value) != 1:
+        raise ValueError("expected one option with a list of values, as in {coefficient: [1, 2, 4]}")
+    ((_, values),) = value.items()
+    if not values or len(set(values)) != len(values):
+        raise ValueError("expected at least one value, and each of them once")
+    return value
+
+
+Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
+PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
+# Any: pydantic warns about what a plain validator returns where it is told that this is one of two types.
+ScheduleValue: TypeAlias = Annotated[Any, PlainValidator(_read_schedule)]
+SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]
+Device: TypeAlias = Annotated[str, AfterValidator(_check_device)]
+Sweep: TypeAlias = Annotated[Mapping[str, tuple[int | float, ...]], AfterValidator(_check_sweep)]

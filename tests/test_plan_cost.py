@@ -1,0 +1,206 @@
+"""What a plan says that a run costs: tokens, batches, and the passes that the engine makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerkit.catalog import Catalog
+from steerkit.engine.progress import SILENT
+from steerkit.plan import Plan, plan_recipe
+from steerkit.plan.cost import count_batches
+from steerkit.plan.tokens import token_counter
+
+RECIPE = """\
+name: plan
+seed: 3
+model: {source: "tiny-random:llama"}
+data:
+  warm: {inline: [w1, w2, w3, w4, w5, w6], split: {train: 4, test: 2}}
+  cold: {inline: [c1, c2, c3, c4, c5, c6], split: {train: 4, test: 2}}
+  probe: {inline: [p1, p2, p3], split: {test: 3}}
+directions:
+  warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}
+conditions:
+  warmer:
+    - add: {direction: warmth, coefficient: 4.0}
+  dose:
+    interventions: [ {add: {direction: warmth}} ]
+    sweep: {coefficient: [-8, 0.5]}
+  alone:
+    interventions: [ {ablate: {direction: warmth, sites: [embed, blocks.0.attn_out], positions: "generated[:2]"}} ]
+    control: false
+evaluate:
+  - refusal_score: {data: [probe.test, warm.test], tokens: [x]}
+report: {samples: {data: probe.test, n: 2, max_new_tokens: 7}}
+"""
+
+Planner = Callable[..., Plan]
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return Catalog.discover()
+
+
+@pytest.fixture
+def plan(tmp_path: Path, catalog: Catalog) -> Planner:
+    def make(text: str = RECIPE, *overrides: str) -> Plan:
+        path = tmp_path / "plan.yaml"
+        path.write_text(text, "utf-8")
+        return plan_recipe(path, overrides, catalog)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from steerkit.engine.tiny import tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+CUSTOM = "{{ messages[-1].content }}!{% if true %}\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "system"),
+    [("default", None), ("default", "Be brief."), ("none", None), (CUSTOM, None), (CUSTOM, "Be brief.")],
+)
+def test_counted_tokens_are_those_that_the_engine_renders(
+    tokenizer_folder: Path, template: str, system: str | None
+) -> None:
+    from transformers import AutoTokenizer
+
+    from steerkit.engine.chat import ChatFormat
+
+    chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer_folder), template=template, system_prompt=system)
+    counter = token_counter(tokenizer_folder, template, system)
+    texts = ["hello there", "a", "über <|user|> x"]
+    assert not counter.estimated
+    assert counter.prompts(texts) == [len(chat.render(text).token_ids) for text in texts]
+    assert counter.texts(texts) == [len(chat.render_text(text).token_ids) for text in texts]
+
+
+def test_an_estimate_says_that_it_is_one(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert token_counter(None, "default", None).estimated
+    assert "estimate" in token_counter(None, "default", None).basis
+    broken = token_counter(tokenizer_folder, "{{ raise_exception('no') }}", None)
+    assert broken.estimated and "taken for" in broken.basis
+    monkeypatch.setattr("steerkit.plan.tokens._LARGEST_TOKENIZER", 10)
+    large = token_counter(tokenizer_folder, "none", None)
+    assert large.estimated and "too large" in large.basis
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20), budget=st.integers(1, 90), extra=st.integers(0, 9)
+)
+def test_batches_are_counted_as_the_engine_cuts_them(lengths: list[int], budget: int, extra: int) -> None:
+    import torch
+
+    from steerkit.engine.batches import batches
+    from steerkit.engine.chat import Rendered
+
+    cut = batches(
+        [Rendered(tuple(range(length))) for length in lengths],
+        batch_tokens=budget,
+        padding_side="right",
+        pad_id=0,
+        device=torch.device("cpu"),
+        extra_tokens=extra,
+    )
+    assert count_batches(lengths, budget, extra) == len(cut)
+
+
+def passes(found: Plan) -> dict[str, int]:
+    return dict(found.cost.parts)
+
+
+def test_the_cost_adds_up_by_hand(plan: Planner) -> None:
+    cost = plan().cost
+    # Texts of two characters: one token each by the estimate, and 11 of specials and template.
+    prompt = 1 + 11
+    # Train classes for the direction; train and test classes for separation.
+    # Per condition: two data sets of next-token logits; 7 passes for samples, which controls don't have.
+    assert dict(cost.parts) == {
+        "directions": 2,
+        "separation by layer": 4,
+        "baseline": 2 + 7,
+        "conditions": 4 * (2 + 7),
+        "random controls": 15 * 2,
+    }
+    assert cost.forward_passes == sum(count for _, count in cost.parts)
+    assert cost.prompt_tokens == prompt * (8 + 8 + 4 + 20 * 5 + 5 * 2)
+    assert cost.generated_tokens == 5 * 2 * 7
+    assert cost.estimated
+
+
+def test_the_plan_knows_how_many_prompts_the_engine_holds_at_once() -> None:
+    from steerkit.engine.evaluate import CHUNK
+    from steerkit.plan import cost
+
+    assert cost._CHUNK == CHUNK
+
+
+def test_a_small_budget_means_more_passes(plan: Planner) -> None:
+    assert passes(plan(RECIPE, "model.batch_tokens=12"))["directions"] == 8
+    assert passes(plan(RECIPE, "report.separation=false", "control=false")).keys() == {
+        "directions",
+        "baseline",
+        "conditions",
+    }
+
+
+def calls(sets: Sequence[str]) -> str:
+    return RECIPE.partition("evaluate:")[0] + "evaluate:\n" + "".join(f"  - {line}\n" for line in sets)
+
+
+def test_evaluators_share_passes(plan: Planner) -> None:
+    one = passes(plan(calls(["refusal_score: {data: probe.test}"])))
+    both = passes(plan(calls(["refusal_score: {data: probe.test}", "kl_divergence: {data: probe.test}"])))
+    assert both["conditions"] == one["conditions"]
+    assert both["baseline"] == one["baseline"]
+    rates = [f"refusal_rate: {{data: probe.test, max_new_tokens: {n}, name: r{n}}}" for n in (3, 9)]
+    assert passes(plan(calls(rates)))["conditions"] == 4 * 9
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["refusal_score: {data: [probe.test, warm.test]}", "kl_divergence: {data: probe.test}"],
+        ["refusal_rate: {data: probe.test, max_new_tokens: 3}", "refusal_score: {data: probe.test}"],
+        ["cross_entropy: {data: probe.test, max_tokens: 4}", "cross_entropy: {data: probe.test, name: longer}"],
+        ["refusal_rate: {data: probe.test, max_new_tokens: 3}", "kl_divergence: {data: probe.test}"],
+        ["cross_entropy: {data: probe.test, of: baseline_completions, max_new_tokens: 3}"],
+    ],
+)
+def test_the_engine_makes_the_passes_that_the_plan_counts(plan: Planner, lines: list[str]) -> None:
+    """The engine is run for real, its calls of the base model counted; no completion of it ends early."""
+    import torch
+
+    from steerkit import stages
+    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.session import wrap
+
+    text = (
+        calls(lines)
+        + "report: {samples: {data: warm.test, n: 2, max_new_tokens: 5}}\ncontrol: {random_directions: 1}\n"
+    )
+    found = plan(text)
+    live = wrap(tiny_model("llama"), tiny_tokenizer())
+    live.model.generation_config.eos_token_id = None
+    counted: list[int] = []
+    live.model.get_input_embeddings().register_forward_hook(lambda *_: counted.append(1))
+    with torch.no_grad():
+        directions = stages.estimate(found, live, SILENT)
+        stages.separations(found, live, SILENT)
+        evaluation = stages.evaluation(found, live, SILENT)
+        for condition in stages.conditions(found, directions):
+            evaluation.run(condition.interventions, samples=condition.kind != "control")
+    assert len(counted) == found.cost.forward_passes

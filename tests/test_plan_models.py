@@ -1,0 +1,150 @@
+"""What a plan knows of a model without loading it: config, adapter, template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerkit.catalog import Catalog
+from steerkit.errors import RecipeError
+from steerkit.plan import Plan, plan_recipe
+from steerkit.plan.model import look_at
+
+RECIPE = """\
+name: plan
+model: {source: "tiny-random:llama"}
+data:
+  warm: {inline: [w1, w2, w3], split: {train: 2, test: 1}}
+  cold: {inline: [c1, c2, c3], split: {train: 2, test: 1}}
+directions:
+  warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}
+conditions:
+  warmer: [ {add: {direction: warmth, coefficient: 4.0}} ]
+evaluate:
+  - refusal_score: {data: warm.test, tokens: [x]}
+"""
+
+Planner = Callable[..., Plan]
+Problems = Callable[..., list[tuple[int | None, str, str]]]
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return Catalog.discover()
+
+
+@pytest.fixture
+def plan(tmp_path: Path, catalog: Catalog) -> Planner:
+    def make(text: str = RECIPE, *overrides: str) -> Plan:
+        path = tmp_path / "plan.yaml"
+        path.write_text(text, "utf-8")
+        return plan_recipe(path, overrides, catalog)
+
+    return make
+
+
+@pytest.fixture
+def problems(plan: Planner) -> Problems:
+    def make(text: str = RECIPE, *overrides: str) -> list[tuple[int | None, str, str]]:
+        with pytest.raises(RecipeError) as caught:
+            plan(text, *overrides)
+        assert "Nothing was run." in str(caught.value)
+        return [(item.line, item.where, item.message) for item in caught.value.problems]
+
+    return make
+
+
+def write_model(folder: Path, **config: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2, **config}), "utf-8")
+    return folder
+
+
+def test_a_folders_config_gives_adapter_and_layers(plan: Planner, problems: Problems, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    found = plan(RECIPE, f"model.source={folder}")
+    assert (found.model.n_layers, found.model.model_type) == (2, "llama")
+    assert found.architecture is not None and found.architecture.name == "llama"
+    ((_, where, message),) = problems(RECIPE.replace("blocks.1.", "blocks.2."), f"model.source={folder}")
+    assert (where, message) == ("directions.warmth.site", "no site blocks.2.resid_pre: the model has 2 layers, 0 to 1")
+
+
+def test_yi_is_recognised_by_what_the_files_hold(plan: Planner, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", vocab_size=64000)
+    tokens = {
+        "added_tokens_decoder": {"1": {"content": "<|startoftext|>", "special": True}},
+        "eos_token": {"content": "e"},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens), "utf-8")
+    found = plan(RECIPE, f"model.source={folder}")
+    assert found.architecture is not None and found.architecture.name == "yi"
+    (folder / "tokenizer_config.json").unlink()
+    found = plan(RECIPE, f"model.source={folder}")
+    assert found.architecture is not None and found.architecture.name == "llama"
+
+
+def test_refused_and_unknown_types_are_problems_of_the_recipe(problems: Problems, tmp_path: Path) -> None:
+    for model_type, part in (("gemma3n", "not one sum"), ("gptzilla", "steerkit.testing.ArchitectureSuite")):
+        folder = write_model(tmp_path / model_type, model_type=model_type)
+        ((_, where, message),) = problems(RECIPE, f"model.source={folder}")
+        assert where == "--set model.source"
+        assert part in message
+
+
+def test_an_adapters_limitation_is_noted(plan: Planner, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "qwen1", model_type="qwen", num_hidden_layers=24)
+    assert "Adapter qwen1: " in plan(RECIPE, f"model.source={folder}").notes[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        ("./no/such/folder", "there is no model at"),
+        ("model.gguf", "there is no model at"),
+        ("smollm2-135m-instrct", "Did you mean 'smollm2-135m-instruct'"),
+    ],
+)
+def test_models_that_cannot_be_there_are_problems(problems: Problems, source: str, part: str) -> None:
+    ((_, _, message),) = problems(RECIPE, f"model.source={source}")
+    assert part.lower() in message.lower()
+
+
+def test_a_hub_models_cached_config_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--org--name"
+    assert look_at("org/name", None)[1] is None
+    folder = write_model(repository / "snapshots" / "abc123", num_hidden_layers=7)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123\n", "utf-8")
+    for revision in (None, "main", "abc123"):
+        found, facts = look_at("org/name", revision)
+        assert (found.n_layers, found.folder) == (7, folder)
+        assert facts is not None and facts.model_type == "llama"
+    assert look_at("org/name", "other")[1] is None
+
+
+def test_bundled_models_are_known_before_they_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steerkit.engine.bundled import BUNDLED, CACHE_VARIABLE
+
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    for alias in BUNDLED:
+        found, facts = look_at(alias, None)
+        assert facts is not None and facts.model_type == found.model_type
+        assert found.n_layers and found.folder is None
+
+
+def test_a_base_model_without_a_template_is_told_before_loading(
+    plan: Planner, problems: Problems, tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "tokenizer.json").write_text("{}", "utf-8")
+    ((_, where, message),) = problems(RECIPE, f"model.source={folder}")
+    assert where == "model.chat_template" and "set chat_template to none" in message
+    assert plan(RECIPE, f"model.source={folder}", "model.chat_template=none").chat_template == "none"
+    (tmp_path / "t.jinja").write_text("{{ messages[0].content }}", "utf-8")
+    found = plan(RECIPE, f"model.source={folder}", "model.chat_template={file: t.jinja}")
+    assert found.chat_template == "{{ messages[0].content }}"
