@@ -131,6 +131,11 @@ class Layout:
         return self._sites
 
     @cached_property
+    def order(self) -> dict[Site, int]:
+        """The place of each site in ``sites()``."""
+        return {site: place for place, site in enumerate(self._sites)}
+
+    @cached_property
     def _known(self) -> frozenset[Site]:
         return frozenset(self._sites)
 
@@ -160,6 +165,13 @@ class Layout:
     def tap(self, site: Site) -> Tap:
         """Where a site is read. Raises ``SiteError`` when the model doesn't have it."""
         self.require(site)
+        return self._taps[site]
+
+    @cached_property
+    def _taps(self) -> dict[Site, Tap]:
+        return {site: self._tap(site) for site in self._sites}
+
+    def _tap(self, site: Site) -> Tap:
         if site.stream == EMBED:
             return self.embed
         block = self.blocks[site.layer]

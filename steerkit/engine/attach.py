@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.cursor import Cursor, Finder, Memory
 from steerkit.engine.fold import Swap
-from steerkit.engine.program import Probe, Program, Slot
-from steerkit.engine.steps import Applied, build, build_literal
+from steerkit.engine.program import Probe, Program, Slot, Step
+from steerkit.engine.steps import Applied, Like, build, build_literal
 from steerkit.engine.taps import Handler, input_hook, output_hook, submodule
 from steerkit.errors import AttachError
 from steerkit.types import Site
@@ -36,6 +36,7 @@ class Attachment:
         memory: what is known of unfinished sequences, where attachments come and go while they run.
         find: looks for what ``from_token`` positions name.
         readers: handlers that read values at sites, after that site's updates and before any later one's.
+        likes: dtype and device by module path, as far as they are known; what is found out is added.
 
     Raises:
         AttachError, SiteError: where the program doesn't fit; nothing is on the model then.
@@ -50,20 +51,23 @@ class Attachment:
         memory: Memory | None = None,
         find: Finder | None = None,
         readers: Mapping[Site, Handler] | None = None,
+        likes: dict[str, Like] | None = None,
     ) -> None:
+        self._likes = {} if likes is None else likes
         self.cursor = Cursor(memory, find, program.n_rows)
         self._hooks: list[tuple[nn.Module, str, Callable[..., Any]]] = []
         # New parameters first: they are worked out from the old ones, which nothing has touched yet.
         with torch.no_grad():
             self._swaps: list[Swap] = [swap for fold in program.folds for swap in fold.swaps(model)]
         self._kept = [(module, name, module._parameters[name]) for module, name, _ in self._swaps]
-        rows_of = _gate_rows(program)
+        self._rows_of = _gate_rows(program)
+        self._built: dict[Hashable, Applied] = {}
         pending = dict(readers or {})
-        order = {site: place for place, site in enumerate(layout.sites())} if pending else {}
+        order = layout.order
         for slot in program.slots:
             for site in [site for site in pending if order[site] < order[slot.site]]:
                 self._tap(model, layout.tap(site), pending.pop(site))
-            for tap, handler in _handlers(model, slot, self.cursor, rows_of):
+            for tap, handler in self._handlers(model, slot):
                 self._tap(model, tap, handler)
         for site in sorted(pending, key=order.__getitem__):
             self._tap(model, layout.tap(site), pending[site])
@@ -76,6 +80,47 @@ class Attachment:
     def _tap(self, model: nn.Module, tap: Tap, handler: Handler) -> None:
         hook = input_hook(handler, tap.keyword) if tap.side == "input" else output_hook(handler)
         self._hooks.append((submodule(model, tap.module), tap.side, hook))
+
+    def _handlers(self, model: nn.Module, slot: Slot) -> list[tuple[Tap, Handler]]:
+        """What to register for a slot. The model's weights tell device and dtype once, here."""
+        path = slot.tap.module
+        if path not in self._likes:
+            # A guess from the weights; a step casts again where its value turns out to be something else.
+            self._likes[path] = _like(submodule(model, path), model)
+        like = self._likes[path]
+        own = self._run_of(slot.items, like, slot.literal)
+        if slot.resid_pre is None:
+            return [(slot.tap, own)]
+        carried = self._run_of(slot.carried, like, slot.literal)
+        held: list[Tensor] = []
+
+        def keep(x: Tensor) -> None:
+            held[:] = [x]
+
+        def between(attn_out: Tensor) -> Tensor:
+            attn_out = own(attn_out)
+            resid_mid = held.pop() + attn_out
+            new = carried(resid_mid)
+            # As a difference, so that tokens that nothing edited keep their attn_out to the bit.
+            return attn_out if new is resid_mid else attn_out + (new - resid_mid)
+
+        return [(slot.resid_pre, keep), (slot.tap, between)]
+
+    def _run_of(self, items: Sequence[Step | Probe], like: Like, literal: bool) -> Applied:
+        steps: list[Applied] = []
+        for item in items:
+            if isinstance(item, Probe):
+                steps.append(_probe(item.gate, self._rows_of.get(item.gate, ()), self.cursor))
+            elif literal:
+                steps.append(build_literal(item, self.cursor))
+            else:
+                # One update usually stands at many sites; it is cast and built once.
+                parts = (None if part is None else (id(part.update), part.when) for part in item.parts)
+                key = (like, tuple(parts))
+                if key not in self._built:
+                    self._built[key] = build(item, self.cursor, like)
+                steps.append(self._built[key])
+        return _chain(steps)
 
     def attach(self) -> None:
         """Put it on."""
@@ -147,40 +192,6 @@ def _gate_rows(program: Program) -> dict[Gate, tuple[int, ...]]:
     return {gate: tuple(sorted(rows)) for gate, rows in found.items()}
 
 
-def _handlers(
-    model: nn.Module, slot: Slot, cursor: Cursor, rows_of: Mapping[Gate, tuple[int, ...]]
-) -> list[tuple[Tap, Handler]]:
-    """What to register for a slot. The model's weights tell device and dtype once, here."""
-    like = _weight_of(submodule(model, slot.tap.module), model)
-
-    def run_of(items: Sequence[Any]) -> Applied:
-        steps: list[Applied] = []
-        for item in items:
-            if isinstance(item, Probe):
-                steps.append(_probe(item.gate, rows_of.get(item.gate, ()), cursor))
-            else:
-                steps.append(build_literal(item, cursor) if slot.literal else build(item, cursor, like))
-        return _chain(steps)
-
-    own = run_of(slot.items)
-    if slot.resid_pre is None:
-        return [(slot.tap, own)]
-    carried = run_of(slot.carried)
-    held: list[Tensor] = []
-
-    def keep(x: Tensor) -> None:
-        held[:] = [x]
-
-    def between(attn_out: Tensor) -> Tensor:
-        attn_out = own(attn_out)
-        resid_mid = held.pop() + attn_out
-        new = carried(resid_mid)
-        # As a difference, so that tokens that nothing edited keep their attn_out to the bit.
-        return attn_out if new is resid_mid else attn_out + (new - resid_mid)
-
-    return [(slot.resid_pre, keep), (slot.tap, between)]
-
-
 def _chain(steps: Sequence[Applied]) -> Applied:
     if len(steps) == 1:
         return steps[0]
@@ -201,10 +212,10 @@ def _probe(gate: Gate, rows: Sequence[int], cursor: Cursor) -> Applied:
     return read
 
 
-def _weight_of(module: nn.Module, model: nn.Module) -> Tensor:
-    """A floating-point parameter near a module: its own, else the model's first."""
-    for owner in (module, model):
-        for parameter in owner.parameters():
-            if parameter.is_floating_point():
-                return parameter
+def _like(module: nn.Module, model: nn.Module) -> Like:
+    """Dtype and device of a floating-point parameter near a module: its own, else the model's first."""
+    for owner in (module, *module.children(), model):
+        for parameter in owner._parameters.values() if owner is not model else model.parameters():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter.dtype, parameter.device
     raise AttachError("The model has no floating-point parameter, so the dtype of its activations isn't known.")

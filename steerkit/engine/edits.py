@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -38,10 +39,17 @@ class When:
     schedule: Schedule = Schedule()
     gate: Gate | None = None
 
-    @property
+    def __post_init__(self) -> None:
+        # Every edit is looked up by its circumstances, so they are hashed once.
+        object.__setattr__(self, "_hash", hash((self.positions, self.schedule, id(self.gate))))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined,no-any-return]
+
+    @cached_property
     def always(self) -> bool:
         """Whether it acts at every token alike, so that nothing need be known of the tokens."""
-        return self.selects and self.positions.role == "all" and self.positions == Positions("all")
+        return self.selects and self.positions == Positions("all")
 
     @property
     def selects(self) -> bool:
@@ -116,9 +124,9 @@ def edits_of(interventions: Iterable[Intervention], layout: Layout, modes: Seque
         AttachError: for an update whose width isn't that of its site, or a gate behind what it decides.
         PositionError: for positions that a gate leaves nothing of.
     """
-    found: list[Edit] = []
+    found: list[tuple[int, Site, When, Update, str, Mode]] = []
     finite: dict[int, bool] = {}
-    order = {site: place for place, site in enumerate(layout.sites())}
+    order = layout.order
     for place, one in enumerate(interventions):
         when = When(one.positions, one.schedule, one.gate)
         sites = one.sites(layout)
@@ -136,10 +144,10 @@ def edits_of(interventions: Iterable[Intervention], layout: Layout, modes: Seque
                     scaled[id(update)] = (update, times(update, one.factor))
                 update = scaled[id(update)][1]
             check(update, site, layout, finite)
-            found.append(Edit(site, when, update, name, (), mode))
+            found.append((order[site], site, when, update, name, mode))
     # Stable, so that interventions at one site keep their order.
-    found.sort(key=lambda edit: order[edit.site])
-    return [replace(edit, sources=(place,)) for place, edit in enumerate(found)]
+    found.sort(key=lambda item: item[0])
+    return [Edit(site, when, update, name, (n,), mode) for n, (_, site, when, update, name, mode) in enumerate(found)]
 
 
 def _name(one: Intervention) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from steerkit.api.architecture import Layout
 from steerkit.engine.program import Fate, Program
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def _cells(row: Became) -> tuple[str, ...]:
     return row.intervention, row.sites, row.when, row.became, row.where, flops, moved, row.why
 
 
-def explain(program: Program, layout: Layout, model: nn.Module) -> Explanation:
+def explain(program: Program, model: nn.Module) -> Explanation:
     """Tell a program. Updates with the same fate share a row."""
     itemsize = next((p.element_size() for p in model.parameters() if p.is_floating_point()), 4)
     groups: dict[tuple[str, ...], list[Fate]] = {}

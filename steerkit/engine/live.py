@@ -141,7 +141,7 @@ class LiveModel:
     def explain(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Explanation:
         """What ``steer`` would make of interventions, and what each costs per token. Printed, it is a table."""
         group = self._group(interventions, mode, expected_tokens)
-        return explain(self.steering.program([group]), self.layout, self.model)
+        return explain(self.steering.program([group], fates=True), self.model)
 
     def _group(self, interventions: tuple[Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
         require_mode(mode)

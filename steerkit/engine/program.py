@@ -147,10 +147,13 @@ class Record:
     """What becomes of each edit, while a condition is lowered."""
 
     edits: Sequence[Edit]
+    wanted: bool = True
     fates: dict[int, Fate] = field(default_factory=dict)
 
     def note(self, edit: Edit, became: str, where: str = "", why: str = "", flops: int = 0, moved: int = 0) -> None:
         """Write down what became of an edit, or of all that it is made of; costs are counted once."""
+        if not self.wanted:
+            return
         for place in edit.sources:
             self.fates[place] = Fate(self.edits[place], became, where, why, flops, moved)
             flops = moved = 0
@@ -165,6 +168,7 @@ def lower(
     *,
     expected_tokens: int = 0,
     by_site: bool = False,
+    fates: bool = False,
 ) -> Program:
     """Lower a condition.
 
@@ -174,10 +178,13 @@ def lower(
         model: the live model; without it nothing is folded.
         expected_tokens: how many tokens will pass; decides in mode ``auto`` what is worth folding.
         by_site: keep every update at its own site, so that values read beside it are as defined.
+        fates: write down what became of each update.
     """
+    if not edits:
+        return Program()
     if any(edit.mode == "interpret" for edit in edits):
         return _literal(edits, layout)
-    record = Record(edits)
+    record = Record(edits, fates)
     places = arrange(edits, layout, record, by_site=by_site)
     folds: tuple[Fold, ...] = ()
     if model is not None and not by_site:
@@ -185,10 +192,10 @@ def lower(
 
         folds = fold_places(places, layout, model, record, expected_tokens)
     slots = _slots([places], layout, by_site)
-    for slot in slots:
-        _note_hook(slot, record, layout)
-    fates = tuple(record.fates[place] for place in sorted(record.fates))
-    return Program(tuple(slots), folds, fates)
+    if fates:
+        for slot in slots:
+            _note_hook(slot, record, layout)
+    return Program(tuple(slots), folds, tuple(record.fates[place] for place in sorted(record.fates)))
 
 
 def at_sites(interventions: Iterable[Intervention], layout: Layout) -> Program:
@@ -210,7 +217,7 @@ def lower_rows(rows: Sequence[Sequence[Edit]], layout: Layout, *, by_site: bool 
     known: dict[int, Places] = {}
     for edits in rows:
         if id(edits) not in known:
-            known[id(edits)] = arrange(edits, layout, Record(edits), by_site=by_site)
+            known[id(edits)] = arrange(edits, layout, Record(edits, wanted=False), by_site=by_site)
     return Program(tuple(_slots([known[id(edits)] for edits in rows], layout, by_site)), n_rows=len(rows))
 
 
@@ -236,7 +243,7 @@ def arrange(edits: Sequence[Edit], layout: Layout, record: Record, *, by_site: b
         if number not in dropped:
             at.setdefault(edit.site, []).append(edit)
     places: Places = {}
-    for site in sorted(at, key=layout.sites().index):
+    for site in sorted(at, key=layout.order.__getitem__):
         items, place = at[site], site if by_site else place_of(site, layout)
         constant = all(isinstance(item, Edit) and is_constant(item.update) for item in items)
         if site.stream == RESID_MID and constant and not by_site:
@@ -279,7 +286,8 @@ def _common_mode(one: Mode, other: Mode) -> Mode:
 def _slots(rows: Sequence[Places], layout: Layout, by_site: bool) -> list[Slot]:
     """One slot per tap, in forward order of the first site that meets there."""
     slots: dict[object, Slot] = {}
-    for place in (site for site in layout.sites() if any(site in places for places in rows)):
+    met = {site for places in rows for site in places}
+    for place in sorted(met, key=layout.order.__getitem__):
         items = _side_by_side([places.get(place, []) for places in rows])
         tap, carried, resid_pre = layout.tap(place), items, None
         if place.stream == RESID_MID:

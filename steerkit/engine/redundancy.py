@@ -21,7 +21,7 @@ from steerkit.api.architecture import Layout
 from steerkit.api.intervention import Affine, Update
 from steerkit.engine.algebra import NEGLIGIBLE, wants_gradient
 from steerkit.engine.edits import ALWAYS, Edit, When
-from steerkit.types import EMBED, HEAD_OUT, Site
+from steerkit.types import EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,7 @@ class Span:
 
 
 NOTHING = Span()
+_SUMS = (RESID_PRE, RESID_MID, RESID_POST)
 
 
 @dataclass
@@ -51,7 +52,7 @@ def redundant(edits: Sequence[Edit], layout: Layout) -> set[int]:
         edits: of one condition, in forward order.
         layout: the model's.
     """
-    if not any(_projects(edit.update) for edit in edits):
+    if not _may_repeat(edits):
         return set()
     by_site: dict[Site, list[int]] = {}
     for place, edit in enumerate(edits):
@@ -91,8 +92,10 @@ def _through(
     return clean
 
 
-def _projects(update: Update) -> bool:
-    return isinstance(update, Affine) and update.reads is not None
+def _may_repeat(edits: Sequence[Edit]) -> bool:
+    """Whether anything reads a value that another one may have cleaned: two at one site, or one at a sum."""
+    sites = [edit.site for edit in edits if isinstance(edit.update, Affine) and edit.update.reads is not None]
+    return len(set(sites)) < len(sites) or (len(sites) > 1 and any(site.stream in _SUMS for site in sites))
 
 
 def _changes_nothing(update: Update, clean: Span, memory: _Memory) -> bool:

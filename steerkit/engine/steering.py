@@ -19,6 +19,7 @@ from steerkit.engine.edits import Condition, Edit, Mode, edits_of, interventions
 from steerkit.engine.generation import evaluating
 from steerkit.engine.positions import Frame, edit_mask, intervals
 from steerkit.engine.program import Program, lower, lower_rows
+from steerkit.engine.steps import Like
 from steerkit.engine.taps import Handler, register_tap, submodule
 from steerkit.errors import AttachError, PositionError
 
@@ -63,6 +64,7 @@ class Steering:
         self._attachment: Attachment | None = None
         self._program = Program()
         self._memory: Memory = WeakKeyDictionary()
+        self._likes: dict[str, Like] = {}
 
     @property
     def cursor(self) -> Cursor | None:
@@ -79,7 +81,7 @@ class Steering:
             # By identity: contexts that a generator holds open may close in any order.
             certainly(lambda: self._become([one for one in self.groups if one is not group]))
 
-    def program(self, groups: Sequence[Group], *, by_site: bool = False) -> Program:
+    def program(self, groups: Sequence[Group], *, by_site: bool = False, fates: bool = False) -> Program:
         """All of some groups' interventions, lowered; rows with the same ones share their lowering."""
         counts = {len(group.rows) for group in groups if group.rows is not None}
         if len(counts) > 1:
@@ -99,7 +101,7 @@ class Steering:
         if len(known) > 1:
             return lower_rows(rows, self.layout, by_site=by_site)
         expected = max((group.expected_tokens for group in groups), default=0)
-        return lower(rows[0], self.layout, self.model, expected_tokens=expected, by_site=by_site)
+        return lower(rows[0], self.layout, self.model, expected_tokens=expected, by_site=by_site, fates=fates)
 
     def _become(self, groups: list[Group], readers: Mapping[Site, Handler] | None = None) -> None:
         """Replace what is attached. Lowering looks at the model, so what is on it comes off before."""
@@ -111,7 +113,13 @@ class Steering:
             self._program = self.program(groups, by_site=readers is not None)
             if not self._program.empty or readers:
                 self._attachment = Attachment(
-                    self.model, self.layout, self._program, memory=self._memory, find=self.find, readers=readers
+                    self.model,
+                    self.layout,
+                    self._program,
+                    memory=self._memory,
+                    find=self.find,
+                    readers=readers,
+                    likes=self._likes,
                 )
                 self._attachment.attach()
         except BaseException:

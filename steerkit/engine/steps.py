@@ -19,12 +19,14 @@ from steerkit.engine.edits import Edit
 from steerkit.engine.program import Step
 
 Applied: TypeAlias = Callable[[Tensor], Tensor]
+Like: TypeAlias = tuple[torch.dtype, torch.device]
+"""Dtype and device of a value."""
 Kernel: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 """From a value ``[rows, pos, width]`` and weights ``[rows, pos, 1]`` (None: all 1) to the new value."""
 
 
-def build(step: Step, cursor: Cursor, like: Tensor) -> Applied:
-    """A step, ready to run on values that are on the device and in the dtype of ``like``."""
+def build(step: Step, cursor: Cursor, like: Like) -> Applied:
+    """A step, ready to run on values of a dtype and on a device."""
     run: list[Applied] = []
     affine = tuple(part if part is not None and isinstance(part.update, Affine) else None for part in step.parts)
     if any(part is not None for part in affine):
@@ -65,18 +67,19 @@ class _Affines:
     then they are cast again.
     """
 
-    def __init__(self, parts: tuple[Edit | None, ...], like: Tensor) -> None:
+    def __init__(self, parts: tuple[Edit | None, ...], like: Like) -> None:
         self.parts = parts
         self.cast(like, len(parts))
 
-    def cast(self, like: Tensor, rows: int) -> None:
+    def cast(self, like: Like, rows: int) -> None:
         """Make the kernel for a dtype, a device and, where rows differ, a number of rows."""
-        self.dtype, self.device, self.rows = like.dtype, like.device, rows
+        self.dtype, self.device = like
+        self.rows = rows
         if len(self.parts) == 1:
             (part,) = self.parts
             assert part is not None and isinstance(part.update, Affine)
             reads, writes, bias = (
-                None if value is None else value.to(like.device, like.dtype)
+                None if value is None else value.to(self.device, self.dtype)
                 for value in (part.update.reads, part.update.writes, part.update.bias)
             )
             self.kernel = _kernel(None if reads is None else reads.T.contiguous(), writes, bias)
@@ -90,11 +93,11 @@ class _Affines:
 
     def __call__(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         if x.dtype is not self.dtype or x.device != self.device or (self.differs and x.shape[0] != self.rows):
-            self.cast(x, x.shape[0])
+            self.cast((x.dtype, x.device), x.shape[0])
         return self.kernel(x, weights)
 
 
-def _stacked(updates: Sequence[object], like: Tensor) -> list[Tensor | None]:
+def _stacked(updates: Sequence[object], like: Like) -> list[Tensor | None]:
     """``reads [rows, width, rank]``, ``writes [rows, rank, width]``, ``bias [rows, 1, width]`` of updates side by side.
 
     Rows of lower rank are filled up with zeros.
@@ -103,16 +106,17 @@ def _stacked(updates: Sequence[object], like: Tensor) -> list[Tensor | None]:
     some = next(value for one in affine for value in (one.reads, one.bias) if value is not None)
     width = some.shape[-1]
     rank = max((0 if one.reads is None else one.reads.shape[0]) for one in affine)
-    nothing = like.new_full((width,), -0.0)
-    zeros = like.new_zeros(rank, width)
+    dtype, device = like
+    nothing = torch.full((width,), -0.0, dtype=dtype, device=device)
+    zeros = torch.zeros(rank, width, dtype=dtype, device=device)
 
     def filled(value: Tensor | None) -> Tensor:
         if value is None:
             return zeros
-        value = value.to(like.device, like.dtype)
+        value = value.to(device, dtype)
         return value if value.shape[0] == rank else torch.cat([value, zeros[value.shape[0] :]])
 
-    biases = [nothing if one.bias is None else one.bias.to(like.device, like.dtype) for one in affine]
+    biases = [nothing if one.bias is None else one.bias.to(device, dtype) for one in affine]
     bias = torch.stack(biases)[:, None] if any(one.bias is not None for one in affine) else None
     if rank == 0:
         return [None, None, bias]

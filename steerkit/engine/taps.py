@@ -19,6 +19,11 @@ Handler = Callable[[Tensor], Tensor | None]
 
 def submodule(model: nn.Module, path: str) -> nn.Module:
     """The module at a dotted path. Raises ``SiteError`` naming the path when there is none."""
+    found: nn.Module | None = model
+    for part in path.split(".") if path else ():
+        found = None if found is None else found._modules.get(part)
+    if found is not None:
+        return found
     try:
         return model.get_submodule(path)
     except AttributeError as error:
