@@ -6,6 +6,7 @@
 #   make test-slow    the tests that take minutes or build packages
 #   make lint         style, types, import contracts
 #   make bench        benchmarks, as ratios
+#   make bench-peers  the same jobs in other libraries: an environment for each (about 11 GB), half an hour
 #
 # Variables:
 #   PYTHON=python3.12         the interpreter
@@ -26,9 +27,9 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 	$(shell $(name) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
 INSTALLED := $(VENV)/.installed
-BENCHMARKS := $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py))
+BENCHMARKS := $(filter-out peers,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow lint bench clean
+.PHONY: install quickstart test test-slow lint bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -64,6 +65,10 @@ lint: $(INSTALLED)
 
 bench: install
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit; done
+
+# PEERS="--only nnsight repeng" renews their rows alone.
+bench-peers: install
+	$(BIN)/python -m benchmarks.peers $(if $(filter cpu,$(TORCH)),--torch-index https://download.pytorch.org/whl/cpu) $(PEERS)
 
 clean:
 	rm -rf $(VENV) dist

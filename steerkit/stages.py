@@ -174,8 +174,9 @@ def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, li
     for condition in conditions:
         try:
             at_sites(condition.interventions, live.layout)
-            gates = [item.gate for item in condition.interventions if item.gate is not None and item.gate.at == "prompt"]
-            named = {item.positions for item in condition.interventions} | {gate.positions for gate in gates}
+            gates = [item.gate for item in condition.interventions if item.gate is not None]
+            named = {item.positions for item in condition.interventions}
+            named |= {gate.positions for gate in gates if gate.at == "prompt"}
             for positions in (one for one in named if one.role != FROM_TOKEN):
                 for frame in frames:
                     intervals(positions, frame)

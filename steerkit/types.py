@@ -229,7 +229,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, value: Schedule | str | Sequence[float] | None) -> Schedule:
-        """Read ``"linear(1, 0, 64)"``, ``"exponential(0.97)"``, ``[1, 0.5]`` or None (constant)."""
+        """Read ``"linear(1, 0, 64)"``, ``"exponential(0.97)"``, ``[1, 0.5]`` or its text, or None (constant)."""
         if isinstance(value, Schedule):
             return value
         if value is None:
@@ -238,7 +238,10 @@ class Schedule:
             if any(isinstance(item, bool) or not isinstance(item, (int, float)) for item in value):
                 raise ScheduleError(f"{value!r}: a list of factors holds numbers only.")
             return cls("list", tuple(float(item) for item in value))
-        match = _SCHEDULE.fullmatch(str(value).replace(" ", ""))
+        text = str(value).replace(" ", "")
+        if text.startswith("[") and text.endswith("]"):
+            text = f"list({text[1:-1]})"
+        match = _SCHEDULE.fullmatch(text)
         try:
             inner = match["inner"] if match else None
             values = tuple(float(item) for item in inner.split(",")) if inner else ()
@@ -251,5 +254,6 @@ class Schedule:
         return cls(match["kind"], values)
 
     def __str__(self) -> str:
-        numbers = ", ".join(f"{value:g}" for value in self.values)
+        # All digits, so that the text reads back as the same schedule.
+        numbers = ", ".join(repr(float(value)).removesuffix(".0") for value in self.values)
         return f"[{numbers}]" if self.kind == "list" else f"{self.kind}({numbers})" if numbers else self.kind

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from steerkit.catalog import Catalog
 from steerkit.engine.progress import SILENT
 from steerkit.plan import Plan, plan_recipe
-from steerkit.plan.cost import count_batches
+from steerkit.plan.cost import PREPASS, count_batches
 from steerkit.plan.tokens import token_counter
 
 RECIPE = """\
@@ -181,6 +181,15 @@ def test_evaluators_share_passes(plan: Planner) -> None:
     ],
 )
 def test_the_engine_makes_the_passes_that_the_plan_counts(plan: Planner, lines: list[str]) -> None:
+    text = (
+        calls(lines)
+        + "report: {samples: {data: warm.test, n: 2, max_new_tokens: 5}}\ncontrol: {random_directions: 1}\n"
+    )
+    found = plan(text)
+    assert engine_calls(found) == found.cost.forward_passes
+
+
+def engine_calls(found: Plan) -> int:
     """The engine is run for real, its calls of the base model counted; no completion of it ends early."""
     import torch
 
@@ -188,11 +197,6 @@ def test_the_engine_makes_the_passes_that_the_plan_counts(plan: Planner, lines: 
     from steerkit.engine.tiny import tiny_model, tiny_tokenizer
     from steerkit.session import wrap
 
-    text = (
-        calls(lines)
-        + "report: {samples: {data: warm.test, n: 2, max_new_tokens: 5}}\ncontrol: {random_directions: 1}\n"
-    )
-    found = plan(text)
     live = wrap(tiny_model("llama"), tiny_tokenizer())
     live.model.generation_config.eos_token_id = None
     counted: list[int] = []
@@ -203,4 +207,54 @@ def test_the_engine_makes_the_passes_that_the_plan_counts(plan: Planner, lines: 
         evaluation = stages.evaluation(found, live, SILENT)
         for condition in stages.conditions(found, directions):
             evaluation.run(condition.interventions, samples=condition.kind != "control")
-    assert len(counted) == found.cost.forward_passes
+    return len(counted)
+
+
+# Gates that are decided in advance.
+
+PLAIN = "add: {direction: warmth}"
+FULL = "add: {direction: warmth, gate: {direction: warmth, above: 1, at: prompt, prepass: true}}"
+EVALUATORS = ("refusal_rate: {data: warm.test, max_new_tokens: 5}",)
+
+
+def gated(intervention: str, evaluators: Sequence[str] = EVALUATORS, samples: bool = True) -> str:
+    """A recipe of one condition with two controls."""
+    text = RECIPE[: RECIPE.index("conditions:")] + f"conditions:\n  late:\n    - {intervention}\nevaluate:\n"
+    text += "".join(f"  - {line}\n" for line in evaluators) + "control: {random_directions: 2}\n"
+    return text + ("report: {samples: {data: probe.test, n: 2, max_new_tokens: 3}}\n" if samples else "")
+
+
+def test_a_decision_in_advance_costs_a_pass_over_every_prompt(plan: Planner) -> None:
+    one, other = plan(gated(PLAIN)), plan(gated(FULL))
+    # Completions of an evaluator under the condition and its two controls, and samples under the condition.
+    assert passes(other) == {**passes(one), PREPASS: 3 + 1}
+    assert PREPASS not in passes(plan(gated(FULL.replace(", prepass: true", ""))))
+    prompt = 1 + 11  # a word and what is put around it
+    assert other.cost.prompt_tokens - one.cost.prompt_tokens == prompt * (3 * 2 + 2)
+    assert other.cost.generated_tokens == one.cost.generated_tokens
+    assert other.cost.forward_passes == sum(passes(other).values())
+
+
+def test_gates_share_the_pass_in_advance(plan: Planner) -> None:
+    assert passes(plan(gated(f"{FULL}\n    - {FULL}")))[PREPASS] == passes(plan(gated(FULL)))[PREPASS]
+
+
+def test_logits_are_read_twice_too(plan: Planner) -> None:
+    evaluators = ("refusal_score: {data: warm.test, tokens: [x]}", "cross_entropy: {data: warm.test}")
+    assert passes(plan(gated(FULL, evaluators, samples=False)))[PREPASS] == 3 * 2
+
+
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        "refusal_rate: {data: warm.test, max_new_tokens: 5}",
+        "refusal_score: {data: warm.test, tokens: [x]}",
+        "kl_divergence: {data: probe.test}",
+        "cross_entropy: {data: warm.test, max_tokens: 4}",
+        "cross_entropy: {data: probe.test, of: baseline_completions, max_new_tokens: 3}",
+    ],
+)
+def test_the_engine_makes_the_passes_in_advance_that_the_plan_counts(plan: Planner, evaluator: str) -> None:
+    found = plan(gated(FULL, [evaluator]))
+    assert passes(found)[PREPASS] > 0
+    assert engine_calls(found) == found.cost.forward_passes

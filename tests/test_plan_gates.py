@@ -18,7 +18,6 @@ from steerkit.catalog import Catalog
 from steerkit.errors import AttachError, RecipeError
 from steerkit.plan import Plan, PlannedGate, plan_recipe
 from steerkit.plan.conditions import _forward_order
-from steerkit.plan.cost import PREPASS
 from steerkit.types import Positions, Schedule, Site
 
 if TYPE_CHECKING:
@@ -209,6 +208,36 @@ def test_a_gate_may_be_read_at_the_first_edit_or_anywhere_in_advance(plan: Plann
     plan(GATE.replace("gate", f"{sites}, gate").replace("1}", f"1, {gate}}}"))
 
 
+@pytest.mark.parametrize(
+    ("sites", "gate", "wheres"),
+    [
+        # Without what is broken, each of these would be read too late, or would edit nothing.
+        ("sites: embed, positions: prompt", "above: 1, at: prompt, prepass: yes", ["prepass"]),
+        ("sites: embed, positions: prompt", "above: 1, at: prompt, prepas: true", ["prepas"]),
+        ("sites: embed, positions: prompt", "above: 1, at: promt, prepass: true", ["at"]),
+        ("sites: embed", "above: 1, site: blocks.1.resid_pree", ["site"]),
+        # What stands beside is told.
+        ("sites: embed", "above: x", ["", "above"]),
+        ("positions: prompt", "below: 1, above: 2, at: prompt", ["", "at"]),
+    ],
+)
+def test_what_follows_from_a_mistake_in_a_gate_is_no_further_problem(
+    problems: Problems, sites: str, gate: str, wheres: list[str]
+) -> None:
+    found = problems(GATE.replace("gate", f"{sites}, gate").replace("above: 1", gate))
+    assert [item[1] for item in found] == [f"conditions.late.0.add.gate.{where}".rstrip(".") for where in wheres]
+
+
+def test_a_mistake_in_a_gate_hides_no_other(problems: Problems) -> None:
+    found = problems(GATE.replace("harm", "ham").replace("1}", "1, prepass: true}"))
+    assert [item[1] for item in found] == ["conditions.late.0.add.gate", "conditions.late.0.add.gate.direction"]
+
+
+def test_broken_sites_are_not_taken_for_early_ones(problems: Problems) -> None:
+    found = problems(GATE.replace("gate", "sites: [blocks.1.mlp_out, blocks.1.resid_pree], gate"))
+    assert [item[1] for item in found] == ["conditions.late.0.add.sites.1"]
+
+
 def test_a_site_that_the_model_lacks_is_one_problem(problems: Problems, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2}', "utf-8")
@@ -246,33 +275,6 @@ def test_the_order_of_sites_is_that_of_a_forward_pass(llama: LiveModel) -> None:
     assert all(_forward_order(one) < _forward_order(other) for one, other in pairwise(sites))
     assert _forward_order(Site("mlp_out", 1)) < _forward_order(Site("per_layer_out", 1))
     assert _forward_order(Site("per_layer_out", 1)) < _forward_order(Site("resid_post", 1))
-
-
-# What it costs.
-
-
-def test_a_decision_in_advance_costs_a_pass_over_every_prompt(plan: Planner) -> None:
-    def parts(intervention: str) -> dict[str, int]:
-        return dict(plan(intervention).cost.parts)
-
-    plain, full = parts(PLAIN), parts(FULL)
-    # Completions of an evaluator under the condition and its two controls, and samples under the condition.
-    assert full == {**plain, PREPASS: 3 + 1}
-    assert PREPASS not in parts(FULL.replace(", prepass: true", ""))
-    one, other = plan(PLAIN).cost, plan(FULL).cost
-    prompt = 1 + 11  # a word and what is put around it
-    assert other.prompt_tokens - one.prompt_tokens == prompt * (3 * 2 + 2)
-    assert other.generated_tokens == one.generated_tokens
-    assert other.forward_passes == sum(passes for _, passes in other.parts)
-
-
-def test_two_gates_share_the_pass_in_advance(plan: Planner) -> None:
-    assert dict(plan(f"{FULL}\n    - {FULL}").cost.parts)[PREPASS] == dict(plan(FULL).cost.parts)[PREPASS]
-
-
-def test_logits_are_read_twice_too(plan: Planner) -> None:
-    scores = "evaluate=[{refusal_score: {data: warm.test, tokens: [x]}}, {cross_entropy: {data: warm.test}}]"
-    assert dict(plan(FULL, scores, "report.samples=null").cost.parts)[PREPASS] == 3 * 2
 
 
 # What is built.

@@ -1,63 +1,52 @@
-"""Greedy decoding with one added vector at one layer against plain ``generate``.
+"""What steering costs: the study of ``steerkit bench`` on the launch-bound tiny Llama and on the embedded model.
 
-python -m benchmarks.overhead [--model smollm2-135m-instruct] [--rounds 15] [--tokens 32]
+python -m benchmarks.overhead [--model NAME ...] [--device cpu] [--json PATH] [--cases A,B] [--repeats 15] [--quick]
+
+Without ``--model``, both. Results go to ``benchmarks/results/overhead-<device>-<model>.json``, each with a page and
+figures beside it; with ``--json``, all into one file.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import sys
+from pathlib import Path
 
-import torch
+from benchmarks.measure import RESULTS
+from steerkit.bench.bars import EMBEDDED
+from steerkit.bench.front import REPEATS, Asked, measure
+from steerkit.bench.study import Study
+from steerkit.errors import SteerkitError
 
-from benchmarks.measure import compare, pin, save, show
-from steerkit.api.estimator import Direction
-from steerkit.session import add, load_model
-from steerkit.types import Site
+
+def place(study: Study) -> Path:
+    """Where a study's results are kept."""
+    parts = [study.device.partition(":")[0], study.settings.model, *(["compiled"] if study.settings.compiled else [])]
+    return RESULTS / f"overhead-{re.sub(r'[^A-Za-z0-9.]+', '-', '-'.join(parts))}.json"
 
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--tokens", type=int, default=32)
-    asked = parser.parse_args()
-    pin()
-    live = load_model(asked.model, dtype="float32", device="cpu")
-    layer = live.layout.n_layers // 2
-    direction = Direction(torch.randn(1, live.layout.d_model) * 0.01, Site("resid_pre", layer))
-    ids = torch.tensor([live.chat.render("Tell me about the sea.").token_ids])
-
-    def decode() -> None:
-        live.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=asked.tokens,
-            min_new_tokens=asked.tokens,
-            do_sample=False,
-            pad_token_id=live.pad_id,
-        )
-
-    def steered() -> None:
-        with live.steer(add(direction)):
-            decode()
-
-    built = add(direction)
-
-    def steered_built() -> None:
-        with live.steer(built):
-            decode()
-
-    ratios, samples = compare(
-        {
-            "plain generate": decode,
-            "one vector at one layer": steered_built,
-            "the same, intervention built each time": steered,
-        },
-        asked.rounds,
-    )
-    show(ratios)
-    print(save("overhead-cpu", ratios, samples, model=asked.model, tokens=asked.tokens))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", help="tiny, or what load_model takes; may be repeated")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--json", type=Path)
+    for name in ("cases", "modes", "phases", "batches"):
+        parser.add_argument(f"--{name}", metavar="A,B")
+    parser.add_argument("--repeats", type=int, help=f"pairs of each case, {REPEATS} by default")
+    parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile and a static cache")
+    parser.add_argument("--no-memory", action="store_false", dest="memory")
+    parser.add_argument("--cold-start", action="store_true")
+    given = vars(parser.parse_args())
+    models, path = given.pop("model") or ["tiny", EMBEDDED], given.pop("json")
+    try:
+        measure(models, Asked(**given), lambda study: path or place(study))
+    except SteerkitError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "inspect": "steerkit.cli.inspect:inspect_command",
     "report": "steerkit.cli.report:report_command",
     "fetch": "steerkit.cli.fetch:fetch_command",
+    "bench": "steerkit.cli.bench:bench_command",
 }
 
 _KEPT: Final[Mapping[str, str]] = {

@@ -167,7 +167,11 @@ def attached(
         attachment.attach()
         yield attachment.cursor
     finally:
-        certainly(attachment.detach)
+        # Twice, since an interrupt may fall into the first one; it does no harm.
+        try:
+            attachment.detach()
+        finally:
+            attachment.detach()
 
 
 def certainly(undo: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ says how many columns came before, and what must be remembered of a sequence is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from steerkit.engine.edits import When
-from steerkit.engine.positions import FAR, Frame, edit_mask, frame_of_mask, intervals
+from steerkit.engine.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, intervals
 from steerkit.errors import PositionError
 from steerkit.types import FROM_TOKEN, Positions
 
@@ -73,7 +73,7 @@ class Selection:
     cursor: Cursor
     _stamp: int = -1
     _static: Tensor | bool | None = None
-    _cast: Tensor | None = None
+    _weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         present = [when for when in self.whens if when is not None]
@@ -84,30 +84,34 @@ class Selection:
     def of(self, x: Tensor) -> Tensor | bool | None:
         """``[rows, pos, 1]`` in the dtype of ``x``; ``WHOLLY``, or None where no token is edited.
 
-        Some layers see only the last columns of a pass (Gemma 4 drops the rest before its layers that share keys
-        and values), so the weights are taken from its end.
+        Worked out once per pass: gates are read before the first step that they decide. Some layers see only the
+        last columns of a pass (Gemma 4 drops the rest before its layers that share keys and values), so the weights
+        are taken from its end.
         """
         if self._stamp != self.cursor.stamp:
-            self._static, self._cast, self._stamp = self.cursor.static(self.whens), None, self.cursor.stamp
+            self._static, self._weights, self._stamp = self.cursor.static(self.whens), None, self.cursor.stamp
         static = self._static
         if static is None or (static is WHOLLY and not self.gates):
             return static
-        weights = self._as(static, x)[:, -x.shape[1] :]
-        for gate in self.gates:
-            is_open = self.cursor.open(gate, static)[:, -x.shape[1] :].to(x.device)
-            if len(self.whens) > 1:
-                times = x.shape[0] // len(self.whens)
-                free = [when is None or when.gate is not gate for when in self.whens for _ in range(times)]
-                is_open = is_open | torch.tensor(free, device=x.device)[:, None, None]
-            weights = weights * is_open
-        return weights
+        weights = self._weights
+        if weights is None or weights.dtype is not x.dtype or weights.device != x.device:
+            weights = self._weights = self._work_out(static, x)
+        return weights if weights.shape[1] == x.shape[1] else weights[:, -x.shape[1] :]
 
-    def _as(self, static: Tensor | bool, x: Tensor) -> Tensor:
-        if self._cast is None or self._cast.dtype != x.dtype or self._cast.device != x.device:
-            if not isinstance(static, Tensor):
-                static = torch.ones(x.shape[0], self.cursor.length)
-            self._cast = static[:, :, None].to(device=x.device, dtype=x.dtype)
-        return self._cast
+    def _work_out(self, static: Tensor | bool, x: Tensor) -> Tensor:
+        if isinstance(static, Tensor):
+            weights = static[:, :, None].to(device=x.device, dtype=x.dtype)
+        else:
+            weights = torch.ones(x.shape[0], self.cursor.length, 1, device=x.device, dtype=x.dtype)
+        for gate in self.gates:
+            concerned = torch.tensor([when is not None and when.gate is gate for when in self.whens])
+            concerned = concerned.repeat_interleave(x.shape[0] // len(self.whens))
+            is_open = self.cursor.open(gate, concerned, static).to(x.device)
+            if is_open.shape[1] > 1:
+                # A gate that saw only the last columns decides for those, and earlier ones aren't edited any more.
+                weights = weights[:, -is_open.shape[1] :]
+            weights = weights * (is_open if bool(concerned.all()) else is_open | ~concerned.to(x.device)[:, None, None])
+        return weights
 
 
 class Cursor:
@@ -160,10 +164,8 @@ class Cursor:
         self._open.clear()
         frame = self.frame
         if frame is None:
-            frame = _bare_frame(kwargs.get("attention_mask"), rows, self.start + self.length)
-            if self.start:
-                # A continued sequence: where it will end nobody knows, so nothing may count from there.
-                frame = replace(frame, end=torch.full_like(frame.end, FAR))
+            # A sequence that goes on: where it will end nobody knows, so nothing may count from there.
+            frame = _bare_frame(kwargs.get("attention_mask"), rows, self.start + self.length, cache is not None)
             self.running = None
         if self.running is None or self.running.rows != rows:
             self.running = frame.expand(rows)
@@ -291,12 +293,13 @@ class Cursor:
         total = total + torch.where(seen, projection, 0).sum(1)
         self.sequences.sums[gate] = (total, n + mask.sum(1))
 
-    def open(self, gate: Gate, static: Tensor | bool) -> Tensor:
+    def open(self, gate: Gate, concerned: Tensor, static: Tensor | bool) -> Tensor:
         """Whether a gate lets tokens through, ``[rows, pos or 1, 1]``.
 
         Args:
             gate: the gate.
-            static: weights that the tokens have otherwise, for rows that the gate must have seen.
+            concerned: ``[rows]``, which rows it decides for.
+            static: weights that tokens have otherwise; a row that has any must have been seen by the gate.
         """
         if gate.at == "token":
             return self._open[gate]
@@ -308,7 +311,7 @@ class Cursor:
                 )
             return self.sequences.decided[gate][:, None, None]
         total, n = self.sequences.sums.get(gate, (None, torch.zeros(self._require_running().rows)))
-        asked = static.any(1) if isinstance(static, Tensor) else torch.ones_like(n, dtype=torch.bool)
+        asked = concerned & static.any(1) if isinstance(static, Tensor) else concerned
         if total is None or bool((asked & (n == 0)).any()):
             raise PositionError(f"The gate '{gate}' is decided on the prompt, which was read before the steering.")
         return compare(gate, total / n.clamp(min=1).to(total))[:, None, None]
@@ -338,12 +341,12 @@ def _follow(cache: Any, memory: Memory) -> None:
     cache.reorder_cache = reorder_cache
 
 
-def _bare_frame(mask: Any, rows: int, columns: int) -> Frame:
+def _bare_frame(mask: Any, rows: int, columns: int, growing: bool) -> Frame:
     if mask is None:
-        return frame_of_mask(torch.ones(rows, columns))
+        return frame_of_mask(torch.ones(rows, columns), growing=growing)
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         raise PositionError(
             "These positions need to know where padding is, and the attention mask of this pass isn't [rows, columns]. "
             "Use the steered model's own generate or forward."
         )
-    return frame_of_mask(mask)
+    return frame_of_mask(mask, growing=growing and goes_on(mask))

@@ -136,7 +136,8 @@ def edits_of(interventions: Iterable[Intervention], layout: Layout, modes: Seque
         scaled: dict[int, tuple[Update, Update]] = {}
         for site in sites:
             update = one.update(site)
-            if update is None:
+            if update is None or (isinstance(update, Affine) and update.bias is None and update.reads is None):
+                check(update, site, layout, finite)
                 continue
             if one.factor is not None:
                 # One object for all sites stays one object, so that what is worked out for it is worked out once.
@@ -181,7 +182,7 @@ def _check_gate(when: When, sites: Sequence[Site], layout: Layout, order: dict[S
         )
 
 
-def check(update: Update, site: Site, layout: Layout, finite: dict[int, bool]) -> None:
+def check(update: Update | None, site: Site, layout: Layout, finite: dict[int, bool]) -> None:
     """Raise ``AttachError`` where an update doesn't fit its site; ``finite`` remembers tensors that were looked at."""
     if not isinstance(update, Affine):
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,7 @@ from steerkit.engine.edits import Condition, Mode, interventions_of, require_mod
 from steerkit.engine.explain import Explanation, explain
 from steerkit.engine.finding import finder
 from steerkit.engine.generation import generate_batch
-from steerkit.engine.positions import FAR, frame_of_mask
+from steerkit.engine.positions import frame_of_mask, goes_on
 from steerkit.engine.progress import SILENT, Progress
 from steerkit.engine.steering import Group, Steering, require_rows
 from steerkit.engine.taps import Handler
@@ -191,10 +191,10 @@ class LiveModel:
             mask = torch.ones(input_ids.shape[0], seen + input_ids.shape[1], device=input_ids.device)
         else:
             mask = attention_mask
-        frame = frame_of_mask(mask, prompt_lengths) if prompt_lengths is not None else None
-        if frame is not None and cache is not None and bool(mask[:, -1].all()):
-            # A sequence that goes on: where it will end nobody knows, so nothing may count from there.
-            frame = replace(frame, end=torch.full_like(frame.end, FAR))
+        frame = None
+        if prompt_lengths is not None:
+            # With a cache a sequence goes on: where it will end nobody knows, so nothing may count from there.
+            frame = frame_of_mask(mask, prompt_lengths, growing=cache is not None and goes_on(mask))
         if attention_mask is not None and "position_ids" not in kwargs and not bool(mask[:, 0].all()):
             kwargs["position_ids"] = position_ids(mask)[:, -input_ids.shape[1] :]
         prompt = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": kwargs.get("position_ids")}

@@ -100,26 +100,44 @@ def frame_of_prompts(
     return Frame(first, end, first + length, spans)
 
 
-def frame_of_mask(attention_mask: Tensor, prompt_lengths: Sequence[int] | None = None) -> Frame:
+def frame_of_mask(
+    attention_mask: Tensor, prompt_lengths: Sequence[int] | None = None, *, growing: bool = False
+) -> Frame:
     """The frame of a bare forward pass, from its ``[rows, columns]`` mask of real tokens.
 
     Without ``prompt_lengths`` nobody knows where prompts end, and roles that depend on it are refused.
+
+    Args:
+        attention_mask: of all columns so far.
+        prompt_lengths: tokens of each row's prompt.
+        growing: whether more columns will follow: then ends aren't known, a prompt may go on behind the last column,
+            and a row may still be all padding.
     """
     real = attention_mask.bool().cpu()
-    if not bool(real.any(1).all()):
+    some = real.any(1)
+    if not growing and not bool(some.all()):
         raise PositionError("A row of the attention mask holds no token at all.")
-    first = real.int().argmax(1)
-    end = real.shape[1] - real.flip(1).int().argmax(1)
+    columns = real.shape[1]
+    first = torch.where(some, real.int().argmax(1), columns)
+    last = columns - real.flip(1).int().argmax(1)
+    end = torch.full_like(first, FAR) if growing else last
     prompt_end = None
     if prompt_lengths is not None:
         lengths = torch.as_tensor(list(prompt_lengths))
-        if lengths.shape[0] != real.shape[0] or bool((lengths < 1).any()) or bool((first + lengths > end).any()):
+        odd = lengths.shape[0] != real.shape[0] or bool((lengths < 1).any())
+        if odd or (not growing and bool((first + lengths > end).any())):
             raise PositionError(
                 f"prompt_lengths {lengths.tolist()} don't fit the batch: one per row ({real.shape[0]}), "
-                f"each at least 1 and at most the row's tokens {(end - first).tolist()}."
+                f"each at least 1 and at most the row's tokens {(last - first).tolist()}."
             )
         prompt_end = first + lengths
     return Frame(first, end, prompt_end)
+
+
+def goes_on(attention_mask: Tensor) -> bool:
+    """Whether columns can follow those of a mask ``[rows, columns]``: no row has padding on its right."""
+    real = attention_mask.bool()
+    return bool((real[:, -1] | ~real.any(1)).all())
 
 
 def bounds(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,7 @@ class Steering:
         self.groups: list[Group] = []
         self._attachment: Attachment | None = None
         self._program = Program()
+        self._settled = True
         self._memory: Memory = WeakKeyDictionary()
         self._likes: dict[str, Like] = {}
 
@@ -78,8 +79,16 @@ class Steering:
             self._become([*self.groups, group])
             yield
         finally:
-            # By identity: contexts that a generator holds open may close in any order.
-            certainly(lambda: self._become([one for one in self.groups if one is not group]))
+            try:
+                self._drop(group)
+            finally:
+                # An interrupt may fall into the first one, at its very call.
+                if any(one is group for one in self.groups):
+                    self._drop(group)
+
+    def _drop(self, group: Group) -> None:
+        # By identity: contexts that a generator holds open may close in any order.
+        self._become([one for one in self.groups if one is not group])
 
     def program(self, groups: Sequence[Group], *, by_site: bool = False, fates: bool = False) -> Program:
         """All of some groups' interventions, lowered; rows with the same ones share their lowering."""
@@ -106,9 +115,9 @@ class Steering:
     def _become(self, groups: list[Group], readers: Mapping[Site, Handler] | None = None) -> None:
         """Replace what is attached. Lowering looks at the model, so what is on it comes off before."""
         before = self._state()
-        if self._attachment is not None:
-            self._attachment.detach()
         try:
+            if self._attachment is not None:
+                self._attachment.detach()
             self._attachment, self._program, self.groups = None, Program(), groups
             self._program = self.program(groups, by_site=readers is not None)
             if not self._program.empty or readers:
@@ -131,12 +140,14 @@ class Steering:
 
     def _return(self, attachment: Attachment | None, program: Program, groups: list[Group]) -> None:
         """Go back to what was attached before."""
+        self._settled = False
         if self._attachment is not None:
             self._attachment.detach()
         self._attachment, self._program, self.groups = attachment, program, groups
         if attachment is not None:
             attachment.detach()
             attachment.attach()
+        self._settled = True
 
     @contextmanager
     def running(
@@ -163,8 +174,12 @@ class Steering:
             with self._framed(frame, prompt):
                 yield
         finally:
-            if self._attachment is not before[0]:
-                certainly(lambda: self._return(*before))
+            try:
+                if self.groups is not before[2] or readers is not None:
+                    self._return(*before)
+            finally:
+                if self.groups is not before[2] or not self._settled:
+                    self._return(*before)
 
     @contextmanager
     def _framed(self, frame: Frame | None, prompt: Mapping[str, Any] | None) -> Iterator[None]:

@@ -48,13 +48,13 @@ def _in_turn(steps: Sequence[Applied], x: Tensor) -> Tensor:
 
 def _weighted(update: _Affines, selection: Selection) -> Applied:
     if selection.always:
-        return update
+        return update.everywhere()
 
     def run(x: Tensor) -> Tensor:
         weights = selection.of(x)
         if weights is None:
             return x
-        return update(x) if isinstance(weights, bool) else update(x, weights)
+        return update.kernel(x)(x, None if isinstance(weights, bool) else weights)
 
     return run
 
@@ -68,33 +68,62 @@ class _Affines:
     """
 
     def __init__(self, parts: tuple[Edit | None, ...], like: Like) -> None:
-        self.parts = parts
-        self.cast(like, len(parts))
+        self.parts, self.like = parts, like
+        self._kernels: dict[tuple[Like, int], Kernel] = {}
+        self._key = (like, len(parts))
+        self._kernels[self._key] = self._cast(*self._key)
 
-    def cast(self, like: Like, rows: int) -> None:
-        """Make the kernel for a dtype, a device and, where rows differ, a number of rows."""
-        self.dtype, self.device = like
-        self.rows = rows
+    def kernel(self, x: Tensor) -> Kernel:
+        """The kernel for a value's dtype, device and, where rows differ, number of rows."""
+        key = ((x.dtype, x.device), x.shape[0] if len(self.parts) > 1 else 1)
+        if key not in self._kernels:
+            self._kernels[key] = self._cast(*key)
+        return self._kernels[key]
+
+    def everywhere(self) -> Applied:
+        """The update of every token, with as little Python around its calls as there can be."""
+        (dtype, device), n_rows = self.like, len(self.parts)
+        reads, writes, bias = self._tensors(self.like, n_rows)
+
+        def general(x: Tensor) -> Tensor:
+            return self.kernel(x)(x, None)
+
+        if reads is not None and writes is not None and bias is None and reads.shape[-1] == 1:
+            row = writes if writes.ndim == 3 else writes[0]
+
+            def rank_one(x: Tensor) -> Tensor:
+                if x.dtype is not dtype or x.device != device or (n_rows > 1 and x.shape[0] != n_rows):
+                    return general(x)
+                return torch.addcmul(x, x @ reads, row)
+
+            return rank_one
+        if reads is None and bias is not None:
+
+            def constant(x: Tensor) -> Tensor:
+                if x.dtype is not dtype or x.device != device or (n_rows > 1 and x.shape[0] != n_rows):
+                    return general(x)
+                return torch.add(x, bias)
+
+            return constant
+        return general
+
+    def _cast(self, like: Like, rows: int) -> Kernel:
+        return _kernel(*self._tensors(like, rows))
+
+    def _tensors(self, like: Like, rows: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        dtype, device = like
         if len(self.parts) == 1:
             (part,) = self.parts
             assert part is not None and isinstance(part.update, Affine)
-            reads, writes, bias = (
-                None if value is None else value.to(self.device, self.dtype)
-                for value in (part.update.reads, part.update.writes, part.update.bias)
-            )
-            self.kernel = _kernel(None if reads is None else reads.T.contiguous(), writes, bias)
-            self.differs = False
-            return
+            update = part.update
+            given = (update.reads, update.writes, update.bias)
+            reads, writes, bias = (None if value is None else value.to(device, dtype) for value in given)
+            return None if reads is None else reads.T.contiguous(), writes, bias
         stacked = _stacked([part.update if part is not None else None for part in self.parts], like)
         times = rows // len(self.parts)
-        repeated = [None if value is None else value.repeat_interleave(times, 0) for value in stacked]
-        self.kernel = _kernel(*repeated)
-        self.differs = True
-
-    def __call__(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
-        if x.dtype is not self.dtype or x.device != self.device or (self.differs and x.shape[0] != self.rows):
-            self.cast((x.dtype, x.device), x.shape[0])
-        return self.kernel(x, weights)
+        if times > 1:
+            stacked = [None if value is None else value.repeat_interleave(times, 0) for value in stacked]
+        return stacked[0], stacked[1], stacked[2]
 
 
 def _stacked(updates: Sequence[object], like: Like) -> list[Tensor | None]:

@@ -100,14 +100,16 @@ class Trace:
 
     def check(self) -> None:
         """Nothing of ours is left, and nothing of the model's is gone or changed."""
-        assert self._shape() == self.shape
+        changed = [(now, then) for now, then in zip(self._shape(), self.shape, strict=True) if now != then]
+        assert not changed, changed
         tensors = self._tensors()
         assert [id(value) for value in tensors] == [id(value) for value, _ in self.bits]
         for value, bits in self.bits:
             assert torch.equal(value, bits)
 
     def _tensors(self) -> list[Tensor]:
-        return [*self.model.parameters(remove_duplicate=False), *self.model.buffers(remove_duplicate=False)]
+        named = (self.model.named_parameters, self.model.named_buffers)
+        return [value for each in named for _, value in each(remove_duplicate=False)]
 
     def _shape(self) -> list[object]:
         found: list[object] = []
@@ -117,7 +119,9 @@ class Trace:
             slots = [
                 (key, value is None) for part in (module._parameters, module._buffers) for key, value in part.items()
             ]
-            found.append((name, type(module), ours, slots, sorted(vars(module)), module.training))
+            # On the outermost module transformers keeps notes of its own about caches.
+            notes = sorted(vars(module)) if name else []
+            found.append((name, type(module), ours, slots, notes, module.training))
         return found
 
 

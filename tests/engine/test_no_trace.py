@@ -233,34 +233,27 @@ def test_an_exception_at_any_call_of_taking_off(mode: Any) -> None:
 
 
 class Worker(threading.Thread):
-    """Runs a function once, and stands being interrupted at any moment of it."""
+    """Runs a function again and again until it is interrupted, at whatever moment of it."""
 
     def __init__(self, function: Callable[[], object]) -> None:
         super().__init__(daemon=True)
         self.function = function
-        self.lock = threading.Lock()
-        self.started, self.finished = threading.Event(), False
-        self.interrupted = False
+        self.running = threading.Event()
 
     def run(self) -> None:
         try:
-            try:
-                self.started.set()
+            self.running.set()
+            while True:
                 self.function()
-            except Stop:
-                self.interrupted = True
-            with self.lock:
-                self.finished = True
-            for _ in range(1000):  # where one that is on its way arrives
-                pass
         except Stop:
-            self.interrupted = self.finished = True
+            pass
 
     def interrupt(self) -> None:
-        """Have ``Stop`` raised in the thread, wherever it is."""
-        with self.lock:
-            if not self.finished:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident or 0), ctypes.py_object(Stop))
+        """Have ``Stop`` raised in the thread, wherever it is, and wait for its end."""
+        while self.is_alive():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident or 0), ctypes.py_object(Stop))
+            # Python swallows what falls into a destructor or a callback of a weak reference; then once more.
+            self.join(timeout=5)
 
 
 @contextmanager
@@ -274,25 +267,27 @@ def eager_switching() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def interrupt_at_random(live: LiveModel, trace: Trace, body: Callable[[], object], times: int, seed: int) -> int:
-    """How often an interrupt fell into ``body``; after each the model is as it was."""
+def interrupt_at_random(trace: Trace, body: Callable[[], object], times: int, seed: int) -> None:
+    """Interrupt ``body`` at random moments; after each the model is as it was."""
     begin = time.perf_counter()
     body()
     usual = time.perf_counter() - begin
-    generator, hits = random.Random(seed), 0
+    generator = random.Random(seed)
     with eager_switching():
         for _ in range(times):
             worker = Worker(body)
             worker.start()
-            worker.started.wait()
+            worker.running.wait()
             time.sleep(generator.random() * usual)
             worker.interrupt()
-            worker.join()
-            hits += worker.interrupted
             trace.check()
-    return hits
 
 
+# And pytest says so.
+SWALLOWED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@SWALLOWED
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("what", ["attach and detach", "generate", "rows"])
 def test_an_interrupt_from_another_thread(what: str, mode: Any) -> None:
@@ -310,13 +305,14 @@ def test_an_interrupt_from_another_thread(what: str, mode: Any) -> None:
             if what == "generate":
                 live.complete(PROMPTS, max_new_tokens=2)
 
-    assert interrupt_at_random(live, trace, body, 30, seed=len(what)) > 5
+    interrupt_at_random(trace, body, 30, seed=len(what))
     assert torch.equal(logits(live), plain)
     with live.steer(*condition, mode=mode):
         assert torch.equal(logits(live, prompt_lengths=[3, 3]), steered)
     trace.check()
 
 
+@SWALLOWED
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_thousand_interrupts(mode: Any) -> None:
@@ -327,7 +323,7 @@ def test_a_thousand_interrupts(mode: Any) -> None:
         with live.steer(*condition, mode=mode):
             pass
 
-    assert interrupt_at_random(live, trace, body, 1000, seed=1) > 200
+    interrupt_at_random(trace, body, 1000, seed=1)
 
 
 # Two at once

@@ -1,0 +1,156 @@
+"""From what was asked on a command line to a table and files. The command and ``benchmarks.overhead`` share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steerkit.bench.measure import MeasurementError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from steerkit.bench.study import Settings, Study
+
+REPEATS = 25
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options, as they were typed. Lists are separated by commas; None stands for all.
+
+    Args:
+        device: auto, cpu, cuda or cuda:1.
+        dtype: of the weights.
+        cases: names of cases.
+        modes: ``fold,hook``.
+        phases: ``decode,prefill``.
+        batches: rows when decoding.
+        repeats: pairs of each case; None for ``REPEATS``.
+        quick: a look, not a measurement: small batches, short samples, no memory.
+        compiled: compiled calls in place of eager ones.
+        memory: measure peak memory too.
+        cold_start: measure the time to the first steered token too.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    cases: str | None = None
+    modes: str | None = None
+    phases: str | None = None
+    batches: str | None = None
+    repeats: int | None = None
+    quick: bool = False
+    compiled: bool = False
+    memory: bool = True
+    cold_start: bool = False
+
+    def settings(self, model: str) -> Settings:
+        """Validated, for one model.
+
+        Raises:
+            MeasurementError: for a name or a number that can't be; says what can.
+        """
+        from steerkit.bench.conditions import known_cases, known_modes, known_names
+        from steerkit.bench.study import Settings
+        from steerkit.bench.workloads import PHASES
+
+        asked = known_names(_words(self.phases), PHASES, "phase")
+        repeats = (3 if self.quick else REPEATS) if self.repeats is None else self.repeats
+        if repeats < 1:
+            raise MeasurementError(f"--repeats {repeats}: at least one pair is needed, and 9 or more mean something.")
+        return Settings(
+            model,
+            self.device,
+            self.dtype,
+            known_cases(_words(self.cases)),
+            known_modes(_words(self.modes)),
+            tuple(phase for phase in PHASES if phase in asked),
+            _sizes(self.batches) or ((1,) if self.quick else (1, 8)),
+            (2, 32) if self.quick else (8, 256),
+            repeats,
+            0.02 if self.quick else 0.06,
+            self.compiled,
+            self.memory and not self.quick,
+            self.cold_start,
+        )
+
+
+def measure(models: Sequence[str], asked: Asked, keep: Callable[[Study], Path | None]) -> list[Study]:
+    """Measure models one after the other, show each, and keep it.
+
+    Args:
+        models: sources.
+        asked: the options.
+        keep: where a study goes; None for nowhere. Called before a study is shown, so that nothing is lost.
+
+    Raises:
+        SteerkitError: as ``run_study``. Studies that were finished before are kept.
+    """
+    from rich.console import Console
+
+    from steerkit.bench.records import write
+    from steerkit.bench.study import run_study
+    from steerkit.bench.table import print_study
+
+    console = Console(highlight=False)
+    settings = [asked.settings(model) for model in models]
+    found: list[Study] = []
+    for one in settings:
+        with _Shown() as shown:
+            study = run_study(one, shown.say)
+        found.append(study)
+        path = keep(study)
+        together = [earlier for earlier in found if path is not None and keep(earlier) == path]
+        files = write(together, path) if path is not None else ()
+        print_study(study, console)
+        for file in files[:2]:
+            console.print(str(file), soft_wrap=True)
+    return found
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else ()
+
+
+def _sizes(text: str | None) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(word) for word in _words(text))
+    except ValueError:
+        sizes = (0,)
+    if any(size < 1 for size in sizes):
+        raise MeasurementError(f"--batches {text!r}: write numbers of rows, as in 1,8.")
+    return sizes
+
+
+class _Shown:
+    """A bar on standard error, for the person at the terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+        self._last = ""
+        self._bar: Progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=20),
+            # Redrawn when something is said, never by a thread of its own, whose CPU time would count.
+            MofNCompleteColumn(), console=Console(stderr=True), transient=True, auto_refresh=False,
+        )  # fmt: skip
+        self._task: TaskID = self._bar.add_task("beginning", total=None)
+
+    def __enter__(self) -> _Shown:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def say(self, what: str, done: int, of: int) -> None:
+        """Show what is done. Away from a terminal, a line when something else begins."""
+        self._bar.update(self._task, description=what, completed=done, total=of or None)
+        self._bar.refresh()
+        if what != self._last and not self._bar.console.is_terminal:
+            self._bar.console.print(what, highlight=False, markup=False)
+        self._last = what

@@ -1,0 +1,39 @@
+"""``steerkit bench``: what steering costs on a model of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bench_command(
+    model: Annotated[
+        str, typer.Argument(help="tiny, or a hub id, folder, .gguf file, bundled alias or tiny-random:<type>.")
+    ],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    cases: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="idle, add_one, add_all, ablate_all, rank8_ablate_all, rows, gated."),
+    ] = None,
+    modes: Annotated[str | None, typer.Option(metavar="A,B", help="fold, hook.")] = None,
+    phases: Annotated[str | None, typer.Option(metavar="A,B", help="decode, prefill.")] = None,
+    batches: Annotated[str | None, typer.Option(metavar="1,8", help="Rows when decoding.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Pairs of each case; 25 unless --quick.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write the results there, with a page and figures beside them.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A look in little time; its ratios mean little.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Measure calls under torch.compile with a static cache.")
+    ] = False,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory, a process for each case.")] = True,
+    cold_start: Annotated[bool, typer.Option("--cold-start", help="Time the first steered token too.")] = False,
+) -> None:
+    """Measure what steering costs: each case beside the plain model in pairs, after a check of its logits."""
+    from steerkit.bench.front import Asked, measure
+
+    asked = Asked(device, dtype, cases, modes, phases, batches, repeats, quick, compiled, memory, cold_start)
+    measure([model], asked, lambda study: json)
