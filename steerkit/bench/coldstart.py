@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from steerkit.bench.measure import MeasurementError, bootstrap_median
+from steerkit.bench.measure import MeasurementError, Sample, bootstrap_median
 
 if TYPE_CHECKING:
     from steerkit.engine.live import LiveModel
@@ -44,13 +45,14 @@ assert len(found) == 1
 
 @dataclass(frozen=True)
 class ColdStart:
-    """Wall seconds of fresh processes, in pairs.
+    """Seconds of fresh processes, in pairs. By CPU time, since a shared machine starts processes when it likes.
 
     Args:
         plain: of plain transformers, median.
         extra: of the first steered token on top of it, median of the differences of pairs.
         low: lower end of the bootstrap 95 % interval of ``extra``.
         high: upper end.
+        extra_wall: like ``extra``, by wall time.
         plain_samples: every one.
         steered_samples: the one beside each.
     """
@@ -59,8 +61,9 @@ class ColdStart:
     extra: float
     low: float
     high: float
-    plain_samples: tuple[float, ...]
-    steered_samples: tuple[float, ...]
+    extra_wall: float
+    plain_samples: tuple[Sample, ...]
+    steered_samples: tuple[Sample, ...]
 
 
 def cold_start(live: LiveModel, repeats: int, progress: Callable[[int, int], object]) -> ColdStart:
@@ -69,11 +72,14 @@ def cold_start(live: LiveModel, repeats: int, progress: Callable[[int, int], obj
     Raises:
         MeasurementError: where a process fails; with what it said.
     """
+    from steerkit.engine.quiet import quiet_transformers
+
     if live.tokenizer is None:
         raise MeasurementError("The cold start is measured with a text, and this model has no tokenizer.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        live.hf_model.save_pretrained(folder)
+        with quiet_transformers():
+            live.hf_model.save_pretrained(folder)
         live.tokenizer.save_pretrained(folder)
         pairs = []
         for number in range(repeats + 1):
@@ -85,21 +91,35 @@ def cold_start(live: LiveModel, repeats: int, progress: Callable[[int, int], obj
     return summarise(pairs[1:])
 
 
-def summarise(pairs: list[tuple[float, float]]) -> ColdStart:
+def summarise(pairs: Sequence[tuple[Sample, Sample]]) -> ColdStart:
     """Medians and interval of ``(plain, steered)`` pairs."""
     plain, steered = zip(*pairs, strict=True)
-    differences = [own - beside for beside, own in pairs]
+    differences = [own.cpu - beside.cpu for beside, own in pairs]
     low, high = bootstrap_median(differences)
-    return ColdStart(statistics.median(plain), statistics.median(differences), low, high, plain, steered)
+    return ColdStart(
+        statistics.median(sample.cpu for sample in plain),
+        statistics.median(differences),
+        low,
+        high,
+        statistics.median(own.wall - beside.wall for beside, own in pairs),
+        plain,
+        steered,
+    )
 
 
-def seconds_of(script: str, folder: Path) -> float:
-    """Wall time of a fresh Python that runs a script on a folder."""
-    before = time.perf_counter()
+def seconds_of(script: str, folder: Path) -> Sample:
+    """What a fresh Python takes that runs a script on a folder."""
+    wall, cpu = time.perf_counter(), _cpu_of_children()
     done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=False)
-    taken = time.perf_counter() - before
+    taken = Sample(_cpu_of_children() - cpu, time.perf_counter() - wall)
     if done.returncode != 0:
         said = "\n".join(done.stderr.splitlines()[-3:]) or f"exit code {done.returncode}"
         which = "plain transformers" if script == PLAIN else "steerkit"
         raise MeasurementError(f"The cold start of {which} failed: {said}")
     return taken
+
+
+def _cpu_of_children() -> float:
+    """Seconds of all processes that were started here and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system

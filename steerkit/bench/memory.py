@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -23,6 +24,8 @@ PLAIN: Final = "none"
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR: Final = Path("/proc/self/clear_refs")
 _LIBRARY: Final = "libc.so.6"
+_PROMPT_FREE: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+"""Has the C library give back what is freed at once, so that a peak is of what was held and not of what was kept."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def peak_in_process_of_its_own(question: MemoryQuestion) -> float:
         MeasurementError: where that process fails; with what it said.
     """
     command = [sys.executable, "-m", "steerkit.bench.memory", json.dumps(asdict(question))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **_PROMPT_FREE})
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:
         said = "\n".join(done.stderr.splitlines()[-3:]) or f"exit code {done.returncode}"
@@ -78,11 +81,10 @@ def peak(live: LiveModel, question: MemoryQuestion) -> float:
     vocabulary = int(live.hf_model.get_output_embeddings().weight.shape[0])
     ids = prompts(question.batch, question.length, vocabulary, live.device)
     workload = Workload("decode", live.hf_model, ids)
-    condition = Condition(PLAIN)
-    if question.case != PLAIN:
-        condition = build(question.case, live, observe(live, workload), question.batch)
-    # Once without steering: what torch keeps for itself from its first calls on is not the case's.
-    workload.with_calls(1).logits()
+    # Looked at and run once without steering, in every process alike: what stays behind from first calls is no case's.
+    stream = observe(live, workload)
+    condition = Condition(PLAIN) if question.case == PLAIN else build(question.case, live, stream, question.batch)
+    workload.logits()
     on_gpu = live.device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(live.device)

@@ -382,7 +382,8 @@ def _coverage(on: Bench) -> Check:
         if site.stream == RESID_POST and block.scale:
             noise = noise * max(1.0, float(_wide(tensor_at(on.model, block.scale)).abs().max())) ** 2
         if site.stream in (RESID_PRE, RESID_MID, RESID_POST):
-            allowed = 3 * torch.finfo(trace[site].dtype).eps * noise.sqrt()
+            # What is left is itself computed in float64, which shows where the model is float64 too.
+            allowed = 3 * (torch.finfo(trace[site].dtype).eps + torch.finfo(torch.float64).eps) * noise.sqrt()
             left = (value @ unit).abs()
             findings.append(_compare(site, left, torch.zeros_like(left), allowed))
     return _result("writers_covered", meaning, findings)

@@ -36,7 +36,18 @@ def describe_intervention(entry: InterventionEntry) -> str:
     more = f" and {len(sites) - 2} more sites" if len(sites) > 3 else ""
     where = [f"at {', '.join(sites[:2] if more else sites)}{more}"] if sites else []
     positions = [_positions(entry.positions)] if entry.positions else []
-    return ", ".join([head, *options, *where, *positions])
+    schedule = [f"times {entry.schedule}"] if entry.schedule else []
+    gate = [_gate(entry.gate)] if entry.gate else []
+    return ", ".join([head, *options, *where, *positions, *schedule, *gate])
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    side = "below" if "below" in gate else "above"
+    decides = (
+        f"the prompt's {_positions(str(gate.get('positions', 'last')))}" if gate.get("at") == "prompt" else "the token"
+    )
+    extra = " in an extra pass" if gate.get("prepass") else ""
+    return f"where {decides} projects on {gate['direction']} {side} {gate.get(side)} at {gate.get('site')}{extra}"
 
 
 def _option(value: Any) -> str:

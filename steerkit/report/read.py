@@ -65,6 +65,8 @@ class InterventionEntry(_Entry):
     options: Mapping[str, Any] = {}
     sites: tuple[str, ...] | None = None
     positions: str | None = None
+    schedule: str | None = None
+    gate: Mapping[str, Any] | None = None
 
 
 class ConditionEntry(_Entry):

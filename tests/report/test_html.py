@@ -219,6 +219,19 @@ def test_interventions_in_words() -> None:
     )
 
 
+def test_schedules_and_gates_in_words() -> None:
+    prompt = {"direction": "harm", "above": 3.0, "site": "blocks.4.resid_pre", "at": "prompt", "positions": "last"}
+    entry = InterventionEntry(name="add", schedule="linear(1, 0, 8)", gate={**prompt, "prepass": True})
+    assert describe_intervention(entry) == (
+        "add, times linear(1, 0, 8), where the prompt's positions last projects on harm above 3.0 at "
+        "blocks.4.resid_pre in an extra pass"
+    )
+    token = {"direction": "harm", "below": -1, "site": "embed", "at": "token"}
+    assert describe_intervention(InterventionEntry(name="add", gate=token)) == (
+        "add, where the token projects on harm below -1 at embed"
+    )
+
+
 def test_provenance_in_words() -> None:
     nested = {
         "a": {"b": None, "c": []},

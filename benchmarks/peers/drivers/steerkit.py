@@ -10,8 +10,11 @@ import torch
 from benchmarks.peers.harness import Steered
 
 PACKAGES = ["steerkit-torch"]
-# Its names are lazy: to name them is to import what they need.
-IMPORTS = "from steerkit import ablate, add, load_model; import steerkit.engine.live"
+# With transformers' loader, which it would import with the first model: being lazy is no merit here.
+IMPORTS = (
+    "from steerkit import ablate, add, load_model; import steerkit.engine.live; "
+    "from transformers import AutoModelForCausalLM, AutoTokenizer"
+)
 VARIANTS = ["fold", "hook"]
 # Reading is one and the same in both modes.
 ONLY = {"hook": ("add_all", "ablate")}
