@@ -18,6 +18,7 @@ from steerkit.plan import DataRef, Plan, plan_recipe
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction
+    from steerkit.engine.evaluate import ConditionScores
     from steerkit.engine.live import LiveModel
 
 
@@ -59,15 +60,20 @@ def execute(plan: Plan, out: Path, observer: Observer) -> Path:
         stages.require_possible(conditions, evaluation, model)
 
         separation = directory.stage("separation by layer", lambda: stages.separations(plan, model, observer))
-        scores = {}
-        for number, condition in enumerate(conditions, 1):
-            observer.step(f"condition {number} of {len(conditions)}: {condition.name}")
-            scores[condition.name] = directory.stage(
-                f"condition {condition.name}",
-                partial(evaluation.run, condition.interventions, samples=condition.kind != "control"),
-                pack=stages.pack_scores,
-                unpack=stages.unpack_scores,
+        scores: dict[str, ConditionScores] = {}
+        for group in stages.groups(conditions, evaluation):
+            observer.step(stages.announce(group, len(scores), len(conditions)))
+            found = directory.stage(
+                stages.name_group(group),
+                partial(
+                    evaluation.run_many,
+                    [condition.interventions for condition in group],
+                    samples=group[0].kind != "control",
+                ),
+                pack=stages.pack_group,
+                unpack=stages.unpack_group,
             )
+            scores.update(zip((condition.name for condition in group), found, strict=True))
 
         results, samples = stages.collect(plan, model, directions, conditions, scores, separation)
         directory.finish(results, samples)

@@ -77,7 +77,11 @@ def test_a_recipe_ends_in_a_whole_run_directory(recipe: Path, tmp_path: Path) ->
         "run.log",
     }
     log = (run / "run.log").read_text()
-    assert "condition 1 of 9: baseline" in log and log.splitlines()[0].endswith(str(run))
+    assert (
+        "condition 1 of 9: baseline" in log
+        and "conditions 6 to 9 of 9: warmer/random-1, " in log
+        and log.splitlines()[0].endswith(str(run))
+    )
     results = results_of(run)
     conditions = {item["name"]: item for item in results["conditions"]}
     expected = ["baseline", "warmer", "warmer/random-1", "warmer/random-2", "without"]
@@ -154,32 +158,95 @@ def test_another_seed_gives_another_directory_and_other_controls(recipe: Path, t
     assert first.name.rsplit("-", 1)[1] != second.name.rsplit("-", 1)[1]
 
 
+@pytest.mark.parametrize("dies_at", [1, 2, 3])
+@pytest.mark.parametrize("where", ["run_many", "_sequence_scores"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int, where: str
 ) -> None:
+    """Groups of conditions are the same in every try, wherever the first one was stopped: before one, or within."""
     whole = run_recipe(recipe, out=tmp_path / "whole")
     from steerkit.engine.evaluate import Evaluation
 
     ran: list[int] = []
-    original = Evaluation.run
+    groups: list[int] = []
+    original, run_many = getattr(Evaluation, where), Evaluation.run_many
 
-    def dies_at_the_fourth(self: Evaluation, *args: Any, **kwargs: Any) -> Any:
+    def dies(self: Evaluation, *args: Any, **kwargs: Any) -> Any:
         ran.append(1)
-        if len(ran) == 4:
+        if len(ran) == dies_at:
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(Evaluation, "run", dies_at_the_fourth)
-    with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe, out=tmp_path / "killed")
+    def counts(self: Evaluation, conditions: Any, **kwargs: Any) -> Any:
+        groups.append(len(conditions))
+        return run_many(self, conditions, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, where, dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(recipe, out=tmp_path / "killed")
     (unfinished,) = (tmp_path / "killed").iterdir()
     assert (unfinished / STAGES).is_dir() and not (unfinished / "results.json").exists()
+    monkeypatch.setattr(Evaluation, "run_many", counts)
     finished = run_recipe(recipe, out=tmp_path / "killed")
     assert finished == unfinished
-    assert len(ran) == 4 + 6, "conditions that were done are not done again"
+    # The baseline, four conditions, four controls. Each group looks along two data sets.
+    done = dies_at - 1 if where == "run_many" else (dies_at - 1) // 2
+    assert groups == [1, 4, 4][done:], "groups that were done are not done again"
     for name in STABLE:
         assert (finished / name).read_bytes() == (whole / name).read_bytes(), name
     assert run_recipe(recipe, out=tmp_path / "killed") != finished, "a finished run is left alone"
+
+
+def test_conditions_that_share_batches_give_what_each_gives_alone(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steerkit.engine.evaluate import Evaluation
+
+    shared = run_recipe(recipe, out=tmp_path / "shared")
+    monkeypatch.setattr(Evaluation, "group_sizes", lambda self, conditions, **_: [1] * conditions)
+    alone = run_recipe(recipe, out=tmp_path / "alone")
+    assert "conditions 2 to 5 of 9: warmer, without, dose" in (shared / "run.log").read_text()
+    assert "condition 5 of 9: without" in (alone / "run.log").read_text()
+    assert (shared / "samples.jsonl").read_bytes() != (alone / "samples.jsonl").read_bytes(), "layouts differ in bits"
+    one, other = ([json.loads(line) for line in (run / "samples.jsonl").open()] for run in (shared, alone))
+    assert [row.get("completion") for row in one] == [row.get("completion") for row in other]
+    for left, right in zip(results_of(shared)["records"], results_of(alone)["records"], strict=True):
+        named = ("condition", "evaluator", "data", "n")
+        assert [left[key] for key in named] == [right[key] for key in named]
+        for key in ("value", "ci_low", "ci_high", "difference"):
+            assert left[key] == pytest.approx(right[key], rel=1e-4, abs=1e-5), (left["condition"], key)
+
+
+@pytest.mark.parametrize(
+    ("budget", "sizes"),
+    [
+        # A batch holds no condition's prompts with their new tokens, so each is alone.
+        (40, [1] * 9),
+        # Room for two conditions while completions are written, the dearest part.
+        (160, [1, 2, 2, 2, 2]),
+        (4096, [1, 4, 4]),
+    ],
+)
+def test_groups_are_as_large_as_batches_have_room(recipe: Path, budget: int, sizes: list[int]) -> None:
+    import torch
+
+    from steerkit.api.estimator import Direction
+    from steerkit.catalog import Catalog
+    from steerkit.engine.progress import SILENT
+    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.plan import plan_recipe
+    from steerkit.session import wrap
+    from steerkit.types import Site
+
+    plan = plan_recipe(recipe, [f"model.batch_tokens={budget}"], Catalog.discover())
+    live = wrap(tiny_model("llama"), tiny_tokenizer(), batch_tokens=budget)
+    direction = Direction(torch.ones(1, live.layout.d_model), Site("resid_pre", 1), name="warmth")
+    conditions = stages.conditions(plan, {"warmth": direction})
+    groups = stages.groups(conditions, stages.evaluation(plan, live, SILENT))
+    assert [len(group) for group in groups] == sizes
+    assert sorted(one.name for group in groups for one in group) == sorted(one.name for one in conditions)
+    assert all(len({one.kind for one in group}) == 1 for group in groups), "what is run together makes the same passes"
 
 
 def test_a_run_of_other_weights_is_not_continued(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +260,7 @@ def test_a_run_of_other_weights_is_not_continued(recipe: Path, tmp_path: Path, m
     tiny_tokenizer().save_pretrained(folder)
     source = [f"model.source={folder}"]
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, "run", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Evaluation, "run_many", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_recipe(recipe, out=tmp_path / "runs", overrides=source)
     (unfinished,) = (tmp_path / "runs").iterdir()
@@ -297,7 +364,7 @@ def test_an_impossible_condition_is_found_before_anything_is_measured(
 
     measured: list[int] = []
     original = Evaluation.run
-    monkeypatch.setattr(Evaluation, "run", lambda *args, **kwargs: measured.append(1) or original(*args, **kwargs))
+    monkeypatch.setattr(Evaluation, "run_many", lambda *args, **kwargs: measured.append(1) or original(*args, **kwargs))
     with pytest.raises(SteerkitError, match=message):
         run_recipe(recipe, out=tmp_path, overrides=[change])
     assert not measured

@@ -30,7 +30,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 RECORD, TABLE = RESULTS / "peers-cpu.json", RESULTS / "peers-cpu.md"
 PLAIN_IMPORTS = "import torch; from transformers import AutoModelForCausalLM, AutoTokenizer"
 TIME_LIMIT = 1800
-STARTS = 5
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
 
 
@@ -65,10 +64,10 @@ def harness(python: Path, what: str, driver: str, *more: str) -> list[str]:
     return [str(python), "-m", "benchmarks.peers.harness", what, driver, *more]
 
 
-def starts(commands: dict[str, list[str]], cwd: Path) -> dict[str, dict[str, Any]]:
+def starts(commands: dict[str, list[str]], cwd: Path, rounds: int) -> dict[str, dict[str, Any]]:
     """Median CPU and wall seconds of whole processes, run in turns after one round that fills caches."""
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-    for number in range(STARTS + 1):
+    for number in range(rounds + 1):
         for name, command in commands.items():
             _, cpu, wall = run(command, cwd)
             if number:
@@ -109,7 +108,7 @@ def measure(peer: Peer, folder: Path, asked: argparse.Namespace) -> dict[str, An
         found.update(json.loads(out.read_text()))
         imports = found["environment"]["imports"]
         command = {"plain": [str(python), "-c", PLAIN_IMPORTS], "own": [str(python), "-c", imports]}
-        attempt(found, "import", lambda: starts(command, Path(scratch)))
+        attempt(found, "import", lambda: starts(command, Path(scratch), asked.starts))
     # transformers' own row has no variant that steers, and starts by generating unsteered.
     variants = dict.fromkeys(one["variant"] for one in found["records"] if one["case"] == "add_all")
     found["cold"], found["memory_mb"] = {}, {}
@@ -119,7 +118,7 @@ def measure(peer: Peer, folder: Path, asked: argparse.Namespace) -> dict[str, An
             "plain": harness(python, "cold", "plain", *at),
             "own": harness(python, "cold", peer.driver, *with_variant),
         }
-        attempt(found["cold"], variant, lambda pair=pair: starts(pair, ROOT))
+        attempt(found["cold"], variant, lambda pair=pair: starts(pair, ROOT, asked.starts))
     for one in found["records"]:
         if one["case"] == "extract" and one["status"] == "ok":
             command_line = harness(python, "memory", peer.driver, *at, "--variant", one["variant"])
@@ -133,6 +132,7 @@ def main() -> None:
     names = [peer.driver for peer in PEERS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--repeats", type=int, default=9, help="rounds of every timed study")
+    parser.add_argument("--starts", type=int, default=5, help="rounds of imports and of first tokens")
     parser.add_argument("--tokens", type=int, default=48, help="tokens that a round decodes")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where environments are kept")
     parser.add_argument("--torch-index", help="package index for torch alone, say one of CPU builds")
@@ -140,7 +140,7 @@ def main() -> None:
     asked.cache = asked.cache.expanduser().resolve()
     pin()
     folder = model.write(asked.cache / "tiny-llama")
-    sizes = {"repeats": asked.repeats, "tokens": asked.tokens, "threads": 1}
+    sizes = {"repeats": asked.repeats, "starts": asked.starts, "tokens": asked.tokens, "threads": 1}
     peers: dict[str, Any] = json.loads(RECORD.read_text())["peers"] if RECORD.exists() else {}
     for peer in PEERS:
         if peer.driver not in asked.only:

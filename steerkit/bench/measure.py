@@ -224,13 +224,14 @@ def compare(
     runs = {**cases, SAME: cases[next(iter(cases))]}
     order = list(runs)
     samples: dict[str, dict[str, list[float]]] = {name: {"cpu": [], "wall": []} for name in runs}
-    for number in range(warm_up + rounds):
-        order = order[1:] + order[:1] if number % 2 else order[::-1]
-        for name in order:
-            sample = time_once(lambda name=name: nullcontext(runs[name]), name, clocks)  # type: ignore[misc]
-            if number >= warm_up:
-                for clock in CLOCKS:
-                    samples[name][clock].append(sample.of(clock))
+    with frozen():
+        for number in range(warm_up + rounds):
+            order = order[1:] + order[:1] if number % 2 else order[::-1]
+            for name in order:
+                sample = time_once(lambda name=name: nullcontext(runs[name]), name, clocks)  # type: ignore[misc]
+                if number >= warm_up:
+                    for clock in CLOCKS:
+                        samples[name][clock].append(sample.of(clock))
     reference = samples[next(iter(cases))]
     found = [_ratio(name, clock, samples[name][clock], reference[clock]) for name in list(runs)[1:] for clock in CLOCKS]
     return found, samples

@@ -24,7 +24,7 @@ PLAIN: Final = "none"
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR: Final = Path("/proc/self/clear_refs")
 _LIBRARY: Final = "libc.so.6"
-_PROMPT_FREE: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+_GIVE_BACK: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 """Has the C library give back what is freed at once, so that a peak is of what was held and not of what was kept."""
 
 
@@ -63,7 +63,7 @@ def peak_in_process_of_its_own(question: MemoryQuestion) -> float:
         MeasurementError: where that process fails; with what it said.
     """
     command = [sys.executable, "-m", "steerkit.bench.memory", json.dumps(asdict(question))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **_PROMPT_FREE})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **_GIVE_BACK})
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:
         said = "\n".join(done.stderr.splitlines()[-3:]) or f"exit code {done.returncode}"

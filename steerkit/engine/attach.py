@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
+from steerkit.engine.compiled import Marks
 from steerkit.engine.cursor import Cursor, Finder, Memory
 from steerkit.engine.fold import Swap
 from steerkit.engine.program import Probe, Program, Slot, Step
@@ -76,6 +77,7 @@ class Attachment:
         ):
             base = submodule(model, layout.base)
             self._hooks.insert(0, (base, "input", self.cursor.before_forward))
+        self._marks = Marks(module for module, _, _ in self._hooks)
 
     def _tap(self, model: nn.Module, tap: Tap, handler: Handler) -> None:
         hook = input_hook(handler, tap.keyword) if tap.side == "input" else output_hook(handler)
@@ -127,6 +129,7 @@ class Attachment:
         try:
             for module, name, parameter in self._swaps:
                 module._parameters[name] = parameter
+            self._marks.set()
             for module, side, hook in self._hooks:
                 if side == "input":
                     module.register_forward_pre_hook(hook, with_kwargs=True)
@@ -146,6 +149,7 @@ class Attachment:
                 for key in [key for key, value in hooks.items() if value is hook]:
                     del hooks[key]
                     flags.pop(key, None)
+        self._marks.clear()
         for module, name, parameter in self._kept:
             module._parameters[name] = parameter
 

@@ -231,7 +231,7 @@ class LiveModel:
 
     def complete(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Rendered],
         *,
         max_new_tokens: int,
         steer: Sequence[Condition] | None = None,
@@ -242,7 +242,7 @@ class LiveModel:
         if not prompts:
             raise DataError("There are no prompts to complete.")
         require_rows(steer, len(prompts))
-        rendered = [self.chat.render(prompt) for prompt in prompts]
+        rendered = self.rendered(prompts)
         found: dict[int, list[list[int]]] = {}
         for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
             with self.running(batch, steer=steer):
@@ -254,6 +254,10 @@ class LiveModel:
                 found[index] = rows[place * copies : (place + 1) * copies]
             progress(len(found), len(prompts))
         return [ids for index in range(len(prompts)) for ids in found[index]]
+
+    def rendered(self, prompts: Sequence[str | Rendered]) -> list[Rendered]:
+        """Prompts as the model reads them; those that are rendered already are left as they are."""
+        return [self.chat.render(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
 
     def batched(self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0) -> list[Batch]:
         """Cut rendered prompts into batches by the model's token budget.

@@ -51,7 +51,7 @@ def _hidden(live: LiveModel, batch: Batch, steer: Sequence[Condition] | None) ->
 @torch.no_grad()
 def next_token_logits(
     live: LiveModel,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Rendered],
     progress: Progress = SILENT.progress,
     steer: Sequence[Condition] | None = None,
 ) -> Tensor:
@@ -64,7 +64,7 @@ def next_token_logits(
     require_rows(steer, len(prompts))
     rows: list[Tensor | None] = [None] * len(prompts)
     done = 0
-    for batch in live.batched([live.chat.render(prompt) for prompt in prompts], "right"):
+    for batch in live.batched(live.rendered(prompts), "right"):
         hidden = _hidden(live, batch, steer)
         last = (batch.frame.end - 1).to(hidden.device)
         picked = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]

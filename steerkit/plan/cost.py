@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from steerkit.api.hookspecs import Needs
+from steerkit.engine.sharing import Pass, completing, group_sizes, passes_over
 from steerkit.plan.tokens import TokenCounter
 from steerkit.plan.types import Cost, PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples
 from steerkit.recipe.data import DataRef, Splits
 
-_CHUNK: Final = 256
-"""Prompts whose next-token logits the engine holds at once (``steerkit.engine.evaluate.CHUNK``)."""
-
 PREPASS: Final = "prepasses of gates"
 """The part of the cost that gates add which are decided in advance."""
-
-
-def count_batches(lengths: Iterable[int], budget: int, extra: int = 0) -> int:
-    """Batches that rows of these lengths make: the longest first, padding and ``extra`` columns in the budget."""
-    count, rows, width = 0, 0, 0
-    for length in sorted(lengths, reverse=True):
-        if count and (rows + 1) * (width + extra) <= budget:
-            rows += 1
-        else:
-            count, rows, width = count + 1, 1, length
-    return count
 
 
 def held_out(ref: DataRef, data: Mapping[str, Splits]) -> DataRef | None:
@@ -63,22 +51,18 @@ class Meter:
             self._lengths[key] = count(self.data[ref.dataset][ref.split])
         return self._lengths[key]
 
-    def read(self, what: str, lengths: Sequence[int], *, prepass: bool = False) -> None:
-        """A pass over prompts or texts; with ``prepass`` an unsteered one before it."""
-        self._pass_over(what, lengths, 0, prepass)
+    def add(self, what: str, one: Pass, *, conditions: int = 1, prepass: bool = False) -> None:
+        """A pass under conditions that are run together; with ``prepass`` an unsteered one before each of its prompts.
 
-    def write(self, what: str, lengths: Sequence[int], new_tokens: int, *, prepass: bool = False) -> None:
-        """Completions: the prompts in one pass per batch, which gives the first token, then a pass per token."""
-        batches = self._pass_over(what, lengths, new_tokens, prepass)
-        self.parts[what] += batches * (new_tokens - 1)
-        self.generated_tokens += len(lengths) * new_tokens
-
-    def _pass_over(self, what: str, lengths: Sequence[int], extra: int, prepass: bool) -> int:
-        batches = count_batches(lengths, self.budget, extra)
-        for part in (what, PREPASS) if prepass else (what,):
-            self.parts[part] = self.parts.get(part, 0) + batches
-            self.prompt_tokens += sum(lengths)
-        return batches
+        Completions read the prompts in one call per batch, which gives the first token, then make a call per token.
+        """
+        calls = {what: one.calls_of(conditions, self.budget)}
+        if prepass:
+            calls[PREPASS] = one.batches_of(conditions, self.budget)
+        for part, number in calls.items():
+            self.parts[part] = self.parts.get(part, 0) + number
+            self.prompt_tokens += conditions * sum(one.lengths)
+        self.generated_tokens += conditions * len(one.lengths) * one.new_tokens
 
     def cost(self) -> Cost:
         """The sum."""
@@ -96,11 +80,11 @@ def meter_directions(meter: Meter, directions: Iterable[PlannedDirection], separ
         classes = (direction.positive, direction.negative)
         tested = [held_out(ref, meter.data) for ref in classes]
         for ref in classes:
-            meter.read("directions", meter.lengths(ref))
+            meter.add("directions", Pass(tuple(meter.lengths(ref))))
         if separation:
             unseen = [ref for ref in tested if ref is not None]
             for ref in (*classes, *(unseen if len(unseen) == len(classes) else classes)):
-                meter.read("separation by layer", meter.lengths(ref))
+                meter.add("separation by layer", Pass(tuple(meter.lengths(ref))))
 
 
 def meter_conditions(
@@ -117,48 +101,58 @@ def meter_conditions(
         evaluations: the evaluators.
         samples: completions to keep; controls have none.
     """
-    condition = partial(_meter_condition, meter, evaluations)
-    condition("baseline", samples, baseline=True)
-    for planned, controls in conditions:
-        condition("conditions", samples, prepass=planned.has_prepass)
-        for _ in range(controls):
-            condition("random controls", None, prepass=planned.has_prepass)
+    needs = {
+        ref: [item.needs for item in evaluations if ref in item.data]
+        for ref in dict.fromkeys(ref for item in evaluations for ref in item.data)
+    }
+    for one in _baseline_passes(meter, needs, samples):
+        meter.add("baseline", one)
+    for prepass in (False, True):
+        listed = [(one, controls) for one, controls in conditions if one.has_prepass == prepass]
+        _meter_group("conditions", meter, _passes(meter, needs, samples), len(listed), prepass)
+        controls = sum(number for _, number in listed)
+        _meter_group("random controls", meter, _passes(meter, needs, None), controls, prepass)
 
 
-def _meter_condition(
-    meter: Meter,
-    evaluations: Sequence[PlannedEvaluation],
-    what: str,
-    samples: PlannedSamples | None,
-    *,
-    baseline: bool = False,
-    prepass: bool = False,
-) -> None:
-    read, write = partial(meter.read, what, prepass=prepass), partial(meter.write, what, prepass=prepass)
+def _meter_group(what: str, meter: Meter, passes: Sequence[Pass], conditions: int, prepass: bool) -> None:
+    """Conditions that make the same passes, run in groups as the runner does."""
+    for size in group_sizes(passes, conditions, meter.budget):
+        for one in passes:
+            meter.add(what, one, conditions=size, prepass=prepass)
+
+
+def _passes(meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None) -> list[Pass]:
+    """The passes of a condition that isn't the baseline."""
+    found: list[Pass] = []
     generated: set[DataRef] = set()
-    for ref in dict.fromkeys(ref for item in evaluations for ref in item.data):
-        needs = [item.needs for item in evaluations if ref in item.data]
+    for ref, wanted in needs.items():
+        passes = passes_over(wanted, meter.lengths(ref), partial(meter.lengths, ref, raw=True))
+        generated |= {ref} if any(one.new_tokens for one in passes) else set()
+        found += passes
+    return found + _sample_passes(meter, samples, generated)
+
+
+def _baseline_passes(
+    meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None
+) -> list[Pass]:
+    """The same for the baseline: what evaluators compare with is made once, and it takes its own from there."""
+    found: list[Pass] = []
+    generated: set[DataRef] = set()
+    for ref, wanted in needs.items():
         prompts = meter.lengths(ref)
-        longest = max(need.max_new_tokens for need in needs)
-        own = max((need.max_new_tokens for need in needs if not need.baseline_completions), default=0)
-        # What evaluators compare with is made once, and the baseline condition takes its own from there.
-        logits_kept = any(need.baseline and need.next_token_logits for need in needs)
-        completions_kept = longest > 0 and any(need.baseline or need.baseline_completions for need in needs)
-        if baseline and logits_kept:
-            read(prompts)
-        if baseline and completions_kept:
-            write(prompts, longest)
-        if own:
-            generated.add(ref)
-            if not (baseline and completions_kept):
-                write(prompts, own)
-        asked = any(need.next_token_logits and not need.sequence_logits for need in needs)
-        if asked and not (baseline and logits_kept):
-            for start in range(0, len(prompts), _CHUNK):
-                read(prompts[start : start + _CHUNK])
-        along = {(need.baseline_completions, need.max_text_tokens) for need in needs if need.sequence_logits}
-        for completions, limit in sorted(along):
-            lengths = [n + longest for n in prompts] if completions else meter.lengths(ref, raw=True)
-            read([min(n, limit) for n in lengths] if limit else lengths)
-    if samples is not None and samples.data not in generated:
-        write(meter.lengths(samples.data)[: samples.n], samples.max_new_tokens)
+        longest = max(need.max_new_tokens for need in wanted)
+        logits_kept = any(need.baseline and need.next_token_logits for need in wanted)
+        completions_kept = longest > 0 and any(need.baseline or need.baseline_completions for need in wanted)
+        found += [Pass(tuple(prompts))] if logits_kept else []
+        found += [completing(prompts, longest)] if completions_kept else []
+        for one in passes_over(wanted, prompts, partial(meter.lengths, ref, raw=True)):
+            generated |= {ref} if one.new_tokens else set()
+            known = completions_kept if one.new_tokens else logits_kept and one.most_rows > 0
+            found += [] if known else [one]
+    return found + _sample_passes(meter, samples, generated)
+
+
+def _sample_passes(meter: Meter, samples: PlannedSamples | None, generated: Collection[DataRef]) -> list[Pass]:
+    if samples is None or samples.data in generated:
+        return []
+    return [completing(meter.lengths(samples.data)[: samples.n], samples.max_new_tokens)]

@@ -167,11 +167,12 @@ def test_an_exception_at_every_registration(model_type: str, mode: Any, monkeypa
 
 @contextmanager
 def throwing(event: str, n: int) -> Iterator[list[int]]:
-    """Throw at the n-th line of the engine that runs, or at the n-th call into it; yields how many there were."""
+    """Throw at the n-th line of the engine that runs, or the n-th call into it or ``with``; yields how many there were."""
     seen = [0]
 
     def trace(frame: FrameType, kind: str, _: Any) -> Any:
-        if "steerkit/engine/" not in frame.f_code.co_filename.replace("\\", "/"):
+        path = frame.f_code.co_filename.replace("\\", "/")
+        if "steerkit/engine/" not in path and (event == "line" or not path.endswith("/contextlib.py")):
             return None
         if kind == event:
             seen[0] += 1
@@ -209,24 +210,46 @@ def test_an_exception_at_any_line_of_attaching(mode: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_exception_at_any_call_of_taking_off(mode: Any) -> None:
-    """An interrupt comes where a function begins or a loop turns, so also where taking off has just begun."""
+@pytest.mark.parametrize("what", ["nothing", "forward", "rows"])
+def test_an_exception_at_any_call(what: str, mode: Any) -> None:
+    """An interrupt comes where a function begins, also where a ``with`` is just about to be left or taking off begins.
+
+    What was to be left is then left later than what is around it.
+    """
     live, trace = differential_model("gemma"), trace_of("gemma")
     condition = everything(live)
-    for n in range(1000):
-        context = live.steer(*condition, mode=mode)
-        context.__enter__()
-        seen = [0]
+
+    def body() -> None:
+        with live.steer(*condition[:2], mode=mode):
+            if what == "forward":
+                logits(live, prompt_lengths=[3, 3])
+            if what == "rows":
+                logits(live, prompt_lengths=[3, 3], steer=[condition[2:], None])
+
+    with throwing("call", -2) as seen:
+        body()
+    total = seen[0]
+    assert total > 10
+    generator = random.Random(0)
+    for n in sorted({*generator.sample(range(total), min(total, 40)), *range(max(0, total - 60), total)}):
         try:
-            with throwing("call", n) as seen:
-                context.__exit__(None, None, None)
+            with throwing("call", n):
+                body()
         except Stop:
             pass
-        del context
         trace.check()
-        if seen[0] <= n:
-            break
-    assert n > 1
+
+
+def test_contexts_that_close_in_another_order(llama: LiveModel) -> None:
+    """As they do where an interrupt keeps an inner one from closing: each takes off its own, and nothing comes back."""
+    condition, plain = everything(llama), logits(llama)
+    for steer in (None, [condition[2:], None]):
+        outer, inner = llama.steer(*condition[:1]), llama.steering.running(None, steer=steer)
+        outer.__enter__()
+        inner.__enter__()
+        outer.__exit__(None, None, None)
+        inner.__exit__(None, None, None)
+        assert torch.equal(logits(llama), plain)
 
 
 # Interrupts from another thread

@@ -1,0 +1,44 @@
+"""The stages of a run, each from plain values to plain values. ``run.py`` knows their order."""
+
+from steerkit.stages.condition import (
+    BASELINE,
+    Condition,
+    announce,
+    conditions,
+    groups,
+    name_group,
+    random_like,
+    require_possible,
+)
+from steerkit.stages.measure import (
+    estimate,
+    evaluated_texts,
+    evaluation,
+    facts_of,
+    load,
+    plugins_of,
+    separations,
+)
+from steerkit.stages.records import collect, describe_condition, pack_group, unpack_group
+
+__all__ = [
+    "BASELINE",
+    "Condition",
+    "announce",
+    "collect",
+    "conditions",
+    "describe_condition",
+    "estimate",
+    "evaluated_texts",
+    "evaluation",
+    "facts_of",
+    "groups",
+    "load",
+    "name_group",
+    "pack_group",
+    "plugins_of",
+    "random_like",
+    "require_possible",
+    "separations",
+    "unpack_group",
+]

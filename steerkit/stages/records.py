@@ -1,0 +1,205 @@
+"""From scores to what readers read, and to the plain values that stage files hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from steerkit.api.evaluator import Evaluator, Score
+from steerkit.catalog import implementation
+from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention
+from steerkit.plan.types import options_as_json
+from steerkit.stages.condition import BASELINE, Condition
+from steerkit.stages.measure import evaluated_texts, facts_of
+
+if TYPE_CHECKING:
+    from steerkit.api.estimator import Direction
+    from steerkit.engine.evaluate import ConditionScores
+    from steerkit.engine.live import LiveModel
+
+
+def pack_group(results: Sequence[ConditionScores]) -> list[dict[str, Any]]:
+    """The scores of conditions that were run together, as JSON."""
+    return [_pack(result) for result in results]
+
+
+def _pack(result: ConditionScores) -> dict[str, Any]:
+    scores = [
+        {"evaluator": name, "data": data, "values": [[score.value, score.weight] for score in values]}
+        for (name, data), values in result.scores.items()
+    ]
+    return {"scores": scores, "completions": {data: list(texts) for data, texts in result.completions.items()}}
+
+
+def unpack_group(packed: Sequence[Mapping[str, Any]]) -> list[ConditionScores]:
+    """Scores from JSON, where null stands for a value that isn't finite."""
+    return [_unpack(one) for one in packed]
+
+
+def _unpack(packed: Mapping[str, Any]) -> ConditionScores:
+    from steerkit.engine.evaluate import ConditionScores
+
+    nan = float("nan")
+    scores = {
+        (item["evaluator"], item["data"]): tuple(
+            Score(nan if value is None else value, weight) for value, weight in item["values"]
+        )
+        for item in packed["scores"]
+    }
+    return ConditionScores(scores, {data: tuple(texts) for data, texts in packed["completions"].items()})
+
+
+def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
+    """A condition as ``results.json`` lists it, with the sites that it really acts on."""
+    planned = condition.planned
+    interventions: Sequence[PlannedIntervention] = planned.interventions if planned is not None else ()
+    listed = [
+        {
+            "name": item.spec.name,
+            "direction": item.direction,
+            "options": options_as_json(item.options),
+            "sites": [str(site) for site in built.sites(live.layout)],
+            "positions": str(item.positions),
+            **item.when(built.gate.site if built.gate is not None else None),
+        }
+        for item, built in zip(interventions, condition.interventions, strict=True)
+    ]
+    control = condition.kind == "control"
+    return {
+        "name": condition.name,
+        "kind": condition.kind,
+        "of": condition.of,
+        "sweep": None if planned is None or control else planned.sweep,
+        "swept": {} if planned is None or control else dict(planned.swept),
+        "interventions": listed,
+    }
+
+
+def collect(
+    plan: Plan,
+    live: LiveModel,
+    directions: Mapping[str, Direction],
+    conditions: Sequence[Condition],
+    scores: Mapping[str, ConditionScores],
+    separation: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The contents of ``results.json`` and ``samples.jsonl``."""
+    from steerkit.artifacts.results import SCHEMA_VERSION, describe_direction
+
+    kinds = {planned.name: planned for planned in plan.evaluations}
+    records: list[dict[str, Any]] = []
+    notes: list[str] = []
+    samples: list[dict[str, Any]] = []
+    for condition in conditions:
+        found = scores[condition.name]
+        for (name, data), values in found.scores.items():
+            plain = None if condition.kind == "baseline" else scores[BASELINE].scores[(name, data)]
+            rows, remarks = _records(condition.name, kinds[name], data, values, plain)
+            records += rows
+            notes += remarks
+        if condition.kind != "control":
+            samples += _samples(plan, condition.name, found)
+    facts = facts_of(live)
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "name": plan.recipe.name,
+        "title": plan.recipe.report.title,
+        "description": plan.recipe.description,
+        "seed": plan.recipe.seed,
+        "model": {key: facts[key] for key in ("source", "adapter", "n_layers", "d_model", "dtype")},
+        "data": {f"{name}.{split}": len(texts) for name, by in plan.data.items() for split, texts in by.items()},
+        "directions": [describe_direction(direction) for direction in directions.values()],
+        "conditions": [describe_condition(condition, live) for condition in conditions],
+        "evaluators": [_describe_evaluator(planned) for planned in plan.evaluations],
+        "records": records,
+        "separation": list(separation),
+        "notes": [*_unmeasured(plan, separation), *dict.fromkeys(notes)],
+    }
+    return results, samples
+
+
+def _records(
+    condition: str, planned: PlannedEvaluation, data: str, values: Sequence[Score], plain: Sequence[Score] | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    from steerkit.engine.scores import Summary, derived, paired_difference, summarise
+
+    kind = cast("type[Evaluator]", implementation(planned.spec))
+    summary = summarise(values, kind.aggregate)
+    moved = Summary(None, 0) if plain is None else paired_difference(values, plain, kind.aggregate)
+    summaries = {planned.name: (summary, kind.unit, moved)}
+    for name, function in kind.derived.items():
+        label = name if planned.name == planned.spec.name else f"{planned.name}.{name}"
+        summaries[label] = (derived(summary, function), "", Summary(None, 0))
+    rows, notes = [], []
+    for name, (one, unit, change) in summaries.items():
+        rows.append(
+            {
+                "condition": condition,
+                "evaluator": name,
+                "data": data,
+                "value": one.value,
+                "n": one.n,
+                "standard_error": one.standard_error,
+                "ci_low": one.ci_low,
+                "ci_high": one.ci_high,
+                "difference": change.value,
+                "difference_ci_low": change.ci_low,
+                "difference_ci_high": change.ci_high,
+                "aggregate": kind.aggregate,
+                "unit": unit,
+            }
+        )
+        if one.note:
+            notes.append(f"{name} on {data} under {condition}: {one.note}")
+    return rows, notes
+
+
+def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[str, Any]]:
+    from steerkit.artifacts.results import sample_rows
+
+    rows = []
+    for data, prompts in evaluated_texts(plan).items():
+        columns = {
+            name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
+        }
+        rows += sample_rows(condition, data, prompts, found.completions.get(data, ()), columns)
+    return rows
+
+
+def _describe_evaluator(planned: PlannedEvaluation) -> dict[str, Any]:
+    kind = cast("type[Evaluator]", implementation(planned.spec))
+    return {
+        "name": planned.name,
+        "summary": planned.spec.summary,
+        "aggregate": kind.aggregate,
+        "unit": kind.unit,
+        "options": options_as_json(planned.options),
+        "derived": list(kind.derived),
+    }
+
+
+def _unmeasured(plan: Plan, separation: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader might look for and not find, and why."""
+    notes = []
+    if not plan.random_directions:
+        notes.append("Random controls are switched off, so nothing here tells what the direction adds over any other.")
+    if plan.samples is not None and plan.samples.data in {ref for item in plan.evaluations for ref in item.data}:
+        lengths = [item.needs.max_new_tokens for item in plan.evaluations if plan.samples.data in item.data]
+        if 0 < max(lengths) < plan.samples.max_new_tokens:
+            notes.append(
+                f"Completions of {plan.samples.data} are shown at the {max(lengths)} tokens that are scored, "
+                f"not at the {plan.samples.max_new_tokens} that report.samples asks for."
+            )
+    quiet = [planned.name for planned in plan.conditions if not planned.control]
+    if plan.random_directions and quiet:
+        notes.append(f"No random controls for {', '.join(quiet)}: the recipe switches them off.")
+    if not plan.recipe.report.separation:
+        notes.append("Separation by layer is switched off.")
+    alike = [f"{row['site']} ({row['direction']})" for row in separation if row["norm"] is None]
+    if alike:
+        places = ", ".join(alike)
+        notes.append(f"No separation at {places}: there the token is the same in every prompt, so the classes are too.")
+    files = [planned.name for planned in plan.directions if planned.file is not None]
+    if files:
+        notes.append(f"No separation by layer for {', '.join(files)}: a direction from a file has no prompts here.")
+    return notes

@@ -1,0 +1,58 @@
+"""A self-test that was passed is not run again, and only that one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from steerkit import session
+from steerkit.engine import selftest
+from steerkit.engine.selftest_memory import key_of, passed_before, remember
+from tests.conftest import tiny_live
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEERKIT_CACHE", str(tmp_path))
+
+
+def test_a_model_is_tested_at_its_first_load_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+    real = selftest.self_test
+
+    def counted(*args: object, **kwargs: object) -> object:
+        runs.append("ran")
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(selftest, "self_test", counted)
+    for dtype, expected in (("float32", 1), ("float32", 1), ("bfloat16", 2)):
+        session.load_model("tiny-random:llama", dtype=dtype, device="cpu")
+        assert len(runs) == expected
+    # A model from memory says nothing of where its weights came from.
+    live = tiny_live("llama")
+    session.wrap(live.model, live.tokenizer)
+    session.wrap(live.model, live.tokenizer)
+    assert len(runs) == 4
+
+
+def test_what_the_outcome_depends_on_is_in_the_key() -> None:
+    live = tiny_live("llama")
+    key = key_of(live.model, live.layout, "sha256:a")
+    assert key == key_of(live.model, live.layout, "sha256:a")
+    other = replace(live.layout, softcap=30.0)
+    assert len({key, key_of(live.model, live.layout, "sha256:b"), key_of(live.model, other, "sha256:a")}) == 3
+    assert not passed_before(key)
+    remember(key)
+    assert passed_before(key)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_test_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "selftests").write_text("in the way")
+    remember("key")
+    assert not passed_before("key")
+    assert session.load_model("tiny-random:llama", device="cpu").model.dtype is torch.float32
