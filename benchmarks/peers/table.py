@@ -113,16 +113,19 @@ def markdown(peers: dict[str, Any]) -> str:
     machines = [one["machine"] for one in of]
     where = sorted({f"{one['cpu']}, {one['cores']} cores, Python {one['python']}" for one in machines})
     dates = sorted({one["date"] for one in of})
-    sizes = of[0]["sizes"]
+    # Rows that --only renewed may have been measured with other sizes.
+    repeats, tokens = (
+        " or ".join(map(str, sorted({one["sizes"][name] for one in of}))) for name in ("repeats", "tokens")
+    )
     same = "; ".join(f"{phase} {low:.2f}–{high:.2f}" for phase, (low, high) in spread(peers).items())
     lines = [
         "| " + " | ".join(HEAD) + " |",
         "|" + "---|" * len(HEAD),
         *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table),
         "",
-        f"Median ratio of CPU time to plain transformers in the same process (95 % interval) over {sizes['repeats']} "
+        f"Median ratio of CPU time to plain transformers in the same process (95 % interval) over {repeats} "
         f"interleaved rounds, on a random Llama of 30 layers and 64 dimensions whose step is nearly all Python: one "
-        f"thread, float32. Decoding: {sizes['tokens']} tokens, batch 1, greedy, with microseconds on top per token. "
+        f"thread, float32. Decoding: {tokens} tokens, batch 1, greedy, with microseconds on top per token. "
         "Prefill: 8×256 tokens. Extraction: mean difference at all layers of 128 + 128 prompts, against the best loop "
         "written by hand. @n: places at which the direction is ablated. Memory: what extraction takes on top. Import "
         "and first token (load, steer, generate one): CPU seconds on top of plain transformers. A second copy of the "

@@ -16,6 +16,7 @@ from steerkit.errors import SteerkitError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from steerkit.bench.compiled import Compiled
     from steerkit.bench.workloads import Workload
     from steerkit.engine.live import LiveModel
 
@@ -70,20 +71,25 @@ def ask(live: LiveModel, condition: Condition, plain: Workload) -> Oracle:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Say which case an error is of. What steerkit says on purpose, such as a site that isn't there, says enough."""
+    """Say which case an error is of."""
     try:
         yield
-    except SteerkitError:
-        raise
     except Exception as error:
         said = next(iter(str(error).splitlines()), "")
+        kind = "" if isinstance(error, SteerkitError) else f"{type(error).__name__}: "
         raise MeasurementError(
-            f"{name} can't be run: {type(error).__name__}: {said}. Nothing is recorded; leave it out with --cases."
+            f"{name} can't be run: {kind}{said.rstrip('.')}. Nothing is recorded; leave it out with --cases."
         ) from error
 
 
 def check(
-    live: LiveModel, condition: Condition, mode: str, workload: Workload, plain: Workload, oracle: Oracle
+    live: LiveModel,
+    condition: Condition,
+    mode: str,
+    workload: Workload,
+    plain: Workload,
+    oracle: Oracle,
+    compiled: Compiled | None = None,
 ) -> Checked:
     """Hold a lowered condition to its definition, and the model to what it was.
 
@@ -94,13 +100,14 @@ def check(
         workload: the calls that are to be timed.
         plain: those that they are compared with.
         oracle: what ``ask`` said.
+        compiled: how cases are put on a compiled model; None for eager calls.
 
     Raises:
         WrongCaseError: where the logits differ, where steering changes nothing, or where it leaves a trace.
     """
     before = _hooks(live.hf_model)
     name = f"Case {condition.case!r} in mode {mode!r}"
-    with _naming(name), steered(live, condition, mode):
+    with _naming(name), steered(live, condition, mode) if compiled is None else compiled.steered(condition, mode):
         attached = _hooks(live.hf_model) - before
         found = workload.logits()
     if _hooks(live.hf_model) != before:
@@ -108,7 +115,8 @@ def check(
     if not torch.equal(plain.logits(), oracle.plain):
         raise WrongCaseError(f"{name} changes the model for good: its logits are not what they were. It is not timed.")
     if condition.case == "idle":
-        return _check_idle(name, mode, attached, found, oracle)
+        # A prepared site stays where it is, with zeros in it.
+        return _check_idle(name, mode, attached if compiled is None else set(), found, oracle)
     error, size = _measures(found, oracle.literal)
     change, _ = _measures(oracle.literal, oracle.plain)
     allowed = (TOLERANCE if found.dtype == torch.float32 else TOLERANCE_HALF) * size

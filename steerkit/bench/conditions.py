@@ -171,6 +171,9 @@ CASES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """What each case is, in words."""
 
+COMPILED_CASES: Final = tuple(case for case in CASES if case != "gated")
+"""What can stand in prepared sites. Gates look at values, which a compiled graph doesn't wait for."""
+
 
 def build(case: str, live: LiveModel, stream: Stream, batch: int) -> Condition:
     """The interventions of a case, sized for a model.

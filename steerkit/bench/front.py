@@ -53,7 +53,7 @@ class Asked:
         Raises:
             MeasurementError: for a name or a number that can't be; says what can.
         """
-        from steerkit.bench.conditions import known_cases, known_modes, known_names
+        from steerkit.bench.conditions import COMPILED_CASES, known_cases, known_modes, known_names
         from steerkit.bench.study import Settings
         from steerkit.bench.workloads import PHASES
 
@@ -65,7 +65,7 @@ class Asked:
             model,
             self.device,
             self.dtype,
-            known_cases(_words(self.cases)),
+            known_cases(_words(self.cases) or (COMPILED_CASES if self.compiled else None)),
             known_modes(_words(self.modes)),
             tuple(phase for phase in PHASES if phase in asked),
             _sizes(self.batches) or ((1,) if self.quick else (1, 8)),

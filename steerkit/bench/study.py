@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from steerkit.bench.attaching import Attaching, attaching
 from steerkit.bench.checks import Checked, ask, check
 from steerkit.bench.coldstart import ColdStart, cold_start
-from steerkit.bench.compiled import CompiledCalls, static_cache
+from steerkit.bench.compiled import Compiled, static_cache
 from steerkit.bench.conditions import CASES, MODES, Condition, build, observe, steered
 from steerkit.bench.machine import machine, pinned
 from steerkit.bench.measure import (
@@ -164,31 +164,31 @@ class _Runner:
         dtype = str(self.live.hf_model.dtype).removeprefix("torch.")
         return Study(settings, self.device, dtype, described, tuple(parts), attached, memory, start)
 
-    def workload(self, phase: Phase, batch: int, compiled: CompiledCalls | None = None) -> Workload:
+    def workload(self, phase: Phase, batch: int, compiled: Compiled | None = None) -> Workload:
         live, length = self.live, PROMPT if phase == "decode" else self.settings.prefill[1]
         vocabulary = int(live.hf_model.get_output_embeddings().weight.shape[0])
         ids = prompts(batch, length, vocabulary, live.device)
         if compiled is None:
             return Workload(phase, live.hf_model, ids)
-        return Workload(phase, compiled.of(PLAIN), ids, cache=static_cache(live, length), first=live.hf_model)
+        return Workload(phase, compiled.call(PLAIN), ids, cache=static_cache(live, length), first=live.hf_model)
 
     def part(self, phase: Phase, batch: int) -> Part:
         what = f"{phase}, batch {batch}"
-        compiled = CompiledCalls(self.live) if self.settings.compiled else None
+        compiled = Compiled(self.live) if self.settings.compiled else None
         plain = self.workload(phase, batch, compiled)
         stream = observe(self.live, plain)
         conditions = {case: build(case, self.live, stream, batch) for case in self.settings.cases}
         works = {
-            (case, mode): plain if compiled is None else plain.with_call(compiled.of(f"{case}, {mode}"))
+            (case, mode): plain if compiled is None else plain.with_call(compiled.call(f"{case}, {mode}"))
             for case in conditions
             for mode in self.settings.modes
         }
-        checked = self.check(conditions, works, plain, what)
+        checked = self.check(conditions, works, plain, what, compiled)
         one = time_once(plain.ready, f"reference, {what}", self.clocks)
         calls = calls_for(one.of(self.clock), self.settings.sample_seconds)
         keys = {f"{case}, {mode}": (case, mode) for case, mode in works}
         subjects = {
-            name: _subject(works[key].with_calls(calls), self.live, conditions[key[0]], key[1])
+            name: _subject(works[key].with_calls(calls), self.live, conditions[key[0]], key[1], compiled)
             for name, key in keys.items()
         }
         said = self._said(what)
@@ -200,14 +200,19 @@ class _Runner:
         return Part(phase, batch, calls, {keys[name]: found[name] for name in found}, same, checked)
 
     def check(
-        self, conditions: Mapping[str, Condition], works: Mapping[Key, Workload], plain: Workload, what: str
+        self,
+        conditions: Mapping[str, Condition],
+        works: Mapping[Key, Workload],
+        plain: Workload,
+        what: str,
+        compiled: Compiled | None,
     ) -> tuple[Checked, ...]:
         found = []
         for number, (case, condition) in enumerate(conditions.items()):
             self.progress(f"checking {what}", number, len(conditions))
             oracle = ask(self.live, condition, plain)
             for mode in self.settings.modes:
-                found.append(check(self.live, condition, mode, works[case, mode], plain, oracle))
+                found.append(check(self.live, condition, mode, works[case, mode], plain, oracle, compiled))
         return tuple(found)
 
     def attach_times(self) -> tuple[Attaching, ...]:
@@ -249,12 +254,15 @@ def _clocks(live: LiveModel) -> Clocks:
     return Clocks(synchronise=lambda: torch.cuda.synchronize(live.device))
 
 
-def _subject(workload: Workload, live: LiveModel, condition: Condition, mode: str) -> Subject:
+def _subject(
+    workload: Workload, live: LiveModel, condition: Condition, mode: str, compiled: Compiled | None
+) -> Subject:
     """The workload's calls with a condition on the model while they are made ready and run."""
 
     @contextmanager
     def ready() -> Iterator[Callable[[], object]]:
-        with steered(live, condition, mode), workload.ready() as call:
+        on = steered(live, condition, mode) if compiled is None else compiled.steered(condition, mode)
+        with on, workload.ready() as call:
             yield call
 
     return ready

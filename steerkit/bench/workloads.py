@@ -21,6 +21,9 @@ PHASES: Final[tuple[Phase, ...]] = ("decode", "prefill")
 PROMPT: Final = 16
 """Tokens that the cache holds when decoding begins."""
 
+WARM_STEPS: Final = 4
+"""Untimed steps of compiled calls: the first ones compile and record."""
+
 CHECKED_STEPS: Final = 4
 CHECKED_COLUMNS: Final = 16
 MOST_STEPS: Final = 128
@@ -63,7 +66,8 @@ class Workload:
                 yield self._prefills
             else:
                 cache, token = self._prefill(keep=1)
-                token = self._step(cache, token)
+                for _ in range(WARM_STEPS if self.first is not None else 1):
+                    token = self._step(cache, token)
                 yield lambda: self._steps(cache, token)
 
     def logits(self) -> Tensor:

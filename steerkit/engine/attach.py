@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
-from steerkit.engine.compiled import Marks
+from steerkit.engine.compiled import Hook, Hooks
 from steerkit.engine.cursor import Cursor, Finder, Memory
 from steerkit.engine.fold import Swap
 from steerkit.engine.program import Probe, Program, Slot, Step
@@ -56,7 +56,7 @@ class Attachment:
     ) -> None:
         self._likes = {} if likes is None else likes
         self.cursor = Cursor(memory, find, program.n_rows)
-        self._hooks: list[tuple[nn.Module, str, Callable[..., Any]]] = []
+        self._hooks: list[Hook] = []
         # New parameters first: they are worked out from the old ones, which nothing has touched yet.
         with torch.no_grad():
             self._swaps: list[Swap] = [swap for fold in program.folds for swap in fold.swaps(model)]
@@ -77,7 +77,7 @@ class Attachment:
         ):
             base = submodule(model, layout.base)
             self._hooks.insert(0, (base, "input", self.cursor.before_forward))
-        self._marks = Marks(module for module, _, _ in self._hooks)
+        self._put = Hooks(self._hooks)
 
     def _tap(self, model: nn.Module, tap: Tap, handler: Handler) -> None:
         hook = input_hook(handler, tap.keyword) if tap.side == "input" else output_hook(handler)
@@ -88,7 +88,7 @@ class Attachment:
         path = slot.tap.module
         if path not in self._likes:
             # A guess from the weights; a step casts again where its value turns out to be something else.
-            self._likes[path] = _like(submodule(model, path), model)
+            self._likes[path] = like_of(submodule(model, path), model)
         like = self._likes[path]
         own = self._run_of(slot.items, like, slot.literal)
         if slot.resid_pre is None:
@@ -129,27 +129,14 @@ class Attachment:
         try:
             for module, name, parameter in self._swaps:
                 module._parameters[name] = parameter
-            self._marks.set()
-            for module, side, hook in self._hooks:
-                if side == "input":
-                    module.register_forward_pre_hook(hook, with_kwargs=True)
-                else:
-                    module.register_forward_hook(hook)
+            self._put.attach()
         except BaseException:
             self.detach()
             raise
 
     def detach(self) -> None:
         """Take it off."""
-        for module, _, hook in self._hooks:
-            for hooks, flags in (
-                (module._forward_hooks, module._forward_hooks_with_kwargs),
-                (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
-            ):
-                for key in [key for key, value in hooks.items() if value is hook]:
-                    del hooks[key]
-                    flags.pop(key, None)
-        self._marks.clear()
+        self._put.detach()
         for module, name, parameter in self._kept:
             module._parameters[name] = parameter
 
@@ -220,7 +207,7 @@ def _probe(gate: Gate, rows: Sequence[int], cursor: Cursor) -> Applied:
     return read
 
 
-def _like(module: nn.Module, model: nn.Module) -> Like:
+def like_of(module: nn.Module, model: nn.Module) -> Like:
     """Dtype and device of a floating-point parameter near a module: its own, else the model's first."""
     for owner in (module, *module.children(), model):
         for parameter in owner._parameters.values() if owner is not model else model.parameters():

@@ -1,23 +1,66 @@
-"""Hooks that torch.compile sees.
+"""Hooks that torch.compile sees, and passes that it stays out of.
 
 A compiled graph holds the hooks that were there when it was traced, and by default nothing looks at them again
 (``torch._dynamo.config.skip_nnmodule_hook_guards``): a hook that comes later is ignored, one that is gone goes on.
 What every graph does look at is whether a module that it calls has a ``forward`` of its own, since people patch
-it, and then at that function's code. So for as long as it has a hook of ours, a module gets a ``forward`` of its own,
-which is its class's with a code object of its own. Graphs from before no longer fit, and are traced anew at the next
-call; once the hook and that ``forward`` are gone, the old graphs fit again and those with the hook don't.
+it, and then at that function's code. So for as long as it has a hook of ours, a module has a ``forward`` of its own:
+its class's, with a code object of its own. Graphs from before no longer fit, and the next call is traced anew; once
+the hook and that ``forward`` are gone, the old graphs fit again and those with the hook don't.
 
 Nothing is slower for it: it is the same bytecode, called in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from torch import nn
+
+Hook: TypeAlias = tuple[nn.Module, str, Callable[..., Any]]
+"""A module, ``input`` or ``output``, and a hook (with keyword arguments, on the input side)."""
+
+
+class Hooks:
+    """Hooks that go on together and come off together, on compiled modules too.
+
+    Taking off never relies on how far putting on came, and both may be repeated.
+
+    Args:
+        hooks: in the order in which they are registered.
+    """
+
+    def __init__(self, hooks: Sequence[Hook]) -> None:
+        self._hooks = hooks
+        self._marks = Marks(module for module, _, _ in hooks)
+
+    def attach(self) -> None:
+        """Put them on."""
+        self._marks.set()
+        for module, side, hook in self._hooks:
+            if side == "input":
+                module.register_forward_pre_hook(hook, with_kwargs=True)
+            else:
+                module.register_forward_hook(hook)
+
+    def detach(self) -> None:
+        """Take them off."""
+        for module, _, hook in self._hooks:
+            for hooks, flags in (
+                (module._forward_hooks, module._forward_hooks_with_kwargs),
+                (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+            ):
+                for key in [key for key, value in hooks.items() if value is hook]:
+                    del hooks[key]
+                    flags.pop(key, None)
+        self._marks.clear()
+
 
 _STATE = "_steerkit_state"
 
@@ -89,10 +132,41 @@ def _state(forward: Any) -> _State | None:
     return state if isinstance(state, _State) else None
 
 
-def _copy(function: FunctionType) -> FunctionType:
+def _copy(function: Callable[..., Any]) -> FunctionType:
     """A function that does the same and whose code is another object."""
+    assert isinstance(function, FunctionType)
     code = function.__code__.replace()
     copy = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
     copy.__kwdefaults__ = function.__kwdefaults__
     vars(copy).update(vars(function))
     return copy
+
+
+_LOCK = threading.Lock()
+_eager = 0
+_stance: Any = None
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run the body's passes without what torch.compile made of them, and compile nothing.
+
+    For passes with hooks that are there once. What other threads run meanwhile is slower, and the same.
+    """
+    global _eager, _stance
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is None or "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with _LOCK:
+        # Counted, since contexts of two threads don't close in the order in which they opened.
+        _eager += 1
+        if _eager == 1:
+            _stance = set_stance("force_eager")
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _eager -= 1
+            if _eager == 0:
+                _stance.__exit__(None, None, None)

@@ -78,7 +78,7 @@ class _Member:
 
     Args:
         interventions: its.
-        steered: whether they are active already, so that passes need not see to it.
+        steered: whether they are active already, so that passes needn't see to it.
         ids: completions on the data set at hand, or None.
         scores: ``{(job name, data): {place of the text: score}}``.
         completions: ``{data: completions}``.
@@ -219,7 +219,7 @@ class Evaluation:
         """Steer a pass of some members: all of it, or row by row, one member's texts after the other's."""
         if len(part) > 1:
             yield [member.interventions for member in part for _ in one.lengths]
-        elif part[0].steered:
+        elif part[0].steered or not part[0].interventions:
             yield None
         else:
             with self.live.steer(*part[0].interventions, expected_tokens=one.tokens):

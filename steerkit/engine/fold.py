@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from steerkit.engine.program import Places, Record
 
 Kind: TypeAlias = Literal["linear", "stacked", "embedding"]
+_A_SUM = "the stream there is a sum that no single parameter writes"
 Swap: TypeAlias = tuple[nn.Module, str, nn.Parameter]
 """A module, the name of a parameter of its own, and what is put there."""
 
@@ -150,8 +151,10 @@ class _Folding:
             folded = self._heads(place, edit)
         elif place.stream == RESID_POST:
             folded = self._last_writer(place, edit)
-        else:
+        elif place.stream in self._writers(place):
             folded = self._writer(place, edit)
+        else:
+            folded = _A_SUM
         if folded:
             self.record.note(edit, "kept", why=folded)
 
@@ -165,10 +168,12 @@ class _Folding:
             return f"it acts at {edit.when}"
         if wants_gradient(edit.update):
             return "a gradient is wanted"
-        writers = {writer.stream for writer in self.layout.blocks[place.layer].writers} if place.layer >= 0 else set()
-        if place.stream not in {EMBED, HEAD_OUT, *writers} and not is_constant(edit.update):
-            return "the stream there is a sum that no single parameter writes"
+        if place.stream not in {EMBED, HEAD_OUT, *self._writers(place)} and not is_constant(edit.update):
+            return _A_SUM
         return ""
+
+    def _writers(self, place: Site) -> set[str]:
+        return {writer.stream for writer in self.layout.blocks[place.layer].writers} if place.layer >= 0 else set()
 
     def worth(self, edit: Edit, tokens: int) -> bool:
         """Whether mode ``auto`` folds a matrix that costs as much as hooking so many tokens."""

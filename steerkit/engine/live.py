@@ -21,6 +21,7 @@ from steerkit.engine.explain import Explanation, explain
 from steerkit.engine.finding import finder
 from steerkit.engine.generation import generate_batch
 from steerkit.engine.positions import frame_of_mask, goes_on
+from steerkit.engine.prepared import Prepared, Where
 from steerkit.engine.progress import SILENT, Progress
 from steerkit.engine.steering import Group, Steering, require_rows
 from steerkit.engine.taps import Handler
@@ -138,10 +139,46 @@ class LiveModel:
         with self.steering.steer(Group.of_rows(conditions, mode)):
             yield self
 
+    @contextmanager
+    def prepare(
+        self, sites: Where | Sequence[Where] | None = None, *, rank: int = 1, rows: int = 1
+    ) -> Iterator[LiveModel]:
+        """Make a model that torch.compile compiles ready to be steered: what steers may change, the graph stays.
+
+        Inside, ``steer``, ``steer_rows`` and ``steer=`` copy their vectors into buffers that the compiled graph reads,
+        so that nothing is compiled anew. Enter it before the model runs compiled. While nothing steers, outputs equal
+        those of the model without it. Without ``prepare`` a compiled model can be steered as well, and each program
+        that is put on it is compiled anew. ::
+
+            live.model.compile()
+            with live.prepare():
+                for coefficient in (2.0, 4.0, 8.0):
+                    with live.steer(steerkit.add(direction, coefficient=coefficient)):
+                        live.generate(prompts, cache_implementation="static")
+
+        The buffers hold what is affine and acts at every token of a pass with a constant coefficient. They edit every
+        token of a pass: to spare the prompt, enter ``steer`` after the prefill. All else is refused inside, with what
+        to do. Passes that read activations are not compiled.
+
+        Args:
+            sites: where steering will act: sites, or interventions that say where they need it. None: the embedding,
+                whatever blocks write, and every block's output. Each place costs a little in every pass.
+            rank: most directions that an update at one place reads; 0: only constants are added. At least what given
+                interventions need.
+            rows: rows of a batch that get conditions of their own, by ``steer_rows`` or ``steer=``. Batches have that
+                many rows then, or n times as many, n copies of each side by side.
+
+        Raises:
+            AttachError: while the model is being steered or prepared already.
+            SiteError: for a site that the model doesn't have.
+        """
+        with self.steering.prepare(Prepared(self.model, self.layout, sites, rank, rows)):
+            yield self
+
     def explain(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Explanation:
         """What ``steer`` would make of interventions, and what each costs per token. Printed, it is a table."""
         group = self._group(interventions, mode, expected_tokens)
-        return explain(self.steering.program([group], fates=True), self.model)
+        return explain(self.steering.program([group], fates=True), self.model, self.layout)
 
     def _group(self, interventions: tuple[Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
         require_mode(mode)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from steerkit.api.architecture import Layout
 from steerkit.api.intervention import Gate, Intervention
 from steerkit.engine.attach import Attachment, certainly
+from steerkit.engine.compiled import uncompiled
 from steerkit.engine.cursor import Cursor, Finder, Memory, compare
 from steerkit.engine.edits import Condition, Edit, Mode, edits_of, interventions_of
 from steerkit.engine.generation import evaluating
 from steerkit.engine.positions import Frame, edit_mask, intervals
+from steerkit.engine.prepared import Filled, Prepared
 from steerkit.engine.program import Program, lower, lower_rows
 from steerkit.engine.steps import Like
 from steerkit.engine.taps import Handler, register_tap, submodule
@@ -36,17 +38,26 @@ class Group:
         mode: how they ask to be lowered.
         expected_tokens: how many tokens will pass.
         rows: in their place, the interventions of each row of a batch.
+        readers: handlers of values at sites, for passes that read.
     """
 
     interventions: tuple[Intervention, ...] = ()
     mode: Mode = "auto"
     expected_tokens: int = 0
     rows: tuple[tuple[Intervention, ...], ...] | None = None
+    readers: Mapping[Site, Handler] | None = None
 
     @classmethod
-    def of_rows(cls, steer: Sequence[Condition], mode: Mode = "hook") -> Group:
-        """One condition per row."""
-        return cls(mode=mode, rows=tuple(interventions_of(one) for one in steer))
+    def of_rows(
+        cls, steer: Sequence[Condition] | None, mode: Mode = "hook", readers: Mapping[Site, Handler] | None = None
+    ) -> Group:
+        """One condition per row; none where no row has any."""
+        rows = tuple(interventions_of(one) for one in steer or ())
+        return cls(mode=mode, rows=rows if any(rows) else None, readers=readers)
+
+
+_State: TypeAlias = tuple[Attachment | Filled | None, Program, list[Group]]
+"""What is attached, the program that it holds, and for which groups."""
 
 
 class Steering:
@@ -61,9 +72,10 @@ class Steering:
     def __init__(self, model: nn.Module, layout: Layout, find: Finder) -> None:
         self.model, self.layout, self.find = model, layout, find
         self.groups: list[Group] = []
-        self._attachment: Attachment | None = None
+        self.prepared: Prepared | None = None
+        self._attachment: Attachment | Filled | None = None
         self._program = Program()
-        self._settled = True
+        self._outer: list[_State] = []
         self._memory: Memory = WeakKeyDictionary()
         self._likes: dict[str, Like] = {}
 
@@ -110,44 +122,82 @@ class Steering:
         if len(known) > 1:
             return lower_rows(rows, self.layout, by_site=by_site)
         expected = max((group.expected_tokens for group in groups), default=0)
-        return lower(rows[0], self.layout, self.model, expected_tokens=expected, by_site=by_site, fates=fates)
+        # A compiled model's parameters stay where they are.
+        model = None if self.prepared is not None else self.model
+        return lower(rows[0], self.layout, model, expected_tokens=expected, by_site=by_site, fates=fates)
 
-    def _become(self, groups: list[Group], readers: Mapping[Site, Handler] | None = None) -> None:
+    def _become(self, groups: list[Group]) -> None:
         """Replace what is attached. Lowering looks at the model, so what is on it comes off before."""
         before = self._state()
         try:
             if self._attachment is not None:
                 self._attachment.detach()
             self._attachment, self._program, self.groups = None, Program(), groups
-            self._program = self.program(groups, by_site=readers is not None)
-            if not self._program.empty or readers:
-                self._attachment = Attachment(
-                    self.model,
-                    self.layout,
-                    self._program,
-                    memory=self._memory,
-                    find=self.find,
-                    readers=readers,
-                    likes=self._likes,
-                )
+            known = next((one for one in self._outer if _same(one[2], groups)), None)
+            self._attachment, self._program = known[:2] if known is not None else self._made(groups)
+            if self._attachment is not None:
                 self._attachment.attach()
+            # What is active around other contexts is needed again when they end, and may have taken long to make.
+            self._outer = [one for one in self._outer if _within(one[2], groups)]
+            if known is None and groups:
+                self._outer.append(self._state())
         except BaseException:
             certainly(lambda: self._return(*before))
             raise
 
-    def _state(self) -> tuple[Attachment | None, Program, list[Group]]:
+    def _made(self, groups: Sequence[Group]) -> tuple[Attachment | Filled | None, Program]:
+        """A program for groups, ready to be attached."""
+        readers = {site: handler for group in groups for site, handler in (group.readers or {}).items()}
+        program = self.program(groups, by_site=bool(readers))
+        if self.prepared is not None and not readers:
+            return self.prepared.filled(program), program
+        if program.empty and not readers:
+            return None, program
+        attachment = Attachment(
+            self.model,
+            self.layout,
+            program,
+            memory=self._memory,
+            find=self.find,
+            readers=readers,
+            likes=self._likes,
+        )
+        return attachment, program
+
+    @contextmanager
+    def prepare(self, prepared: Prepared) -> Iterator[None]:
+        """Run the body with places at which steering needs no new trace of a compiled model."""
+        if self.prepared is not None:
+            raise AttachError("The model is prepared already. Name all sites, the rank and the rows in one `prepare`.")
+        if self._attachment is not None:
+            raise AttachError("The model is being steered. Enter `prepare` first, and `steer` inside of it.")
+        try:
+            prepared.attach()
+            self.prepared, self._outer = prepared, []
+            yield
+        finally:
+            certainly(lambda: self._unprepare(prepared))
+
+    def _unprepare(self, prepared: Prepared) -> None:
+        self.prepared, self._outer = None, []
+        try:
+            if self._attachment is not None:
+                # Contexts that a generator holds open may close in any order.
+                self._become(self.groups)
+        finally:
+            prepared.detach()
+
+    def _state(self) -> _State:
         return self._attachment, self._program, self.groups
 
-    def _return(self, attachment: Attachment | None, program: Program, groups: list[Group]) -> None:
+    def _return(self, attachment: Attachment | Filled | None, program: Program, groups: list[Group]) -> None:
         """Go back to what was attached before."""
-        self._settled = False
         if self._attachment is not None:
             self._attachment.detach()
         self._attachment, self._program, self.groups = attachment, program, groups
         if attachment is not None:
             attachment.detach()
             attachment.attach()
-        self._settled = True
 
     @contextmanager
     def running(
@@ -166,20 +216,14 @@ class Steering:
             readers: handlers of values at sites.
             prompt: arguments for the base model that let it read the whole prompts, for gates that need that.
         """
-        before = self._state()
-        rows = [Group.of_rows(steer)] if steer is not None and any(interventions_of(one) for one in steer) else []
-        try:
-            if rows or readers is not None:
-                self._become([*self.groups, *rows], readers)
-            with self._framed(frame, prompt):
-                yield
-        finally:
-            try:
-                if self.groups is not before[2] or readers is not None:
-                    self._return(*before)
-            finally:
-                if self.groups is not before[2] or not self._settled:
-                    self._return(*before)
+        group = Group.of_rows(steer, readers=readers)
+        # What reads comes with every batch anew, so that it would be compiled anew for each.
+        with (
+            self.steer(group) if group.rows is not None or readers is not None else nullcontext(),
+            self._framed(frame, prompt),
+            uncompiled() if readers is not None else nullcontext(),
+        ):
+            yield
 
     @contextmanager
     def _framed(self, frame: Frame | None, prompt: Mapping[str, Any] | None) -> Iterator[None]:
@@ -218,7 +262,7 @@ class Steering:
                 rows = self._rows_of(gate, frame.rows)
                 reader = _mean_reader(gate, frame, rows, columns, sums)
                 handles.append(register_tap(self.model, self.layout.tap(gate.site), reader))
-            with evaluating(self.model):
+            with uncompiled(), evaluating(self.model):
                 submodule(self.model, self.layout.base)(**{**prompt, "use_cache": False})
         finally:
             for handle in handles:
@@ -233,6 +277,14 @@ class Steering:
         parts = [getattr(step, "parts", ()) for step in steps]
         found = {row for one in parts for row, part in enumerate(one) if part is not None and part.when.gate is gate}
         return tuple(sorted(found))
+
+
+def _same(one: Sequence[Group], other: Sequence[Group]) -> bool:
+    return len(one) == len(other) and all(mine is theirs for mine, theirs in zip(one, other, strict=True))
+
+
+def _within(some: Sequence[Group], groups: Sequence[Group]) -> bool:
+    return all(any(one is other for other in groups) for one in some)
 
 
 def _mean_reader(gate: Gate, frame: Frame, rows: tuple[int, ...], columns: int, sums: dict[Gate, Tensor]) -> Handler:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
 from steerkit.api.estimator import Direction
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
+from steerkit.api.intervention import Intervention
 from steerkit.engine import evaluate
+from steerkit.engine.chat import ChatFormat
 from steerkit.engine.evaluate import Evaluation, Job, SampleRequest
 from steerkit.engine.live import LiveModel
 from steerkit.engine.passes import next_token_logits, sequence_logits
 from steerkit.errors import PluginError
-from steerkit.session import add
+from steerkit.session import ablate, add
 from steerkit.types import Site
+from tests.conftest import assert_clean, tiny_live
 
 TEXTS = ["one", "two words", "three words now", "and a fourth one"]
 
@@ -148,3 +153,138 @@ def test_an_evaluator_that_loses_examples_is_an_error(llama: LiveModel) -> None:
 
     with pytest.raises(PluginError, match="one for each"):
         Evaluation(llama, [Job("lossy", Lossy(llama), Needs(next_token_logits=True), "x")], {"x": TEXTS}).run()
+
+
+# Conditions side by side
+
+EVERYTHING = {
+    "logits": Needs(next_token_logits=True, baseline=True),
+    "written": Needs(max_new_tokens=4, baseline=True),
+    "along": Needs(sequence_logits=True),
+    "own": Needs(sequence_logits=True, baseline_completions=True, max_new_tokens=3),
+}
+
+
+def conditions_of(live: LiveModel) -> list[list[Intervention]]:
+    """Several that differ in all that rows can differ in, one of them empty."""
+    generator = torch.Generator().manual_seed(0)
+    one, other = (
+        Direction(torch.randn(1, live.layout.d_model, generator=generator), Site("resid_pre", 1), name=name)
+        for name in "ab"
+    )
+    return [
+        [add(one, coefficient=2.0)],
+        [],
+        [ablate(one)],
+        [add(one, coefficient=1.0, positions="generated"), add(other, coefficient=-2.0, sites="blocks.0.mlp_out")],
+    ]
+
+
+class Fingerprint(Evaluator[NoOptions]):
+    """One number for all that an example shows, so that a wrong row, text or condition shows too."""
+
+    def score(self, outputs: Outputs) -> Sequence[Score]:
+        found = [zlib.crc32(text.encode()) % 997 / 100.0 for text in outputs.texts]
+        for one in (outputs, outputs.baseline):
+            for row in range(len(found) if one is not None else 0):
+                if one.next_token_logits is not None:
+                    found[row] = 1.5 * found[row] + project(one.next_token_logits[row])
+                if one.completions is not None:
+                    found[row] = 1.5 * found[row] + zlib.crc32(one.completions[row].encode()) % 997 / 100.0
+                if one.sequence_logits is not None:
+                    mask = one.token_mask[row]
+                    width = one.sequence_logits.shape[1]
+                    along = [project(value) * (1 + n) for n, value in enumerate(one.sequence_logits[row][mask])]
+                    found[row] = 1.5 * found[row] + sum(along) + int(one.token_ids[row][mask].sum()) + width
+        return [Score(value) for value in found]
+
+
+def project(logits: Tensor) -> float:
+    return float(logits.double() @ torch.linspace(-1, 1, logits.shape[0], dtype=torch.float64)) / logits.shape[0]
+
+
+def everything(live: LiveModel) -> Evaluation:
+    print_of = Fingerprint(NoOptions(), live.vocabulary)
+    jobs = [Job(name, print_of, needs, "x") for name, needs in EVERYTHING.items()]
+    return Evaluation(live, jobs, {"x": TEXTS, "y": TEXTS[::-1]}, SampleRequest("y", 3, 3))
+
+
+# No two conditions fit into a batch; two or three do, by pass; all do.
+@pytest.mark.parametrize("batch_tokens", [24, 200, 4096])
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "qwen3_moe"])
+def test_each_of_several_conditions_is_shown_what_it_would_be_alone(
+    model_type: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = tiny_live(model_type)
+    monkeypatch.setattr(live, "batch_tokens", batch_tokens)
+    conditions = conditions_of(live)
+    evaluation, alone = everything(live), everything(live)
+    found = evaluation.run_many(conditions)
+    expected = [alone.run(condition) for condition in conditions]
+    for one, other in zip(found, expected, strict=True):
+        assert list(one.scores) == list(other.scores)
+        for key, scores in one.scores.items():
+            assert [score.value for score in scores] == pytest.approx(
+                [score.value for score in other.scores[key]], rel=1e-5
+            ), key
+        assert one.completions == other.completions
+    steered = {tuple(score.value for score in one.scores[("logits", "x")]) for one in found}
+    assert len(steered) == len(conditions), "conditions differ in what they show"
+    again = everything(live).run_many(conditions)
+    assert [(one.scores, one.completions) for one in again] == [(one.scores, one.completions) for one in found]
+    assert_clean(live)
+
+
+def test_several_conditions_share_batches_as_far_as_they_fit(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    handle = llama.model.get_input_embeddings().register_forward_hook(lambda _, args, out: sizes.append(len(out)))
+    monkeypatch.setattr(llama.model.generation_config, "eos_token_id", None)
+    evaluation = Evaluation(llama, [Job("spy", Spy(llama), Needs(max_new_tokens=2), "x")], {"x": TEXTS})
+    conditions = conditions_of(llama)
+    columns = 2 + max(len(prompt.token_ids) for prompt in evaluation.prompts("x"))
+    try:
+        for fitting, calls in ((1, [4] * 8), (2, [8] * 4), (3, [8] * 4), (4, [16] * 2)):
+            monkeypatch.setattr(llama, "batch_tokens", columns * len(TEXTS) * fitting)
+            sizes.clear()
+            evaluation.run_many(conditions)
+            assert sizes == calls
+    finally:
+        handle.remove()
+
+
+def test_one_condition_alone_is_lowered_for_as_many_tokens_as_it_sees(
+    llama: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    seen: list[int] = []
+    steer = LiveModel.steer
+    monkeypatch.setattr(llama.model.generation_config, "eos_token_id", None)
+    monkeypatch.setattr(
+        LiveModel,
+        "steer",
+        lambda self, *args, **kwargs: told.append(kwargs["expected_tokens"]) or steer(self, *args, **kwargs),
+    )
+    texts = ["one two", "two one"]  # of equal length: no padding, which would be counted below
+    evaluation = Evaluation(
+        llama,
+        [Job(name, Spy(llama), needs, "x") for name, needs in EVERYTHING.items()],
+        {"x": texts},
+        SampleRequest("x", 1, 9),
+    )
+    evaluation.run()
+    handle = llama.model.get_input_embeddings().register_forward_hook(lambda _, args, out: seen.append(args[0].numel()))
+    try:
+        evaluation.run(conditions_of(llama)[0])
+    finally:
+        handle.remove()
+    assert told == [sum(seen)]
+
+
+def test_prompts_are_rendered_once(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[str] = []
+    render = ChatFormat.render
+    monkeypatch.setattr(ChatFormat, "render", lambda self, prompt: rendered.append(prompt) or render(self, prompt))
+    evaluation = everything(llama)
+    evaluation.run()
+    evaluation.run_many(conditions_of(llama))
+    assert sorted(rendered) == sorted(TEXTS * 2)  # of x and of y

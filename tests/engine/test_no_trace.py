@@ -32,6 +32,10 @@ class Stop(Exception):
     """What is thrown into the middle of something."""
 
 
+SWALLOWED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Python swallows what falls into a destructor or a callback of a weak reference, and pytest says so."""
+
+
 def everything(live: LiveModel) -> list[Given]:
     """A condition that folds, hooks, carries a sum, adds biases and asks for positions."""
     v = torch.nn.functional.normalize(vectors(live.layout.d_model, 2, 1), dim=1)
@@ -167,7 +171,7 @@ def test_an_exception_at_every_registration(model_type: str, mode: Any, monkeypa
 
 @contextmanager
 def throwing(event: str, n: int) -> Iterator[list[int]]:
-    """Throw at the n-th line of the engine that runs, or the n-th call into it or ``with``; yields how many there were."""
+    """Throw at the n-th line of the engine, or the n-th call into it or of a ``with``; yields how many there were."""
     seen = [0]
 
     def trace(frame: FrameType, kind: str, _: Any) -> Any:
@@ -209,6 +213,7 @@ def test_an_exception_at_any_line_of_attaching(mode: Any) -> None:
         trace.check()
 
 
+@SWALLOWED
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("what", ["nothing", "forward", "rows"])
 def test_an_exception_at_any_call(what: str, mode: Any) -> None:
@@ -275,7 +280,7 @@ class Worker(threading.Thread):
         """Have ``Stop`` raised in the thread, wherever it is, and wait for its end."""
         while self.is_alive():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident or 0), ctypes.py_object(Stop))
-            # Python swallows what falls into a destructor or a callback of a weak reference; then once more.
+            # One that was swallowed is sent again.
             self.join(timeout=5)
 
 
@@ -304,10 +309,6 @@ def interrupt_at_random(trace: Trace, body: Callable[[], object], times: int, se
             time.sleep(generator.random() * usual)
             worker.interrupt()
             trace.check()
-
-
-# And pytest says so.
-SWALLOWED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @SWALLOWED

@@ -20,6 +20,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_is_tested_at_its_first_load_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = tiny_live("llama")
     runs: list[str] = []
     real = selftest.self_test
 
@@ -32,7 +33,6 @@ def test_a_model_is_tested_at_its_first_load_only(monkeypatch: pytest.MonkeyPatc
         session.load_model("tiny-random:llama", dtype=dtype, device="cpu")
         assert len(runs) == expected
     # A model from memory says nothing of where its weights came from.
-    live = tiny_live("llama")
     session.wrap(live.model, live.tokenizer)
     session.wrap(live.model, live.tokenizer)
     assert len(runs) == 4
