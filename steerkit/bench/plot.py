@@ -102,7 +102,7 @@ def _frame(axes: Axes, cases: Sequence[str], marks: Sequence[float]) -> None:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
 def _key(figure: Figure, modes: Sequence[str], bars: bool, height: float) -> None:

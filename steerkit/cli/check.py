@@ -1,4 +1,7 @@
-"""``steerkit check``: validate a recipe, and show what it would do and cost, without loading the model."""
+"""``steerkit check``: validate a recipe, and show what it would do and cost, without loading the model.
+
+With ``--explain`` the model is loaded, and each condition told as it would be put on it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
     from steerkit.api.hookspecs import Options
     from steerkit.plan import Plan, PlannedCondition, PlannedDirection
+    from steerkit.stages import Preview
 
 
 def check_command(
@@ -21,16 +25,63 @@ def check_command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Load the model, and tell what becomes of each condition on it.")
+    ] = False,
 ) -> None:
-    """Validate a recipe and print its plan and cost. Loads no weights."""
+    """Validate a recipe and print its plan and cost. Loads no weights, except with --explain."""
     from steerkit.catalog import Catalog
     from steerkit.plan import plan_recipe
 
     plan = plan_recipe(recipe, settings or (), Catalog.discover())
+    previews, stand_ins = _explain(plan) if explain else ([], [])
     if as_json:
-        typer.echo(json.dumps(plan.to_json(), indent=2, ensure_ascii=False))
-    else:
-        print_plan(plan)
+        told = {"explain": [one.to_json() for one in previews], "stand_ins": stand_ins} if explain else {}
+        typer.echo(json.dumps({**plan.to_json(), **told}, indent=2, ensure_ascii=False))
+        return
+    print_plan(plan)
+    if explain:
+        print_previews(previews, stand_ins)
+
+
+def _explain(plan: Plan) -> tuple[list[Preview], list[str]]:
+    """Load the model, and say so, since that is what a check otherwise doesn't do."""
+    from steerkit import stages
+    from steerkit.engine.bundled import settle_terms
+
+    settle_terms(plan.recipe.model.source, plan.recipe.model.accept_terms)
+    typer.echo(f"loading {plan.recipe.model.source}, to explain its conditions", err=True)
+    return stages.preview(plan, stages.load(plan))
+
+
+def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> None:
+    """Print a table for each kind of condition."""
+    from rich.console import Console
+
+    from steerkit.engine.explain import HEADER
+
+    console = Console(highlight=False)
+    if stand_ins:
+        console.print(
+            f"Nothing was estimated: random unit vectors stand for {', '.join(stand_ins)}.",
+            markup=False,
+        )
+    if not previews:
+        console.print("The recipe has no conditions to explain.")
+    for one in previews:
+        console.print()
+        cells, below = one.explanation.table()
+        _table(console, ", ".join(one.conditions), HEADER, cells)
+        for line in below:
+            console.print(line, markup=False)
+        if one.together > 1:
+            console.print(
+                f"That is for one condition by itself, for the {one.expected_tokens:,} tokens that it sees. The run "
+                f"lays {one.together} side by side as rows of a batch, and where they share one they are hooked.",
+                markup=False,
+            )
+        else:
+            console.print(f"That is for the {one.expected_tokens:,} tokens that the condition sees.", markup=False)
 
 
 def print_plan(plan: Plan) -> None:
@@ -124,7 +175,7 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[
 
     if not rows:
         return
-    console.print(title, style="bold")
+    console.print(Text(title, style="bold"))
     table = Table(pad_edge=False, box=None, padding=(0, 2, 0, 0))
     table.show_header = any(columns)
     for index, column in enumerate(columns):

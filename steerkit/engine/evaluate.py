@@ -168,6 +168,10 @@ class Evaluation:
         """In groups of what sizes so many conditions are best run. It depends on texts and budget only."""
         return group_sizes(self._passes(samples), conditions, self.live.batch_tokens)
 
+    def expected_tokens(self, *, samples: bool = True) -> int:
+        """How many tokens pass through the model under one condition, at most."""
+        return sum(one.tokens for one in self._passes(samples))
+
     def prompts(self, data: str) -> list[Rendered]:
         """The prompts of a data set; they are rendered once."""
         return self._render(data, raw=False)
@@ -202,8 +206,7 @@ class Evaluation:
         if len(members) > 1 or not members[0].interventions:
             yield
             return
-        tokens = sum(one.tokens for one in self._passes(samples))
-        with self.live.steer(*members[0].interventions, expected_tokens=tokens):
+        with self.live.steer(*members[0].interventions, expected_tokens=self.expected_tokens(samples=samples)):
             members[0].steered = True
             yield
 

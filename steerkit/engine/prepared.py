@@ -1,4 +1,4 @@
-"""Places for steering that torch.compile sees once: a hook at each, whose vectors lie in buffers of fixed address.
+"""Places for steering that torch.compile sees once: a hook at each, whose vectors lie in a buffer of fixed address.
 
 What steers is copied into the buffers, so that vectors and coefficients change with no recompilation, no graph break
 and no new recording of a CUDA graph. Where nothing steers the buffers hold zeros, which change no value: the bias is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,82 +22,44 @@ from steerkit.engine.compiled import Hook, Hooks
 from steerkit.engine.cursor import Cursor
 from steerkit.engine.edits import Edit, edits_of
 from steerkit.engine.program import Item, Probe, Program, Record, Slot, Step, arrange, place_of
-from steerkit.engine.taps import Handler, input_hook, output_hook, submodule
+from steerkit.engine.taps import input_hook, submodule
 from steerkit.errors import AttachError
 from steerkit.types import HEAD_OUT, RESID_MID, Site
-
-if TYPE_CHECKING:
-    from steerkit.engine.steps import Like
 
 Where: TypeAlias = Site | str | Intervention
 """A site, or whatever sites an intervention needs."""
 
+INPUT: Final = "_steerkit_input"
+OUTPUT: Final = "_steerkit_output"
+MID: Final = "_steerkit_mid"
 LEAVE: Final = "Or leave `prepare` first: outside of it everything is possible, and the compiled model is traced anew."
 
 
 @dataclass(frozen=True, eq=False)
-class Buffers:
-    """What an affine update at one place is made of; zeros where there is none.
-
-    Args:
-        reads: ``[rows, rank, width]``.
-        writes: ``[rows, rank, width]``.
-        bias: ``[rows, 1, width]``.
-    """
-
-    reads: Tensor
-    writes: Tensor
-    bias: Tensor
-
-    @classmethod
-    def zeros(cls, rows: int, rank: int, width: int, like: Like) -> Buffers:
-        """Buffers that change nothing."""
-        dtype, device = like
-        # Outside of inference mode, where nobody could write into them later.
-        with torch.inference_mode(False):
-            shapes = ((rows, rank, width), (rows, rank, width), (rows, 1, width))
-            found = cls(*(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes))
-        found.clear()
-        return found
-
-    def clear(self) -> None:
-        """Change nothing."""
-        self.reads.zero_()
-        self.writes.zero_()
-        self.bias.fill_(-0.0)
-
-    @torch.no_grad()
-    def fill(self, updates: Sequence[Affine | None]) -> None:
-        """Take over an update for all rows, or one for each; None where a row has none."""
-        self.clear()
-        if len(updates) == 1 and updates[0] is not None:
-            updates = [*updates] * len(self.bias)
-        for row, update in enumerate(updates):
-            if update is None:
-                continue
-            if update.reads is not None and update.writes is not None:
-                self.reads[row, : len(update.reads)].copy_(update.reads)
-                self.writes[row, : len(update.writes)].copy_(update.writes)
-            if update.bias is not None:
-                self.bias[row, 0].copy_(update.bias)
-
-
-@dataclass(frozen=True, eq=False)
 class Place:
-    """A value that can be edited.
+    """A value that can be edited, and the buffer that says how.
 
     Args:
         site: a site that is edited there.
         tap: the value.
-        buffers: what edits it.
+        module: which the tap names.
+        name: of the buffer that it gets.
+        buffer: ``[rows, 2 · rank + 1, width]``: what is read, what is written, and the bias of an affine update.
         resid_pre: where ``resid_mid`` is meant: what its sum with the value is made of. The sum is edited then, by
             way of the value.
     """
 
     site: Site
     tap: Tap
-    buffers: Buffers
+    module: nn.Module
+    name: str
+    buffer: Tensor
     resid_pre: Tap | None = None
+
+    def clear(self) -> None:
+        """Change nothing."""
+        self.buffer.zero_()
+        self.buffer[:, -1] = -0.0
 
 
 class Prepared:
@@ -107,7 +69,7 @@ class Prepared:
         model: the model.
         layout: its streams.
         sites: where; None: wherever a block or the embedding writes, and at every block's output.
-        rank: most directions of an update that reads the stream; 0: only constants are added.
+        rank: most directions that an update reads; 0: only constants are added.
         rows: rows of a batch that are told apart; 1: all rows are edited alike.
 
     Raises:
@@ -116,12 +78,7 @@ class Prepared:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        layout: Layout,
-        sites: Where | Sequence[Where] | None,
-        rank: int,
-        rows: int,
+        self, model: nn.Module, layout: Layout, sites: Where | Sequence[Where] | None, rank: int, rows: int
     ) -> None:
         if rank < 0 or rows < 1:
             raise AttachError(f"prepare takes a rank of 0 or more and 1 row or more, not rank={rank} and rows={rows}.")
@@ -134,32 +91,41 @@ class Prepared:
         self._hooks = Hooks(self._registered(model))
 
     def _add(self, model: nn.Module, site: Site) -> None:
-        tap, resid_pre = self.layout.tap(site), None
+        tap, resid_pre, name = self.layout.tap(site), None, ""
         if site.stream == RESID_MID:
             block = self.layout.blocks[site.layer]
-            tap, resid_pre = block.writers[0].tap, Tap(block.module, "input")
-        like = like_of(submodule(model, tap.module), model)
-        buffers = Buffers.zeros(self.rows, self.rank, self.layout.width(site), like)
-        self.places.setdefault((tap, resid_pre is not None), Place(site, tap, buffers, resid_pre))
+            tap, resid_pre, name = block.writers[0].tap, Tap(block.module, "input"), MID
+        module = submodule(model, tap.module)
+        dtype, device = like_of(module, model)
+        # Outside of inference mode, where nobody could write into it later.
+        with torch.inference_mode(False):
+            buffer = torch.zeros(self.rows, 2 * self.rank + 1, self.layout.width(site), dtype=dtype, device=device)
+        # An address that stays, so that a CUDA graph reads it in place.
+        torch._dynamo.mark_static_address(buffer)
+        name = name or (INPUT if tap.side == "input" else OUTPUT)
+        self.places.setdefault((tap, resid_pre is not None), Place(site, tap, module, name, buffer, resid_pre))
 
     def _registered(self, model: nn.Module) -> list[Hook]:
         """One hook per value, in forward order."""
-        found: list[tuple[Tap, Handler]] = []
+        found: list[Hook] = []
         for tap in dict.fromkeys(tap for tap, _ in self.places):
-            plain, mid = self.places.get((tap, False)), self.places.get((tap, True))
-            found += _handlers(plain, mid, self.rows)
-        return [
-            (
-                submodule(model, tap.module),
-                tap.side,
-                input_hook(handler, tap.keyword) if tap.side == "input" else output_hook(handler),
-            )
-            for tap, handler in found
-        ]
+            mid = self.places.get((tap, True))
+            if mid is not None and mid.resid_pre is not None:
+                keep, edit = _edit_sum(mid.resid_pre)
+                found += [(submodule(model, mid.resid_pre.module), "input", keep), (mid.module, tap.side, edit)]
+            else:
+                hook = _edit_output if tap.side == "output" else _edit_input(tap.keyword)
+                found.append((self.places[tap, False].module, tap.side, hook))
+        return found
 
     def attach(self) -> None:
-        """Put the hooks on; they change nothing yet."""
-        self.clear()
+        """Put hooks and buffers on; they change nothing yet."""
+        for place in self.places.values():
+            if place.name in place.module._buffers:
+                raise AttachError("The model is prepared already, as another steerkit model. Leave that one first.")
+        for place in self.places.values():
+            place.clear()
+            place.module.register_buffer(place.name, place.buffer, persistent=False)
         self._hooks.attach()
         self.attached = True
 
@@ -167,11 +133,10 @@ class Prepared:
         """Take them off."""
         self.attached = False
         self._hooks.detach()
-
-    def clear(self) -> None:
-        """Edit nothing."""
         for place in self.places.values():
-            place.buffers.clear()
+            if place.module._buffers.get(place.name) is place.buffer:
+                del place.module._buffers[place.name]
+                place.module._non_persistent_buffers_set.discard(place.name)
 
     # What steers, as updates at places
 
@@ -186,10 +151,17 @@ class Prepared:
                 f"{program.n_rows} rows are steered apart, and the model was prepared for {self.rows}. "
                 f"Use prepare(rows={program.n_rows}). {LEAVE}"
             )
-        values: dict[Place, list[Affine | None]] = {}
+        values: dict[Place, Tensor] = {}
+        # One update usually stands at many places; it is laid out once.
+        known: dict[object, Tensor] = {}
         for slot in program.slots:
-            for place, items in self._split(slot):
-                values[place] = [self._one(items, row, place.site) for row in range(program.n_rows or 1)]
+            for place, steps in self._split(slot):
+                updates = [self._one(steps, row, place.site) for row in range(program.n_rows or 1)]
+                like = place.buffer
+                key = (*map(id, updates), like.shape, like.dtype, like.device)
+                if key not in known:
+                    known[key] = _laid_out(updates, like)
+                values[place] = known[key]
         return Filled(self, values)
 
     def _split(self, slot: Slot) -> list[tuple[Place, list[Step]]]:
@@ -199,12 +171,14 @@ class Prepared:
         if items and plain is None and all(is_constant(edit.update) for step in items for edit in step.edits):
             # A constant that the writer adds is one of the sum, where only that was prepared.
             items, carried = [], [*items, *carried]
-        found = [(place, steps) for place, steps in ((plain, items), (mid, carried)) if steps]
-        missing = next((steps for place, steps in found if place is None), None)
-        if missing is not None:
-            site = missing[0].edits[0].site
-            raise AttachError(f"{site} is edited, and it wasn't prepared. Name it in prepare(sites=...). {LEAVE}")
-        return [(place, steps) for place, steps in found if place is not None]
+        found: list[tuple[Place, list[Step]]] = []
+        for place, steps in ((plain, items), (mid, carried)):
+            if steps and place is None:
+                site = steps[0].edits[0].site
+                raise AttachError(f"{site} is edited, and it wasn't prepared. Name it in prepare(sites=...). {LEAVE}")
+            if steps and place is not None:
+                found.append((place, steps))
+        return found
 
     def _one(self, steps: Sequence[Step], row: int, site: Site) -> Affine | None:
         """What a row's updates at a place are together."""
@@ -227,10 +201,10 @@ class Filled:
 
     Args:
         prepared: the places.
-        values: for each that is edited, an update for all rows, or one for each.
+        values: for each that is edited, what its buffer will hold.
     """
 
-    def __init__(self, prepared: Prepared, values: dict[Place, list[Affine | None]]) -> None:
+    def __init__(self, prepared: Prepared, values: dict[Place, Tensor]) -> None:
         self.prepared, self.values = prepared, values
         self.cursor = Cursor()
 
@@ -238,22 +212,38 @@ class Filled:
         """Copy it in."""
         if not self.prepared.attached:
             raise AttachError("The model is no longer prepared: `prepare` was left before a `steer` inside of it.")
-        for place, updates in self.values.items():
-            place.buffers.fill(updates)
+        for place, value in self.values.items():
+            place.buffer.copy_(value)
 
     def detach(self) -> None:
         """Put the zeros back."""
-        self.prepared.clear()
+        for place in self.values:
+            place.clear()
+
+
+def _laid_out(updates: Sequence[Affine | None], like: Tensor) -> Tensor:
+    """Updates of all rows, or one for all of them, as a place's buffer holds them."""
+    with torch.no_grad(), torch.inference_mode(False):
+        found = torch.zeros_like(like)
+        found[:, -1] = -0.0
+        rank = like.shape[1] // 2
+        for row, update in enumerate(updates):
+            chosen = slice(None) if len(updates) == 1 else row
+            if update is not None and update.reads is not None and update.writes is not None:
+                found[chosen, : len(update.reads)] = update.reads.to(found)
+                found[chosen, rank : rank + len(update.writes)] = update.writes.to(found)
+            if update is not None and update.bias is not None:
+                found[chosen, -1] = update.bias.to(found)
+    return found
 
 
 def _chosen(sites: Where | Sequence[Where] | None, layout: Layout) -> tuple[set[Site], int]:
     """Where updates are carried out, and the highest rank that given interventions have there."""
     if sites is None:
         return {place_of(site, layout) for site in layout.sites() if site.stream not in (HEAD_OUT, RESID_MID)}, 0
-    listed = [sites] if isinstance(sites, (Site, str, Intervention)) else list(sites)
     chosen: set[Site] = set()
     interventions: list[Intervention] = []
-    for one in listed:
+    for one in [sites] if isinstance(sites, (Site, str, Intervention)) else sites:
         if isinstance(one, Intervention):
             interventions.append(one)
             # An update that is nothing at all for now, since its coefficient is 0, may be something later.
@@ -294,62 +284,75 @@ def _steps(items: Sequence[Step | Probe], slot: Slot) -> list[Step]:
     return found
 
 
-# What is traced
+# What is traced: the same few functions everywhere, which find their vectors on the module, as it finds its weights.
+# Vectors in closures of their own would be looked up one by one before each call of a compiled model.
 
 
-def _handlers(plain: Place | None, mid: Place | None, rows: int) -> list[tuple[Tap, Handler]]:
-    """What to register for a tap: an edit of its value, and one of the sum that it completes."""
-    own = None if plain is None else _change(plain.buffers, rows)
-    if mid is None or mid.resid_pre is None:
-        assert plain is not None and own is not None  # there is no tap without a place
-        return [(plain.tap, lambda x: own(x, x))]
-    carried = _change(mid.buffers, rows)
+def _edit_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    """A forward hook."""
+    if isinstance(output, tuple):
+        return (_changed(output[0], output[0], module._buffers[OUTPUT]), *output[1:])
+    return _changed(output, output, module._buffers[OUTPUT])
+
+
+def _edit_input(keyword: str) -> Callable[..., Any]:
+    """A forward pre-hook with keyword arguments."""
+
+    def edit(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = args[0] if args else kwargs[keyword]
+        new = _changed(x, x, module._buffers[INPUT])
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, keyword: new})
+
+    return edit
+
+
+def _edit_sum(resid_pre: Tap) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A hook that keeps a block's input, and one of the writer that completes ``resid_mid``."""
     held: list[Tensor] = []
 
     def keep(x: Tensor) -> None:
         held[:] = [x]
 
-    def between(attn_out: Tensor) -> Tensor:
-        attn_out = attn_out if own is None else own(attn_out, attn_out)
-        return carried(attn_out, held.pop() + attn_out)
+    def edit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        attn_out, *rest = output if isinstance(output, tuple) else (output,)
+        if OUTPUT in module._buffers:
+            attn_out = _changed(attn_out, attn_out, module._buffers[OUTPUT])
+        new = _changed(attn_out, held.pop() + attn_out, module._buffers[MID])
+        return (new, *rest) if isinstance(output, tuple) else new
 
-    return [(mid.resid_pre, keep), (mid.tap, between)]
+    return input_hook(keep, resid_pre.keyword), edit
 
 
-def _change(buffers: Buffers, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """From a value and what is read, ``[batch, pos, width]``, to ``value + ((read readsᵀ) writes + bias)``."""
-    tensors = buffers.reads, buffers.writes, buffers.bias
+def _changed(x: Tensor, seen: Tensor, buffer: Tensor | None) -> Tensor:
+    """``x + ((seen readsᵀ) writes + bias)``.
+
+    Args:
+        x: ``[batch, pos, width]``.
+        seen: what is read, of the same shape.
+        buffer: of a place.
+    """
+    assert buffer is not None
+    rows, rank = buffer.shape[0], buffer.shape[1] // 2
+    if buffer.dtype != x.dtype or buffer.device != x.device:
+        buffer = buffer.to(x.device, x.dtype)
     if rows == 1:
-        tensors = buffers.reads[0], buffers.writes[0], buffers.bias[0]
-    reads, writes, bias = tensors
-    rank = reads.shape[-2]
-    for tensor in tensors:
-        # An address that stays, so that a CUDA graph reads it in place.
-        torch._dynamo.mark_static_address(tensor)
+        return _sum(x, seen, buffer[0], rank)
+    if x.shape[0] == rows:
+        return _sum(x, seen, buffer, rank)
+    if x.shape[0] % rows:
+        raise AttachError(f"A pass over {x.shape[0]} rows, and the model was prepared for rows={rows}. {LEAVE}")
+    # Copies of a row lie side by side, so a row's copies are one long row.
+    wide = x.reshape(rows, -1, x.shape[-1]), seen.reshape(rows, -1, x.shape[-1])
+    return _sum(*wide, buffer, rank).reshape(x.shape)
 
-    def change(x: Tensor, seen: Tensor) -> Tensor:
-        if x.dtype != bias.dtype or x.device != bias.device:
-            a, q, b = reads.to(x.device, x.dtype), writes.to(x.device, x.dtype), bias.to(x.device, x.dtype)
-        else:
-            a, q, b = reads, writes, bias
-        if rank == 0:
-            return x + b
-        if rank > 1:
-            return x + b + (seen @ a.transpose(-2, -1)) @ q
-        # A sum and a product, which a compiler puts into the kernels around them; a product of matrices it can't.
-        along = (seen * a).sum(-1, keepdim=True) if torch.compiler.is_compiling() else seen @ a.transpose(-2, -1)
-        return torch.addcmul(x + b, along, q)
 
-    if rows == 1:
-        return change
-
-    def by_row(x: Tensor, seen: Tensor) -> Tensor:
-        if x.shape[0] == rows:
-            return change(x, seen)
-        if x.shape[0] % rows:
-            raise AttachError(f"A pass over {x.shape[0]} rows, and the model was prepared for rows={rows}. {LEAVE}")
-        # Copies of a row lie side by side, so a row's copies are one long row.
-        wide = change(x.reshape(rows, -1, x.shape[-1]), seen.reshape(rows, -1, x.shape[-1]))
-        return wide.reshape(x.shape)
-
-    return by_row
+def _sum(x: Tensor, seen: Tensor, buffer: Tensor, rank: int) -> Tensor:
+    x = x + buffer[..., -1:, :]
+    if rank == 0:
+        return x
+    reads, writes = buffer[..., :rank, :], buffer[..., rank : 2 * rank, :]
+    if rank > 1:
+        return x + (seen @ reads.transpose(-2, -1)) @ writes
+    # A sum and a product, which a compiler puts into the kernels around them; a product of matrices it can't.
+    along = (seen * reads).sum(-1, keepdim=True) if torch.compiler.is_compiling() else seen @ reads.transpose(-2, -1)
+    return torch.addcmul(x, along, writes)

@@ -19,11 +19,13 @@ from steerkit.stages.measure import (
     plugins_of,
     separations,
 )
+from steerkit.stages.preview import Preview, preview
 from steerkit.stages.records import collect, describe_condition, pack_group, unpack_group
 
 __all__ = [
     "BASELINE",
     "Condition",
+    "Preview",
     "announce",
     "collect",
     "conditions",
@@ -37,6 +39,7 @@ __all__ = [
     "name_group",
     "pack_group",
     "plugins_of",
+    "preview",
     "random_like",
     "require_possible",
     "separations",

@@ -40,20 +40,13 @@ def load(plan: Plan) -> LiveModel:
 
 def estimate(plan: Plan, live: LiveModel, observer: Observer) -> dict[str, Direction]:
     """Every direction of the recipe: read from its file, or estimated."""
-    from steerkit.artifacts.directions import load_directions
     from steerkit.session import estimate_direction
 
     found: dict[str, Direction] = {}
     for planned in plan.directions:
         observer.step(f"direction {planned.name}")
         if planned.file is not None:
-            saved = load_directions(planned.file)
-            if planned.name not in saved and len(saved) > 1:
-                raise ArtifactError(
-                    f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
-                    "Name the direction in the recipe as it is named in the file."
-                )
-            found[planned.name] = replace(saved.get(planned.name, next(iter(saved.values()))), name=planned.name)
+            found[planned.name] = saved_direction(planned)
             continue
         positive, negative, spec = _classes(planned)
         direction = estimate_direction(
@@ -70,6 +63,20 @@ def estimate(plan: Plan, live: LiveModel, observer: Observer) -> dict[str, Direc
         classes = {"positive": str(positive), "negative": str(negative), "recipe_hash": plan.hash}
         found[planned.name] = replace(direction, provenance={**direction.provenance, **classes})
     return found
+
+
+def saved_direction(planned: PlannedDirection) -> Direction:
+    """A direction of the recipe that a file holds, under its name or alone."""
+    from steerkit.artifacts.directions import load_directions
+
+    assert planned.file is not None
+    saved = load_directions(planned.file)
+    if planned.name not in saved and len(saved) > 1:
+        raise ArtifactError(
+            f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
+            "Name the direction in the recipe as it is named in the file."
+        )
+    return replace(saved.get(planned.name, next(iter(saved.values()))), name=planned.name)
 
 
 def _classes(planned: PlannedDirection) -> tuple[DataRef, DataRef, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 
 from steerkit.bench import checks
 from steerkit.bench.checks import WrongCaseError, ask, check
+from steerkit.bench.compiled import Compiled, static_cache
 from steerkit.bench.conditions import CASES, MODES, Condition, build, known_cases, observe, steered
 from steerkit.bench.machine import pinned
 from steerkit.bench.measure import MeasurementError
@@ -76,7 +78,7 @@ def test_logits_that_are_no_numbers_are_refused(llama: LiveModel) -> None:
     condition, work = made(llama, "add_one")
     oracle = ask(llama, condition, work)
     broken = checks.Oracle(oracle.plain, torch.full_like(oracle.literal, float("nan")))
-    with pytest.raises(WrongCaseError):
+    with pytest.raises(WrongCaseError, match="nan from the definition's"):
         check(llama, condition, "hook", work, work, broken)
 
 
@@ -124,6 +126,31 @@ def test_a_call_that_fails_in_its_check_is_named(llama: LiveModel) -> None:
 
     with pytest.raises(MeasurementError, match=r"'add_one' in mode 'fold' can't be run: RuntimeError: out of room\."):
         check(llama, condition, "fold", work.with_call(fails), work, oracle)
+
+
+@pytest.mark.parametrize(
+    ("case", "mode"), [("idle", "hook"), ("rows", "hook"), ("add_all", "fold"), ("rank8_ablate_all", "hook")]
+)
+def test_a_compiled_case_is_its_definition_and_the_plain_graph_stays(
+    llama: LiveModel, case: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is compiled is the point, not into what.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled = Compiled(llama)
+    ids = prompts(2, 8, 288, llama.device)
+    plain = Workload("decode", compiled.call("none"), ids, cache=static_cache(llama, 8), first=llama.hf_model)
+    condition = build(case, llama, observe(llama, plain), 2)
+    work = plain.with_call(compiled.call(case))
+    oracle = ask(llama, condition, plain)
+    torch._dynamo.utils.counters.clear()
+    for _ in range(3):
+        found = check(llama, condition, mode, work, plain, oracle, compiled)
+    assert found.equal if case == "idle" else found.error <= found.allowed
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "compiled once, however often it is put on"
+    if case == "idle":
+        gated = build("gated", llama, observe(llama, plain), 2)
+        with pytest.raises(MeasurementError, match=r"'gated' in mode 'hook' can't be run: .*--cases"):
+            check(llama, gated, "hook", work, plain, oracle, compiled)
 
 
 def test_the_tiny_model_has_the_shape_that_launches_bind() -> None:

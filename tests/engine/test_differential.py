@@ -306,7 +306,7 @@ def test_generation_scores_what_the_oracle_scores(case: Completion) -> None:
     check_completion(case)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma", "qwen3_moe"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "qwen3_moe"])
 def test_what_is_remembered_of_a_row_follows_its_beam(model_type: str) -> None:
     """A token that some beams hold and others don't: editing begins in those alone, wherever they are moved to."""
     live = differential_model(model_type)
@@ -316,11 +316,8 @@ def test_what_is_remembered_of_a_row_follows_its_beam(model_type: str) -> None:
     held = {int(token) for ids, _ in recorder.steps[1:] for token in ids[:, recorder.steps[0][0].shape[1] :].flatten()}
     assert len(held) > 3
     for token in sorted(held):
-        check_completion(
-            Completion(
-                model_type, "auto", [Given(shift, f"from_token(#{token})")], None, list(PROMPTS[:2]), "beams", 4096
-            )
-        )
+        condition = [Given(shift, f"from_token(#{token})")]
+        check_completion(Completion(model_type, "auto", condition, None, list(PROMPTS[:2]), "beams", 4096))
 
 
 @pytest.mark.slow

@@ -1,0 +1,109 @@
+"""What a run would put on the model, told before anything is run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from steerkit.engine.progress import SILENT
+from steerkit.errors import SteerkitError
+from steerkit.plan import Plan, PlannedDirection
+from steerkit.stages.condition import conditions, groups, require_possible
+from steerkit.stages.measure import evaluation, saved_direction
+
+if TYPE_CHECKING:
+    from steerkit.api.estimator import Direction
+    from steerkit.engine.explain import Explanation
+    from steerkit.engine.live import LiveModel
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What becomes of conditions that are lowered alike, such as the members of a sweep.
+
+    Args:
+        conditions: their names.
+        explanation: of each of them, as ``steer`` lowers it.
+        expected_tokens: how many tokens each sees.
+        together: how many conditions its group has. If it is more than one, they
+            are hooked wherever they share a batch, whatever the explanation says of folding.
+    """
+
+    conditions: tuple[str, ...]
+    explanation: Explanation
+    expected_tokens: int
+    together: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "conditions": list(self.conditions),
+            "expected_tokens": self.expected_tokens,
+            "together": self.together,
+            **self.explanation.to_json(),
+        }
+
+
+def stand_in(planned: PlannedDirection, plan: Plan, live: LiveModel) -> Direction:
+    """A random direction in place of one that a run will estimate: unit vectors, in its width, as many as are known of.
+
+    Lowering looks at shapes, and at values only for what cancels or was removed before, so no prompt need be read.
+    """
+    import torch
+
+    from steerkit.api.estimator import Direction
+
+    assert planned.site is not None and planned.positions is not None
+    # Not the same ones for two directions: updates along them would cancel or be redundant.
+    key = sha256(planned.name.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
+    width = live.layout.width(planned.site)
+    vectors = torch.randn(_rank(planned, plan), width, generator=generator)
+    mean = torch.randn(width, generator=generator)
+    return Direction(vectors / vectors.norm(dim=1, keepdim=True), planned.site, planned.positions, planned.name, mean)
+
+
+def _rank(planned: PlannedDirection, plan: Plan) -> int:
+    """How many vectors a direction will have: as its options say, or as many as coefficients are given for, else 1."""
+    rank = getattr(planned.options, "rank", None)
+    if isinstance(rank, int) and rank > 0:
+        return rank
+    uses = [one for item in plan.conditions for one in item.interventions if one.direction == planned.name]
+    coefficients = [getattr(one.options, "coefficient", None) for one in uses]
+    return next((len(one) for one in coefficients if isinstance(one, (list, tuple)) and one), 1)
+
+
+def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
+    """Lower every condition of a recipe, and none of its controls, which are lowered like it.
+
+    Returns:
+        what becomes of them, and the names of directions that stand-ins were taken for.
+
+    Raises:
+        SteerkitError: naming the condition that can't be, as a run would.
+    """
+    planned = {item.name: item for item in plan.directions}
+    directions = {
+        name: stand_in(item, plan, live) if item.file is None else saved_direction(item)
+        for name, item in planned.items()
+    }
+    measured = evaluation(plan, live, SILENT)
+    listed = conditions(plan, directions)
+    require_possible(listed, measured, live)
+    sizes = {one.name: len(group) for group in groups(listed, measured) for one in group}
+    expected = measured.expected_tokens(samples=True)
+    found: dict[str, Preview] = {}
+    for condition in listed:
+        if condition.kind != "intervention":
+            continue
+        try:
+            explanation = live.explain(*condition.interventions, expected_tokens=expected)
+        except SteerkitError as error:
+            raise type(error)(f"Condition {condition.name}: {error}") from None
+        one = Preview((condition.name,), explanation, expected, sizes[condition.name])
+        key = json.dumps(explanation.to_json()) + str(one.together)
+        before = found.get(key)
+        found[key] = one if before is None else replace(before, conditions=(*before.conditions, condition.name))
+    return list(found.values()), [name for name, item in planned.items() if item.file is None]
