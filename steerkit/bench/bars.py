@@ -63,6 +63,8 @@ def _bars() -> Iterator[Bar]:
 
 
 BARS: Final = tuple(_bars())
+LEAST_REPEATS: Final = 9
+PREFILL: Final = (8, 256)
 HOOK_ATTACH_SECONDS: Final = 0.002
 FOLD_ATTACH_STEPS: Final = 5.0
 COLD_START_SECONDS: Final = 0.2
@@ -97,7 +99,9 @@ class Verdict:
 
 
 def bar_of(study: Study, part: Part, case: str, mode: str) -> float | None:
-    """The bound on a case in a part of a study; None where there is none."""
+    """The bound on a case in a part of a study; None where there is none, or where a quick look can't tell."""
+    if not _is_measurement(study) or (part.phase == "prefill" and study.settings.prefill != PREFILL):
+        return None
     device = "cuda" if study.device.startswith("cuda") else "cpu"
     asked = (study.settings.model, device, study.settings.compiled, part.phase, case, mode)
     for bar in BARS:
@@ -105,6 +109,10 @@ def bar_of(study: Study, part: Part, case: str, mode: str) -> float | None:
         if same and bar.batch in (None, part.batch):
             return bar.most
     return None
+
+
+def _is_measurement(study: Study) -> bool:
+    return study.settings.repeats >= LEAST_REPEATS
 
 
 def less_excess(low: float, same: float) -> float:
@@ -129,7 +137,7 @@ def _ratio_verdicts(study: Study) -> Iterator[Verdict]:
 
 
 def _attach_verdicts(study: Study) -> Iterator[Verdict]:
-    if study.settings.model != "tiny" or study.clock != "cpu":
+    if study.settings.model != "tiny" or study.clock != "cpu" or not _is_measurement(study):
         return
     for one in study.attached:
         what = f"on and off, {one.case}, {one.mode}"

@@ -18,10 +18,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType, MethodType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import torch
 from torch import nn
+
+MOST_DEAD: Final = 4
+"""Of the graphs of one function; torch.compile makes 8 unless told otherwise."""
 
 Hook: TypeAlias = tuple[nn.Module, str, Callable[..., Any]]
 """A module, ``input`` or ``output``, and a hook (with keyword arguments, on the input side)."""
@@ -89,6 +92,7 @@ class Marks:
 
     def set(self) -> None:
         """Mark them."""
+        _drop_dead()
         self._state.active = True
         for module in self.modules:
             now = vars(module).get("forward")
@@ -127,6 +131,24 @@ class Marks:
         return function
 
 
+def _drop_dead() -> None:
+    """Let go of graphs that belonged to marks that are gone, before torch.compile counts them as too many.
+
+    At ``recompile_limit`` graphs of one function it would go on without compiling, or raise where there must be one
+    graph. A function's graphs are dropped together, so those that are wanted are made again.
+    """
+    frames: Any = sys.modules.get("torch._dynamo.convert_frame")
+    entries_of = getattr(sys.modules.get("torch._dynamo.eval_frame"), "_debug_get_cache_entry_list", None)
+    tracker = getattr(frames, "input_codes", None)
+    if tracker is None or entries_of is None:
+        return  # private parts that another version of torch has elsewhere
+    for code in [code for known in tracker.seen if (code := known()) is not None]:
+        managers = [type(entry.guard_manager).__name__ for entry in entries_of(code)]
+        if managers.count("DeletedGuardManagerWrapper") >= MOST_DEAD:
+            with frames.compile_lock:
+                torch._dynamo.eval_frame.reset_code(code)
+
+
 def _state(forward: Any) -> _State | None:
     state = getattr(forward, _STATE, None)
     return state if isinstance(state, _State) else None
@@ -140,6 +162,15 @@ def _copy(function: Callable[..., Any]) -> FunctionType:
     copy.__kwdefaults__ = function.__kwdefaults__
     vars(copy).update(vars(function))
     return copy
+
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def original(model: ModelT) -> ModelT:
+    """The model inside of what ``torch.compile(model)`` returns; any other as it is."""
+    inside = model._modules.get("_orig_mod") if isinstance(model, nn.Module) else None
+    return model if inside is None else cast(ModelT, inside)
 
 
 _LOCK = threading.Lock()
@@ -158,15 +189,16 @@ def uncompiled() -> Iterator[None]:
     if set_stance is None or "torch._dynamo" not in sys.modules:
         yield
         return
-    with _LOCK:
-        # Counted, since contexts of two threads don't close in the order in which they opened.
-        _eager += 1
-        if _eager == 1:
-            _stance = set_stance("force_eager")
+    entered = False
     try:
+        with _LOCK:
+            # Counted, since contexts of two threads don't close in the order in which they opened.
+            _eager, entered = _eager + 1, True
+            if _eager == 1:
+                _stance = set_stance("force_eager")
         yield
     finally:
         with _LOCK:
-            _eager -= 1
-            if _eager == 0:
+            _eager -= entered
+            if entered and _eager == 0:
                 _stance.__exit__(None, None, None)

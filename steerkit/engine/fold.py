@@ -119,11 +119,12 @@ def fold_places(
 ) -> tuple[Fold, ...]:
     """Take out of ``places`` what can be folded and is worth it.
 
-    Only what comes first at a place folds: what went before it, or read the value before it, would see it.
+    Only what comes first at a place folds: what went before it, or read the value before it, would see it. Heads are
+    hooked before a projection and folded into what goes into it, so there it is what comes last.
     """
     folding = _Folding(places, layout, model, record, expected_tokens)
     for place in list(places):
-        item = places[place][0]
+        item = places[place][_end(place)]
         if isinstance(item, Edit):
             folding.try_place(place, item)
         if not places[place]:
@@ -289,7 +290,7 @@ class _Folding:
 
     def _take(self, place: Site, edit: Edit, *folds: Fold) -> None:
         """The update is in the folds now, and no longer at its place."""
-        self.places[place].pop(0)
+        self.places[place].pop(_end(place))
         names = ", ".join(f"{fold.path}{'' if fold.kind == 'stacked' else f' ({_touched(fold)})'}" for fold in folds)
         self.record.note(edit, "folded", names)
         self._add(*folds)
@@ -304,6 +305,10 @@ class _Folding:
             if before.outer is not None and fold.outer is not None:
                 outer = compose(before.outer, fold.outer)
             self.folds[fold.path] = replace(before, outer=outer)
+
+
+def _end(place: Site) -> int:
+    return -1 if place.stream == HEAD_OUT else 0
 
 
 def _touched(fold: Fold) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.engine.bundled import BUNDLED
+from steerkit.engine.compiled import original
 from steerkit.engine.weights import hash_of_files, hash_of_tensors
 from steerkit.errors import ModelError, UnknownNameError, nearest
 
@@ -104,9 +105,13 @@ def from_live(
 ) -> LoadedModel:
     """Take a causal language model that is already loaded. Nothing of it is changed.
 
+    Of what ``torch.compile(model)`` returns, the model inside is taken; what steers that one steers both. For passes
+    of ours to be compiled as well, compile the model in place: ``model.compile()``.
+
     Raises:
         ModelError: where it isn't a causal language model of transformers.
     """
+    model = original(model)
     if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
         raise ModelError(f"A causal language model of transformers is needed, not {type(model).__name__}.")
     _require_causal(model.config, source, architecture=type(model).__name__)

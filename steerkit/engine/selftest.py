@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Block, Layout, Tap
+from steerkit.engine.compiled import uncompiled
 from steerkit.engine.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
 from steerkit.engine.taps import submodule
 from steerkit.errors import SelfTestError, SiteError
@@ -128,7 +129,7 @@ def self_test(model: PreTrainedModel, layout: Layout, *, seed: int = 0, adapter:
         adapter: its name, for messages.
     """
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
-    with bench(model, layout, seed) as on:
+    with uncompiled(), bench(model, layout, seed) as on:
         return SelfTestReport(adapter, model_type, tuple(_checks(on)), tuple(on.taps.items()))
 
 

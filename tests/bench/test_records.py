@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ def test_bars_are_of_the_models_phases_and_batches_that_they_name() -> None:
     assert held(made_study(rows, batch=8))["rows, hook, decode × 8"] is False
     prefill = {(bar.case, bar.mode): bar.most for bar in BARS if bar.model == EMBEDDED}
     assert prefill == {("add_all", "hook"): 1.02, ("ablate_all", "hook"): 1.05}
+
+
+def test_a_quick_look_is_held_to_no_bar(study: Study) -> None:
+    quick = replace(study, settings=replace(study.settings, repeats=3), cold_start=None)
+    assert verdicts(quick) == () and verdicts(study)
+    short = replace(study.parts[0], phase="prefill", batch=2)
+    of_short = replace(study, settings=replace(study.settings, prefill=(2, 32)), parts=(short,), attached=())
+    assert [one.what for one in verdicts(of_short)] == ["first steered token, after plain"]
 
 
 def test_attaching_and_cold_start_have_bars_too(study: Study) -> None:

@@ -262,14 +262,19 @@ def _gate(
 
 
 @st.composite
-def interventions(draw: st.DrawFn, layout: Layout, known: Known, plain: bool) -> Given:
-    """One intervention; ``plain``: at all tokens and always."""
+def interventions(draw: st.DrawFn, layout: Layout, known: Known, plain: bool, focus: Site | None) -> Given:
+    """One intervention; ``plain``: at all tokens and always; ``focus``: a site at which it may well meet others."""
     heads = layout.sites_of(HEAD_OUT)
     groups = _site_groups(layout)
     where = draw(st.sampled_from(["one", "one", "some", "heads", *groups, *(["writers"] * 2 if plain else [])]))
+    if focus is not None and draw(st.booleans()):
+        where = "focus"
     wide = groups["all but heads"]
-    if where == "heads" and heads:
-        sites: Sequence[Site] = (draw(st.sampled_from(heads)),)
+    sites: Sequence[Site]
+    if where == "focus" and focus is not None:
+        sites = (focus,)
+    elif where == "heads" and heads:
+        sites = (draw(st.sampled_from(heads)),)
     elif where in ("one", "heads"):
         sites = (draw(st.sampled_from(wide)),)
     elif where == "some":
@@ -299,11 +304,11 @@ def interventions(draw: st.DrawFn, layout: Layout, known: Known, plain: bool) ->
     )
 
 
-def conditions(
-    layout: Layout, known: Known = Known(), *, plain: bool = False, most: int = 6
-) -> st.SearchStrategy[list[Given]]:
+@st.composite
+def conditions(draw: st.DrawFn, layout: Layout, known: Known, *, plain: bool = False, most: int = 6) -> list[Given]:
     """One to ``most`` interventions that act together."""
-    return st.lists(interventions(layout, known, plain), min_size=1, max_size=most)
+    focus = draw(st.none() | st.sampled_from(layout.sites()))
+    return draw(st.lists(interventions(layout, known, plain, focus), min_size=1, max_size=most))
 
 
 @st.composite

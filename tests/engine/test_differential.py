@@ -21,6 +21,7 @@ from steerkit.api.intervention import Affine
 from steerkit.engine.live import LiveModel
 from steerkit.testing import oracle_logits
 from tests.engine.conditions import (
+    ALPHABET,
     EXPERTS,
     MODEL_TYPES,
     MODES,
@@ -195,6 +196,21 @@ def test_a_padded_batch_gives_the_oracles_logits(case: Case) -> None:
 def test_what_is_simplified_gives_the_oracles_logits(case: Case) -> None:
     """Interventions at all tokens, always: what folds, cancels, composes and is dropped."""
     check_batch(case)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stream", ["embed", "resid_pre", "head_out", "attn_out", "resid_mid", "mlp_out", "resid_post"])
+def test_what_folds_and_what_is_hooked_keep_their_order(stream: str, mode: Any) -> None:
+    """One update of a site goes into parameters, the next one can't: still the first one comes first."""
+    live, ids = differential_model("llama"), [2, *ALPHABET]
+    site = live.layout.sites_of(stream)[-1]
+    v = torch.nn.functional.normalize(vectors(live.layout.width(site), 1, 4), dim=1)
+    always, sometimes = Affine(-v, 2 * v), Affine(bias=2 * v[0])
+    first, second = Given({str(site): always}), Given({str(site): sometimes}, "[1,3]")
+    for condition in ([first, second], [second, first], [first, second, first], [second, first, second]):
+        with torch.no_grad(), live.steer(*condition, mode=mode):
+            found = live.forward(torch.tensor([ids])).logits[0]
+        assert agree(found, oracle_logits(live, ids, condition)), condition
 
 
 @few(200)

@@ -109,6 +109,20 @@ def test_what_meets_in_one_projection_is_one_fold() -> None:
     assert explained.hooks == 0 and explained.parameters == 1
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_what_is_folded_into_a_projections_input_comes_behind_what_is_hooked_there(last: bool) -> None:
+    live = fresh()
+    one = direction(live.layout.width(Site("head_out", 1)), "blocks.1.head_out")
+    shift = add(one, sites="blocks.1.head_out", positions=[2, 3])
+    mirror = ablate(one, sites="blocks.1.head_out", coefficient=2.0)
+    interventions = [shift, mirror] if last else [mirror, shift]
+    with live.steer(*interventions, mode="interpret"):
+        expected = logits(live)
+    with unchanged(live), live.steer(*interventions, mode="fold"):
+        assert_close(logits(live), expected)
+    assert live.explain(*interventions, mode="fold").parameters == int(last)
+
+
 @pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text"])
 def test_behind_a_norm_nothing_folds_and_it_says_why(model_type: str) -> None:
     live = fresh(model_type)
