@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Real
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from steerkit.errors import PositionError, ScheduleError, SiteError, nearest
@@ -202,6 +203,8 @@ class Schedule:
         if self.kind != "list" and self.kind not in _SCHEDULE_VALUES:
             raise ScheduleError(f"Unknown schedule {self.kind!r}. {nearest(self.kind, [*_SCHEDULE_VALUES, 'list'])}")
         wanted = _SCHEDULE_VALUES.get(self.kind, max(1, len(self.values)))
+        if self.kind == "list" and not all(isfinite(value) for value in self.values):
+            raise ScheduleError(f"{list(self.values)}: the factors of a schedule are finite numbers.")
         if len(self.values) != wanted or not all(isfinite(value) for value in self.values):
             raise ScheduleError(
                 f"A schedule {self.kind!r} takes {wanted} finite numbers, not {list(self.values)}: "
@@ -235,7 +238,7 @@ class Schedule:
         if value is None:
             return cls()
         if isinstance(value, (list, tuple)):
-            if any(isinstance(item, bool) or not isinstance(item, (int, float)) for item in value):
+            if any(isinstance(item, bool) or not isinstance(item, Real) for item in value):
                 raise ScheduleError(f"{value!r}: a list of factors holds numbers only.")
             return cls("list", tuple(float(item) for item in value))
         text = str(value).replace(" ", "")

@@ -40,7 +40,9 @@ class SpanIntervention(Intervention[OptionsT]):
 
     @cached_property
     def _constant(self) -> Affine:
-        return self._compute()
+        # It is kept, and tensors of inference mode could take no part in a later backward pass.
+        with torch.inference_mode(False):
+            return self._compute()
 
 
 def unit_vectors(direction: Direction, plugin: str) -> Vectors:

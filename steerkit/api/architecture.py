@@ -104,7 +104,8 @@ class Layout:
         head: path of the head.
         embed_is_first_resid_pre: whether ``embed`` and ``blocks.0.resid_pre`` are one place, that is,
             nothing else reads the embedding or changes it on the way.
-        embed_weight: path of the module whose ``weight`` holds the embedding, for folding.
+        embed_weight: path of the module whose ``weight`` holds the embedding, for folding: ``embed`` is its rows
+            times one factor, which the self-test checks.
         softcap: ``c`` of the logits' ``c * tanh(logits / c)``, or None.
         logit_scale: factor on the logits, before any softcap.
     """

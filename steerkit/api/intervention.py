@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from typing_extensions import TypeVar
@@ -12,8 +13,8 @@ from typing_extensions import TypeVar
 from steerkit.api.architecture import Layout
 from steerkit.api.estimator import Direction
 from steerkit.api.hookspecs import Options
-from steerkit.errors import AttachError
-from steerkit.types import Positions, Schedule, Site
+from steerkit.errors import AttachError, PositionError
+from steerkit.types import FROM_TOKEN, Positions, Schedule, Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,8 +86,21 @@ class Gate:
             raise AttachError(f"A gate is at 'token' or 'prompt', 'above' or 'below', not {self.at!r}, {self.side!r}.")
         if self.prepass and self.at == "token":
             raise AttachError("prepass is for gates that a row's prompt decides: at='prompt'.")
+        if not isfinite(float(self.threshold)):
+            raise AttachError(f"A gate's threshold is a finite number, not {self.threshold}.")
         object.__setattr__(self, "site", self.direction.site if self.site is None else Site.parse(self.site))
-        object.__setattr__(self, "positions", Positions.parse(self.positions))
+        positions = Positions.parse(self.positions)
+        if positions.role in ("generated", FROM_TOKEN):
+            raise PositionError(f"A gate at the prompt reads tokens of the prompt, not positions '{positions}'.")
+        # All of the prompt, that is: what follows can't decide about itself.
+        object.__setattr__(
+            self, "positions", replace(positions, role="prompt") if positions.role == "all" else positions
+        )
+
+    @property
+    def read_at(self) -> Site:
+        """The site at which it is read."""
+        return self.direction.site if self.site is None else self.site
 
     def __str__(self) -> str:
         where = self.site if self.at == "token" else f"{self.site}, {self.positions}"

@@ -1,7 +1,7 @@
 """Arithmetic of low-rank affine updates ``x ← x + (x readsᵀ) writes + bias``: compose, shorten, cancel.
 
 Values are computed in float64, since what cancels leaves the rounding of its terms behind; a value that
-a gradient may be asked of keeps its dtype and its graph, and is never shortened by looking at it.
+a gradient may be asked of keeps its graph, and is never shortened by looking at it.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def shorten(reads: Tensor, writes: Tensor) -> tuple[Tensor, Tensor] | None:
 
 def _parts(update: Affine, differentiable: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     values = (update.reads, update.writes, update.bias)
-    if differentiable:
-        return values
-    wide = [None if value is None else value.detach().double() for value in values]
+    wide = [
+        None if value is None else value.double() if differentiable else value.detach().double() for value in values
+    ]
     return wide[0], wide[1], wide[2]
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.compiled import Hook, Hooks
-from steerkit.engine.cursor import Cursor, Finder, Memory
+from steerkit.engine.cursor import Cursor, Finder, require_copies
 from steerkit.engine.fold import Swap
 from steerkit.engine.program import Probe, Program, Slot, Step
+from steerkit.engine.sequences import Memory
 from steerkit.engine.steps import Applied, Like, build, build_literal
 from steerkit.engine.taps import Handler, input_hook, output_hook, submodule
 from steerkit.errors import AttachError
 from steerkit.types import Site
-
-if TYPE_CHECKING:
-    from steerkit.api.intervention import Gate
 
 
 class Attachment:
@@ -58,10 +56,10 @@ class Attachment:
         self.cursor = Cursor(memory, find, program.n_rows)
         self._hooks: list[Hook] = []
         # New parameters first: they are worked out from the old ones, which nothing has touched yet.
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             self._swaps: list[Swap] = [swap for fold in program.folds for swap in fold.swaps(model)]
         self._kept = [(module, name, module._parameters[name]) for module, name, _ in self._swaps]
-        self._rows_of = _gate_rows(program)
+        self._versions = [0 if value is None else value._version for _, _, value in self._kept]
         self._built: dict[Hashable, Applied] = {}
         pending = dict(readers or {})
         order = layout.order
@@ -77,6 +75,8 @@ class Attachment:
         ):
             base = submodule(model, layout.base)
             self._hooks.insert(0, (base, "input", self.cursor.before_forward))
+        elif program.n_rows is not None:
+            self._hooks.insert(0, (submodule(model, layout.base), "input", _row_check(program.n_rows)))
         self._put = Hooks(self._hooks)
 
     def _tap(self, model: nn.Module, tap: Tap, handler: Handler) -> None:
@@ -112,7 +112,7 @@ class Attachment:
         steps: list[Applied] = []
         for item in items:
             if isinstance(item, Probe):
-                steps.append(_probe(item.gate, self._rows_of.get(item.gate, ()), self.cursor))
+                steps.append(_probe(item, self.cursor))
             elif literal:
                 steps.append(build_literal(item, self.cursor))
             else:
@@ -134,8 +134,16 @@ class Attachment:
             self.detach()
             raise
 
+    def fits_still(self) -> bool:
+        """Whether the parameters that it was worked out from are what they were."""
+        return all(
+            module._parameters[name] is value and (value is None or value._version == version)
+            for (module, name, value), version in zip(self._kept, self._versions, strict=True)
+        )
+
     def detach(self) -> None:
         """Take it off."""
+        self.cursor.close()
         self._put.detach()
         for module, name, parameter in self._kept:
             module._parameters[name] = parameter
@@ -174,19 +182,6 @@ def certainly(undo: Callable[[], None]) -> None:
         raise
 
 
-def _gate_rows(program: Program) -> dict[Gate, tuple[int, ...]]:
-    """The rows that each gate is for; empty for all."""
-    found: dict[Gate, set[int]] = {}
-    for slot in program.slots:
-        for item in (*slot.items, *slot.carried):
-            if isinstance(item, Probe) or len(item.parts) == 1:
-                continue
-            for row, part in enumerate(item.parts):
-                if part is not None and part.when.gate is not None:
-                    found.setdefault(part.when.gate, set()).add(row)
-    return {gate: tuple(sorted(rows)) for gate, rows in found.items()}
-
-
 def _chain(steps: Sequence[Applied]) -> Applied:
     if len(steps) == 1:
         return steps[0]
@@ -199,9 +194,18 @@ def _chain(steps: Sequence[Applied]) -> Applied:
     return run
 
 
-def _probe(gate: Gate, rows: Sequence[int], cursor: Cursor) -> Applied:
+def _row_check(n_rows: int) -> Callable[..., None]:
+    def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+        if given is not None:
+            require_copies(given.shape[0], n_rows)
+
+    return check
+
+
+def _probe(probe: Probe, cursor: Cursor) -> Applied:
     def read(x: Tensor) -> Tensor:
-        cursor.probe(gate, rows, x)
+        cursor.probe(probe.gate, probe.rows, x)
         return x
 
     return read

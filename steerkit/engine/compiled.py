@@ -44,7 +44,8 @@ class Hooks:
         self._marks = Marks(module for module, _, _ in hooks)
 
     def attach(self) -> None:
-        """Put them on."""
+        """Put them on, once."""
+        self.detach()
         self._marks.set()
         for module, side, hook in self._hooks:
             if side == "input":
@@ -138,15 +139,16 @@ def _drop_dead() -> None:
     graph. A function's graphs are dropped together, so those that are wanted are made again.
     """
     frames: Any = sys.modules.get("torch._dynamo.convert_frame")
-    entries_of = getattr(sys.modules.get("torch._dynamo.eval_frame"), "_debug_get_cache_entry_list", None)
+    graphs = sys.modules.get("torch._dynamo.eval_frame")
+    entries_of, reset = getattr(graphs, "_debug_get_cache_entry_list", None), getattr(graphs, "reset_code", None)
     tracker = getattr(frames, "input_codes", None)
-    if tracker is None or entries_of is None:
+    if tracker is None or entries_of is None or reset is None:
         return  # private parts that another version of torch has elsewhere
     for code in [code for known in tracker.seen if (code := known()) is not None]:
         managers = [type(entry.guard_manager).__name__ for entry in entries_of(code)]
         if managers.count("DeletedGuardManagerWrapper") >= MOST_DEAD:
             with frames.compile_lock:
-                torch._dynamo.eval_frame.reset_code(code)
+                reset(code)
 
 
 def _state(forward: Any) -> _State | None:

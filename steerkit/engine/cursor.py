@@ -7,16 +7,18 @@ says how many columns came before, and what must be remembered of a sequence is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from steerkit.engine.edits import When
+from steerkit.engine.gates import compare, decide, projection
 from steerkit.engine.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, intervals
-from steerkit.errors import PositionError
+from steerkit.engine.sequences import Memory, Sequences, follow, leave
+from steerkit.errors import AttachError, PositionError
 from steerkit.types import FROM_TOKEN, Positions
 
 if TYPE_CHECKING:
@@ -30,34 +32,6 @@ meant, or ``FAR``."""
 
 WHOLLY: Final = True
 """Every token of the pass is edited, with weight one."""
-
-
-@dataclass
-class Sequences:
-    """What is known of the rows of one batch of growing sequences.
-
-    Args:
-        tokens: ``[rows, columns]``, padding included, or None where nobody asked.
-        found: per ``from_token`` positions the first column that is meant, ``[rows]``, and how many were looked at.
-        sums: per gate that prompts decide, sum of projections and number of tokens, ``[rows]`` each.
-        decided: per gate, whether it is open, ``[rows]``.
-    """
-
-    tokens: Tensor | None = None
-    found: dict[Positions, tuple[Tensor, int]] = field(default_factory=dict)
-    sums: dict[Gate, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    decided: dict[Gate, Tensor] = field(default_factory=dict)
-
-    def reorder(self, order: Tensor) -> None:
-        """Rows change places, as beams do."""
-        order = order.cpu()
-        self.tokens = None if self.tokens is None else self.tokens[order]
-        self.found = {key: (columns[order], seen) for key, (columns, seen) in self.found.items()}
-        self.sums = {gate: (total[order.to(total.device)], n[order]) for gate, (total, n) in self.sums.items()}
-        self.decided = {gate: is_open[order.to(is_open.device)] for gate, is_open in self.decided.items()}
-
-
-Memory = WeakKeyDictionary[Any, Sequences]
 
 
 @dataclass(eq=False)
@@ -135,11 +109,13 @@ class Cursor:
         self._selections: dict[tuple[When | None, ...], Selection] = {}
         self._spans: dict[tuple[Positions, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
         self._open: dict[Gate, Tensor] = {}
-        self._watches_tokens = False
+        self._watches_tokens = self._needs_places = False
 
     def selection(self, whens: tuple[When | None, ...]) -> Selection:
         """The tokens that steps under these circumstances edit."""
-        self._watches_tokens |= any(when is not None and when.positions.role == FROM_TOKEN for when in whens)
+        present = [when for when in whens if when is not None]
+        self._watches_tokens |= any(when.positions.role == FROM_TOKEN for when in present)
+        self._needs_places |= any(not _is_free(when) for when in present)
         return self._selections.setdefault(whens, Selection(whens, self))
 
     def set_frame(self, frame: Frame | None, decided: Mapping[Gate, Tensor] | None = None) -> None:
@@ -163,9 +139,12 @@ class Cursor:
         self.stamp += 1
         self._open.clear()
         frame = self.frame
+        if self._n_rows is not None:
+            require_copies(rows, self._n_rows)
         if frame is None:
             # A sequence that goes on: where it will end nobody knows, so nothing may count from there.
-            frame = _bare_frame(kwargs.get("attention_mask"), rows, self.start + self.length, cache is not None)
+            mask = kwargs.get("attention_mask") if self._needs_places else None
+            frame = _bare_frame(mask, rows, self.start + self.length, cache is not None)
             self.running = None
         if self.running is None or self.running.rows != rows:
             self.running = frame.expand(rows)
@@ -178,19 +157,22 @@ class Cursor:
             known = Sequences()
             if cache is not None:
                 self._memory[cache] = known
+        known.cut(self.start)
         self.sequences = known
         for gate, is_open in self.decided.items():
-            known.decided[gate] = is_open.repeat_interleave(rows // is_open.shape[0], 0)
+            known.decided[gate] = (is_open.repeat_interleave(rows // is_open.shape[0], 0), None)
         if not self._watches_tokens:
             return
         if tokens is None:
             raise PositionError("from_token looks at token ids, and this pass was given embeddings.")
         if cache is not None:
-            _follow(cache, self._memory)
-        ids = tokens.cpu()
-        if self.start and (known.tokens is None or known.tokens.shape[1] < self.start):
-            raise PositionError("from_token needs the whole sequence, and its beginning was read before the steering.")
-        known.tokens = ids if not self.start or known.tokens is None else _extended(known.tokens, self.start, ids)
+            follow(cache, self._memory)
+        known.add_tokens(tokens.cpu(), self.start)
+
+    def close(self) -> None:
+        """Take off caches what was put on them."""
+        if self._watches_tokens:
+            leave(self._memory)
 
     # Weights that depend on places alone
 
@@ -270,28 +252,29 @@ class Cursor:
 
         Args:
             gate: the gate.
-            rows: of the program, that it is for; empty for all.
+            rows: of the program, that it is read for now; empty for all.
             x: ``[rows, pos, d_model]``.
         """
-        unit = gate.direction.vectors[0].detach().to(device=x.device, dtype=torch.float64)
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        projection = x.detach().to(wide) @ (unit / unit.norm()).to(wide)
-        if gate.at == "token":
-            self._open[gate] = compare(gate, projection)[..., None]
-        elif not gate.prepass:
-            self._add_up(gate, rows, projection)
+        if gate.prepass:
+            return
+        concerned = self._rows(rows, x.shape[0])
+        values = projection(gate, x)
+        if gate.at == "prompt":
+            self.sequences.add_projections(gate, concerned, values, self.start, self.length)
+            return
+        is_open, before = compare(gate, values)[..., None], self._open.get(gate)
+        # Rows may reach the gate's site by different ways; each keeps what it saw there.
+        self._open[gate] = (
+            is_open if before is None else torch.where(concerned.to(x.device)[:, None, None], is_open, before)
+        )
 
-    def _add_up(self, gate: Gate, rows: Sequence[int], projection: Tensor) -> None:
-        running = self._require_running()
-        times = running.rows // (self._n_rows or running.rows)
-        chosen = [row * times + copy for row in rows for copy in range(times)] if rows else list(range(running.rows))
-        mask = torch.zeros(running.rows, self.length, dtype=torch.bool)
-        mask[chosen] = self.mask(gate.positions, tuple(chosen))
-        zero = torch.zeros(running.rows)
-        total, n = self.sequences.sums.get(gate, (zero.to(projection), zero))
-        seen = mask[:, -projection.shape[1] :].to(projection.device)
-        total = total + torch.where(seen, projection, 0).sum(1)
-        self.sequences.sums[gate] = (total, n + mask.sum(1))
+    def _rows(self, rows: Sequence[int], running: int) -> Tensor:
+        """``[running rows]``: which of them are copies of some rows of the program; all where none are named."""
+        concerned = torch.ones(self._n_rows or running, dtype=torch.bool)
+        if rows:
+            concerned[:] = False
+            concerned[list(rows)] = True
+        return concerned.repeat_interleave(running // concerned.shape[0])
 
     def open(self, gate: Gate, concerned: Tensor, static: Tensor | bool) -> Tensor:
         """Whether a gate lets tokens through, ``[rows, pos or 1, 1]``.
@@ -303,42 +286,42 @@ class Cursor:
         """
         if gate.at == "token":
             return self._open[gate]
+        known, running = self.sequences, self._require_running()
         if gate.prepass:
-            if gate not in self.sequences.decided:
+            if gate not in known.decided:
                 raise PositionError(
                     f"The gate '{gate}' is decided by an extra pass over whole prompts, and there was none before this "
                     "pass. Use the steered model's own generate, or its forward with prompt_lengths and whole prompts."
                 )
-            return self.sequences.decided[gate][:, None, None]
-        total, n = self.sequences.sums.get(gate, (None, torch.zeros(self._require_running().rows)))
+            return known.decided[gate][0][:, None, None]
+        assert running.prompt_end is not None  # otherwise there are no static weights
+        ends = torch.where(concerned, running.prompt_end, 0)
+        if gate in known.decided:
+            is_open, decided_by = known.decided[gate]
+            if decided_by is not None and torch.equal(decided_by, ends):
+                return is_open[:, None, None]
         asked = concerned & static.any(1) if isinstance(static, Tensor) else concerned
-        if total is None or bool((asked & (n == 0)).any()):
-            raise PositionError(f"The gate '{gate}' is decided on the prompt, which was read before the steering.")
-        return compare(gate, total / n.clamp(min=1).to(total))[:, None, None]
+        rows = tuple(concerned.nonzero()[:, 0].tolist())
+        columns = self.start + self.length
+        unseen = torch.full((running.rows, columns), torch.nan)
+        is_open = decide(gate, known.projections.get(gate, unseen), running, rows, asked)
+        if bool((ends <= columns).all()):
+            known.decided[gate] = (is_open, ends)
+        return is_open[:, None, None]
 
 
-def _extended(tokens: Tensor, start: int, more: Tensor) -> Tensor:
-    return torch.cat([tokens[:, :start], more], 1)
+def _is_free(when: When) -> bool:
+    """Whether where padding and prompts lie plays no part."""
+    return when.positions == Positions("all") and when.schedule.is_constant and not when.generated_only
 
 
-def compare(gate: Gate, projection: Tensor) -> Tensor:
-    """Whether projections open a gate."""
-    return projection > gate.threshold if gate.side == "above" else projection < gate.threshold
-
-
-def _follow(cache: Any, memory: Memory) -> None:
-    """Have a cache tell when beams change places: what is remembered of rows moves with their keys and values."""
-    if "reorder_cache" in vars(cache) or not hasattr(cache, "reorder_cache"):
-        return
-    reorder, mine = type(cache).reorder_cache, ref(cache)
-
-    def reorder_cache(beam_idx: Tensor) -> Any:
-        own = mine()
-        if own in memory:
-            memory[own].reorder(beam_idx)
-        return reorder(own, beam_idx)
-
-    cache.reorder_cache = reorder_cache
+def require_copies(rows: int, n_rows: int) -> None:
+    """Raise ``AttachError`` unless a pass holds each row of a program the same number of times."""
+    if rows % n_rows:
+        raise AttachError(
+            f"A pass of {rows} rows runs under {n_rows} conditions, one per row. Batches have {n_rows} rows, or n "
+            "times as many, n copies of each side by side."
+        )
 
 
 def _bare_frame(mask: Any, rows: int, columns: int, growing: bool) -> Frame:

@@ -133,6 +133,8 @@ def edits_of(interventions: Iterable[Intervention], layout: Layout, modes: Seque
         _check_gate(when, sites, layout, order)
         name = _name(one)
         mode = modes[place] if modes else "auto"
+        if one.factor is not None and not (isinstance(one.factor, torch.Tensor) and one.factor.numel() == 1):
+            raise AttachError(f"{name}: factor is a tensor of one element, or None.")
         scaled: dict[int, tuple[Update, Update]] = {}
         for site in sites:
             update = one.update(site)

@@ -26,7 +26,7 @@ from steerkit.engine.progress import SILENT, Progress
 from steerkit.engine.steering import Group, Steering, require_rows
 from steerkit.engine.taps import Handler
 from steerkit.engine.vocabulary import TokenizerVocabulary
-from steerkit.errors import DataError, ModelError
+from steerkit.errors import AttachError, DataError, ModelError
 from steerkit.types import Positions, Site, as_sites
 
 if TYPE_CHECKING:
@@ -118,6 +118,9 @@ class LiveModel:
                 ``expected_tokens``; ``interpret`` carries definitions out literally, token by token, for comparison.
             expected_tokens: how many tokens will pass, prompts included.
 
+        Vectors and coefficients are read when the block is entered: to train them, enter it anew for each step. A
+        parameter that something is folded into gets no gradient meanwhile; ``mode="hook"`` leaves all as they are.
+
         Raises:
             SiteError, AttachError, PositionError: where an intervention doesn't fit; nothing is attached then.
         """
@@ -178,7 +181,7 @@ class LiveModel:
     def explain(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Explanation:
         """What ``steer`` would make of interventions, and what each costs per token. Printed, it is a table."""
         group = self._group(interventions, mode, expected_tokens)
-        return explain(self.steering.program([group], fates=True), self.model, self.layout)
+        return explain(self.steering.explained(group), self.model, self.layout)
 
     def _group(self, interventions: tuple[Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
         require_mode(mode)
@@ -195,6 +198,11 @@ class LiveModel:
             steer: a condition for each text that was batched, not for each row: the batch knows which is where.
             readers: handlers of values at sites.
         """
+        if self.steering.by_row:
+            raise AttachError(
+                "steer_rows is for passes of your own: here prompts are sorted into batches, so that its rows aren't "
+                "theirs. Pass the conditions as steer=, one for each prompt."
+            )
         rows = None if steer is None else [steer[index] for index in batch.order]
         prompt = forward_arguments(batch)
         with self.steering.running(batch.frame, steer=rows, readers=readers, prompt=prompt):

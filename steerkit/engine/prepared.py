@@ -7,7 +7,7 @@ and no new recording of a CUDA graph. Where nothing steers the buffers hold zero
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -20,8 +20,8 @@ from steerkit.engine.algebra import compose, is_constant, wants_gradient
 from steerkit.engine.attach import like_of
 from steerkit.engine.compiled import Hook, Hooks
 from steerkit.engine.cursor import Cursor
-from steerkit.engine.edits import Edit, edits_of
-from steerkit.engine.program import Item, Probe, Program, Record, Slot, Step, arrange, place_of
+from steerkit.engine.edits import Edit, Mode, edits_of
+from steerkit.engine.program import Probe, Program, Record, Slot, Step, arrange, place_of
 from steerkit.engine.taps import input_hook, submodule
 from steerkit.errors import AttachError
 from steerkit.types import HEAD_OUT, RESID_MID, Site
@@ -114,7 +114,7 @@ class Prepared:
                 keep, edit = _edit_sum(mid.resid_pre)
                 found += [(submodule(model, mid.resid_pre.module), "input", keep), (mid.module, tap.side, edit)]
             else:
-                hook = _edit_output if tap.side == "output" else _edit_input(tap.keyword)
+                hook = _edit_output() if tap.side == "output" else _edit_input(tap.keyword)
                 found.append((self.places[tap, False].module, tap.side, hook))
         return found
 
@@ -140,12 +140,19 @@ class Prepared:
 
     # What steers, as updates at places
 
-    def filled(self, program: Program) -> Filled:
+    def filled(self, program: Program, modes: Iterable[Mode] = ()) -> Filled:
         """A program, ready to be copied into the buffers.
+
+        Args:
+            program: of hooks alone.
+            modes: how what it is made of asks to be lowered.
 
         Raises:
             AttachError: for anything that they can't hold; nothing is copied then.
         """
+        for mode in modes:
+            if mode in ("fold", "interpret"):
+                raise AttachError(f"A prepared model isn't steered in mode {mode!r}. Use 'auto' or 'hook'. {LEAVE}")
         if program.n_rows not in (None, self.rows):
             raise AttachError(
                 f"{program.n_rows} rows are steered apart, and the model was prepared for {self.rows}. "
@@ -166,19 +173,17 @@ class Prepared:
 
     def _split(self, slot: Slot) -> list[tuple[Place, list[Step]]]:
         """What of a slot is carried out at which place."""
-        items, carried = _steps(slot.items, slot), _steps(slot.carried, slot)
+        items, carried = _steps(slot.items), _steps(slot.carried)
         plain, mid = self.places.get((slot.tap, False)), self.places.get((slot.tap, True))
         if items and plain is None and all(is_constant(edit.update) for step in items for edit in step.edits):
             # A constant that the writer adds is one of the sum, where only that was prepared.
             items, carried = [], [*items, *carried]
-        found: list[tuple[Place, list[Step]]] = []
-        for place, steps in ((plain, items), (mid, carried)):
-            if steps and place is None:
+        found = [(place, steps) for place, steps in ((plain, items), (mid, carried)) if steps]
+        for place, steps in found:
+            if place is None:
                 site = steps[0].edits[0].site
                 raise AttachError(f"{site} is edited, and it wasn't prepared. Name it in prepare(sites=...). {LEAVE}")
-            if steps and place is not None:
-                found.append((place, steps))
-        return found
+        return [(place, steps) for place, steps in found if place is not None]
 
     def _one(self, steps: Sequence[Step], row: int, site: Site) -> Affine | None:
         """What a row's updates at a place are together."""
@@ -197,7 +202,7 @@ class Prepared:
 
 
 class Filled:
-    """A program that stands in prepared buffers, or is ready to. Used as an ``Attachment`` is.
+    """A program in prepared buffers, or ready to be put there. Used as an ``Attachment`` is.
 
     Args:
         prepared: the places.
@@ -254,29 +259,20 @@ def _chosen(sites: Where | Sequence[Where] | None, layout: Layout) -> tuple[set[
             chosen.add(place_of(site, layout))
     edits = edits_of(interventions, layout)
     places = arrange(edits, layout, Record(edits, wanted=False))
-    return chosen | set(places), max((_rank(item) for items in places.values() for item in items), default=0)
+    updates = [item.update for items in places.values() for item in items if isinstance(item, Edit)]
+    read = [update.reads for update in updates if isinstance(update, Affine) and update.reads is not None]
+    return chosen | set(places), max(map(len, read), default=0)
 
 
-def _rank(item: Item) -> int:
-    update = item.update if isinstance(item, Edit) else None
-    return len(update.reads) if isinstance(update, Affine) and update.reads is not None else 0
-
-
-def _steps(items: Sequence[Step | Probe], slot: Slot) -> list[Step]:
+def _steps(items: Sequence[Step | Probe]) -> list[Step]:
     """The steps among some items, if buffers can hold them all."""
     found = [item for item in items if isinstance(item, Step)]
     for edit in (edit for step in found for edit in step.edits):
         why = ""
-        if slot.literal or edit.mode in ("interpret", "fold"):
-            mode = "interpret" if slot.literal else edit.mode
-            why = f"in mode {mode!r}. In a prepared model all is copied into buffers: use mode 'auto' or 'hook'."
-        elif not isinstance(edit.update, Affine):
+        if not isinstance(edit.update, Affine):
             why = "by a function, and buffers hold vectors."
         elif not edit.when.always:
-            why = (
-                f"at {edit.when}, and a prepared place edits every token of a pass. To spare the prompt, enter `steer` "
-                "after the prefill."
-            )
+            why = f"at {edit.when}, and a prepared place edits every token. To spare prompts, steer after the prefill."
         elif wants_gradient(edit.update):
             why = "with vectors that want a gradient, and buffers hold copies. Detach them."
         if why:
@@ -284,15 +280,19 @@ def _steps(items: Sequence[Step | Probe], slot: Slot) -> list[Step]:
     return found
 
 
-# What is traced: the same few functions everywhere, which find their vectors on the module, as it finds its weights.
-# Vectors in closures of their own would be looked up one by one before each call of a compiled model.
+# What is traced: functions that find their vectors on the module, as it finds its weights. Vectors in closures would
+# be looked up one by one before each call of a compiled model, and a function that all share would be compared.
 
 
-def _edit_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+def _edit_output() -> Callable[..., Any]:
     """A forward hook."""
-    if isinstance(output, tuple):
-        return (_changed(output[0], output[0], module._buffers[OUTPUT]), *output[1:])
-    return _changed(output, output, module._buffers[OUTPUT])
+
+    def edit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (_changed(output[0], output[0], module._buffers[OUTPUT]), *output[1:])
+        return _changed(output, output, module._buffers[OUTPUT])
+
+    return edit
 
 
 def _edit_input(keyword: str) -> Callable[..., Any]:
@@ -337,8 +337,6 @@ def _changed(x: Tensor, seen: Tensor, buffer: Tensor | None) -> Tensor:
         buffer = buffer.to(x.device, x.dtype)
     if rows == 1:
         return _sum(x, seen, buffer[0], rank)
-    if x.shape[0] == rows:
-        return _sum(x, seen, buffer, rank)
     if x.shape[0] % rows:
         raise AttachError(f"A pass over {x.shape[0]} rows, and the model was prepared for rows={rows}. {LEAVE}")
     # Copies of a row lie side by side, so a row's copies are one long row.

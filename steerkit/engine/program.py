@@ -35,9 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Where the value that a gate compares is read."""
+    """Where the value that a gate compares is read.
+
+    Args:
+        gate: the gate.
+        rows: for which it is read there; empty for all.
+    """
 
     gate: Gate
+    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,9 +242,8 @@ def arrange(edits: Sequence[Edit], layout: Layout, record: Record, *, by_site: b
     for number in dropped:
         record.note(edits[number], "dropped", why="the stream holds nothing of it there")
     at: dict[Site, list[Item]] = {}
-    for gate in dict.fromkeys(edit.when.gate for edit in edits if edit.when.gate is not None):
-        assert gate.site is not None
-        at.setdefault(gate.site, []).append(Probe(gate))
+    for gate in _read(edits):
+        at.setdefault(gate.read_at, []).append(Probe(gate))
     for number, edit in enumerate(edits):
         if number not in dropped:
             at.setdefault(edit.site, []).append(edit)
@@ -250,6 +255,11 @@ def arrange(edits: Sequence[Edit], layout: Layout, record: Record, *, by_site: b
             place = Site(layout.blocks[site.layer].writers[0].stream, site.layer)
         places.setdefault(place, []).extend(items)
     return {place: found for place, items in places.items() if (found := _composed(items, record))}
+
+
+def _read(edits: Sequence[Edit]) -> list[Gate]:
+    """The gates that are read while a pass runs; an extra pass decides the others."""
+    return [gate for gate in dict.fromkeys(edit.when.gate for edit in edits) if gate is not None and not gate.prepass]
 
 
 def _composed(items: Sequence[Item], record: Record) -> list[Item]:
@@ -313,13 +323,13 @@ def _side_by_side(rows: Sequence[Sequence[Item]]) -> tuple[Step | Probe, ...]:
     waiting = [list(items) for items in rows]
     found: list[Step | Probe] = []
     while any(waiting):
-        probes: dict[int, Probe] = {}
-        for items in waiting:
+        probes: dict[Gate, list[int]] = {}
+        for row, items in enumerate(waiting):
             while items and isinstance(items[0], Probe):
                 probe = items.pop(0)
                 assert isinstance(probe, Probe)
-                probes[id(probe.gate)] = probe
-        found += probes.values()
+                probes.setdefault(probe.gate, []).append(row)
+        found += [Probe(gate, tuple(places)) for gate, places in probes.items()]
         parts = tuple(items.pop(0) if items else None for items in waiting)
         edits = tuple(part for part in parts if isinstance(part, Edit))
         if edits:
@@ -338,9 +348,8 @@ def _literal_rows(rows: Sequence[Sequence[Edit]], layout: Layout) -> Program:
     places: list[Places] = []
     for edits in rows:
         at: Places = {}
-        for gate in dict.fromkeys(edit.when.gate for edit in edits if edit.when.gate is not None):
-            assert gate.site is not None
-            at.setdefault(gate.site, []).append(Probe(gate))
+        for gate in _read(edits):
+            at.setdefault(gate.read_at, []).append(Probe(gate))
         for edit in edits:
             at.setdefault(edit.site, []).append(edit)
         places.append(at)

@@ -156,9 +156,11 @@ def _orthogonal_to(basis: Tensor, vectors: Tensor) -> Tensor:
     """The part of a span that is orthogonal to all of some vectors."""
     if basis.shape[0] == 0 or vectors.shape[0] == 0:
         return basis
-    overlap = basis @ vectors.T
+    norms = vectors.norm(dim=1, keepdim=True)
+    # Unit rows: whether they are orthogonal is a matter of angles, whatever their lengths.
+    overlap = basis @ (vectors / torch.where(norms > 0, norms, 1)).T
     one, values, _ = torch.linalg.svd(overlap, full_matrices=True)
-    rank = int((values > NEGLIGIBLE * vectors.norm(dim=1).max()).sum())
+    rank = int((values > NEGLIGIBLE).sum())
     kept: Tensor = one[:, rank:].T @ basis
     return kept
 

@@ -10,17 +10,20 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from steerkit.api.architecture import Layout
 from steerkit.api.intervention import Gate, Intervention
 from steerkit.engine.attach import Attachment, certainly
 from steerkit.engine.compiled import uncompiled
-from steerkit.engine.cursor import Cursor, Finder, Memory, compare
+from steerkit.engine.cursor import Cursor, Finder
 from steerkit.engine.edits import Condition, Edit, Mode, edits_of, interventions_of
+from steerkit.engine.gates import decide, projection
 from steerkit.engine.generation import evaluating
-from steerkit.engine.positions import Frame, edit_mask, intervals
+from steerkit.engine.positions import Frame
 from steerkit.engine.prepared import Filled, Prepared
 from steerkit.engine.program import Program, lower, lower_rows
+from steerkit.engine.sequences import Memory
 from steerkit.engine.steps import Like
 from steerkit.engine.taps import Handler, register_tap, submodule
 from steerkit.errors import AttachError, PositionError
@@ -133,7 +136,7 @@ class Steering:
             if self._attachment is not None:
                 self._attachment.detach()
             self._attachment, self._program, self.groups = None, Program(), groups
-            known = next((one for one in self._outer if _same(one[2], groups)), None)
+            known = next((one for one in self._outer if _same(one[2], groups) and _fits(one[0])), None)
             self._attachment, self._program = known[:2] if known is not None else self._made(groups)
             if self._attachment is not None:
                 self._attachment.attach()
@@ -150,7 +153,7 @@ class Steering:
         readers = {site: handler for group in groups for site, handler in (group.readers or {}).items()}
         program = self.program(groups, by_site=bool(readers))
         if self.prepared is not None and not readers:
-            return self.prepared.filled(program), program
+            return self.prepared.filled(program, [group.mode for group in groups]), program
         if program.empty and not readers:
             return None, program
         attachment = Attachment(
@@ -163,6 +166,23 @@ class Steering:
             likes=self._likes,
         )
         return attachment, program
+
+    def explained(self, group: Group) -> Program:
+        """What would become of a group by itself, whatever is active: that comes off while the model is looked at."""
+        attachment = self._attachment
+        try:
+            if attachment is not None:
+                attachment.detach()
+            return self.program([group], fates=True)
+        finally:
+            if attachment is not None:
+                attachment.detach()
+                attachment.attach()
+
+    @property
+    def by_row(self) -> bool:
+        """Whether what is active differs by row."""
+        return any(group.rows is not None for group in self.groups)
 
     @contextmanager
     def prepare(self, prepared: Prepared) -> Iterator[None]:
@@ -251,32 +271,52 @@ class Steering:
                 f"The gate '{gates[0]}' is decided by an extra pass over whole prompts, and this pass has only their "
                 "beginning. Give whole prompts, or use generate."
             )
-        sums: dict[Gate, Tensor] = {}
+        values: dict[Gate, Tensor] = {}
         attachment = self._attachment
         assert attachment is not None  # a program with gates is attached
-        certainly(attachment.detach)
+
+        def reader(gate: Gate) -> Handler:
+            def read(x: Tensor) -> None:
+                seen = projection(gate, x)
+                # A layer that sees only the last columns leaves the others unknown.
+                values[gate] = pad(seen, (columns - seen.shape[1], 0), value=torch.nan)
+
+            return read
+
         handles = []
         try:
+            attachment.detach()
             for gate in gates:
                 assert gate.site is not None
-                rows = self._rows_of(gate, frame.rows)
-                reader = _mean_reader(gate, frame, rows, columns, sums)
-                handles.append(register_tap(self.model, self.layout.tap(gate.site), reader))
+                handles.append(register_tap(self.model, self.layout.tap(gate.site), reader(gate)))
             with uncompiled(), evaluating(self.model):
                 submodule(self.model, self.layout.base)(**{**prompt, "use_cache": False})
         finally:
             for handle in handles:
                 handle.remove()
             attachment.attach()
-        return {gate: compare(gate, mean) for gate, mean in sums.items()}
+        decided = {}
+        for gate, found in values.items():
+            rows = self._rows_of(gate, frame.rows)
+            asked = torch.zeros(frame.rows, dtype=torch.bool)
+            asked[list(rows)] = True
+            decided[gate] = decide(gate, found, frame, rows, asked)
+        return decided
 
     def _rows_of(self, gate: Gate, rows: int) -> tuple[int, ...]:
-        if self._program.n_rows is None:
+        """The rows that a gate is for."""
+        n_rows = self._program.n_rows
+        if n_rows is None:
             return tuple(range(rows))
         steps = [item for slot in self._program.slots for item in (*slot.items, *slot.carried)]
         parts = [getattr(step, "parts", ()) for step in steps]
         found = {row for one in parts for row, part in enumerate(one) if part is not None and part.when.gate is gate}
-        return tuple(sorted(found))
+        times = rows // n_rows
+        return tuple(row * times + copy for row in sorted(found) for copy in range(times))
+
+
+def _fits(attachment: Attachment | Filled | None) -> bool:
+    return not isinstance(attachment, Attachment) or attachment.fits_still()
 
 
 def _same(one: Sequence[Group], other: Sequence[Group]) -> bool:
@@ -285,22 +325,6 @@ def _same(one: Sequence[Group], other: Sequence[Group]) -> bool:
 
 def _within(some: Sequence[Group], groups: Sequence[Group]) -> bool:
     return all(any(one is other for other in groups) for one in some)
-
-
-def _mean_reader(gate: Gate, frame: Frame, rows: tuple[int, ...], columns: int, sums: dict[Gate, Tensor]) -> Handler:
-    """Reads the mean projection over a gate's positions, ``[rows of the frame]``; rows that it isn't for have 0."""
-    mask = torch.zeros(frame.rows, columns, dtype=torch.bool)
-    mask[list(rows)] = edit_mask(intervals(gate.positions, frame.select(rows)), 0, columns)
-
-    def read(x: Tensor) -> None:
-        unit = gate.direction.vectors[0].detach().to(device=x.device, dtype=torch.float64)
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        projection = x.detach().to(wide) @ (unit / unit.norm()).to(wide)
-        seen = mask[:, -x.shape[1] :].to(x.device)
-        n = seen.sum(1).clamp(min=1)
-        sums[gate] = torch.where(seen, projection, 0).sum(1) / n
-
-    return read
 
 
 def require_rows(steer: Sequence[Condition] | None, rows: int) -> None:

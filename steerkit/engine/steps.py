@@ -1,7 +1,7 @@
 """A step of a slot as the fewest fused calls. All that doesn't depend on the value is done when it is built.
 
-Sums are written so that a token with weight 0 keeps its bits: ``x + 0 · b`` is ``x``, and the constant of a row
-without an update is −0, the one number that changes nothing when it is added.
+Sums are written so that a token with weight 0 keeps its value: ``x + 0 · b`` is ``x`` (a −0 may become 0, which
+compares equal), and the constant of a row without an update is −0, which changes nothing when it is added.
 """
 
 from __future__ import annotations
@@ -172,7 +172,12 @@ def _kernel(reads: Tensor | None, writes: Tensor | None, bias: Tensor | None) ->
 
     def along(x: Tensor, weights: Tensor | None) -> Tensor:
         coordinates = x @ reads
-        return coordinates if weights is None else coordinates * weights
+        if weights is None:
+            return coordinates
+        if x.dtype is torch.float16:
+            # A product that overflows at a token that isn't edited would be infinity times 0.
+            return torch.where(weights != 0, coordinates * weights, 0)
+        return coordinates * weights
 
     if reads.shape[-1] == 1:
         # One row: a multiple of it is added in one call, with no matrix product.

@@ -165,7 +165,7 @@ def test_a_decode_step_with_a_static_cache_is_one_graph() -> None:
 
 def test_rows_with_conditions_of_their_own() -> None:
     live, counter = fresh(), CompileCounter()
-    plain = logits(live)
+    plain, same = logits(live), add(0)
     alone = [interpreted(live, everywhere(live, 0), add(1))[0], interpreted(live, add(2))[1]]
     live.model.compile(backend=counter, fullgraph=True, dynamic=False)
     with live.prepare(rows=2):
@@ -189,10 +189,10 @@ def test_rows_with_conditions_of_their_own() -> None:
         with pytest.raises(AttachError, match=r"Use prepare\(rows=3\)"), live.steer_rows([None, None, add(0)]):
             pass
     with live.prepare():
-        completions = live.complete(PROMPTS, max_new_tokens=3, steer=[add(0), add(0)])
+        completions = live.complete(PROMPTS, max_new_tokens=3, steer=[same, same])
         with pytest.raises(AttachError, match=r"Use prepare\(rows=2\)"):
             live.complete(PROMPTS, max_new_tokens=3, steer=[add(0), None])
-    assert completions == live.complete(PROMPTS, max_new_tokens=3, steer=[add(0), add(0)])
+    assert completions == live.complete(PROMPTS, max_new_tokens=3, steer=[same, same])
 
 
 def test_nested_contexts_recompose() -> None:
@@ -251,12 +251,12 @@ REFUSED: dict[str, tuple[Callable[[LiveModel], Given], str, str]] = {
     "a schedule": (
         lambda live: Given({"embed": Affine(bias=unit(0)[0])}, schedule="exponential(0.5)"),
         "auto",
-        "edits every token of a pass",
+        "edits every token",
     ),
     "a gate": (
         lambda live: Given({"embed": Affine(bias=unit(0)[0])}, gate=gate(live)),
         "auto",
-        "edits every token of a pass",
+        "edits every token",
     ),
     "a rank": (
         lambda live: Given({"embed": Affine(vectors(WIDTH, 3), vectors(WIDTH, 3))}),
@@ -269,7 +269,7 @@ REFUSED: dict[str, tuple[Callable[[LiveModel], Given], str, str]] = {
         r"blocks\.0\.resid_mid is edited, and it wasn't prepared",
     ),
     "a gradient": (lambda live: Given({"embed": Affine(bias=unit(0)[0].requires_grad_())}), "auto", "want a gradient"),
-    "fold": (lambda live: add(0), "fold", "mode 'fold'"),
+    "fold": (lambda live: add(0), "fold", "in mode 'fold'"),
     "interpret": (lambda live: add(0), "interpret", "mode 'interpret'"),
 }
 
@@ -442,7 +442,7 @@ def test_a_compiled_model_sees_what_is_folded(model_type: str) -> None:
 @pytest.mark.slow
 def test_positions_and_schedules_on_a_compiled_model() -> None:
     live, counter = fresh(), CompileCounter()
-    condition = [Given({"blocks.0.resid_post": Affine(bias=3 * unit(0)[0])}, "generated", schedule="exponential(0.5)")]
+    condition = [Given({"blocks.0.resid_post": Affine(bias=20 * unit(0)[0])}, "generated", schedule="exponential(0.5)")]
     with live.steer(*condition):
         expected = live.complete(PROMPTS, max_new_tokens=4)
     plain = live.complete(PROMPTS, max_new_tokens=4)
@@ -458,8 +458,13 @@ def test_positions_and_schedules_on_a_compiled_model() -> None:
 @pytest.mark.slow
 def test_generate_that_compiles_by_itself() -> None:
     """With a static cache transformers compiles decoding; on a CPU when it is told to."""
-    live, counter = fresh(), CompileCounter()
-    config = CompileConfig(backend=counter, fullgraph=False, mode=None)  # type: ignore[arg-type]
+    live, made = fresh(), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        made.append(graph)
+        return graph.forward
+
+    config = CompileConfig(backend=backend, fullgraph=False, mode=None)  # type: ignore[arg-type]
     config._compile_all_devices = True
     kwargs: dict[str, Any] = {"max_new_tokens": 4, "cache_implementation": "static", "compile_config": config}
     plain = live.complete(PROMPTS, max_new_tokens=4)
@@ -467,16 +472,16 @@ def test_generate_that_compiles_by_itself() -> None:
         steered = live.complete(PROMPTS, max_new_tokens=4)
     assert plain != steered
     assert live.complete(PROMPTS, **kwargs) == plain
-    assert counter.frame_count > 0 and hasattr(live.model, "_compiled_call")
+    assert made and hasattr(live.model, "_compiled_call")
     with live.steer(add(0, 8.0), mode="hook"):
         assert live.complete(PROMPTS, **kwargs) == steered
     assert live.complete(PROMPTS, **kwargs) == plain
     with live.prepare():
         assert live.complete(PROMPTS, **kwargs) == plain
-        graphs = counter.frame_count
+        graphs = len(made)
         with live.steer(add(0, 8.0)):
             assert live.complete(PROMPTS, **kwargs) == steered
-        assert counter.frame_count == graphs
+        assert len(made) == graphs
     assert live.complete(PROMPTS, **kwargs) == plain
 
 
@@ -547,6 +552,7 @@ def test_hooks_of_several_owners_go_in_any_order() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on its way to a compiler
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
 def test_inductor(model_type: str) -> None:
     live = fresh(model_type)
@@ -564,6 +570,7 @@ def test_inductor(model_type: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_cuda_graphs() -> None:
     """The recorded graph reads the buffers in place: what is copied into them acts at the next replay."""
