@@ -141,11 +141,7 @@ class Prepared:
     # What steers, as updates at places
 
     def filled(self, program: Program, modes: Iterable[Mode] = ()) -> Filled:
-        """A program, ready to be copied into the buffers.
-
-        Args:
-            program: of hooks alone.
-            modes: how what it is made of asks to be lowered.
+        """A program of hooks alone, ready to be copied into the buffers; ``modes`` are those that were asked for.
 
         Raises:
             AttachError: for anything that they can't hold; nothing is copied then.
@@ -324,13 +320,7 @@ def _edit_sum(resid_pre: Tap) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _changed(x: Tensor, seen: Tensor, buffer: Tensor | None) -> Tensor:
-    """``x + ((seen readsᵀ) writes + bias)``.
-
-    Args:
-        x: ``[batch, pos, width]``.
-        seen: what is read, of the same shape.
-        buffer: of a place.
-    """
+    """``x + ((seen readsᵀ) writes + bias)``, with ``x`` and ``seen`` ``[batch, pos, width]``, and a place's buffer."""
     assert buffer is not None
     rows, rank = buffer.shape[0], buffer.shape[1] // 2
     if buffer.dtype != x.dtype or buffer.device != x.device:

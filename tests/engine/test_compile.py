@@ -403,8 +403,7 @@ def test_a_compiled_model_sees_what_comes_and_goes(compiled: Any) -> None:
 
     with torch.no_grad():
         plain = call()
-    conditions = [[add(0)], [everywhere(live, 0), add(1)]]
-    for condition in conditions:
+    for condition in ([add(0)], [add(1)]):
         with live.steer(*condition, mode="hook"):
             check(steered=True)
             graphs = counter.frame_count
@@ -414,7 +413,7 @@ def test_a_compiled_model_sees_what_comes_and_goes(compiled: Any) -> None:
         assert counter.frame_count == graphs, "the old graph fits again"
     trace.check()
     torch._dynamo.reset()
-    for condition in conditions:
+    for condition in ([add(0)], [everywhere(live, 0), add(1)]):
         with live.steer(*condition, mode="hook"):
             check(steered=True)
         check(steered=False)
