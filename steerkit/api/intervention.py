@@ -103,7 +103,7 @@ class Gate:
         return self.direction.site if self.site is None else self.site
 
     def __str__(self) -> str:
-        where = self.site if self.at == "token" else f"{self.site}, {self.positions}"
+        where = self.site if self.at == "token" else f"{self.site}, mean over {self.positions} of the prompt"
         extra = " by an extra pass" if self.prepass else ""
         return f"{self.direction.name} {self.side} {self.threshold:g} at {where}{extra}"
 

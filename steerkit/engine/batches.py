@@ -86,7 +86,12 @@ def _pad(
         ids[row, place] = torch.tensor(prompt.token_ids)
         mask[row, place] = True
     frame = frame_of_prompts(
-        lengths, [prompt.instruction for prompt in prompts], width=width, padding_side=side, growing=growing
+        lengths,
+        [prompt.instruction for prompt in prompts],
+        width=width,
+        padding_side=side,
+        growing=growing,
+        prompts=[len(prompt.token_ids) if prompt.prompt is None else prompt.prompt for prompt in prompts],
     )
     return Batch(order, ids.to(device), mask.to(device), frame)
 

@@ -35,10 +35,12 @@ class Rendered:
         token_ids: with special tokens, without padding.
         instruction: ``[start, stop)``, the tokens that hold the user's own text; a token that holds
             some of it and some of the template's counts as the user's. None where nobody knows.
+        prompt: how many of the tokens are the prompt, where a completion follows; None: all.
     """
 
     token_ids: tuple[int, ...]
     instruction: tuple[int, int] | None = None
+    prompt: int | None = None
 
 
 class ChatFormat:

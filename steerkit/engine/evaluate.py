@@ -176,6 +176,11 @@ class Evaluation:
         """The prompts of a data set; they are rendered once."""
         return self._render(data, raw=False)
 
+    def raw_texts(self) -> list[Rendered]:
+        """The texts that are read as they are, with no prompt around them."""
+        read = {job.data for job in self.jobs if job.needs.sequence_logits and not job.needs.baseline_completions}
+        return [text for data in sorted(read) for text in self._render(data, raw=True)]
+
     def _render(self, data: str, *, raw: bool) -> list[Rendered]:
         key = (data, raw)
         if key not in self._rendered:
@@ -339,7 +344,7 @@ class Evaluation:
             rendered, skip = self._render(data, raw=True), [1] * len(self.texts[data])
             one = along(_lengths(rendered), limit)
         if limit:
-            rendered = [Rendered(item.token_ids[:limit], None) for item in rendered]
+            rendered = [_cut(item, limit) for item in rendered]
         for part in self._parts(members, one):
             with self._steering(part, one) as steer:
                 for piece in sequence_logits(self.live, rendered * len(part), skip * len(part), steer):
@@ -366,7 +371,7 @@ class Evaluation:
     def _own_completions(self, data: str, length: int) -> tuple[list[Rendered], list[int]]:
         prompts = self.prompts(data)
         rendered = [
-            Rendered((*prompt.token_ids, *ids[:length]), prompt.instruction)
+            Rendered((*prompt.token_ids, *ids[:length]), prompt.instruction, len(prompt.token_ids))
             for prompt, ids in zip(prompts, self._seen.completions[data], strict=True)
         ]
         return rendered, _lengths(prompts)
@@ -374,6 +379,11 @@ class Evaluation:
 
 def _is_baseline(members: Sequence[_Member]) -> bool:
     return len(members) == 1 and not members[0].interventions
+
+
+def _cut(text: Rendered, limit: int) -> Rendered:
+    """The first tokens of a text. Of the user's own part nobody knows then whether it is whole."""
+    return Rendered(text.token_ids[:limit], None, None if text.prompt is None else min(text.prompt, limit))
 
 
 def _lengths(rendered: Sequence[Rendered]) -> list[int]:

@@ -321,11 +321,8 @@ def _gate_rows(program: Program, layout: Layout, itemsize: int) -> list[Became]:
             width = layout.width(gate.site)
             tokens = "all" if gate.at == "token" else str(gate.positions)
             where = f"{slot.tap.module} ({slot.tap.side})"
-            if gate.prepass:
-                found.append(Became(_gate_name(gate), str(gate.site), tokens, "", "read before", where, "", 1, 0, 0))
-            else:
-                cost = 2 * width, width * itemsize
-                found.append(Became(_gate_name(gate), str(gate.site), tokens, "", "hook, reads", where, "", 1, *cost))
+            cost = 2 * width, width * itemsize
+            found.append(Became(_gate_name(gate), str(gate.site), tokens, "", "hook, reads", where, "", 1, *cost))
     return found
 
 

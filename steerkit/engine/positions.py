@@ -82,22 +82,24 @@ def frame_of_prompts(
     width: int,
     padding_side: str,
     growing: bool = False,
+    prompts: Sequence[int] | None = None,
 ) -> Frame:
-    """The frame of a padded batch of whole prompts.
+    """The frame of a padded batch of whole prompts, or of prompts with their completions.
 
     Args:
-        lengths: tokens of each prompt.
+        lengths: tokens of each row.
         instructions: the instruction's token span within each prompt, or None.
         width: columns of the batch.
         padding_side: ``left`` or ``right``.
         growing: whether tokens will be generated behind the prompts.
+        prompts: how many tokens of each row are its prompt; all if not given.
     """
     length = torch.tensor(list(lengths))
     first = width - length if padding_side == "left" else torch.zeros_like(length)
     spans = torch.tensor([span or (-1, -1) for span in instructions])
     spans = torch.where(spans >= 0, spans + first[:, None], spans)
     end = torch.full_like(length, FAR) if growing else first + length
-    return Frame(first, end, first + length, spans)
+    return Frame(first, end, first + (length if prompts is None else torch.tensor(list(prompts))), spans)
 
 
 def frame_of_mask(

@@ -115,6 +115,7 @@ def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, li
 
     prompts = [prompt for job in evaluation.jobs for prompt in evaluation.prompts(job.data)]
     frames = [batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)]
+    frames += [batch.frame for batch in live.batched(evaluation.raw_texts(), "right")]
     for condition in conditions:
         try:
             at_sites(condition.interventions, live.layout)

@@ -288,3 +288,26 @@ def test_prompts_are_rendered_once(llama: LiveModel, monkeypatch: pytest.MonkeyP
     evaluation.run()
     evaluation.run_many(conditions_of(llama))
     assert sorted(rendered) == sorted(TEXTS * 2)  # of x and of y
+
+
+def test_tokens_of_a_completion_are_generated_ones_wherever_they_are_read() -> None:
+    live = tiny_live("llama")
+    vector = torch.randn(1, live.layout.d_model, generator=torch.Generator().manual_seed(5))
+    built = {
+        where: add(Direction(2 * vector, Site("resid_pre", 1)), positions=where)
+        for where in ("all", "prompt", "generated")
+    }
+    needs = Needs(sequence_logits=True, baseline_completions=True, max_new_tokens=6)
+
+    class Mean(Evaluator[NoOptions]):
+        unit = ""
+
+        def score(self, outputs: Outputs) -> list[Score]:
+            assert outputs.sequence_logits is not None
+            return [Score(float(row.sum())) for row in outputs.sequence_logits]
+
+    evaluation = Evaluation(live, [Job("mean", Mean(NoOptions(), live.vocabulary), needs, "d")], {"d": ["one", "two"]})
+    found = {where: evaluation.run([one]).scores[("mean", "d")] for where, one in built.items()}
+    plain = evaluation.run().scores[("mean", "d")]
+    values = [tuple(score.value for score in scores) for scores in (plain, *found.values())]
+    assert len(set(values)) == 4

@@ -171,7 +171,8 @@ def test_a_gate_is_told_once_with_what_it_reads() -> None:
     assert "which tokens" in text and "extra pass" not in text
     before = gate(direction("mood", 1), above=0.5, at="prompt", positions="instruction", prepass=True)
     text = str(live.explain(ablate(direction(), gate=before)))
-    assert "read before" in text and "One extra pass over the prompts" in text
+    assert "hook, reads" not in text and "One extra pass over the prompts" in text
+    assert "mean over instruction of the prompt" in text
 
 
 def test_a_function_costs_what_nobody_knows_and_is_not_free() -> None:
