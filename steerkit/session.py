@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from pydantic import ValidationError
 
-from steerkit.api.architecture import ArchitectureAdapter, Layout
+from steerkit.api.architecture import ArchitectureAdapter
 from steerkit.api.estimator import Direction, Estimator
 from steerkit.api.hookspecs import EstimatorSpec, InterventionSpec, Options, StatisticsKind
 from steerkit.api.intervention import Gate, Intervention
@@ -122,6 +122,7 @@ def _live(
 ) -> LiveModel:
     from steerkit.engine.chat import ChatFormat
     from steerkit.engine.live import LiveModel
+    from steerkit.engine.selftest_memory import require_tested
 
     spec = (catalog or _installed()).adapter_for(loaded.facts, adapter)
     try:
@@ -130,7 +131,7 @@ def _live(
         error.model_type = loaded.facts.model_type
         raise
     if self_test:
-        _require_tested(loaded, layout, spec.name)
+        require_tested(loaded.model, layout, loaded.weights_hash, spec.name)
     chat = None
     if loaded.tokenizer is not None:
         chat = ChatFormat(loaded.tokenizer, template=chat_template, system_prompt=system_prompt)
@@ -145,22 +146,6 @@ def _live(
         batch_tokens,
         loaded.weights_hash,
     )
-
-
-def _require_tested(loaded: LoadedModel, layout: Layout, adapter: str) -> None:
-    """Run the self-test, unless this very model passed it before."""
-    from steerkit.engine.selftest_memory import key_of, passed_before, remember
-
-    # Code that came with a checkpoint, and a model from memory, have nothing that tells them apart for certain.
-    stock = type(loaded.model).__module__.startswith("transformers.")
-    key = key_of(loaded.model, layout, loaded.weights_hash) if stock and loaded.weights_hash else None
-    if key is not None and passed_before(key):
-        return
-    from steerkit.engine.selftest import self_test
-
-    self_test(loaded.model, layout, adapter=adapter).raise_if_failed()
-    if key is not None:
-        remember(key)
 
 
 def capture(

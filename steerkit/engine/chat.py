@@ -42,6 +42,10 @@ class Rendered:
     instruction: tuple[int, int] | None = None
     prompt: int | None = None
 
+    def cut(self, tokens: int) -> Rendered:
+        """The first tokens. Of the user's own part nobody knows then whether it is whole."""
+        return Rendered(self.token_ids[:tokens], None, None if self.prompt is None else min(self.prompt, tokens))
+
 
 class ChatFormat:
     """Renders prompts through a chat template, or as they are.

@@ -344,7 +344,7 @@ class Evaluation:
             rendered, skip = self._render(data, raw=True), [1] * len(self.texts[data])
             one = along(_lengths(rendered), limit)
         if limit:
-            rendered = [_cut(item, limit) for item in rendered]
+            rendered = [item.cut(limit) for item in rendered]
         for part in self._parts(members, one):
             with self._steering(part, one) as steer:
                 for piece in sequence_logits(self.live, rendered * len(part), skip * len(part), steer):
@@ -379,11 +379,6 @@ class Evaluation:
 
 def _is_baseline(members: Sequence[_Member]) -> bool:
     return len(members) == 1 and not members[0].interventions
-
-
-def _cut(text: Rendered, limit: int) -> Rendered:
-    """The first tokens of a text. Of the user's own part nobody knows then whether it is whole."""
-    return Rendered(text.token_ids[:limit], None, None if text.prompt is None else min(text.prompt, limit))
 
 
 def _lengths(rendered: Sequence[Rendered]) -> list[int]:

@@ -21,6 +21,24 @@ if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
 
 
+def require_tested(model: PreTrainedModel, layout: Layout, weights_hash: str | None, adapter: str) -> None:
+    """Run the self-test, unless this very model passed it before.
+
+    Raises:
+        SelfTestError: where the model isn't what its adapter declares.
+    """
+    # Code that came with a checkpoint, and a model from memory, have nothing that tells them apart for certain.
+    stock = type(model).__module__.startswith("transformers.")
+    key = key_of(model, layout, weights_hash) if stock and weights_hash else None
+    if key is not None and passed_before(key):
+        return
+    from steerkit.engine.selftest import self_test
+
+    self_test(model, layout, adapter=adapter).raise_if_failed()
+    if key is not None:
+        remember(key)
+
+
 def key_of(model: PreTrainedModel, layout: Layout, weights_hash: str) -> str:
     """Everything that the outcome of a self-test depends on, as one hash.
 
