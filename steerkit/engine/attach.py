@@ -15,7 +15,7 @@ from steerkit.engine.cursor import Cursor, Finder, require_copies
 from steerkit.engine.fold import Swap
 from steerkit.engine.program import Probe, Program, Slot, Step
 from steerkit.engine.sequences import Memory
-from steerkit.engine.steps import Applied, Like, build, build_literal
+from steerkit.engine.steps import Applied, Like, build, build_literal, chain
 from steerkit.engine.taps import Handler, input_hook, output_hook, submodule
 from steerkit.errors import AttachError
 from steerkit.types import Site
@@ -122,7 +122,7 @@ class Attachment:
                 if key not in self._built:
                     self._built[key] = build(item, self.cursor, like)
                 steps.append(self._built[key])
-        return _chain(steps)
+        return chain(steps)
 
     def attach(self) -> None:
         """Put it on."""
@@ -180,18 +180,6 @@ def certainly(undo: Callable[[], None]) -> None:
     except BaseException:
         undo()
         raise
-
-
-def _chain(steps: Sequence[Applied]) -> Applied:
-    if len(steps) == 1:
-        return steps[0]
-
-    def run(x: Tensor) -> Tensor:
-        for step in steps:
-            x = step(x)
-        return x
-
-    return run
 
 
 def _row_check(n_rows: int) -> Callable[..., None]:

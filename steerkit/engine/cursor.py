@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from steerkit.engine.edits import When
-from steerkit.engine.gates import compare, decide, projection
+from steerkit.engine.gates import compare, decide, projection, unit
 from steerkit.engine.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, intervals
 from steerkit.engine.sequences import Memory, Sequences, follow, leave
 from steerkit.errors import AttachError, PositionError
@@ -109,6 +109,7 @@ class Cursor:
         self._selections: dict[tuple[When | None, ...], Selection] = {}
         self._spans: dict[tuple[Positions, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
         self._open: dict[Gate, Tensor] = {}
+        self._units: dict[tuple[Gate, torch.dtype, torch.device], Tensor] = {}
         self._watches_tokens = self._needs_places = False
 
     def selection(self, whens: tuple[When | None, ...]) -> Selection:
@@ -255,10 +256,11 @@ class Cursor:
             rows: of the program, that it is read for now; empty for all.
             x: ``[rows, pos, d_model]``.
         """
-        if gate.prepass:
-            return
         concerned = self._rows(rows, x.shape[0])
-        values = projection(gate, x)
+        key = (gate, x.dtype, x.device)
+        if key not in self._units:
+            self._units[key] = unit(gate, x)
+        values = projection(x, self._units[key])
         if gate.at == "prompt":
             self.sequences.add_projections(gate, concerned, values, self.start, self.length)
             return
@@ -305,7 +307,8 @@ class Cursor:
         columns = self.start + self.length
         unseen = torch.full((running.rows, columns), torch.nan)
         is_open = decide(gate, known.projections.get(gate, unseen), running, rows, asked)
-        if bool((ends <= columns).all()):
+        # Kept once every row's prompt is whole and was looked at: a row that nobody asked for may have gaps.
+        if bool((ends <= columns).all()) and torch.equal(asked, concerned):
             known.decided[gate] = (is_open, ends)
         return is_open[:, None, None]
 

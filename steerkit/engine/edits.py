@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -38,13 +38,14 @@ class When:
     positions: Positions = Positions("all")
     schedule: Schedule = Schedule()
     gate: Gate | None = None
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
         # Every edit is looked up by its circumstances, so they are hashed once.
         object.__setattr__(self, "_hash", hash((self.positions, self.schedule, id(self.gate))))
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined,no-any-return]
+        return self._hash
 
     @cached_property
     def always(self) -> bool:

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from steerkit.api.intervention import Gate
 
 
-def projection(gate: Gate, x: Tensor) -> Tensor:
-    """``x·v / ‖v‖`` of a stream ``[rows, pos, d_model]``: ``[rows, pos]``, float32, or float64 of a float64 stream."""
+def unit(gate: Gate, x: Tensor) -> Tensor:
+    """A gate's direction with norm 1, ``[d_model]``: float32, or float64 for a float64 stream, where ``x`` is."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     vector = gate.direction.vectors[0].detach().to(wide)
-    found: Tensor = x.detach().to(wide) @ (vector / vector.norm()).to(x.device)
+    found: Tensor = (vector / vector.norm()).to(x.device)
     return found
+
+
+def projection(x: Tensor, direction: Tensor) -> Tensor:
+    """``x·u`` of a stream ``[rows, pos, d_model]`` with a ``unit`` direction: ``[rows, pos]`` in its dtype."""
+    return x.detach().to(direction.dtype) @ direction
 
 
 def compare(gate: Gate, projections: Tensor) -> Tensor:

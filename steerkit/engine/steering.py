@@ -18,7 +18,7 @@ from steerkit.engine.attach import Attachment, certainly
 from steerkit.engine.compiled import uncompiled
 from steerkit.engine.cursor import Cursor, Finder
 from steerkit.engine.edits import Condition, Edit, Mode, edits_of, interventions_of
-from steerkit.engine.gates import decide, projection
+from steerkit.engine.gates import decide, projection, unit
 from steerkit.engine.generation import evaluating
 from steerkit.engine.positions import Frame
 from steerkit.engine.prepared import Filled, Prepared
@@ -110,7 +110,7 @@ class Steering:
         counts = {len(group.rows) for group in groups if group.rows is not None}
         if len(counts) > 1:
             raise AttachError(f"Rows are steered twice, as {' and '.join(map(str, sorted(counts)))} rows.")
-        known: dict[tuple[int, ...], list[Edit]] = {}
+        known: dict[tuple[tuple[int, Mode], ...], list[Edit]] = {}
         rows = []
         for row in range(max(counts, default=1)):
             listed = [
@@ -118,7 +118,7 @@ class Steering:
                 for group in groups
                 for one in (group.interventions if group.rows is None else group.rows[row])
             ]
-            key = tuple(id(one) for one, _ in listed)
+            key = tuple((id(one), mode) for one, mode in listed)
             if key not in known:
                 known[key] = edits_of([one for one, _ in listed], self.layout, [mode for _, mode in listed])
             rows.append(known[key])
@@ -196,7 +196,11 @@ class Steering:
             self.prepared, self._outer = prepared, []
             yield
         finally:
-            certainly(lambda: self._unprepare(prepared))
+            # Twice, since an interrupt may fall into the first one, at its very call; it does no harm.
+            try:
+                self._unprepare(prepared)
+            finally:
+                self._unprepare(prepared)
 
     def _unprepare(self, prepared: Prepared) -> None:
         self.prepared, self._outer = None, []
@@ -277,7 +281,7 @@ class Steering:
 
         def reader(gate: Gate) -> Handler:
             def read(x: Tensor) -> None:
-                seen = projection(gate, x)
+                seen = projection(x, unit(gate, x))
                 # A layer that sees only the last columns leaves the others unknown.
                 values[gate] = pad(seen, (columns - seen.shape[1], 0), value=torch.nan)
 

@@ -37,13 +37,20 @@ def build(step: Step, cursor: Cursor, like: Like) -> Applied:
         if part is not None and isinstance(part.update, Pointwise):
             functions.setdefault(id(part.update), []).append(row)
     run += [_function(step, rows, cursor) for rows in functions.values()]
-    return run[0] if len(run) == 1 else lambda x: _in_turn(run, x)
+    return chain(run)
 
 
-def _in_turn(steps: Sequence[Applied], x: Tensor) -> Tensor:
-    for step in steps:
-        x = step(x)
-    return x
+def chain(steps: Sequence[Applied]) -> Applied:
+    """One after the other."""
+    if len(steps) == 1:
+        return steps[0]
+
+    def run(x: Tensor) -> Tensor:
+        for step in steps:
+            x = step(x)
+        return x
+
+    return run
 
 
 def _weighted(update: _Affines, selection: Selection) -> Applied:
@@ -69,21 +76,20 @@ class _Affines:
 
     def __init__(self, parts: tuple[Edit | None, ...], like: Like) -> None:
         self.parts, self.like = parts, like
-        self._kernels: dict[tuple[Like, int], Kernel] = {}
-        self._key = (like, len(parts))
-        self._kernels[self._key] = self._cast(*self._key)
+        self._guessed = self._tensors(like, len(parts))
+        self._kernels: dict[tuple[Like, int], Kernel] = {(like, len(parts)): _kernel(*self._guessed)}
 
     def kernel(self, x: Tensor) -> Kernel:
         """The kernel for a value's dtype, device and, where rows differ, number of rows."""
         key = ((x.dtype, x.device), x.shape[0] if len(self.parts) > 1 else 1)
         if key not in self._kernels:
-            self._kernels[key] = self._cast(*key)
+            self._kernels[key] = _kernel(*self._tensors(*key))
         return self._kernels[key]
 
     def everywhere(self) -> Applied:
         """The update of every token, with as little Python around its calls as there can be."""
         (dtype, device), n_rows = self.like, len(self.parts)
-        reads, writes, bias = self._tensors(self.like, n_rows)
+        reads, writes, bias = self._guessed
 
         def general(x: Tensor) -> Tensor:
             return self.kernel(x)(x, None)
@@ -106,9 +112,6 @@ class _Affines:
 
             return constant
         return general
-
-    def _cast(self, like: Like, rows: int) -> Kernel:
-        return _kernel(*self._tensors(like, rows))
 
     def _tensors(self, like: Like, rows: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         dtype, device = like
@@ -224,9 +227,14 @@ def _function(step: Step, rows: Sequence[int], cursor: Cursor) -> Applied:
     if len(step.parts) == 1:
         return everywhere
 
+    places: dict[tuple[int, torch.device], Tensor] = {}
+
     def at_rows(x: Tensor) -> Tensor:
-        times = x.shape[0] // len(step.parts)
-        chosen = torch.tensor([row * times + copy for row in rows for copy in range(times)], device=x.device)
+        key = (x.shape[0], x.device)
+        if key not in places:
+            times = x.shape[0] // len(step.parts)
+            places[key] = torch.tensor([row * times + copy for row in rows for copy in range(times)], device=x.device)
+        chosen = places[key]
         weights = WHOLLY if selection.always else selection.of(x)
         if weights is None:
             return x
