@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.catalog import Catalog
 from steerkit.engine.progress import SILENT
 from steerkit.engine.sharing import count_batches
-from steerkit.plan import Plan, plan_recipe
+from steerkit.plan import Plan
 from steerkit.plan.cost import PREPASS
 from steerkit.plan.tokens import token_counter
-
-RECIPE = """\
-name: plan
-seed: 3
-model: {source: "tiny-random:llama"}
-data:
-  warm: {inline: [w1, w2, w3, w4, w5, w6], split: {train: 4, test: 2}}
-  cold: {inline: [c1, c2, c3, c4, c5, c6], split: {train: 4, test: 2}}
-  probe: {inline: [p1, p2, p3], split: {test: 3}}
-directions:
-  warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}
-conditions:
-  warmer:
-    - add: {direction: warmth, coefficient: 4.0}
-  dose:
-    interventions: [ {add: {direction: warmth}} ]
-    sweep: {coefficient: [-8, 0.5]}
-  alone:
-    interventions: [ {ablate: {direction: warmth, sites: [embed, blocks.0.attn_out], positions: "generated[:2]"}} ]
-    control: false
-evaluate:
-  - refusal_score: {data: [probe.test, warm.test], tokens: [x]}
-report: {samples: {data: probe.test, n: 2, max_new_tokens: 7}}
-"""
+from tests.plan.conftest import RECIPE, Planner
 
 PLAIN = "add: {direction: warmth}"
 FULL = "add: {direction: warmth, gate: {direction: warmth, above: 1, at: prompt, prepass: true}}"
-
-Planner = Callable[..., Plan]
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return Catalog.discover()
-
-
-@pytest.fixture
-def plan(tmp_path: Path, catalog: Catalog) -> Planner:
-    def make(text: str = RECIPE, *overrides: str) -> Plan:
-        path = tmp_path / "plan.yaml"
-        path.write_text(text, "utf-8")
-        return plan_recipe(path, overrides, catalog)
-
-    return make
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steerkit.catalog import Catalog
-from steerkit.errors import RecipeError
-from steerkit.plan import Plan, plan_recipe
 from steerkit.plan.model import look_at
+from tests.plan.conftest import Planner, Problems
 
 RECIPE = """\
 name: plan
@@ -27,35 +24,6 @@ conditions:
 evaluate:
   - refusal_score: {data: warm.test, tokens: [x]}
 """
-
-Planner = Callable[..., Plan]
-Problems = Callable[..., list[tuple[int | None, str, str]]]
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return Catalog.discover()
-
-
-@pytest.fixture
-def plan(tmp_path: Path, catalog: Catalog) -> Planner:
-    def make(text: str = RECIPE, *overrides: str) -> Plan:
-        path = tmp_path / "plan.yaml"
-        path.write_text(text, "utf-8")
-        return plan_recipe(path, overrides, catalog)
-
-    return make
-
-
-@pytest.fixture
-def problems(plan: Planner) -> Problems:
-    def make(text: str = RECIPE, *overrides: str) -> list[tuple[int | None, str, str]]:
-        with pytest.raises(RecipeError) as caught:
-            plan(text, *overrides)
-        assert "Nothing was run." in str(caught.value)
-        return [(item.line, item.where, item.message) for item in caught.value.problems]
-
-    return make
 
 
 def write_model(folder: Path, **config: Any) -> Path:

@@ -19,6 +19,7 @@ from steerkit.errors import RecipeError
 from steerkit.plan import make_plan, plan_recipe
 from steerkit.recipe import Recipe
 from steerkit.recipe.document import read_document, write_document
+from tests.plan.conftest import Problems
 
 GOOD = """\
 seed: 3
@@ -48,7 +49,6 @@ control: {random_directions: 2}
 report: {samples: {data: probe, n: 2}}
 """
 
-Problems = Callable[..., list[tuple[int | None, str, str]]]
 CATALOG = Catalog.discover()
 
 

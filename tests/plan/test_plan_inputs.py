@@ -18,6 +18,7 @@ from steerkit.errors import RecipeError
 from steerkit.plan import Plan, plan_recipe
 from steerkit.plan.model import _TINY_TYPES
 from steerkit.recipe.paths import BUNDLED_NAMES
+from tests.plan.conftest import Planner
 
 RECIPE = """\
 name: inputs
@@ -36,13 +37,7 @@ evaluate:
   - cross_entropy: {data: probe}
 """
 LONG = "x" * 300
-Planner = Callable[..., Plan]
 Problem = Callable[..., tuple[str, str]]
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return Catalog.discover()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -45,14 +44,6 @@ FULL = (
     "add: {direction: warmth, positions: from_token(</think>), schedule: [1, 0.5], "
     "gate: {direction: harm, below: 3, at: prompt, positions: instruction, prepass: true}}"
 )
-
-Planner = Callable[..., Plan]
-Problems = Callable[..., list[tuple[int | None, str, str]]]
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return Catalog.discover()
 
 
 @pytest.fixture
@@ -362,6 +353,7 @@ def test_results_say_schedule_and_gate_only_where_they_are_set(plan: Planner, ll
 PROBE = """
 import sys
 from steerkit.cli.main import main
+from tests.plan.conftest import Planner, Problems
 try:
     main(["check", "gates.yaml", "--json"])
 finally:
