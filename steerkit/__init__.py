@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from steerkit.api.intervention import Gate as Gate
     from steerkit.artifacts.directions import load_directions as load_directions
     from steerkit.artifacts.directions import save_directions as save_directions
-    from steerkit.engine.live import LiveModel as LiveModel
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.run import run_recipe as run_recipe
     from steerkit.session import ablate as ablate
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from steerkit.session import intervention as intervention
     from steerkit.session import load_model as load_model
     from steerkit.session import wrap as wrap
+    from steerkit.session.model import LiveModel as LiveModel
     from steerkit.types import Positions as Positions
     from steerkit.types import Schedule as Schedule
     from steerkit.types import Site as Site
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Direction": "steerkit.api.estimator",
     "Gate": "steerkit.api.intervention",
-    "LiveModel": "steerkit.engine.live",
+    "LiveModel": "steerkit.session.model",
     "Positions": "steerkit.types",
     "Schedule": "steerkit.types",
     "Site": "steerkit.types",

@@ -13,13 +13,13 @@ from steerkit import stages
 from steerkit.artifacts.provenance import describe_run
 from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
 from steerkit.catalog import Catalog
-from steerkit.engine.progress import SILENT, Noted, Observer
 from steerkit.plan import DataRef, Plan, plan_recipe
+from steerkit.progress import SILENT, Noted, Observer
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction
-    from steerkit.engine.evaluate import ConditionScores
-    from steerkit.engine.live import LiveModel
+    from steerkit.engine.measuring.evaluate import ConditionScores
+    from steerkit.session.model import LiveModel
 
 
 def run_recipe(

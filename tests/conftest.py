@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 _LIVE: dict[str, LiveModel] = {}
 
 
 def tiny_live(model_type: str) -> LiveModel:
     """A tiny steerable model of a type, made once and shared: steering leaves no trace, which tests check."""
-    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
     from steerkit.session import wrap
 
     if model_type not in _LIVE:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerkit.engine.live import LiveModel
-from steerkit.engine.passes import next_token_logits
+from steerkit.engine.reading.passes import next_token_logits
 from steerkit.errors import ModelError
 from steerkit.session import ablate, add, estimate_direction, load_model
+from steerkit.session.model import LiveModel
 
 LAYER = 14
 HARMFUL = [
@@ -33,7 +33,7 @@ HARMLESS = [
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveModel]:
-    from steerkit.engine.bundled import bundled_folder
+    from steerkit.bundled import bundled_folder
 
     if bundled_folder("smollm2-135m-instruct") is None:
         pytest.skip("smollm2-135m-instruct isn't in the cache; `make install` puts it there")

@@ -103,7 +103,7 @@ def test_records_are_what_the_python_interface_gives(recipe: Path, tmp_path: Pat
     """The runner against the same measurement made by hand."""
     import torch
 
-    from steerkit.engine.passes import next_token_logits
+    from steerkit.engine.reading.passes import next_token_logits
     from steerkit.session import add
 
     run = run_recipe(recipe, out=tmp_path)
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     """Groups of conditions are the same in every try, wherever the first one was stopped: before one, or within."""
     whole = run_recipe(recipe, out=tmp_path / "whole")
-    from steerkit.engine.evaluate import Evaluation
+    from steerkit.engine.measuring.evaluate import Evaluation
 
     ran: list[int] = []
     groups: list[int] = []
@@ -200,7 +200,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 def test_conditions_that_share_batches_give_what_each_gives_alone(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from steerkit.engine.evaluate import Evaluation
+    from steerkit.engine.measuring.evaluate import Evaluation
 
     shared = run_recipe(recipe, out=tmp_path / "shared")
     monkeypatch.setattr(Evaluation, "group_sizes", lambda self, conditions, **_: [1] * conditions)
@@ -234,9 +234,9 @@ def test_groups_are_as_large_as_batches_have_room(recipe: Path, budget: int, siz
 
     from steerkit.api.estimator import Direction
     from steerkit.catalog import Catalog
-    from steerkit.engine.progress import SILENT
-    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
     from steerkit.plan import plan_recipe
+    from steerkit.progress import SILENT
     from steerkit.session import wrap
     from steerkit.types import Site
 
@@ -252,8 +252,8 @@ def test_groups_are_as_large_as_batches_have_room(recipe: Path, budget: int, siz
 
 def test_a_run_of_other_weights_is_not_continued(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same folder with other weights in it is another model, whatever the recipe says."""
-    from steerkit.engine.evaluate import Evaluation
-    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.engine.measuring.evaluate import Evaluation
+    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 
     folder = tmp_path / "model"
     model = tiny_model("llama")
@@ -360,7 +360,7 @@ def test_a_recipe_with_one_prompt_per_class_says_what_it_cannot_know(tmp_path: P
 def test_an_impossible_condition_is_found_before_anything_is_measured(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
 ) -> None:
-    from steerkit.engine.evaluate import Evaluation
+    from steerkit.engine.measuring.evaluate import Evaluation
     from steerkit.errors import SteerkitError
 
     measured: list[int] = []

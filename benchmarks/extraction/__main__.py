@@ -20,7 +20,7 @@ from benchmarks.measure import compare, pin, save, show
 from steerkit.session import load_model
 
 if TYPE_CHECKING:
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 WORDS = "river stone market window garden letter winter engine orchard copper lantern meadow harbour thread"
 

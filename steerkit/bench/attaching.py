@@ -11,7 +11,7 @@ from steerkit.bench.conditions import Condition, steered
 from steerkit.bench.measure import REAL, Clock, Clocks, Sample, frozen, time_once
 
 if TYPE_CHECKING:
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 TIMES: Final = 5
 """A collection of garbage goes before each sample, and what follows it at once finds the processor's caches cold."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from steerkit.bench.compiled import Compiled
     from steerkit.bench.workloads import Workload
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 
 class WrongCaseError(MeasurementError):

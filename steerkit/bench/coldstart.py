@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from steerkit.bench.measure import MeasurementError, Sample, bootstrap_median
 
 if TYPE_CHECKING:
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 # Both set one thread, load the same folder, and make one token of the same text.
 PLAIN: Final = """
@@ -72,7 +72,7 @@ def cold_start(live: LiveModel, repeats: int, progress: Callable[[int, int], obj
     Raises:
         MeasurementError: where a process fails; with what it said.
     """
-    from steerkit.engine.quiet import quiet_transformers
+    from steerkit.engine.loading.quiet import quiet_transformers
 
     if live.tokenizer is None:
         raise MeasurementError("The cold start is measured with a text, and this model has no tokenizer.")

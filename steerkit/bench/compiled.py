@@ -11,10 +11,10 @@ import torch
 
 from steerkit.bench.conditions import Condition, steered
 from steerkit.bench.workloads import MOST_STEPS, Call
-from steerkit.engine.prepared import Prepared
+from steerkit.engine.hooking.prepared import Prepared
 
 if TYPE_CHECKING:
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 ROOM = 16
 """Columns of a static cache beside the prompt and the steps of a sample."""

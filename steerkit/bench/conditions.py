@@ -13,7 +13,7 @@ import torch
 from steerkit.api.estimator import Direction
 from steerkit.api.intervention import Gate, Intervention
 from steerkit.bench.measure import MeasurementError
-from steerkit.engine.taps import register_tap
+from steerkit.engine.sites.taps import register_tap
 from steerkit.errors import nearest
 from steerkit.session import ablate, add
 from steerkit.types import Site
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steerkit.bench.workloads import Workload
-    from steerkit.engine.edits import Mode
-    from steerkit.engine.live import LiveModel
+    from steerkit.engine.lowering.edits import Mode
+    from steerkit.session.model import LiveModel
 
 MODES: Final = ("fold", "hook")
 SHARE: Final = 0.2

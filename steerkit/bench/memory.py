@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from steerkit.bench.measure import MeasurementError
 
 if TYPE_CHECKING:
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 PLAIN: Final = "none"
 _STATUS: Final = Path("/proc/self/status")

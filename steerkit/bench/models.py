@@ -12,7 +12,7 @@ from steerkit.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 LAUNCH_BOUND: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -91,7 +91,7 @@ def load_subject(source: str, *, device: str = "auto", dtype: str = "auto") -> L
 
     if source not in SHAPES:
         return load_model(source, device=device, dtype=dtype, chat_template="none")
-    from steerkit.engine.tiny import tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_tokenizer
 
     where, kind = _where(device), _kind(dtype, _where(device))
     model = random_llama(SHAPES[source], kind, where)
@@ -114,7 +114,7 @@ def _where(device: str) -> str:
 def _kind(dtype: str, device: str) -> torch.dtype:
     import torch
 
-    from steerkit.engine.model import DTYPES
+    from steerkit.engine.loading.load import DTYPES
 
     if dtype == "auto":
         return torch.float32 if device == "cpu" else torch.bfloat16

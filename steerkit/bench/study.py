@@ -30,7 +30,7 @@ from steerkit.bench.models import load_subject
 from steerkit.bench.workloads import PHASES, PROMPT, Phase, Workload, calls_for, prompts
 
 if TYPE_CHECKING:
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 Key = tuple[str, str]
 """Case and mode."""

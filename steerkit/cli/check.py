@@ -47,7 +47,7 @@ def check_command(
 def _explain(plan: Plan) -> tuple[list[Preview], list[str]]:
     """Load the model, and say so, since that is what a check otherwise doesn't do."""
     from steerkit import stages
-    from steerkit.engine.bundled import settle_terms
+    from steerkit.bundled import settle_terms
 
     settle_terms(plan.recipe.model.source, plan.recipe.model.accept_terms)
     typer.echo(f"loading {plan.recipe.model.source}, to explain its conditions", err=True)
@@ -58,7 +58,7 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
     """Print a table for each kind of condition."""
     from rich.console import Console
 
-    from steerkit.engine.explain import HEADER
+    from steerkit.engine.lowering.explain import HEADER
 
     console = Console(highlight=False)
     if stand_ins:

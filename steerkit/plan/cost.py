@@ -8,10 +8,10 @@ from functools import partial
 from typing import Final
 
 from steerkit.api.hookspecs import Needs
-from steerkit.engine.sharing import Pass, completing, group_sizes, passes_over
 from steerkit.plan.tokens import TokenCounter
 from steerkit.plan.types import Cost, PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples
 from steerkit.recipe.data import DataRef, Splits
+from steerkit.sharing import Pass, completing, group_sizes, passes_over
 
 PREPASS: Final = "prepasses of gates"
 """The part of the cost that gates add which are decided in advance."""

@@ -21,7 +21,7 @@ _TINY_TYPES: Final = (
     *("gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
     *("gemma4_text_moe", "vaultgemma"),
 )
-"""``steerkit.engine.tiny.TINY_MODEL_TYPES``, which can't be had without torch."""
+"""``steerkit.engine.tiny.models.TINY_MODEL_TYPES``, which can't be had without torch."""
 
 _ALIASES: Final[Mapping[str, tuple[str, int]]] = {
     "smollm2-135m-instruct": ("llama", 30),
@@ -59,7 +59,7 @@ def model_folder(source: str, revision: str | None) -> Path | None:
         ModelError: for a path that isn't there, or a name that is nearly a bundled one.
         SteerkitError: for what can't be a path.
     """
-    from steerkit.engine.bundled import BUNDLED, bundled_folder
+    from steerkit.bundled import BUNDLED, bundled_folder
 
     if source in BUNDLED:
         return bundled_folder(source)

@@ -15,8 +15,8 @@ from steerkit.types import FROM_TOKEN
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction
-    from steerkit.engine.evaluate import Evaluation
-    from steerkit.engine.live import LiveModel
+    from steerkit.engine.measuring.evaluate import Evaluation
+    from steerkit.session.model import LiveModel
 
 BASELINE = "baseline"
 
@@ -110,8 +110,8 @@ def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, li
     Raises:
         SteerkitError: naming the condition, where its sites, widths or positions don't fit model and prompts.
     """
-    from steerkit.engine.positions import intervals
-    from steerkit.engine.program import at_sites
+    from steerkit.engine.lowering.lower import at_sites
+    from steerkit.engine.sequence.positions import intervals
 
     prompts = [prompt for job in evaluation.jobs for prompt in evaluation.prompts(job.data)]
     frames = [batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)]

@@ -14,9 +14,9 @@ from steerkit.plan import DataRef, Plan, PlannedDirection, held_out
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction, Estimator
-    from steerkit.engine.evaluate import Evaluation
-    from steerkit.engine.live import LiveModel
-    from steerkit.engine.progress import Observer
+    from steerkit.engine.measuring.evaluate import Evaluation
+    from steerkit.progress import Observer
+    from steerkit.session.model import LiveModel
 
 
 def load(plan: Plan) -> LiveModel:
@@ -86,7 +86,7 @@ def _classes(planned: PlannedDirection) -> tuple[DataRef, DataRef, Any]:
 
 def evaluation(plan: Plan, live: LiveModel, observer: Observer) -> Evaluation:
     """The recipe's evaluators on their data, ready to be run under one condition after another."""
-    from steerkit.engine.evaluate import Evaluation, Job, SampleRequest
+    from steerkit.engine.measuring.evaluate import Evaluation, Job, SampleRequest
 
     jobs = []
     for planned in plan.evaluations:
@@ -109,7 +109,7 @@ def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:
 
 def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[str, Any]]:
     """How well each estimated direction's method separates its classes, layer by layer."""
-    from steerkit.engine.separation import separation
+    from steerkit.engine.measuring.separation import separation
 
     rows: list[dict[str, Any]] = []
     for planned in plan.directions:

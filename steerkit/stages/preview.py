@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from steerkit.engine.progress import SILENT
 from steerkit.errors import SteerkitError
 from steerkit.plan import Plan, PlannedDirection
+from steerkit.progress import SILENT
 from steerkit.stages.condition import conditions, groups, require_possible
 from steerkit.stages.measure import evaluation, saved_direction
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction
-    from steerkit.engine.explain import Explanation
-    from steerkit.engine.live import LiveModel
+    from steerkit.engine.lowering.explain import Explanation
+    from steerkit.session.model import LiveModel
 
 
 @dataclass(frozen=True)

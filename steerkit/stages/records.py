@@ -14,8 +14,8 @@ from steerkit.stages.measure import evaluated_texts, facts_of
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import Direction
-    from steerkit.engine.evaluate import ConditionScores
-    from steerkit.engine.live import LiveModel
+    from steerkit.engine.measuring.evaluate import ConditionScores
+    from steerkit.session.model import LiveModel
 
 
 def pack_group(results: Sequence[ConditionScores]) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def unpack_group(packed: Sequence[Mapping[str, Any]]) -> list[ConditionScores]:
 
 
 def _unpack(packed: Mapping[str, Any]) -> ConditionScores:
-    from steerkit.engine.evaluate import ConditionScores
+    from steerkit.engine.measuring.evaluate import ConditionScores
 
     nan = float("nan")
     scores = {
@@ -121,7 +121,7 @@ def collect(
 def _records(
     condition: str, planned: PlannedEvaluation, data: str, values: Sequence[Score], plain: Sequence[Score] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    from steerkit.engine.scores import Summary, derived, paired_difference, summarise
+    from steerkit.engine.measuring.scores import Summary, derived, paired_difference, summarise
 
     kind = cast("type[Evaluator]", implementation(planned.spec))
     summary = summarise(values, kind.aggregate)

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.api.hookspecs import ArchitectureSpec, ModelFacts, NoOptions
 from steerkit.api.intervention import Affine, Intervention
-from steerkit.engine.attach import attached
-from steerkit.engine.positions import Frame, frame_of_prompts
-from steerkit.engine.program import at_sites
-from steerkit.engine.selftest import SelfTestReport, self_test
-from steerkit.engine.tiny import randomise
+from steerkit.engine.hooking.attach import attached
+from steerkit.engine.lowering.lower import at_sites
+from steerkit.engine.sequence.positions import Frame, frame_of_prompts
+from steerkit.engine.sites.selftest import SelfTestReport, self_test
+from steerkit.engine.tiny.models import randomise
 from steerkit.errors import SteerkitError
 from steerkit.testing._suite import PluginSuite
 from steerkit.types import EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Positions, Site

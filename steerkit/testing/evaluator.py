@@ -18,7 +18,7 @@ import torch
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import EvaluatorSpec, Needs
-from steerkit.engine.scores import summarise
+from steerkit.engine.measuring.scores import summarise
 from steerkit.testing._suite import PluginSuite
 
 if TYPE_CHECKING:

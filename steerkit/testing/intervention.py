@@ -26,12 +26,12 @@ from steerkit.api.architecture import Block, Layout, Tap, Writer
 from steerkit.api.estimator import Direction
 from steerkit.api.hookspecs import InterventionSpec
 from steerkit.api.intervention import Affine, Intervention, Pointwise
-from steerkit.engine.algebra import apply_update
-from steerkit.engine.attach import attached
-from steerkit.engine.positions import Frame, frame_of_prompts
-from steerkit.engine.program import at_sites
-from steerkit.engine.taps import register_tap
-from steerkit.engine.tiny import tiny_model
+from steerkit.engine.hooking.attach import attached
+from steerkit.engine.lowering.algebra import apply_update
+from steerkit.engine.lowering.lower import at_sites
+from steerkit.engine.sequence.positions import Frame, frame_of_prompts
+from steerkit.engine.sites.taps import register_tap
+from steerkit.engine.tiny.models import tiny_model
 from steerkit.errors import SteerkitError
 from steerkit.testing._suite import PluginSuite
 from steerkit.types import RESID_PRE, Positions, Site

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from steerkit.api.architecture import Tap
 from steerkit.api.intervention import Affine, Intervention, Update
-from steerkit.engine.generation import evaluating
-from steerkit.engine.taps import Handler, register_tap
+from steerkit.engine.sites.evaluating import evaluating
+from steerkit.engine.sites.taps import Handler, register_tap
 from steerkit.errors import AttachError, PositionError
 from steerkit.types import FROM_TOKEN, RESID_MID, Positions, Site
 
 if TYPE_CHECKING:
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 Condition: TypeAlias = Intervention[Any] | Sequence[Intervention[Any]] | None
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerkit.engine.tiny import tiny_model
+from steerkit.engine.tiny.models import tiny_model
 from steerkit_architectures._gemma import GemmaAdapter
 from steerkit_architectures._llama import LlamaAdapter
 from steerkit_architectures._qwen import Qwen1Adapter, QwenAdapter

@@ -9,8 +9,8 @@ import pytest
 
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.catalog import Catalog
-from steerkit.engine.model import facts_of
-from steerkit.engine.tiny import TINY_MODEL_TYPES, tiny_model, tiny_tokenizer
+from steerkit.engine.loading.load import facts_of
+from steerkit.engine.tiny.models import TINY_MODEL_TYPES, tiny_model, tiny_tokenizer
 from steerkit.errors import UnsupportedModelError
 from steerkit_architectures import gemma, llama, qwen, yi
 from tests.architectures.conftest import built
@@ -101,7 +101,7 @@ def test_streams_that_are_not_one_sum_fail_the_self_test_too() -> None:
     """Gemma 3n under Gemma's adapter: refused by its type, and by measurement if somebody names the adapter."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from steerkit.engine.selftest import self_test
+    from steerkit.engine.sites.selftest import self_test
     from steerkit_architectures._gemma import GemmaAdapter
 
     settings: dict[str, Any] = {

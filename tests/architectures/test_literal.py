@@ -11,10 +11,10 @@ from torch import Tensor
 from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Affine, Intervention
-from steerkit.engine.attach import attached
-from steerkit.engine.program import at_sites
-from steerkit.engine.taps import register_tap
-from steerkit.engine.tiny import TINY_MODEL_TYPES
+from steerkit.engine.hooking.attach import attached
+from steerkit.engine.lowering.lower import at_sites
+from steerkit.engine.sites.taps import register_tap
+from steerkit.engine.tiny.models import TINY_MODEL_TYPES
 from steerkit.types import EMBED, HEAD_OUT, Site
 from tests.architectures.conftest import IDS, built
 from tests.architectures.literal import Literal

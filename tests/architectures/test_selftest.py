@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Block, Heads, Layout, Tap, Writer
-from steerkit.engine.selftest import SelfTestReport, self_test
-from steerkit.engine.tiny import TINY_MODEL_TYPES
+from steerkit.engine.sites.selftest import SelfTestReport, self_test
+from steerkit.engine.tiny.models import TINY_MODEL_TYPES
 from steerkit.errors import SelfTestError
 from tests.architectures.conftest import built
 
@@ -318,7 +318,7 @@ def test_a_parallel_block_passes_without_a_middle() -> None:
     """Falcon's blocks, which no adapter of ours claims: both writers read the block's input."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from steerkit.engine.tiny import randomise
+    from steerkit.engine.tiny.models import randomise
 
     config = AutoConfig.for_model(
         "falcon",

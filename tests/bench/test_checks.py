@@ -17,9 +17,9 @@ from steerkit.bench.machine import pinned
 from steerkit.bench.measure import MeasurementError
 from steerkit.bench.models import LAUNCH_BOUND, load_subject
 from steerkit.bench.workloads import Workload, calls_for, prompts
-from steerkit.engine.live import LiveModel
 from steerkit.errors import ModelError
 from steerkit.session import add
+from steerkit.session.model import LiveModel
 
 
 def workload(live: LiveModel, batch: int = 2) -> Workload:

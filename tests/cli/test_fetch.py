@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from steerkit import bundled
 from steerkit.cli.main import main
-from steerkit.engine import bundled
-from steerkit.engine import fetch as fetching
+from steerkit.engine.loading import fetch as fetching
 
 
 def steerkit(*arguments: str) -> int:

@@ -11,10 +11,9 @@ from typing import Any, NoReturn
 import pytest
 from rich.live import Live
 
-from steerkit import plan, report, stages
+from steerkit import bundled, plan, report, stages
 from steerkit.cli.main import main
-from steerkit.engine import bundled
-from steerkit.engine import fetch as fetching
+from steerkit.engine.loading import fetch as fetching
 
 RECIPE = """\
 model: {source: "SOURCE", chat_template: none, accept_terms: ACCEPT}

@@ -19,9 +19,9 @@ from steerkit.api.architecture import Layout
 from steerkit.api.estimator import Direction
 from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Affine, Gate, Intervention, Pointwise, Update
-from steerkit.engine.live import LiveModel
-from steerkit.engine.tiny import VOCAB_SIZE, YI_VOCAB_SIZE, tiny_model, tiny_tokenizer
+from steerkit.engine.tiny.models import VOCAB_SIZE, YI_VOCAB_SIZE, tiny_model, tiny_tokenizer
 from steerkit.session import wrap
+from steerkit.session.model import LiveModel
 from steerkit.types import HEAD_OUT, RESID_POST, RESID_PRE, Positions, Schedule, Site
 
 MODEL_TYPES = (

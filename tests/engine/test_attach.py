@@ -13,10 +13,10 @@ from steerkit.api.architecture import Layout
 from steerkit.api.estimator import Direction
 from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Affine, Intervention, Pointwise, Update
-from steerkit.engine.batches import position_ids
-from steerkit.engine.live import LiveModel
+from steerkit.engine.prompts.batches import position_ids
 from steerkit.errors import AttachError, PositionError, SiteError, SteerkitError
 from steerkit.session import ablate, add
+from steerkit.session.model import LiveModel
 from steerkit.types import Positions, Site
 from tests.conftest import assert_clean, tiny_live
 
@@ -287,7 +287,7 @@ def test_position_ids_start_at_zero_after_left_padding() -> None:
 
 def test_a_bfloat16_stream_stays_bfloat16_beside_float32_norms() -> None:
     """A float32 vector would turn the whole stream into float32 without a word."""
-    from steerkit.engine.tiny import tiny_model
+    from steerkit.engine.tiny.models import tiny_model
     from steerkit.session import wrap
 
     model = tiny_model("llama", dtype=torch.bfloat16)

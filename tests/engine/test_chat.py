@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from steerkit.engine import chat
-from steerkit.engine.chat import ChatFormat
-from steerkit.engine.tiny import tiny_tokenizer
+from steerkit.engine.prompts import chat
+from steerkit.engine.prompts.chat import ChatFormat
+from steerkit.engine.tiny.models import tiny_tokenizer
 from steerkit.errors import ModelError
 
 CHATML = (
@@ -238,7 +238,7 @@ def test_name_and_hash_tell_formats_apart() -> None:
 
 
 def test_a_template_that_prints_the_date_gives_the_same_tokens_every_day() -> None:
-    from steerkit.engine.tiny import tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_tokenizer
 
     template = "{{ strftime_now('%d %b %Y') }}|{% for message in messages %}{{ message['content'] }}{% endfor %}"
     tokenizer = tiny_tokenizer()

@@ -15,11 +15,11 @@ from transformers import CompileConfig, StaticCache
 
 import steerkit
 from steerkit.api.intervention import Affine, Pointwise
-from steerkit.engine.compiled import Hooks
-from steerkit.engine.live import LiveModel
-from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+from steerkit.engine.hooking.compiled import Hooks
+from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import AttachError
 from steerkit.session import wrap
+from steerkit.session.model import LiveModel
 from steerkit.types import RESID_POST, RESID_PRE
 from tests.engine.conditions import Given, Trace, vectors
 

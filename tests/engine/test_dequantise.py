@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from steerkit.engine.dequantise import dequantise, read_gguf
+from steerkit.engine.loading.dequantise import dequantise, read_gguf
 from steerkit.errors import ModelError
 
 
@@ -41,7 +41,7 @@ def test_nothing_of_the_quantiser_is_left(
     tiny_gguf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
     if not asked:  # versions of transformers differ in whether they can be asked
-        monkeypatch.setattr("steerkit.engine.dequantise._unpacked", dict)
+        monkeypatch.setattr("steerkit.engine.loading.dequantise._unpacked", dict)
     model, _ = read_gguf(tiny_gguf.path)
     assert not model.is_quantized
     assert getattr(model.config, "quantization_config", None) is None

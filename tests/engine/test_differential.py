@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from steerkit.api.intervention import Affine
-from steerkit.engine.live import LiveModel
+from steerkit.session.model import LiveModel
 from steerkit.testing import oracle_logits
 from tests.engine.conditions import (
     ALPHABET,

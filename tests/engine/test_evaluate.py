@@ -14,13 +14,13 @@ from steerkit.api.estimator import Direction
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
 from steerkit.api.intervention import Intervention
-from steerkit.engine import evaluate
-from steerkit.engine.chat import ChatFormat
-from steerkit.engine.evaluate import Evaluation, Job, SampleRequest
-from steerkit.engine.live import LiveModel
-from steerkit.engine.passes import next_token_logits, sequence_logits
+from steerkit.engine.measuring import evaluate
+from steerkit.engine.measuring.evaluate import Evaluation, Job, SampleRequest
+from steerkit.engine.prompts.chat import ChatFormat
+from steerkit.engine.reading.passes import next_token_logits, sequence_logits
 from steerkit.errors import PluginError
 from steerkit.session import ablate, add
+from steerkit.session.model import LiveModel
 from steerkit.types import Site
 from tests.conftest import assert_clean, tiny_live
 

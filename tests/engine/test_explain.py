@@ -11,10 +11,10 @@ import torch
 from steerkit.api.estimator import Direction
 from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Intervention, Pointwise, Update
-from steerkit.engine.edits import MODES, Mode
-from steerkit.engine.explain import WIDTH
-from steerkit.engine.live import LiveModel
+from steerkit.engine.lowering.edits import MODES, Mode
+from steerkit.engine.lowering.explain import WIDTH
 from steerkit.session import ablate, add, gate
+from steerkit.session.model import LiveModel
 from steerkit.types import Site
 from tests.conftest import tiny_live
 
@@ -85,7 +85,7 @@ def test_layers_share_a_row_and_reasons_stand_once() -> None:
 
 
 def test_bytes_are_those_of_the_models_dtype() -> None:
-    from steerkit.engine.tiny import tiny_model
+    from steerkit.engine.tiny.models import tiny_model
     from steerkit.session import wrap
 
     half = wrap(tiny_model("llama").to(torch.bfloat16), self_test=False)
@@ -109,7 +109,7 @@ def test_what_becomes_one_update_is_one_row(mode: Mode) -> None:
 
 def test_a_table_of_many_directions_groups_them_by_intervention() -> None:
     """A direction for each layer of a deep model is a row, not one for each."""
-    from steerkit.engine.tiny import tiny_model
+    from steerkit.engine.tiny.models import tiny_model
     from steerkit.session import wrap
 
     live = wrap(tiny_model("llama", n_layers=20), self_test=False)
@@ -134,7 +134,7 @@ def test_experts_are_named_with_their_layers() -> None:
 
 
 def test_reasons_with_paths_are_one_for_all_layers() -> None:
-    from steerkit.engine.tiny import tiny_model
+    from steerkit.engine.tiny.models import tiny_model
     from steerkit.session import wrap
 
     class Quantised(torch.nn.Linear):

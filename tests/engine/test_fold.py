@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.api.estimator import Direction
-from steerkit.engine.live import LiveModel
-from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import ablate, add, wrap
+from steerkit.session.model import LiveModel
 from steerkit.types import Site
 from tests.conftest import assert_clean
 

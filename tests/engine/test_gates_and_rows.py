@@ -12,9 +12,9 @@ from transformers import DynamicCache
 
 from steerkit.api.estimator import Direction
 from steerkit.api.intervention import Gate, Intervention
-from steerkit.engine.live import LiveModel
 from steerkit.errors import AttachError, PositionError
 from steerkit.session import ablate, add, gate
+from steerkit.session.model import LiveModel
 from steerkit.types import Positions, Site
 
 IDS = torch.tensor([[2, 30, 31, 32, 33, 34], [2, 40, 41, 42, 43, 44]])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from steerkit.engine.generation import evaluating
-from steerkit.engine.live import LiveModel
+from steerkit.engine.sites.evaluating import evaluating
 from steerkit.errors import DataError, ModelError
+from steerkit.session.model import LiveModel
 
 PROMPTS = ["Tell me", "A rather longer prompt than the other one"]
 
@@ -59,14 +59,14 @@ def test_prompts_that_do_not_fit_are_named(llama: LiveModel) -> None:
 
 
 def test_an_empty_prompt_is_refused_rather_than_scored(llama: LiveModel) -> None:
-    from steerkit.engine.chat import Rendered
+    from steerkit.engine.prompts.chat import Rendered
 
     with pytest.raises(DataError, match="no token at all"):
         llama.batched([Rendered((5, 6)), Rendered(())], "right")
 
 
 def test_a_model_in_training_mode_is_measured_without_dropout_and_left_as_it_was() -> None:
-    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
     from steerkit.session import wrap
 
     model = tiny_model("qwen")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import pre_tokenizers
 
-from steerkit.engine.gguf_tokenizer import _byte_level, _splitter
+from steerkit.engine.loading.gguf_tokenizer import _byte_level, _splitter
 
 TEXT = "It's 1234  x\n\n5"
 

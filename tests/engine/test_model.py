@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, T5Config
 
-from steerkit.engine import hub
-from steerkit.engine.model import from_live, load
-from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+from steerkit.engine.loading import hub
+from steerkit.engine.loading.load import from_live, load
+from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import ModelError, UnknownNameError
 
 

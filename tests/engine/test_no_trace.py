@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.api.intervention import Affine, Pointwise
-from steerkit.engine.live import LiveModel
-from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import wrap
+from steerkit.session.model import LiveModel
 from tests.engine.conditions import MODES, Given, Trace, differential_model, trace_of, vectors
 
 IDS = torch.tensor([[2, 70, 71, 72, 73, 74], [2, 75, 74, 73, 72, 71]])

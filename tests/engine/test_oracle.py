@@ -11,8 +11,8 @@ from torch import Tensor
 
 from steerkit.api.estimator import Direction
 from steerkit.api.intervention import Affine, Gate, Pointwise
-from steerkit.engine.live import LiveModel
 from steerkit.errors import AttachError, PositionError
+from steerkit.session.model import LiveModel
 from steerkit.testing import oracle_logits, oracle_weights
 from steerkit.types import Site
 from tests.conftest import assert_clean, tiny_live

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.engine.positions import Frame, edit_mask, frame_of_mask, frame_of_prompts, intervals
+from steerkit.engine.sequence.positions import Frame, edit_mask, frame_of_mask, frame_of_prompts, intervals
 from steerkit.errors import PositionError
 from steerkit.types import Positions
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from steerkit.api.estimator import Direction
 from steerkit.api.intervention import Affine, Gate, Intervention
-from steerkit.engine.algebra import apply_update, compose, shorten
-from steerkit.engine.edits import edits_of
-from steerkit.engine.live import LiveModel
-from steerkit.engine.program import Program, lower, lower_rows
+from steerkit.engine.lowering.algebra import apply_update, compose, shorten
+from steerkit.engine.lowering.edits import edits_of
+from steerkit.engine.lowering.lower import lower, lower_rows
+from steerkit.engine.lowering.program import Program
 from steerkit.session import ablate, add
+from steerkit.session.model import LiveModel
 from steerkit.types import Site
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from steerkit.api.estimator import Direction
 from steerkit.api.intervention import Gate, Intervention
-from steerkit.engine.edits import Condition
-from steerkit.engine.live import LiveModel
-from steerkit.engine.passes import next_token_logits, sequence_logits
+from steerkit.engine.lowering.edits import Condition
+from steerkit.engine.reading.passes import next_token_logits, sequence_logits
 from steerkit.session import ablate, add
+from steerkit.session.model import LiveModel
 from steerkit.types import Schedule, Site
 from tests.conftest import assert_clean, tiny_live
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from steerkit.api.evaluator import Score
-from steerkit.engine.scores import Summary, derived, paired_difference, summarise, wilson
+from steerkit.engine.measuring.scores import Summary, derived, paired_difference, summarise, wilson
 from steerkit.errors import PluginError
 
 

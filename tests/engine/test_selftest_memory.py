@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from steerkit import session
-from steerkit.engine import selftest
-from steerkit.engine.selftest_memory import key_of, passed_before, remember
+from steerkit.engine.sites import selftest
+from steerkit.engine.sites.selftest_memory import key_of, passed_before, remember
 from tests.conftest import tiny_live
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from steerkit.api.estimator import ClassStatistics
-from steerkit.engine.live import LiveModel
-from steerkit.engine.separation import auroc, d_prime, separation
+from steerkit.engine.measuring.separation import auroc, d_prime, separation
+from steerkit.session.model import LiveModel
 from steerkit.types import Positions
 
 WARM = ["the sun is out", "a warm day today", "sun and sand", "summer heat is here"]

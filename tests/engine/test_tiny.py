@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerkit.engine.tiny import BOS, TINY_MODEL_TYPES, randomise, tiny_model, tiny_tokenizer
+from steerkit.engine.tiny.models import BOS, TINY_MODEL_TYPES, randomise, tiny_model, tiny_tokenizer
 from steerkit.errors import ModelError
 
 

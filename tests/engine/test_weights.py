@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from steerkit.engine import bundled, weights
-from steerkit.engine.weights import hash_of_files, hash_of_tensors
+from steerkit import bundled
+from steerkit.engine.loading import weights
+from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 import steerkit_evaluators.cross_entropy as plugin
 from steerkit.api.evaluator import Outputs, Score
 from steerkit.api.hookspecs import Needs
-from steerkit.engine.scores import summarise
+from steerkit.engine.measuring.scores import summarise
 from steerkit.errors import PluginError
 from steerkit.testing import EvaluatorSuite
 from steerkit.testing.evaluator import FakeVocabulary

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 import steerkit_interventions.ablate as plugin
 from steerkit.api.estimator import Direction
-from steerkit.engine.algebra import apply_update
+from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import DataError
 from steerkit.testing import InterventionSuite
 from steerkit.testing.intervention import seen, small_model, steered, tiny_layout

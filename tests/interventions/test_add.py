@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 import steerkit_interventions.add as plugin
 from steerkit.api.estimator import Direction
-from steerkit.engine.algebra import apply_update
+from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import AttachError
 from steerkit.testing import InterventionSuite
 from steerkit.types import Site

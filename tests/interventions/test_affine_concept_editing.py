@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 import steerkit_interventions.affine_concept_editing as plugin
 from steerkit.api.estimator import Direction
-from steerkit.engine.algebra import apply_update
+from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import AttachError, DataError
 from steerkit.testing import InterventionSuite
 from steerkit.testing.intervention import seen, small_model, steered, tiny_layout

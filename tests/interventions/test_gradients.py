@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerkit.api.estimator import Direction
 from steerkit.api.intervention import Intervention
-from steerkit.engine.algebra import apply_update
+from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import DataError
 from steerkit.types import Site
 from steerkit_interventions._ablate import Ablate

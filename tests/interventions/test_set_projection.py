@@ -11,7 +11,7 @@ from pydantic import ValidationError
 import steerkit_interventions.affine_concept_editing as affine
 import steerkit_interventions.set_projection as plugin
 from steerkit.api.estimator import Direction
-from steerkit.engine.algebra import apply_update
+from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import AttachError, DataError
 from steerkit.testing import InterventionSuite
 from steerkit.types import Site

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.engine.progress import SILENT
-from steerkit.engine.sharing import count_batches
 from steerkit.plan import Plan
 from steerkit.plan.cost import PREPASS
 from steerkit.plan.tokens import token_counter
+from steerkit.progress import SILENT
+from steerkit.sharing import count_batches
 from tests.plan.conftest import RECIPE, Planner
 
 PLAIN = "add: {direction: warmth}"
@@ -22,7 +22,7 @@ FULL = "add: {direction: warmth, gate: {direction: warmth, above: 1, at: prompt,
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from steerkit.engine.tiny import tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     tiny_tokenizer().save_pretrained(folder)
@@ -31,7 +31,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("model")
     tiny_model("llama").save_pretrained(folder)
@@ -51,7 +51,7 @@ def test_counted_tokens_are_those_that_the_engine_renders(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from steerkit.engine.chat import ChatFormat
+    from steerkit.engine.prompts.chat import ChatFormat
 
     chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer_folder), template=template, system_prompt=system)
     counter = token_counter(tokenizer_folder, template, system)
@@ -77,8 +77,8 @@ def test_an_estimate_says_that_it_is_one(tokenizer_folder: Path, monkeypatch: py
 def test_batches_are_counted_as_the_engine_cuts_them(lengths: list[int], budget: int, extra: int) -> None:
     import torch
 
-    from steerkit.engine.batches import batches
-    from steerkit.engine.chat import Rendered
+    from steerkit.engine.prompts.batches import batches
+    from steerkit.engine.prompts.chat import Rendered
 
     cut = batches(
         [Rendered(tuple(range(length))) for length in lengths],
@@ -183,7 +183,7 @@ def engine_calls(found: Plan) -> int:
     import torch
 
     from steerkit import stages
-    from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
     from steerkit.session import wrap
 
     live = wrap(tiny_model("llama"), tiny_tokenizer(), batch_tokens=found.recipe.model.batch_tokens)

@@ -18,9 +18,10 @@ from steerkit.errors import AttachError, RecipeError
 from steerkit.plan import Plan, PlannedGate, plan_recipe
 from steerkit.plan.conditions import _forward_order
 from steerkit.types import Positions, Schedule, Site
+from tests.plan.conftest import Planner, Problems
 
 if TYPE_CHECKING:
-    from steerkit.engine.live import LiveModel
+    from steerkit.session.model import LiveModel
 
 RECIPE = """\
 name: gates

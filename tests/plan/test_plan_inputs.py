@@ -166,8 +166,8 @@ def test_a_directions_file_is_one(plan: Planner, problem: Problem, tmp_path: Pat
 
 
 def test_names_that_are_kept_without_torch_are_those_of_the_engine() -> None:
-    from steerkit.engine.bundled import BUNDLED
-    from steerkit.engine.tiny import TINY_MODEL_TYPES
+    from steerkit.bundled import BUNDLED
+    from steerkit.engine.tiny.models import TINY_MODEL_TYPES
 
     assert sorted(_TINY_TYPES) == sorted(TINY_MODEL_TYPES)
     assert sorted(BUNDLED_NAMES) == sorted(BUNDLED)

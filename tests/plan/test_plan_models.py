@@ -96,7 +96,7 @@ def test_a_hub_models_cached_config_is_used(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_bundled_models_are_known_before_they_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from steerkit.engine.bundled import BUNDLED, CACHE_VARIABLE
+    from steerkit.bundled import BUNDLED, CACHE_VARIABLE
 
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     for alias in BUNDLED:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerkit.engine.live import LiveModel
-from steerkit.engine.passes import next_token_logits
-from steerkit.engine.tiny import tiny_model, tiny_tokenizer
+from steerkit.engine.reading.passes import next_token_logits
+from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import ablate, add, estimate_direction, wrap
+from steerkit.session.model import LiveModel
 
 POSITIVE = ["zebra one", "a zebra two", "the zebra", "zebra and more", "some zebra"]
 NEGATIVE = ["horse one", "a horse two", "the horse", "horse and more", "some horse"]

@@ -11,8 +11,8 @@ from torch.utils.hooks import RemovableHandle
 import steerkit_architectures.gemma
 import steerkit_architectures.qwen
 from steerkit.api.architecture import Heads, Layout, Tap
-from steerkit.engine import taps
-from steerkit.engine.attach import Attachment
+from steerkit.engine.hooking.attach import Attachment
+from steerkit.engine.sites import taps
 from steerkit.errors import PositionError, SelfTestError
 from steerkit.testing import ArchitectureSuite
 from steerkit.testing.architecture import Built

@@ -12,7 +12,7 @@ from benchmarks.peers.harness import Steered
 PACKAGES = ["steerkit-torch"]
 # With transformers' loader, which it would import with the first model: being lazy is no merit here.
 IMPORTS = (
-    "from steerkit import ablate, add, load_model; import steerkit.engine.live; "
+    "from steerkit import ablate, add, load_model; import steerkit.engine.runtime.live; "
     "from transformers import AutoModelForCausalLM, AutoTokenizer"
 )
 VARIANTS = ["fold", "hook"]

@@ -1,0 +1,348 @@
+"""Places for steering that torch.compile sees once: a hook at each, whose vectors lie in a buffer of fixed address.
+
+What steers is copied into the buffers, so that vectors and coefficients change with no recompilation, no graph break
+and no new recording of a CUDA graph. Where nothing steers the buffers hold zeros, which change no value: the bias is
+−0, the one number that changes nothing when it is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.api.architecture import Layout, Tap
+from steerkit.api.intervention import Affine, Intervention
+from steerkit.engine.hooking.attach import like_of
+from steerkit.engine.hooking.compiled import Hook, Hooks
+from steerkit.engine.lowering.algebra import compose, is_constant, wants_gradient
+from steerkit.engine.lowering.edits import Edit, Mode, edits_of
+from steerkit.engine.lowering.lower import arrange, place_of
+from steerkit.engine.lowering.places import Probe, Record
+from steerkit.engine.lowering.program import Program, Slot, Step
+from steerkit.engine.sequence.cursor import Cursor
+from steerkit.engine.sites.taps import input_hook, submodule
+from steerkit.errors import AttachError
+from steerkit.types import HEAD_OUT, RESID_MID, Site
+
+Where: TypeAlias = Site | str | Intervention
+"""A site, or whatever sites an intervention needs."""
+
+INPUT: Final = "_steerkit_input"
+OUTPUT: Final = "_steerkit_output"
+MID: Final = "_steerkit_mid"
+LEAVE: Final = "Or leave `prepare` first: outside of it everything is possible, and the compiled model is traced anew."
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A value that can be edited, and the buffer that says how.
+
+    Args:
+        site: a site that is edited there.
+        tap: the value.
+        module: which the tap names.
+        name: of the buffer that it gets.
+        buffer: ``[rows, 2 · rank + 1, width]``: what is read, what is written, and the bias of an affine update.
+        resid_pre: where ``resid_mid`` is meant: what its sum with the value is made of. The sum is edited then, by
+            way of the value.
+    """
+
+    site: Site
+    tap: Tap
+    module: nn.Module
+    name: str
+    buffer: Tensor
+    resid_pre: Tap | None = None
+
+    def clear(self) -> None:
+        """Change nothing."""
+        self.buffer.zero_()
+        self.buffer[:, -1] = -0.0
+
+
+class Prepared:
+    """Places of a model that are ready to be edited.
+
+    Args:
+        model: the model.
+        layout: its streams.
+        sites: where; None: wherever a block or the embedding writes, and at every block's output.
+        rank: most directions that an update reads; 0: only constants are added.
+        rows: rows of a batch that are told apart; 1: all rows are edited alike.
+
+    Raises:
+        AttachError: for a rank or rows that make no sense.
+        SiteError: for a site that the model doesn't have.
+    """
+
+    def __init__(
+        self, model: nn.Module, layout: Layout, sites: Where | Sequence[Where] | None, rank: int, rows: int
+    ) -> None:
+        if rank < 0 or rows < 1:
+            raise AttachError(f"prepare takes a rank of 0 or more and 1 row or more, not rank={rank} and rows={rows}.")
+        chosen, needed = _chosen(sites, layout)
+        self.layout, self.rank, self.rows = layout, max(rank, needed), rows
+        self.attached = False
+        self.places: dict[tuple[Tap, bool], Place] = {}
+        for site in sorted(chosen, key=layout.order.__getitem__):
+            self._add(model, site)
+        self._hooks = Hooks(self._registered(model))
+
+    def _add(self, model: nn.Module, site: Site) -> None:
+        tap, resid_pre, name = self.layout.tap(site), None, ""
+        if site.stream == RESID_MID:
+            block = self.layout.blocks[site.layer]
+            tap, resid_pre, name = block.writers[0].tap, Tap(block.module, "input"), MID
+        module = submodule(model, tap.module)
+        dtype, device = like_of(module, model)
+        # Outside of inference mode, where nobody could write into it later.
+        with torch.inference_mode(False):
+            buffer = torch.zeros(self.rows, 2 * self.rank + 1, self.layout.width(site), dtype=dtype, device=device)
+        # An address that stays, so that a CUDA graph reads it in place.
+        torch._dynamo.mark_static_address(buffer)
+        name = name or (INPUT if tap.side == "input" else OUTPUT)
+        self.places.setdefault((tap, resid_pre is not None), Place(site, tap, module, name, buffer, resid_pre))
+
+    def _registered(self, model: nn.Module) -> list[Hook]:
+        """One hook per value, in forward order."""
+        found: list[Hook] = []
+        for tap in dict.fromkeys(tap for tap, _ in self.places):
+            mid = self.places.get((tap, True))
+            if mid is not None and mid.resid_pre is not None:
+                keep, edit = _edit_sum(mid.resid_pre)
+                found += [(submodule(model, mid.resid_pre.module), "input", keep), (mid.module, tap.side, edit)]
+            else:
+                hook = _edit_output() if tap.side == "output" else _edit_input(tap.keyword)
+                found.append((self.places[tap, False].module, tap.side, hook))
+        return found
+
+    def attach(self) -> None:
+        """Put hooks and buffers on; they change nothing yet."""
+        for place in self.places.values():
+            if place.name in place.module._buffers:
+                raise AttachError("The model is prepared already, as another steerkit model. Leave that one first.")
+        for place in self.places.values():
+            place.clear()
+            place.module.register_buffer(place.name, place.buffer, persistent=False)
+        self._hooks.attach()
+        self.attached = True
+
+    def detach(self) -> None:
+        """Take them off."""
+        self.attached = False
+        self._hooks.detach()
+        for place in self.places.values():
+            if place.module._buffers.get(place.name) is place.buffer:
+                del place.module._buffers[place.name]
+                place.module._non_persistent_buffers_set.discard(place.name)
+
+    # What steers, as updates at places
+
+    def filled(self, program: Program, modes: Iterable[Mode] = ()) -> Filled:
+        """A program of hooks alone, ready to be copied into the buffers; ``modes`` are those that were asked for.
+
+        Raises:
+            AttachError: for anything that they can't hold; nothing is copied then.
+        """
+        for mode in modes:
+            if mode in ("fold", "interpret"):
+                raise AttachError(f"A prepared model isn't steered in mode {mode!r}. Use 'auto' or 'hook'. {LEAVE}")
+        if program.n_rows not in (None, self.rows):
+            raise AttachError(
+                f"{program.n_rows} rows are steered apart, and the model was prepared for {self.rows}. "
+                f"Use prepare(rows={program.n_rows}). {LEAVE}"
+            )
+        values: dict[Place, Tensor] = {}
+        # One update usually stands at many places; it is laid out once.
+        known: dict[object, Tensor] = {}
+        for slot in program.slots:
+            for place, steps in self._split(slot):
+                updates = [self._one(steps, row, place.site) for row in range(program.n_rows or 1)]
+                like = place.buffer
+                key = (*map(id, updates), like.shape, like.dtype, like.device)
+                if key not in known:
+                    known[key] = _laid_out(updates, like)
+                values[place] = known[key]
+        return Filled(self, values)
+
+    def _split(self, slot: Slot) -> list[tuple[Place, list[Step]]]:
+        """What of a slot is carried out at which place."""
+        items, carried = _steps(slot.items), _steps(slot.carried)
+        plain, mid = self.places.get((slot.tap, False)), self.places.get((slot.tap, True))
+        if items and plain is None and all(is_constant(edit.update) for step in items for edit in step.edits):
+            # A constant that the writer adds is one of the sum, where only that was prepared.
+            items, carried = [], [*items, *carried]
+        found = [(place, steps) for place, steps in ((plain, items), (mid, carried)) if steps]
+        for place, steps in found:
+            if place is None:
+                site = steps[0].edits[0].site
+                raise AttachError(f"{site} is edited, and it wasn't prepared. Name it in prepare(sites=...). {LEAVE}")
+        return [(place, steps) for place, steps in found if place is not None]
+
+    def _one(self, steps: Sequence[Step], row: int, site: Site) -> Affine | None:
+        """What a row's updates at a place are together."""
+        found: Affine | None = None
+        for step in steps:
+            edit = step.parts[row]
+            if edit is not None and isinstance(edit.update, Affine):
+                found = edit.update if found is None else compose(found, edit.update)
+        rank = 0 if found is None or found.reads is None else len(found.reads)
+        if rank > self.rank:
+            raise AttachError(
+                f"What is done at {site} has rank {rank}, and the model was prepared for rank {self.rank}. "
+                f"Use prepare(rank={rank}). {LEAVE}"
+            )
+        return found
+
+
+class Filled:
+    """A program in prepared buffers, or ready to be put there. Used as an ``Attachment`` is.
+
+    Args:
+        prepared: the places.
+        values: for each that is edited, what its buffer will hold.
+    """
+
+    def __init__(self, prepared: Prepared, values: dict[Place, Tensor]) -> None:
+        self.prepared, self.values = prepared, values
+        self.cursor = Cursor()
+
+    def attach(self) -> None:
+        """Copy it in."""
+        if not self.prepared.attached:
+            raise AttachError("The model is no longer prepared: `prepare` was left before a `steer` inside of it.")
+        for place, value in self.values.items():
+            place.buffer.copy_(value)
+
+    def detach(self) -> None:
+        """Put the zeros back."""
+        for place in self.values:
+            place.clear()
+
+
+def _laid_out(updates: Sequence[Affine | None], like: Tensor) -> Tensor:
+    """Updates of all rows, or one for all of them, as a place's buffer holds them."""
+    with torch.no_grad(), torch.inference_mode(False):
+        found = torch.zeros_like(like)
+        found[:, -1] = -0.0
+        rank = like.shape[1] // 2
+        for row, update in enumerate(updates):
+            chosen = slice(None) if len(updates) == 1 else row
+            if update is not None and update.reads is not None and update.writes is not None:
+                found[chosen, : len(update.reads)] = update.reads.to(found)
+                found[chosen, rank : rank + len(update.writes)] = update.writes.to(found)
+            if update is not None and update.bias is not None:
+                found[chosen, -1] = update.bias.to(found)
+    return found
+
+
+def _chosen(sites: Where | Sequence[Where] | None, layout: Layout) -> tuple[set[Site], int]:
+    """Where updates are carried out, and the highest rank that given interventions have there."""
+    if sites is None:
+        return {place_of(site, layout) for site in layout.sites() if site.stream not in (HEAD_OUT, RESID_MID)}, 0
+    chosen: set[Site] = set()
+    interventions: list[Intervention] = []
+    for one in [sites] if isinstance(sites, (Site, str, Intervention)) else sites:
+        if isinstance(one, Intervention):
+            interventions.append(one)
+            # An update that is nothing at all for now, since its coefficient is 0, may be something later.
+            chosen |= {place_of(site, layout) for site in one.sites(layout) if one.update(site) is None}
+        else:
+            site = Site.parse(one)
+            layout.require(site)
+            chosen.add(place_of(site, layout))
+    edits = edits_of(interventions, layout)
+    places = arrange(edits, layout, Record(edits, wanted=False))
+    updates = [item.update for items in places.values() for item in items if isinstance(item, Edit)]
+    read = [update.reads for update in updates if isinstance(update, Affine) and update.reads is not None]
+    return chosen | set(places), max(map(len, read), default=0)
+
+
+def _steps(items: Sequence[Step | Probe]) -> list[Step]:
+    """The steps among some items, if buffers can hold them all."""
+    found = [item for item in items if isinstance(item, Step)]
+    for edit in (edit for step in found for edit in step.edits):
+        why = ""
+        if not isinstance(edit.update, Affine):
+            why = "by a function, and buffers hold vectors."
+        elif not edit.when.always:
+            why = f"at {edit.when}, and a prepared place edits every token. To spare prompts, steer after the prefill."
+        elif wants_gradient(edit.update):
+            why = "with vectors that want a gradient, and buffers hold copies. Detach them."
+        if why:
+            raise AttachError(f"{edit.name} edits {edit.site} {why} {LEAVE}")
+    return found
+
+
+# What is traced: functions that find their vectors on the module, as it finds its weights. Vectors in closures would
+# be looked up one by one before each call of a compiled model, and a function that all share would be compared.
+
+
+def _edit_output() -> Callable[..., Any]:
+    """A forward hook."""
+
+    def edit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (_changed(output[0], output[0], module._buffers[OUTPUT]), *output[1:])
+        return _changed(output, output, module._buffers[OUTPUT])
+
+    return edit
+
+
+def _edit_input(keyword: str) -> Callable[..., Any]:
+    """A forward pre-hook with keyword arguments."""
+
+    def edit(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = args[0] if args else kwargs[keyword]
+        new = _changed(x, x, module._buffers[INPUT])
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, keyword: new})
+
+    return edit
+
+
+def _edit_sum(resid_pre: Tap) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A hook that keeps a block's input, and one of the writer that completes ``resid_mid``."""
+    held: list[Tensor] = []
+
+    def keep(x: Tensor) -> None:
+        held[:] = [x]
+
+    def edit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        attn_out, *rest = output if isinstance(output, tuple) else (output,)
+        if OUTPUT in module._buffers:
+            attn_out = _changed(attn_out, attn_out, module._buffers[OUTPUT])
+        new = _changed(attn_out, held.pop() + attn_out, module._buffers[MID])
+        return (new, *rest) if isinstance(output, tuple) else new
+
+    return input_hook(keep, resid_pre.keyword), edit
+
+
+def _changed(x: Tensor, seen: Tensor, buffer: Tensor | None) -> Tensor:
+    """``x + ((seen readsᵀ) writes + bias)``, with ``x`` and ``seen`` ``[batch, pos, width]``, and a place's buffer."""
+    assert buffer is not None
+    rows, rank = buffer.shape[0], buffer.shape[1] // 2
+    if buffer.dtype != x.dtype or buffer.device != x.device:
+        buffer = buffer.to(x.device, x.dtype)
+    if rows == 1:
+        return _sum(x, seen, buffer[0], rank)
+    if x.shape[0] % rows:
+        raise AttachError(f"A pass over {x.shape[0]} rows, and the model was prepared for rows={rows}. {LEAVE}")
+    # Copies of a row lie side by side, so a row's copies are one long row.
+    wide = x.reshape(rows, -1, x.shape[-1]), seen.reshape(rows, -1, x.shape[-1])
+    return _sum(*wide, buffer, rank).reshape(x.shape)
+
+
+def _sum(x: Tensor, seen: Tensor, buffer: Tensor, rank: int) -> Tensor:
+    x = x + buffer[..., -1:, :]
+    if rank == 0:
+        return x
+    reads, writes = buffer[..., :rank, :], buffer[..., rank : 2 * rank, :]
+    if rank > 1:
+        return x + (seen @ reads.transpose(-2, -1)) @ writes
+    # A sum and a product, which a compiler puts into the kernels around them; a product of matrices it can't.
+    along = (seen * reads).sum(-1, keepdim=True) if torch.compiler.is_compiling() else seen @ reads.transpose(-2, -1)
+    return torch.addcmul(x, along, writes)

@@ -1,0 +1,109 @@
+"""What goes wrong between here and a model hub, in words that help."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from steerkit.bundled import BUNDLED
+from steerkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+PATIENCE: Final = 3.0
+"""Seconds to wait for the hub to answer at all."""
+
+
+def is_reachable() -> bool:
+    """Whether the hub answers. Asked once, because its client tries again for half a minute before it says no.
+
+    True also where a proxy stands between: only the proxy knows.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    endpoint = urlsplit(constants.ENDPOINT)
+    if getproxies().keys() & {"all", endpoint.scheme}:
+        return True
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    try:
+        socket.create_connection((endpoint.hostname or "", port), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def explained(source: str, *, local: bool) -> Iterator[None]:
+    """Turn what transformers raises while it loads ``source`` into a ``ModelError`` with a next step."""
+    try:
+        yield
+    except (ModelError, MemoryError):
+        raise
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise ModelError(_advice(source, error, local=local)) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust", "tokenizers"):
+            raise ModelError(f"{source} is damaged: {error}. Copy or download it anew.") from error
+        raise
+
+
+def _advice(source: str, error: Exception, *, local: bool) -> str:
+    said = str(error).strip()
+    if "trust_remote_code" in said:
+        return (
+            f"{source} comes with Python code of its own and can't be loaded without running it. If you trust it, set "
+            "trust_remote_code: true under model (in Python: trust_remote_code=True)."
+        )
+    if local:
+        return f"{source} can't be loaded: {said}"
+    names = _causes(error)
+    if names & {"GatedRepoError"}:
+        return f"{source} is gated. Agree to its terms on its page on the hub, then log in with `hf auth login`."
+    if names & {"RepositoryNotFoundError", "RevisionNotFoundError"}:
+        return f"The hub has no {source} (or the revision asked for), or it is private. {_offline()}"
+    if names & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError", "ConnectTimeout"}:
+        return f"{source} is not in the hub's cache here, and the hub can't be reached. {_offline()}"
+    if "safetensors" in said:
+        return (
+            f"{source} has no safetensors weights. steerkit reads nothing else, because unpickling can run any code. "
+            f"Look for a revision or a copy that has them. ({said.splitlines()[0]})"
+        )
+    return f"{source} can't be loaded: {said} {_offline()}"
+
+
+def _offline() -> str:
+    return (
+        f"Without a hub there are: {', '.join(BUNDLED)} (through the package index), a folder with safetensors, "
+        "or a .gguf file."
+    )
+
+
+def _causes(error: BaseException | None) -> set[str]:
+    """The class names of an error, its bases, and everything it was raised from."""
+    names: set[str] = set()
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        names.update(base.__name__ for base in type(error).__mro__)
+        error = error.__cause__ or error.__context__
+    return names
+
+
+def weight_files(source: str, config: PreTrainedConfig) -> list[Path]:
+    """The safetensors of a hub repository in the local cache, of the revision that was loaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    commit: Any = getattr(config, "_commit_hash", None)
+    found = try_to_load_from_cache(source, "config.json", revision=commit)
+    return sorted(Path(found).parent.glob("*.safetensors")) if isinstance(found, str) else []

@@ -1,0 +1,304 @@
+"""From a source (hub id, folder, GGUF file, bundled alias, tiny random model) to a model in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from steerkit.api.hookspecs import ModelFacts
+from steerkit.bundled import BUNDLED
+from steerkit.engine.loading.unwrap import original
+from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
+from steerkit.errors import ModelError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+TINY: Final = "tiny-random:"
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_TOKENIZER_FILES: Final = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A causal language model in memory: in eval mode, with no gradient wanted of any parameter.
+
+    Args:
+        model: the transformers model.
+        tokenizer: its tokenizer; None where it came without one.
+        source: where it came from, as the user named it.
+        facts: what the checkpoint says about itself.
+        weights_hash: for provenance; see ``steerkit.engine.loading.weights``. None for a live model.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    source: str
+    facts: ModelFacts
+    weights_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the user asked for, checked."""
+
+    dtype: torch.dtype | None
+    device: torch.device
+    revision: str | None
+    trust_remote_code: bool
+    accept_terms: bool
+
+    def dtype_or(self, default: torch.dtype) -> torch.dtype:
+        return default if self.dtype is None else self.dtype
+
+
+def load(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    accept_terms: bool = False,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        source: a bundled alias, ``tiny-random:<model type>``, a ``.gguf`` file, a folder, or a hub id.
+        revision: of a hub repository; the others have none.
+        dtype: ``float32``, ``bfloat16``, ``float16``; ``auto`` is float32 on a CPU, else the checkpoint's own.
+        device: a torch device; ``auto`` is ``cuda`` where there is one, else ``cpu``.
+        trust_remote_code: run Python code that comes with a checkpoint.
+        accept_terms: agree to a bundled model's terms of use without being asked.
+
+    Raises:
+        UnknownNameError: where the source is no path and looks like a misspelt alias.
+        ModelError: where it can't be found, read or used; says what to do.
+    """
+    text = str(source)
+    chosen = _device(device)
+    request = _Request(_dtype(dtype, chosen), chosen, revision, trust_remote_code, accept_terms)
+    loader = _loader(text)
+    if revision is not None and loader is not _load_hub:
+        raise ModelError(f"revision {revision!r} is of no use for {text!r}: only a hub repository has revisions.")
+    try:
+        model, tokenizer, weights_hash = loader(text, request)
+        model.to(chosen)  # type: ignore[arg-type]
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ModelError(
+            f"{text} doesn't fit into the memory of {chosen}. Use dtype bfloat16, another device, or a smaller model."
+        ) from error
+    return LoadedModel(_ready(model), tokenizer, text, facts_of(model.config, tokenizer), weights_hash)
+
+
+def from_live(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, source: str = "live"
+) -> LoadedModel:
+    """Take a causal language model that is already loaded. Nothing of it is changed.
+
+    Of what ``torch.compile(model)`` returns, the model inside is taken; what steers that one steers both. For passes
+    of ours to be compiled as well, compile the model in place: ``model.compile()``.
+
+    Raises:
+        ModelError: where it isn't a causal language model of transformers.
+    """
+    model = original(model)
+    if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
+        raise ModelError(f"A causal language model of transformers is needed, not {type(model).__name__}.")
+    _require_causal(model.config, source, architecture=type(model).__name__)
+    return LoadedModel(model, tokenizer, source, facts_of(model.config, tokenizer))
+
+
+def facts_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None) -> ModelFacts:
+    """What adapters are chosen by."""
+    special: set[str] = set()
+    if tokenizer is not None:
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        special = {str(token) for token in tokenizer.all_special_tokens}
+        special |= {str(token) for token in added if getattr(token, "special", False)}
+    return ModelFacts(str(config.model_type), config.to_dict(), frozenset(special))
+
+
+def _ready(model: PreTrainedModel) -> PreTrainedModel:
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype | None:
+    """The dtype asked for; None for the checkpoint's own."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    try:
+        return DTYPES[name]
+    except KeyError:
+        raise ModelError(f"Unknown dtype {name!r}. {nearest(name, [*DTYPES, 'auto'], 'dtype')}") from None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"{name!r} is not a device. Write auto, cpu, cuda or cuda:1.") from None
+    if device.type == "mps":
+        raise ModelError("Device mps has no float64, in which statistics are summed. Use device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"This machine (or this build of torch) has no device {name}. Use device auto or cpu.")
+    return device
+
+
+_Parts = tuple["PreTrainedModel", "PreTrainedTokenizerBase | None", "str | None"]
+
+
+def _loader(source: str) -> Callable[[str, _Request], _Parts]:
+    """Who loads it. A path that exists goes before a hub id; an alias before both."""
+    if source in BUNDLED:
+        return _load_bundled
+    if source.startswith(TINY):
+        return _load_tiny
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _load_folder
+    if path.suffix.lower() == ".gguf":
+        return _load_gguf
+    if path.is_file():
+        raise ModelError(f"{source} is a file. A model is a folder with config.json and safetensors, or a .gguf file.")
+    if _HUB_ID.fullmatch(source) is None or (source.count("/") == 1 and path.parent.is_dir()):
+        raise ModelError(f"There is no {source}. {_siblings(path)}")
+    if "/" not in source and "Did you mean" in (hint := nearest(source, BUNDLED, "bundled model")):
+        raise UnknownNameError(f"Unknown model {source!r}. {hint} A hub model is named <organisation>/<name>.")
+    return _load_hub
+
+
+def _siblings(path: Path) -> str:
+    """The models that lie beside a path that doesn't exist."""
+    if not path.parent.is_dir():
+        return f"There is no folder {path.parent} either."
+    models = [item.name for item in path.parent.iterdir() if item.suffix == ".gguf" or (item / "config.json").is_file()]
+    return nearest(path.name, models, "model") if models else f"No model is in {path.parent.resolve()}."
+
+
+def _load_tiny(source: str, request: _Request) -> _Parts:
+    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
+
+    model = tiny_model(source.removeprefix(TINY), dtype=request.dtype_or(torch.float32))
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return model, tiny_tokenizer(vocab_size=vocabulary), hash_of_tensors(model.state_dict())
+
+
+def _load_bundled(source: str, request: _Request) -> _Parts:
+    from steerkit.engine.loading.fetch import fetch
+
+    folder = fetch(source, accept_terms=request.accept_terms)
+    return _load_folder(str(folder), request)
+
+
+def _load_gguf(source: str, request: _Request) -> _Parts:
+    from steerkit.engine.loading.dequantise import read_gguf
+
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ModelError(f"There is no file {source}. {_siblings(path)}")
+    model, tokenizer = read_gguf(path, request.dtype_or(torch.float32))
+    return model, tokenizer, hash_of_files([path])
+
+
+def _load_folder(source: str, request: _Request) -> _Parts:
+    folder = Path(source).expanduser()
+    _require_checkpoint(folder)
+    has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    local = {"local_files_only": True}
+    model, tokenizer = _from_pretrained(str(folder.resolve()), request, local, tokenizer=has_tokenizer)
+    return model, tokenizer, hash_of_files(sorted(folder.glob("*.safetensors")))
+
+
+def _load_hub(source: str, request: _Request) -> _Parts:
+    from steerkit.engine.loading.hub import is_reachable, weight_files
+
+    options: dict[str, Any] = {} if is_reachable() else {"local_files_only": True}
+    if request.revision is not None:
+        options["revision"] = request.revision
+    model, tokenizer = _from_pretrained(source, request, options)
+    return model, tokenizer, hash_of_files(weight_files(source, model.config))
+
+
+def _require_checkpoint(folder: Path) -> None:
+    """Raise ``ModelError`` unless the folder holds a config and safetensors."""
+    names = {path.name for path in folder.iterdir()}
+    if "config.json" not in names:
+        ggufs = sorted(name for name in names if name.endswith(".gguf"))
+        inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        hint = f"Name the file itself: {folder / ggufs[0]}." if ggufs else _siblings(folder)
+        if inside:
+            hint = f"Its folders {', '.join(inside[:5])} are models."
+        raise ModelError(f"{folder} has no config.json, so it isn't a model's folder. {hint}")
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
+        raise ModelError(
+            f"{folder} holds pickled weights only (.bin, .pt). Unpickling can run any code, so steerkit doesn't. In a "
+            "place where you trust the file, load it with transformers and write it with model.save_pretrained(folder)."
+        )
+    raise ModelError(f"{folder} has a config.json but no weights (*.safetensors). Was the download cut short?")
+
+
+def _from_pretrained(
+    source: str, request: _Request, options: dict[str, Any], *, tokenizer: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Load safetensors through transformers; refuse what isn't a whole causal language model."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from steerkit.engine.loading.hub import explained
+    from steerkit.engine.loading.quiet import quiet_transformers
+
+    options = {**options, "trust_remote_code": request.trust_remote_code}
+    with explained(source, local=Path(source).is_dir()), quiet_transformers(downloads=True):
+        config = AutoConfig.from_pretrained(source, **options)
+        if not request.trust_remote_code:
+            _require_causal(config, source)
+        loaded_tokenizer = AutoTokenizer.from_pretrained(source, **options) if tokenizer else None
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            **options,
+            config=config,
+            dtype=request.dtype or "auto",
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{source} lacks {len(missing)} of the weights of {type(model).__name__} ({', '.join(missing[:3])}, …); "
+            "transformers would fill them with random numbers. Is it another kind of model, or an incomplete download?"
+        )
+    return model, loaded_tokenizer
+
+
+def _require_causal(config: PreTrainedConfig, source: str, architecture: str = "") -> None:
+    """Raise ``ModelError`` for encoders, encoder-decoders, and what transformers has no causal model for."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    kind = config.model_type
+    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or architecture.endswith(
+        ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    )
+    if getattr(config, "is_encoder_decoder", False) or masked or not known:
+        raise ModelError(
+            f"{source} is a {kind!r} model, not a causal language model. steerkit steers decoders, which predict the "
+            "next token from those before it."
+        )

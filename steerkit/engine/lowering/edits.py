@@ -1,0 +1,166 @@
+"""What interventions mean on a model, before any lowering: one update at one site, and when it acts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+
+from steerkit.api.architecture import Layout
+from steerkit.api.intervention import Affine, Intervention, Update
+from steerkit.engine.lowering.algebra import times
+from steerkit.engine.sequence.when import When
+from steerkit.errors import AttachError, PositionError, nearest
+from steerkit.types import FROM_TOKEN, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Mode: TypeAlias = Literal["auto", "fold", "hook", "interpret"]
+MODES: tuple[Mode, ...] = ("auto", "fold", "hook", "interpret")
+
+Condition: TypeAlias = Intervention | Sequence[Intervention] | None
+"""What a row is steered by: nothing, an intervention, or several in this order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One update at one site.
+
+    Args:
+        site: where the update is defined.
+        when: at which tokens, how much, under what condition.
+        update: what happens there.
+        name: of the intervention, for a reader.
+        sources: places in the list of all edits of what it is made of.
+        mode: how its interventions ask to be lowered.
+    """
+
+    site: Site
+    when: When
+    update: Update
+    name: str
+    sources: tuple[int, ...] = ()
+    mode: Mode = "auto"
+
+
+def interventions_of(condition: Condition) -> tuple[Intervention, ...]:
+    """A condition as the tuple of its interventions.
+
+    Raises:
+        AttachError: for anything that isn't one.
+    """
+    if condition is None:
+        return ()
+    listed = (condition,) if isinstance(condition, Intervention) else condition
+    if not isinstance(listed, Sequence) or not all(isinstance(item, Intervention) for item in listed):
+        odd = listed if not isinstance(listed, Sequence) else next(i for i in listed if not isinstance(i, Intervention))
+        raise AttachError(
+            f"steer takes interventions, one after the other, not {type(odd).__name__}. Build one with steerkit.add, "
+            "steerkit.ablate or steerkit.intervention; unpack a list with *. In a list of conditions each is one of "
+            "them, a list of them, or None."
+        )
+    return tuple(listed)
+
+
+def edits_of(interventions: Iterable[Intervention], layout: Layout, modes: Sequence[Mode] = ()) -> list[Edit]:
+    """Every update of interventions, in forward order of their sites, and at a site in the order given.
+
+    Args:
+        interventions: of one condition.
+        layout: the model's.
+        modes: how each one asks to be lowered; ``auto`` if not given.
+
+    Raises:
+        SiteError: for a site that the model doesn't have.
+        AttachError: for an update whose width isn't that of its site, or a gate behind what it decides.
+        PositionError: for positions that a gate leaves nothing of.
+    """
+    found: list[tuple[int, Site, When, Update, str, Mode]] = []
+    finite: dict[int, bool] = {}
+    order = layout.order
+    for place, one in enumerate(interventions):
+        when = When(one.positions, one.schedule, one.gate)
+        sites = one.sites(layout)
+        _check_gate(when, sites, layout, order)
+        name = _name(one)
+        mode = modes[place] if modes else "auto"
+        if one.factor is not None and not (isinstance(one.factor, torch.Tensor) and one.factor.numel() == 1):
+            raise AttachError(f"{name}: factor is a tensor of one element, or None.")
+        scaled: dict[int, tuple[Update, Update]] = {}
+        for site in sites:
+            update = one.update(site)
+            if update is None or (isinstance(update, Affine) and update.bias is None and update.reads is None):
+                check(update, site, layout, finite)
+                continue
+            if one.factor is not None:
+                # One object for all sites stays one object, so that what is worked out for it is worked out once.
+                if id(update) not in scaled:
+                    scaled[id(update)] = (update, times(update, one.factor))
+                update = scaled[id(update)][1]
+            check(update, site, layout, finite)
+            found.append((order[site], site, when, update, name, mode))
+    # Stable, so that interventions at one site keep their order.
+    found.sort(key=lambda item: item[0])
+    return [Edit(site, when, update, name, (n,), mode) for n, (_, site, when, update, name, mode) in enumerate(found)]
+
+
+def _name(one: Intervention) -> str:
+    direction = one._direction
+    return type(one).__name__.lower() + (f" {direction.name}" if direction is not None else "")
+
+
+def _check_gate(when: When, sites: Sequence[Site], layout: Layout, order: dict[Site, int]) -> None:
+    gate = when.gate
+    if gate is None:
+        return
+    assert gate.site is not None  # a gate's constructor fills it in
+    layout.require(gate.site)
+    width = layout.width(gate.site)
+    if gate.direction.vectors.shape[1] != width:
+        raise AttachError(
+            f"A gate at {gate.site} has a direction of width {gate.direction.vectors.shape[1]}, and the model's is "
+            f"{width}. Was the direction estimated on another model?"
+        )
+    if not gate.prepass:
+        early = [site for site in sites if order[site] < order[gate.site]]
+        if early:
+            raise AttachError(
+                f"A gate at {gate.site} is decided behind {early[0]}, where it should decide already. Put the gate at "
+                "an earlier site, or let it be decided on the prompt by an extra pass (at='prompt', prepass=True)."
+            )
+    if when.generated_only and when.positions.role not in ("all", "generated", FROM_TOKEN):
+        raise PositionError(
+            f"Positions '{when.positions}' lie in the prompt, and a gate that the prompt decides edits generated "
+            "tokens only. Use 'all' or 'generated', or allow an extra pass over the prompt (prepass=True)."
+        )
+
+
+def check(update: Update | None, site: Site, layout: Layout, finite: dict[int, bool]) -> None:
+    """Raise ``AttachError`` where an update doesn't fit its site; ``finite`` remembers tensors that were looked at."""
+    if not isinstance(update, Affine):
+        return
+    width = layout.width(site)
+    values: dict[str, Tensor | None] = {"reads": update.reads, "writes": update.writes, "bias": update.bias}
+    for name, value in values.items():
+        if value is None:
+            continue
+        if value.shape[-1] != width:
+            raise AttachError(
+                f"An update at {site} has {name} of width {value.shape[-1]}, and the model's is {width}. "
+                "Was the direction estimated on another model?"
+            )
+        if id(value) not in finite:
+            finite[id(value)] = bool(torch.isfinite(value).all())
+        if not finite[id(value)]:
+            raise AttachError(f"An update at {site} has {name} with NaN or infinite values.")
+    if (update.reads is None) != (update.writes is None):
+        raise AttachError(f"An update at {site} has reads without writes, or writes without reads.")
+
+
+def require_mode(mode: str) -> None:
+    """Raise ``AttachError`` for a mode that isn't there."""
+    if mode not in MODES:
+        raise AttachError(f"Unknown mode {mode!r}. {nearest(mode, MODES, 'mode')}")

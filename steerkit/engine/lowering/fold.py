@@ -1,0 +1,336 @@
+"""Updates that act at every token alike, put into the parameters that write there. Exact, or not done.
+
+An update of what a linear module puts out is another linear module: with ``y = W h + c`` and
+``y ← y + (y Aᵀ) Q + b`` the weight becomes ``W + Qᵀ (A W)`` and the bias ``c + (c Aᵀ) Q + b``, as in section 4.1
+of Arditi et al., 2024 (arXiv 2406.11717), for any rank and with a constant. A constant at a block's output becomes
+a bias of its last writer. The parameter is swapped for another one, so that the old bits are never touched, and a
+head that was tied to the embedding keeps the embedding as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.api.architecture import Block, Layout, Writer
+from steerkit.api.intervention import Affine
+from steerkit.engine.lowering.algebra import compose, is_constant, wants_gradient
+from steerkit.engine.lowering.edits import Edit
+from steerkit.engine.lowering.places import Places, Record
+from steerkit.engine.sites.taps import submodule
+from steerkit.types import EMBED, HEAD_OUT, RESID_POST, Site
+
+Kind: TypeAlias = Literal["linear", "stacked", "embedding"]
+_A_SUM = "the stream there is a sum that no single parameter writes"
+Swap: TypeAlias = tuple[nn.Module, str, nn.Parameter]
+"""A module, the name of a parameter of its own, and what is put there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """What goes into one module's parameters, or into one parameter.
+
+    Args:
+        path: of the module; of the parameter where experts are stacked in one.
+        kind: which of the three it is.
+        inner: update of what goes in, or None.
+        outer: update of what comes out, or None.
+    """
+
+    path: str
+    kind: Kind = "linear"
+    inner: Affine | None = None
+    outer: Affine | None = None
+
+    def swaps(self, model: nn.Module) -> list[Swap]:
+        """The new parameters, on the device and in the dtype of the old ones."""
+        if self.kind == "stacked":
+            parent, _, name = self.path.rpartition(".")
+            owner = submodule(model, parent)
+            weight = cast(Tensor, getattr(owner, name))
+            return [(owner, name, _parameter(_behind(_wide(weight), self.outer), weight))]
+        module = submodule(model, self.path)
+        weight = cast(Tensor, module.weight)
+        if self.kind == "embedding":
+            rows = _wide(weight)
+            return [(module, "weight", _parameter(_row_update(rows, self.outer), weight))]
+        return _linear_swaps(cast(nn.Linear, module), self.inner, self.outer)
+
+
+def _linear_swaps(module: nn.Linear, inner: Affine | None, outer: Affine | None) -> list[Swap]:
+    weight = _wide(module.weight)
+    given = module._parameters["bias"]
+    bias = None if given is None else _wide(given)
+    if inner is not None:
+        if inner.bias is not None:
+            shift = weight @ inner.bias.to(weight)
+            bias = shift if bias is None else bias + shift
+        if inner.reads is not None and inner.writes is not None:
+            weight = weight + (weight @ inner.writes.to(weight).T) @ inner.reads.to(weight)
+    if outer is not None:
+        weight = _behind(weight, outer)
+        if bias is not None or outer.bias is not None:
+            bias = _row_update(weight.new_zeros(weight.shape[0]) if bias is None else bias, outer)
+    found: list[Swap] = []
+    if not _only_constant(inner) or not _only_constant(outer):
+        found.append((module, "weight", _parameter(weight, module.weight)))
+    if bias is not None:
+        found.append((module, "bias", _parameter(bias, module.weight)))
+    return found
+
+
+def _only_constant(update: Affine | None) -> bool:
+    return update is None or update.reads is None
+
+
+def _wide(value: Tensor) -> Tensor:
+    value = value.detach()
+    return value if value.dtype == torch.float64 else value.float()
+
+
+def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.to(like.dtype).contiguous(), requires_grad=False)
+
+
+def _behind(weight: Tensor, outer: Affine | None) -> Tensor:
+    """``W + Qᵀ (A W)`` for ``[*, out, in]``."""
+    if outer is None or outer.reads is None or outer.writes is None:
+        return weight
+    return weight + outer.writes.to(weight).T @ (outer.reads.to(weight) @ weight)
+
+
+def _row_update(rows: Tensor, update: Affine | None) -> Tensor:
+    """An update of ``[*, d_model]``."""
+    if update is None:
+        return rows
+    new = rows
+    if update.reads is not None and update.writes is not None:
+        new = new + (rows @ update.reads.to(rows).T) @ update.writes.to(rows)
+    return new if update.bias is None else new + update.bias.to(rows)
+
+
+def fold_places(
+    places: Places, layout: Layout, model: nn.Module, record: Record, expected_tokens: int
+) -> tuple[Fold, ...]:
+    """Take out of ``places`` what can be folded and is worth it.
+
+    Only what comes first at a place folds: what went before it, or read the value before it, would see it. Heads are
+    hooked before a projection and folded into what goes into it, so there it is what comes last.
+    """
+    folding = _Folding(places, layout, model, record, expected_tokens)
+    for place in list(places):
+        item = places[place][_end(place)]
+        if isinstance(item, Edit):
+            folding.try_place(place, item)
+        if not places[place]:
+            del places[place]
+    return tuple(folding.folds.values())
+
+
+class _Folding:
+    """The folds of one condition, module by module."""
+
+    def __init__(self, places: Places, layout: Layout, model: nn.Module, record: Record, expected_tokens: int) -> None:
+        self.places, self.layout, self.model = places, layout, model
+        self.record, self.expected_tokens = record, expected_tokens
+        self.folds: dict[str, Fold] = {}
+
+    def try_place(self, place: Site, edit: Edit) -> None:
+        """Fold the first update of a place, or note why it stays a hook."""
+        why = self.why_not(place, edit)
+        if why:
+            self.record.note(edit, "kept", why=why)
+            return
+        if place.stream == EMBED:
+            folded = self._embedding(edit)
+        elif place.stream == HEAD_OUT:
+            folded = self._heads(place, edit)
+        elif place.stream == RESID_POST:
+            folded = self._last_writer(place, edit)
+        elif place.stream in self._writers(place):
+            folded = self._writer(place, edit)
+        else:
+            folded = _A_SUM
+        if folded:
+            self.record.note(edit, "kept", why=folded)
+
+    def why_not(self, place: Site, edit: Edit) -> str:
+        """A reason that lies in the update; empty where there is none."""
+        if edit.mode == "hook":
+            return "mode hook"
+        if not isinstance(edit.update, Affine):
+            return "it isn't affine"
+        if not edit.when.always:
+            return f"it acts at {edit.when}"
+        if wants_gradient(edit.update):
+            return "a gradient is wanted"
+        if place.stream not in {EMBED, HEAD_OUT, *self._writers(place)} and not is_constant(edit.update):
+            return _A_SUM
+        return ""
+
+    def _writers(self, place: Site) -> set[str]:
+        return {writer.stream for writer in self.layout.blocks[place.layer].writers} if place.layer >= 0 else set()
+
+    def worth(self, edit: Edit, tokens: int) -> bool:
+        """Whether mode ``auto`` folds a matrix that costs as much as hooking so many tokens."""
+        return edit.mode == "fold" or self.expected_tokens >= tokens
+
+    def _embedding(self, edit: Edit) -> str:
+        path = self.layout.embed_weight
+        if not path:
+            return "its adapter names no embedding weight"
+        module = submodule(self.model, path)
+        tap = self.layout.embed
+        plain = type(module) is nn.Embedding and tap.module == path and tap.side == "output"
+        update = cast(Affine, edit.update)
+        if update.bias is not None and not plain:
+            return "the embedding is multiplied before it enters the stream"
+        why = blocked(module, path, self.model)
+        if why or not isinstance(module, nn.Embedding):
+            return why or f"{path} is no embedding"
+        if not self.worth(edit, module.num_embeddings):
+            return f"not worth a table of {module.num_embeddings} rows for {self.expected_tokens} expected tokens"
+        self._take(Site(EMBED), edit, Fold(path, "embedding", outer=update))
+        return ""
+
+    def _heads(self, place: Site, edit: Edit) -> str:
+        heads = self.layout.blocks[place.layer].heads
+        assert heads is not None  # otherwise there is no such site
+        module = submodule(self.model, heads.tap.module)
+        why = "" if heads.tap.side == "input" else "the heads aren't read by a projection"
+        why = why or blocked(module, heads.tap.module, self.model)
+        if why:
+            return why
+        if not self.worth(edit, cast(nn.Linear, module).in_features):
+            return self._too_few(cast(nn.Linear, module).in_features)
+        self._take(place, edit, Fold(heads.tap.module, inner=cast(Affine, edit.update)))
+        return ""
+
+    def _last_writer(self, place: Site, edit: Edit) -> str:
+        """A constant at a block's output is one of what the block adds last."""
+        block: Block = self.layout.blocks[place.layer]
+        writer = block.writers[-1]
+        at = Site(writer.stream, place.layer)
+        if block.scale is not None:
+            return "the block multiplies its sum"
+        if self.places.get(at):
+            return f"an update at {at} comes in between"
+        if not writer.projections:
+            return writer.not_foldable or "its adapter names no projection"
+        why = self._blocked(writer)
+        if why:
+            return why
+        self._take(place, edit, Fold(writer.projections[0], outer=cast(Affine, edit.update)))
+        return ""
+
+    def _writer(self, place: Site, edit: Edit) -> str:
+        writer = next(one for one in self.layout.blocks[place.layer].writers if one.stream == place.stream)
+        update = cast(Affine, edit.update)
+        if not writer.projections:
+            return self._weighed(place, edit, writer)
+        why = self._blocked(writer)
+        if why:
+            return why
+        first, *others = writer.projections
+        tokens = max(cast(nn.Linear, submodule(self.model, path)).in_features for path in writer.projections)
+        if not is_constant(update) and not self.worth(edit, tokens):
+            return self._too_few(tokens)
+        linear = Affine(update.reads, update.writes)
+        self._take(place, edit, Fold(first, outer=update), *(Fold(path, outer=linear) for path in others))
+        return ""
+
+    def _weighed(self, place: Site, edit: Edit, writer: Writer) -> str:
+        """Experts: their router's weights don't sum to one, so only what is linear goes into them."""
+        update = cast(Affine, edit.update)
+        reason = writer.not_foldable or "its adapter names no projection"
+        if not writer.weighed or is_constant(update):
+            return reason
+        folds = [Fold(path, self._kind(path), outer=Affine(update.reads, update.writes)) for path in writer.weighed]
+        why = next((why for fold in folds if (why := self._why_blocked(fold))), "")
+        if why:
+            return why
+        if not self.worth(edit, place_width := self._width(folds[0])):
+            return self._too_few(place_width)
+        if update.bias is not None:
+            self._add(*folds)
+            self.places[place][0] = replace(edit, update=Affine(bias=update.bias))
+            return f"its linear part is in {', '.join(writer.weighed)}; {reason}"
+        self._take(place, edit, *folds)
+        return ""
+
+    def _kind(self, path: str) -> Kind:
+        try:
+            self.model.get_submodule(path)
+        except AttributeError:
+            return "stacked"
+        return "linear"
+
+    def _width(self, fold: Fold) -> int:
+        value: Any = self.model.get_parameter(fold.path if fold.kind == "stacked" else f"{fold.path}.weight")
+        return int(value.shape[-1] * (value.shape[0] if fold.kind == "stacked" else 1))
+
+    def _why_blocked(self, fold: Fold) -> str:
+        if fold.kind == "linear":
+            return blocked(submodule(self.model, fold.path), fold.path, self.model)
+        parent, _, name = fold.path.rpartition(".")
+        owner = submodule(self.model, parent)
+        return _blocked_parameter(owner, owner._parameters.get(name), fold.path)
+
+    def _blocked(self, writer: Writer) -> str:
+        paths = writer.projections
+        return next((why for path in paths if (why := blocked(submodule(self.model, path), path, self.model))), "")
+
+    def _too_few(self, tokens: int) -> str:
+        return f"pays from {tokens} tokens on, and {self.expected_tokens} are expected"
+
+    def _take(self, place: Site, edit: Edit, *folds: Fold) -> None:
+        """The update is in the folds now, and no longer at its place."""
+        self.places[place].pop(_end(place))
+        names = ", ".join(f"{fold.path}{'' if fold.kind == 'stacked' else f' ({_touched(fold)})'}" for fold in folds)
+        self.record.note(edit, "folded", names)
+        self._add(*folds)
+
+    def _add(self, *folds: Fold) -> None:
+        for fold in folds:
+            before = self.folds.get(fold.path)
+            if before is None:
+                self.folds[fold.path] = fold
+                continue
+            outer = fold.outer if before.outer is None else before.outer
+            if before.outer is not None and fold.outer is not None:
+                outer = compose(before.outer, fold.outer)
+            self.folds[fold.path] = replace(before, outer=outer)
+
+
+def _end(place: Site) -> int:
+    return -1 if place.stream == HEAD_OUT else 0
+
+
+def _touched(fold: Fold) -> str:
+    updates = [update for update in (fold.inner, fold.outer) if update is not None]
+    linear, constant = any(not is_constant(one) for one in updates), any(one.bias is not None for one in updates)
+    return "weight and bias" if linear and constant else "weight" if linear else "bias"
+
+
+def blocked(module: nn.Module, path: str, model: nn.Module) -> str:
+    """Why a module's parameters can't be swapped, or that isn't all that decides what it puts out; empty if neither."""
+    if not isinstance(module, nn.Embedding) and type(module) is not nn.Linear:
+        return f"{path} is a {type(module).__name__}, not a plain Linear (quantised, adapted or sharded?)"
+    if "forward" in vars(module) or hasattr(module, "_hf_hook"):
+        return f"another library runs {path} (offloaded?)"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return f"{path} has a hook, which would see the change"
+    return _blocked_parameter(module, module._parameters.get("weight"), f"{path}.weight")
+
+
+def _blocked_parameter(owner: nn.Module, value: Tensor | None, path: str) -> str:
+    if value is None or hasattr(owner, "_hf_hook"):
+        return f"{path} is no parameter of its own (offloaded?)"
+    if type(value) is not nn.Parameter or type(value.data) is not Tensor or not value.is_floating_point():
+        return f"{path} is a {type(value).__name__} of {value.dtype}, not a plain tensor (quantised or sharded?)"
+    if value.is_meta:
+        return f"{path} isn't in memory (offloaded?)"
+    return ""

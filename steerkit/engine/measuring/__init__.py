@@ -1,0 +1,2 @@
+"""Evaluators under conditions: shared passes to scores, scores to values with intervals, classes apart by layer.
+May import `reading` and below."""

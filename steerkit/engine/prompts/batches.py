@@ -1,0 +1,115 @@
+"""Prompts to padded batches: sorted by length, as many rows as a token budget allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from steerkit.engine.sequence.positions import Frame, frame_of_prompts
+
+if TYPE_CHECKING:
+    from steerkit.engine.prompts.chat import Rendered
+    from steerkit.types import TokenIds, TokenMask
+
+PaddingSide = Literal["left", "right"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Padded rows.
+
+    Args:
+        order: place of each row in the sequence that was batched.
+        input_ids: ``[rows, columns]``.
+        attention_mask: ``[rows, columns]``, True at real tokens.
+        frame: where each row's parts lie.
+    """
+
+    order: tuple[int, ...]
+    input_ids: TokenIds
+    attention_mask: TokenMask
+    frame: Frame
+
+
+def batches(
+    prompts: Sequence[Rendered],
+    *,
+    batch_tokens: int,
+    padding_side: PaddingSide,
+    pad_id: int,
+    device: torch.device,
+    extra_tokens: int = 0,
+) -> list[Batch]:
+    """Cut prompts into batches, the longest first so that a batch that doesn't fit fails at once.
+
+    Args:
+        prompts: rendered prompts.
+        batch_tokens: most columns times rows of a batch; a longer prompt gets a batch of its own.
+        padding_side: where padding goes.
+        pad_id: the padding token; never read.
+        device: where the tensors go.
+        extra_tokens: columns that each row will grow by (generation), counted into the budget.
+    """
+    lengths = [len(prompt.token_ids) for prompt in prompts]
+    by_length = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
+    cut: list[list[int]] = []
+    for index in by_length:
+        # The first of a batch is its longest, so its length is the width.
+        if cut and (len(cut[-1]) + 1) * (lengths[cut[-1][0]] + extra_tokens) <= batch_tokens:
+            cut[-1].append(index)
+        else:
+            cut.append([index])
+    growing = extra_tokens > 0
+    return [
+        _pad([prompts[index] for index in rows], tuple(rows), padding_side, pad_id, device, growing) for rows in cut
+    ]
+
+
+def _pad(
+    prompts: Sequence[Rendered],
+    order: tuple[int, ...],
+    side: PaddingSide,
+    pad_id: int,
+    device: torch.device,
+    growing: bool,
+) -> Batch:
+    lengths = [len(prompt.token_ids) for prompt in prompts]
+    width = max(lengths)
+    ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        place = slice(width - lengths[row], None) if side == "left" else slice(0, lengths[row])
+        ids[row, place] = torch.tensor(prompt.token_ids)
+        mask[row, place] = True
+    frame = frame_of_prompts(
+        lengths,
+        [prompt.instruction for prompt in prompts],
+        width=width,
+        padding_side=side,
+        growing=growing,
+        prompts=[len(prompt.token_ids) if prompt.prompt is None else prompt.prompt for prompt in prompts],
+    )
+    return Batch(order, ids.to(device), mask.to(device), frame)
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Places of real tokens, ``[rows, columns]``, counted from 0 after left padding."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def forward_arguments(batch: Batch) -> dict[str, Any]:
+    """Keyword arguments of a forward pass over a batch.
+
+    A causal model's token never sees what stands to its right, so padding on the right needs no
+    mask, and the attention kernel takes its fast path.
+    """
+    arguments: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+    left = bool((batch.frame.first > 0).any())
+    if left:
+        arguments["attention_mask"] = batch.attention_mask.long()
+        arguments["position_ids"] = position_ids(batch.attention_mask)
+    return arguments

@@ -1,0 +1,329 @@
+"""A model in memory with its layout and chat format: read it, steer it, generate with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from steerkit.api.architecture import Layout
+from steerkit.api.hookspecs import ModelFacts
+from steerkit.api.intervention import Intervention
+from steerkit.engine.hooking.prepared import Prepared, Where
+from steerkit.engine.lowering.edits import Condition, Mode, interventions_of, require_mode
+from steerkit.engine.lowering.explain import Explanation, explain
+from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, position_ids
+from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
+from steerkit.engine.runtime.generation import generate_batch
+from steerkit.engine.runtime.steering import Group, Steering, require_rows
+from steerkit.engine.sequence.finding import finder
+from steerkit.engine.sequence.positions import frame_of_mask, goes_on
+from steerkit.engine.sites.taps import Handler
+from steerkit.errors import AttachError, DataError, ModelError
+from steerkit.progress import SILENT, Progress
+from steerkit.types import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    from steerkit.engine.prompts.chat import ChatFormat, Rendered
+
+
+@dataclass(eq=False)
+class Runtime:
+    """A model with what is known of it, and the passes that serve requests.
+
+    Args:
+        model: the transformers model. Whatever its mode, measurements run it in eval mode.
+        tokenizer: its tokenizer, or None.
+        layout: its streams, as its adapter declares them.
+        adapter_name: the adapter.
+        facts: what the checkpoint says about itself.
+        source: where it came from.
+        _chat: how prompts become tokens, or None without a tokenizer; read it as ``chat``.
+        batch_tokens: most tokens of a batch.
+        weights_hash: sha256 of the weights' files, or None.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    layout: Layout
+    adapter_name: str
+    facts: ModelFacts
+    source: str
+    _chat: ChatFormat | None
+    batch_tokens: int = 4096
+    weights_hash: str | None = None
+
+    @cached_property
+    def steering(self) -> Steering:
+        """What steers the model at the moment."""
+        return Steering(self.model, self.layout, finder(self.tokenizer))
+
+    @property
+    def hf_model(self) -> PreTrainedModel:
+        """The transformers model itself."""
+        return self.model
+
+    @property
+    def chat(self) -> ChatFormat:
+        """How prompts become tokens. Raises ``ModelError`` where the model came without a tokenizer."""
+        if self._chat is None:
+            raise ModelError(
+                "This model came without a tokenizer, so it takes token ids only. "
+                "Pass one: steerkit.wrap(model, tokenizer)."
+            )
+        return self._chat
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return cast(Tensor, self.model.get_input_embeddings().weight).device
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills rows up; masked everywhere, so any id would do."""
+        known = (getattr(self.tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+        # A tokenizer may have got a padding token that the model has no embedding for.
+        rows = cast(Tensor, self.model.get_input_embeddings().weight).shape[0]
+        return next((int(token) for token in known if token is not None and token < rows), 0)
+
+    @property
+    def vocabulary(self) -> TokenizerVocabulary:
+        """The tokenizer as evaluators see it."""
+        return TokenizerVocabulary(self.chat.tokenizer, int(self.model.get_output_embeddings().weight.shape[0]))
+
+    # Steering
+
+    @contextmanager
+    def steer(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Iterator[Runtime]:
+        """Run the body under interventions; the model that comes out is the one that went in.
+
+        Nested calls add up, outer ones first. Passes through this object (``generate``, ``forward``, ``capture``)
+        know where prompts end; under ``hf_model.generate`` nobody does, so use positions there that don't
+        count from the prompt's end.
+
+        Args:
+            interventions: in the order in which they act where they meet.
+            mode: how they are lowered. ``fold`` puts what is exact into weights and biases and hooks the rest;
+                ``hook`` touches no parameter; ``auto`` folds constants, and matrices where that pays for
+                ``expected_tokens``; ``interpret`` carries definitions out literally, token by token, for comparison.
+            expected_tokens: how many tokens will pass, prompts included.
+
+        Vectors and coefficients are read when the block is entered: to train them, enter it anew for each step. A
+        parameter that something is folded into gets no gradient meanwhile; ``mode="hook"`` leaves all as they are.
+
+        Raises:
+            SiteError, AttachError, PositionError: where an intervention doesn't fit; nothing is attached then.
+        """
+        with self.steering.steer(self._group(interventions, mode, expected_tokens)):
+            yield self
+
+    @contextmanager
+    def steer_rows(self, conditions: Sequence[Condition], *, mode: Mode = "hook") -> Iterator[Runtime]:
+        """Run the body with a condition for each row of its batches, None where a row is left alone.
+
+        For passes of one's own; ``generate``, ``forward`` and ``capture`` take ``steer=`` and see to the rest. A batch
+        of n times as many rows holds n copies of each row side by side, as beams do.
+
+        Raises:
+            SiteError, AttachError, PositionError: as ``steer``.
+        """
+        require_mode(mode)
+        require_rows(conditions, len(conditions))
+        with self.steering.steer(Group.of_rows(conditions, mode)):
+            yield self
+
+    @contextmanager
+    def prepare(
+        self, sites: Where | Sequence[Where] | None = None, *, rank: int = 1, rows: int = 1
+    ) -> Iterator[Runtime]:
+        """Make a model that torch.compile compiles ready to be steered: what steers may change, the graph stays.
+
+        Inside, ``steer``, ``steer_rows`` and ``steer=`` copy their vectors into buffers that the compiled graph reads,
+        so that nothing is compiled anew. Enter it before the model runs compiled. While nothing steers, outputs equal
+        those of the model without it. Without ``prepare`` a compiled model can be steered as well, and each program
+        that is put on it is compiled anew. ::
+
+            live.model.compile()
+            with live.prepare():
+                for coefficient in (2.0, 4.0, 8.0):
+                    with live.steer(steerkit.add(direction, coefficient=coefficient)):
+                        live.generate(prompts, cache_implementation="static")
+
+        The buffers hold what is affine and acts at every token of a pass with a constant coefficient. They edit every
+        token of a pass: to spare the prompt, enter ``steer`` after the prefill. All else is refused inside, with what
+        to do. Passes that read activations are not compiled.
+
+        Args:
+            sites: where steering will act: sites, or interventions that say where they need it. None: the embedding,
+                whatever blocks write, and every block's output. Each place costs a little in every pass.
+            rank: most directions that an update at one place reads; 0: only constants are added. At least what given
+                interventions need.
+            rows: rows of a batch that get conditions of their own, by ``steer_rows`` or ``steer=``. Batches have that
+                many rows then, or n times as many, n copies of each side by side.
+
+        Raises:
+            AttachError: while the model is being steered or prepared already.
+            SiteError: for a site that the model doesn't have.
+        """
+        with self.steering.prepare(Prepared(self.model, self.layout, sites, rank, rows)):
+            yield self
+
+    def explain(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Explanation:
+        """What ``steer`` would make of interventions, and what each costs per token. Printed, it is a table."""
+        group = self._group(interventions, mode, expected_tokens)
+        return explain(self.steering.explained(group), self.model, self.layout)
+
+    def _group(self, interventions: tuple[Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
+        require_mode(mode)
+        return Group(interventions_of(interventions), mode, expected_tokens)
+
+    @contextmanager
+    def running(
+        self, batch: Batch, *, steer: Sequence[Condition] | None = None, readers: Mapping[Site, Handler] | None = None
+    ) -> Iterator[None]:
+        """Run passes over a batch: an attached program is told where its prompts lie.
+
+        Args:
+            batch: the batch.
+            steer: a condition for each text that was batched, not for each row: the batch knows which is where.
+            readers: handlers of values at sites.
+        """
+        if self.steering.by_row:
+            raise AttachError(
+                "steer_rows is for passes of your own: here prompts are sorted into batches, so that its rows aren't "
+                "theirs. Pass the conditions as steer=, one for each prompt."
+            )
+        rows = None if steer is None else [steer[index] for index in batch.order]
+        prompt = forward_arguments(batch)
+        with self.steering.running(batch.frame, steer=rows, readers=readers, prompt=prompt):
+            yield
+
+    # Passes
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        prompt_lengths: Sequence[int] | None = None,
+        steer: Sequence[Condition] | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """A bare forward pass. Padding may be on either side; ``position_ids`` are set for left padding.
+
+        Args:
+            input_ids: ``[batch, pos]``.
+            attention_mask: ``[batch, pos]``, 1 at real tokens, with a cache of all columns so far; None where all are.
+            prompt_lengths: tokens of each row's prompt, for positions that depend on it. With a cache give them
+                with every pass.
+            steer: a condition for each row, None where it is left alone.
+            kwargs: for the model.
+        """
+        require_rows(steer, input_ids.shape[0])
+        cache = kwargs.get("past_key_values")
+        if attention_mask is None:
+            seen = int(cache.get_seq_length()) if cache is not None else 0
+            mask = torch.ones(input_ids.shape[0], seen + input_ids.shape[1], device=input_ids.device)
+        else:
+            mask = attention_mask
+        frame = None
+        if prompt_lengths is not None:
+            # With a cache a sequence goes on: where it will end nobody knows, so nothing may count from there.
+            frame = frame_of_mask(mask, prompt_lengths, growing=cache is not None and goes_on(mask))
+        if attention_mask is not None and "position_ids" not in kwargs and not bool(mask[:, 0].all()):
+            kwargs["position_ids"] = position_ids(mask)[:, -input_ids.shape[1] :]
+        prompt = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": kwargs.get("position_ids")}
+        begins = mask.shape[1] == input_ids.shape[1]
+        with self.steering.running(frame, steer=steer, prompt=prompt if begins else None):
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)  # type: ignore[no-any-return]
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = 64,
+        steer: Sequence[Condition] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Complete prompts, greedily unless ``kwargs`` say otherwise. Special tokens are left out.
+
+        Args:
+            prompts: one text or several; the chat format renders them.
+            max_new_tokens: length of a completion in tokens.
+            steer: a condition for each prompt (an intervention, a list of them, or None), all in shared batches. A
+                prompt without one comes out as it would from a batch of the same shape with no steering at all, to
+                the bit; in mixture-of-experts models, where rows share products, within about 1e-5 in float32.
+            kwargs: for transformers' ``generate``; ``num_return_sequences=n`` gives n completions per prompt, in a row.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        found = self.complete(texts, max_new_tokens=max_new_tokens, steer=steer, **kwargs)
+        return [self.decode(ids) for ids in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, without special ones."""
+        assert self.tokenizer is not None  # whoever holds ids of a completion came through the chat format
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def complete(
+        self,
+        prompts: Sequence[str | Rendered],
+        *,
+        max_new_tokens: int,
+        steer: Sequence[Condition] | None = None,
+        progress: Progress = SILENT.progress,
+        **kwargs: Any,
+    ) -> list[list[int]]:
+        """Token ids of completions, in the order of the prompts, up to and without the end token. See ``generate``."""
+        if not prompts:
+            raise DataError("There are no prompts to complete.")
+        require_rows(steer, len(prompts))
+        rendered = self.rendered(prompts)
+        found: dict[int, list[list[int]]] = {}
+        for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
+            with self.running(batch, steer=steer):
+                rows = generate_batch(
+                    self.model, batch, max_new_tokens=max_new_tokens, pad_id=self.pad_id, settings=kwargs
+                )
+            copies = len(rows) // len(batch.order)
+            for place, index in enumerate(batch.order):
+                found[index] = rows[place * copies : (place + 1) * copies]
+            progress(len(found), len(prompts))
+        return [ids for index in range(len(prompts)) for ids in found[index]]
+
+    def rendered(self, prompts: Sequence[str | Rendered]) -> list[Rendered]:
+        """Prompts as the model reads them; those that are rendered already are left as they are."""
+        return [self.chat.render(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+
+    def batched(self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0) -> list[Batch]:
+        """Cut rendered prompts into batches by the model's token budget.
+
+        Raises:
+            DataError: for a prompt without a token, or one that is longer than the model's context.
+        """
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for prompt in rendered:
+            length = len(prompt.token_ids)
+            if length == 0:
+                raise DataError("A prompt has no token at all: its text is empty, and nothing is put around it.")
+            if limit is not None and length + extra_tokens > limit:
+                more = f" and {extra_tokens} to generate" if extra_tokens else ""
+                raise DataError(
+                    f"A prompt of {length} tokens{more} are more than the model's context of {limit}. "
+                    f"Shorten it or leave it out: {self.decode(prompt.token_ids[:24])!r}…"
+                )
+        return batches(
+            rendered,
+            batch_tokens=self.batch_tokens,
+            padding_side=side,
+            pad_id=self.pad_id,
+            device=self.device,
+            extra_tokens=extra_tokens,
+        )

@@ -1,0 +1,335 @@
+"""Which tokens the running forward pass holds, and how much of each step they get.
+
+What is edited depends on a token's place in its sequence, never on how often forward was called: the cache
+says how many columns came before, and what must be remembered of a sequence is kept by its cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from steerkit.engine.sequence.finding import Finder
+from steerkit.engine.sequence.gates import compare, decide, projection, unit
+from steerkit.engine.sequence.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, intervals
+from steerkit.engine.sequence.sequences import Memory, Sequences, follow, leave
+from steerkit.engine.sequence.when import When
+from steerkit.errors import AttachError, PositionError
+from steerkit.types import FROM_TOKEN, Positions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from steerkit.api.intervention import Gate
+
+WHOLLY: Final = True
+"""Every token of the pass is edited, with weight one."""
+
+
+@dataclass(eq=False)
+class Selection:
+    """How much of a step each token of a pass gets. One object for equal circumstances, so that it is worked out once.
+
+    Args:
+        whens: for all rows, or one for each; None where a row has no update.
+        cursor: of the attachment.
+    """
+
+    whens: tuple[When | None, ...]
+    cursor: Cursor
+    _stamp: int = -1
+    _static: Tensor | bool | None = None
+    _weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        present = [when for when in self.whens if when is not None]
+        self.always = all(when.always for when in present)
+        self.gates = tuple(dict.fromkeys(when.gate for when in present if when.gate is not None))
+        self.binary = all(when.schedule.is_constant for when in present)
+
+    def of(self, x: Tensor) -> Tensor | bool | None:
+        """``[rows, pos, 1]`` in the dtype of ``x``; ``WHOLLY``, or None where no token is edited.
+
+        Worked out once per pass: gates are read before the first step that they decide. Some layers see only the
+        last columns of a pass (Gemma 4 drops the rest before its layers that share keys and values), so the weights
+        are taken from its end.
+        """
+        if self._stamp != self.cursor.stamp:
+            self._static, self._weights, self._stamp = self.cursor.static(self.whens), None, self.cursor.stamp
+        static = self._static
+        if static is None or (static is WHOLLY and not self.gates):
+            return static
+        weights = self._weights
+        if weights is None or weights.dtype is not x.dtype or weights.device != x.device:
+            weights = self._weights = self._work_out(static, x)
+        return weights if weights.shape[1] == x.shape[1] else weights[:, -x.shape[1] :]
+
+    def _work_out(self, static: Tensor | bool, x: Tensor) -> Tensor:
+        if isinstance(static, Tensor):
+            weights = static[:, :, None].to(device=x.device, dtype=x.dtype)
+        else:
+            weights = torch.ones(x.shape[0], self.cursor.length, 1, device=x.device, dtype=x.dtype)
+        for gate in self.gates:
+            concerned = torch.tensor([when is not None and when.gate is gate for when in self.whens])
+            concerned = concerned.repeat_interleave(x.shape[0] // len(self.whens))
+            is_open = self.cursor.open(gate, concerned, static).to(x.device)
+            if is_open.shape[1] > 1:
+                # A gate that saw only the last columns decides for those, and earlier ones aren't edited any more.
+                weights = weights[:, -is_open.shape[1] :]
+            weights = weights * (is_open if bool(concerned.all()) else is_open | ~concerned.to(x.device)[:, None, None])
+        return weights
+
+
+class Cursor:
+    """Which columns the running forward pass holds. One per attachment, so that models don't collide.
+
+    Args:
+        memory: what is known of sequences that are not finished, by their cache.
+        find: looks for what ``from_token`` positions name.
+        n_rows: rows that the program's steps are for, or None.
+    """
+
+    def __init__(self, memory: Memory | None = None, find: Finder | None = None, n_rows: int | None = None) -> None:
+        self.frame: Frame | None = None
+        self.decided: Mapping[Gate, Tensor] = {}
+        self.stamp = 0
+        self.start = self.length = 0
+        self.running: Frame | None = None
+        self.sequences = Sequences()
+        self._memory: Memory = WeakKeyDictionary() if memory is None else memory
+        self._find, self._n_rows = find, n_rows
+        self._selections: dict[tuple[When | None, ...], Selection] = {}
+        self._spans: dict[tuple[Positions, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
+        self._open: dict[Gate, Tensor] = {}
+        self._units: dict[tuple[Gate, torch.dtype, torch.device], Tensor] = {}
+        self._watches_tokens = self._needs_places = False
+
+    def selection(self, whens: tuple[When | None, ...]) -> Selection:
+        """The tokens that steps under these circumstances edit."""
+        present = [when for when in whens if when is not None]
+        self._watches_tokens |= any(when.positions.role == FROM_TOKEN for when in present)
+        self._needs_places |= any(not _is_free(when) for when in present)
+        return self._selections.setdefault(whens, Selection(whens, self))
+
+    def set_frame(self, frame: Frame | None, decided: Mapping[Gate, Tensor] | None = None) -> None:
+        """Say where the prompts of the coming passes lie; None for passes that nobody described.
+
+        Args:
+            frame: where the parts of each row lie.
+            decided: per gate that an extra pass decided, whether it is open, ``[rows]``.
+        """
+        self.frame, self.decided, self.running = frame, decided or {}, None
+        self._spans.clear()
+
+    def before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the base model: note which columns this pass holds."""
+        tokens = args[0] if args else kwargs.get("input_ids")
+        embeds = kwargs.get("inputs_embeds") if tokens is None else tokens
+        assert embeds is not None  # transformers refuses a pass without either
+        cache = kwargs.get("past_key_values")
+        self.start = int(cache.get_seq_length()) if cache is not None else 0
+        rows, self.length = embeds.shape[0], embeds.shape[1]
+        self.stamp += 1
+        self._open.clear()
+        frame = self.frame
+        if self._n_rows is not None:
+            require_copies(rows, self._n_rows)
+        if frame is None:
+            # A sequence that goes on: where it will end nobody knows, so nothing may count from there.
+            mask = kwargs.get("attention_mask") if self._needs_places else None
+            frame = _bare_frame(mask, rows, self.start + self.length, cache is not None)
+            self.running = None
+        if self.running is None or self.running.rows != rows:
+            self.running = frame.expand(rows)
+            self._spans.clear()
+        self._remember(cache, tokens, rows)
+
+    def _remember(self, cache: Any, tokens: Tensor | None, rows: int) -> None:
+        known = self._memory.get(cache) if cache is not None and self.start else None
+        if known is None:
+            known = Sequences()
+            if cache is not None:
+                self._memory[cache] = known
+        known.cut(self.start)
+        self.sequences = known
+        for gate, is_open in self.decided.items():
+            known.decided[gate] = (is_open.repeat_interleave(rows // is_open.shape[0], 0), None)
+        if not self._watches_tokens:
+            return
+        if tokens is None:
+            raise PositionError("from_token looks at token ids, and this pass was given embeddings.")
+        if cache is not None:
+            follow(cache, self._memory)
+        known.add_tokens(tokens.cpu(), self.start)
+
+    def close(self) -> None:
+        """Take off caches what was put on them."""
+        if self._watches_tokens:
+            leave(self._memory)
+
+    # Weights that depend on places alone
+
+    def static(self, whens: tuple[When | None, ...]) -> Tensor | bool | None:
+        """``[rows, length]`` on the CPU, ``WHOLLY``, or None where no token gets any."""
+        running = self._require_running()
+        if len(whens) == 1:
+            assert whens[0] is not None
+            weights = self._one(whens[0], tuple(range(running.rows)))
+        else:
+            times = running.rows // len(whens)
+            groups: dict[When, list[int]] = {}
+            for place, when in enumerate(whens):
+                if when is not None:
+                    groups.setdefault(when, []).extend(range(place * times, (place + 1) * times))
+            weights = torch.zeros(running.rows, self.length)
+            for when, rows in groups.items():
+                weights[rows] = self._one(when, tuple(rows))
+        if not bool(weights.any()):
+            return None
+        return WHOLLY if bool((weights == 1).all()) else weights
+
+    def _one(self, when: When, rows: tuple[int, ...]) -> Tensor:
+        """Weights of some rows under one set of circumstances, without what gates decide."""
+        frame = self._require_running().select(rows)
+        weights = self.mask(when.positions, rows).float()
+        if when.schedule.is_constant and not when.generated_only:
+            return weights
+        if frame.prompt_end is None:
+            raise PositionError(
+                "A schedule, or a gate that the prompt decides, depends on where each prompt ends, and a bare forward "
+                "pass doesn't say. Pass prompt_lengths, or use generate."
+            )
+        generated = torch.arange(self.start, self.start + self.length)[None] - frame.prompt_end[:, None]
+        if not when.schedule.is_constant:
+            last = max(int(generated.max()), 0)
+            factors = torch.tensor([when.schedule.factor(place) for place in range(last + 1)])
+            weights = weights * factors[generated.clamp(min=0)]
+        return weights * (generated >= 0) if when.generated_only else weights
+
+    def mask(self, positions: Positions, rows: tuple[int, ...]) -> Tensor:
+        """Which of the columns of this pass some rows' positions name, ``[rows, length]``."""
+        if positions.role == FROM_TOKEN:
+            low = self._found(positions)[list(rows)][:, None]
+            return edit_mask((low, torch.full_like(low, FAR)), self.start, self.length)
+        key = (positions, rows)
+        if key not in self._spans:
+            self._spans[key] = intervals(positions, self._require_running().select(rows))
+        return edit_mask(self._spans[key], self.start, self.length)
+
+    def _require_running(self) -> Frame:
+        if self.running is None:
+            raise PositionError("A block ran outside its model's forward pass; positions are not known there.")
+        return self.running
+
+    def _found(self, positions: Positions) -> Tensor:
+        """First column of each row that ``from_token`` positions mean, ``[rows]``."""
+        known, running = self.sequences, self._require_running()
+        if self._find is None:
+            raise PositionError("from_token needs a tokenizer: steerkit.wrap(model, tokenizer).")
+        assert known.tokens is not None  # before_forward keeps them where anybody asks
+        columns, seen = known.found.get(positions, (torch.full((running.rows,), FAR), 0))
+        total = known.tokens.shape[1]
+        if seen < total:
+            columns = columns.clone()
+            for row in (columns >= FAR).nonzero()[:, 0].tolist():
+                first, end = int(running.first[row]), min(int(running.end[row]), total)
+                n = self._find(positions, known.tokens[row, first:end].tolist(), max(seen - first, 0))
+                columns[row] = min(first + n, FAR)
+            known.found[positions] = (columns, total)
+        return columns
+
+    # Gates
+
+    def probe(self, gate: Gate, rows: Sequence[int], x: Tensor) -> None:
+        """Take note of what a gate compares, as the stream arrives at its site.
+
+        Args:
+            gate: the gate.
+            rows: of the program, that it is read for now; empty for all.
+            x: ``[rows, pos, d_model]``.
+        """
+        concerned = self._rows(rows, x.shape[0])
+        key = (gate, x.dtype, x.device)
+        if key not in self._units:
+            self._units[key] = unit(gate, x)
+        values = projection(x, self._units[key])
+        if gate.at == "prompt":
+            self.sequences.add_projections(gate, concerned, values, self.start, self.length)
+            return
+        is_open, before = compare(gate, values)[..., None], self._open.get(gate)
+        # Rows may reach the gate's site by different ways; each keeps what it saw there.
+        self._open[gate] = (
+            is_open if before is None else torch.where(concerned.to(x.device)[:, None, None], is_open, before)
+        )
+
+    def _rows(self, rows: Sequence[int], running: int) -> Tensor:
+        """``[running rows]``: which of them are copies of some rows of the program; all where none are named."""
+        concerned = torch.ones(self._n_rows or running, dtype=torch.bool)
+        if rows:
+            concerned[:] = False
+            concerned[list(rows)] = True
+        return concerned.repeat_interleave(running // concerned.shape[0])
+
+    def open(self, gate: Gate, concerned: Tensor, static: Tensor | bool) -> Tensor:
+        """Whether a gate lets tokens through, ``[rows, pos or 1, 1]``.
+
+        Args:
+            gate: the gate.
+            concerned: ``[rows]``, which rows it decides for.
+            static: weights that tokens have otherwise; a row that has any must have been seen by the gate.
+        """
+        if gate.at == "token":
+            return self._open[gate]
+        known, running = self.sequences, self._require_running()
+        if gate.prepass:
+            if gate not in known.decided:
+                raise PositionError(
+                    f"The gate '{gate}' is decided by an extra pass over whole prompts, and there was none before this "
+                    "pass. Use the steered model's own generate, or its forward with prompt_lengths and whole prompts."
+                )
+            return known.decided[gate][0][:, None, None]
+        assert running.prompt_end is not None  # otherwise there are no static weights
+        ends = torch.where(concerned, running.prompt_end, 0)
+        if gate in known.decided:
+            is_open, decided_by = known.decided[gate]
+            if decided_by is not None and torch.equal(decided_by, ends):
+                return is_open[:, None, None]
+        asked = concerned & static.any(1) if isinstance(static, Tensor) else concerned
+        rows = tuple(concerned.nonzero()[:, 0].tolist())
+        columns = self.start + self.length
+        unseen = torch.full((running.rows, columns), torch.nan)
+        is_open = decide(gate, known.projections.get(gate, unseen), running, rows, asked)
+        # Kept once every row's prompt is whole and was looked at: a row that nobody asked for may have gaps.
+        if bool((ends <= columns).all()) and torch.equal(asked, concerned):
+            known.decided[gate] = (is_open, ends)
+        return is_open[:, None, None]
+
+
+def _is_free(when: When) -> bool:
+    """Whether where padding and prompts lie plays no part."""
+    return when.positions == Positions("all") and when.schedule.is_constant and not when.generated_only
+
+
+def require_copies(rows: int, n_rows: int) -> None:
+    """Raise ``AttachError`` unless a pass holds each row of a program the same number of times."""
+    if rows % n_rows:
+        raise AttachError(
+            f"A pass of {rows} rows runs under {n_rows} conditions, one per row. Batches have {n_rows} rows, or n "
+            "times as many, n copies of each side by side."
+        )
+
+
+def _bare_frame(mask: Any, rows: int, columns: int, growing: bool) -> Frame:
+    if mask is None:
+        return frame_of_mask(torch.ones(rows, columns), growing=growing)
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        raise PositionError(
+            "These positions need to know where padding is, and the attention mask of this pass isn't [rows, columns]. "
+            "Use the steered model's own generate or forward."
+        )
+    return frame_of_mask(mask, growing=growing and goes_on(mask))

@@ -1,0 +1,123 @@
+"""What is remembered of sequences while they grow, by the cache that holds their keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from steerkit.engine.sequence.positions import FAR
+from steerkit.errors import PositionError
+from steerkit.types import Positions
+
+if TYPE_CHECKING:
+    from steerkit.api.intervention import Gate
+
+
+@dataclass
+class Sequences:
+    """What is known of the rows of one batch.
+
+    Args:
+        tokens: ``[rows, columns]``, padding included, or None where nobody asked.
+        found: per ``from_token`` positions the first column that is meant, ``[rows]``, and how many were looked at.
+        projections: per gate that prompts decide, ``[rows, columns]``; NaN where its site didn't see the column.
+        decided: per gate whether it is open, ``[rows]``, and the ends of the prompts that decided it; None where an
+            extra pass did.
+    """
+
+    tokens: Tensor | None = None
+    found: dict[Positions, tuple[Tensor, int]] = field(default_factory=dict)
+    projections: dict[Gate, Tensor] = field(default_factory=dict)
+    decided: dict[Gate, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+
+    def cut(self, columns: int) -> None:
+        """Forget what lies behind: a cache may have been cropped."""
+        if self.tokens is not None and self.tokens.shape[1] > columns:
+            self.tokens = self.tokens[:, :columns]
+            for positions, (first, seen) in self.found.items():
+                self.found[positions] = (torch.where(first > columns, FAR, first), min(seen, columns))
+        for gate, values in self.projections.items():
+            self.projections[gate] = values[:, :columns]
+        for gate, (_, ends) in list(self.decided.items()):
+            if ends is not None and bool((ends > columns).any()):
+                del self.decided[gate]
+
+    def add_tokens(self, ids: Tensor, start: int) -> None:
+        """Take in the tokens of a pass, ``[rows, length]``, that begin at a column."""
+        if not start:
+            self.tokens = ids
+            return
+        if self.tokens is None or self.tokens.shape[1] < start:
+            raise PositionError(
+                "from_token needs the whole sequence, and its beginning was read before the steering, or into a cache "
+                "that the model made itself: pass past_key_values=DynamicCache(config=model.config) from the start."
+            )
+        if ids.shape[0] % self.tokens.shape[0]:
+            raise PositionError(f"{ids.shape[0]} rows go on where {self.tokens.shape[0]} were read.")
+        times = ids.shape[0] // self.tokens.shape[0]
+        self.tokens = torch.cat([self.tokens.repeat_interleave(times, 0), ids], 1)
+        if times > 1:
+            self.found = {key: (one.repeat_interleave(times), seen) for key, (one, seen) in self.found.items()}
+
+    def add_projections(self, gate: Gate, rows: Tensor, values: Tensor, start: int, length: int) -> None:
+        """Take in what a gate's site saw in a pass.
+
+        Args:
+            gate: the gate.
+            rows: ``[rows]``, which ones it is read for now.
+            values: ``[rows, pos]``, of the last columns of the pass.
+            start: first column of the pass.
+            length: number of its columns.
+        """
+        missing = values.new_full((values.shape[0], length - values.shape[1]), torch.nan)
+        now = torch.cat([missing, values], 1)
+        before = self.projections.get(gate, values.new_zeros(values.shape[0], 0))
+        # Another row of this pass may have been read already, or nothing of what came before.
+        known = before[:, start : start + length]
+        if known.shape[1] == length:
+            now = torch.where(rows.to(now.device)[:, None], now, known)
+        gap = values.new_full((values.shape[0], max(start - before.shape[1], 0)), torch.nan)
+        self.projections[gate] = torch.cat([before[:, :start], gap, now], 1)
+
+    def reorder(self, order: Tensor) -> None:
+        """Rows change places, as beams do."""
+        order = order.cpu()
+        self.tokens = None if self.tokens is None else self.tokens[order]
+        self.found = {key: (columns[order], seen) for key, (columns, seen) in self.found.items()}
+        self.projections = {gate: values[order.to(values.device)] for gate, values in self.projections.items()}
+        self.decided = {
+            gate: (is_open[order.to(is_open.device)], None if ends is None else ends[order])
+            for gate, (is_open, ends) in self.decided.items()
+        }
+
+
+Memory: TypeAlias = WeakKeyDictionary[Any, Sequences]
+
+_FOLLOWED: WeakKeyDictionary[Any, Memory] = WeakKeyDictionary()
+
+
+def follow(cache: Any, memory: Memory) -> None:
+    """Have a cache tell when beams change places: what is remembered of rows moves with their keys and values."""
+    if hasattr(cache, "reorder_cache"):
+        _FOLLOWED[cache] = memory
+        # Bound, so that a copy of the cache has a method of the copy.
+        vars(cache)["reorder_cache"] = MethodType(_reorder, cache)
+
+
+def leave(memory: Memory) -> None:
+    """Take off caches what ``follow`` put on them."""
+    for cache in [one for one, mine in _FOLLOWED.items() if mine is memory]:
+        vars(cache).pop("reorder_cache", None)
+        del _FOLLOWED[cache]
+
+
+def _reorder(cache: Any, beam_idx: Tensor) -> Any:
+    memory = _FOLLOWED.get(cache)
+    if memory is not None and cache in memory:
+        memory[cache].reorder(beam_idx)
+    return type(cache).reorder_cache(cache, beam_idx)

@@ -1,0 +1,390 @@
+"""The self-test: is the live model what its adapter declares? Every answer is measured on the model itself.
+
+Eight short forward passes on random tokens. Nothing that they put on the model stays there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from steerkit.api.architecture import Block, Layout, Tap
+from steerkit.engine.sites.evaluating import uncompiled
+from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
+from steerkit.engine.sites.taps import submodule
+from steerkit.errors import SelfTestError, SiteError
+from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tested.
+
+    Args:
+        name: of the check.
+        meaning: what holds when it passes.
+        passed: whether it does.
+        max_abs_error: the largest error that was measured; None where the check measures no number.
+        tolerance: what the error at ``site`` may be, from the precision of the model's dtype.
+        site: where it first fails; the worst place when it passes.
+        detail: what else there is to know.
+    """
+
+    name: str
+    meaning: str
+    passed: bool
+    max_abs_error: float | None = None
+    tolerance: float | None = None
+    site: str = ""
+    detail: str = ""
+
+    @property
+    def numbers(self) -> str:
+        """What was found, as the end of a sentence that says what was expected."""
+        found = f" {self.detail}" if self.detail else ""
+        if self.max_abs_error is None or self.tolerance is None:
+            return found
+        return f"{found} Error {self.max_abs_error:.3g}, allowed {self.tolerance:.3g}."
+
+
+@dataclass(frozen=True)
+class SelfTestReport:
+    """What the self-test found.
+
+    Args:
+        adapter: name of the adapter, where the caller gave it.
+        model_type: of the model.
+        checks: in the order in which they build on each other.
+        sites: every site with its module and the side of it.
+    """
+
+    adapter: str
+    model_type: str
+    checks: tuple[Check, ...]
+    sites: tuple[tuple[Site, Tap], ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON. An error that isn't a finite number is null."""
+        return {
+            "adapter": self.adapter,
+            "model_type": self.model_type,
+            "passed": self.passed,
+            "checks": [_plain(check) for check in self.checks],
+            "sites": [{"site": str(site), "module": tap.module, "side": tap.side} for site, tap in self.sites],
+        }
+
+    def raise_if_failed(self) -> None:
+        """Raise ``SelfTestError`` with the first site that fails and the error in numbers, unless all passed."""
+        failed = [check for check in self.checks if not check.passed]
+        if not failed:
+            return
+        first = failed[0]
+        who = f"adapter {self.adapter!r}" if self.adapter else "its adapter"
+        others = f" Also failed: {', '.join(check.name for check in failed[1:])}." if failed[1:] else ""
+        raise SelfTestError(
+            f"The {self.model_type!r} model is not what {who} declares. First failure: {first.name} at "
+            f"{first.site or 'the model'}. Expected: {first.meaning}.{first.numbers}{others} "
+            "Directions and interventions on it would be wrong, so it is refused. Name another adapter "
+            "(`model: {adapter: ...}`), or write one for it: start from plugins/template and prove it with "
+            "`steerkit.testing.ArchitectureSuite`."
+        )
+
+
+def _plain(check: Check) -> dict[str, Any]:
+    def number(value: float | None) -> float | None:
+        return value if value is not None and math.isfinite(value) else None
+
+    return {
+        "name": check.name,
+        "max_abs_error": number(check.max_abs_error),
+        "passed": check.passed,
+        "tolerance": number(check.tolerance),
+        "site": check.site,
+        "meaning": check.meaning,
+        "detail": check.detail,
+    }
+
+
+@torch.no_grad()
+def self_test(model: PreTrainedModel, layout: Layout, *, seed: int = 0, adapter: str = "") -> SelfTestReport:
+    """Test a layout on a live model. The model is left as it was: hooks, bits and modes.
+
+    Args:
+        model: on any device, in any dtype.
+        layout: what an adapter declares about it.
+        seed: of the random tokens, vectors and edits.
+        adapter: its name, for messages.
+    """
+    model_type = str(getattr(model.config, "model_type", type(model).__name__))
+    with uncompiled(), bench(model, layout, seed) as on:
+        return SelfTestReport(adapter, model_type, tuple(_checks(on)), tuple(on.taps.items()))
+
+
+def _checks(on: Bench) -> list[Check]:
+    found = [_modules(on)]
+    if not found[0].passed:
+        return found
+    plain = on.run(head=True)
+    trace = on.zero_update()
+    found.append(_sites(on, trace))
+    if not found[-1].passed:
+        return found
+    found += [
+        _zero_update(on, plain, trace),
+        _block_sum(on, trace),
+        _resid_chain(on, trace),
+        _embed(on, trace),
+        _embed_weight(on, trace),
+        _resid_mid(on, trace),
+        _projections(on, trace),
+        _head_out(on, trace),
+        _logits(on, trace),
+        _edited(on),
+        _coverage(on),
+    ]
+    return found
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """Errors at one place against what they may be, element by element; kept as the two numbers that matter."""
+
+    site: str
+    error: float
+    allowed: float
+    passed: bool
+
+
+def _compare(site: object, found: Tensor, expected: Tensor, allowed: Tensor | float) -> _Finding:
+    """Where the error exceeds its allowance most. A value that isn't finite is an error."""
+    if found.shape != expected.shape:
+        return _Finding(f"{site} (shape {list(found.shape)}, expected {list(expected.shape)})", math.inf, 0.0, False)
+    error = (_wide(found) - _wide(expected)).abs()
+    limit = torch.as_tensor(allowed, dtype=torch.float64).expand_as(error)
+    if not bool(error.isfinite().all()):
+        return _Finding(str(site), math.inf, float(limit.max()), False)
+    worst = (error - limit).flatten().argmax()
+    passed = bool((error <= limit).all())
+    at = error.argmax() if passed else worst
+    return _Finding(str(site), float(error.flatten()[at]), float(limit.flatten()[at]), passed)
+
+
+def _result(name: str, meaning: str, findings: Iterable[_Finding], detail: str = "") -> Check:
+    """The first place that fails, or the worst one where none does."""
+    listed = list(findings)
+    if not listed:
+        return Check(name, meaning, True, detail=detail or "Nothing of the kind is declared.")
+    failed = [item for item in listed if not item.passed]
+    shown = failed[0] if failed else max(listed, key=lambda item: item.error)
+    return Check(name, meaning, not failed, shown.error, shown.allowed, shown.site, detail)
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", torch.float64)
+
+
+def _rows(value: Tensor, factor: float) -> Tensor:
+    """An allowance per token: so many roundings of its largest entry."""
+    return factor * torch.finfo(value.dtype).eps * _wide(value).abs().amax(-1, keepdim=True)
+
+
+def _modules(on: Bench) -> Check:
+    meaning = "every module that the layout names is there"
+    layout = on.layout
+    paths = [layout.base, layout.embed.module, layout.final_norm, layout.head]
+    paths += [layout.embed_weight] if layout.embed_weight else []
+    for block in layout.blocks:
+        paths.append(block.module)
+        paths += [path for writer in block.writers for path in (writer.tap.module, *writer.projections)]
+        paths += [tap.module for tap in (block.resid_mid, block.heads and block.heads.tap) if tap]
+    scales = [block.scale for block in layout.blocks if block.scale]
+    for read, names in ((submodule, paths), (tensor_at, scales)):
+        for path in names:
+            try:
+                read(on.model, path)
+            except SiteError as error:
+                return Check("modules", meaning, False, site=path, detail=str(error))
+    return Check("modules", meaning, True)
+
+
+def _sites(on: Bench, trace: Trace) -> Check:
+    meaning = "a forward pass meets every site once, with one vector per token, of the declared width"
+    for site, tap in on.taps.items():
+        seen = trace.seen[site]
+        width = on.layout.width(site)
+        if len(seen) == 1 and seen[0].shape == (*on.ids.shape, width):
+            continue
+        what = f"it was met {len(seen)} times" if len(seen) != 1 else f"its shape is {list(seen[0].shape)}"
+        detail = f"At {tap.module!r} {what}, for tokens {list(on.ids.shape)} and width {width}."
+        return Check("sites", meaning, False, site=str(site), detail=detail)
+    return Check("sites", meaning, True)
+
+
+def _zero_update(on: Bench, plain: Tensor, trace: Trace) -> Check:
+    meaning = "adding zero at every site leaves the logits bit-identical"
+    check = _result("zero_update", meaning, [_compare("logits", trace.output, plain, 0.0)])
+    if check.passed:
+        return check
+    # Some kernels add in an order of their own each time; then bits can't be compared, only sizes.
+    again = float((_wide(on.run(head=True)) - _wide(plain)).abs().max())
+    if again > 0 and check.max_abs_error is not None and check.max_abs_error <= 10 * again:
+        detail = f"The model itself gives other bits each time (by {again:.3g}), so bits can't be compared."
+        return replace(check, passed=True, tolerance=10 * again, detail=detail)
+    return check
+
+
+def _contributions(block: Block, layer: int, trace: Trace) -> list[Tensor]:
+    return [trace[Site(writer.stream, layer)] for writer in block.writers]
+
+
+def _block_sum(on: Bench, trace: Trace) -> Check:
+    meaning = "a block's input and its writers, times the block's scale, sum to its output"
+
+    def block_sum(layer: int, block: Block) -> _Finding:
+        parts = [trace[Site(RESID_PRE, layer)], *_contributions(block, layer, trace)]
+        scale = tensor_at(on.model, block.scale) if block.scale else None
+        total, size = parts[0], _wide(parts[0]).abs()
+        for part in parts[1:]:
+            total, size = total + part, size + _wide(part).abs()
+        if scale is not None:
+            total, size = total * scale, size * _wide(scale).abs()
+        allowed = 2 * len(parts) * torch.finfo(total.dtype).eps * size
+        return _compare(Site(RESID_POST, layer), trace[Site(RESID_POST, layer)], total, allowed)
+
+    return _result("block_sum", meaning, (block_sum(*item) for item in enumerate(on.layout.blocks)))
+
+
+def _resid_chain(on: Bench, trace: Trace) -> Check:
+    meaning = "a block's output is the next one's input"
+    links = ((Site(RESID_PRE, layer + 1), Site(RESID_POST, layer)) for layer in range(on.layout.n_layers - 1))
+    return _result("resid_chain", meaning, (_compare(after, trace[after], trace[last], 0.0) for after, last in links))
+
+
+def _embed(on: Bench, trace: Trace) -> Check:
+    meaning = "embed and blocks.0.resid_pre are one place: equal, and an edit at either does the same"
+    if not on.layout.embed_is_first_resid_pre:
+        detail = "Declared distinct from blocks.0.resid_pre, so nothing is compared."
+        return Check("embed", "embed is as declared", True, site=EMBED, detail=detail)
+    first = Site(RESID_PRE, 0)
+    noise = on.noise_like(trace[Site(EMBED)])
+    at_embed = on.run([(on.taps[Site(EMBED)], lambda value: value + noise)])
+    at_first = on.run([(on.taps[first], lambda value: value + noise)])
+    findings = [
+        _compare(EMBED, trace[first], trace[Site(EMBED)], 0.0),
+        _compare(f"{EMBED}, edited: the final norm", at_embed, at_first, _rows(at_first, 4)),
+    ]
+    return _result("embed", meaning, findings)
+
+
+def _embed_weight(on: Bench, trace: Trace) -> Check:
+    meaning = "the embedding is the declared weight's rows, times one factor"
+    if not on.layout.embed_weight:
+        return _result("embed_weight", meaning, [])
+    value = trace[Site(EMBED)]
+    rows = _wide(tensor_at(on.model, f"{on.layout.embed_weight}.weight")[on.ids])
+    if rows.shape != value.shape:
+        return _result("embed_weight", meaning, [_compare(EMBED, value, rows, 0.0)])
+    factor = (_wide(value) * rows).sum() / (rows * rows).sum()
+    return _result("embed_weight", meaning, [_compare(EMBED, value, factor * rows, _rows(value, 4))])
+
+
+def _resid_mid(on: Bench, trace: Trace) -> Check:
+    meaning = "between the first two writers lies the block's input plus the first contribution"
+
+    def middle(layer: int, block: Block) -> _Finding:
+        pre, first = trace[Site(RESID_PRE, layer)], trace[Site(block.writers[0].stream, layer)]
+        allowed = 2 * torch.finfo(pre.dtype).eps * (_wide(pre).abs() + _wide(first).abs())
+        return _compare(Site(RESID_MID, layer), trace[Site(RESID_MID, layer)], pre + first, allowed)
+
+    declared = [(layer, block) for layer, block in enumerate(on.layout.blocks) if block.resid_mid]
+    return _result("resid_mid", meaning, (middle(*item) for item in declared))
+
+
+def _projections(on: Bench, trace: Trace) -> Check:
+    meaning = "the outputs of a writer's declared projections sum to its contribution"
+    findings = []
+    declared = [(layer, writer) for layer, block in enumerate(on.layout.blocks) for writer in block.writers]
+    for layer, writer in declared:
+        if writer.projections:
+            value = trace[Site(writer.stream, layer)]
+            total = torch.zeros_like(value)
+            for output in (output for path in writer.projections for output in trace.projections[path]):
+                total = total + output.reshape(value.shape)
+            allowed = _rows(value, 4 * len(writer.projections))
+            findings.append(_compare(Site(writer.stream, layer), value, total, allowed))
+    return _result("projections", meaning, findings)
+
+
+def _head_out(on: Bench, trace: Trace) -> Check:
+    meaning = "a token's heads are all that its attn_out is made of: with zeros there, it is the same at every token"
+    with_heads = [(layer, block) for layer, block in enumerate(on.layout.blocks) if block.heads]
+    silent = on.without_heads()
+    findings = []
+    for layer, block in with_heads:
+        streams = [writer.stream for writer in block.writers]
+        site = Site(ATTN_OUT if ATTN_OUT in streams else streams[0], layer)
+        value, usual = silent[site][:, ::2], trace[site]
+        findings.append(_compare(site, value, value[:1, :1].expand_as(value), _rows(usual[:, ::2], 4)))
+        if bool((usual == usual[:1, :1]).all()):
+            findings.append(_Finding(f"{site} (it is the same at every token anyway)", math.inf, 0.0, False))
+    return _result("head_out", meaning, findings)
+
+
+def _logits(on: Bench, trace: Trace) -> Check:
+    meaning = "final norm, head and the declared scale and soft cap on the last resid_post give the logits"
+    last = Site(RESID_POST, on.layout.n_layers - 1)
+    expected = by_hand_logits(on.model, on.layout, trace[last])
+    return _result("logits", meaning, [_compare("logits", trace.output, expected, _rows(trace.output, 4))])
+
+
+def _edited(on: Bench) -> Check:
+    meaning = "an edited resid_post gives what the later blocks and the head, run by hand on it, give"
+    run = on.edited_run()
+    findings = []
+    for layer, block in enumerate(on.layout.blocks):
+        if layer == 0:
+            continue
+        seen = run.inputs[layer]
+        findings.append(_compare(Site(RESID_PRE, layer), seen, run.edited[layer - 1], 0.0))
+        if findings[-1].passed:
+            by_hand = run.block_by_hand(submodule(on.model, block.module), layer, run.edited[layer - 1])
+            findings.append(_compare(Site(RESID_POST, layer), by_hand, run.raw[layer], _rows(run.raw[layer], 4)))
+    expected = by_hand_logits(on.model, on.layout, run.edited[-1])
+    findings.append(_compare("logits", run.logits, expected, _rows(run.logits, 4)))
+    return _result("edited_resid_post", meaning, findings)
+
+
+def _coverage(on: Bench) -> Check:
+    meaning = "with a random direction ablated at the embedding and every writer, none of it is left anywhere"
+    unit = on.unit()
+    trace = on.ablated(unit)
+    findings = []
+    noise = torch.zeros(on.ids.shape, dtype=torch.float64)
+    for site in on.taps:
+        if site.stream == HEAD_OUT:
+            continue
+        value = _wide(trace[site])
+        # Each value so far was rounded once; what that may leave along the direction adds up in squares.
+        noise = noise + (value * unit).square().sum(-1)
+        block = on.layout.blocks[site.layer]
+        if site.stream == RESID_POST and block.scale:
+            noise = noise * max(1.0, float(_wide(tensor_at(on.model, block.scale)).abs().max())) ** 2
+        if site.stream in (RESID_PRE, RESID_MID, RESID_POST):
+            # What is left is itself computed in float64, which shows where the model is float64 too.
+            allowed = 3 * (torch.finfo(trace[site].dtype).eps + torch.finfo(torch.float64).eps) * noise.sqrt()
+            left = (value @ unit).abs()
+            findings.append(_compare(site, left, torch.zeros_like(left), allowed))
+    return _result("writers_covered", meaning, findings)
