@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.errors import PositionError, ScheduleError, SiteError
-from steerkit.types import ROLES, STREAMS, Positions, Schedule, Site
+from steerkit.types import ROLES, STREAMS, TURNS, Positions, Schedule, Site
 
 
 @given(st.sampled_from([name for name in STREAMS if name != "embed"]), st.integers(0, 200))
@@ -51,6 +51,11 @@ def test_a_mistyped_stream_gets_the_nearest_one() -> None:
         ("generated[:8]", "generated", (), (None, 8), "generated[:8]"),
         ("-5:", "", (), (-5, None), "[-5:]"),
         ("prompt[ 2 : 5 ]", "prompt", (), (2, 5), "prompt[2:5]"),
+        ("completion[:8]", "completion", (), (None, 8), "completion[:8]"),
+        ("system", "system", (), None, "system"),
+        ("user[-1]", "user", (), None, "user[-1]"),
+        ("user[-1][:8]", "user", (), (None, 8), "user[-1][:8]"),
+        ("tool[0][-1]", "tool", (-1,), None, "tool[0][-1]"),
     ],
 )
 def test_positions_in_every_form(
@@ -106,7 +111,7 @@ POSITIONS = st.one_of(
     st.builds(Positions, st.sampled_from(ROLES)),
     st.builds(
         Positions,
-        st.sampled_from([*ROLES, ""]).filter(lambda role: role != "last"),
+        st.sampled_from([role for role in (*ROLES, "") if role != "last" and role not in TURNS]),
         st.lists(st.integers(-50, 50), min_size=1, max_size=4).map(tuple),
     ),
     st.builds(
@@ -115,6 +120,12 @@ POSITIONS = st.one_of(
         st.tuples(EDGES, EDGES),
     ),
     st.builds(lambda after: Positions("from_token", after=after), AFTER),
+    st.builds(
+        lambda role, turn, span: Positions(role, span=span, turn=turn),
+        st.sampled_from(TURNS),
+        st.integers(-5, 5),
+        st.none() | st.tuples(st.none() | st.integers(-50, 50), st.none() | st.integers(-50, 50)),
+    ),
 )
 
 

@@ -1,0 +1,61 @@
+"""Patterns of sites, and heads."""
+
+from __future__ import annotations
+
+import pytest
+
+from steerkit.errors import SiteError
+from steerkit.types import Site, SitePattern, parse_sites, resolve_sites
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("blocks.*.resid_pre", [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("blocks.2-4.resid_pre", [2, 3, 4]),
+        ("blocks.3-3.resid_pre", [3]),
+        ("blocks.[0.25-0.75].resid_pre", [2, 3, 4, 5]),
+        ("blocks.[0.5-1].resid_pre", [4, 5, 6, 7]),
+        ("blocks.[0-.25].resid_pre", [0, 1]),
+    ],
+)
+def test_a_pattern_names_layers_of_a_model(text: str, layers: list[int]) -> None:
+    pattern = parse_sites(text)
+    assert isinstance(pattern, SitePattern)
+    assert [site.layer for site in pattern.sites(8)] == layers
+    assert SitePattern.parse(str(pattern)) == pattern
+
+
+def test_a_head_is_a_site_of_its_own() -> None:
+    site = Site.parse("blocks.3.head_out[5]")
+    assert (site.stream, site.layer, site.head) == ("head_out", 3, 5)
+    assert str(site) == "blocks.3.head_out[5]" and site.whole == Site("head_out", 3) != site
+    assert resolve_sites("blocks.*.head_out[1]", 2) == [Site("head_out", 0, 1), Site("head_out", 1, 1)]
+
+
+def test_sites_and_patterns_resolve_in_their_order_each_once() -> None:
+    resolved = resolve_sites(["blocks.1.resid_pre", "blocks.*.resid_pre", "embed"], 3)
+    assert [str(site) for site in resolved] == [
+        "blocks.1.resid_pre",
+        "blocks.0.resid_pre",
+        "blocks.2.resid_pre",
+        "embed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("blocks.5-9.resid_pre", "8 layers, 0 to 7"),
+        ("blocks.[0.01-0.02].resid_pre", "none of the model's 8 layers"),
+        ("blocks.4-2.resid_pre", "first layer"),
+        ("blocks.[0.8-0.2].resid_pre", "rise from 0 to 1"),
+        ("blocks.*.mlp_out[3]", "only head_out has heads"),
+        ("blocks.*.resid_pst", "'resid_post'"),
+        ("blocks.**.resid_pre", "neither a site nor a pattern"),
+        ("blocks.*.embed", "has no layers"),
+    ],
+)
+def test_what_names_no_site_says_why(text: str, part: str) -> None:
+    with pytest.raises(SiteError, match=part):
+        resolve_sites(text, 8)
