@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from steerkit.api.estimator import Direction as Direction
+    from steerkit.api.direction import Direction as Direction
     from steerkit.api.intervention import Gate as Gate
     from steerkit.artifacts.directions import load_directions as load_directions
     from steerkit.artifacts.directions import save_directions as save_directions
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Direction": "steerkit.api.estimator",
+    "Direction": "steerkit.api.direction",
     "Gate": "steerkit.api.intervention",
     "LiveModel": "steerkit.session.model",
     "Positions": "steerkit.types",

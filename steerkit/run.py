@@ -17,7 +17,7 @@ from steerkit.plan import DataRef, Plan, plan_recipe
 from steerkit.progress import SILENT, Noted, Observer
 
 if TYPE_CHECKING:
-    from steerkit.api.estimator import Direction
+    from steerkit.api.direction import Direction
     from steerkit.engine.measuring.evaluate import ConditionScores
     from steerkit.session.model import LiveModel
 

@@ -284,7 +284,7 @@ def test_a_recogniser_that_fails_names_its_plugin() -> None:
     [
         ("no_such_module_here:Thing", "can't be imported: ModuleNotFoundError"),
         ("steerkit.api.estimator:Estimater", "Did you mean 'Estimator'"),
-        ("steerkit.api.estimator:Direction", "is not a subclass of steerkit.api.estimator.Estimator"),
+        ("steerkit.api.estimator:ClassStatistics", "is not a subclass of steerkit.api.estimator.Estimator"),
         ("steerkit.api.hookspecs:StatisticsKind", "is not a subclass"),
     ],
 )

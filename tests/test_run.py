@@ -232,7 +232,7 @@ def test_conditions_that_share_batches_give_what_each_gives_alone(
 def test_groups_are_as_large_as_batches_have_room(recipe: Path, budget: int, sizes: list[int]) -> None:
     import torch
 
-    from steerkit.api.estimator import Direction
+    from steerkit.api.direction import Direction
     from steerkit.catalog import Catalog
     from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
     from steerkit.plan import plan_recipe
@@ -275,7 +275,7 @@ def test_a_run_of_other_weights_is_not_continued(recipe: Path, tmp_path: Path, m
 def test_a_direction_file_must_hold_the_direction(recipe: Path, tmp_path: Path) -> None:
     import torch
 
-    from steerkit.api.estimator import Direction
+    from steerkit.api.direction import Direction
     from steerkit.artifacts.directions import save_directions
     from steerkit.errors import ArtifactError
     from steerkit.types import Site

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import steerkit
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.intervention import Affine, Gate, Intervention
 from steerkit.catalog import Catalog
 from steerkit.errors import AttachError, PositionError, ScheduleError, SiteError, SteerkitError

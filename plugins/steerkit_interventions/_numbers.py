@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from steerkit.errors import AttachError
 
 if TYPE_CHECKING:
-    from steerkit.api.estimator import Direction
+    from steerkit.api.direction import Direction
 
 
 def read_numbers(value: Any, noun: str) -> float | tuple[float, ...]:

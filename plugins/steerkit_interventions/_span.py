@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.intervention import Affine, Intervention, OptionsT
 from steerkit.errors import DataError
 

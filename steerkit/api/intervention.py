@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 from typing_extensions import TypeVar
 
 from steerkit.api.architecture import Layout
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import Options
 from steerkit.errors import AttachError, PositionError
 from steerkit.types import FROM_TOKEN, Positions, Schedule, Site

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.artifacts.files import write_whole
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.types import Positions, Site

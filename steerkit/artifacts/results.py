@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 
 SCHEMA_VERSION = 1
 

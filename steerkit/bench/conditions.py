@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import torch
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.intervention import Gate, Intervention
 from steerkit.bench.measure import MeasurementError
 from steerkit.engine.sites.taps import register_tap

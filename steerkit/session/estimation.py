@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from steerkit.api.estimator import Direction, Estimator
+from steerkit.api.direction import Direction
+from steerkit.api.estimator import Estimator
 from steerkit.api.hookspecs import StatisticsKind
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import DataError

@@ -7,7 +7,7 @@ from math import isfinite
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.intervention import Gate, Intervention
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import PositionError, SteerkitError

@@ -14,7 +14,7 @@ from steerkit.plan import Plan, PlannedCondition
 from steerkit.types import FROM_TOKEN
 
 if TYPE_CHECKING:
-    from steerkit.api.estimator import Direction
+    from steerkit.api.direction import Direction
     from steerkit.engine.measuring.evaluate import Evaluation
     from steerkit.session.model import LiveModel
 

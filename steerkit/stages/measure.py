@@ -13,7 +13,8 @@ from steerkit.errors import ArtifactError
 from steerkit.plan import DataRef, Plan, PlannedDirection, held_out
 
 if TYPE_CHECKING:
-    from steerkit.api.estimator import Direction, Estimator
+    from steerkit.api.direction import Direction
+    from steerkit.api.estimator import Estimator
     from steerkit.engine.measuring.evaluate import Evaluation
     from steerkit.progress import Observer
     from steerkit.session.model import LiveModel

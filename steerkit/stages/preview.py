@@ -14,7 +14,7 @@ from steerkit.stages.condition import conditions, groups, require_possible
 from steerkit.stages.measure import evaluation, saved_direction
 
 if TYPE_CHECKING:
-    from steerkit.api.estimator import Direction
+    from steerkit.api.direction import Direction
     from steerkit.engine.lowering.explain import Explanation
     from steerkit.session.model import LiveModel
 
@@ -53,7 +53,7 @@ def stand_in(planned: PlannedDirection, plan: Plan, live: LiveModel) -> Directio
     """
     import torch
 
-    from steerkit.api.estimator import Direction
+    from steerkit.api.direction import Direction
 
     assert planned.site is not None and planned.positions is not None
     # Not the same ones for two directions: updates along them would cancel or be redundant.

@@ -13,7 +13,7 @@ from steerkit.stages.condition import BASELINE, Condition
 from steerkit.stages.measure import evaluated_texts, facts_of
 
 if TYPE_CHECKING:
-    from steerkit.api.estimator import Direction
+    from steerkit.api.direction import Direction
     from steerkit.engine.measuring.evaluate import ConditionScores
     from steerkit.session.model import LiveModel
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from steerkit.api.architecture import Block, Layout, Tap, Writer
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import InterventionSpec
 from steerkit.api.intervention import Affine, Intervention, Pointwise
 from steerkit.engine.hooking.attach import attached

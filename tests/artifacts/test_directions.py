@@ -14,7 +14,7 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.artifacts import directions as module
 from steerkit.artifacts import files
 from steerkit.artifacts.directions import load_directions, save_directions
@@ -102,7 +102,7 @@ def test_other_dtypes_and_views_are_written_as_float32(tmp_path: Path) -> None:
 def test_the_same_directions_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     code = """
 import sys, torch
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.artifacts.directions import save_directions
 from steerkit.types import Site
 items = [Direction(torch.arange(6.).reshape(2, 3), Site("resid_pre", 1), name=name, reference_mean=torch.ones(3),

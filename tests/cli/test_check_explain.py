@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.artifacts.directions import save_directions
 from steerkit.cli.main import main
 from steerkit.types import Site

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Affine, Gate, Intervention, Pointwise, Update
 from steerkit.engine.tiny.models import VOCAB_SIZE, YI_VOCAB_SIZE, tiny_model, tiny_tokenizer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Layout
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Affine, Intervention, Pointwise, Update
 from steerkit.engine.prompts.batches import position_ids

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Intervention, Pointwise, Update
 from steerkit.engine.lowering.edits import MODES, Mode

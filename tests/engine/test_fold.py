@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import ablate, add, wrap
 from steerkit.session.model import LiveModel

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.intervention import Gate, Intervention
 from steerkit.errors import AttachError, PositionError
 from steerkit.session import ablate, add, gate

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.intervention import Affine, Gate, Pointwise
 from steerkit.errors import AttachError, PositionError
 from steerkit.session.model import LiveModel

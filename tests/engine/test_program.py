@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.intervention import Affine, Gate, Intervention
 from steerkit.engine.lowering.algebra import apply_update, compose, shorten
 from steerkit.engine.lowering.edits import edits_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.intervention import Gate, Intervention
 from steerkit.engine.lowering.edits import Condition
 from steerkit.engine.reading.passes import next_token_logits, sequence_logits

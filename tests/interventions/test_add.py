@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import steerkit_interventions.add as plugin
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import AttachError
 from steerkit.testing import InterventionSuite

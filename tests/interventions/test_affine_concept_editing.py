@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 import steerkit_interventions.affine_concept_editing as plugin
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import AttachError, DataError
 from steerkit.testing import InterventionSuite

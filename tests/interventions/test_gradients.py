@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.api.intervention import Intervention
 from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import DataError

@@ -275,7 +275,7 @@ def test_the_order_of_sites_is_that_of_a_forward_pass(llama: LiveModel) -> None:
 def directions() -> dict[str, Any]:
     import torch
 
-    from steerkit.api.estimator import Direction
+    from steerkit.api.direction import Direction
 
     return {
         "warmth": Direction(torch.tensor([1.0, 2.0, 2.0]), Site("resid_pre", 1), name="warmth"),

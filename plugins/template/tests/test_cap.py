@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import steerkit_template.cap as plugin
-from steerkit.api.estimator import Direction
+from steerkit.api.direction import Direction
 from steerkit.errors import DataError
 from steerkit.testing import InterventionSuite
 from steerkit.types import Site
