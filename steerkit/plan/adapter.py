@@ -7,7 +7,7 @@ from steerkit.errors import SteerkitError
 from steerkit.plan.files import template_fault
 from steerkit.plan.model import chat_template, look_at
 from steerkit.plan.names import Resolver
-from steerkit.recipe.paths import TINY
+from steerkit.sources import TINY
 
 
 class ModelResolver(Resolver):

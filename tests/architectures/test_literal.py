@@ -14,7 +14,7 @@ from steerkit.api.intervention import Affine, Intervention
 from steerkit.engine.hooking.attach import attached
 from steerkit.engine.lowering.lower import at_sites
 from steerkit.engine.sites.taps import register_tap
-from steerkit.engine.tiny.models import TINY_MODEL_TYPES
+from steerkit.sources import TINY_MODEL_TYPES
 from steerkit.types import EMBED, HEAD_OUT, Site
 from tests.architectures.conftest import IDS, built
 from tests.architectures.literal import Literal
