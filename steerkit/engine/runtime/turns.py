@@ -103,12 +103,12 @@ class Turns:
                 pass  # somebody else woke it meanwhile
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Run the body with the turn."""
+    def taken(self) -> Iterator[bool]:
+        """Run the body with the turn. Yields whether this thread did not hold it before."""
         ticket = None
         try:
             ticket = self.take()
-            yield
+            yield ticket is not None
         finally:
             # Twice, since an interrupt may fall into the first one, at its very call; it does no harm.
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -146,6 +146,7 @@ class Cursor:
         self._expanded: Frame | None = None
         self._spans: dict[tuple[Positions, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
         self._units: dict[tuple[Gate, torch.dtype, torch.device], Tensor] = {}
+        self._followed: WeakSet[Any] = WeakSet()
         self._watches_tokens = self._needs_places = False
 
     @property
@@ -214,13 +215,13 @@ class Cursor:
                 raise PositionError("from_token looks at token ids, and this pass was given embeddings.")
             if cache is not None:
                 follow(cache, self._memory)
+                self._followed.add(cache)
             known.add_tokens(tokens.cpu(), start)
         return known
 
     def close(self) -> None:
         """Take off caches what was put on them."""
-        if self._watches_tokens:
-            leave(self._memory)
+        leave(self._followed)
 
     # Weights that depend on places alone
 
