@@ -205,10 +205,11 @@ def _after_loading(module: nn.Module, _: Any) -> None:
 def _apply(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     """``nn.Module._apply`` on the plain parameters."""
     folded = _WATCHED.get(module)
-    if folded is None:
-        return type(module)._apply(module, *args, **kwargs)
-    folded.plain(module)
+    if folded is not None:
+        folded.plain(module)
     try:
-        return type(module)._apply(module, *args, **kwargs)
+        applied: nn.Module = type(module)._apply(module, *args, **kwargs)
+        return applied
     finally:
-        folded.again(module)
+        if folded is not None:
+            folded.again(module)

@@ -97,7 +97,7 @@ def processor_template(tokenizer: Any) -> str | None:
 
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where token ids go. An offloaded embedding lies elsewhere (or nowhere) between passes: then where it runs."""
-    embedding = cast(nn.Module, model.get_input_embeddings())
+    embedding = model.get_input_embeddings()
     for module in (embedding, model):
         device = _runs_on(getattr(module, "_hf_hook", None))
         if device is not None:

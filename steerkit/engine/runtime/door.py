@@ -67,7 +67,7 @@ class Door:
         if torch.compiler.is_compiling():
             return
         holder = self._shared.turns.holder
-        if holder is None or holder.thread != threading.get_ident() or holder.frame is not None:
+        if holder is None or holder.thread != threading.get_ident() or holder.bare:
             self._admit(sys._getframe(1), module, args, kwargs)
         if self._bound is not None:
             self._bound.release()
@@ -81,7 +81,7 @@ class Door:
         here = shared.here()
         if not here:
             shared.require_condition()
-        ticket = shared.turns.take(call)
+        ticket = shared.turns.take(call, bare=True)
         if ticket is not None:
             shared.served.clear()
             # While it waited, the door may have been taken off; who comes in must also go out.

@@ -7,16 +7,18 @@ left behind is found by those who wait.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
 LOOK_AGAIN: Final = 0.05
 """Seconds after which those who wait look whether the holder is still there."""
+_SUSPENDS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 class Ticket:
@@ -24,13 +26,14 @@ class Ticket:
 
     Args:
         thread: whose it is.
-        frame: of the call that it is for, where nothing else gives it back after an interrupt; None otherwise.
+        frame: of the call that it is for. Once that has ended nothing else may give it back, after an interrupt.
+        bare: whether it is for somebody's own call of the transformers model.
     """
 
-    __slots__ = ("frame", "thread", "woken")
+    __slots__ = ("bare", "frame", "thread", "woken")
 
-    def __init__(self, thread: int, frame: FrameType | None) -> None:
-        self.thread, self.frame = thread, frame
+    def __init__(self, thread: int, frame: FrameType, bare: bool) -> None:
+        self.thread, self.frame, self.bare = thread, frame, bare
         self.woken = threading.Lock()
         self.woken.acquire()
 
@@ -38,8 +41,6 @@ class Ticket:
     def stale(self) -> bool:
         """Whether its thread has ended, or the call that it is for."""
         frame = sys._current_frames().get(self.thread)
-        if self.frame is None or frame is None:
-            return frame is None
         while frame is not None and frame is not self.frame:
             frame = frame.f_back
         return frame is None
@@ -66,15 +67,15 @@ class Turns:
         holder = self.holder
         return holder is not None and holder.thread == threading.get_ident()
 
-    def take(self, frame: FrameType | None = None) -> Ticket | None:
+    def take(self, frame: FrameType, *, bare: bool = False) -> Ticket | None:
         """Wait for the turn; None where this thread holds it already. ``give`` takes what comes back."""
         me = threading.get_ident()
         holder = self.holder
         if holder is not None and holder.thread == me:
-            if holder.frame is None or not holder.stale:
+            if not holder.stale:
                 return None
             self.give(holder)
-        ticket = Ticket(me, frame)
+        ticket = Ticket(me, frame, bare)
         try:
             self._queue.append(ticket)
             while (holder := self.holder) is not ticket:
@@ -102,12 +103,12 @@ class Turns:
             except RuntimeError:
                 pass  # somebody else woke it meanwhile
 
-    @contextmanager
+    @contextlib.contextmanager
     def taken(self) -> Iterator[bool]:
         """Run the body with the turn. Yields whether this thread did not hold it before."""
         ticket = None
         try:
-            ticket = self.take()
+            ticket = self.take(_caller())
             yield ticket is not None
         finally:
             # Twice, since an interrupt may fall into the first one, at its very call; it does no harm.
@@ -115,3 +116,13 @@ class Turns:
                 self.give(ticket)
             finally:
                 self.give(ticket)
+
+
+def _caller() -> FrameType:
+    """The call that runs the body of the ``with`` statements: the nearest one that isn't a generator's."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_code.co_flags & _SUSPENDS or frame.f_code.co_filename == contextlib.__file__
+    ):
+        frame = frame.f_back
+    return frame
