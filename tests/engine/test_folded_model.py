@@ -67,8 +67,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("model_type", ["llama", "gemma", "qwen3_moe"])
 def test_a_change_inside_the_block_is_one_of_the_plain_model(model_type: str, change: str) -> None:
-    if model_type == "qwen3_moe" and change == "a new parameter":
-        change = "double"
+    if model_type == "qwen3_moe" and change in ("a new parameter", "double"):
+        pytest.skip("its experts run in no float64, and its last writer is no Linear")
     live, other = fresh(model_type), fresh(model_type)
     CHANGES[change](other.hf_model)
     with live.steer(*everywhere(live), mode="fold"):

@@ -23,7 +23,9 @@ def fresh(model_type: str, **more: Any) -> LiveModel:
     return wrap(tiny_model(model_type, n_layers=4, seed=5, **more), self_test=False)
 
 
-@pytest.mark.parametrize("site", ["blocks.2.resid_pre", "blocks.1.resid_post", "blocks.1.mlp_out", "blocks.2.resid_mid"])
+@pytest.mark.parametrize(
+    "site", ["blocks.2.resid_pre", "blocks.1.resid_post", "blocks.1.mlp_out", "blocks.2.resid_mid"]
+)
 @pytest.mark.parametrize("model_type", FAMILIES)
 @torch.no_grad()
 def test_hidden_states_and_hooks_see_the_steered_stream_in_every_mode(model_type: str, site: str) -> None:
@@ -86,8 +88,12 @@ def gradients(live: LiveModel, widths: list[int], mode: Any, positions: str, ins
 
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("widths", [[9, 9], [9, 7]])
-@pytest.mark.parametrize(("mode", "positions"), [("hook", "[0]"), ("hook", "all"), ("interpret", "1:"), ("fold", "all")])
-def test_what_is_computed_again_is_what_was_computed(mode: str, positions: str, widths: list[int], inside: bool) -> None:
+@pytest.mark.parametrize(
+    ("mode", "positions"), [("hook", "[0]"), ("hook", "all"), ("interpret", "1:"), ("fold", "all")]
+)
+def test_what_is_computed_again_is_what_was_computed(
+    mode: str, positions: str, widths: list[int], inside: bool
+) -> None:
     live, again = fresh("llama", dtype=torch.float64), fresh("llama", dtype=torch.float64)
     model: Any = again.hf_model
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable

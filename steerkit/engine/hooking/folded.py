@@ -35,12 +35,15 @@ class _Swapped:
         name: of the parameter.
         put: the folded one.
         kept: the model's own; None where it has none.
+        tied: other modules that share the model's own, by name. Who ties weights anew meanwhile gives them the folded
+            one.
     """
 
     module: nn.Module
     name: str
     put: nn.Parameter
     kept: nn.Parameter | None
+    tied: tuple[tuple[nn.Module, str], ...] = ()
     put_version: int = 0
     kept_version: int = 0
 
@@ -57,10 +60,18 @@ class _Swapped:
     def is_on(self) -> bool:
         return self.there is self.put
 
+    @property
+    def spread(self) -> bool:
+        """Whether others got the folded one too."""
+        return any(module._parameters.get(name) is self.put for module, name in self.tied)
+
     def place(self, folded: bool) -> None:
         """Put one of the two there, unless somebody put something else there."""
         if self.is_on or self.there is self.kept:
             self.module._parameters[self.name] = self.put if folded else self.kept
+        for module, name in self.tied:
+            if module._parameters.get(name) is self.put:
+                module._parameters[name] = self.kept
 
 
 class Folded:
@@ -78,7 +89,9 @@ class Folded:
         for fold in folds:
             swaps = _made(fold, model)
             for module, name, put in swaps:
-                item = _Swapped(module, name, put, module._parameters[name])
+                kept = module._parameters[name]
+                tied = _tied(kept, module, model) if fold.kind == "embedding" else ()
+                item = _Swapped(module, name, put, kept, tied)
                 item.note_versions()
                 self._swapped.setdefault(module, []).append(item)
             for module in {module for module, _, _ in swaps}:
@@ -104,7 +117,7 @@ class Folded:
     @property
     def intact(self) -> bool:
         """Whether what was put on is what is there."""
-        return all(item.is_on for items in self._swapped.values() for item in items)
+        return all(item.is_on and not item.spread for items in self._swapped.values() for item in items)
 
     @property
     def fits(self) -> bool:
@@ -149,6 +162,16 @@ class Folded:
 def _made(fold: Fold, model: nn.Module) -> list[Swap]:
     with torch.inference_mode(False), torch.no_grad():
         return fold.swaps(model)
+
+
+def _tied(kept: nn.Parameter | None, owner: nn.Module, model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:
+    return tuple(
+        (module, name)
+        for module in model.modules()
+        if module is not owner
+        for name, value in module._parameters.items()
+        if value is not None and value is kept
+    )
 
 
 # A module that is watched has hooks for checkpoints, and an `_apply` of its own, which is what `to` and `double` call.

@@ -66,7 +66,9 @@ def _without_peft(model: Any) -> Any:
     inside = getattr(model, "model", None)
     if isinstance(inside, nn.Module):
         return inside
-    raise ModelError(f"A {type(model).__name__} of peft has no model inside that steerkit knows. Pass the model itself.")
+    raise ModelError(
+        f"A {type(model).__name__} of peft has no model inside that steerkit knows. Pass the model itself."
+    )
 
 
 def plain_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase | None:

@@ -232,7 +232,9 @@ class _Folding:
         if not writer.projections:
             return self._weighed(place, edit, writer)
         why = self._blocked(writer)
-        why = why or next((why for one in writer.projections if (why := watched(one, writer.tap.module, self.model))), "")
+        why = why or next(
+            (why for one in writer.projections if (why := watched(one, writer.tap.module, self.model))), ""
+        )
         if why:
             return why
         first, *others = writer.projections

@@ -96,7 +96,9 @@ class State:
 
     def serves(self, groups: Sequence[Group]) -> bool:
         """Whether it is for these very groups."""
-        return len(self.groups) == len(groups) and all(one is other for one, other in zip(self.groups, groups, strict=True))
+        return len(self.groups) == len(groups) and all(
+            one is other for one, other in zip(self.groups, groups, strict=True)
+        )
 
     @property
     def intact(self) -> bool:
