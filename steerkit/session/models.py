@@ -77,10 +77,16 @@ def wrap(
     self_test: bool = True,
     catalog: Catalog | None = None,
 ) -> LiveModel:
-    """Take a transformers causal language model that is already loaded. See ``load_model``."""
+    """Take a transformers causal language model that is already loaded. See ``load_model``.
+
+    Of a ``PeftModel`` the model inside is taken, with the adapters in its layers; of a processor the tokenizer.
+    """
     from steerkit.engine.loading.load import from_live
+    from steerkit.engine.loading.unwrap import processor_template
 
     loaded = from_live(model, tokenizer)
+    if chat_template == "default":
+        chat_template = processor_template(tokenizer) or chat_template
     return _live(loaded, adapter, chat_template, system_prompt, batch_tokens, self_test, catalog)
 
 
@@ -94,6 +100,7 @@ def _live(
     catalog: Catalog | None,
 ) -> LiveModel:
     from steerkit.engine.prompts.chat import ChatFormat
+    from steerkit.engine.runtime.steering import alone
     from steerkit.engine.sites.selftest_memory import require_tested
     from steerkit.session.model import LiveModel
 
@@ -104,7 +111,9 @@ def _live(
         error.model_type = loaded.facts.model_type
         raise
     if self_test:
-        require_tested(loaded.model, layout, loaded.weights_hash, spec.name)
+        # Somebody may be steering the model already, in this context or in another.
+        with alone(loaded.model):
+            require_tested(loaded.model, layout, loaded.weights_hash, spec.name)
     chat = None
     if loaded.tokenizer is not None:
         chat = ChatFormat(loaded.tokenizer, template=chat_template, system_prompt=system_prompt)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
 from steerkit.api.intervention import Affine, Intervention
-from steerkit.engine.hooking.attach import like_of
+from steerkit.engine.hooking.attach import Begins, like_of
 from steerkit.engine.hooking.compiled import Hook, Hooks
 from steerkit.engine.lowering.algebra import compose, is_constant, wants_gradient
 from steerkit.engine.lowering.edits import Edit, Mode, edits_of
@@ -114,7 +114,7 @@ class Prepared:
             mid = self.places.get((tap, True))
             if mid is not None and mid.resid_pre is not None:
                 keep, edit = _edit_sum(mid.resid_pre)
-                found += [(submodule(model, mid.resid_pre.module), "input", keep), (mid.module, tap.side, edit)]
+                found += [(submodule(model, mid.resid_pre.module), "seen", keep), (mid.module, tap.side, edit)]
             else:
                 hook = _edit_output() if tap.side == "output" else _edit_input(tap.keyword)
                 found.append((self.places[tap, False].module, tap.side, hook))
@@ -210,6 +210,8 @@ class Filled:
     def __init__(self, prepared: Prepared, values: dict[Place, Tensor]) -> None:
         self.prepared, self.values = prepared, values
         self.cursor = Cursor()
+        self.begins: Begins | None = None
+        self.intact = True
 
     def attach(self) -> None:
         """Copy it in."""
@@ -222,6 +224,13 @@ class Filled:
         """Put the zeros back."""
         for place in self.values:
             place.clear()
+
+    def fits_still(self) -> bool:
+        """Whether it can be put on as it is."""
+        return True
+
+    def close(self) -> None:
+        """It will not be put on again."""
 
 
 def _laid_out(updates: Sequence[Affine | None], like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED
-from steerkit.engine.loading.unwrap import original
+from steerkit.engine.loading.unwrap import plain_model, plain_tokenizer
 from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
 from steerkit.errors import ModelError, UnknownNameError, nearest
 from steerkit.sources import TINY
@@ -107,12 +107,13 @@ def from_live(
     """Take a causal language model that is already loaded. Nothing of it is changed.
 
     Of what ``torch.compile(model)`` returns, the model inside is taken; what steers that one steers both. For passes
-    of ours to be compiled as well, compile the model in place: ``model.compile()``.
+    of ours to be compiled as well, compile the model in place: ``model.compile()``. Of a ``PeftModel`` the model inside
+    is taken, with the adapters in its layers; of a processor the tokenizer.
 
     Raises:
-        ModelError: where it isn't a causal language model of transformers.
+        ModelError: where it isn't a causal language model of transformers, or what is around it can't be taken off.
     """
-    model = original(model)
+    model, tokenizer = plain_model(model), plain_tokenizer(tokenizer)
     if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
         raise ModelError(f"A causal language model of transformers is needed, not {type(model).__name__}.")
     _require_causal(model.config, source, architecture=type(model).__name__)

@@ -15,12 +15,14 @@ from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.api.intervention import Intervention
 from steerkit.engine.hooking.prepared import Prepared, Where
+from steerkit.engine.loading.unwrap import input_device
 from steerkit.engine.lowering.edits import Condition, Mode, interventions_of, require_mode
 from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, position_ids
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
 from steerkit.engine.runtime.generation import generate_batch
-from steerkit.engine.runtime.steering import Group, Steering, require_rows
+from steerkit.engine.runtime.blocks import Group
+from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
 from steerkit.engine.sequence.positions import frame_of_mask, goes_on
 from steerkit.engine.sites.taps import Handler
@@ -84,7 +86,7 @@ class Runtime:
     @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        return cast(Tensor, self.model.get_input_embeddings().weight).device
+        return input_device(self.model)
 
     @property
     def pad_id(self) -> int:
