@@ -101,7 +101,7 @@ def _renderer(folder: Path, source: str, system_prompt: str | None) -> Callable[
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    from steerkit.engine.prompts.chat import strftime_now
+    from steerkit.templates import strftime_now
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)

@@ -371,7 +371,7 @@ class Evaluation:
     def _own_completions(self, data: str, length: int) -> tuple[list[Rendered], list[int]]:
         prompts = self.prompts(data)
         rendered = [
-            Rendered((*prompt.token_ids, *ids[:length]), prompt.instruction, len(prompt.token_ids))
+            Rendered((*prompt.token_ids, *ids[:length]), prompt.turns, len(prompt.token_ids))
             for prompt, ids in zip(prompts, self._seen.completions[data], strict=True)
         ]
         return rendered, _lengths(prompts)
