@@ -14,6 +14,7 @@ from datetime import date
 from typing import Any, Final, TypeAlias
 
 from steerkit.errors import ModelError
+from steerkit.types import Example
 
 Turns: TypeAlias = Sequence[Mapping[str, str]]
 """Messages as templates take them: ``{role, content}``."""
@@ -36,6 +37,14 @@ RESERVED: Final = (
 
 _MARK: Final = "steerkit0marks0the0text"
 """Stands for a turn's text. Plain letters and digits, so that no template's trimming changes it."""
+
+
+def messages_of(example: Example, system_prompt: str | None) -> list[dict[str, str]]:
+    """An example's conversation as templates take it, with the system prompt before one that has none of its own."""
+    messages = [{"role": message.role, "content": message.content} for message in example.messages]
+    if system_prompt is not None and not any(message["role"] == "system" for message in messages):
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
 
 
 def strftime_now(form: str) -> str:
@@ -127,7 +136,7 @@ class Locator:
             return _repeated(parts, text, content)
         head, tail = parts
         if not (text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail)):
-            return None
+            return self._by_its_end(messages, place, text)
         start, stop = len(head), len(text) - len(tail)
         inside = text[start:stop]
         if any(inside in form for form in _forms(content)):
@@ -139,14 +148,32 @@ class Locator:
                 return at, at + len(form)
         return None
 
+    def _by_its_end(self, messages: Turns, place: int, text: str) -> Span | None:
+        """Where a turn lies whose text changes what is around it, by where more of its text would follow.
+
+        Qwen 3 takes an answer's reasoning apart and prints it anew: before a mark it would print an empty one.
+        """
+        content = messages[place]["content"].rstrip()
+        mark = _mark(messages)
+        longer = [{**item, "content": content + mark} if at == place else item for at, item in enumerate(messages)]
+        try:
+            parts = self.render(longer).split(mark)
+        except ModelError:
+            return None
+        if not content or len(parts) != 2 or not text.endswith(parts[1]):
+            return None
+        stop = len(text) - len(parts[1])
+        for form in (messages[place]["content"], content, content.lstrip()):
+            if text[:stop].endswith(form) and text[:stop].rstrip() == parts[0]:
+                return stop - len(form), stop
+        return None
+
     def _around(self, messages: Turns, place: int) -> list[str] | None:
         """The rendered text without that turn's, cut where it was; None where it isn't in it."""
         others = tuple((item["role"], None if at == place else item["content"]) for at, item in enumerate(messages))
         key = (place, *others)
         if key not in self._known:
-            mark = _MARK
-            while any(mark in item["content"] for item in messages):
-                mark += "0"
+            mark = _mark(messages)
             marked = [{**item, "content": mark} if at == place else item for at, item in enumerate(messages)]
             try:
                 parts = self.render(marked).split(mark)
@@ -157,6 +184,14 @@ class Locator:
                 self._known.clear()
             self._known[key] = parts if len(parts) > 1 else None
         return self._known[key]
+
+
+def _mark(messages: Turns) -> str:
+    """A mark that none of the texts holds."""
+    mark = _MARK
+    while any(mark in item["content"] for item in messages):
+        mark += "0"
+    return mark
 
 
 def _forms(content: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import jinja2
 from steerkit.engine.prompts.encoding import continued, encode
 from steerkit.engine.sequence.positions import Turn, Turns
 from steerkit.errors import DataError, ModelError
-from steerkit.templates import Locator, dated, require_arguments
+from steerkit.templates import Locator, dated, messages_of, require_arguments
 from steerkit.templates import Turns as Messages
 from steerkit.types import Example
 
@@ -123,17 +123,16 @@ class ChatFormat:
             DataError: for what is no example, or a conversation that nothing renders.
         """
         example = Example.of(prompt)
-        closed = example.messages[-1].role == "assistant"
-        if closed and example.completion is not None:
+        if example.is_closed and example.completion is not None:
             raise DataError(
                 "An example has a completion, and its conversation ends with the assistant's turn already. A "
                 "completion follows what somebody else said: leave one of the two out."
             )
-        text, turns, special = self._text(example, closed)
+        text, turns, special = self._text(example)
         ids, spans = encode(self.tokenizer, text, [span for _, span in turns], special=special)
         located = tuple(Turn(role, span) for (role, _), span in zip(turns, spans, strict=True))
         if not completion or example.completion is None:
-            return Rendered(ids, located, closed=closed)
+            return Rendered(ids, located, closed=example.is_closed)
         whole = continued(self.tokenizer, ids, text, example.completion, special=special)
         return Rendered(whole, located, len(ids))
 
@@ -145,7 +144,7 @@ class ChatFormat:
         """What evaluators read along: a completion behind its prompt, a plain text by itself, else the conversation."""
         return self.render_text(example.text) if example.is_plain else self.render(example, completion=True)
 
-    def _text(self, example: Example, closed: bool) -> tuple[str, list[tuple[str, tuple[int, int] | None]], bool]:
+    def _text(self, example: Example) -> tuple[str, list[tuple[str, tuple[int, int] | None]], bool]:
         """What is read, the characters of each turn in it, and whether special tokens are still to be added."""
         if self._template is None:
             if len(example.messages) > 1 or example.messages[0].role != "user":
@@ -156,10 +155,8 @@ class ChatFormat:
                 )
             content = example.messages[0].content
             return content, [("user", (0, len(content)))], True
-        messages = [{"role": message.role, "content": message.content} for message in example.messages]
-        if self.system_prompt is not None and not any(message["role"] == "system" for message in messages):
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
-        locator = self._closed if closed else self._open
+        messages = messages_of(example, self.system_prompt)
+        locator = self._closed if example.is_closed else self._open
         text = locator.render(messages)
         spans = locator.locate(messages, text)
         return text, [(message["role"], span) for message, span in zip(messages, spans, strict=True)], False
