@@ -15,6 +15,7 @@ from steerkit.plan.cost import Meter, meter_conditions, meter_directions
 from steerkit.plan.files import directions_fault
 from steerkit.plan.names import Key
 from steerkit.plan.tokens import token_counter
+from steerkit.plan.turns import closed, lacking, within_prompt, without_completion
 from steerkit.plan.types import (
     Cost,
     Plan,
@@ -23,7 +24,6 @@ from steerkit.plan.types import (
     PlannedEvaluation,
     PlannedSamples,
 )
-from steerkit.plan.turns import closed, lacking, within_prompt, without_completion
 from steerkit.recipe.data import DataRef, load_data
 from steerkit.recipe.load import EVALUATION_KEYS
 from steerkit.recipe.problems import in_order
@@ -292,9 +292,7 @@ class _Planner(ConditionResolver):
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
-        counter = token_counter(
-            self.model.folder, template, section.system_prompt, section.chat_template_arguments
-        )
+        counter = token_counter(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
         meter = Meter(self.data, counter, section.batch_tokens)
         meter_directions(meter, directions, self.recipe.report.separation)
         controls = [(one, one.n_controls(self.recipe.control.random_directions)) for one in conditions]

@@ -132,7 +132,14 @@ def _raw_counter(folder: Path) -> Callable[[bool], Callable[[Sequence[str]], lis
 
     def counter(special: bool) -> Callable[[Sequence[str]], list[int]]:
         def count(texts: Sequence[str]) -> list[int]:
-            return [len(item.ids) for item in tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)]
+            found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
+            counts = [len(item.ids) for item in found]
+            for place, item in enumerate(found):
+                if special and item.ids[:1] == item.ids[1:2]:
+                    # A text that begins with the begin token gets no second one.
+                    bare = tokenizer.encode(texts[place], add_special_tokens=False).ids
+                    counts[place] -= len(bare) < len(item.ids) and bare[:1] == item.ids[:1]
+            return counts
 
         return count
 

@@ -277,7 +277,8 @@ def _is(value: object, wanted: object) -> bool:
 
 
 def _any_lists(rows: Sequence[Row]) -> bool:
-    return any(isinstance(value, list) for row in rows if isinstance(row.value, Mapping) for value in row.value.values())
+    values = (value for row in rows if isinstance(row.value, Mapping) for value in row.value.values())
+    return any(isinstance(value, list) for value in values)
 
 
 def _kind(value: object) -> str:

@@ -137,7 +137,8 @@ class DatasetRecipe(Section):
     def _one_prompt(self) -> DatasetRecipe:
         given = [name for name in ("field", "messages", "template") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise _excess(f"the prompt comes from one of field, messages and template, not {' and '.join(given)}", given)
+            listed = " and ".join(given)
+            raise _excess(f"the prompt comes from one of field, messages and template, not {listed}", given)
         if self.pairs is None:
             return self
         if self.pairs.of == "prompts" and given:

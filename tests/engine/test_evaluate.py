@@ -283,7 +283,7 @@ def test_one_condition_alone_is_lowered_for_as_many_tokens_as_it_sees(
 def test_prompts_are_rendered_once(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered: list[str] = []
     render = ChatFormat.render
-    monkeypatch.setattr(ChatFormat, "render", lambda self, prompt: rendered.append(prompt) or render(self, prompt))
+    monkeypatch.setattr(ChatFormat, "render", lambda self, prompt: rendered.append(prompt.text) or render(self, prompt))
     evaluation = everything(llama)
     evaluation.run()
     evaluation.run_many(conditions_of(llama))

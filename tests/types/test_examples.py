@@ -38,7 +38,7 @@ def test_one_prompt_or_several() -> None:
     [None, b"text", 7, {"text": "x"}, {"role": "user", "content": "x"}, {1, 2}, [None], [b"x"], [["x"]], [7], [[]]],
 )
 def test_nothing_else_becomes_text(value: Any) -> None:
-    with pytest.raises(DataError, match="text|messages"):
+    with pytest.raises(DataError, match=r"text|messages"):
         as_examples(value)
 
 

@@ -64,9 +64,7 @@ def batches(
         else:
             cut.append([index])
     growing = extra_tokens > 0
-    return [
-        pad([prompts[index] for index in rows], tuple(rows), padding_side, pad_id, device, growing) for rows in cut
-    ]
+    return [pad([prompts[index] for index in rows], tuple(rows), padding_side, pad_id, device, growing) for rows in cut]
 
 
 def pad(

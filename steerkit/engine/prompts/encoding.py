@@ -103,9 +103,7 @@ def _overlap(characters: Span, offsets: Sequence[Span]) -> Span:
     return place, place
 
 
-def _by_prefixes(
-    tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], part: Span, special: bool
-) -> Span:
+def _by_prefixes(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], part: Span, special: bool) -> Span:
     """The same for a tokenizer without offsets, from the tokens of the texts that end where the part does.
 
     Where they disagree with the whole text's, a token reaches over the boundary: it holds some of the part's text.

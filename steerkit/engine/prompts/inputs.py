@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from steerkit.types import ExampleLike
 
 Prompt: TypeAlias = "ExampleLike | Rendered | Tensor | Mapping[str, Any]"
-"""A text, a list of messages or an example; something rendered; or token ids ``[pos]``, also as a tokenizer gives them."""
+"""A text, a list of messages or an example; something rendered; or token ids ``[pos]``, as a tokenizer gives them."""
 
 Prompts: TypeAlias = "Prompt | Sequence[Prompt]"
 """One prompt or several; a tensor ``[n, pos]`` or a tokenizer's output is several."""
@@ -47,7 +47,9 @@ def read_prompts(
         return [_of_ids(row, vocabulary) for row in rows]
     if isinstance(values, (list, tuple)) and any(_is_encoded(item) for item in values):
         return [
-            _of_encoded(item, vocabulary, place) if _is_encoded(item) else chat().render(Example.of(item), completion=completion)
+            _of_encoded(item, vocabulary, place)
+            if _is_encoded(item)
+            else chat().render(Example.of(item), completion=completion)
             for place, item in enumerate(values)
         ]
     return [chat().render(example, completion=completion) for example in as_examples(values)]
@@ -121,4 +123,3 @@ def _of_ids(row: Sequence[int], vocabulary: int) -> Rendered:
     if odd is not None:
         raise DataError(f"Token id {odd} is none of the model's {vocabulary}. Encode prompts with its own tokenizer.")
     return Rendered(tuple(row))
-
