@@ -258,3 +258,11 @@ def test_turns_moved_behind_the_last_one_count_as_what_follows_it() -> None:
     assert (first, last) == (own[-1] + 1, len(rendered.token_ids) - 1)
     (system,) = columns("system", [rendered])
     assert set(system) < set(range(first, last + 1))
+
+
+def test_turns_are_known_as_long_as_the_whole_prompt_is_there() -> None:
+    turns = ChatFormat(tiny_tokenizer(), template=CHATML).render("abc").turns
+    whole = Rendered(tuple(range(10)), turns, 6)
+    assert whole.cut(20) == whole and whole.cut(6) == Rendered(tuple(range(6)), turns, 6)
+    assert whole.cut(5) == Rendered(tuple(range(5)), (), 5)
+    assert Rendered(tuple(range(10)), turns).cut(9) == Rendered(tuple(range(9)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.errors import RecipeError
+from steerkit.errors import DataError, RecipeError
 from steerkit.recipe import DataRef, Recipe
 from steerkit.recipe.data import Splits, load_data, parse_ref
 from steerkit.recipe.rows import identity, prompt_of
@@ -107,6 +107,8 @@ def test_pairs_of_completions_stay_pairs(tmp_path: Path) -> None:
     data = {"d": found, "whole": read(tmp_path, CAA, field="question", pairs=BOTH)[0]}
     assert parse_ref("d.train.positive", data) == DataRef("d", "train.positive")
     assert str(parse_ref("whole.negative", data)) == "whole.negative"
+    with pytest.raises(DataError, match="holds pairs; name the side: whole.positive or whole.negative"):
+        parse_ref("whole", data)
     assert parse_ref("d.train.positive", data).of_part("test") == DataRef("d", "test.positive")
     assert (parse_ref("d.test.negative", data).part, parse_ref("whole.negative", data).part) == ("test", "all")
 

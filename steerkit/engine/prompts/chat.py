@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
@@ -49,8 +49,11 @@ class Rendered:
         return next((turn.span for turn in reversed(self.turns) if turn.role == "user"), None)
 
     def cut(self, tokens: int) -> Rendered:
-        """The first tokens. Of the turns nobody knows then whether they are whole."""
-        return Rendered(self.token_ids[:tokens], (), None if self.prompt is None else min(self.prompt, tokens))
+        """The first tokens. Where not all of the prompt is among them, nobody knows whether its turns are whole."""
+        prompt = len(self.token_ids) if self.prompt is None else self.prompt
+        if tokens >= prompt:
+            return replace(self, token_ids=self.token_ids[:tokens])
+        return Rendered(self.token_ids[:tokens], (), None if self.prompt is None else tokens)
 
     def require_open(self) -> None:
         """Raise ``DataError`` for a conversation that an answer can't follow."""
