@@ -14,8 +14,8 @@ from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
 from steerkit.plan.files import directions_fault
 from steerkit.plan.names import Key
-from steerkit.plan.tokens import token_counter
-from steerkit.plan.turns import closed, lacking, within_prompt, without_completion
+from steerkit.plan.tokens import token_counter, turns_shown
+from steerkit.plan.turns import closed, lacking, unrendered, within_prompt, without_completion
 from steerkit.plan.types import (
     Cost,
     Plan,
@@ -69,6 +69,8 @@ class _Planner(ConditionResolver):
         """Resolve all, then tell all."""
         architecture = self.architecture()
         template = self.template()
+        section = self.recipe.model
+        self.shown = turns_shown(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
         self.data, problems = load_data(self.recipe)
         self.problems += problems
         directions = tuple(filter(None, (self.direction(*item) for item in self.recipe.directions.items())))
@@ -77,6 +79,7 @@ class _Planner(ConditionResolver):
         self.check_labels(evaluations)
         samples = self.samples()
         self.check_whole()
+        self.check_rendered(template)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.recipe.source or "recipe"))
         random_directions = self.recipe.control.random_directions
@@ -160,7 +163,7 @@ class _Planner(ConditionResolver):
 
     def check_turns(self, positions: Positions, ref: DataRef, *path: Key) -> None:
         """Every example of a split has the turn that positions name."""
-        fault = lacking(positions, ref, self.examples(ref), self.recipe.model.system_prompt)
+        fault = lacking(positions, ref, self.examples(ref), self.shown)
         if fault is not None:
             self.complain(f"'{positions}': {fault}", *path)
 
@@ -269,6 +272,14 @@ class _Planner(ConditionResolver):
                     f"{source} and {ref} {describe_shared(shared)}; {advice}",
                     *path,
                 )
+
+    def check_rendered(self, template: str) -> None:
+        """Without a chat template there are texts alone."""
+        for ref in {**self.estimated, **self.measured} if template == "none" else ():
+            fault = unrendered(ref, self.examples(ref))
+            if fault is not None:
+                message = f"{fault}: that needs a chat template, and model.chat_template is none"
+                self.complain(message, "data", ref.dataset)
 
     def check_edited(self) -> None:
         """Every example that is measured has the turns that interventions and gates name."""

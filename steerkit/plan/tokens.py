@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from steerkit.plan.model import chat_template, read_json, token_text
-from steerkit.templates import compiled, messages_of
+from steerkit.templates import Locator, Render, compiled, messages_of
 from steerkit.types import Example
 
 _CHARACTERS_PER_TOKEN: Final = 4
@@ -95,6 +97,41 @@ def token_counter(
     return TokenCounter(_of_texts(plain, _TEMPLATE_TOKENS), plain, behind, True, basis)
 
 
+def turns_shown(
+    folder: Path | None, template: str, system_prompt: str | None, arguments: Mapping[str, Any]
+) -> Callable[[Example], list[tuple[str, bool]]]:
+    """A function that tells each turn's role, and whether the template shows it so that its place can be told.
+
+    What can't be rendered here is taken for shown: the load will say what is wrong with it.
+    """
+    source: str | None = template
+    if template in ("default", "none"):
+        source = chat_template(folder) if folder is not None and template == "default" else None
+    locators: dict[bool, Locator] = {}
+    if source is not None:
+        with suppress(Exception):
+            for closed in (False, True):
+                locators[closed] = Locator(_template(folder, source, not closed, arguments))
+
+    def shown(example: Example) -> list[tuple[str, bool]]:
+        messages = messages_of(example, system_prompt)
+        spans: Sequence[object] = [True] * len(messages)
+        if locators:
+            with suppress(Exception):
+                locator = locators[example.is_closed]
+                spans = locator.locate(messages, locator.render(messages))
+        return [(message["role"], span is not None) for message, span in zip(messages, spans, strict=True)]
+
+    return shown
+
+
+def _template(folder: Path | None, source: str, generation: bool, arguments: Mapping[str, Any]) -> Render:
+    """A template as the engine renders it."""
+    config = read_json(folder / "tokenizer_config.json") if folder is not None else {}
+    render = compiled(source, {key: token_text(value) for key, value in config.items() if key.endswith("_token")})
+    return partial(render, add_generation_prompt=generation, **arguments)
+
+
 def _of_texts(count: _Counts, extra: int = 0) -> Callable[[Sequence[Example]], list[int]]:
     """Counts examples by the texts of their turns."""
 
@@ -150,13 +187,5 @@ def _renderer(
     folder: Path, source: str, system_prompt: str | None, arguments: Mapping[str, Any]
 ) -> Callable[[Example], str]:
     """Renders an example as the engine does."""
-    config = read_json(folder / "tokenizer_config.json")
-    names = {key: token_text(value) for key, value in config.items() if key.endswith("_token")}
-    template = compiled(source, names)
-
-    def render(example: Example) -> str:
-        return template(
-            messages_of(example, system_prompt), add_generation_prompt=not example.is_closed, **dict(arguments)
-        )
-
-    return render
+    templates = {closed: _template(folder, source, not closed, arguments) for closed in (False, True)}
+    return lambda example: templates[example.is_closed](messages_of(example, system_prompt))

@@ -1,8 +1,8 @@
-"""Which positions the examples of a data set can have, told before any of them is rendered."""
+"""Which positions the examples of a data set can have, told before a model is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from steerkit.recipe.data import DataRef
@@ -23,20 +23,29 @@ def within_prompt(positions: Positions) -> bool:
     return not reads_behind(positions)
 
 
-def lacking(positions: Positions, ref: DataRef, examples: Sequence[Example], system_prompt: str | None) -> str | None:
+def lacking(
+    positions: Positions, ref: DataRef, examples: Sequence[Example], shown: Callable[[Example], list[tuple[str, bool]]]
+) -> str | None:
     """What examples lack that positions name, as a sentence; None where they lack nothing.
 
     Args:
         positions: turns of a conversation; other roles lack nothing.
         ref: what the examples are called.
         examples: of a split.
-        system_prompt: of the model, which conversations without a system message get.
+        shown: tells each turn's role, and whether the chat template shows it.
     """
     role, turn = ("user", -1) if positions.role in _OF_THE_USER else (positions.role, positions.turn)
     if role not in TURNS:
         return None
-    short = [example for example in examples if not _has(example, role, turn, system_prompt)]
-    return _told(f"no such turn of the {role}'s", ref, examples, short)
+    absent, hidden = [], []
+    for example in examples:
+        said = [visible for speaker, visible in shown(example) if speaker == role]
+        meant = said if turn is None else said[turn : turn + 1 or None]
+        absent += [] if meant else [example]
+        hidden += [example] if meant and not any(meant) else []
+    return _told(f"no such turn of the {role}'s", ref, examples, absent) or _told(
+        f"a turn of the {role}'s that the chat template doesn't show", ref, examples, hidden
+    )
 
 
 def without_completion(ref: DataRef, examples: Sequence[Example]) -> str | None:
@@ -49,11 +58,10 @@ def closed(ref: DataRef, examples: Sequence[Example]) -> str | None:
     return _told("no answer to give", ref, examples, [example for example in examples if example.is_closed])
 
 
-def _has(example: Example, role: str, turn: int | None, system_prompt: str | None) -> bool:
-    said = sum(message.role == role for message in example.messages)
-    if role == "system" and not said and system_prompt is not None:
-        said = 1
-    return said > 0 if turn is None else -said <= turn < said
+def unrendered(ref: DataRef, examples: Sequence[Example]) -> str | None:
+    """That conversations can't be read without a chat template, as a sentence; None where all are single texts."""
+    talks = [one for one in examples if len(one.messages) > 1 or one.messages[0].role != "user"]
+    return _told("a conversation of several turns", ref, examples, talks)
 
 
 def _told(what: str, ref: DataRef, examples: Sequence[Example], short: Sequence[Example]) -> str | None:

@@ -125,3 +125,20 @@ def test_the_hash_is_over_examples_and_template_arguments(plan: Planner, tmp_pat
     path = tmp_path / "caa.jsonl"
     path.write_text(path.read_text("utf-8").replace('"topic": 1', '"topic": 2'), "utf-8")
     assert plan(RECIPE).hash != before
+
+
+def test_a_turn_that_the_template_drops_is_told_before_a_model_is_loaded(problems: Problems, tmp_path: Path) -> None:
+    (tmp_path / "last.jinja").write_text("{{ messages[-1]['content'] }}:", "utf-8")
+    text = RECIPE.replace(
+        '"tiny-random:llama"}', '"tiny-random:llama", chat_template: {file: last.jinja}, system_prompt: s}'
+    )
+    found = problems(text.replace('positions: "user[-1]"', "positions: system"))
+    assert [one[:2] for one in found] == [(19, EDIT)] * 2
+    assert "have a turn of the system's that the chat template doesn't show" in found[0][2]
+
+
+def test_conversations_and_arguments_need_a_template(problems: Problems) -> None:
+    text = RECIPE.replace("[caa.test.positive, caa.test.negative]", "[talk]")
+    found = problems(text, "model.chat_template=none", "model.chat_template_arguments={a: 1}")
+    assert sorted(one[1] for one in found) == ["--set model.chat_template_arguments", "data.talk"]
+    assert all("chat_template is none" in one[2] for one in found)
