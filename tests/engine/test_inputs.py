@@ -175,3 +175,14 @@ def test_directions_come_from_completions_too(llama: LiveModel) -> None:
     ]
     torch.testing.assert_close(direction.vectors[0], (means[0] - means[1]).float())
     assert direction.provenance["tokens_positive"] == 6
+
+
+def test_what_is_generated_is_a_completion_too(llama: LiveModel) -> None:
+    direction = estimate_direction(llama, ["a", "b"], ["c", "d"], site="blocks.0.resid_post", progress=False)
+    found = {
+        where: llama.generate(
+            ["hi", TALK], max_new_tokens=6, steer=[add(direction, coefficient=40.0, positions=where)] * 2
+        )
+        for where in ("completion", "generated", "prompt")
+    }
+    assert found["completion"] == found["generated"] != found["prompt"]

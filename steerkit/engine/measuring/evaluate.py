@@ -186,9 +186,8 @@ class Evaluation:
     def _render(self, data: str, *, raw: bool) -> list[Rendered]:
         key = (data, raw)
         if key not in self._rendered:
-            chat = self.live.chat
-            examples = self.examples[data]
-            self._rendered[key] = [chat.render_reading(one) if raw else chat.render(one) for one in examples]
+            render = self.live.chat.render_reading if raw else self.live.chat.render
+            self._rendered[key] = [render(example) for example in self.examples[data]]
         return self._rendered[key]
 
     def _passes(self, samples: bool) -> list[Pass]:
