@@ -100,7 +100,7 @@ def _digest(provenance: Mapping[str, object]) -> str:
 
 
 def _provenance(plan: Plan, model: LiveModel) -> dict[str, object]:
-    data = {str(DataRef(name, split)): texts for name, splits in plan.data.items() for split, texts in splits.items()}
+    data = {str(DataRef(name, split)): rows for name, splits in plan.data.items() for split, rows in splits.items()}
     return describe_run(
         recipe_hash=plan.hash,
         seed=plan.recipe.seed,

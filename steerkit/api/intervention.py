@@ -90,7 +90,7 @@ class Gate:
             raise AttachError(f"A gate's threshold is a finite number, not {self.threshold}.")
         object.__setattr__(self, "site", self.direction.site if self.site is None else Site.parse(self.site))
         positions = Positions.parse(self.positions)
-        if positions.role in ("generated", FROM_TOKEN):
+        if positions.role in ("generated", "completion", FROM_TOKEN):
             raise PositionError(f"A gate at the prompt reads tokens of the prompt, not positions '{positions}'.")
         # All of the prompt, that is: what follows can't decide about itself.
         object.__setattr__(

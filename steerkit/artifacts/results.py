@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steerkit.api.direction import Direction
+from steerkit.types import Example
 
 SCHEMA_VERSION = 1
 
@@ -28,24 +29,31 @@ def describe_direction(direction: Direction) -> dict[str, Any]:
 def sample_rows(
     condition: str,
     data: str,
-    prompts: Sequence[str],
+    examples: Sequence[Example],
     completions: Sequence[str],
     scores: Mapping[str, Sequence[float]],
 ) -> list[dict[str, Any]]:
-    """One line per prompt: what the model wrote, where it wrote anything, and how each evaluator scored it.
+    """One line per example: what the model wrote, where it wrote anything, and how each evaluator scored it.
+
+    What an example holds beside its prompt stands under ``example``: its conversation where it is more than one user
+    turn, its completion, label, name and other fields.
 
     Args:
         condition: name of the condition.
         data: the split.
-        prompts: its texts.
-        completions: of its first texts; may be fewer than the prompts.
-        scores: ``{evaluator: one value per prompt}``.
+        examples: its examples.
+        completions: of its first examples; may be fewer than these.
+        scores: ``{evaluator: one value per example}``.
     """
-    rows = []
-    for index, prompt in enumerate(prompts):
+    rows: list[dict[str, Any]] = []
+    for index, example in enumerate(examples):
         written = completions[index] if index < len(completions) else None
         values = {name: column[index] for name, column in scores.items()}
         if written is None and not values:
             continue
-        rows.append({"prompt": prompt, "data": data, "condition": condition, "completion": written, "scores": values})
+        row = {"prompt": example.text, "data": data, "condition": condition, "completion": written, "scores": values}
+        plain = example.to_json()
+        if isinstance(plain, dict):
+            row["example"] = {key: value for key, value in plain.items() if key != "prompt"}
+        rows.append(row)
     return rows

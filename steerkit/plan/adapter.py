@@ -69,4 +69,7 @@ class ModelResolver(Resolver):
             )
         if chosen == "none" and section.system_prompt is not None:
             self.complain("a system prompt needs a chat template, and chat_template is none", "model", "system_prompt")
+        if chosen == "none" and section.chat_template_arguments:
+            message = "arguments are for a chat template, and chat_template is none"
+            self.complain(message, "model", "chat_template_arguments")
         return chosen

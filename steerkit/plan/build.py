@@ -14,7 +14,8 @@ from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
 from steerkit.plan.files import directions_fault
 from steerkit.plan.names import Key
-from steerkit.plan.tokens import token_counter
+from steerkit.plan.tokens import token_counter, turns_shown
+from steerkit.plan.turns import closed, lacking, unrendered, within_prompt, without_completion
 from steerkit.plan.types import (
     Cost,
     Plan,
@@ -23,11 +24,12 @@ from steerkit.plan.types import (
     PlannedEvaluation,
     PlannedSamples,
 )
-from steerkit.recipe.data import DataRef, describe_shared, load_data, normalise
+from steerkit.recipe.data import DataRef, load_data
 from steerkit.recipe.load import EVALUATION_KEYS
 from steerkit.recipe.problems import in_order
+from steerkit.recipe.rows import describe_shared, identity, prompt_of
 from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, Recipe
-from steerkit.types import FROM_TOKEN, Positions
+from steerkit.types import TURNS, Positions
 
 
 def plan_recipe(source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog) -> Plan:
@@ -67,6 +69,8 @@ class _Planner(ConditionResolver):
         """Resolve all, then tell all."""
         architecture = self.architecture()
         template = self.template()
+        section = self.recipe.model
+        self.shown = turns_shown(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
         self.data, problems = load_data(self.recipe)
         self.problems += problems
         directions = tuple(filter(None, (self.direction(*item) for item in self.recipe.directions.items())))
@@ -75,6 +79,7 @@ class _Planner(ConditionResolver):
         self.check_labels(evaluations)
         samples = self.samples()
         self.check_whole()
+        self.check_rendered(template)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.recipe.source or "recipe"))
         random_directions = self.recipe.control.random_directions
@@ -114,12 +119,10 @@ class _Planner(ConditionResolver):
         site = self.site(written.site, *path, "site")
         positions = Positions.parse(written.positions)
         if positions.role == "generated":
-            self.complain("prompts have no generated tokens; directions are read from prompts", *path, "positions")
-        if positions.role == FROM_TOKEN:
-            message = f"{positions} can be steered, not read: write a role such as instruction, or an index such as -1"
-            self.complain(message, *path, "positions")
+            message = "prompts have no generated tokens; directions are read from prompts, or from given completions"
+            self.complain(f"{message}: write completion", *path, "positions")
         self.estimated.update(dict.fromkeys(filter(None, classes)))
-        self.check_classes(classes, path)
+        self.check_classes(classes, positions, path)
         if len(self.problems) > before or spec is None or options is None:
             return None
         return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions)
@@ -136,15 +139,33 @@ class _Planner(ConditionResolver):
         self.complain(fault, "directions", name, "file")
         return None
 
-    def check_classes(self, classes: Sequence[DataRef | None], path: tuple[Key, ...]) -> None:
-        """The two classes of a direction have no text in common."""
+    def check_classes(self, classes: Sequence[DataRef | None], positions: Positions, path: tuple[Key, ...]) -> None:
+        """The two classes of a direction have no text in common, and have what is to be read."""
+        for ref in dict.fromkeys(filter(None, classes)):
+            self.check_turns(positions, ref, *path, "positions")
+            fault = without_completion(ref, self.examples(ref)) if positions.role == "completion" else None
+            if fault is not None:
+                self.complain(f"{fault}: name a field, completion: <field>, or pairs of them", *path, "positions")
         positive, negative = classes
         if positive is None or negative is None:
             return
-        reference = {normalise(text) for text in self.texts(negative)}
-        shared = [text for text in self.texts(positive) if normalise(text) in reference]
+        whole = {identity(example) for example in self.examples(negative)}
+        shared = [example for example in self.examples(positive) if identity(example) in whole]
         if shared:
             self.complain(f"{positive} and {negative} {describe_shared(shared)}", *path, "negative")
+            return
+        # Where only prompts are read, two completions of one prompt are one text, twice.
+        prompts = {prompt_of(one) for one in self.examples(negative) if one.completion is not None}
+        alike = [one for one in self.examples(positive) if one.completion is not None and prompt_of(one) in prompts]
+        if alike and within_prompt(positions):
+            message = f"{positions} are tokens of the prompt, and {positive} and {negative} differ in completions only"
+            self.complain(f"{message}: {describe_shared(alike)}; write completion", *path, "positions")
+
+    def check_turns(self, positions: Positions, ref: DataRef, *path: Key) -> None:
+        """Every example of a split has the turn that positions name."""
+        fault = lacking(positions, ref, self.examples(ref), self.shown)
+        if fault is not None:
+            self.complain(f"'{positions}': {fault}", *path)
 
     # Evaluators and samples.
 
@@ -171,7 +192,16 @@ class _Planner(ConditionResolver):
         if not isinstance(needs, Needs):
             what = type(needs).__name__
             raise PluginError(f"Evaluator {spec.name!r}: `needs` returned {what}, not steerkit.api.hookspecs.Needs.")
+        if needs.next_token_logits or needs.max_new_tokens:
+            for ref in known:
+                self.check_open(ref, *path, "data")
         return PlannedEvaluation(written.name, spec, options, needs, tuple(known))
+
+    def check_open(self, ref: DataRef, *path: Key) -> None:
+        """An answer can follow every conversation of a split."""
+        fault = closed(ref, self.examples(ref))
+        if fault is not None:
+            self.complain(f"{fault}: they end with the assistant's turn; leave that out of what is answered", *path)
 
     def check_labels(self, evaluations: Iterable[PlannedEvaluation]) -> None:
         """Results hold each name once: no evaluator is called as a value is that another one derives."""
@@ -194,7 +224,8 @@ class _Planner(ConditionResolver):
         if ref is None:
             return None
         self.measure(ref, *path, "data")
-        there = len(self.texts(ref))
+        self.check_open(ref, *path, "data")
+        there = len(self.examples(ref))
         if 0 < there < written.n:  # a data set without texts has a problem of its own
             self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
         return PlannedSamples(ref, written.n, written.max_new_tokens)
@@ -217,6 +248,7 @@ class _Planner(ConditionResolver):
             elif not (recipe.directions or recipe.lost_within("directions") or recipe.lost_within("conditions")):
                 self.complain("nothing to do: add directions, conditions and evaluate, or report.samples")
         self.check_leaks()
+        self.check_edited()
         used = {ref.dataset for ref in (*self.estimated, *self.measured)}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
@@ -227,19 +259,39 @@ class _Planner(ConditionResolver):
 
     def check_leaks(self) -> None:
         """No text that a direction is estimated from is measured on, unless the recipe says so by name."""
-        seen = {normalise(text): ref for ref in self.estimated for text in self.texts(ref)}
+        seen = {prompt_of(example): ref for ref in self.estimated for example in self.examples(ref)}
         for ref, path in self.measured.items():
-            shared = [text for text in self.texts(ref) if normalise(text) in seen]
-            if shared and ref.split == "train":
+            shared = [example for example in self.examples(ref) if prompt_of(example) in seen]
+            if shared and ref.part == "train":
                 self.notes.append(f"{ref} is measured on, and directions are estimated from it: not held out.")
             elif shared:
-                source = seen[normalise(shared[0])]
+                source = seen[prompt_of(shared[0])]
                 advice = "split the data set, and measure on another part" if source == ref else "remove them from one"
                 self.complain(
                     f"directions are estimated from {source}, and it must not be measured on the same texts: "
                     f"{source} and {ref} {describe_shared(shared)}; {advice}",
                     *path,
                 )
+
+    def check_rendered(self, template: str) -> None:
+        """Without a chat template there are texts alone."""
+        for ref in {**self.estimated, **self.measured} if template == "none" else ():
+            fault = unrendered(ref, self.examples(ref))
+            if fault is not None:
+                message = f"{fault}: that needs a chat template, and model.chat_template is none"
+                self.complain(message, "data", ref.dataset)
+
+    def check_edited(self) -> None:
+        """Every example that is measured has the turns that interventions and gates name."""
+        for name, condition in self.recipe.conditions.items():
+            for index, item in enumerate(condition.interventions):
+                path = ("conditions", name, "interventions", index)
+                gate = item.gate.positions if item.gate is not None else None
+                for text, where in ((item.positions, path), (gate, (*path, "gate"))):
+                    positions = Positions.parse(text) if text is not None else None
+                    for ref in self.measured if positions is not None and positions.role in TURNS else ():
+                        assert positions is not None
+                        self.check_turns(positions, ref, *where, "positions")
 
     def cost(
         self,
@@ -251,9 +303,8 @@ class _Planner(ConditionResolver):
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
-        meter = Meter(
-            self.data, token_counter(self.model.folder, template, section.system_prompt), section.batch_tokens
-        )
+        counter = token_counter(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
+        meter = Meter(self.data, counter, section.batch_tokens)
         meter_directions(meter, directions, self.recipe.report.separation)
         controls = [(one, one.n_controls(self.recipe.control.random_directions)) for one in conditions]
         meter_conditions(meter, controls, evaluations, samples)
@@ -274,7 +325,10 @@ class _Planner(ConditionResolver):
         recipe["model"]["chat_template"] = template
         parts = {
             "recipe": recipe,
-            "data": {name: dict(splits) for name, splits in self.data.items()},
+            "data": {
+                name: {part: [example.to_json() for example in rows] for part, rows in splits.items()}
+                for name, splits in self.data.items()
+            },
             "plugins": self.plugins(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -20,13 +20,14 @@ from steerkit.types import (
     RESID_MID,
     RESID_POST,
     RESID_PRE,
+    TURNS,
     Positions,
     Schedule,
     Site,
 )
 
 _STREAMS_IN_ORDER: Final = (RESID_PRE, HEAD_OUT, ATTN_OUT, RESID_MID, MLP_OUT, "other writers", RESID_POST)
-_WITHIN_PROMPTS: Final = ("prompt", "instruction", "post_instruction", "")
+_WITHIN_PROMPTS: Final = ("prompt", "instruction", "post_instruction", "", *TURNS)
 
 
 class ConditionResolver(ModelResolver):
@@ -146,7 +147,7 @@ class ConditionResolver(ModelResolver):
         self.check_known(gate.direction, here)
         site = self.gate_site(gate, here)
         positions = Positions.parse(gate.positions or "last")
-        if positions.role in ("generated", FROM_TOKEN):
+        if positions.role in ("generated", "completion", FROM_TOKEN):
             self.complain(
                 f"a gate reads tokens of the prompt, not {positions}: write last, instruction or prompt",
                 *(*here, "positions"),

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Final
 
 from steerkit.api.hookspecs import Needs
-from steerkit.plan.tokens import TokenCounter
+from steerkit.plan.tokens import Reading, TokenCounter
+from steerkit.plan.turns import reads_behind
 from steerkit.plan.types import Cost, PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import Pass, completing, group_sizes, passes_over
@@ -19,9 +20,10 @@ PREPASS: Final = "prepasses of gates"
 
 def held_out(ref: DataRef, data: Mapping[str, Splits]) -> DataRef | None:
     """The split of the same data set on which a direction from ``ref`` is tested, or None."""
-    for split in ("test", "validation"):
-        if split != ref.split and data[ref.dataset].get(split):
-            return DataRef(ref.dataset, split)
+    for part in ("test", "validation"):
+        other = ref.of_part(part)
+        if part != ref.part and data[ref.dataset].get(other.split):
+            return other
     return None
 
 
@@ -30,7 +32,7 @@ class Meter:
     """Adds up passes.
 
     Args:
-        data: the plan's texts.
+        data: the plan's examples.
         counter: counts their tokens.
         budget: most tokens of a batch.
     """
@@ -41,14 +43,13 @@ class Meter:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     parts: dict[str, int] = field(default_factory=dict)
-    _lengths: dict[tuple[DataRef, bool], list[int]] = field(default_factory=dict)
+    _lengths: dict[tuple[DataRef, Reading], list[int]] = field(default_factory=dict)
 
-    def lengths(self, ref: DataRef, *, raw: bool = False) -> list[int]:
-        """Tokens of each text of a split."""
-        key = (ref, raw)
+    def lengths(self, ref: DataRef, how: Reading = "prompt") -> list[int]:
+        """Tokens of each example of a split."""
+        key = (ref, how)
         if key not in self._lengths:
-            count = self.counter.texts if raw else self.counter.prompts
-            self._lengths[key] = count(self.data[ref.dataset][ref.split])
+            self._lengths[key] = self.counter.count(self.data[ref.dataset][ref.split], how)
         return self._lengths[key]
 
     def add(self, what: str, one: Pass, *, conditions: int = 1, prepass: bool = False) -> None:
@@ -78,13 +79,14 @@ def meter_directions(meter: Meter, directions: Iterable[PlannedDirection], separ
         if direction.positive is None or direction.negative is None:
             continue
         classes = (direction.positive, direction.negative)
+        how: Reading = "whole" if direction.positions and reads_behind(direction.positions) else "prompt"
         tested = [held_out(ref, meter.data) for ref in classes]
         for ref in classes:
-            meter.add("directions", Pass(tuple(meter.lengths(ref))))
+            meter.add("directions", Pass(tuple(meter.lengths(ref, how))))
         if separation:
             unseen = [ref for ref in tested if ref is not None]
             for ref in (*classes, *(unseen if len(unseen) == len(classes) else classes)):
-                meter.add("separation by layer", Pass(tuple(meter.lengths(ref))))
+                meter.add("separation by layer", Pass(tuple(meter.lengths(ref, how))))
 
 
 def meter_conditions(
@@ -126,7 +128,7 @@ def _passes(meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: Pla
     found: list[Pass] = []
     generated: set[DataRef] = set()
     for ref, wanted in needs.items():
-        passes = passes_over(wanted, meter.lengths(ref), partial(meter.lengths, ref, raw=True))
+        passes = passes_over(wanted, meter.lengths(ref), partial(meter.lengths, ref, "text"))
         generated |= {ref} if any(one.new_tokens for one in passes) else set()
         found += passes
     return found + _sample_passes(meter, samples, generated)
@@ -145,7 +147,7 @@ def _baseline_passes(
         completions_kept = longest > 0 and any(need.baseline or need.baseline_completions for need in wanted)
         found += [Pass(tuple(prompts))] if logits_kept else []
         found += [completing(prompts, longest)] if completions_kept else []
-        for one in passes_over(wanted, prompts, partial(meter.lengths, ref, raw=True)):
+        for one in passes_over(wanted, prompts, partial(meter.lengths, ref, "text")):
             generated |= {ref} if one.new_tokens else set()
             known = completions_kept if one.new_tokens else logits_kept and one.most_rows > 0
             found += [] if known else [one]

@@ -12,7 +12,7 @@ from steerkit.plan.types import PlannedModel
 from steerkit.recipe.data import DataRef, Splits, parse_ref
 from steerkit.recipe.problems import find_faults, news
 from steerkit.recipe.schema import Recipe
-from steerkit.types import STREAMS, Site
+from steerkit.types import STREAMS, Example, Site
 
 Key: TypeAlias = str | int
 
@@ -88,7 +88,7 @@ class Resolver:
             return parse_ref(text, self.data)
         except DataError as error:
             dataset = text.partition(".")[0]
-            if not self.recipe.lost_within("data", dataset, "split"):
+            if not any(self.recipe.lost_within("data", dataset, key) for key in ("split", "pairs")):
                 self.complain(error, *path)
             return None
 
@@ -102,6 +102,6 @@ class Resolver:
             self.notes.append(f"Stream {site.stream!r} is one that not every model has; that is checked at load.")
         return site
 
-    def texts(self, ref: DataRef) -> tuple[str, ...]:
-        """The texts of a split."""
+    def examples(self, ref: DataRef) -> tuple[Example, ...]:
+        """The examples of a split."""
         return self.data[ref.dataset][ref.split]

@@ -20,7 +20,7 @@ from steerkit.api.hookspecs import (
 )
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.recipe.schema import Recipe
-from steerkit.types import Positions, Schedule, Site
+from steerkit.types import Example, Positions, Schedule, Site
 
 
 @dataclass(frozen=True)
@@ -208,11 +208,11 @@ class Plan:
     Args:
         recipe: as written.
         source: the recipe's file, or None.
-        hash: sha256 over the recipe, its texts, template, saved directions and plugins' versions.
+        hash: sha256 over the recipe, its examples, template, saved directions and plugins' versions.
         model: what is known of the model.
         architecture: the adapter; None where only the loaded model can tell.
         chat_template: ``default``, ``none``, or the template itself.
-        data: ``{data set: {split: texts}}``.
+        data: ``{data set: {split: examples}}``.
         directions: in the recipe's order.
         conditions: in the recipe's order, sweeps expanded; without the baseline and the controls.
         evaluations: in the recipe's order.
@@ -239,8 +239,8 @@ class Plan:
     plugins: tuple[Mapping[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
-    def texts(self, ref: DataRef) -> tuple[str, ...]:
-        """The texts of a split."""
+    def examples(self, ref: DataRef) -> tuple[Example, ...]:
+        """The examples of a split."""
         return self.data[ref.dataset][ref.split]
 
     def to_json(self) -> dict[str, Any]:
@@ -257,7 +257,7 @@ class Plan:
                 "adapter": self.architecture.name if self.architecture else None,
             },
             "data": {
-                str(DataRef(name, part)): len(texts) for name, by in self.data.items() for part, texts in by.items()
+                str(DataRef(name, part)): len(rows) for name, by in self.data.items() for part, rows in by.items()
             },
             "directions": [_direction(item) for item in self.directions],
             "conditions": [_condition(item, item.n_controls(self.random_directions)) for item in self.conditions],

@@ -21,11 +21,14 @@ from steerkit.recipe.values import (
     Device,
     Name,
     PositionsText,
+    PromptTemplate,
     ScheduleValue,
     Seed,
     SiteText,
     Sweep,
     Template,
+    TemplateArguments,
+    Where,
 )
 
 SPLITS: Final = ("train", "validation", "test")
@@ -57,7 +60,12 @@ class ModelRecipe(Section):
     device: Device = Field(default="auto", description="auto, cpu, cuda, cuda:1")
     chat_template: Template = Field(default="default", description="default, none, or {file: template.jinja}")
     chat_template_file: str | None = Field(default=None, json_schema_extra=INTERNAL)
-    system_prompt: str | None = Field(default=None, description="system message of every prompt")
+    chat_template_arguments: TemplateArguments = Field(
+        default_factory=dict, description="the template's own variables, as in {enable_thinking: false}"
+    )
+    system_prompt: str | None = Field(
+        default=None, description="system message of every prompt that has none of its own"
+    )
     trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
     accept_terms: bool = Field(default=False, description="whether the model's terms of use are accepted")
     batch_tokens: Count = Field(default=4096, description="most tokens of a batch, padding included")
@@ -82,6 +90,16 @@ class SplitRecipe(Section):
         return {name: size for name in SPLITS if (size := getattr(self, name)) is not None}
 
 
+class PairsRecipe(Section):
+    """Two fields of each row as two classes, which stay in pairs."""
+
+    of: Literal["prompts", "completions"] = Field(
+        description="prompts, each side a prompt; or completions, both sides of one prompt"
+    )
+    positive: str = Field(min_length=1, description="field that holds the positive side")
+    negative: str = Field(min_length=1, description="field that holds the negative side")
+
+
 class DatasetRecipe(Section):
     """One data set of section ``data``: from a file, inline, or from the hub."""
 
@@ -91,6 +109,13 @@ class DatasetRecipe(Section):
     config: str | None = Field(default=None, description="configuration of the hub data set")
     hub_split: str = Field(default="train", description="split of the hub data set that is read")
     field: str | None = Field(default=None, description="field that holds the text")
+    messages: str | None = Field(default=None, min_length=1, description="field that holds a conversation")
+    template: PromptTemplate | None = Field(default=None, description="the user's turn, with {fields} filled in")
+    completion: str | None = Field(default=None, min_length=1, description="field with what follows the prompt")
+    pairs: PairsRecipe | None = Field(default=None, description="two fields as the two classes, in pairs")
+    label: str | None = Field(default=None, min_length=1, description="field that holds the row's label")
+    id: str | None = Field(default=None, min_length=1, description="field that holds the row's name")
+    where: Where | None = Field(default=None, description="which rows, as in {label: [yes, maybe]}")
     split: SplitRecipe | None = Field(default=None, description="sizes of train, validation and test")
     seed: Seed | None = Field(default=None, description="of the split; the recipe's where None")
     duplicates: Literal["error", "drop"] = Field(default="error", description="what to do about texts that come twice")
@@ -106,6 +131,20 @@ class DatasetRecipe(Section):
         if self.hub is None and (self.config is not None or self.hub_split != "train"):
             message = "config and hub_split belong to data sets from the hub; remove them"
             raise _excess(message, ("config", "hub_split"))
+        return self
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> DatasetRecipe:
+        given = [name for name in ("field", "messages", "template") if getattr(self, name) is not None]
+        if len(given) > 1:
+            listed = " and ".join(given)
+            raise _excess(f"the prompt comes from one of field, messages and template, not {listed}", given)
+        if self.pairs is None:
+            return self
+        if self.pairs.of == "prompts" and given:
+            raise _excess(f"pairs of prompts hold the prompts themselves; remove {given[0]}", given)
+        if self.pairs.of == "completions" and self.completion is not None:
+            raise _excess("pairs of completions hold the completions themselves; remove completion", ("completion",))
         return self
 
 

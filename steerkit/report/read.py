@@ -152,13 +152,26 @@ class Results(_Entry):
 
 
 class Sample(_Entry):
-    """One completion, with the scores of that one example. Null means not measured."""
+    """One completion, with the scores of that one example. Null means not measured.
+
+    ``example`` is what the example holds beside its prompt: messages, completion, label, id, fields, pair.
+    """
 
     prompt: str
     data: str = ""
     condition: str
     completion: str | None = None
     scores: Mapping[str, Number] = {}
+    example: Mapping[str, Any] = {}
+
+    @property
+    def about(self) -> str:
+        """What the example holds beside its prompt, on one line."""
+        named = {key: value for key, value in self.example.items() if key in ("id", "label")}
+        named |= {"given completion": self.example["completion"]} if "completion" in self.example else {}
+        shown = {**named, **self.example.get("fields", {})}
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in shown.items()}
+        return " · ".join(f"{key}: {text}" for key, text in texts.items())
 
 
 class Run(_Entry):

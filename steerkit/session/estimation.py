@@ -11,18 +11,20 @@ from steerkit.api.hookspecs import StatisticsKind
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import DataError
 from steerkit.session.plugins import installed, options_of
-from steerkit.types import Positions, Site
+from steerkit.types import Example, Positions, Site
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import ClassStatistics
+    from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.reading.capture import Key
     from steerkit.progress import Progress
     from steerkit.session.model import LiveModel
+    from steerkit.types import ExampleLike
 
 
 def capture(
     model: LiveModel,
-    prompts: Sequence[str],
+    prompts: Prompts,
     sites: Sequence[Site | str] | Site | str,
     positions: Sequence[Positions | str | int] | Positions | str | int = -1,
     *,
@@ -35,8 +37,8 @@ def capture(
 
 def estimate_direction(
     model: LiveModel,
-    positive: Sequence[str],
-    negative: Sequence[str],
+    positive: Sequence[ExampleLike],
+    negative: Sequence[ExampleLike],
     *,
     site: Site | str,
     positions: Positions | str | int = -1,
@@ -50,10 +52,10 @@ def estimate_direction(
 
     Args:
         model: where activations are read.
-        positive: prompts of the class that the direction points to.
-        negative: prompts of the reference class.
+        positive: examples of the class that the direction points to: texts, lists of messages or ``Example``.
+        negative: examples of the reference class.
         site: where, as in ``blocks.15.resid_pre``.
-        positions: at which tokens; -1 is the last one of the prompt.
+        positions: at which tokens; -1 is the last one of the prompt, ``completion`` those of each example's completion.
         estimator: name of an estimator plugin.
         name: what to call the direction.
         catalog: plugins; discovered if not given.
@@ -65,7 +67,7 @@ def estimate_direction(
     solver = cast("Estimator", implementation(spec)(options_of(spec, options)))
     classes = {}
     for label, prompts in (("positive", positive), ("negative", negative)):
-        if isinstance(prompts, str) or not prompts:
+        if isinstance(prompts, (str, Example)) or not isinstance(prompts, Sequence) or not prompts:
             raise DataError(f"The {label} class needs a list of prompts, at least one.")
         captured = model.capture(prompts, [where], [which], kind=spec.statistics, progress=progress)
         classes[label] = captured[(where, which)]

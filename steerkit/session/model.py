@@ -15,6 +15,7 @@ from steerkit.types import Positions, Site, as_sites
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import ClassStatistics
+    from steerkit.engine.prompts.inputs import Prompts
 
 
 class LiveModel(Runtime):
@@ -22,7 +23,7 @@ class LiveModel(Runtime):
 
     def capture(
         self,
-        prompts: Sequence[str],
+        prompts: Prompts,
         sites: Sequence[Site | str] | Site | str,
         positions: Sequence[Positions | str | int] | Positions | str | int = -1,
         *,
@@ -35,7 +36,7 @@ class LiveModel(Runtime):
         chosen = positions if isinstance(positions, Sequence) and not isinstance(positions, str) else [positions]
         return capture(
             self,
-            [prompts] if isinstance(prompts, str) else list(prompts),
+            prompts,
             as_sites(sites),
             [Positions.parse(item) for item in chosen],
             kind=kind,

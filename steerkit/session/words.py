@@ -96,7 +96,7 @@ def gate(
         raise SteerkitError("A gate takes one threshold: gate(direction, above=3.0) or gate(direction, below=3.0).")
     side: Literal["above", "below"] = "below" if above is None else "above"
     which = Positions.parse(positions)
-    if which.role in ("generated", FROM_TOKEN):
+    if which.role in ("generated", "completion", FROM_TOKEN):
         raise PositionError(f"A gate reads tokens of the prompt, not '{which}': write 'last', 'instruction', 'prompt'.")
     if at == "token" and which != Positions("last"):
         raise PositionError("A gate at 'token' reads each token; positions are for at='prompt'.")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steerkit.engine.measuring.evaluate import Evaluation
     from steerkit.progress import Observer
     from steerkit.session.model import LiveModel
+    from steerkit.types import Example
 
 
 def load(plan: Plan) -> LiveModel:
@@ -33,6 +34,7 @@ def load(plan: Plan) -> LiveModel:
         device=wanted.device,
         chat_template=plan.chat_template,
         system_prompt=wanted.system_prompt,
+        chat_template_arguments=wanted.chat_template_arguments,
         trust_remote_code=wanted.trust_remote_code,
         accept_terms=wanted.accept_terms,
         batch_tokens=wanted.batch_tokens,
@@ -52,8 +54,8 @@ def estimate(plan: Plan, live: LiveModel, observer: Observer) -> dict[str, Direc
         positive, negative, spec = _classes(planned)
         direction = estimate_direction(
             live,
-            plan.texts(positive),
-            plan.texts(negative),
+            plan.examples(positive),
+            plan.examples(negative),
             site=cast(Any, planned.site),
             positions=cast(Any, planned.positions),
             estimator=spec.name,
@@ -97,15 +99,15 @@ def evaluation(plan: Plan, live: LiveModel, observer: Observer) -> Evaluation:
     samples = None
     if plan.samples is not None:
         samples = SampleRequest(str(plan.samples.data), plan.samples.n, plan.samples.max_new_tokens)
-    return Evaluation(live, jobs, evaluated_texts(plan), samples, observer)
+    return Evaluation(live, jobs, evaluated_examples(plan), samples, observer)
 
 
-def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """The texts of every split that outputs are looked at on, under the name that records use."""
+def evaluated_examples(plan: Plan) -> dict[str, tuple[Example, ...]]:
+    """The examples of every split that outputs are looked at on, under the name that records use."""
     refs = [ref for planned in plan.evaluations for ref in planned.data]
     if plan.samples is not None:
         refs.append(plan.samples.data)
-    return {str(ref): plan.texts(ref) for ref in refs}
+    return {str(ref): plan.examples(ref) for ref in refs}
 
 
 def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[str, Any]]:
@@ -127,8 +129,8 @@ def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[st
             live,
             solver,
             spec.statistics,
-            {"positive": plan.texts(positive), "negative": plan.texts(negative)},
-            {"positive": plan.texts(seen[0]), "negative": plan.texts(seen[1])},
+            {"positive": plan.examples(positive), "negative": plan.examples(negative)},
+            {"positive": plan.examples(seen[0]), "negative": plan.examples(seen[1])},
             planned.positions,
             observer.progress,
         )

@@ -10,7 +10,7 @@ from steerkit.catalog import implementation
 from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention
 from steerkit.plan.types import options_as_json
 from steerkit.stages.condition import BASELINE, Condition
-from steerkit.stages.measure import evaluated_texts, facts_of
+from steerkit.stages.measure import evaluated_examples, facts_of
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -107,7 +107,7 @@ def collect(
         "description": plan.recipe.description,
         "seed": plan.recipe.seed,
         "model": {key: facts[key] for key in ("source", "adapter", "n_layers", "d_model", "dtype")},
-        "data": {f"{name}.{split}": len(texts) for name, by in plan.data.items() for split, texts in by.items()},
+        "data": {f"{name}.{split}": len(rows) for name, by in plan.data.items() for split, rows in by.items()},
         "directions": [describe_direction(direction) for direction in directions.values()],
         "conditions": [describe_condition(condition, live) for condition in conditions],
         "evaluators": [_describe_evaluator(planned) for planned in plan.evaluations],
@@ -158,11 +158,11 @@ def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[st
     from steerkit.artifacts.results import sample_rows
 
     rows = []
-    for data, prompts in evaluated_texts(plan).items():
+    for data, examples in evaluated_examples(plan).items():
         columns = {
             name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
         }
-        rows += sample_rows(condition, data, prompts, found.completions.get(data, ()), columns)
+        rows += sample_rows(condition, data, examples, found.completions.get(data, ()), columns)
     return rows
 
 

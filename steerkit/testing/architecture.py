@@ -26,7 +26,7 @@ from steerkit.api.hookspecs import ArchitectureSpec, ModelFacts, NoOptions
 from steerkit.api.intervention import Affine, Intervention
 from steerkit.engine.hooking.attach import attached
 from steerkit.engine.lowering.lower import at_sites
-from steerkit.engine.sequence.positions import Frame, frame_of_prompts
+from steerkit.engine.sequence.positions import Frame, Turn, frame_of_prompts
 from steerkit.engine.sites.selftest import SelfTestReport, self_test
 from steerkit.engine.tiny.models import randomise
 from steerkit.errors import SteerkitError
@@ -36,7 +36,7 @@ from steerkit.types import EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Po
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LENGTHS, INSTRUCTIONS, STEPS = (5, 3), ((1, 3), (0, 2)), 3
+LENGTHS, TURNS, STEPS = (5, 3), ((Turn("user", (1, 3)),), (Turn("user", (0, 2)),)), 3
 POSITIONS = ("all", "prompt", "generated", "last", "instruction", "post_instruction", "-2")
 
 
@@ -174,7 +174,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     def test_cached_equals_uncached(self, built: Built, positions: str, side: str) -> None:
         """What is edited depends on a token's place, not on how many passes its sequence takes."""
         ids, mask = _padded(built, side)
-        frame = frame_of_prompts(LENGTHS, INSTRUCTIONS, width=max(LENGTHS), padding_side=side, growing=True)
+        frame = frame_of_prompts(LENGTHS, TURNS, width=max(LENGTHS), padding_side=side, growing=True)
         edit = AddRandom(built.layout, _written(built.layout), 0.5, positions)
         program = at_sites([edit], built.layout)
         with torch.no_grad(), attached(built.model, built.layout, program) as cursor:
@@ -202,12 +202,12 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         for side in ("left", "right"):
             ids, mask = _padded(built, side)
             ids, mask = ids[:, : max(LENGTHS)], mask[:, : max(LENGTHS)]
-            frame = frame_of_prompts(LENGTHS, INSTRUCTIONS, width=max(LENGTHS), padding_side=side)
+            frame = frame_of_prompts(LENGTHS, TURNS, width=max(LENGTHS), padding_side=side)
             with torch.no_grad(), attached(built.model, built.layout, program) as cursor:
                 cursor.set_frame(frame)
                 found[side] = _pass(built.model, ids, mask, 0, ids.shape[1], None).logits[1][mask[1].bool()]
             alone = ids[1:][mask[1:].bool()][None]
-        single = frame_of_prompts(LENGTHS[1:], INSTRUCTIONS[1:], width=LENGTHS[1], padding_side="left")
+        single = frame_of_prompts(LENGTHS[1:], TURNS[1:], width=LENGTHS[1], padding_side="left")
         expected = built.logits(alone, edit, frame=single)[0]
         for side, logits in found.items():
             _assert_close(logits, expected, 2e-4, f"padded on the {side}")

@@ -185,7 +185,7 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
     def test_edits_its_positions_only(self, side: str) -> None:
         """With positions named, the other tokens of the site keep their bits, padding among them."""
         model, tap = small_model(), tiny_layout().tap(self.site())
-        frame = frame_of_prompts([4, 6], [None, None], width=6, padding_side=side)
+        frame = frame_of_prompts([4, 6], [(), ()], width=6, padding_side=side)
         before = seen(model, tap)
         with steered(model, [self.intervention([self.site()], Positions.parse("prompt[-2:]"))], frame):
             after = seen(model, tap)

@@ -120,7 +120,8 @@ class _Row:
         if not positions.indices:
             return set(role)
         there = [index for index in positions.indices if -len(role) <= index < len(role)]
-        if len(there) < len(positions.indices) and positions.role != "generated":  # which may still come
+        # Generated tokens may still come.
+        if len(there) < len(positions.indices) and positions.role not in ("generated", "completion"):
             raise PositionError(f"Positions '{positions}': the row has only {len(role)} tokens of that role.")
         return {role[index] for index in there}
 
@@ -132,8 +133,10 @@ class _Row:
         end = self.need_prompt(f"'{positions}'")
         if positions.role in ("prompt", ""):
             return everything[:end]
-        if positions.role == "generated":
+        if positions.role in ("generated", "completion"):
             return everything[end:]
+        if positions.role not in ("instruction", "post_instruction"):
+            raise PositionError(f"'{positions}' are a turn's tokens, and the oracle is told of no turns.")
         if self.instruction is None:
             raise PositionError(f"'{positions}' depends on where the user's text lies. Pass instruction.")
         start, stop = self.instruction

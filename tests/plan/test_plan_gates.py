@@ -247,10 +247,12 @@ def test_where_a_direction_from_a_file_was_estimated_is_not_known(plan: Planner,
     assert item.gate is not None and item.gate.site is None
 
 
-def test_directions_are_not_read_behind_a_token(problems: Problems) -> None:
-    ((line, where, message),) = problems(PLAIN, "directions.harm.positions=from_token(x)")
+def test_directions_are_read_behind_a_token_and_not_at_generated_ones(plan: Planner, problems: Problems) -> None:
+    found = plan(PLAIN, "directions.harm.positions=from_token(x)")
+    assert Positions("from_token", after="x") in [item.positions for item in found.directions]
+    ((line, where, message),) = problems(PLAIN, "directions.harm.positions=generated")
     assert (line, where) == (None, "--set directions.harm.positions")
-    assert message.startswith("from_token(x) can be steered, not read")
+    assert message.startswith("prompts have no generated tokens") and "write completion" in message
 
 
 def test_a_sweep_tells_a_gates_problem_once(problems: Problems) -> None:

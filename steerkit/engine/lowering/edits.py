@@ -131,7 +131,7 @@ def _check_gate(when: When, sites: Sequence[Site], layout: Layout, order: dict[S
                 f"A gate at {gate.site} is decided behind {early[0]}, where it should decide already. Put the gate at "
                 "an earlier site, or let it be decided on the prompt by an extra pass (at='prompt', prepass=True)."
             )
-    if when.generated_only and when.positions.role not in ("all", "generated", FROM_TOKEN):
+    if when.generated_only and when.positions.role not in ("all", "generated", "completion", FROM_TOKEN):
         raise PositionError(
             f"Positions '{when.positions}' lie in the prompt, and a gate that the prompt decides edits generated "
             "tokens only. Use 'all' or 'generated', or allow an extra pass over the prompt (prepass=True)."

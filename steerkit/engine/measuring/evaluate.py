@@ -20,6 +20,7 @@ from steerkit.engine.runtime.runtime import Runtime
 from steerkit.errors import PluginError
 from steerkit.progress import SILENT, Observer
 from steerkit.sharing import CHUNK, Pass, along, completing, evenly, group_sizes, passes_over, texts_wanted
+from steerkit.types import ExampleLike, as_examples
 
 _Interventions: TypeAlias = Sequence[Intervention]
 _Completions: TypeAlias = list[list[int]]
@@ -33,7 +34,7 @@ class Job:
         name: as records call it.
         evaluator: the evaluator.
         needs: what it must see.
-        data: key of its texts.
+        data: key of its examples.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Completions that a reader wants to see: of the first ``n`` texts of a data set."""
+    """Completions that a reader wants to see: of the first ``n`` examples of a data set."""
 
     data: str
     n: int
@@ -114,7 +115,7 @@ class Evaluation:
     Args:
         live: the model.
         jobs: what to score.
-        texts: ``{data: texts}``.
+        examples: ``{data: examples}``; texts and lists of messages are read as such.
         samples: completions to keep for the reader.
         observer: told of each pass.
     """
@@ -123,11 +124,12 @@ class Evaluation:
         self,
         live: Runtime,
         jobs: Sequence[Job],
-        texts: Mapping[str, Sequence[str]],
+        examples: Mapping[str, Sequence[ExampleLike]],
         samples: SampleRequest | None = None,
         observer: Observer = SILENT,
     ) -> None:
-        self.live, self.jobs, self.texts, self.samples, self.observer = live, tuple(jobs), texts, samples, observer
+        self.live, self.jobs, self.samples, self.observer = live, tuple(jobs), samples, observer
+        self.examples = {data: as_examples(list(listed)) for data, listed in examples.items()}
         self._seen = _Seen()
         self._rendered: dict[tuple[str, bool], list[Rendered]] = {}
         for job in self.jobs:
@@ -177,15 +179,15 @@ class Evaluation:
         return self._render(data, raw=False)
 
     def raw_texts(self) -> list[Rendered]:
-        """The texts that are read as they are, with no prompt around them."""
+        """What is read along: texts by themselves, completions behind their prompts, whole conversations."""
         read = {job.data for job in self.jobs if job.needs.sequence_logits and not job.needs.baseline_completions}
         return [text for data in sorted(read) for text in self._render(data, raw=True)]
 
     def _render(self, data: str, *, raw: bool) -> list[Rendered]:
         key = (data, raw)
         if key not in self._rendered:
-            render = self.live.chat.render_text if raw else self.live.chat.render
-            self._rendered[key] = [render(text) for text in self.texts[data]]
+            render = self.live.chat.render_reading if raw else self.live.chat.render
+            self._rendered[key] = [render(example) for example in self.examples[data]]
         return self._rendered[key]
 
     def _passes(self, samples: bool) -> list[Pass]:
@@ -308,7 +310,7 @@ class Evaluation:
     def _score_prompts(
         self, member: _Member, jobs: Sequence[Job], data: str, chunk: slice, logits: Tensor | None
     ) -> None:
-        places = range(len(self.texts[data]))[chunk]
+        places = range(len(self.examples[data]))[chunk]
         seen = self._seen
         for job in jobs:
             baseline = None
@@ -321,8 +323,10 @@ class Evaluation:
     def _outputs(self, job: Job, chunk: slice, logits: Tensor | None, ids: _Completions | None) -> Outputs:
         """What a job asked for, and nothing else, for some of the texts."""
         limit = job.needs.max_new_tokens
+        examples = self.examples[job.data][chunk]
         return Outputs(
-            self.texts[job.data][chunk],
+            [example.text for example in examples],
+            examples=examples,
             next_token_logits=logits[chunk] if logits is not None and job.needs.next_token_logits else None,
             completions=[self.live.decode(row[:limit]) for row in ids[chunk]] if ids is not None and limit else None,
         )
@@ -341,7 +345,8 @@ class Evaluation:
             rendered, skip = self._own_completions(data, completion_tokens)
             one = along([length + completion_tokens for length in skip], limit)
         else:
-            rendered, skip = self._render(data, raw=True), [1] * len(self.texts[data])
+            rendered = self._render(data, raw=True)
+            skip = [item.prompt or 1 for item in rendered]
             one = along(_lengths(rendered), limit)
         if limit:
             rendered = [item.cut(limit) for item in rendered]
@@ -352,15 +357,16 @@ class Evaluation:
 
     def _score_along(self, part: Sequence[_Member], data: str, jobs: Sequence[Job], piece: SequenceLogits) -> None:
         """Hand each member its rows of a piece; a piece that is one member's alone is not copied."""
-        texts = self.texts[data]
+        examples = self.examples[data]
         for place, member in enumerate(part):
-            rows = [row for row, index in enumerate(piece.order) if index // len(texts) == place]
+            rows = [row for row, index in enumerate(piece.order) if index // len(examples) == place]
             if not rows:
                 continue
             mine = slice(None) if len(rows) == len(piece.order) else rows
-            places = [piece.order[row] % len(texts) for row in rows]
+            places = [piece.order[row] % len(examples) for row in rows]
             outputs = Outputs(
-                [texts[index] for index in places],
+                [examples[index].text for index in places],
+                examples=[examples[index] for index in places],
                 sequence_logits=piece.logits[mine],
                 token_ids=piece.token_ids[mine],
                 token_mask=piece.token_mask[mine],
@@ -371,7 +377,7 @@ class Evaluation:
     def _own_completions(self, data: str, length: int) -> tuple[list[Rendered], list[int]]:
         prompts = self.prompts(data)
         rendered = [
-            Rendered((*prompt.token_ids, *ids[:length]), prompt.instruction, len(prompt.token_ids))
+            Rendered((*prompt.token_ids, *ids[:length]), prompt.turns, len(prompt.token_ids))
             for prompt, ids in zip(prompts, self._seen.completions[data], strict=True)
         ]
         return rendered, _lengths(prompts)

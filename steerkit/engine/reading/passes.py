@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from steerkit.engine.prompts.chat import Rendered
+    from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.runtime.runtime import Runtime
     from steerkit.types import TokenIds, TokenMask
 
@@ -51,7 +52,7 @@ def _hidden(live: Runtime, batch: Batch, steer: Sequence[Condition] | None) -> T
 @torch.no_grad()
 def next_token_logits(
     live: Runtime,
-    prompts: Sequence[str | Rendered],
+    prompts: Prompts,
     progress: Progress = SILENT.progress,
     steer: Sequence[Condition] | None = None,
 ) -> Tensor:
@@ -59,12 +60,15 @@ def next_token_logits(
 
     ``steer`` holds a condition for each prompt, None where it is left alone.
     """
-    if not prompts:
+    rendered = live.rendered(prompts)
+    if not rendered:
         raise DataError("There are no prompts to evaluate.")
-    require_rows(steer, len(prompts))
-    rows: list[Tensor | None] = [None] * len(prompts)
+    require_rows(steer, len(rendered))
+    for prompt in rendered:
+        prompt.require_open()
+    rows: list[Tensor | None] = [None] * len(rendered)
     done = 0
-    for batch in live.batched(live.rendered(prompts), "right"):
+    for batch in live.batched(rendered, "right"):
         hidden = _hidden(live, batch, steer)
         last = (batch.frame.end - 1).to(hidden.device)
         picked = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
@@ -72,7 +76,7 @@ def next_token_logits(
         for place, index in enumerate(batch.order):
             rows[index] = logits[place]
         done += len(batch.order)
-        progress(done, len(prompts))
+        progress(done, len(rendered))
     return torch.stack([row for row in rows if row is not None])
 
 
