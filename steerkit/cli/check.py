@@ -143,8 +143,12 @@ def _condition_row(plan: Plan, item: PlannedCondition) -> list[str]:
     lines = []
     for one in item.interventions:
         where = ", ".join(map(str, one.sites)) if one.sites is not None else "its default sites"
-        what = " ".join(part for part in (one.spec.name, one.direction or "", _options(one.options)) if part)
+        what = " ".join(part for part in (one.spec.name, one.direction_text or "", _options(one.options)) if part)
         lines.append(f"{what} at {where}, positions {one.positions}")
+    if item.system_prompt is not None:
+        lines.append(f"system prompt {json.dumps(item.system_prompt, ensure_ascii=False)}")
+    if item.mode != "auto":
+        lines.append(f"mode {item.mode}")
     controls = item.n_controls(plan.random_directions)
     return [item.name, "\n".join(lines), f"{controls} random" if controls else "none"]
 

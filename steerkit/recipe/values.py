@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from steerkit.errors import SteerkitError
-from steerkit.types import Positions, Schedule, Site
+from steerkit.types import Positions, Schedule, Site, parse_sites
 
 ValueT = TypeVar("ValueT")
 
@@ -51,6 +51,12 @@ def _read_site(value: Any) -> str:
     return str(_parsed(Site.parse, value))
 
 
+def _read_sites(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a site such as blocks.14.resid_pre, or a pattern such as blocks.*.resid_pre")
+    return str(_parsed(parse_sites, value))
+
+
 def _check_template(value: str) -> str:
     if value not in ("default", "none", "file"):
         raise ValueError("expected default, none, or {file: template.jinja}")
@@ -77,6 +83,8 @@ PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
 # Any: pydantic warns about what a plain validator returns where it is told that this is one of two types.
 ScheduleValue: TypeAlias = Annotated[Any, PlainValidator(_read_schedule)]
 SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
+SitesText: TypeAlias = Annotated[str, BeforeValidator(_read_sites)]
+"""One site, or a pattern of several."""
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from steerkit.api.architecture import Layout
 from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import NoOptions
-from steerkit.api.intervention import Affine, Gate, Intervention, Pointwise, Update
+from steerkit.api.intervention import Affine, Gate, Intervention, Placement, Pointwise, Update
 from steerkit.engine.tiny.models import VOCAB_SIZE, YI_VOCAB_SIZE, tiny_model, tiny_tokenizer
 from steerkit.session import wrap
 from steerkit.session.model import LiveModel
@@ -50,8 +50,24 @@ def vectors(width: int, rank: int, seed: int = 0) -> Tensor:
     return torch.randn(rank, width, generator=torch.Generator().manual_seed(seed))
 
 
-class Given(Intervention[NoOptions]):
+class Updates(Intervention[NoOptions]):
+    """Updates given as such, one per site."""
+
+    def __init__(self, updates: Mapping[Site, Update]) -> None:
+        super().__init__(NoOptions())
+        self.updates = updates
+
+    def default_sites(self, layout: Layout) -> list[Site]:
+        raise AssertionError("sites are given")
+
+    def update(self, site: Site, layout: Layout) -> Update:
+        return self.updates[site]
+
+
+class Given(Placement):
     """Updates given as such, one per site, in forward order or any other."""
+
+    label: str
 
     def __init__(
         self,
@@ -63,20 +79,13 @@ class Given(Intervention[NoOptions]):
         factor: Tensor | None = None,
         label: str = "",
     ) -> None:
-        sites = [Site.parse(site) for site in updates]
+        parsed = {Site.parse(site): update for site, update in updates.items()}
         chosen = Schedule.parse(schedule)
-        super().__init__(NoOptions(), None, sites, Positions.parse(positions), chosen, gate, factor)
-        self._updates = {Site.parse(site): update for site, update in updates.items()}
-        self.label = label
-
-    def default_sites(self, layout: Layout) -> list[Site]:
-        raise AssertionError("sites are given")
-
-    def update(self, site: Site) -> Update:
-        return self._updates[site]
+        super().__init__(Updates(parsed), tuple(parsed), Positions.parse(positions), chosen, gate, factor)
+        object.__setattr__(self, "label", label)
 
     def __repr__(self) -> str:
-        parts = [self.label or ", ".join(str(site) for site in self._updates), f"at {self.positions}"]
+        parts = [self.label or ", ".join(map(str, self.sites or ())), f"at {self.positions}"]
         parts += [] if self.schedule.is_constant else [f"× {self.schedule}"]
         parts += [] if self.gate is None else [f"if {self.gate}"]
         parts += [] if self.factor is None else [f"factor {self.factor.tolist()}"]

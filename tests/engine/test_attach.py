@@ -346,7 +346,7 @@ def test_a_coefficient_is_any_number_and_nothing_else(llama: LiveModel) -> None:
     direction = Direction(vectors(llama, 1), Site.parse("blocks.1.resid_pre"))
     site = Site.parse("blocks.1.resid_pre")
     for number in (2, 2.0, np.float32(2), np.int64(2), [np.float64(2)]):
-        update = add(direction, coefficient=number).update(site)  # type: ignore[arg-type]
+        update = add(direction, coefficient=number).intervention.update(site, llama.layout)  # type: ignore[arg-type]
         assert isinstance(update, Affine) and update.bias is not None
         assert torch.equal(update.bias, 2 * direction.vectors[0])
     for wrong in ("2", None, True, float("nan")):

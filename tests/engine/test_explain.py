@@ -62,7 +62,7 @@ def test_a_table_fits_a_terminal_and_every_update_is_in_it(model_type: str, mode
         lines = str(explained).splitlines()
         assert max(map(len, lines)) <= WIDTH, (mode, interventions)
         assert not any(line != line.rstrip() for line in lines)
-        updates = sum(len(one.sites(live.layout)) for one in interventions)
+        updates = sum(len(one.sites_on(live.layout)) for one in interventions)
         assert sum(row.count for row in explained.rows if not row.intervention.startswith("gate ")) == updates
         assert json.loads(json.dumps(explained.to_json()))["rows"][0]["intervention"]
 

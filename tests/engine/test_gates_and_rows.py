@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -180,7 +181,6 @@ def test_a_token_gate_needs_no_mask(llama: LiveModel) -> None:
 def test_odd_values_are_refused(llama: LiveModel) -> None:
     with pytest.raises(AttachError, match="finite"):
         Gate(direction(llama), float("nan"))
-    built = add(direction(llama))
-    built.factor = 2.0  # type: ignore[assignment]
+    built = replace(add(direction(llama)), factor=2.0)  # type: ignore[arg-type]
     with pytest.raises(AttachError, match="one element"), llama.steer(built):
         pass

@@ -83,6 +83,15 @@ class ChatFormat:
         """sha256 of the template and the system prompt, for provenance."""
         return hashlib.sha256(repr((self._template, self.system_prompt)).encode()).hexdigest()
 
+    def with_system_prompt(self, system_prompt: str) -> ChatFormat:
+        """The same format with another system prompt, in the place of its own.
+
+        Raises:
+            ModelError: where nothing would render it.
+        """
+        template = self._template if self.name == "custom" else self.name
+        return ChatFormat(self.tokenizer, template=template, system_prompt=system_prompt)
+
     def render(self, prompt: str) -> Rendered:
         """One user turn, up to where the model's answer begins.
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from steerkit.api.architecture import Layout
-from steerkit.api.intervention import Gate, Intervention
+from steerkit.api.intervention import Gate, Intervention, Placement
 from steerkit.engine.hooking.attach import Attachment, certainly
 from steerkit.engine.hooking.prepared import Filled, Prepared
 from steerkit.engine.hooking.steps import Like
-from steerkit.engine.lowering.edits import Condition, Edit, Mode, edits_of, interventions_of
+from steerkit.engine.lowering.edits import Edit, Mode, Steer, edits_of, placements_of
 from steerkit.engine.lowering.lower import lower, lower_rows
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.sequence.cursor import Cursor
@@ -45,18 +45,19 @@ class Group:
         readers: handlers of values at sites, for passes that read.
     """
 
-    interventions: tuple[Intervention, ...] = ()
+    interventions: tuple[Placement, ...] = ()
     mode: Mode = "auto"
     expected_tokens: int = 0
-    rows: tuple[tuple[Intervention, ...], ...] | None = None
+    rows: tuple[tuple[Placement, ...], ...] | None = None
     readers: Mapping[Site, Handler] | None = None
 
     @classmethod
     def of_rows(
-        cls, steer: Sequence[Condition] | None, mode: Mode = "hook", readers: Mapping[Site, Handler] | None = None
+        cls, steer: Sequence[Steer] | None, mode: Mode = "hook", readers: Mapping[Site, Handler] | None = None
     ) -> Group:
         """One condition per row; none where no row has any."""
-        rows = tuple(interventions_of(one) for one in steer or ())
+        placed: dict[int, Placement] = {}
+        rows = tuple(placements_of(one, placed) for one in steer or ())
         return cls(mode=mode, rows=rows if any(rows) else None, readers=readers)
 
 
@@ -229,7 +230,7 @@ class Steering:
         self,
         frame: Frame | None,
         *,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         readers: Mapping[Site, Handler] | None = None,
         prompt: Mapping[str, Any] | None = None,
     ) -> Iterator[None]:
@@ -332,11 +333,11 @@ def _within(some: Sequence[Group], groups: Sequence[Group]) -> bool:
     return all(any(one is other for other in groups) for one in some)
 
 
-def require_rows(steer: Sequence[Condition] | None, rows: int) -> None:
+def require_rows(steer: Sequence[Steer] | None, rows: int) -> None:
     """Raise ``AttachError`` unless there is one condition per row, or none are given."""
     if steer is None:
         return
-    if isinstance(steer, (Intervention, str)) or not isinstance(steer, Sequence) or len(steer) != rows:
+    if isinstance(steer, (Placement, Intervention, str)) or not isinstance(steer, Sequence) or len(steer) != rows:
         given = len(steer) if isinstance(steer, Sequence) else type(steer).__name__
         raise AttachError(
             f"steer= takes a list with one condition per prompt ({rows}), None where one is left alone, not {given}. "
