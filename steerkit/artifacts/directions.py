@@ -186,9 +186,9 @@ def _fits(given: Site | SitePattern, sites: Sequence[Site]) -> bool:
 
 def places_of(entry: Mapping[str, Any]) -> tuple[str, tuple[Site, ...], Positions | None]:
     """Name, sites (none where the file doesn't say) and positions of a direction in a file's header."""
-    listed = entry["sites"] if "sites" in entry else [entry.get("site")]
+    listed = entry["sites"] if "sites" in entry else [entry["site"]]
     sites = tuple(Site.parse(text) for text in listed or () if text is not None)
-    written = entry.get("positions")
+    written = entry["positions"]
     return str(entry["name"]), sites, None if written is None else Positions.parse(written)
 
 

@@ -271,9 +271,8 @@ def as_written(recipe: Recipe) -> dict[str, Any]:
             data["file"] = str(recipe.path_of(data["file"]))
     for name, direction in out["directions"].items():
         if direction["file"] is not None:
-            said = {
-                key: direction[key] for key in ("site", "positions") if key in recipe.directions[name].model_fields_set
-            }
+            given = recipe.directions[name].model_fields_set
+            said: dict[str, Any] = {key: direction[key] for key in ("site", "positions") if key in given}
             out["directions"][name] = {"file": str(recipe.path_of(direction["file"])), **said}
     for condition in out["conditions"].values():
         if condition["system_prompt"] is None:

@@ -66,16 +66,14 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
         """
         raise NotImplementedError(f"Write {type(self).__name__}.definition: the formula that the update is held to.")
 
+    def direction(self, number: int = 0) -> Direction:
+        """One of the directions under test: random, with a norm that isn't 1, and with a name of its own."""
+        vectors = 0.5 * torch.randn(self.rank, D_MODEL, generator=_generator(1 + 10 * number))
+        return Direction(vectors, self.site(), name=f"random-{number}")
+
     def directions(self) -> tuple[Direction, ...]:
-        """The directions under test, as many as the spec takes: random, with norms that aren't 1."""
-        return tuple(
-            Direction(
-                0.5 * torch.randn(self.rank, D_MODEL, generator=_generator(1 + 10 * number)),
-                self.site(),
-                name=f"random-{number}" if number else "random",
-            )
-            for number in range(self.spec().directions)
-        )
+        """The directions under test, as many as the spec takes."""
+        return tuple(self.direction(number) for number in range(self.spec().directions))
 
     def site(self) -> Site:
         """The one site that checks on a model act at."""

@@ -203,7 +203,7 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema_version": 2}, "has schema version 2, and this steerkit reads version 1"),
+        ({"schema_version": 3}, "has schema version 3, and this steerkit reads 1 to 2"),
         ({"directions": None}, "lists no directions"),
         ({"directions": [{"name": "warmth"}]}, "a direction in it can't be read"),
         ({"directions": [{"name": "other", "site": "embed", "positions": "all", "provenance": {}}]}, "can't be read"),

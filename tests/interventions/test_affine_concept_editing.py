@@ -26,8 +26,8 @@ class WithMean(InterventionSuite):
     # Coefficient 0 gives the reference class's mean, which isn't nothing.
     zero = None
 
-    def direction(self) -> Direction:
-        made = super().direction()
+    def direction(self, number: int = 0) -> Direction:
+        made = super().direction(number)
         assert made is not None
         return Direction(made.vectors, made.site, name=made.name, reference_mean=MEAN)
 
