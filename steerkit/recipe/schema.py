@@ -20,6 +20,7 @@ from steerkit.recipe.values import (
     Count,
     Device,
     Name,
+    Names,
     PositionsText,
     ScheduleValue,
     Seed,
@@ -174,7 +175,7 @@ class InterventionRecipe(Section):
     """One intervention of a condition."""
 
     plugin: str
-    direction: str | tuple[str, ...] | None = Field(
+    direction: Names | None = Field(
         default=None, description="name of a direction, or a list of as many as the plugin takes"
     )
     sites: tuple[SitesText, ...] | None = Field(

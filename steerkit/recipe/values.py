@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -57,6 +58,13 @@ def _read_sites(value: Any) -> str:
     return str(_parsed(parse_sites, value))
 
 
+def _read_names(value: Any) -> str | tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(item, str) for item in listed):
+        raise ValueError(f"expected text, not {json.dumps(value)}, or a list of texts")
+    return value if isinstance(value, str) else tuple(listed)
+
+
 def _check_template(value: str) -> str:
     if value not in ("default", "none", "file"):
         raise ValueError("expected default, none, or {file: template.jinja}")
@@ -82,6 +90,8 @@ Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
 # Any: pydantic warns about what a plain validator returns where it is told that this is one of two types.
 ScheduleValue: TypeAlias = Annotated[Any, PlainValidator(_read_schedule)]
+Names: TypeAlias = Annotated[Any, PlainValidator(_read_names)]
+"""A name, or a tuple of several."""
 SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
 SitesText: TypeAlias = Annotated[str, BeforeValidator(_read_sites)]
 """One site, or a pattern of several."""
