@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.direction import Direction
-from steerkit.api.intervention import Gate, Intervention
+from steerkit.api.intervention import Gate, Placement
 from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.reading.passes import next_token_logits, sequence_logits
 from steerkit.session import ablate, add
@@ -74,7 +74,7 @@ def alone(live: LiveModel, read: Read, conditions: Sequence[Steer]) -> list[Tens
     """Every row from a pass of the same batch in which all rows are under that row's condition."""
     found = []
     for row, condition in enumerate(conditions):
-        listed = [condition] if isinstance(condition, Intervention) else condition or []
+        listed = [condition] if isinstance(condition, Placement) else condition or []
         with live.steer(*listed, mode="hook"):
             found.append(read(live, None)[row])
     return found
@@ -118,7 +118,7 @@ def test_completions_follow_their_row_and_one_left_alone_is_as_it_would_be() -> 
     found = live.complete(TEXTS, max_new_tokens=6, steer=conditions)
     plain = live.complete(TEXTS, max_new_tokens=6)
     for row, condition in enumerate(conditions):
-        listed = [condition] if isinstance(condition, Intervention) else condition or []
+        listed = [condition] if isinstance(condition, Placement) else condition or []
         with live.steer(*listed, mode="hook"):
             assert found[row] == live.complete(TEXTS, max_new_tokens=6)[row]
         assert condition or found[row] == plain[row]
