@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -168,11 +168,16 @@ class Given:
         if sites and self.site is not None and not _fits(self.site, sites):
             more = f" to {sites[-1]}" if len(sites) > 1 else ""
             return f"direction {name!r} was estimated at {sites[0]}{more}, not at {self.site}. Leave out site."
-        if positions is not None and self.positions is not None and positions != self.positions:
+        if positions is not None and self.positions is not None and _in_prompt(positions) != _in_prompt(self.positions):
             return (
                 f"direction {name!r} was estimated at positions '{positions}', not '{self.positions}'. Leave them out."
             )
         return None
+
+
+def _in_prompt(positions: Positions) -> Positions:
+    """Positions of prompts: there an index without a role counts in the prompt."""
+    return replace(positions, role="prompt") if positions.role == "" else positions
 
 
 def _fits(given: Site | SitePattern, sites: Sequence[Site]) -> bool:

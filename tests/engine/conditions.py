@@ -7,7 +7,7 @@ simplifies and may simplify too much.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -247,7 +247,7 @@ def gates(draw: st.DrawFn, layout: Layout, first: Site, known: Known) -> Gate:
     order = [site for site in layout.sites() if site.stream != HEAD_OUT]
     at = draw(st.sampled_from(["token", "prompt"])) if known.prompt else "token"
     prepass = at == "prompt" and draw(st.booleans())
-    before = [site for site in order if layout.sites().index(site) <= layout.sites().index(first)]
+    before = [site for site in order if layout.order[site] <= layout.order[first]]
     site = draw(st.sampled_from(order if prepass else before))
     return _gate(
         layout.d_model,
@@ -270,10 +270,18 @@ def _gate(
     return Gate(direction, threshold, side, at=at, positions=Positions.parse(positions), prepass=prepass)
 
 
+def _n_heads(layout: Layout, site: Site) -> int:
+    heads = layout.blocks[site.layer].heads
+    assert heads is not None  # otherwise there is no such site
+    return heads.n_heads
+
+
 @st.composite
 def interventions(draw: st.DrawFn, layout: Layout, known: Known, plain: bool, focus: Site | None) -> Given:
     """One intervention; ``plain``: at all tokens and always; ``focus``: a site at which it may well meet others."""
     heads = layout.sites_of(HEAD_OUT)
+    # All heads of a layer side by side, and single ones, the first and the last.
+    heads = (*heads, *(replace(site, head=head) for site in heads for head in (0, _n_heads(layout, site) - 1)))
     groups = _site_groups(layout)
     where = draw(st.sampled_from(["one", "one", "some", "heads", *groups, *(["writers"] * 2 if plain else [])]))
     if focus is not None and draw(st.booleans()):
@@ -300,7 +308,7 @@ def interventions(draw: st.DrawFn, layout: Layout, known: Known, plain: bool, fo
     factor = draw(st.sampled_from([None] * 6 + [0.5, -1.0]))
     gate = None
     if draw(st.integers(0, 3)) == 0:
-        gate = draw(gates(layout, min(sites, key=layout.sites().index), known))
+        gate = draw(gates(layout, min(sites, key=layout.order.__getitem__), known))
         if gate.at == "prompt" and not gate.prepass:
             positions = draw(st.sampled_from(["all", "generated", "generated[1:]"]))
     return Given(
