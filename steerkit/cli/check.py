@@ -57,6 +57,7 @@ def _explain(plan: Plan) -> tuple[list[Preview], list[str]]:
 def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> None:
     """Print a table for each kind of condition."""
     from rich.console import Console
+    from rich.text import Text
 
     from steerkit.engine.lowering.explain import HEADER
 
@@ -71,6 +72,8 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
     for one in previews:
         console.print()
         cells, below = one.explanation.table()
+        if not cells:
+            console.print(Text(", ".join(one.conditions), style="bold"))
         _table(console, ", ".join(one.conditions), HEADER, cells)
         for line in below:
             console.print(line, markup=False)

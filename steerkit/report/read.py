@@ -85,6 +85,11 @@ class ConditionEntry(_Entry):
     system_prompt: str | None = None
     mode: str | None = None
 
+    @property
+    def prompt_only(self) -> bool:
+        """Whether it is a system prompt and nothing else."""
+        return self.system_prompt is not None and not self.interventions
+
 
 class EvaluatorEntry(_Entry):
     """An evaluator as the recipe names it, with the names of what is computed from its value."""
