@@ -67,7 +67,7 @@ def execute(plan: Plan, out: Path, observer: Observer) -> Path:
                 stages.name_group(group),
                 partial(
                     evaluation.run_many,
-                    [condition.interventions for condition in group],
+                    [condition.steered for condition in group],
                     samples=group[0].kind != "control",
                 ),
                 pack=stages.pack_group,

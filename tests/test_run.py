@@ -14,6 +14,7 @@ from steerkit.artifacts.rundir import STAGES
 from steerkit.errors import RecipeError
 from steerkit.report import load_run, write_report
 from steerkit.run import run_recipe
+from steerkit.types import Site
 from tests.conftest import tiny_live
 
 RECIPE = """
@@ -453,3 +454,38 @@ def _loss(live: Any, prompt: str, completion: str) -> tuple[float, int]:
     with torch.no_grad():
         logits = live.model(torch.tensor([[*ids, *own]])).logits[0].double().log_softmax(-1)
     return -sum(float(logits[len(ids) - 1 + at, token]) for at, token in enumerate(own)), len(own)
+
+
+DEEP = RECIPE.replace("site: blocks.1.resid_pre", "site: 'blocks.*.resid_pre'").replace("name: small", "name: deep")
+DEEP = DEEP.replace("ablate: {direction: warmth}", "ablate: {direction: warmth, at: blocks.1.resid_pre}").replace(
+    "  dose:",
+    """\
+  asked: {system_prompt: Be warm.}
+  folded: {mode: fold, system_prompt: Be warm., interventions: [add: {direction: warmth, coefficient: 3.0}]}
+  dose:""",
+)
+
+
+def test_a_direction_at_several_sites_and_prompted_conditions_run_to_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text(DEEP)
+    run = run_recipe(path, out=tmp_path / "runs")
+    results = json.loads((run / "results.json").read_text())
+    (direction,) = results["directions"]
+    # The token that is read is the same in every prompt before the first block: no direction there, and it is said.
+    assert direction["site"] == "blocks.1.resid_pre … blocks.2.resid_pre (2 sites)"
+    assert list(direction["norms_by_site"]) == ["blocks.1.resid_pre", "blocks.2.resid_pre"]
+    assert any("has no vectors at blocks.0.resid_pre" in note for note in results["notes"])
+    conditions = {item["name"]: item for item in results["conditions"]}
+    assert conditions["asked"]["system_prompt"] == "Be warm." and conditions["asked"]["interventions"] == []
+    assert conditions["folded"]["mode"] == "fold" and "folded/random-2" in conditions
+    assert "asked/random-1" not in conditions
+    assert conditions["warmer"]["interventions"][0]["sites"] == ["blocks.1.resid_pre", "blocks.2.resid_pre"]
+    named = {record["condition"] for record in results["records"] if record["value"] is not None}
+    assert named == conditions.keys()
+    moved = {r["condition"]: r["value"] for r in results["records"] if r["evaluator"] == "kl_divergence"}
+    assert moved["asked"] > 0 and moved["folded"] != moved["warmer"]
+    report = write_report(run).read_text("utf-8")
+    assert "system prompt “Be warm.”" in report and "mode fold" in report and "(2 sites)" in report
+    assert load_directions(run / "directions.safetensors")["warmth"].sites[0] == Site("resid_pre", 1)
+    assert "no control was run for asked" not in report

@@ -12,14 +12,17 @@ SCHEMA_VERSION = 1
 
 
 def describe_direction(direction: Direction) -> dict[str, Any]:
-    """A direction as ``results.json`` lists it."""
+    """A direction as ``results.json`` lists it; of one at several sites ``norms`` are by site."""
     source = direction.provenance
+    ranks = [len(vectors) for _, vectors in direction.items()]
+    norms = {str(site): [float(norm) for norm in vectors.double().norm(dim=1)] for site, vectors in direction.items()}
     return {
         "name": direction.name,
-        "site": str(direction.site),
+        "site": direction.describe(),
         "positions": str(direction.positions),
-        "rank": direction.rank,
-        "norms": [float(norm) for norm in direction.vectors.double().norm(dim=1)],
+        "rank": max(ranks),
+        "norms": norms[str(direction.site)] if direction.is_single else [],
+        **({} if direction.is_single else {"norms_by_site": norms}),
         "estimator": source.get("estimator"),
         "positive": source.get("positive"),
         "negative": source.get("negative"),

@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
 
 from steerkit.api.hookspecs import Needs
 from steerkit.catalog import Catalog
 from steerkit.errors import PluginError, RecipeError, SteerkitError
 from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
-from steerkit.plan.files import directions_fault
-from steerkit.plan.names import Key
+from steerkit.plan.files import directions_fault, saved_places
+from steerkit.plan.names import KeyPart
 from steerkit.plan.tokens import token_counter, turns_shown
 from steerkit.plan.turns import closed, lacking, unrendered, within_prompt, without_completion
 from steerkit.plan.types import (
@@ -25,7 +26,7 @@ from steerkit.plan.types import (
     PlannedSamples,
 )
 from steerkit.recipe.data import DataRef, load_data
-from steerkit.recipe.load import EVALUATION_KEYS
+from steerkit.recipe.load import EVALUATION_KEYS, OPTIONS
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.rows import describe_shared, identity, prompt_of
 from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, Recipe
@@ -63,7 +64,7 @@ class _Planner(ConditionResolver):
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
         super().__init__(recipe, catalog)
         self.estimated: dict[DataRef, None] = {}
-        self.measured: dict[DataRef, tuple[Key, ...]] = {}
+        self.measured: dict[DataRef, tuple[KeyPart, ...]] = {}
 
     def plan(self) -> Plan:
         """Resolve all, then tell all."""
@@ -108,7 +109,7 @@ class _Planner(ConditionResolver):
         before = len(self.problems)
         path = ("directions", name)
         if written.file is not None:
-            return self.saved(name, written.file)
+            return self.saved(name, written, written.file)
         assert written.estimator is not None and written.site is not None
         spec = self.spec("estimator", written.estimator, *path, "estimator")
         options = self.options(spec, written.options, *path, "options") if spec else None
@@ -116,7 +117,7 @@ class _Planner(ConditionResolver):
             self.ref(text or "", *path, key)
             for key, text in (("positive", written.positive), ("negative", written.negative))
         ]
-        site = self.site(written.site, *path, "site")
+        site = self.sites_of(written.site, *path, "site")
         positions = Positions.parse(written.positions)
         if positions.role == "generated":
             message = "prompts have no generated tokens; directions are read from prompts, or from given completions"
@@ -127,19 +128,28 @@ class _Planner(ConditionResolver):
             return None
         return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions)
 
-    def saved(self, name: str, written: str) -> PlannedDirection | None:
-        """A direction from a file, or None where the file can't be one."""
+    def saved(self, name: str, written: DirectionRecipe, path: str) -> PlannedDirection | None:
+        """A direction from a file, or None where the file can't be one, or says something else than the recipe."""
+        from steerkit.artifacts.directions import Given
+
+        site = None if written.site is None else self.sites_of(written.site, "directions", name, "site")
+        said = "positions" in written.model_fields_set
+        given = Given(site, Positions.parse(written.positions) if said else None)
         try:
-            file = self.recipe.path_of(written)
+            file = self.recipe.path_of(path)
             fault = directions_fault(file) if file.is_file() else f"there is no file {file}"
         except SteerkitError as error:
             fault = str(error)
         if fault is None:
-            return PlannedDirection(name, file=file)
+            places = saved_places(file)
+            own = name if name in places else next(iter(places), name)
+            fault = given.fault(own, *places[own]) if own in places else None
+        if fault is None:
+            return PlannedDirection(name, site=given.site, positions=given.positions, file=file)
         self.complain(fault, "directions", name, "file")
         return None
 
-    def check_classes(self, classes: Sequence[DataRef | None], positions: Positions, path: tuple[Key, ...]) -> None:
+    def check_classes(self, classes: Sequence[DataRef | None], positions: Positions, path: tuple[KeyPart, ...]) -> None:
         """The two classes of a direction have no text in common, and have what is to be read."""
         for ref in dict.fromkeys(filter(None, classes)):
             self.check_turns(positions, ref, *path, "positions")
@@ -161,7 +171,7 @@ class _Planner(ConditionResolver):
             message = f"{positions} are tokens of the prompt, and {positive} and {negative} differ in completions only"
             self.complain(f"{message}: {describe_shared(alike)}; write completion", *path, "positions")
 
-    def check_turns(self, positions: Positions, ref: DataRef, *path: Key) -> None:
+    def check_turns(self, positions: Positions, ref: DataRef, *path: KeyPart) -> None:
         """Every example of a split has the turn that positions name."""
         fault = lacking(positions, ref, self.examples(ref), self.shown)
         if fault is not None:
@@ -181,7 +191,9 @@ class _Planner(ConditionResolver):
         if [item.name for item in self.recipe.evaluate].index(written.name) != index:
             self.complain(f"two evaluators are called {written.name!r}; give one `name: ...`", *path)
         spec = self.spec("evaluator", written.plugin, *path)
-        options = self.options(spec, written.options, *path, "options", beside=EVALUATION_KEYS) if spec else None
+        options = (
+            self.options(spec, written.options, *path, "options", beside=(*EVALUATION_KEYS, OPTIONS)) if spec else None
+        )
         if spec is None or options is None:
             return None
         try:
@@ -197,7 +209,7 @@ class _Planner(ConditionResolver):
                 self.check_open(ref, *path, "data")
         return PlannedEvaluation(written.name, spec, options, needs, tuple(known))
 
-    def check_open(self, ref: DataRef, *path: Key) -> None:
+    def check_open(self, ref: DataRef, *path: KeyPart) -> None:
         """An answer can follow every conversation of a split."""
         fault = closed(ref, self.examples(ref))
         if fault is not None:
@@ -230,7 +242,7 @@ class _Planner(ConditionResolver):
             self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
         return PlannedSamples(ref, written.n, written.max_new_tokens)
 
-    def measure(self, ref: DataRef | None, *path: Key) -> None:
+    def measure(self, ref: DataRef | None, *path: KeyPart) -> None:
         """Note that something is measured on some texts, and where that is said first."""
         if ref is not None:
             self.measured.setdefault(ref, path)
@@ -252,7 +264,9 @@ class _Planner(ConditionResolver):
         used = {ref.dataset for ref in (*self.estimated, *self.measured)}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
-        steering = {item.direction for item in listed} | {item.gate.direction for item in listed if item.gate}
+        steering = {name for item in listed for name in item.directions} | {
+            item.gate.direction for item in listed if item.gate
+        }
         self.notes += [
             f"Direction {name!r} is not used by any condition." for name in recipe.directions if name not in steering
         ]
@@ -303,8 +317,9 @@ class _Planner(ConditionResolver):
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
-        counter = token_counter(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
-        meter = Meter(self.data, counter, section.batch_tokens)
+        arguments = section.chat_template_arguments
+        counter = partial(token_counter, self.model.folder, template, arguments=arguments)
+        meter = Meter(self.data, counter(section.system_prompt), section.batch_tokens, cache(counter))
         meter_directions(meter, directions, self.recipe.report.separation)
         controls = [(one, one.n_controls(self.recipe.control.random_directions)) for one in conditions]
         meter_conditions(meter, controls, evaluations, samples)
@@ -321,7 +336,9 @@ class _Planner(ConditionResolver):
         recipe = self.recipe.resolved()
         for data in recipe["data"].values():
             data["file"] = data["file"] is not None
-        recipe["directions"].update({name: {"file": digest} for name, digest in files.items()})
+        recipe["directions"].update(
+            {name: {**recipe["directions"][name], "file": file} for name, file in files.items()}
+        )
         recipe["model"]["chat_template"] = template
         parts = {
             "recipe": recipe,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -35,21 +35,26 @@ class Meter:
         data: the plan's examples.
         counter: counts their tokens.
         budget: most tokens of a batch.
+        prompted: counts them under a system prompt of a condition's own.
     """
 
     data: Mapping[str, Splits]
     counter: TokenCounter
     budget: int
+    prompted: Callable[[str], TokenCounter] | None = None
     prompt_tokens: int = 0
     generated_tokens: int = 0
     parts: dict[str, int] = field(default_factory=dict)
-    _lengths: dict[tuple[DataRef, Reading], list[int]] = field(default_factory=dict)
+    _lengths: dict[tuple[DataRef, Reading, str | None], list[int]] = field(default_factory=dict)
 
-    def lengths(self, ref: DataRef, how: Reading = "prompt") -> list[int]:
-        """Tokens of each example of a split."""
-        key = (ref, how)
+    def lengths(self, ref: DataRef, how: Reading = "prompt", system_prompt: str | None = None) -> list[int]:
+        """Tokens of each example of a split, as a prompt with a condition's system prompt, or by itself."""
+        key = (ref, how, system_prompt)
         if key not in self._lengths:
-            self._lengths[key] = self.counter.count(self.data[ref.dataset][ref.split], how)
+            counter = self.counter
+            if system_prompt is not None and self.prompted is not None:
+                counter = self.prompted(system_prompt)
+            self._lengths[key] = counter.count(self.data[ref.dataset][ref.split], how)
         return self._lengths[key]
 
     def add(self, what: str, one: Pass, *, conditions: int = 1, prepass: bool = False) -> None:
@@ -109,29 +114,37 @@ def meter_conditions(
     }
     for one in _baseline_passes(meter, needs, samples):
         meter.add("baseline", one)
-    for prepass in (False, True):
-        listed = [(one, controls) for one, controls in conditions if one.has_prepass == prepass]
-        _meter_group("conditions", meter, _passes(meter, needs, samples), len(listed), prepass)
+    kinds = {(one.has_prepass, one.system_prompt, one.mode): one for one, _ in conditions}
+    for kind, like in sorted(kinds.items(), key=lambda item: item[0][0]):
+        listed = [(one, n) for one, n in conditions if (one.has_prepass, one.system_prompt, one.mode) == kind]
+        _meter_group("conditions", meter, _passes(meter, needs, samples, like.system_prompt), len(listed), like)
         controls = sum(number for _, number in listed)
-        _meter_group("random controls", meter, _passes(meter, needs, None), controls, prepass)
+        _meter_group("random controls", meter, _passes(meter, needs, None, like.system_prompt), controls, like)
 
 
-def _meter_group(what: str, meter: Meter, passes: Sequence[Pass], conditions: int, prepass: bool) -> None:
-    """Conditions that make the same passes, run in groups as the runner does."""
-    for size in group_sizes(passes, conditions, meter.budget):
+def _meter_group(what: str, meter: Meter, passes: Sequence[Pass], conditions: int, like: PlannedCondition) -> None:
+    """Conditions that make the same passes as ``like``, run in groups as the runner does."""
+    alone = like.mode in ("fold", "interpret")  # rows that differ are hooked, so these share no batch
+    for size in [1] * conditions if alone else group_sizes(passes, conditions, meter.budget):
         for one in passes:
-            meter.add(what, one, conditions=size, prepass=prepass)
+            meter.add(what, one, conditions=size, prepass=like.has_prepass)
 
 
-def _passes(meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None) -> list[Pass]:
+def _passes(
+    meter: Meter,
+    needs: Mapping[DataRef, Sequence[Needs]],
+    samples: PlannedSamples | None,
+    system_prompt: str | None,
+) -> list[Pass]:
     """The passes of a condition that isn't the baseline."""
     found: list[Pass] = []
     generated: set[DataRef] = set()
     for ref, wanted in needs.items():
-        passes = passes_over(wanted, meter.lengths(ref), partial(meter.lengths, ref, "text"))
+        prompts = meter.lengths(ref, system_prompt=system_prompt)
+        passes = passes_over(wanted, prompts, partial(meter.lengths, ref, "text"))
         generated |= {ref} if any(one.new_tokens for one in passes) else set()
         found += passes
-    return found + _sample_passes(meter, samples, generated)
+    return found + _sample_passes(meter, samples, generated, system_prompt)
 
 
 def _baseline_passes(
@@ -154,7 +167,9 @@ def _baseline_passes(
     return found + _sample_passes(meter, samples, generated)
 
 
-def _sample_passes(meter: Meter, samples: PlannedSamples | None, generated: Collection[DataRef]) -> list[Pass]:
+def _sample_passes(
+    meter: Meter, samples: PlannedSamples | None, generated: Collection[DataRef], system_prompt: str | None = None
+) -> list[Pass]:
     if samples is None or samples.data in generated:
         return []
-    return [completing(meter.lengths(samples.data)[: samples.n], samples.max_new_tokens)]
+    return [completing(meter.lengths(samples.data, system_prompt=system_prompt)[: samples.n], samples.max_new_tokens)]

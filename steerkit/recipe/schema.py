@@ -20,10 +20,12 @@ from steerkit.recipe.values import (
     Count,
     Device,
     Name,
+    Names,
     PositionsText,
     PromptTemplate,
     ScheduleValue,
     Seed,
+    SitesText,
     SiteText,
     Sweep,
     Template,
@@ -149,12 +151,17 @@ class DatasetRecipe(Section):
 
 
 class DirectionRecipe(Section):
-    """One direction: estimated from two classes of prompts, or read from a file."""
+    """One direction: estimated from two classes of prompts, or read from a file.
+
+    Beside ``file`` stand ``site`` and ``positions`` where the file itself doesn't say them.
+    """
 
     estimator: str | None = Field(default=None, description="name of an estimator plugin")
     positive: str | None = Field(default=None, description="prompts that show the behaviour, as in warm.train")
     negative: str | None = Field(default=None, description="prompts that don't: the reference")
-    site: SiteText | None = Field(default=None, description="where it is read, as in blocks.14.resid_pre")
+    site: SitesText | None = Field(
+        default=None, description="where it is read: blocks.14.resid_pre, or several sites, as in blocks.*.resid_pre"
+    )
     positions: PositionsText = Field("-1", description="at which tokens it is read")
     options: Mapping[str, Any] = Field(default_factory=dict, description="options of the estimator")
     file: str | None = Field(default=None, min_length=1, description="a saved direction, relative to the recipe")
@@ -163,7 +170,8 @@ class DirectionRecipe(Section):
     def _whole(self) -> DirectionRecipe:
         needed = ("estimator", "positive", "negative", "site")
         if self.file is not None:
-            extra = [name for name in (*needed, "positions", "options") if name in self.model_fields_set]
+            own = ("estimator", "positive", "negative", "options")
+            extra = [name for name in own if name in self.model_fields_set]
             extra = [name for name in extra if getattr(self, name) not in (None, {})]
             if extra:
                 raise _excess(f"a direction from a file has its own {' and '.join(extra)}; remove them", extra)
@@ -206,8 +214,10 @@ class InterventionRecipe(Section):
     """One intervention of a condition."""
 
     plugin: str
-    direction: str | None = Field(default=None, description="name of a direction")
-    sites: tuple[SiteText, ...] | None = Field(
+    direction: Names | None = Field(
+        default=None, description="name of a direction, or a list of as many as the plugin takes"
+    )
+    sites: tuple[SitesText, ...] | None = Field(
         default=None, description="where it acts; the plugin's choice where None"
     )
     positions: PositionsText = Field(default="all", description="at which tokens it acts")
@@ -215,13 +225,34 @@ class InterventionRecipe(Section):
     gate: GateRecipe | None = Field(default=None, description="condition on the stream under which it acts")
     options: Mapping[str, Any] = Field(default_factory=dict)
 
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """The directions that it names."""
+        if self.direction is None:
+            return ()
+        return (self.direction,) if isinstance(self.direction, str) else self.direction
+
 
 class ConditionRecipe(Section):
-    """One condition, or a family of them where there is a sweep."""
+    """One condition, or a family of them where there is a sweep: interventions, a system prompt, or both."""
 
-    interventions: tuple[InterventionRecipe, ...] = Field(min_length=1, description="list of interventions")
+    interventions: tuple[InterventionRecipe, ...] = Field(default=(), description="list of interventions")
+    system_prompt: str | None = Field(
+        default=None, description="system message of every prompt, in the place of the model's and of an example's own"
+    )
+    mode: Literal["auto", "fold", "hook", "interpret"] = Field(
+        default="auto", description="how it is lowered; fold: into weights and biases where that is exact"
+    )
     sweep: Sweep | None = Field(default=None, description="one option and its values")
     control: bool = Field(default=True, description="whether random directions are run beside it")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> ConditionRecipe:
+        if not self.interventions and self.system_prompt is None:
+            raise _lacking("expected a list of interventions, a system_prompt, or both", ("interventions",))
+        if not self.interventions and self.mode != "auto":
+            raise _excess("mode says how interventions are lowered, and there are none; remove it", ("mode",))
+        return self
 
 
 class EvaluationRecipe(Section):

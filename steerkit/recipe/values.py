@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from steerkit.errors import SteerkitError
 from steerkit.templates import require_arguments
-from steerkit.types import Positions, Schedule, Site
+from steerkit.types import Positions, Schedule, Site, parse_sites
 
 ValueT = TypeVar("ValueT")
 
@@ -51,6 +52,19 @@ def _read_site(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("expected a site such as blocks.14.resid_pre")
     return str(_parsed(Site.parse, value))
+
+
+def _read_sites(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a site such as blocks.14.resid_pre, or a pattern such as blocks.*.resid_pre")
+    return str(_parsed(parse_sites, value))
+
+
+def _read_names(value: Any) -> str | tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(item, str) for item in listed):
+        raise ValueError(f"expected text, not {json.dumps(value)}, or a list of texts")
+    return value if isinstance(value, str) else tuple(listed)
 
 
 def _check_template(value: str) -> str:
@@ -123,7 +137,11 @@ Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
 # Any: pydantic warns about what a plain validator returns where it is told that this is one of two types.
 ScheduleValue: TypeAlias = Annotated[Any, PlainValidator(_read_schedule)]
+Names: TypeAlias = Annotated[Any, PlainValidator(_read_names)]
+"""A name, or a tuple of several."""
 SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
+SitesText: TypeAlias = Annotated[str, BeforeValidator(_read_sites)]
+"""One site, or a pattern of several."""
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]

@@ -44,13 +44,17 @@ class ModelEntry(_Entry):
 
 
 class DirectionEntry(_Entry):
-    """A direction: where it was read, from which prompts, and the norm of each of its vectors."""
+    """A direction: where it was read, from which prompts, and the norm of each of its vectors.
+
+    Of one at several sites ``site`` says so in words, and ``norms_by_site`` takes the place of ``norms``.
+    """
 
     name: str
     site: str | None = None
     positions: str | None = None
     rank: int = 1
     norms: tuple[Number, ...] = ()
+    norms_by_site: Mapping[str, tuple[Number, ...]] = {}
     estimator: str | None = None
     positive: str | None = None
     negative: str | None = None
@@ -78,6 +82,13 @@ class ConditionEntry(_Entry):
     sweep: str | None = None
     swept: Mapping[str, float] = {}
     interventions: tuple[InterventionEntry, ...] = ()
+    system_prompt: str | None = None
+    mode: str | None = None
+
+    @property
+    def prompt_only(self) -> bool:
+        """Whether it is a system prompt and nothing else."""
+        return self.system_prompt is not None and not self.interventions
 
 
 class EvaluatorEntry(_Entry):

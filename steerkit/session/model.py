@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steerkit.api.hookspecs import StatisticsKind
-from steerkit.engine.lowering.edits import Condition
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import PaddingSide
 from steerkit.engine.reading.capture import Key, capture
 from steerkit.engine.runtime.runtime import Runtime
@@ -29,7 +29,7 @@ class LiveModel(Runtime):
         *,
         kind: StatisticsKind = "mean",
         padding_side: PaddingSide = "right",
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         progress: Progress | bool = True,
     ) -> dict[Key, ClassStatistics]:
         """Statistics of activations. See ``steerkit.engine.reading.capture.capture``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator
@@ -61,10 +60,10 @@ def estimate(plan: Plan, live: LiveModel, observer: Observer) -> dict[str, Direc
             estimator=spec.name,
             name=planned.name,
             progress=observer.progress,
-            **planned.options.model_dump(),
+            options=planned.options.model_dump(),
         )
         classes = {"positive": str(positive), "negative": str(negative), "recipe_hash": plan.hash}
-        found[planned.name] = replace(direction, provenance={**direction.provenance, **classes})
+        found[planned.name] = direction.replace(provenance={**direction.provenance, **classes})
     return found
 
 
@@ -73,13 +72,13 @@ def saved_direction(planned: PlannedDirection) -> Direction:
     from steerkit.artifacts.directions import load_directions
 
     assert planned.file is not None
-    saved = load_directions(planned.file)
+    saved = load_directions(planned.file, site=planned.site, positions=planned.positions)
     if planned.name not in saved and len(saved) > 1:
         raise ArtifactError(
             f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
             "Name the direction in the recipe as it is named in the file."
         )
-    return replace(saved.get(planned.name, next(iter(saved.values()))), name=planned.name)
+    return saved.get(planned.name, next(iter(saved.values()))).replace(name=planned.name)
 
 
 def _classes(planned: PlannedDirection) -> tuple[DataRef, DataRef, Any]:

@@ -56,13 +56,13 @@ def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
     listed = [
         {
             "name": item.spec.name,
-            "direction": item.direction,
+            "direction": item.direction_text,
             "options": options_as_json(item.options),
-            "sites": [str(site) for site in built.sites(live.layout)],
+            "sites": [str(site) for site in built.sites_on(live.layout)],
             "positions": str(item.positions),
             **item.when(built.gate.site if built.gate is not None else None),
         }
-        for item, built in zip(interventions, condition.interventions, strict=True)
+        for item, built in zip(interventions, condition.placements, strict=True)
     ]
     control = condition.kind == "control"
     return {
@@ -72,6 +72,7 @@ def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
         "sweep": None if planned is None or control else planned.sweep,
         "swept": {} if planned is None or control else dict(planned.swept),
         "interventions": listed,
+        **({} if planned is None else planned.how()),
     }
 
 
@@ -113,7 +114,7 @@ def collect(
         "evaluators": [_describe_evaluator(planned) for planned in plan.evaluations],
         "records": records,
         "separation": list(separation),
-        "notes": [*_unmeasured(plan, separation), *dict.fromkeys(notes)],
+        "notes": [*_unmeasured(plan, separation), *_left_out(directions), *dict.fromkeys(notes)],
     }
     return results, samples
 
@@ -176,6 +177,15 @@ def _describe_evaluator(planned: PlannedEvaluation) -> dict[str, Any]:
         "options": options_as_json(planned.options),
         "derived": list(kind.derived),
     }
+
+
+def _left_out(directions: Mapping[str, Direction]) -> list[str]:
+    """Sites of a pattern at which a direction has no vectors."""
+    return [
+        f"Direction {name} has no vectors at {', '.join(left_out)}: {next(iter(left_out.values()))}"
+        for name, direction in directions.items()
+        if (left_out := direction.provenance.get("left_out"))
+    ]
 
 
 def _unmeasured(plan: Plan, separation: Sequence[Mapping[str, Any]]) -> list[str]:

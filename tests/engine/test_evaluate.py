@@ -13,7 +13,7 @@ from torch import Tensor
 from steerkit.api.direction import Direction
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
-from steerkit.api.intervention import Intervention
+from steerkit.api.intervention import Placement
 from steerkit.engine.measuring import evaluate
 from steerkit.engine.measuring.evaluate import Evaluation, Job, SampleRequest
 from steerkit.engine.prompts.chat import ChatFormat, Rendered
@@ -165,7 +165,7 @@ EVERYTHING = {
 }
 
 
-def conditions_of(live: LiveModel) -> list[list[Intervention]]:
+def conditions_of(live: LiveModel) -> list[list[Placement]]:
     """Several that differ in all that rows can differ in, one of them empty."""
     generator = torch.Generator().manual_seed(0)
     one, other = (

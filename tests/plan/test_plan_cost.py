@@ -202,7 +202,7 @@ def engine_calls(found: Plan) -> int:
         stages.separations(found, live, SILENT)
         evaluation = stages.evaluation(found, live, SILENT)
         for group in stages.groups(stages.conditions(found, directions), evaluation):
-            evaluation.run_many([one.interventions for one in group], samples=group[0].kind != "control")
+            evaluation.run_many([one.steered for one in group], samples=group[0].kind != "control")
     return len(counted)
 
 

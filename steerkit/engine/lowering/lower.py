@@ -22,9 +22,9 @@ from dataclasses import replace
 from torch import nn
 
 from steerkit.api.architecture import Layout, Tap
-from steerkit.api.intervention import Affine, Gate, Intervention
+from steerkit.api.intervention import Affine, Gate, Intervention, Placement
 from steerkit.engine.lowering.algebra import compose, is_constant
-from steerkit.engine.lowering.edits import Edit, Mode, edits_of
+from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_of
 from steerkit.engine.lowering.fold import Fold, fold_places
 from steerkit.engine.lowering.places import Fate, Item, Places, Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
@@ -69,9 +69,9 @@ def lower(
     return Program(tuple(slots), folds, tuple(record.fates[place] for place in sorted(record.fates)))
 
 
-def at_sites(interventions: Iterable[Intervention], layout: Layout) -> Program:
+def at_sites(placements: Iterable[Placement | Intervention], layout: Layout) -> Program:
     """A condition with every update hooked at its own site: what holds adapters and plugins to their word."""
-    return lower(edits_of(interventions, layout), layout, by_site=True, at_taps=True)
+    return lower(edits_of(placements_of(tuple(placements)), layout), layout, by_site=True, at_taps=True)
 
 
 def lower_rows(rows: Sequence[Sequence[Edit]], layout: Layout, *, by_site: bool = False) -> Program:
@@ -108,7 +108,7 @@ def arrange(edits: Sequence[Edit], layout: Layout, record: Record, *, by_site: b
         record.note(edits[number], "dropped", why="the stream holds nothing of it there")
     at: dict[Site, list[Item]] = {}
     for gate in _read(edits):
-        at.setdefault(gate.read_at, []).append(Probe(gate))
+        at.setdefault(gate.read_at.whole, []).append(Probe(gate))
     for number, edit in enumerate(edits):
         if number not in dropped:
             at.setdefault(edit.site, []).append(edit)
@@ -218,7 +218,7 @@ def _literal_rows(rows: Sequence[Sequence[Edit]], layout: Layout) -> Program:
     for edits in rows:
         at: Places = {}
         for gate in _read(edits):
-            at.setdefault(gate.read_at, []).append(Probe(gate))
+            at.setdefault(gate.read_at.whole, []).append(Probe(gate))
         for edit in edits:
             at.setdefault(edit.site, []).append(edit)
         places.append(at)

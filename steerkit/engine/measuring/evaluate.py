@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from torch import Tensor
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs
-from steerkit.api.intervention import Intervention
-from steerkit.engine.lowering.edits import Condition
+from steerkit.api.intervention import Placement
+from steerkit.engine.lowering.edits import Mode, Steer
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.passes import SequenceLogits, next_token_logits, sequence_logits
 from steerkit.engine.runtime.runtime import Runtime
@@ -22,8 +22,26 @@ from steerkit.progress import SILENT, Observer
 from steerkit.sharing import CHUNK, Pass, along, completing, evenly, group_sizes, passes_over, texts_wanted
 from steerkit.types import ExampleLike, as_examples
 
-_Interventions: TypeAlias = Sequence[Intervention]
 _Completions: TypeAlias = list[list[int]]
+
+
+BY_ITSELF: Final[tuple[Mode, ...]] = ("fold", "interpret")
+"""Modes of conditions that share no batch with others: rows that differ are hooked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Steered:
+    """What outputs are looked at under.
+
+    Args:
+        placements: interventions, in order.
+        system_prompt: takes the place of the model's own system prompt, and of an example's own system turn.
+        mode: how the interventions are lowered; see ``Runtime.steer``.
+    """
+
+    placements: tuple[Placement, ...] = ()
+    system_prompt: str | None = None
+    mode: Mode = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +96,14 @@ class _Member:
     """One of the conditions that are run together, with what it gave so far.
 
     Args:
-        interventions: its.
+        under: its interventions, its system prompt, and how it is lowered.
         steered: whether they are active already, so that passes needn't see to it.
         ids: completions on the data set at hand, or None.
         scores: ``{(job name, data): {place of the text: score}}``.
         completions: ``{data: completions}``.
     """
 
-    interventions: _Interventions
+    under: Steered
     steered: bool = False
     ids: _Completions | None = None
     scores: dict[tuple[str, str], dict[int, Score]] = field(default_factory=dict)
@@ -131,26 +149,41 @@ class Evaluation:
         self.live, self.jobs, self.samples, self.observer = live, tuple(jobs), samples, observer
         self.examples = {data: as_examples(list(listed)) for data, listed in examples.items()}
         self._seen = _Seen()
-        self._rendered: dict[tuple[str, bool], list[Rendered]] = {}
+        self._rendered: dict[tuple[str, bool, str | None], list[Rendered]] = {}
         for job in self.jobs:
             _require_possible(job)
 
-    def run(self, interventions: _Interventions = (), *, samples: bool = True) -> ConditionScores:
-        """Score every job under interventions (none: the baseline)."""
-        return self.run_many([interventions], samples=samples)[0]
+    def run(self, condition: Steered | Sequence[Placement] = (), *, samples: bool = True) -> ConditionScores:
+        """Score every job under a condition (an empty one is the baseline)."""
+        return self.run_many([condition], samples=samples)[0]
 
-    def run_many(self, conditions: Sequence[_Interventions], *, samples: bool = True) -> list[ConditionScores]:
+    def run_many(
+        self, conditions: Sequence[Steered | Sequence[Placement]], *, samples: bool = True
+    ) -> list[ConditionScores]:
         """Score every job under each of several conditions, which share batches where all their rows fit into one.
 
         A condition gives what it would give alone, within float tolerance: about 1e-5 in float32, also in
         mixture-of-experts models, where other rows change the shapes of the experts' products.
 
         Args:
-            conditions: interventions of each. One that comes alone is lowered as ``steer`` does for as many tokens
-                as it will see, so it may be folded; several that share a batch are hooked.
+            conditions: interventions of each, perhaps with a system prompt and a mode. One that comes alone is lowered
+                as ``steer`` does for as many tokens as it will see, so it may be folded; several that share a batch are
+                hooked. Those of other system prompts share no batch, nor do those in mode ``fold`` or ``interpret``.
             samples: whether to make the completions for the reader.
         """
-        members = [_Member(tuple(one)) for one in conditions]
+        given = [one if isinstance(one, Steered) else Steered(tuple(one)) for one in conditions]
+        together: dict[tuple[object, ...], list[int]] = {}
+        for place, one in enumerate(given):
+            alone = place if one.mode in BY_ITSELF else None
+            together.setdefault((one.system_prompt, one.mode, alone), []).append(place)
+        found: dict[int, ConditionScores] = {}
+        for places in together.values():
+            found.update(zip(places, self._run_together([given[place] for place in places], samples), strict=True))
+        return [found[place] for place in range(len(given))]
+
+    def _run_together(self, conditions: Sequence[Steered], samples: bool) -> list[ConditionScores]:
+        """Score every job under conditions of one system prompt and one mode."""
+        members = [_Member(one) for one in conditions]
         data_sets = {job.data: [one for one in self.jobs if one.data == job.data] for job in self.jobs}
         for data, jobs in data_sets.items():
             self._prepare_baseline(data, jobs)
@@ -166,42 +199,51 @@ class Evaluation:
 
     # Which conditions share what
 
-    def group_sizes(self, conditions: int, *, samples: bool = True) -> list[int]:
-        """In groups of what sizes so many conditions are best run. It depends on texts and budget only."""
-        return group_sizes(self._passes(samples), conditions, self.live.batch_tokens)
+    def group_sizes(
+        self, conditions: int, *, samples: bool = True, system_prompt: str | None = None, mode: Mode = "auto"
+    ) -> list[int]:
+        """In groups of what sizes so many conditions of one system prompt and mode are best run.
 
-    def expected_tokens(self, *, samples: bool = True) -> int:
+        It depends on texts and budget only.
+        """
+        if mode in BY_ITSELF:
+            return [1] * conditions
+        return group_sizes(self._passes(samples, system_prompt), conditions, self.live.batch_tokens)
+
+    def expected_tokens(self, *, samples: bool = True, system_prompt: str | None = None) -> int:
         """How many tokens pass through the model under one condition, at most."""
-        return sum(one.tokens for one in self._passes(samples))
+        return sum(one.tokens for one in self._passes(samples, system_prompt))
 
-    def prompts(self, data: str) -> list[Rendered]:
-        """The prompts of a data set; they are rendered once."""
-        return self._render(data, raw=False)
+    def prompts(self, data: str, system_prompt: str | None = None) -> list[Rendered]:
+        """The prompts of a data set, with a condition's system prompt where it has one; they are rendered once."""
+        return self._render(data, raw=False, system_prompt=system_prompt)
 
     def raw_texts(self) -> list[Rendered]:
         """What is read along: texts by themselves, completions behind their prompts, whole conversations."""
         read = {job.data for job in self.jobs if job.needs.sequence_logits and not job.needs.baseline_completions}
         return [text for data in sorted(read) for text in self._render(data, raw=True)]
 
-    def _render(self, data: str, *, raw: bool) -> list[Rendered]:
-        key = (data, raw)
+    def _render(self, data: str, *, raw: bool, system_prompt: str | None = None) -> list[Rendered]:
+        key = (data, raw, system_prompt)
         if key not in self._rendered:
-            render = self.live.chat.render_reading if raw else self.live.chat.render
+            chat = self.live.chat if system_prompt is None else self.live.chat.with_system_prompt(system_prompt)
+            render = chat.render_reading if raw else chat.render
             self._rendered[key] = [render(example) for example in self.examples[data]]
         return self._rendered[key]
 
-    def _passes(self, samples: bool) -> list[Pass]:
+    def _passes(self, samples: bool, system_prompt: str | None) -> list[Pass]:
         """The passes of a condition that isn't the baseline."""
         found: list[Pass] = []
         generated = set()
         for data in dict.fromkeys(job.data for job in self.jobs):
             needs = [job.needs for job in self.jobs if job.data == data]
-            passes = passes_over(needs, _lengths(self.prompts(data)), partial(self._text_lengths, data))
+            passes = passes_over(needs, _lengths(self.prompts(data, system_prompt)), partial(self._text_lengths, data))
             generated |= {data} if any(one.new_tokens for one in passes) else set()
             found += passes
         if samples and self.samples is not None and self.samples.data not in generated:
             wanted = self.samples
-            found.append(completing(_lengths(self.prompts(wanted.data)[: wanted.n]), wanted.max_new_tokens))
+            shown = self.prompts(wanted.data, system_prompt)[: wanted.n]
+            found.append(completing(_lengths(shown), wanted.max_new_tokens))
         return found
 
     def _text_lengths(self, data: str) -> list[int]:
@@ -210,10 +252,12 @@ class Evaluation:
     @contextmanager
     def _alone(self, members: Sequence[_Member], samples: bool) -> Iterator[None]:
         """A single condition is put on once for all its passes."""
-        if len(members) > 1 or not members[0].interventions:
+        under = members[0].under
+        if len(members) > 1 or not under.placements:
             yield
             return
-        with self.live.steer(*members[0].interventions, expected_tokens=self.expected_tokens(samples=samples)):
+        expected = self.expected_tokens(samples=samples, system_prompt=under.system_prompt)
+        with self.live.steer(*under.placements, mode=under.mode, expected_tokens=expected):
             members[0].steered = True
             yield
 
@@ -225,14 +269,15 @@ class Evaluation:
             place += size
 
     @contextmanager
-    def _steering(self, part: Sequence[_Member], one: Pass) -> Iterator[list[Condition] | None]:
+    def _steering(self, part: Sequence[_Member], one: Pass) -> Iterator[list[Steer] | None]:
         """Steer a pass of some members: all of it, or row by row, one member's texts after the other's."""
         if len(part) > 1:
-            yield [member.interventions for member in part for _ in one.lengths]
-        elif part[0].steered or not part[0].interventions:
+            yield [member.under.placements for member in part for _ in one.lengths]
+        elif part[0].steered or not part[0].under.placements:
             yield None
         else:
-            with self.live.steer(*part[0].interventions, expected_tokens=one.tokens):
+            under = part[0].under
+            with self.live.steer(*under.placements, mode=under.mode, expected_tokens=one.tokens):
                 yield None
 
     # Passes
@@ -259,7 +304,7 @@ class Evaluation:
             member.ids = None if kept is None or not longest else [row[:longest] for row in kept]
         if longest and kept is None:
             self.observer.step(f"completions on {data}")
-            self._generate(members, self.prompts(data), longest)
+            self._generate(members, self.prompts(data, _system_prompt(members)), longest)
         self._keep_completions(members, data)
 
     def _generate(self, members: Sequence[_Member], prompts: list[Rendered], new_tokens: int) -> None:
@@ -281,7 +326,8 @@ class Evaluation:
         if wanted.data in members[0].completions:
             return  # an evaluator generated there; what is shown is then what was scored, at its length
         self.observer.step(f"completions to read on {wanted.data}")
-        self._generate(members, self.prompts(wanted.data)[: wanted.n], wanted.max_new_tokens)
+        prompts = self.prompts(wanted.data, _system_prompt(members))[: wanted.n]
+        self._generate(members, prompts, wanted.max_new_tokens)
         self._keep_completions(members, wanted.data)
 
     # Scores
@@ -290,7 +336,7 @@ class Evaluation:
         """Scores of what follows a prompt: its next-token logits, its completion, or both."""
         asking = [job for job in jobs if not job.needs.sequence_logits]
         kept = self._seen.logits.get(data) if _is_baseline(members) else None
-        prompts = self.prompts(data) if asking else []
+        prompts = self.prompts(data, _system_prompt(members)) if asking else []
         chunks = [slice(start, start + CHUNK) for start in range(0, len(prompts), CHUNK)]
         if kept is not None or not any(job.needs.next_token_logits for job in asking):
             for member in members:
@@ -342,7 +388,7 @@ class Evaluation:
     ) -> None:
         self.observer.step(f"logits along {data}")
         if completion_tokens:
-            rendered, skip = self._own_completions(data, completion_tokens)
+            rendered, skip = self._own_completions(data, completion_tokens, _system_prompt(members))
             one = along([length + completion_tokens for length in skip], limit)
         else:
             rendered = self._render(data, raw=True)
@@ -374,8 +420,9 @@ class Evaluation:
             for job in jobs:
                 member.take(job, places, outputs)
 
-    def _own_completions(self, data: str, length: int) -> tuple[list[Rendered], list[int]]:
-        prompts = self.prompts(data)
+    def _own_completions(self, data: str, length: int, system_prompt: str | None) -> tuple[list[Rendered], list[int]]:
+        """The baseline's completions behind the prompts of these conditions, and how long those are."""
+        prompts = self.prompts(data, system_prompt)
         rendered = [
             Rendered((*prompt.token_ids, *ids[:length]), prompt.turns, len(prompt.token_ids))
             for prompt, ids in zip(prompts, self._seen.completions[data], strict=True)
@@ -384,7 +431,12 @@ class Evaluation:
 
 
 def _is_baseline(members: Sequence[_Member]) -> bool:
-    return len(members) == 1 and not members[0].interventions
+    return len(members) == 1 and not members[0].under.placements and members[0].under.system_prompt is None
+
+
+def _system_prompt(members: Sequence[_Member]) -> str | None:
+    """The one that conditions which are run together have."""
+    return members[0].under.system_prompt
 
 
 def _lengths(rendered: Sequence[Rendered]) -> list[int]:

@@ -113,6 +113,15 @@ class ChatFormat:
         arguments = json.dumps(self.arguments, sort_keys=True, default=repr)
         return hashlib.sha256(repr((self._template, self.system_prompt, arguments)).encode()).hexdigest()
 
+    def with_system_prompt(self, system_prompt: str) -> ChatFormat:
+        """The same format with another system prompt, in the place of its own.
+
+        Raises:
+            ModelError: where nothing would render it.
+        """
+        template = self._template if self.name == "custom" else self.name
+        return ChatFormat(self.tokenizer, template=template, system_prompt=system_prompt, arguments=self.arguments)
+
     def render(self, prompt: ExampleLike, *, completion: bool = False) -> Rendered:
         """A conversation up to where the model's answer begins; one that ends with the assistant's turn, up to its end.
 

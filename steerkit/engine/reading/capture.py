@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steerkit.api.estimator import ClassStatistics
 from steerkit.api.hookspecs import StatisticsKind
-from steerkit.engine.lowering.edits import Condition
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch, PaddingSide, forward_arguments
 from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.positions import BEHIND, FAR, edit_mask, intervals
@@ -65,7 +65,7 @@ def capture(
     *,
     kind: StatisticsKind = "mean",
     padding_side: PaddingSide = "right",
-    steer: Sequence[Condition] | None = None,
+    steer: Sequence[Steer] | None = None,
     progress: Progress | bool = True,
 ) -> dict[Key, ClassStatistics]:
     """Read activations of prompts at every given site and position.
@@ -161,7 +161,7 @@ def read_batch(
     batch: Batch,
     sites: Sequence[Site],
     positions: Sequence[Positions],
-    steer: Sequence[Condition] | None = None,
+    steer: Sequence[Steer] | None = None,
 ) -> dict[Key, tuple[Tensor, Tensor]]:
     """Read one batch.
 
@@ -181,9 +181,11 @@ def read_batch(
     pending = set(sites)
 
     def reader(site: Site) -> Callable[[Tensor], None]:
+        columns = live.layout.columns(site)
+
         def read(x: Tensor) -> None:
             for position, (row, column, counts) in picks.items():
-                found[(site, position)] = (x[row, column].detach(), counts)
+                found[(site, position)] = (x[row, column][:, columns].detach(), counts)
             pending.discard(site)
             if not pending:
                 raise _Stop

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Layout
-from steerkit.engine.lowering.edits import Condition
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch, forward_arguments
 from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sites.evaluating import evaluating
@@ -42,7 +42,7 @@ def logits_of(model: PreTrainedModel, layout: Layout, hidden: Tensor) -> Tensor:
     return logits if layout.softcap is None else layout.softcap * torch.tanh(logits / layout.softcap)
 
 
-def _hidden(live: Runtime, batch: Batch, steer: Sequence[Condition] | None) -> Tensor:
+def _hidden(live: Runtime, batch: Batch, steer: Sequence[Steer] | None) -> Tensor:
     with live.running(batch, steer=steer), evaluating(live.model):
         output = submodule(live.model, live.layout.base)(**forward_arguments(batch))
     hidden: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
@@ -54,7 +54,7 @@ def next_token_logits(
     live: Runtime,
     prompts: Prompts,
     progress: Progress = SILENT.progress,
-    steer: Sequence[Condition] | None = None,
+    steer: Sequence[Steer] | None = None,
 ) -> Tensor:
     """Logits after each prompt's last token, ``[n, vocab]``, float32 on the CPU, in the order of the prompts.
 
@@ -99,7 +99,7 @@ class SequenceLogits:
 
 @torch.no_grad()
 def sequence_logits(
-    live: Runtime, texts: Sequence[Rendered], skip: Sequence[int], steer: Sequence[Condition] | None = None
+    live: Runtime, texts: Sequence[Rendered], skip: Sequence[int], steer: Sequence[Steer] | None = None
 ) -> Iterator[SequenceLogits]:
     """Logits along texts, a batch at a time, since they are too large to be kept.
 

@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from steerkit.api.intervention import Intervention
+from steerkit.api.intervention import Placement
 from steerkit.engine.hooking.attach import Attachment
 from steerkit.engine.hooking.prepared import Filled, Prepared
 from steerkit.engine.hooking.steps import Like
-from steerkit.engine.lowering.edits import Condition, Mode, interventions_of
+from steerkit.engine.lowering.edits import Mode, Steer, placements_of
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.runtime.turns import Turns
 from steerkit.engine.sequence.sequences import Memory
@@ -51,18 +51,19 @@ class Group:
         readers: handlers of values at sites, for passes that read.
     """
 
-    interventions: tuple[Intervention, ...] = ()
+    interventions: tuple[Placement, ...] = ()
     mode: Mode = "auto"
     expected_tokens: int = 0
-    rows: tuple[tuple[Intervention, ...], ...] | None = None
+    rows: tuple[tuple[Placement, ...], ...] | None = None
     readers: Mapping[Site, Handler] | None = None
 
     @classmethod
     def of_rows(
-        cls, steer: Sequence[Condition] | None, mode: Mode = "hook", readers: Mapping[Site, Handler] | None = None
+        cls, steer: Sequence[Steer] | None, mode: Mode = "hook", readers: Mapping[Site, Handler] | None = None
     ) -> Group:
         """One condition per row; none where no row has any."""
-        rows = tuple(interventions_of(one) for one in steer or ())
+        placed: dict[int, Placement] = {}
+        rows = tuple(placements_of(one, placed) for one in steer or ())
         return cls(mode=mode, rows=rows if any(rows) else None, readers=readers)
 
 
@@ -91,7 +92,7 @@ class State:
     """What may be on a model: what is attached, the program that it holds, and for which groups."""
 
     attachment: Attachment | Filled | None = None
-    program: Program = Program()
+    program: Program = field(default_factory=Program)
     groups: tuple[Group, ...] = ()
 
     def serves(self, groups: Sequence[Group]) -> bool:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import ModelFacts
-from steerkit.api.intervention import Intervention
+from steerkit.api.intervention import Intervention, Placement
 from steerkit.engine.hooking.prepared import Prepared, Where
 from steerkit.engine.loading.unwrap import input_device
-from steerkit.engine.lowering.edits import Condition, Mode, interventions_of, require_mode
+from steerkit.engine.lowering.edits import Mode, Steer, placements_of, require_mode
 from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, pad, position_ids
 from steerkit.engine.prompts.inputs import read_prompts
@@ -105,7 +105,9 @@ class Runtime:
     # Steering
 
     @contextmanager
-    def steer(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Iterator[Runtime]:
+    def steer(
+        self, *interventions: Placement | Intervention, mode: Mode = "auto", expected_tokens: int = 0
+    ) -> Iterator[Runtime]:
         """Run the body under interventions; the model that comes out is the one that went in.
 
         Nested calls add up, outer ones first. Passes through this object (``generate``, ``forward``, ``capture``)
@@ -129,7 +131,7 @@ class Runtime:
             yield self
 
     @contextmanager
-    def steer_rows(self, conditions: Sequence[Condition], *, mode: Mode = "hook") -> Iterator[Runtime]:
+    def steer_rows(self, conditions: Sequence[Steer], *, mode: Mode = "hook") -> Iterator[Runtime]:
         """Run the body with a condition for each row of its batches, None where a row is left alone.
 
         For passes of one's own; ``generate``, ``forward`` and ``capture`` take ``steer=`` and see to the rest. A batch
@@ -179,18 +181,20 @@ class Runtime:
         with self.steering.prepare(Prepared(self.model, self.layout, sites, rank, rows)):
             yield self
 
-    def explain(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Explanation:
+    def explain(
+        self, *interventions: Placement | Intervention, mode: Mode = "auto", expected_tokens: int = 0
+    ) -> Explanation:
         """What ``steer`` would make of interventions, and what each costs per token. Printed, it is a table."""
         group = self._group(interventions, mode, expected_tokens)
         return explain(self.steering.explained(group), self.model, self.layout)
 
-    def _group(self, interventions: tuple[Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
+    def _group(self, steer: tuple[Placement | Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
         require_mode(mode)
-        return Group(interventions_of(interventions), mode, expected_tokens)
+        return Group(placements_of(steer), mode, expected_tokens)
 
     @contextmanager
     def running(
-        self, batch: Batch, *, steer: Sequence[Condition] | None = None, readers: Mapping[Site, Handler] | None = None
+        self, batch: Batch, *, steer: Sequence[Steer] | None = None, readers: Mapping[Site, Handler] | None = None
     ) -> Iterator[None]:
         """Run passes over a batch: an attached program is told where its prompts lie.
 
@@ -217,7 +221,7 @@ class Runtime:
         attention_mask: Tensor | None = None,
         *,
         prompt_lengths: Sequence[int] | None = None,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """A bare forward pass. Padding may be on either side; ``position_ids`` are set for left padding.
@@ -256,7 +260,7 @@ class Runtime:
         prompts: Prompts,
         attention_mask: Tensor | None,
         prompt_lengths: Sequence[int] | None,
-        steer: Sequence[Condition] | None,
+        steer: Sequence[Steer] | None,
         arguments: dict[str, Any],
     ) -> CausalLMOutputWithPast:
         """A pass over prompts: where they end, and whose the tokens are, is known."""
@@ -277,7 +281,7 @@ class Runtime:
         prompts: Prompts,
         *,
         max_new_tokens: int = 64,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         **kwargs: Any,
     ) -> list[str]:
         """Complete prompts, greedily unless ``kwargs`` say otherwise. Special tokens are left out.
@@ -307,7 +311,7 @@ class Runtime:
         prompts: Prompts,
         *,
         max_new_tokens: int,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         progress: Progress = SILENT.progress,
         **kwargs: Any,
     ) -> list[list[int]]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from steerkit.api.architecture import Layout
-from steerkit.api.intervention import Intervention
+from steerkit.api.intervention import Intervention, Placement
 from steerkit.engine.hooking.attach import Attachment, certainly
 from steerkit.engine.hooking.prepared import Prepared
-from steerkit.engine.lowering.edits import Condition, Edit, Mode, edits_of
+from steerkit.engine.lowering.edits import Edit, Mode, Steer, edits_of
 from steerkit.engine.lowering.lower import lower, lower_rows
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.runtime.blocks import Block, Group, Served, State, enter, forget, shared_of
@@ -279,7 +279,7 @@ class Steering:
         self,
         frame: Frame | None,
         *,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         readers: Mapping[Site, Handler] | None = None,
         prompt: Mapping[str, Any] | None = None,
     ) -> Iterator[None]:
@@ -407,11 +407,11 @@ def _holds(state: State, group: Group) -> bool:
     return any(one is group for one in state.groups)
 
 
-def require_rows(steer: Sequence[Condition] | None, rows: int) -> None:
+def require_rows(steer: Sequence[Steer] | None, rows: int) -> None:
     """Raise ``AttachError`` unless there is one condition per row, or none are given."""
     if steer is None:
         return
-    if isinstance(steer, (Intervention, str)) or not isinstance(steer, Sequence) or len(steer) != rows:
+    if isinstance(steer, (Placement, Intervention, str)) or not isinstance(steer, Sequence) or len(steer) != rows:
         given = len(steer) if isinstance(steer, Sequence) else type(steer).__name__
         raise AttachError(
             f"steer= takes a list with one condition per prompt ({rows}), None where one is left alone, not {given}. "
