@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import random
 import threading
@@ -169,10 +170,8 @@ def requests(live: LiveModel) -> dict[str, Callable[[], Any]]:
         def stop(x: Tensor) -> Tensor:
             raise Stop
 
-        try:
+        with contextlib.suppress(Stop):
             logits(live, steer=[Given({"blocks.1.mlp_out": Pointwise(stop)}), None])
-        except Stop:
-            pass
 
     def block(mode: Any, *conditions: Given) -> list[Any]:
         with live.steer(*conditions, mode=mode):

@@ -58,8 +58,8 @@ def _without_peft(model: Any) -> Any:
     if any(getattr(config, "is_prompt_learning", False) for config in listed):
         raise ModelError(
             f"This PeftModel ({', '.join(kinds)}) puts learned tokens or keys before each prompt. That happens outside "
-            "of the model, where steerkit doesn't run, so its positions would be others. Adapters inside of the model's "
-            "layers (LoRA and the like) work."
+            "of the model, where steerkit doesn't run, so its positions would be others. Adapters inside of the "
+            "model's layers (LoRA and the like) work."
         )
     if hasattr(model, "get_base_model"):
         return model.get_base_model()

@@ -91,7 +91,7 @@ class State:
     """What may be on a model: what is attached, the program that it holds, and for which groups."""
 
     attachment: Attachment | Filled | None = None
-    program: Program = Program()
+    program: Program = field(default_factory=Program)
     groups: tuple[Group, ...] = ()
 
     def serves(self, groups: Sequence[Group]) -> bool:
@@ -131,7 +131,7 @@ class Shared:
     blocks: list[Block] = field(default_factory=list)
     states: list[tuple[State, Steering]] = field(default_factory=list)
     served: list[Served] = field(default_factory=list)
-    now: State = State()
+    now: State = field(default_factory=State)
     door: Door | None = None
     prepared: Prepared | None = None
     memory: Memory = field(default_factory=WeakKeyDictionary)

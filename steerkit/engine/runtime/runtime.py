@@ -20,8 +20,8 @@ from steerkit.engine.lowering.edits import Condition, Mode, interventions_of, re
 from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, position_ids
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
-from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.blocks import Group
+from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
 from steerkit.engine.sequence.positions import frame_of_mask, goes_on

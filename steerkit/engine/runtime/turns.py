@@ -98,10 +98,9 @@ class Turns:
             return
         following = self.holder
         if following is not None and following.woken.locked():
-            try:
+            # Somebody else may wake it meanwhile.
+            with contextlib.suppress(RuntimeError):
                 following.woken.release()
-            except RuntimeError:
-                pass  # somebody else woke it meanwhile
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[bool]:
