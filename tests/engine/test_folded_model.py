@@ -87,8 +87,10 @@ def test_a_change_inside_the_block_is_one_of_the_plain_model(model_type: str, ch
 def test_a_write_into_a_folded_parameter_is_said(tmp_path: Path) -> None:
     live = fresh()
     trace = Trace(live.model)
-    with pytest.raises(AttachError, match="written into"), live.steer(*everywhere(live), mode="fold"), torch.no_grad():
-        live.hf_model.get_submodule("model.layers.0.mlp.down_proj").weight.mul_(2)  # type: ignore[operator,union-attr]
+    projection: Any = live.hf_model.get_submodule("model.layers.0.mlp.down_proj")
+    steered = live.steer(*everywhere(live), mode="fold")
+    with pytest.raises(AttachError, match="written into"), steered, torch.no_grad():
+        projection.weight.mul_(2)
     trace.check()
     with live.steer(*everywhere(live), mode="fold"):
         pass

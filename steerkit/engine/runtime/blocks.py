@@ -132,7 +132,7 @@ class Shared:
     blocks: list[Block] = field(default_factory=list)
     states: list[tuple[State, Steering]] = field(default_factory=list)
     served: list[Served] = field(default_factory=list)
-    now: State = State()
+    now: State = field(default_factory=State)
     door: Door | None = None
     prepared: Prepared | None = None
     memory: Memory = field(default_factory=WeakKeyDictionary)
