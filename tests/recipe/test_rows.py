@@ -107,7 +107,7 @@ def test_pairs_of_completions_stay_pairs(tmp_path: Path) -> None:
     data = {"d": found, "whole": read(tmp_path, CAA, field="question", pairs=BOTH)[0]}
     assert parse_ref("d.train.positive", data) == DataRef("d", "train.positive")
     assert str(parse_ref("whole.negative", data)) == "whole.negative"
-    with pytest.raises(DataError, match="holds pairs; name the side: whole.positive or whole.negative"):
+    with pytest.raises(DataError, match=r"holds pairs; name the side: whole.positive or whole.negative"):
         parse_ref("whole", data)
     assert parse_ref("d.train.positive", data).of_part("test") == DataRef("d", "test.positive")
     assert (parse_ref("d.test.negative", data).part, parse_ref("whole.negative", data).part) == ("test", "all")
