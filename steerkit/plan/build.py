@@ -103,7 +103,7 @@ class _Planner(ConditionResolver):
         before = len(self.problems)
         path = ("directions", name)
         if written.file is not None:
-            return self.saved(name, written.file)
+            return self.saved(name, written.file, written.format)
         assert written.estimator is not None and written.site is not None
         spec = self.spec("estimator", written.estimator, *path, "estimator")
         options = self.options(spec, written.options, *path, "options") if spec else None
@@ -124,15 +124,17 @@ class _Planner(ConditionResolver):
             return None
         return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions)
 
-    def saved(self, name: str, written: str) -> PlannedDirection | None:
+    def saved(self, name: str, written: str, format: str | None) -> PlannedDirection | None:
         """A direction from a file, or None where the file can't be one."""
+        if format is not None and self.spec("format", format, "directions", name, "format") is None:
+            return None
         try:
             file = self.recipe.path_of(written)
-            fault = directions_fault(file) if file.is_file() else f"there is no file {file}"
+            fault = directions_fault(file, self.catalog, format) if file.is_file() else f"there is no file {file}"
         except SteerkitError as error:
             fault = str(error)
         if fault is None:
-            return PlannedDirection(name, file=file)
+            return PlannedDirection(name, file=file, format=format)
         self.complain(fault, "directions", name, "file")
         return None
 
@@ -270,7 +272,9 @@ class _Planner(ConditionResolver):
         recipe = self.recipe.resolved()
         for data in recipe["data"].values():
             data["file"] = data["file"] is not None
-        recipe["directions"].update({name: {"file": digest} for name, digest in files.items()})
+        for name, digest in files.items():
+            format = recipe["directions"][name].get("format")
+            recipe["directions"][name] = {"file": digest, **({"format": format} if format is not None else {})}
         recipe["model"]["chat_template"] = template
         parts = {
             "recipe": recipe,

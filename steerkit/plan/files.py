@@ -10,14 +10,22 @@ if TYPE_CHECKING:
     from jinja2 import nodes
     from jinja2.parser import Parser
 
+    from steerkit.catalog import Catalog
+
 _LENGTH_BYTES: Final = 8
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes, as the safetensors format has it."""
 
 
-def directions_fault(path: Path) -> str | None:
-    """What keeps a file from being one of saved directions, as far as its header tells; None where nothing does."""
-    from steerkit.artifacts.directions import HEADER
+def directions_fault(path: Path, catalog: Catalog, name: str | None = None) -> str | None:
+    """What keeps a file from being one of saved directions, as far as its format can tell; None where nothing does.
+
+    Args:
+        path: the file.
+        catalog: plugins, some of which are formats.
+        name: of the format that the recipe names; None for any.
+    """
+    from steerkit.artifacts.directions import claims
 
     try:
         with path.open("rb") as file:
@@ -27,11 +35,16 @@ def directions_fault(path: Path) -> str | None:
         return f"{path} can't be read: {error.strerror or error}"
     except (ValueError, RecursionError):
         header = None
+    claiming = claims(path, catalog)
+    if name is not None:
+        return None if name in claiming else f"{path} is not of format {name}; remove format, or name another file"
+    if len(claiming) > 1:
+        return f"{path} could be in format {' or '.join(claiming)}; say which, as in format: {claiming[0]}"
+    if claiming:
+        return None
     if not isinstance(header, dict):
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
-    if HEADER not in (header.get("__metadata__") or {}):
-        return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
-    return None
+    return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
 
 
 def template_fault(text: str) -> str | None:

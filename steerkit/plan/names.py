@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, overload
 
-from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, EvaluatorSpec, InterventionSpec, Options, Spec
+from steerkit.api.hookspecs import (
+    ArchitectureSpec,
+    EstimatorSpec,
+    EvaluatorSpec,
+    FormatSpec,
+    InterventionSpec,
+    Options,
+    Spec,
+)
 from steerkit.catalog import Catalog
 from steerkit.errors import DataError, Problem, SteerkitError
 from steerkit.plan.types import PlannedModel
@@ -47,6 +55,8 @@ class Resolver:
     def spec(self, kind: Literal["intervention"], name: str, *path: Key) -> InterventionSpec | None: ...
     @overload
     def spec(self, kind: Literal["evaluator"], name: str, *path: Key) -> EvaluatorSpec | None: ...
+    @overload
+    def spec(self, kind: Literal["format"], name: str, *path: Key) -> FormatSpec | None: ...
     def spec(self, kind: str, name: str, *path: Key) -> Spec | None:
         """A plugin, or None and a problem."""
         try:

@@ -36,6 +36,7 @@ class PlannedDirection:
         site: where it is read.
         positions: at which tokens.
         file: a saved direction.
+        format: name of the format of ``file``; None for the one that knows it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PlannedDirection:
     site: Site | None = None
     positions: Positions | None = None
     file: Path | None = None
+    format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,8 @@ def _text(value: object) -> str | None:
 
 def _direction(item: PlannedDirection) -> dict[str, Any]:
     if item.file is not None:
-        return {"name": item.name, "file": str(item.file)}
+        named = {} if item.format is None else {"format": item.format}
+        return {"name": item.name, "file": str(item.file), **named}
     return {
         "name": item.name,
         "estimator": item.estimator.name if item.estimator else None,

@@ -251,7 +251,8 @@ def as_written(recipe: Recipe) -> dict[str, Any]:
             data["file"] = str(recipe.path_of(data["file"]))
     for name, direction in out["directions"].items():
         if direction["file"] is not None:
-            out["directions"][name] = {"file": str(recipe.path_of(direction["file"]))}
+            named = {} if direction["format"] is None else {"format": direction["format"]}
+            out["directions"][name] = {"file": str(recipe.path_of(direction["file"])), **named}
     for condition in out["conditions"].values():
         condition["interventions"] = [_fold(item) for item in condition["interventions"]]
     out["evaluate"] = [_fold(item) for item in out["evaluate"]]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from steerkit.api.direction import Direction
-from steerkit.api.estimator import Estimator
-from steerkit.api.hookspecs import StatisticsKind
+from steerkit.api.estimator import NEGATIVE, POSITIVE, EstimationRequest, Estimator
+from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, Options, StatisticsKind
 from steerkit.catalog import Catalog, implementation
-from steerkit.errors import DataError
+from steerkit.errors import DataError, PluginError
 from steerkit.session.plugins import installed, options_of
-from steerkit.types import Positions, Site
+from steerkit.types import Example, ExampleLike, Positions, Site, SitePattern, as_examples, resolve_sites
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from steerkit.api.estimator import ClassStatistics
     from steerkit.engine.reading.capture import Key
     from steerkit.progress import Progress
     from steerkit.session.model import LiveModel
+
+Sites: TypeAlias = Site | SitePattern | str | Sequence[Site | SitePattern | str]
 
 
 def capture(
@@ -35,53 +39,168 @@ def capture(
 
 def estimate_direction(
     model: LiveModel,
-    positive: Sequence[str],
-    negative: Sequence[str],
+    positive: Sequence[ExampleLike],
+    negative: Sequence[ExampleLike],
     *,
-    site: Site | str,
+    site: Sites | None = None,
     positions: Positions | str | int = -1,
     estimator: str = "mean_difference",
     name: str = "direction",
+    seed: int = 0,
     catalog: Catalog | None = None,
     progress: Progress | bool = True,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Direction:
     """Estimate a direction that leads from the negative class of prompts to the positive one.
 
     Args:
         model: where activations are read.
         positive: prompts of the class that the direction points to.
-        negative: prompts of the reference class.
-        site: where, as in ``blocks.15.resid_pre``.
+        negative: prompts of the reference class; for an estimator of pairs, each in the place of its other side.
+        site: where, as in ``blocks.15.resid_pre``, or a pattern of several sites; None where the estimator chooses.
         positions: at which tokens; -1 is the last one of the prompt.
         estimator: name of an estimator plugin.
         name: what to call the direction.
+        seed: what the estimator draws from, where it draws at all.
         catalog: plugins; discovered if not given.
         progress: told how many prompts of a class are done; True shows a bar at a terminal.
-        options: the estimator's own.
+        options: the estimator's own options; needed for those that are called like a keyword above.
+        more: the estimator's other options.
+
+    Raises:
+        DataError: where the prompts don't determine a direction.
+    """
+    directions = estimate_directions(
+        model,
+        {POSITIVE: positive, NEGATIVE: negative},
+        site=site,
+        positions=positions,
+        estimator=estimator,
+        name=name,
+        seed=seed,
+        catalog=catalog,
+        progress=progress,
+        options={**(options or {}), **more},
+    )
+    return directions[name]
+
+
+def estimate_directions(
+    model: LiveModel,
+    classes: Mapping[str, Sequence[ExampleLike]],
+    *,
+    site: Sites | None = None,
+    positions: Positions | str | int = -1,
+    estimator: str = "mean_difference",
+    name: str = "direction",
+    seed: int = 0,
+    catalog: Catalog | None = None,
+    progress: Progress | bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Direction]:
+    """All directions that an estimator gives: its main one, and its further ones as ``<name>.<further>``.
+
+    Args:
+        model: where activations are read.
+        classes: prompts by class: ``positive`` and ``negative`` (the reference), or any names for an estimator of
+            labelled classes.
+        site: see ``estimate_direction``, as the other arguments.
+        positions: at which tokens.
+        estimator: name of an estimator plugin.
+        name: what to call the main direction.
+        seed: what the estimator draws from.
+        catalog: plugins; discovered if not given.
+        progress: told how many prompts of a class are done.
+        options: the estimator's own options.
     """
     spec = (catalog or installed()).get("estimator", estimator)
-    where, which = Site.parse(site), Positions.parse(positions)
-    solver = cast("Estimator", implementation(spec)(options_of(spec, options)))
-    classes = {}
-    for label, prompts in (("positive", positive), ("negative", negative)):
+    chosen = options_of(spec, dict(options or {}))
+    for label, prompts in classes.items():
         if isinstance(prompts, str) or not prompts:
             raise DataError(f"The {label} class needs a list of prompts, at least one.")
-        captured = model.capture(prompts, [where], [which], kind=spec.statistics, progress=progress)
-        classes[label] = captured[(where, which)]
-    return Direction(
-        vectors=solver.estimate(classes).float(),
-        site=where,
-        positions=which,
-        name=name,
-        reference_mean=classes["negative"].mean.float(),
-        provenance={
-            "estimator": estimator,
-            "options": solver.options.model_dump(mode="json"),
-            "model": model.source,
-            "n_positive": len(positive),
-            "n_negative": len(negative),
-            "tokens_positive": classes["positive"].count,
-            "tokens_negative": classes["negative"].count,
-        },
+    examples = {label: as_examples(prompts) for label, prompts in classes.items()}
+    sites = [] if site is None else resolve_sites(site, model.layout.n_layers)
+    return estimate_with(
+        model, spec, chosen, examples, sites, Positions.parse(positions), name=name, seed=seed, progress=progress
     )
+
+
+def estimate_with(
+    model: LiveModel,
+    spec: EstimatorSpec,
+    options: Options,
+    classes: Mapping[str, Sequence[Example]],
+    sites: Sequence[Site],
+    positions: Positions,
+    *,
+    name: str,
+    seed: int = 0,
+    progress: Progress | bool = True,
+) -> dict[str, Direction]:
+    """``estimate_directions`` for one who holds the estimator's spec and options, and sites of this model."""
+    from steerkit.engine.reading.requests import estimate_checked, request_of
+
+    solver = cast("Estimator", implementation(spec)(options))
+    needs = needs_of(spec, options)
+    request = request_of(model, needs, classes, sites, positions, seed=seed, progress=progress)
+    estimate = estimate_checked(solver, request, needs)
+    provenance = {
+        "estimator": spec.name,
+        "options": solver.options.model_dump(mode="json"),
+        "model": model.source,
+        **_counts(request),
+    }
+    if estimate.diagnostics:
+        provenance["diagnostics"] = estimate.diagnostics_as_json()
+    further = {f"{name}.{label}": vectors for label, vectors in estimate.extra.items()}
+    return {
+        called: _direction(called, vectors, request, estimate.reference_means, provenance)
+        for called, vectors in {name: estimate.vectors, **further}.items()
+    }
+
+
+def needs_of(spec: EstimatorSpec, options: Options) -> EstimatorNeeds:
+    """What an estimator must see under these options.
+
+    Raises:
+        PluginError: where it fails to say.
+    """
+    try:
+        needs: object = spec.needs(options)
+    except Exception as error:
+        raise PluginError(
+            f"Estimator {spec.name!r} failed to say what it needs: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(needs, EstimatorNeeds):
+        what = type(needs).__name__
+        raise PluginError(f"Estimator {spec.name!r}: `needs` returned {what}, not EstimatorNeeds.")
+    return needs
+
+
+def _counts(request: EstimationRequest) -> dict[str, int]:
+    """How many examples and tokens of each class were read."""
+    counts = {f"n_{label}": len(examples) for label, examples in request.examples.items()}
+    for classes in list(request.statistics.values())[:1]:
+        counts |= {f"tokens_{label}": statistics.count for label, statistics in classes.items()}
+    return counts
+
+
+def _direction(
+    name: str,
+    vectors: Mapping[Site, Tensor],
+    request: EstimationRequest,
+    means: Mapping[Site, Tensor] | None,
+    provenance: Mapping[str, Any],
+) -> Direction:
+    if means is None:
+        read = {site: classes.get(NEGATIVE) for site, classes in request.statistics.items()}
+        means = {site: statistics.mean for site, statistics in read.items() if statistics is not None}
+    plain = {site: value.detach().to("cpu").float() for site, value in vectors.items()}
+    known = {site: means[site].detach().to("cpu").float() for site in plain if site in means}
+    if len(plain) == 1:
+        ((site, value),) = plain.items()
+        return Direction(value, site, request.positions, name, known.get(site), dict(provenance))
+    several: Any = Direction
+    direction: Direction = several(plain, None, request.positions, name, known or None, dict(provenance))
+    return direction

@@ -11,6 +11,7 @@ from steerkit.artifacts.provenance import code_hash, tokenizer_hash
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import ArtifactError
 from steerkit.plan import DataRef, Plan, PlannedDirection, held_out
+from steerkit.types import as_examples
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -41,29 +42,31 @@ def load(plan: Plan) -> LiveModel:
 
 def estimate(plan: Plan, live: LiveModel, observer: Observer) -> dict[str, Direction]:
     """Every direction of the recipe: read from its file, or estimated."""
-    from steerkit.session import estimate_direction
+    from steerkit.session.estimation import estimate_with
 
-    found: dict[str, Direction] = {}
+    directions: dict[str, Direction] = {}
     for planned in plan.directions:
         observer.step(f"direction {planned.name}")
         if planned.file is not None:
-            found[planned.name] = saved_direction(planned)
+            directions[planned.name] = saved_direction(planned)
             continue
         positive, negative, spec = _classes(planned)
-        direction = estimate_direction(
+        assert planned.site is not None and planned.positions is not None
+        estimated = estimate_with(
             live,
-            plan.texts(positive),
-            plan.texts(negative),
-            site=cast(Any, planned.site),
-            positions=cast(Any, planned.positions),
-            estimator=spec.name,
+            spec,
+            planned.options,
+            {"positive": as_examples(plan.texts(positive)), "negative": as_examples(plan.texts(negative))},
+            [planned.site],
+            planned.positions,
             name=planned.name,
+            seed=plan.recipe.seed,
             progress=observer.progress,
-            **planned.options.model_dump(),
         )
         classes = {"positive": str(positive), "negative": str(negative), "recipe_hash": plan.hash}
-        found[planned.name] = replace(direction, provenance={**direction.provenance, **classes})
-    return found
+        for name, direction in estimated.items():
+            directions[name] = replace(direction, provenance={**direction.provenance, **classes})
+    return directions
 
 
 def saved_direction(planned: PlannedDirection) -> Direction:
@@ -71,7 +74,7 @@ def saved_direction(planned: PlannedDirection) -> Direction:
     from steerkit.artifacts.directions import load_directions
 
     assert planned.file is not None
-    saved = load_directions(planned.file)
+    saved = load_directions(planned.file, format=planned.format)
     if planned.name not in saved and len(saved) > 1:
         raise ArtifactError(
             f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
@@ -111,6 +114,7 @@ def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:
 def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[str, Any]]:
     """How well each estimated direction's method separates its classes, layer by layer."""
     from steerkit.engine.measuring.separation import separation
+    from steerkit.session.estimation import needs_of
 
     rows: list[dict[str, Any]] = []
     for planned in plan.directions:
@@ -126,11 +130,12 @@ def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[st
         found = separation(
             live,
             solver,
-            spec.statistics,
-            {"positive": plan.texts(positive), "negative": plan.texts(negative)},
-            {"positive": plan.texts(seen[0]), "negative": plan.texts(seen[1])},
+            needs_of(spec, planned.options),
+            {"positive": as_examples(plan.texts(positive)), "negative": as_examples(plan.texts(negative))},
+            {"positive": as_examples(plan.texts(seen[0])), "negative": as_examples(plan.texts(seen[1]))},
             planned.positions,
-            observer.progress,
+            seed=plan.recipe.seed,
+            progress=observer.progress,
         )
         common = {"direction": planned.name, "positions": str(planned.positions), "held_out": apart}
         rows += [{**common, "data": [str(ref) for ref in seen], **one.to_json()} for one in found]

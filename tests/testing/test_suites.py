@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +14,17 @@ import steerkit.testing
 import steerkit_evaluators.kl_divergence
 import steerkit_interventions.add
 from steerkit.api.architecture import Layout
-from steerkit.api.estimator import ClassStatistics, Estimator
+from steerkit.api.estimator import ClassStatistics, Estimate, EstimationRequest, Estimator
 from steerkit.api.evaluator import Evaluator, Outputs, Score
-from steerkit.api.hookspecs import EstimatorSpec, EvaluatorSpec, InterventionSpec, Needs, NoOptions, Options
+from steerkit.api.hookspecs import (
+    CONTRACT,
+    EstimatorSpec,
+    EvaluatorSpec,
+    InterventionSpec,
+    Needs,
+    NoOptions,
+    Options,
+)
 from steerkit.api.intervention import Affine, Intervention, Pointwise
 from steerkit.errors import DataError
 from steerkit.testing import EstimatorSuite, EvaluatorSuite, InterventionSuite
@@ -28,6 +36,7 @@ Check = Callable[[Any], None]
 def module(hook: str, spec: Any) -> ModuleType:
     """A plugin's module, as an entry point would name it."""
     made = ModuleType("made_up")
+    made.STEERKIT_CONTRACT = CONTRACT  # type: ignore[attr-defined]
     setattr(made, hook, lambda: [spec])
     return made
 
@@ -37,11 +46,13 @@ def module(hook: str, spec: Any) -> ModuleType:
 
 def estimator_suite(function: Callable[[ClassStatistics, ClassStatistics], torch.Tensor]) -> EstimatorSuite:
     class Made(Estimator[NoOptions]):
-        def estimate(self, classes: Mapping[str, ClassStatistics]) -> torch.Tensor:
-            for item in classes.values():
-                if item.count < 1 or not bool(torch.isfinite(item.mean).all()):
-                    raise DataError("empty or not finite")
-            return function(classes["positive"], classes["negative"])
+        def estimate(self, request: EstimationRequest) -> Estimate:
+            for classes in request.statistics.values():
+                for item in classes.values():
+                    if item.count < 1 or not bool(torch.isfinite(item.mean).all()):
+                        raise DataError("empty or not finite")
+            found = request.statistics.items()
+            return Estimate({site: function(classes["positive"], classes["negative"]) for site, classes in found})
 
     class Suite(EstimatorSuite):
         plugin = module("steerkit_estimators", EstimatorSpec("made_up", "Made up.", "nowhere:Made"))
@@ -82,8 +93,11 @@ def test_a_bad_estimator_is_caught(function: Any, check: str) -> None:
 @pytest.mark.parametrize("check", ["test_refuses_values_that_are_not_finite", "test_refuses_an_empty_class"])
 def test_an_estimator_that_swallows_nan_is_caught(check: str) -> None:
     class Made(Estimator[NoOptions]):
-        def estimate(self, classes: Mapping[str, ClassStatistics]) -> torch.Tensor:
-            return torch.nan_to_num(difference(classes["positive"], classes["negative"]))
+        def estimate(self, request: EstimationRequest) -> Estimate:
+            found = request.statistics.items()
+            return Estimate(
+                {site: torch.nan_to_num(difference(one["positive"], one["negative"])) for site, one in found}
+            )
 
     suite = estimator_suite(difference)
     suite.implementation = lambda: Made  # type: ignore[method-assign]
