@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused(llama: LiveModel) -> None:
     assert handle.seed == 3
     with pytest.raises(DataError, match="ran no examples"):
         handle.run([])
-    with pytest.raises(SiteError, match="has .* layers"):
+    with pytest.raises(SiteError, match=r"has .* layers"):
         handle.run(as_examples(TEXTS), capture=[(Site("resid_pre", 99), ALL)])
 
 

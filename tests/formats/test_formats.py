@@ -111,7 +111,7 @@ def test_a_foreign_format_is_written_and_found_again_by_sniffing(tmp_path: Path)
 
 
 def test_a_format_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match="Unknown format 'tou'. Did you mean 'toy'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown format 'tou'\. Did you mean 'toy'"):
         load_directions(tmp_path / "x", format="tou", catalog=CATALOG)
 
 

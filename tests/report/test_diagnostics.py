@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from steerkit.report import write_report
 from steerkit.report.diagnostics import MOST_ROWS, make_diagnostics
-from steerkit.report.html import render
-from steerkit.report.read import Results, load_run
-from tests.report.conftest import write_run
+from steerkit.report.read import Results
 
 
 def test_numbers_and_series_become_rows(results: dict[str, Any]) -> None:
@@ -31,10 +29,10 @@ def test_numbers_and_series_become_rows(results: dict[str, Any]) -> None:
     assert (len(rows), rows[0], rows[-1], found["loss"].total) == (MOST_ROWS, ("0", 1.0), ("199", 1 / 200), 200)
 
 
-def test_the_report_shows_them_and_nothing_where_there_are_none(results: dict[str, Any], tmp_path: Path) -> None:
-    plain = render(load_run(write_run(tmp_path / "plain", results)), {})
+def test_the_report_shows_them_and_nothing_where_there_are_none(results: dict[str, Any], build: Any) -> None:
+    plain = write_report(build(results)).read_text(encoding="utf-8")
     assert "How the directions were estimated" not in plain
     results["directions"][0]["diagnostics"] = {"accuracy": {"values": [0.75, None], "at": ["x", "y"], "over": "site"}}
-    page = render(load_run(write_run(tmp_path / "told", results)), {})
+    page = write_report(build(results)).read_text(encoding="utf-8")
     assert "How the directions were estimated" in page
     assert '<data value="0.75">' in page and "site y" in page

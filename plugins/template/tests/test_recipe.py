@@ -18,7 +18,12 @@ data:
   cold: {inline: [snow on the hill, ice in the glass, a cold wind], split: {train: 3}}
   probe: {inline: [the day was, I feel]}
 directions:
-  warmth: {estimator: median_difference, options: {trim: 0.1}, positive: warm.train, negative: cold.train, site: blocks.1.resid_post}
+  warmth:
+    estimator: median_difference
+    options: {trim: 0.1}
+    positive: warm.train
+    negative: cold.train
+    site: blocks.1.resid_post
 conditions:
   capped: [{cap: {direction: warmth, limit: -5.0}}]
 evaluate:
