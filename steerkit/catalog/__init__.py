@@ -18,12 +18,14 @@ from typing import Any, Literal, overload
 from steerkit.api.hookspecs import (
     KINDS,
     ArchitectureSpec,
+    EstimatorNeeds,
     EstimatorSpec,
     EvaluatorSpec,
     FormatSpec,
     InterventionSpec,
     Kind,
     ModelFacts,
+    Options,
     Spec,
 )
 from steerkit.catalog.entries import Entry, Option, Origin, Status, describe_options
@@ -42,6 +44,7 @@ __all__ = [
     "describe_options",
     "implementation",
     "installed",
+    "needs_of",
 ]
 
 
@@ -240,6 +243,24 @@ def implementation(spec: Spec) -> type[Any]:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise PluginError(f"{where} is not a subclass of {base_module}.{base_name}.")
     return found
+
+
+def needs_of(spec: EstimatorSpec, options: Options) -> EstimatorNeeds:
+    """What an estimator must see under these options.
+
+    Raises:
+        PluginError: where it fails to say.
+    """
+    try:
+        needs: object = spec.needs(options)
+    except Exception as error:
+        raise PluginError(
+            f"Estimator {spec.name!r} failed to say what it needs: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(needs, EstimatorNeeds):
+        what = type(needs).__name__
+        raise PluginError(f"Estimator {spec.name!r}: `needs` returned {what}, not EstimatorNeeds.")
+    return needs
 
 
 def _load_module(module: ModuleType) -> list[Entry]:

@@ -7,8 +7,8 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from steerkit.api.hookspecs import Needs
-from steerkit.catalog import Catalog
+from steerkit.api.hookspecs import EstimatorSpec, Needs, Options
+from steerkit.catalog import Catalog, needs_of
 from steerkit.errors import PluginError, RecipeError, SteerkitError
 from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
@@ -122,7 +122,25 @@ class _Planner(ConditionResolver):
         self.check_classes(classes, path)
         if len(self.problems) > before or spec is None or options is None:
             return None
-        return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions)
+        further = self.further_of(name, spec, options)
+        if further is None:
+            return None
+        return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions, further=further)
+
+    def further_of(self, name: str, spec: EstimatorSpec, options: Options) -> tuple[str, ...] | None:
+        """Names of the directions that an estimator gives beside its main one, or None where it can't be used here."""
+        path = ("directions", name, "estimator")
+        try:
+            needs = needs_of(spec, options)
+        except PluginError as error:
+            self.complain(error, *path)
+            return None
+        if needs.sites is not None:
+            self.notes.append(f"{spec.name} chooses its own sites for direction {name!r}: {', '.join(needs.sites)}.")
+        outputs = ("positive", "negative") if needs.outputs == "labels" else needs.outputs
+        further = tuple(f"{name}.{output}" for output in outputs)
+        self.further.update(dict.fromkeys(further))
+        return further
 
     def saved(self, name: str, written: str, format: str | None) -> PlannedDirection | None:
         """A direction from a file, or None where the file can't be one."""
@@ -224,7 +242,9 @@ class _Planner(ConditionResolver):
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
         steering = {item.direction for item in listed} | {item.gate.direction for item in listed if item.gate}
         self.notes += [
-            f"Direction {name!r} is not used by any condition." for name in recipe.directions if name not in steering
+            f"Direction {name!r} is not used by any condition."
+            for name in recipe.directions
+            if not any(used == name or str(used).startswith(f"{name}.") for used in steering)
         ]
 
     def check_leaks(self) -> None:

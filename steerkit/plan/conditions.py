@@ -118,7 +118,7 @@ class ConditionResolver(ModelResolver):
 
     def check_known(self, direction: str, path: tuple[Key, ...]) -> None:
         """There is such a direction."""
-        known = self.recipe.directions
+        known = [*self.recipe.directions, *self.further]
         if direction not in known and not self.recipe.lost("directions", direction):
             self.complain(
                 f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"

@@ -41,6 +41,7 @@ class Resolver:
         self.used: dict[tuple[str, str], None] = {}
         self.model = PlannedModel(recipe.model.source)
         self.data: Mapping[str, Splits] = {}
+        self.further: dict[str, None] = {}  # directions that estimators give beside those that the recipe names
 
     def complain(self, message: object, *path: Key) -> None:
         """Note a problem at a key of the recipe, unless a draft has lost what stood there."""

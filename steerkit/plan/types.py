@@ -37,6 +37,7 @@ class PlannedDirection:
         positions: at which tokens.
         file: a saved direction.
         format: name of the format of ``file``; None for the one that knows it.
+        further: full names of the directions that the estimator gives beside it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PlannedDirection:
     positions: Positions | None = None
     file: Path | None = None
     format: str | None = None
+    further: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

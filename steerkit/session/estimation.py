@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from steerkit.api.direction import Direction
 from steerkit.api.estimator import NEGATIVE, POSITIVE, EstimationRequest, Estimator
-from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, Options, StatisticsKind
-from steerkit.catalog import Catalog, implementation
-from steerkit.errors import DataError, PluginError
+from steerkit.api.hookspecs import EstimatorSpec, Options, StatisticsKind
+from steerkit.catalog import Catalog, implementation, needs_of
+from steerkit.errors import DataError
 from steerkit.session.plugins import installed, options_of
 from steerkit.types import Example, ExampleLike, Positions, Site, SitePattern, as_examples, resolve_sites
 
@@ -158,24 +158,6 @@ def estimate_with(
         called: _direction(called, vectors, request, estimate.reference_means, provenance)
         for called, vectors in {name: estimate.vectors, **further}.items()
     }
-
-
-def needs_of(spec: EstimatorSpec, options: Options) -> EstimatorNeeds:
-    """What an estimator must see under these options.
-
-    Raises:
-        PluginError: where it fails to say.
-    """
-    try:
-        needs: object = spec.needs(options)
-    except Exception as error:
-        raise PluginError(
-            f"Estimator {spec.name!r} failed to say what it needs: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(needs, EstimatorNeeds):
-        what = type(needs).__name__
-        raise PluginError(f"Estimator {spec.name!r}: `needs` returned {what}, not EstimatorNeeds.")
-    return needs
 
 
 def _counts(request: EstimationRequest) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from steerkit.api.evaluator import Evaluator
 from steerkit.api.hookspecs import Spec
 from steerkit.artifacts.provenance import code_hash, tokenizer_hash
-from steerkit.catalog import Catalog, implementation
+from steerkit.catalog import Catalog, implementation, needs_of
 from steerkit.errors import ArtifactError
 from steerkit.plan import DataRef, Plan, PlannedDirection, held_out
 from steerkit.types import as_examples
@@ -114,7 +114,6 @@ def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:
 def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[str, Any]]:
     """How well each estimated direction's method separates its classes, layer by layer."""
     from steerkit.engine.measuring.separation import separation
-    from steerkit.session.estimation import needs_of
 
     rows: list[dict[str, Any]] = []
     for planned in plan.directions:
