@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.api.direction import Direction
-from steerkit.api.format import Contents, Format, Written
+from steerkit.api.format import Contents, Format, Given, Written
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.types import Positions, Site
 from steerkit_formats.steerkit import SteerkitOptions
@@ -43,12 +43,12 @@ class SteerkitFormat(Format[SteerkitOptions]):
             return False
         return isinstance(header, dict) and HEADER in (header.get("__metadata__") or {})
 
-    def read(self, path: Path) -> Contents:
+    def read(self, path: Path, given: Given = Given()) -> Contents:
         """Read what ``write`` gave, by name, in the order in which it was given.
 
         Raises:
             ArtifactError: where the file is missing, damaged, not steerkit's, of another schema version,
-                or holds NaN or infinite values.
+                or holds NaN or infinite values; where it says another site or other positions than are given.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -66,6 +66,8 @@ class SteerkitFormat(Format[SteerkitOptions]):
                 "Write it with save_directions."
             )
         directions = [_direction(entry, tensors, path) for entry in _entries(metadata[HEADER], path)]
+        for direction in directions:
+            _require_agreement(direction, given, path)
         return Contents({direction.name: direction for direction in directions})
 
     def write(self, contents: Contents) -> Written:
@@ -137,6 +139,20 @@ def _direction(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Pa
         raise ArtifactError(f"{path} is damaged: a direction in it can't be read ({error}). Make it again.") from None
     _check(direction, f"{path}: ")
     return direction
+
+
+def _require_agreement(direction: Direction, given: Given, path: Path) -> None:
+    """The file says where each direction was estimated; who says it as well says the same."""
+    name, site = direction.name, given.site
+    if site is not None and site != direction.site:
+        raise ArtifactError(
+            f"{path}: direction {name!r} was estimated at {direction.site}, not at {site}. Leave out site."
+        )
+    if given.positions is not None and given.positions != direction.positions:
+        raise ArtifactError(
+            f"{path}: direction {name!r} was estimated at positions '{direction.positions}', not '{given.positions}'. "
+            "Leave them out."
+        )
 
 
 def _check(direction: Direction, where: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from steerkit.api.hookspecs import Options
+from steerkit.types import Positions, Site, SitePattern
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -30,6 +31,19 @@ class Contents:
 
     directions: Mapping[str, Direction] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a reader says of a file's directions, for a file that doesn't say it. Where the file does, both must agree.
+
+    Args:
+        site: where they were estimated, or a pattern that their sites fit.
+        positions: at which tokens.
+    """
+
+    site: Site | SitePattern | None = None
+    positions: Positions | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +75,12 @@ class Format(ABC, Generic[OptionsT]):
         """Whether a file is of this format, from as little of it as will do. Never raises for a file that isn't."""
 
     @abstractmethod
-    def read(self, path: Path) -> Contents:
+    def read(self, path: Path, given: Given = Given()) -> Contents:
         """Read a file.
 
         Raises:
-            ArtifactError: where it is missing, damaged, of another format or version, or holds NaN or infinite values.
+            ArtifactError: where it is missing, damaged, of another format or version, or holds NaN or infinite values;
+                where it says another site or other positions than are given, or no site and none is given.
         """
 
     @abstractmethod

@@ -10,6 +10,7 @@ from steerkit.api.direction import Direction
 from steerkit.artifacts.files import write_whole
 from steerkit.catalog import Catalog, implementation, installed
 from steerkit.errors import ArtifactError
+from steerkit.types import Positions, Site, SitePattern, parse_sites
 
 if TYPE_CHECKING:
     from steerkit.api.format import Contents, Format
@@ -60,24 +61,41 @@ def save_directions(
 
 
 def load_directions(
-    path: str | Path, *, format: str | None = None, catalog: Catalog | None = None
+    path: str | Path,
+    *,
+    site: Site | SitePattern | str | None = None,
+    positions: Positions | str | int | None = None,
+    format: str | None = None,
+    catalog: Catalog | None = None,
 ) -> dict[str, Direction]:
     """Read the directions of a file, by name, in the file's order.
 
     Args:
         path: the file.
+        site: where directions were estimated, for a file that doesn't say. Where it says, it must say the same.
+        positions: at which tokens, likewise.
         format: name of a format plugin; None for the one that knows the file.
         catalog: plugins; discovered if not given.
 
     Raises:
         ArtifactError: where the file is missing, damaged, in no known format, of another version, or holds NaN or
-            infinite values; or where two formats claim it.
+            infinite values; where two formats claim it; where it says another site or other positions, or no site and
+            none is given.
     """
-    return dict(read_file(path, format=format, catalog=catalog).directions)
+    return dict(read_file(path, site=site, positions=positions, format=format, catalog=catalog).directions)
 
 
-def read_file(path: str | Path, *, format: str | None = None, catalog: Catalog | None = None) -> Contents:
+def read_file(
+    path: str | Path,
+    *,
+    site: Site | SitePattern | str | None = None,
+    positions: Positions | str | int | None = None,
+    format: str | None = None,
+    catalog: Catalog | None = None,
+) -> Contents:
     """As ``load_directions``, with what is lost in reading."""
+    from steerkit.api.format import Given
+
     path = Path(path)
     name = format
     if name is None:
@@ -88,7 +106,10 @@ def read_file(path: str | Path, *, format: str | None = None, catalog: Catalog |
             )
         # What nobody knows is looked at as ours, which says best what is wrong with it.
         name = claiming[0] if claiming else OURS
-    return _format(name, catalog).read(path)
+    given = Given(
+        None if site is None else parse_sites(site), None if positions is None else Positions.parse(positions)
+    )
+    return _format(name, catalog).read(path, given)
 
 
 def claims(path: Path, catalog: Catalog) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 
 import steerkit_formats.steerkit
 from steerkit.api.direction import Direction
-from steerkit.api.format import Contents, Format, Written
+from steerkit.api.format import Contents, Format, Given, Written
 from steerkit.api.hookspecs import FormatSpec, NoOptions, hookimpl
 from steerkit.artifacts.directions import load_directions, read_file, save_directions
 from steerkit.catalog import Catalog
@@ -22,6 +22,8 @@ from steerkit.plan.build import make_plan
 from steerkit.recipe.schema import Recipe
 from steerkit.testing import FormatSuite
 from steerkit.types import Positions, Site
+
+NOTHING = Given()
 
 
 class Toy(Format[NoOptions]):
@@ -33,15 +35,16 @@ class Toy(Format[NoOptions]):
         except OSError:
             return False
 
-    def read(self, path: Path) -> Contents:
+    def read(self, path: Path, given: Given = NOTHING) -> Contents:
         try:
             found = json.loads(path.read_text("utf-8"))["toy"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path} is no toy: {error}. Make it again.") from None
         made = {}
         for name, (site, rows) in found.items():
-            made[name] = Direction(torch.tensor(rows), Site.parse(site), Positions("last"), name)
-        return Contents(made, ("Positions aren't in the file; 'last' is assumed.",))
+            made[name] = Direction(torch.tensor(rows), Site.parse(site), given.positions or Positions("last"), name)
+        assumed = () if given.positions else ("Positions aren't in the file; 'last' is assumed.",)
+        return Contents(made, assumed)
 
     def write(self, contents: Contents) -> Written:
         held = {}
@@ -106,8 +109,20 @@ def test_a_foreign_format_is_written_and_found_again_by_sniffing(tmp_path: Path)
         found = load_directions(path, format=format, catalog=CATALOG)
         assert torch.equal(found["warmth"].vectors, warmth().vectors)
     assert read_file(path, catalog=CATALOG).lost == ("Positions aren't in the file; 'last' is assumed.",)
+    told = read_file(path, positions="instruction", catalog=CATALOG)
+    assert (told.directions["warmth"].positions, told.lost) == (Positions("instruction"), ())
     assert save_directions(tmp_path / "w.safetensors", [warmth()], catalog=CATALOG) == ()
     assert load_directions(tmp_path / "w.safetensors", catalog=CATALOG)["warmth"].positions == Positions.parse("-2")
+
+
+def test_what_a_reader_says_must_agree_with_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_directions(path, [warmth()])
+    assert load_directions(path, site="blocks.1.resid_pre", positions=-2)
+    with pytest.raises(ArtifactError, match=r"at blocks\.1\.resid_pre, not at blocks\.2\.resid_pre"):
+        load_directions(path, site="blocks.2.resid_pre")
+    with pytest.raises(ArtifactError, match="at positions '-2', not 'prompt"):
+        load_directions(path, positions="last")
 
 
 def test_a_format_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:

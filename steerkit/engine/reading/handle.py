@@ -172,6 +172,13 @@ def rendered_example(chat: ChatFormat, example: Example) -> Rendered:
     return Rendered(ids, prompt.instruction, len(prompt.token_ids))
 
 
+def single_turn(example: Example) -> str:
+    """The text of an example of one user turn. Raises ``DataError`` for a conversation of several."""
+    if len(example.messages) != 1 or example.messages[0].role != "user":
+        raise DataError("An estimator reads examples of one user turn, and one of these is a longer conversation.")
+    return example.text
+
+
 @contextmanager
 def _parameters_as_constants(model: nn.Module) -> Iterator[None]:
     """Run the body without gradients to parameters, so that an estimator's backward pass leaves none on them."""

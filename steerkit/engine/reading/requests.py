@@ -19,7 +19,7 @@ from steerkit.api.estimator import (
 )
 from steerkit.api.hookspecs import EstimatorNeeds, StatisticsKind
 from steerkit.engine.reading.capture import capture
-from steerkit.engine.reading.handle import Handle
+from steerkit.engine.reading.handle import Handle, single_turn
 from steerkit.errors import DataError, PluginError
 from steerkit.types import Example, Positions, Site, resolve_sites
 
@@ -82,7 +82,7 @@ def read_classes(
     """Statistics of a request's classes at its sites, one capture for each class."""
     read: dict[Site, dict[str, ClassStatistics]] = {site: {} for site in request.sites}
     for label, examples in request.examples.items():
-        prompts = [example.text for example in examples]
+        prompts = [single_turn(example) for example in examples]
         captured = capture(live, prompts, request.sites, [request.positions], kind=kind, progress=progress)
         for (site, _), statistics in captured.items():
             read[site][label] = statistics
