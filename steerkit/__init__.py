@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steerkit.session import add as add
     from steerkit.session import capture as capture
     from steerkit.session import estimate_direction as estimate_direction
+    from steerkit.session import estimate_directions as estimate_directions
     from steerkit.session import gate as gate
     from steerkit.session import intervention as intervention
     from steerkit.session import load_model as load_model
@@ -45,6 +46,7 @@ _HOMES = {
     "add": "steerkit.session",
     "capture": "steerkit.session",
     "estimate_direction": "steerkit.session",
+    "estimate_directions": "steerkit.session",
     "gate": "steerkit.session",
     "intervention": "steerkit.session",
     "load_directions": "steerkit.artifacts.directions",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -14,12 +16,15 @@ import pytest
 from pydantic import Field
 
 from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, ModelFacts, NoOptions, Options, hookimpl
-from steerkit.catalog import DISABLE_VARIABLE, Catalog, describe_options, implementation
+from steerkit.catalog import DISABLE_VARIABLE, KINDS, Catalog, describe_options, implementation
+from steerkit.cli.main import main
 from steerkit.errors import PluginError, UnknownNameError, UnsupportedModelError
 
 ESTIMATOR = """
     from pydantic import Field
     from steerkit.api.hookspecs import EstimatorSpec, Options, hookimpl
+
+    STEERKIT_CONTRACT = 2
 
     class MedianOptions(Options):
         trim: float = Field(default=0.1, description="Share to trim.")
@@ -88,6 +93,63 @@ def test_a_broken_plugin_takes_no_other_with_it_and_never_vanishes(make_distribu
         catalog.get("estimator", "mediann")
 
 
+@pytest.mark.parametrize(
+    ("said", "status", "parts"),
+    [
+        ("", "outdated", ["contract 1 (it has no STEERKIT_CONTRACT)", "See CHANGELOG 0.2: Plugins"]),
+        (
+            "STEERKIT_CONTRACT = 1",
+            "outdated",
+            ["written for contract 1, and this steerkit's is 2", "See CHANGELOG 0.2"],
+        ),
+        ("STEERKIT_CONTRACT = 3", "newer", ["written for contract 3", "upgrade steerkit-torch"]),
+    ],
+)
+def test_a_plugin_of_another_contract_is_listed_with_what_to_do_and_its_hooks_are_not_called(
+    make_distribution: Make, capsys: pytest.CaptureFixture[str], said: str, status: str, parts: list[str]
+) -> None:
+    code = ESTIMATOR.replace("{name}", "median").replace("STEERKIT_CONTRACT = 2", said)
+    make_distribution("acme-median", code.replace("return [", "1 / 0; return ["), entry_point="estimators.median")
+    catalog = Catalog.discover()
+    (entry,) = catalog.stale
+    assert (entry.status, entry.origin.distribution) == (status, "acme-median")
+    with pytest.raises(UnknownNameError) as caught:
+        catalog.get("estimator", "median")
+    for part in (*parts, f"{DISABLE_VARIABLE}=acme-median:estimators.median"):
+        assert part in entry.cause
+        assert part in str(caught.value)
+    with pytest.raises(UnknownNameError, match=r"written for another contract.*'estimators\.median' of acme-median"):
+        catalog.get("estimator", "mode")
+    assert shown("plugins", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {item["status"] for item in listed["plugins"] if item["distribution"] == "acme-median"} == {status}
+    assert listed["faults"] == []
+    assert shown("plugins") == 0
+    assert "1 of another contract" in capsys.readouterr().out
+
+
+def shown(*arguments: str) -> object:
+    """The command line, in this process; its exit code."""
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    return leaving.value.code
+
+
+def test_every_kind_has_its_spec_its_base_and_its_suite() -> None:
+    import steerkit.testing
+    from steerkit.api import hookspecs
+
+    specs = {item for item in vars(hookspecs).values() if isinstance(item, type) and issubclass(item, hookspecs.Spec)}
+    assert {kind.spec for kind in KINDS} == specs - {hookspecs.Spec}
+    for kind in KINDS:
+        module, _, name = kind.base.partition(":")
+        assert isinstance(getattr(import_module(module), name), type)
+        assert kind.suite in steerkit.testing.__all__
+        assert getattr(steerkit.testing, kind.suite)
+        assert kind.spec.kind == kind.name
+        assert Catalog.discover().names(kind.name), kind
+
+
 def test_two_plugins_of_one_kind_and_name_are_an_error_that_names_both(make_distribution: Make) -> None:
     one = make_distribution("acme-median", ESTIMATOR.replace("{name}", "median"), version="1.0")
     two = make_distribution("other-median", ESTIMATOR.replace("{name}", "median"), version="2.0")
@@ -139,7 +201,7 @@ def test_one_plugin_that_gives_a_name_twice_is_told_so(make_distribution: Make) 
 def test_the_advice_on_a_broken_contract_leaves_out_that_plugin_alone(
     make_distribution: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_distribution("acme-wrong", "x = 1\n", entry_point="estimators.median")
+    make_distribution("acme-wrong", "STEERKIT_CONTRACT = 2\n", entry_point="estimators.median")
     make_distribution("acme-median", ESTIMATOR.replace("{name}", "median"), entry_point="estimators.median")
     with pytest.raises(PluginError) as caught:
         Catalog.discover()
@@ -152,6 +214,8 @@ def test_options_that_cant_be_listed_are_their_plugins_fault(make_distribution: 
     code = """
         from typing import Any
         from steerkit.api.hookspecs import EstimatorSpec, Options, hookimpl
+
+        STEERKIT_CONTRACT = 2
 
         class Shy:
             def __repr__(self):
@@ -190,9 +254,14 @@ def test_options_that_cant_be_listed_are_their_plugins_fault(make_distribution: 
         ),
         ("@hookimpl\ndef steerkit_estimators():\n    return [EstimatorSpec('M m', 's', 'a:B')]\n", ["'name'", "M m"]),
         (
-            "@hookimpl\ndef steerkit_estimators():\n    return [EstimatorSpec('m', 's', 'a:B', statistics='all')]\n",
-            ["'statistics'", "mean, moments, rows"],
+            "@hookimpl\ndef steerkit_estimators():\n    return [EstimatorSpec('m', 's', 'a:B', needs='rows')]\n",
+            ["'needs'", "a function from the options"],
         ),
+        (
+            "@hookimpl\ndef steerkit_formats():\n    return [FormatSpec('m', 's', 'a:B', suffixes='.pt')]\n",
+            ["'suffixes'", "tuple of texts"],
+        ),
+        ("STEERKIT_CONTRACT = '2'\n", ["STEERKIT_CONTRACT is '2'", "a whole number such as 2"]),
         (
             "@hookimpl\ndef steerkit_architectures():\n"
             "    return [ArchitectureSpec('m', 's', 'a:B', model_types='gpt')]\n",
@@ -205,7 +274,7 @@ def test_options_that_cant_be_listed_are_their_plugins_fault(make_distribution: 
     ],
 )
 def test_a_broken_contract_names_plugin_hook_and_argument(make_distribution: Make, code: str, parts: list[str]) -> None:
-    head = "from steerkit.api.hookspecs import *\nfrom steerkit.api.hookspecs import hookimpl\n"
+    head = "from steerkit.api.hookspecs import *\nfrom steerkit.api.hookspecs import hookimpl\nSTEERKIT_CONTRACT = 2\n"
     make_distribution("acme-wrong", head + code)
     with pytest.raises(PluginError) as caught:
         Catalog.discover()
@@ -223,6 +292,7 @@ def architectures(*specs: ArchitectureSpec) -> Catalog:
     def steerkit_architectures() -> list[ArchitectureSpec]:
         return list(specs)
 
+    module.STEERKIT_CONTRACT = 2  # type: ignore[attr-defined]
     module.steerkit_architectures = steerkit_architectures  # type: ignore[attr-defined]
     return Catalog.from_modules(module)
 
@@ -282,7 +352,7 @@ def test_a_recogniser_that_fails_names_its_plugin() -> None:
     ("target", "part"),
     [
         ("no_such_module_here:Thing", "can't be imported: ModuleNotFoundError"),
-        ("steerkit.api.estimator:Estimater", "Did you mean 'Estimator'"),
+        ("steerkit.api.estimator:Estimater", "or 'Estimator'?"),
         ("steerkit.api.estimator:ClassStatistics", "is not a subclass of steerkit.api.estimator.Estimator"),
         ("steerkit.api.hookspecs:StatisticsKind", "is not a subclass"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from steerkit.api.hookspecs import ArchitectureSpec, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 _ALTUP = "its alternating updates keep several streams and mix them in every block, so they are not one sum"
 _DRAFT = "a draft model, which reads another model's stream in place of embeddings"
 

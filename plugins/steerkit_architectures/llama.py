@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from steerkit.api.hookspecs import ArchitectureSpec, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 _FLAT_EXPERTS = (
     "the contribution of its expert layers leaves its module with batch and positions flattened into one axis, "
     "so there is no place where it can be read or replaced per row"

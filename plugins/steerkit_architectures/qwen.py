@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from steerkit.api.hookspecs import ArchitectureSpec, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 _HYPER_CONNECTIONS = "gated hyper-connections mix several streams between its blocks, so they are not one sum"
 _VISION = "a vision-language model, which transformers doesn't load as a causal language model"
 

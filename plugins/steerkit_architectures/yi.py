@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from steerkit.api.hookspecs import ArchitectureSpec, ModelFacts, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 VOCABULARY = 64000
 BEGIN = "<|startoftext|>"
 

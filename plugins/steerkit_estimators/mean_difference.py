@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from steerkit.api.hookspecs import EstimatorSpec, NoOptions, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 
 class MeanDifferenceOptions(NoOptions):
     """Options of ``mean_difference``: there are none."""
@@ -18,6 +20,5 @@ def steerkit_estimators() -> list[EstimatorSpec]:
             summary="Mean of the positive class minus mean of the negative class, kept raw.",
             implementation="steerkit_estimators._mean_difference:MeanDifference",
             options=MeanDifferenceOptions,
-            statistics="mean",
         )
     ]

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from steerkit.api.hookspecs import EvaluatorSpec, Needs, Options, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 
 class ChoiceLogitDifferenceOptions(Options):
     """Options of ``choice_logit_difference``."""

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from steerkit.api.hookspecs import EvaluatorSpec, Needs, Options, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 
 class CrossEntropyOptions(Options):
     """Options of ``cross_entropy``."""

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from steerkit.api.hookspecs import EvaluatorSpec, Needs, Options, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 
 class KlDivergenceOptions(Options):
     """Options of ``kl_divergence``."""

@@ -6,6 +6,8 @@ from pydantic import Field, field_validator
 
 from steerkit.api.hookspecs import EvaluatorSpec, Needs, Options, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 REFUSALS = (
     "I'm sorry",
     "I am sorry",

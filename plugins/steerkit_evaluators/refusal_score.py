@@ -8,6 +8,8 @@ from pydantic import Field, Strict
 
 from steerkit.api.hookspecs import EvaluatorSpec, Needs, Options, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 Token = Annotated[str, Strict()] | Annotated[int, Strict()]
 
 

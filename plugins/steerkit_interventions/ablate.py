@@ -7,6 +7,8 @@ from pydantic import Field, field_validator
 from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
 from steerkit_interventions._sites import AT, read_site
 
+STEERKIT_CONTRACT = 2
+
 
 class AblateOptions(Options):
     """Options of ``ablate``."""

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
 from steerkit_interventions._numbers import read_numbers
 
+STEERKIT_CONTRACT = 2
+
 
 class AddOptions(Options):
     """Options of ``add``."""

@@ -10,6 +10,8 @@ from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
 from steerkit_interventions._numbers import read_numbers
 from steerkit_interventions._sites import AT, read_site
 
+STEERKIT_CONTRACT = 2
+
 
 class SetProjectionOptions(Options):
     """Options of ``set_projection``."""

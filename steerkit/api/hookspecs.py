@@ -4,34 +4,43 @@ A plugin is a module that an entry point in the group ``steerkit`` names. It imp
 hooks return specs, and a spec names its implementation as ``"module:attribute"``, which is imported
 when a plan needs it. So plugins can be listed, and recipes checked down to every option, at once.
 
-The base classes of implementations are in ``steerkit.api.architecture``, ``estimator``, ``intervention`` and
-``evaluator``; ``steerkit.testing`` has a suite for each.
+What there is to provide is in the table ``KINDS`` at the end: for each kind a hook, a spec, the base class of its
+implementations, and a suite in ``steerkit.testing``.
 
-    from steerkit.api.hookspecs import EstimatorSpec, Options, hookimpl
+    from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, Options, hookimpl
+
+    STEERKIT_CONTRACT = 2  # the version of this page that the plugin was written for
 
     class MedianOptions(Options):
         \"\"\"Options of ``median_difference``.\"\"\"
+
+    def needs(options: MedianOptions) -> EstimatorNeeds:
+        return EstimatorNeeds(statistics="rows")
 
     @hookimpl
     def steerkit_estimators() -> list[EstimatorSpec]:
         summary = "Difference of the medians."
         where = "my_package.median:Median"  # a class from steerkit.api.estimator.Estimator
-        return [EstimatorSpec("median_difference", summary, where, MedianOptions, statistics="rows")]
+        return [EstimatorSpec("median_difference", summary, where, MedianOptions, needs=needs)]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import pluggy
 from pydantic import BaseModel, ConfigDict
 
-hookspec = pluggy.HookspecMarker("steerkit")
+CONTRACT: Final = 2
+"""The version of this page. A plugin's module says the one that it was written for, as ``STEERKIT_CONTRACT``; one of an
+older version is listed with what to change, and its hooks aren't called."""
+
 hookimpl = pluggy.HookimplMarker("steerkit")
 
 StatisticsKind: TypeAlias = Literal["mean", "moments", "rows"]
+Classes: TypeAlias = Literal["two", "pairs", "labels"]
 
 
 class Options(BaseModel):
@@ -125,15 +134,42 @@ class ArchitectureSpec(Spec):
 
 
 @dataclass(frozen=True)
+class EstimatorNeeds:
+    """What an estimator must see. It gets it in an ``EstimationRequest``.
+
+    Args:
+        sites: sites or patterns of its own, as in ``("blocks.*.resid_post",)``; None for those that the user names.
+        positions: at which tokens, by its own choice; None for the user's.
+        classes: ``two``, ``positive`` and ``negative`` (the reference); ``pairs``, the same two, where the examples of
+            one place belong together; ``labels``, any number of classes by the names that the user gives them.
+        statistics: what is captured of each class: ``mean``; ``moments`` (also second moments); ``rows``;
+            ``paired_rows`` (also the difference of each pair); None for nothing.
+        handle: whether it gets a model handle, which runs examples under interventions of its own.
+        outputs: names of the further directions that it gives beside its main one; ``labels`` for one per class.
+    """
+
+    sites: tuple[str, ...] | None = None
+    positions: str | None = None
+    classes: Classes = "two"
+    statistics: StatisticsKind | Literal["paired_rows"] | None = "mean"
+    handle: bool = False
+    outputs: tuple[str, ...] | Literal["labels"] = ()
+
+
+def _means_of_two(options: Any) -> EstimatorNeeds:
+    return EstimatorNeeds()
+
+
+@dataclass(frozen=True)
 class EstimatorSpec(Spec):
     """An estimator of directions. See ``steerkit.api.estimator.Estimator``.
 
     Args:
-        statistics: what it asks of each class: ``mean``; ``moments`` (also second moments); ``rows``.
+        needs: from the options to what it must see.
     """
 
     kind: ClassVar[str] = "estimator"
-    statistics: StatisticsKind = "mean"
+    needs: Callable[[Any], EstimatorNeeds] = _means_of_two
 
 
 @dataclass(frozen=True)
@@ -169,21 +205,54 @@ class EvaluatorSpec(Spec):
     derived: tuple[str, ...] = ()
 
 
-@hookspec
-def steerkit_architectures() -> Sequence[ArchitectureSpec]:  # type: ignore[empty-body]
-    """Provide adapters for architectures."""
+@dataclass(frozen=True)
+class FormatSpec(Spec):
+    """A file format of directions. See ``steerkit.api.format.Format``.
+
+    Args:
+        suffixes: how the names of its files end, as in ``(".safetensors",)``.
+    """
+
+    kind: ClassVar[str] = "format"
+    suffixes: tuple[str, ...] = ()
 
 
-@hookspec
-def steerkit_estimators() -> Sequence[EstimatorSpec]:  # type: ignore[empty-body]
-    """Provide estimators of directions."""
+@dataclass(frozen=True)
+class Kind:
+    """A kind of plugin. All that lists, checks or tests plugins by kind reads the table below.
+
+    Args:
+        name: as in ``estimator``.
+        plural: as in ``estimators``.
+        spec: what the hook returns a list of.
+        base: ``"module:attribute"`` of the class that implementations derive from.
+        suite: name of its suite in ``steerkit.testing``.
+    """
+
+    name: str
+    plural: str
+    spec: type[Spec]
+    base: str
+    suite: str
+
+    @property
+    def hook(self) -> str:
+        """The function that a plugin's module defines, without arguments, marked ``@hookimpl``."""
+        return f"steerkit_{self.plural}"
 
 
-@hookspec
-def steerkit_interventions() -> Sequence[InterventionSpec]:  # type: ignore[empty-body]
-    """Provide interventions."""
-
-
-@hookspec
-def steerkit_evaluators() -> Sequence[EvaluatorSpec]:  # type: ignore[empty-body]
-    """Provide evaluators."""
+KINDS: Final = (
+    Kind(
+        "architecture",
+        "architectures",
+        ArchitectureSpec,
+        "steerkit.api.architecture:ArchitectureAdapter",
+        "ArchitectureSuite",
+    ),
+    Kind("estimator", "estimators", EstimatorSpec, "steerkit.api.estimator:Estimator", "EstimatorSuite"),
+    Kind(
+        "intervention", "interventions", InterventionSpec, "steerkit.api.intervention:Intervention", "InterventionSuite"
+    ),
+    Kind("evaluator", "evaluators", EvaluatorSpec, "steerkit.api.evaluator:Evaluator", "EvaluatorSuite"),
+    Kind("format", "formats", FormatSpec, "steerkit.api.format:Format", "FormatSuite"),
+)

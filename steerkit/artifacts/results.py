@@ -26,6 +26,7 @@ def describe_direction(direction: Direction) -> dict[str, Any]:
         "estimator": source.get("estimator"),
         "positive": source.get("positive"),
         "negative": source.get("negative"),
+        "diagnostics": dict(source.get("diagnostics") or {}),
     }
 
 

@@ -10,12 +10,25 @@ import importlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal, overload
+from typing import Any, Literal, overload
 
-from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, EvaluatorSpec, InterventionSpec, ModelFacts, Spec
-from steerkit.catalog.entries import KINDS, Entry, Kind, Option, Origin, Status, describe_options
+from steerkit.api.hookspecs import (
+    KINDS,
+    ArchitectureSpec,
+    EstimatorNeeds,
+    EstimatorSpec,
+    EvaluatorSpec,
+    FormatSpec,
+    InterventionSpec,
+    Kind,
+    ModelFacts,
+    Options,
+    Spec,
+)
+from steerkit.catalog.entries import Entry, Option, Origin, Status, describe_options
 from steerkit.catalog.loading import DISABLE_VARIABLE, GROUP, load_plugin, mark_clashes
 from steerkit.errors import PluginError, UnknownNameError, UnsupportedModelError, nearest
 
@@ -30,14 +43,9 @@ __all__ = [
     "Status",
     "describe_options",
     "implementation",
+    "installed",
+    "needs_of",
 ]
-
-_BASES: Final[Mapping[str, tuple[str, str]]] = {
-    "architecture": ("steerkit.api.architecture", "ArchitectureAdapter"),
-    "estimator": ("steerkit.api.estimator", "Estimator"),
-    "intervention": ("steerkit.api.intervention", "Intervention"),
-    "evaluator": ("steerkit.api.evaluator", "Evaluator"),
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Catalog:
         faults = tuple(dict.fromkeys(entry.cause for entry in entries if entry.status in ("invalid", "clash")))
         if strict and faults:
             raise PluginError("\n".join(faults))
-        order = [*KINDS, ""]
+        order = [*(kind.name for kind in KINDS), ""]
         entries.sort(key=lambda entry: (order.index(entry.kind), entry.name, entry.origin.distribution))
         return cls(tuple(entries), faults)
 
@@ -101,6 +109,11 @@ class Catalog:
     def broken(self) -> tuple[Entry, ...]:
         """The plugins that could not be loaded, with their causes."""
         return tuple(entry for entry in self.entries if entry.status == "broken")
+
+    @property
+    def stale(self) -> tuple[Entry, ...]:
+        """The plugins that were written for another version of the contract, with what to do."""
+        return tuple(entry for entry in self.entries if entry.status in ("outdated", "newer"))
 
     def names(self, kind: str) -> tuple[str, ...]:
         """The names that plugins of a kind have."""
@@ -114,6 +127,8 @@ class Catalog:
     def get(self, kind: Literal["intervention"], name: str) -> InterventionSpec: ...
     @overload
     def get(self, kind: Literal["evaluator"], name: str) -> EvaluatorSpec: ...
+    @overload
+    def get(self, kind: Literal["format"], name: str) -> FormatSpec: ...
     @overload
     def get(self, kind: str, name: str) -> Spec: ...
     def get(self, kind: str, name: str) -> Spec:
@@ -130,15 +145,20 @@ class Catalog:
         """Like ``get``, with where the plugin comes from."""
         found = self._index.get((kind, name))
         if found is None:
+            # Its hooks aren't called, so what a plugin of another contract provides is known by its entry point only.
+            stale = [entry for entry in self.stale if name in (entry.name, entry.name.rpartition(".")[2])]
+            if stale:
+                raise UnknownNameError(f"Unknown {kind} {name!r}. {' '.join(entry.cause for entry in stale)}")
             message = f"Unknown {kind} {name!r}. {nearest(name, self.names(kind), kind)}"
             raise UnknownNameError(f"{message}{self._mention_broken()}")
         return found
 
     def _mention_broken(self) -> str:
-        if not self.broken:
-            return ""
-        listed = ", ".join(f"{entry.origin.entry_point!r} of {entry.origin.distribution}" for entry in self.broken)
-        return f" These plugins failed to load, see `steerkit plugins`: {listed}."
+        said = ""
+        for entries, what in ((self.broken, "failed to load"), (self.stale, "were written for another contract")):
+            listed = ", ".join(f"{entry.origin.entry_point!r} of {entry.origin.distribution}" for entry in entries)
+            said += f" These plugins {what}, see `steerkit plugins`: {listed}." if entries else ""
+        return said
 
     def adapter_for(self, facts: ModelFacts, name: str | None = None) -> ArchitectureSpec:
         """Return the adapter for a checkpoint: the one that is named, or the one that claims it.
@@ -192,6 +212,12 @@ class Catalog:
         )
 
 
+@cache
+def installed() -> Catalog:
+    """The plugins of this environment, discovered once: building an intervention in a loop must cost nothing."""
+    return Catalog.discover()
+
+
 def implementation(spec: Spec) -> type[Any]:
     """Import the class that a spec names as ``"module:attribute"``.
 
@@ -211,11 +237,30 @@ def implementation(spec: Spec) -> type[Any]:
         raise PluginError(
             f"{where} isn't there: module {module_name} has no {attribute!r}. {nearest(attribute, public)}"
         )
-    base_module, base_name = _BASES[spec.kind]
+    (kind,) = (kind for kind in KINDS if kind.name == spec.kind)
+    base_module, _, base_name = kind.base.partition(":")
     base = getattr(importlib.import_module(base_module), base_name)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise PluginError(f"{where} is not a subclass of {base_module}.{base_name}.")
     return found
+
+
+def needs_of(spec: EstimatorSpec, options: Options) -> EstimatorNeeds:
+    """What an estimator must see under these options.
+
+    Raises:
+        PluginError: where it fails to say.
+    """
+    try:
+        needs: object = spec.needs(options)
+    except Exception as error:
+        raise PluginError(
+            f"Estimator {spec.name!r} failed to say what it needs: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(needs, EstimatorNeeds):
+        what = type(needs).__name__
+        raise PluginError(f"Estimator {spec.name!r}: `needs` returned {what}, not EstimatorNeeds.")
+    return needs
 
 
 def _load_module(module: ModuleType) -> list[Entry]:

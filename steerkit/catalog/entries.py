@@ -10,9 +10,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from steerkit.api.hookspecs import Options, Spec
 
-Kind = Literal["architecture", "estimator", "intervention", "evaluator"]
-Status = Literal["ok", "broken", "invalid", "clash"]
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+Status = Literal["ok", "broken", "invalid", "clash", "outdated", "newer"]
 
 _EMPTY: Final = (list, dict, set, tuple, frozenset)
 
@@ -79,7 +77,8 @@ class Entry:
     Args:
         origin: where it comes from.
         status: ``ok``; ``broken`` where it can't be imported; ``invalid`` where it breaks the contract;
-            ``clash`` where another one has its kind and name.
+            ``clash`` where another one has its kind and name; ``outdated`` and ``newer`` where it was written for
+            an older or a newer version of the contract.
         spec: what it provides; None where it is broken or invalid.
         cause: what is wrong with it.
         options: what a recipe may set.

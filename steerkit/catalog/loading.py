@@ -5,32 +5,36 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import pluggy
 
-from steerkit.api import hookspecs
-from steerkit.api.hookspecs import (
-    ArchitectureSpec,
-    EstimatorSpec,
-    EvaluatorSpec,
-    InterventionSpec,
-    Options,
-    Spec,
-    StatisticsKind,
-)
+from steerkit.api.hookspecs import CONTRACT, KINDS, Options, Spec
 from steerkit.catalog.entries import Entry, Option, Origin, describe_options
 from steerkit.errors import PluginError
 
 GROUP: Final = "steerkit"
 DISABLE_VARIABLE: Final = "STEERKIT_DISABLE_PLUGINS"
 
-_HOOKS: Final[Mapping[str, type[Spec]]] = {
-    "steerkit_architectures": ArchitectureSpec,
-    "steerkit_estimators": EstimatorSpec,
-    "steerkit_interventions": InterventionSpec,
-    "steerkit_evaluators": EvaluatorSpec,
-}
+CONTRACT_NAME: Final = "STEERKIT_CONTRACT"
+"""Under which name a plugin's module says the version of the contract that it was written for."""
+
+_FOLLOW: Final[Mapping[int, str]] = {1: "CHANGELOG 0.2: Plugins, from contract 1 to contract 2"}
+"""What to follow from an older version of the contract."""
+
+_HOOKS: Final[Mapping[str, type[Spec]]] = {kind.hook: kind.spec for kind in KINDS}
+
+
+def _specification() -> Callable[[], list[Spec]]:
+    """What pluggy holds a hook to: no arguments, and a list of specs."""
+
+    def hook() -> list[Spec]:
+        raise NotImplementedError
+
+    return pluggy.HookspecMarker(GROUP)(hook)
+
+
+_HOOKSPECS: Final = type("Hooks", (), {name: staticmethod(_specification()) for name in _HOOKS})
 
 
 def load_plugin(origin: Origin, load: Callable[[], Any]) -> list[Entry]:
@@ -40,6 +44,9 @@ def load_plugin(origin: Origin, load: Callable[[], Any]) -> list[Entry]:
     except (Exception, SystemExit) as error:
         # Whatever a stranger's module raises on import is the user's news, not our crash.
         return [Entry(origin, "broken", None, f"{type(error).__name__}: {error}")]
+    stale = _stale(plugin, origin)
+    if stale is not None:
+        return [stale]
     try:
         return [Entry(origin, "ok", spec, options=_describe(spec)) for spec in _read_hooks(plugin)]
     except PluginError as error:
@@ -47,17 +54,38 @@ def load_plugin(origin: Origin, load: Callable[[], Any]) -> list[Entry]:
         return [Entry(origin, "invalid", None, f"Plugin {origin.entry_point!r} of {origin}: {error} {hint}")]
 
 
+def _stale(plugin: Any, origin: Origin) -> Entry | None:
+    """An entry for a plugin that was written for another contract, whose hooks mean something else; None for ours."""
+    said = getattr(plugin, CONTRACT_NAME, 1)
+    who = f"Plugin {origin.entry_point!r} of {origin}"
+    leave = f"or leave it out with {DISABLE_VARIABLE}={origin.selector}"
+    if isinstance(said, bool) or not isinstance(said, int) or said < 1:
+        cause = f"{who}: {CONTRACT_NAME} is {said!r}, not a whole number such as {CONTRACT}. Fix it, {leave}."
+        return Entry(origin, "invalid", None, cause)
+    if said < CONTRACT:
+        how = "" if hasattr(plugin, CONTRACT_NAME) else f" (it has no {CONTRACT_NAME})"
+        cause = (
+            f"{who} was written for contract {said}{how}, and this steerkit's is {CONTRACT}, so its hooks aren't "
+            f"called. See {_FOLLOW[said]}; then say {CONTRACT_NAME} = {CONTRACT} in the module, {leave}."
+        )
+        return Entry(origin, "outdated", None, cause)
+    if said > CONTRACT:
+        why = f"was written for contract {said}, and this steerkit's is {CONTRACT}"
+        cause = f"{who} {why}: upgrade steerkit-torch, {leave}."
+        return Entry(origin, "newer", None, cause)
+    return None
+
+
 def _read_hooks(plugin: Any) -> list[Spec]:
     for name in _HOOKS:
         function = getattr(plugin, name, None)
-        # A star import of hookspecs brings the specifications along; they are no attempt at a hook.
-        if callable(function) and not (hasattr(function, f"{GROUP}_impl") or hasattr(function, f"{GROUP}_spec")):
+        if callable(function) and not hasattr(function, f"{GROUP}_impl"):
             raise PluginError(
                 f"function {name!r} isn't marked @hookimpl (of steerkit.api.hookspecs), so it does nothing."
             )
     # A manager of its own for each plugin: pluggy's checks then speak of this plugin alone.
     manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
+    manager.add_hookspecs(_HOOKSPECS)
     try:
         manager.register(plugin)
         manager.check_pending()
@@ -119,13 +147,13 @@ _EXPECTED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         "a mapping from model type to reason",
     ),
     "note": (lambda value: isinstance(value, str), "a text"),
-    "statistics": (lambda value: value in get_args(StatisticsKind), f"one of {', '.join(get_args(StatisticsKind))}"),
+    "suffixes": (_are_texts, "a tuple of texts"),
     "directions": (
         lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
         "a number of directions: 0, 1, 2, ...",
     ),
     "many_sites": (lambda value: isinstance(value, bool), "True or False"),
-    "needs": (callable, "a function from the options to Needs"),
+    "needs": (callable, "a function from the options to what it needs"),
 }
 
 

@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 
 def plugins_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    kind: Annotated[
-        str | None, typer.Option(help="Only one kind: architecture, estimator, intervention or evaluator.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option(help="Only one kind, as in estimator.")] = None,
 ) -> None:
     """List every plugin with its options; show the broken ones with their causes."""
     from steerkit.catalog import KINDS, Catalog
     from steerkit.errors import UnknownNameError, nearest
 
-    if kind is not None and kind not in KINDS:
-        raise UnknownNameError(f"Unknown kind {kind!r}. {nearest(kind, KINDS, 'kind')}")
+    known = [one.name for one in KINDS]
+    if kind is not None and kind not in known:
+        raise UnknownNameError(f"Unknown kind {kind!r}. {nearest(kind, known, 'kind')}")
     catalog = Catalog.discover(strict=False)
     # What is broken has no kind, and may be what the reader misses.
     entries = [entry for entry in catalog.entries if kind is None or entry.kind in (kind, "")]
@@ -41,7 +40,7 @@ def plugins_command(
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:
     """One plugin as JSON values."""
-    from steerkit.api.hookspecs import ArchitectureSpec
+    from steerkit.api.hookspecs import ArchitectureSpec, FormatSpec
 
     found: dict[str, Any] = {
         "kind": entry.kind or None,
@@ -59,6 +58,8 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         found["model_types"] = list(entry.spec.model_types)
         found["refuses"] = dict(entry.spec.refuses)
         found["note"] = entry.spec.note or None
+    if isinstance(entry.spec, FormatSpec):
+        found["suffixes"] = list(entry.spec.suffixes)
     return found
 
 
@@ -70,16 +71,20 @@ def _print(catalog: Catalog, entries: Iterable[Entry]) -> None:
     console = Console(highlight=False)
     entries = list(entries)
     for kind in KINDS:
-        listed = [entry for entry in entries if entry.kind == kind]
+        listed = [entry for entry in entries if entry.kind == kind.name]
         if listed:
-            _print_table(console, f"{kind}s", listed)
-    failed = [entry for entry in entries if not entry.kind]
+            _print_table(console, kind.plural, listed)
+    stale = [entry for entry in entries if entry.status in ("outdated", "newer")]
+    if stale:
+        _print_table(console, "written for another contract", stale)
+    failed = [entry for entry in entries if not entry.kind and entry not in stale]
     if failed:
         _print_table(console, "failed to load", failed)
     if not entries:
         console.print("No plugin is installed. The distribution steerkit-torch brings its own: is it installed?")
     console.print(
-        f"{sum(entry.status == 'ok' for entry in entries)} plugins, {len(failed)} failed. "
+        f"{sum(entry.status == 'ok' for entry in entries)} plugins, {len(failed)} failed"
+        f"{f', {len(stale)} of another contract' if stale else ''}. "
         "Leave one out with STEERKIT_DISABLE_PLUGINS=<distribution>:<entry point>, or either of the two."
     )
 
@@ -100,7 +105,7 @@ def _print_table(console: Console, title: str, entries: Iterable[Entry]) -> None
 def _describe(entry: Entry) -> Text:
     from rich.text import Text
 
-    from steerkit.api.hookspecs import ArchitectureSpec
+    from steerkit.api.hookspecs import ArchitectureSpec, FormatSpec
 
     text = Text()
     if entry.spec:
@@ -113,6 +118,8 @@ def _describe(entry: Entry) -> Text:
             text.append(f"\nrefuses: {', '.join(entry.spec.refuses)}")
         if entry.spec.note:
             text.append(f"\nnote: {entry.spec.note}")
+    if isinstance(entry.spec, FormatSpec):
+        text.append(f"\nfiles: {', '.join(entry.spec.suffixes)}")
     for option in entry.options:
         default = "required" if option.required else f"= {json.dumps(option.default, ensure_ascii=False)}"
         default = "computed" if option.computed else default

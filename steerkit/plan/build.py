@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 
-from steerkit.api.hookspecs import Needs
-from steerkit.catalog import Catalog
+from steerkit.api.hookspecs import EstimatorSpec, Needs, Options
+from steerkit.catalog import Catalog, needs_of
 from steerkit.errors import PluginError, RecipeError, SteerkitError
 from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
-from steerkit.plan.files import directions_fault, saved_places
+from steerkit.plan.files import directions_fault
 from steerkit.plan.names import KeyPart
 from steerkit.plan.tokens import token_counter, turns_shown
 from steerkit.plan.turns import closed, lacking, unrendered, within_prompt, without_completion
@@ -126,26 +126,48 @@ class _Planner(ConditionResolver):
         self.check_classes(classes, positions, path)
         if len(self.problems) > before or spec is None or options is None:
             return None
-        return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions)
+        further = self.further_of(name, spec, options)
+        if further is None:
+            return None
+        return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions, further=further)
+
+    def further_of(self, name: str, spec: EstimatorSpec, options: Options) -> tuple[str, ...] | None:
+        """Names of the directions that an estimator gives beside its main one, or None where it can't be used here."""
+        path = ("directions", name, "estimator")
+        try:
+            needs = needs_of(spec, options)
+        except PluginError as error:
+            self.complain(error, *path)
+            return None
+        if needs.sites is not None:
+            self.notes.append(f"{spec.name} chooses its own sites for direction {name!r}: {', '.join(needs.sites)}.")
+        outputs = ("positive", "negative") if needs.outputs == "labels" else needs.outputs
+        further = tuple(f"{name}.{output}" for output in outputs)
+        self.further.update(dict.fromkeys(further))
+        return further
 
     def saved(self, name: str, written: DirectionRecipe, path: str) -> PlannedDirection | None:
         """A direction from a file, or None where the file can't be one, or says something else than the recipe."""
-        from steerkit.artifacts.directions import Given
+        from steerkit.api.format import Given
+        from steerkit.artifacts.directions import saved_places
 
+        format = written.format
+        if format is not None and self.spec("format", format, "directions", name, "format") is None:
+            return None
         site = None if written.site is None else self.sites_of(written.site, "directions", name, "site")
         said = "positions" in written.model_fields_set
         given = Given(site, Positions.parse(written.positions) if said else None)
         try:
             file = self.recipe.path_of(path)
-            fault = directions_fault(file) if file.is_file() else f"there is no file {file}"
+            fault = directions_fault(file, self.catalog, format) if file.is_file() else f"there is no file {file}"
         except SteerkitError as error:
             fault = str(error)
         if fault is None:
-            places = saved_places(file)
+            places = saved_places(file, self.catalog, format)
             own = name if name in places else next(iter(places), name)
-            fault = given.fault(own, *places[own]) if own in places else None
+            fault = given.fault(own, places[own].sites, places[own].positions) if own in places else None
         if fault is None:
-            return PlannedDirection(name, site=given.site, positions=given.positions, file=file)
+            return PlannedDirection(name, site=given.site, positions=given.positions, file=file, format=format)
         self.complain(fault, "directions", name, "file")
         return None
 
@@ -268,7 +290,9 @@ class _Planner(ConditionResolver):
             item.gate.direction for item in listed if item.gate
         }
         self.notes += [
-            f"Direction {name!r} is not used by any condition." for name in recipe.directions if name not in steering
+            f"Direction {name!r} is not used by any condition."
+            for name in recipe.directions
+            if not any(used == name or str(used).startswith(f"{name}.") for used in steering)
         ]
 
     def check_leaks(self) -> None:

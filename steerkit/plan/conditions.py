@@ -9,7 +9,6 @@ from typing import Any, Final, Literal
 from steerkit.api.hookspecs import InterventionSpec, Options
 from steerkit.errors import SteerkitError, nearest
 from steerkit.plan.adapter import ModelResolver
-from steerkit.plan.files import saved_places
 from steerkit.plan.names import KeyPart
 from steerkit.plan.types import PlannedCondition, PlannedGate, PlannedIntervention
 from steerkit.recipe.load import INTERVENTION_KEYS, OPTIONS
@@ -137,7 +136,7 @@ class ConditionResolver(ModelResolver):
 
     def check_known(self, direction: str, path: tuple[KeyPart, ...]) -> None:
         """There is such a direction."""
-        known = self.recipe.directions
+        known = [*self.recipe.directions, *self.further]
         if direction not in known and not self.recipe.lost("directions", direction):
             self.complain(
                 f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
@@ -171,13 +170,15 @@ class ConditionResolver(ModelResolver):
         if direction is None or self.recipe.lost("directions", name, "site"):
             return None
         if direction.file is not None:
+            from steerkit.artifacts.directions import saved_places
+
             try:
-                saved = saved_places(self.recipe.path_of(direction.file))
+                saved = saved_places(self.recipe.path_of(direction.file), self.catalog, direction.format)
             except SteerkitError:
                 return None
-            sites, _ = saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else ((), None))
-            if sites:
-                return sites
+            own = saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else None)
+            if own is not None and own.sites:
+                return own.sites
         if direction.site is None:
             return None
         written = parse_sites(direction.site)

@@ -6,52 +6,45 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steerkit.errors import SteerkitError
-from steerkit.types import Positions, Site
-
 if TYPE_CHECKING:
     from jinja2 import nodes
     from jinja2.parser import Parser
+
+    from steerkit.catalog import Catalog
 
 _LENGTH_BYTES: Final = 8
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes, as the safetensors format has it."""
 
 
-def _header(path: Path) -> Any:
-    """The header of a safetensors file, or what stands in its place. Raises ``OSError``."""
+def directions_fault(path: Path, catalog: Catalog, name: str | None = None) -> str | None:
+    """What keeps a file from being one of saved directions, as far as its format can tell; None where nothing does.
+
+    Args:
+        path: the file.
+        catalog: plugins, some of which are formats.
+        name: of the format that the recipe names; None for any.
+    """
+    from steerkit.artifacts.directions import claims
+
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            return json.loads(file.read(length)) if 0 < length <= _LONGEST_HEADER else None
-    except (ValueError, RecursionError):
-        return None
-
-
-def saved_places(path: Path) -> dict[str, tuple[tuple[Site, ...], Positions | None]]:
-    """Sites and positions of each direction in a file, as far as its header can be read."""
-    from steerkit.artifacts.directions import HEADER, places_of
-
-    try:
-        entries = json.loads(_header(path)["__metadata__"][HEADER])["directions"]
-        return {name: (sites, positions) for name, sites, positions in map(places_of, entries)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SteerkitError):
-        return {}  # said where the file is named
-
-
-def directions_fault(path: Path) -> str | None:
-    """What keeps a file from being one of saved directions, as far as its header tells; None where nothing does."""
-    from steerkit.artifacts.directions import HEADER
-
-    try:
-        header = _header(path)
+            header = json.loads(file.read(length)) if 0 < length <= _LONGEST_HEADER else None
     except OSError as error:
         return f"{path} can't be read: {error.strerror or error}"
+    except (ValueError, RecursionError):
+        header = None
+    claiming = claims(path, catalog)
+    if name is not None:
+        return None if name in claiming else f"{path} is not of format {name}; remove format, or name another file"
+    if len(claiming) > 1:
+        return f"{path} could be in format {' or '.join(claiming)}; say which, as in format: {claiming[0]}"
+    if claiming:
+        return None
     if not isinstance(header, dict):
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
-    if HEADER not in (header.get("__metadata__") or {}):
-        return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
-    return None
+    return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
 
 
 def template_fault(text: str) -> str | None:

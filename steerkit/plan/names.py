@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, overload
 
-from steerkit.api.hookspecs import ArchitectureSpec, EstimatorSpec, EvaluatorSpec, InterventionSpec, Options, Spec
+from steerkit.api.hookspecs import (
+    ArchitectureSpec,
+    EstimatorSpec,
+    EvaluatorSpec,
+    FormatSpec,
+    InterventionSpec,
+    Options,
+    Spec,
+)
 from steerkit.catalog import Catalog
 from steerkit.errors import DataError, Problem, SteerkitError
 from steerkit.plan.types import PlannedModel
@@ -34,6 +42,7 @@ class Resolver:
         self.used: dict[tuple[str, str], None] = {}
         self.model = PlannedModel(recipe.model.source)
         self.data: Mapping[str, Splits] = {}
+        self.further: dict[str, None] = {}  # directions that estimators give beside those that the recipe names
 
     def complain(self, message: object, *path: KeyPart) -> None:
         """Note a problem at a key of the recipe, unless a draft has lost what stood there."""
@@ -48,6 +57,8 @@ class Resolver:
     def spec(self, kind: Literal["intervention"], name: str, *path: KeyPart) -> InterventionSpec | None: ...
     @overload
     def spec(self, kind: Literal["evaluator"], name: str, *path: KeyPart) -> EvaluatorSpec | None: ...
+    @overload
+    def spec(self, kind: Literal["format"], name: str, *path: KeyPart) -> FormatSpec | None: ...
     def spec(self, kind: str, name: str, *path: KeyPart) -> Spec | None:
         """A plugin, or None and a problem."""
         try:

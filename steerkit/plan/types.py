@@ -36,6 +36,8 @@ class PlannedDirection:
         site: where it is read, one site or a pattern of several; of a file, what it lacks and the recipe says.
         positions: at which tokens; of a file likewise.
         file: a saved direction.
+        format: name of the format of ``file``; None for the one that knows it.
+        further: full names of the directions that the estimator gives beside it.
     """
 
     name: str
@@ -46,6 +48,8 @@ class PlannedDirection:
     site: Site | SitePattern | None = None
     positions: Positions | None = None
     file: Path | None = None
+    format: str | None = None
+    further: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -314,7 +318,7 @@ def _text(value: object) -> str | None:
 
 def _direction(item: PlannedDirection) -> dict[str, Any]:
     if item.file is not None:
-        given = {"site": _text(item.site), "positions": _text(item.positions)}
+        given = {"format": item.format, "site": _text(item.site), "positions": _text(item.positions)}
         return {"name": item.name, "file": str(item.file), **{key: text for key, text in given.items() if text}}
     return {
         "name": item.name,

@@ -272,7 +272,7 @@ def as_written(recipe: Recipe) -> dict[str, Any]:
     for name, direction in out["directions"].items():
         if direction["file"] is not None:
             given = recipe.directions[name].model_fields_set
-            said: dict[str, Any] = {key: direction[key] for key in ("site", "positions") if key in given}
+            said: dict[str, Any] = {key: direction[key] for key in ("format", "site", "positions") if key in given}
             out["directions"][name] = {"file": str(recipe.path_of(direction["file"])), **said}
     for condition in out["conditions"].values():
         if condition["system_prompt"] is None:

@@ -165,6 +165,7 @@ class DirectionRecipe(Section):
     positions: PositionsText = Field("-1", description="at which tokens it is read")
     options: Mapping[str, Any] = Field(default_factory=dict, description="options of the estimator")
     file: str | None = Field(default=None, min_length=1, description="a saved direction, relative to the recipe")
+    format: str | None = Field(default=None, description="format of the file, where more than one could be meant")
 
     @model_validator(mode="after")
     def _whole(self) -> DirectionRecipe:
@@ -176,6 +177,8 @@ class DirectionRecipe(Section):
             if extra:
                 raise _excess(f"a direction from a file has its own {' and '.join(extra)}; remove them", extra)
             return self
+        if self.format is not None:
+            raise _excess("format is for a direction from a file; remove it", ("format",))
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise _lacking(f"expected {', '.join(missing)} as well (or file: for a saved direction)", missing)

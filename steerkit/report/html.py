@@ -18,6 +18,7 @@ from steerkit.report.describe import (
     flatten,
     made_with,
 )
+from steerkit.report.diagnostics import make_diagnostics
 from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
 from steerkit.report.numbers import NOT_MEASURED, clean, count, sentence_case, significant
@@ -88,6 +89,7 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
         run=run,
         results=run.results,
         views=views,
+        diagnostics=make_diagnostics(run.results),
         separations=_with_plots(separations, plots),
         samples=group_samples(run),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],

@@ -59,6 +59,7 @@ class DirectionEntry(_Entry):
     positive: str | None = None
     negative: str | None = None
     explained: str | None = None
+    diagnostics: Mapping[str, Any] = {}
 
 
 class InterventionEntry(_Entry):
@@ -136,6 +137,8 @@ class SeparationEntry(_Entry):
     norm: Number = None
     n_positive: int | None = None
     n_negative: int | None = None
+    rank: int = 1
+    reason: str = ""
 
     @property
     def stream(self) -> str:

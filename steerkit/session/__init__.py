@@ -8,8 +8,18 @@ with model.steer(steerkit.add(warmth, coefficient=4.0)):
     print(model.generate("How was your day?"))
 """
 
-from steerkit.session.estimation import capture, estimate_direction
+from steerkit.session.estimation import capture, estimate_direction, estimate_directions
 from steerkit.session.models import load_model, wrap
 from steerkit.session.words import ablate, add, gate, intervention
 
-__all__ = ["ablate", "add", "capture", "estimate_direction", "gate", "intervention", "load_model", "wrap"]
+__all__ = [
+    "ablate",
+    "add",
+    "capture",
+    "estimate_direction",
+    "estimate_directions",
+    "gate",
+    "intervention",
+    "load_model",
+    "wrap",
+]

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from steerkit.api.direction import Direction
-from steerkit.api.estimator import Estimator
-from steerkit.api.hookspecs import StatisticsKind
-from steerkit.catalog import Catalog, implementation
+from steerkit.api.estimator import NEGATIVE, POSITIVE, EstimationRequest, Estimator
+from steerkit.api.hookspecs import EstimatorSpec, Options, StatisticsKind
+from steerkit.catalog import Catalog, implementation, needs_of
 from steerkit.errors import DataError
 from steerkit.session.plugins import installed, options_of
-from steerkit.types import Example, Positions, Site, SitePattern, parse_sites, resolve_sites
+from steerkit.types import Example, ExampleLike, Positions, Site, SitePattern, as_examples, parse_sites, resolve_sites
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from steerkit.api.estimator import ClassStatistics
     from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.reading.capture import Key
     from steerkit.progress import Progress
     from steerkit.session.model import LiveModel
-    from steerkit.types import ExampleLike, Vectors
+    from steerkit.types import ExampleLike
+
+Sites: TypeAlias = Site | SitePattern | str | Sequence[Site | SitePattern | str]
 
 
 def capture(
@@ -40,10 +44,11 @@ def estimate_direction(
     positive: Sequence[ExampleLike],
     negative: Sequence[ExampleLike],
     *,
-    site: Sequence[Site | SitePattern | str] | Site | SitePattern | str,
+    site: Sites | None = None,
     positions: Positions | str | int = -1,
     estimator: str = "mean_difference",
     name: str = "direction",
+    seed: int = 0,
     catalog: Catalog | None = None,
     progress: Progress | bool = True,
     options: Mapping[str, Any] | None = None,
@@ -54,73 +59,132 @@ def estimate_direction(
     Args:
         model: where activations are read.
         positive: examples of the class that the direction points to: texts, lists of messages or ``Example``.
-        negative: examples of the reference class.
+        negative: examples of the reference class; for an estimator of pairs, each in the place of its other side.
         site: where, as in ``blocks.15.resid_pre``; a pattern (``blocks.*.resid_pre``) or a list for a direction at
-            several sites, read in one pass. A site of a pattern at which the classes are alike is left out, and
-            ``provenance["left_out"]`` says why.
+            several sites, read in one pass; None where the estimator chooses. A site of a pattern at which the classes
+            are alike is left out, and ``provenance["left_out"]`` says why.
         positions: at which tokens; -1 is the last one of the prompt, ``completion`` those of each example's completion.
         estimator: name of an estimator plugin.
         name: what to call the direction.
+        seed: what the estimator draws from, where it draws at all.
         catalog: plugins; discovered if not given.
         progress: told how many prompts of a class are done; True shows a bar at a terminal.
-        options: the estimator's own, whatever they are called.
-        more: the estimator's own as keywords, where none of the arguments above is called the same.
-    """
-    spec = (catalog or installed()).get("estimator", estimator)
-    sites, which = resolve_sites(site, model.layout.n_layers), Positions.parse(positions)
-    solver = cast("Estimator", implementation(spec)(options_of(spec, more, options)))
-    classes: dict[str, dict[Site, ClassStatistics]] = {}
-    for label, prompts in (("positive", positive), ("negative", negative)):
-        if isinstance(prompts, (str, Example)) or not isinstance(prompts, Sequence) or not prompts:
-            raise DataError(f"The {label} class needs a list of prompts, at least one.")
-        captured = model.capture(prompts, sites, [which], kind=spec.statistics, progress=progress)
-        classes[label] = {where: captured[(where, which)] for where in sites}
-    chosen = [site] if isinstance(site, (Site, SitePattern, str)) else site
-    named = {one for one in map(parse_sites, chosen) if isinstance(one, Site)}
-    vectors, left_out = _estimated(solver, sites, classes, named)
-    return Direction(
-        vectors=vectors,
-        positions=which,
-        name=name,
-        reference_mean={where: classes["negative"][where].mean.float() for where in vectors},
-        provenance={
-            "estimator": estimator,
-            "options": solver.options.model_dump(mode="json"),
-            "model": model.source,
-            "n_positive": len(positive),
-            "n_negative": len(negative),
-            "tokens_positive": classes["positive"][sites[0]].count,
-            "tokens_negative": classes["negative"][sites[0]].count,
-            **({"left_out": left_out} if left_out else {}),
-        },
-    )
-
-
-def _estimated(
-    solver: Estimator,
-    sites: Sequence[Site],
-    classes: Mapping[str, Mapping[Site, ClassStatistics]],
-    named: Collection[Site],
-) -> tuple[dict[Site, Vectors], dict[str, str]]:
-    """What an estimator makes of the classes, ``[rank, width]`` by site, and why it makes nothing at other sites.
-
-    Of the sites of a pattern one may have nothing to tell: before the first block a template's last token is the same
-    in every prompt. It is left out, unless it was named by itself.
+        options: the estimator's own options; needed for those that are called like a keyword above.
+        more: the estimator's other options.
 
     Raises:
-        DataError: where no direction can be estimated at a site that was named, or at any.
+        DataError: where the prompts don't determine a direction.
     """
-    vectors: dict[Site, Vectors] = {}
-    left_out: dict[str, str] = {}
-    for site in sites:
-        try:
-            vectors[site] = solver.estimate({label: by_site[site] for label, by_site in classes.items()}).float()
-        except DataError as error:
-            if len(sites) == 1:
-                raise
-            if site in named:
-                raise DataError(f"At {site}: {error}") from None
-            left_out[str(site)] = str(error)
-    if not vectors:
-        raise DataError(f"At none of {len(sites)} sites is there a direction. At {sites[0]}: {left_out[str(sites[0])]}")
-    return vectors, left_out
+    directions = estimate_directions(
+        model,
+        {POSITIVE: positive, NEGATIVE: negative},
+        site=site,
+        positions=positions,
+        estimator=estimator,
+        name=name,
+        seed=seed,
+        catalog=catalog,
+        progress=progress,
+        options={**(options or {}), **more},
+    )
+    return directions[name]
+
+
+def estimate_directions(
+    model: LiveModel,
+    classes: Mapping[str, Sequence[ExampleLike]],
+    *,
+    site: Sites | None = None,
+    positions: Positions | str | int = -1,
+    estimator: str = "mean_difference",
+    name: str = "direction",
+    seed: int = 0,
+    catalog: Catalog | None = None,
+    progress: Progress | bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Direction]:
+    """All directions that an estimator gives: its main one, and its further ones as ``<name>.<further>``.
+
+    Args:
+        model: where activations are read.
+        classes: prompts by class: ``positive`` and ``negative`` (the reference), or any names for an estimator of
+            labelled classes.
+        site: see ``estimate_direction``, as the other arguments.
+        positions: at which tokens.
+        estimator: name of an estimator plugin.
+        name: what to call the main direction.
+        seed: what the estimator draws from.
+        catalog: plugins; discovered if not given.
+        progress: told how many prompts of a class are done.
+        options: the estimator's own options.
+    """
+    spec = (catalog or installed()).get("estimator", estimator)
+    chosen = options_of(spec, dict(options or {}))
+    for label, prompts in classes.items():
+        if isinstance(prompts, (str, Example)) or not isinstance(prompts, Sequence) or not prompts:
+            raise DataError(f"The {label} class needs a list of prompts, at least one.")
+    examples = {label: as_examples(prompts) for label, prompts in classes.items()}
+    which = Positions.parse(positions)
+    return estimate_with(model, spec, chosen, examples, site, which, name=name, seed=seed, progress=progress)
+
+
+def estimate_with(
+    model: LiveModel,
+    spec: EstimatorSpec,
+    options: Options,
+    classes: Mapping[str, Sequence[Example]],
+    site: Sites | None,
+    positions: Positions,
+    *,
+    name: str,
+    seed: int = 0,
+    progress: Progress | bool = True,
+) -> dict[str, Direction]:
+    """``estimate_directions`` for one who holds the estimator's spec and options."""
+    from steerkit.engine.reading.requests import estimate_where_possible, request_of
+
+    chosen = [] if site is None else [site] if isinstance(site, (Site, SitePattern, str)) else list(site)
+    sites = resolve_sites(chosen, model.layout.n_layers)
+    named = {one for one in map(parse_sites, chosen) if isinstance(one, Site)}
+    solver = cast("Estimator", implementation(spec)(options))
+    needs = needs_of(spec, options)
+    request = request_of(model, needs, classes, sites, positions, seed=seed, progress=progress)
+    estimate, left_out = estimate_where_possible(solver, request, needs, named)
+    provenance = {
+        "estimator": spec.name,
+        "options": solver.options.model_dump(mode="json"),
+        "model": model.source,
+        **_counts(request),
+    }
+    if left_out:
+        provenance["left_out"] = left_out
+    if estimate.diagnostics:
+        provenance["diagnostics"] = estimate.diagnostics_as_json()
+    further = {f"{name}.{label}": vectors for label, vectors in estimate.extra.items()}
+    return {
+        called: _direction(called, vectors, request, estimate.reference_means, provenance)
+        for called, vectors in {name: estimate.vectors, **further}.items()
+    }
+
+
+def _counts(request: EstimationRequest) -> dict[str, int]:
+    """How many examples and tokens of each class were read."""
+    counts = {f"n_{label}": len(examples) for label, examples in request.examples.items()}
+    for classes in list(request.statistics.values())[:1]:
+        counts |= {f"tokens_{label}": statistics.count for label, statistics in classes.items()}
+    return counts
+
+
+def _direction(
+    name: str,
+    vectors: Mapping[Site, Tensor],
+    request: EstimationRequest,
+    means: Mapping[Site, Tensor] | None,
+    provenance: Mapping[str, Any],
+) -> Direction:
+    if means is None:
+        read = {site: classes.get(NEGATIVE) for site, classes in request.statistics.items()}
+        means = {site: statistics.mean for site, statistics in read.items() if statistics is not None}
+    plain = {site: value.detach().to("cpu").float() for site, value in vectors.items()}
+    known = {site: means[site].detach().to("cpu").float() for site in plain if site in means}
+    return Direction(plain, None, request.positions, name, known or None, dict(provenance))

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 
 from steerkit.api.hookspecs import EstimatorSpec, InterventionSpec, Options
-from steerkit.catalog import Catalog
+from steerkit.catalog import installed
 from steerkit.errors import SteerkitError
 
-
-@cache
-def installed() -> Catalog:
-    """The plugins of this environment, discovered once: building an intervention in a loop must cost nothing."""
-    return Catalog.discover()
+__all__ = ["installed", "options_of"]
 
 
 def options_of(

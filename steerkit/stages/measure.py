@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from steerkit.api.evaluator import Evaluator
 from steerkit.api.hookspecs import Spec
 from steerkit.artifacts.provenance import code_hash, tokenizer_hash
-from steerkit.catalog import Catalog, implementation
+from steerkit.catalog import Catalog, implementation, needs_of
 from steerkit.errors import ArtifactError
 from steerkit.plan import DataRef, Plan, PlannedDirection, held_out
 
@@ -42,29 +42,31 @@ def load(plan: Plan) -> LiveModel:
 
 def estimate(plan: Plan, live: LiveModel, observer: Observer) -> dict[str, Direction]:
     """Every direction of the recipe: read from its file, or estimated."""
-    from steerkit.session import estimate_direction
+    from steerkit.session.estimation import estimate_with
 
-    found: dict[str, Direction] = {}
+    directions: dict[str, Direction] = {}
     for planned in plan.directions:
         observer.step(f"direction {planned.name}")
         if planned.file is not None:
-            found[planned.name] = saved_direction(planned)
+            directions[planned.name] = saved_direction(planned)
             continue
         positive, negative, spec = _classes(planned)
-        direction = estimate_direction(
+        assert planned.site is not None and planned.positions is not None
+        estimated = estimate_with(
             live,
-            plan.examples(positive),
-            plan.examples(negative),
-            site=cast(Any, planned.site),
-            positions=cast(Any, planned.positions),
-            estimator=spec.name,
+            spec,
+            planned.options,
+            {"positive": plan.examples(positive), "negative": plan.examples(negative)},
+            planned.site,
+            planned.positions,
             name=planned.name,
+            seed=plan.recipe.seed,
             progress=observer.progress,
-            options=planned.options.model_dump(),
         )
         classes = {"positive": str(positive), "negative": str(negative), "recipe_hash": plan.hash}
-        found[planned.name] = direction.replace(provenance={**direction.provenance, **classes})
-    return found
+        for name, direction in estimated.items():
+            directions[name] = direction.replace(provenance={**direction.provenance, **classes})
+    return directions
 
 
 def saved_direction(planned: PlannedDirection) -> Direction:
@@ -72,7 +74,7 @@ def saved_direction(planned: PlannedDirection) -> Direction:
     from steerkit.artifacts.directions import load_directions
 
     assert planned.file is not None
-    saved = load_directions(planned.file, site=planned.site, positions=planned.positions)
+    saved = load_directions(planned.file, site=planned.site, positions=planned.positions, format=planned.format)
     if planned.name not in saved and len(saved) > 1:
         raise ArtifactError(
             f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
@@ -127,11 +129,12 @@ def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[st
         found = separation(
             live,
             solver,
-            spec.statistics,
+            needs_of(spec, planned.options),
             {"positive": plan.examples(positive), "negative": plan.examples(negative)},
             {"positive": plan.examples(seen[0]), "negative": plan.examples(seen[1])},
             planned.positions,
-            observer.progress,
+            seed=plan.recipe.seed,
+            progress=observer.progress,
         )
         common = {"direction": planned.name, "positions": str(planned.positions), "held_out": apart}
         rows += [{**common, "data": [str(ref) for ref in seen], **one.to_json()} for one in found]

@@ -94,6 +94,8 @@ def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
         name: stand_in(item, plan, live) if item.file is None else saved_direction(item)
         for name, item in planned.items()
     }
+    for item in plan.directions:
+        directions |= {name: stand_in(replace(item, name=name), plan, live) for name in item.further}
     measured = evaluation(plan, live, SILENT)
     listed = conditions(plan, directions)
     require_possible(listed, measured, live)

@@ -205,10 +205,12 @@ def _unmeasured(plan: Plan, separation: Sequence[Mapping[str, Any]]) -> list[str
         notes.append(f"No random controls for {', '.join(quiet)}: the recipe switches them off.")
     if not plan.recipe.report.separation:
         notes.append("Separation by layer is switched off.")
-    alike = [f"{row['site']} ({row['direction']})" for row in separation if row["norm"] is None]
-    if alike:
-        places = ", ".join(alike)
-        notes.append(f"No separation at {places}: there the token is the same in every prompt, so the classes are too.")
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in separation:
+        if row["auroc"] is None:
+            reasons.setdefault((row["direction"], row["reason"]), []).append(row["site"])
+    for (name, reason), sites in reasons.items():
+        notes.append(f"No separation of {name} at {', '.join(sites)}: {reason}")
     files = [planned.name for planned in plan.directions if planned.file is not None]
     if files:
         notes.append(f"No separation by layer for {', '.join(files)}: a direction from a file has no prompts here.")

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from steerkit.api.hookspecs import KINDS
+
 # Their assertions are to be explained as if they stood in the test file itself.
-for _room in ("_suite", "architecture", "estimator", "intervention", "evaluator"):
+for _room in ("_suite", *(kind.name for kind in KINDS)):
     pytest.register_assert_rewrite(f"{__name__}.{_room}")
 
 if TYPE_CHECKING:
@@ -20,14 +22,12 @@ if TYPE_CHECKING:
     from steerkit.testing.architecture import ArchitectureSuite
     from steerkit.testing.estimator import EstimatorSuite
     from steerkit.testing.evaluator import EvaluatorSuite
+    from steerkit.testing.format import FormatSuite
     from steerkit.testing.intervention import InterventionSuite
     from steerkit.testing.oracle import oracle_logits, oracle_weights
 
 _HOMES = {
-    "ArchitectureSuite": "steerkit.testing.architecture",
-    "EstimatorSuite": "steerkit.testing.estimator",
-    "EvaluatorSuite": "steerkit.testing.evaluator",
-    "InterventionSuite": "steerkit.testing.intervention",
+    **{kind.suite: f"steerkit.testing.{kind.name}" for kind in KINDS},
     "oracle_logits": "steerkit.testing.oracle",
     "oracle_weights": "steerkit.testing.oracle",
     "TINY_MODEL_TYPES": "steerkit.sources",
@@ -40,6 +40,7 @@ __all__ = [
     "ArchitectureSuite",
     "EstimatorSuite",
     "EvaluatorSuite",
+    "FormatSuite",
     "InterventionSuite",
     "oracle_logits",
     "oracle_weights",

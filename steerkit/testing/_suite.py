@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
 
-from steerkit.api.hookspecs import Options, Spec
+from steerkit.api.hookspecs import CONTRACT, KINDS, Kind, Options, Spec
 
 SpecT = TypeVar("SpecT", bound=Spec)
 
@@ -30,15 +30,22 @@ class PluginSuite(Generic[SpecT]):
     plugin: ClassVar[ModuleType]
     name: ClassVar[str] = ""
     settings: ClassVar[Mapping[str, Any]] = {}
-    _hook: ClassVar[str]
+
+    @classmethod
+    def kind(cls) -> Kind:
+        """The kind of plugin that the suite is for, by the table of kinds."""
+        suites = {base.__name__ for base in cls.__mro__ if base.__module__.startswith("steerkit.testing.")}
+        (kind,) = (kind for kind in KINDS if kind.suite in suites)
+        return kind
 
     def spec(self) -> SpecT:
         """The plugin's spec, as its hook gives it."""
-        hook = getattr(self.plugin, self._hook, None)
-        assert hook is not None, f"{self.plugin.__name__} has no hook {self._hook}()."
+        name = self.kind().hook
+        hook = getattr(self.plugin, name, None)
+        assert hook is not None, f"{self.plugin.__name__} has no hook {name}()."
         specs = [spec for spec in hook() if not self.name or spec.name == self.name]
         assert len(specs) == 1, (
-            f"{self.plugin.__name__}.{self._hook}() gives {len(specs)} specs that could be meant; "
+            f"{self.plugin.__name__}.{name}() gives {len(specs)} specs that could be meant; "
             f"set `name` on {type(self).__name__}."
         )
         found: SpecT = specs[0]
@@ -61,6 +68,11 @@ class PluginSuite(Generic[SpecT]):
         assert spec.name.isidentifier(), f"{spec.name!r} can't be written as a key in a recipe."
         assert spec.summary.strip() and "\n" not in spec.summary, "The summary is one line, and not empty."
 
+    def test_declares_the_contract(self) -> None:
+        """The module says which version of the contract it was written for, and it is this one."""
+        said = getattr(self.plugin, "STEERKIT_CONTRACT", None)
+        assert said == CONTRACT, f"{self.plugin.__name__}.STEERKIT_CONTRACT is {said!r}, not {CONTRACT}."
+
     def test_every_option_is_described(self) -> None:
         """Recipes are written from the descriptions, so each option has one."""
         fields = self.spec().options.model_fields
@@ -78,7 +90,7 @@ class PluginSuite(Generic[SpecT]):
         """Plugins are listed and recipes checked without torch, so the module and its specs do without it."""
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; import importlib; "
-            f"module = importlib.import_module({self.plugin.__name__!r}); module.{self._hook}(); "
+            f"module = importlib.import_module({self.plugin.__name__!r}); module.{self.kind().hook}(); "
             "sys.exit('torch' in sys.modules)"
         )
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

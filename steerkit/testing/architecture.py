@@ -88,7 +88,6 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         special_tokens: of the tokenizer, where the adapter recognises a checkpoint by them.
     """
 
-    _hook: ClassVar[str] = "steerkit_architectures"
     variants: ClassVar[tuple[str, ...]] = ("model",)
     special_tokens: ClassVar[frozenset[str]] = frozenset()
     variant: str = ""

@@ -53,7 +53,6 @@ class EvaluatorSuite(PluginSuite[EvaluatorSpec]):
         n_tokens: tokens of a row, of which the first and a last part don't count.
     """
 
-    _hook: ClassVar[str] = "steerkit_evaluators"
     n: ClassVar[int] = 6
     vocabulary_size: ClassVar[int] = 40
     n_tokens: ClassVar[int] = 7

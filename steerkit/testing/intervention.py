@@ -53,7 +53,6 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
         zero: options under which the intervention does nothing; None where there are none.
     """
 
-    _hook: ClassVar[str] = "steerkit_interventions"
     rank: ClassVar[int] = 1
     zero: ClassVar[Mapping[str, Any] | None] = {"coefficient": 0.0}
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from steerkit.api.direction import Direction
-from steerkit.artifacts import directions as module
 from steerkit.artifacts import files
 from steerkit.artifacts.directions import load_directions, save_directions
 from steerkit.errors import ArtifactError
 from steerkit.types import EMBED, Positions, Site
+from steerkit_formats import _steerkit as module
 
 
 def direction(name: str = "warmth", rank: int = 1, **changes: Any) -> Direction:

@@ -108,6 +108,7 @@ def test_a_broken_plugin_is_shown_with_its_cause(tmp_path: Path, recipe: Path) -
 COMPUTED = """
 from pydantic import Field
 from steerkit.api.hookspecs import EstimatorSpec, Options, hookimpl
+STEERKIT_CONTRACT = 2
 class ComputedOptions(Options):
     a: int = 1
     b: int = Field(default_factory=lambda data: data["a"] + 1)
@@ -126,6 +127,7 @@ def test_a_default_that_is_computed_is_listed_as_such(tmp_path: Path) -> None:
 
 HOOK = """
 from steerkit.api.hookspecs import InterventionSpec, hookimpl
+STEERKIT_CONTRACT = 2
 @hookimpl
 def {hook}():
     return [InterventionSpec("add", "Another one.", "{module}:Add")]

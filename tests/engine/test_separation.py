@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from steerkit.api.estimator import ClassStatistics
-from steerkit.engine.measuring.separation import auroc, d_prime, separation
+from steerkit.api.estimator import ClassStatistics, Estimate, EstimationRequest, Estimator
+from steerkit.api.hookspecs import EstimatorNeeds, NoOptions
+from steerkit.engine.measuring.separation import auroc, d_prime, discriminant, separation
 from steerkit.session.model import LiveModel
-from steerkit.types import Positions
+from steerkit.types import Positions, as_examples
 
 WARM = ["the sun is out", "a warm day today", "sun and sand", "summer heat is here"]
 COLD = ["ice on the lake", "a cold night", "snow and wind again", "winter frost"]
@@ -45,9 +46,9 @@ def test_every_layer_is_measured_on_prompts(llama: LiveModel, role: str) -> None
     found = separation(
         llama,
         MeanDifference(MeanDifferenceOptions()),
-        "mean",
-        {"positive": WARM[:2], "negative": COLD[:2]},
-        {"positive": WARM, "negative": COLD[:3]},
+        EstimatorNeeds(),
+        {"positive": as_examples(WARM[:2]), "negative": as_examples(COLD[:2])},
+        {"positive": as_examples(WARM), "negative": as_examples(COLD[:3])},
         Positions.parse(role),
     )
     assert [row.layer for row in found] == list(range(llama.layout.n_layers + 1))
@@ -56,3 +57,72 @@ def test_every_layer_is_measured_on_prompts(llama: LiveModel, role: str) -> None
     assert len(measured) >= llama.layout.n_layers
     # The last template token is the same in every prompt, so nothing tells the classes apart before block 0.
     assert (found[0].auroc is None) == (role == "-1")
+    assert all((row.reason == "") == (row.auroc is not None) for row in found)
+
+
+class Planted(Estimator[NoOptions]):
+    """Gives the same vectors at every site, whatever it is shown."""
+
+    def __init__(self, vectors: dict[str, torch.Tensor]) -> None:
+        super().__init__(NoOptions())
+        self.vectors = vectors
+
+    def estimate(self, request: EstimationRequest) -> Estimate:
+        (site,) = request.sites
+        mean = request.statistics[site]["positive"].mean - request.statistics[site]["negative"].mean
+        return Estimate({site: self.vectors["at"] if "at" in self.vectors else self.made(mean)})
+
+    def made(self, mean: torch.Tensor) -> torch.Tensor:
+        # The first vector is a nuisance, at right angles to all that tells the classes apart.
+        nuisance = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0), dtype=mean.dtype)
+        nuisance -= mean * (mean @ nuisance) / (mean @ mean).clamp(min=1e-12)
+        return torch.stack([nuisance, mean + nuisance])
+
+
+def apart(live: LiveModel, estimator: Estimator, needs: EstimatorNeeds | None = None) -> list:
+    classes = {"positive": as_examples(WARM), "negative": as_examples(COLD)}
+    positions = Positions.parse("instruction")
+    return separation(live, estimator, needs or EstimatorNeeds(), classes, classes, positions, progress=False)
+
+
+def test_a_direction_of_rank_2_is_measured_by_its_whole_span(llama: LiveModel) -> None:
+    from steerkit_estimators._mean_difference import MeanDifference
+    from steerkit_estimators.mean_difference import MeanDifferenceOptions
+
+    single = apart(llama, MeanDifference(MeanDifferenceOptions()))
+    both = apart(llama, Planted({}))
+    for one, two in zip(single, both, strict=True):
+        assert one.auroc is not None and two.auroc is not None
+        # The span holds the mean difference, and the training rows are those that are seen.
+        assert two.auroc >= one.auroc - 1e-9
+        assert (one.rank, two.rank) == (1, 2)
+
+
+def test_fishers_discriminant_by_hand() -> None:
+    torch.manual_seed(0)
+    noise = torch.randn(400, 3, dtype=torch.float64) * torch.tensor([5.0, 1.0, 1.0], dtype=torch.float64)
+    gap = torch.tensor([2.0, 1.0, 7.0], dtype=torch.float64)
+    positive, negative = noise[:200] + gap, noise[200:]
+    span = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
+    found = discriminant(span, positive, negative)
+    assert found is not None
+    within = (torch.cov(positive.T) + torch.cov(negative.T))[:2, :2] / 2
+    expected = torch.linalg.solve(within, (positive.mean(0) - negative.mean(0))[:2])
+    assert torch.allclose(found[:2], expected / expected.norm(), atol=1e-4)
+    assert found[2] == 0
+    assert discriminant(span, positive, positive) is None
+    # One example a class, no spread at all: what tells them apart is the difference.
+    assert discriminant(span, positive[:1], negative[:1]) is not None
+
+
+def test_a_zero_estimate_is_not_measured_and_says_so(llama: LiveModel) -> None:
+    rows = apart(llama, Planted({"at": torch.zeros(1, llama.layout.d_model)}))
+    assert {(row.auroc, row.d_prime, row.norm, row.reason) for row in rows} == {
+        (None, None, 0.0, "the estimate is zero there.")
+    }
+
+
+def test_an_estimator_that_chooses_its_own_sites_is_not_measured_layer_by_layer(llama: LiveModel) -> None:
+    rows = apart(llama, Planted({}), EstimatorNeeds(sites=("blocks.1.resid_pre",)))
+    assert {row.auroc for row in rows} == {None}
+    assert all("one site after the other" in row.reason for row in rows)

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import steerkit_estimators.mean_difference as plugin
-from steerkit.api.estimator import ClassStatistics
+from steerkit.api.architecture import Layout, Tap
+from steerkit.api.estimator import ClassStatistics, EstimationRequest
 from steerkit.errors import DataError
 from steerkit.testing import EstimatorSuite
+from steerkit.types import Positions, Site
 from steerkit_estimators._mean_difference import MeanDifference
 
 
@@ -21,8 +23,17 @@ def statistics(rows: list[list[float]]) -> ClassStatistics:
     return ClassStatistics(count=len(rows), mean=values.mean(0))
 
 
+SITE = Site("resid_pre", 0)
+LAYOUT = Layout(2, "model", Tap("embed"), (), "norm", "head")
+
+
+def request(classes: dict[str, ClassStatistics]) -> EstimationRequest:
+    return EstimationRequest((SITE,), Positions("last"), LAYOUT, statistics={SITE: classes})
+
+
 def estimate(positive: ClassStatistics, negative: ClassStatistics) -> torch.Tensor:
-    return MeanDifference(plugin.MeanDifferenceOptions()).estimate({"positive": positive, "negative": negative})
+    made = MeanDifference(plugin.MeanDifferenceOptions())
+    return made.estimate(request({"positive": positive, "negative": negative})).vectors[SITE]
 
 
 def test_exact_arithmetic() -> None:
@@ -71,4 +82,4 @@ def test_refusals_say_what_is_wrong(positive: ClassStatistics, negative: ClassSt
 
 def test_a_missing_class_is_named() -> None:
     with pytest.raises(DataError, match="needs a positive class, and only negative is given"):
-        MeanDifference(plugin.MeanDifferenceOptions()).estimate({"negative": statistics([[1.0]])})
+        MeanDifference(plugin.MeanDifferenceOptions()).estimate(request({"negative": statistics([[1.0]])}))

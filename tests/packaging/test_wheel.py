@@ -55,7 +55,7 @@ def test_every_file_of_every_package_is_in_it_and_nothing_else(wheel: zipfile.Zi
     } | TEMPLATE_FILES
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
     assert {"steerkit/py.typed", "steerkit/_shipped/recipes/quickstart.yaml"} <= expected
-    assert len(PACKAGES) == 8
+    assert len(PACKAGES) == 9
 
 
 def test_every_entry_point_names_a_module_of_the_wheel(wheel: zipfile.ZipFile) -> None:
@@ -135,8 +135,8 @@ def declared(*extras: str) -> set[str]:
     return {canonicalize_name(Requirement(item).name) for item in listed}
 
 
-# Needed, and imported by others: transformers reads GGUF files through the first two, torch makes arrays of the third.
-THROUGH_OTHERS = {"accelerate", "protobuf", "numpy"}
+# Needed, and imported by others: transformers reads GGUF files through them.
+THROUGH_OTHERS = {"accelerate", "protobuf"}
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:

@@ -240,6 +240,7 @@ def test_stand_ins_have_the_values_that_they_had() -> None:
 ODD = """
 from steerkit.api.hookspecs import EstimatorSpec, EvaluatorSpec, InterventionSpec, Needs, Options, hookimpl
 
+STEERKIT_CONTRACT = 2
 
 class Odd(Options):
     name: str = "n"

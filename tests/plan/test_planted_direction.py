@@ -35,16 +35,20 @@ def planted() -> tuple[LiveModel, torch.Tensor]:
             block.mlp.down_proj.weight.copy_(keep_out @ block.mlp.down_proj.weight)
     trigger = tokenizer.encode("z", add_special_tokens=False)[0]
 
-    def plant(module: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    mlp = base.layers[0].mlp
+    original = mlp.forward
+
+    def planted_forward(x: torch.Tensor) -> torch.Tensor:
         # The task of attention, done by hand: the trigger anywhere in the prompt marks all tokens after it.
-        seen = (live_ids[0] == trigger).cumsum(1).clamp(max=1)[:, -output.shape[1] :, None]
-        return output + 20.0 * seen * secret
+        seen = (live_ids[0] == trigger).cumsum(1).clamp(max=1)[:, -x.shape[1] :, None]
+        return original(x) + 20.0 * seen * secret
 
     live_ids: list[torch.Tensor] = []
     base.register_forward_pre_hook(
         lambda module, args, kwargs: live_ids.__setitem__(slice(None), [kwargs["input_ids"]]), with_kwargs=True
     )
-    base.layers[0].mlp.register_forward_hook(plant)
+    # Part of the module, not a hook on it: hooks of others come after what steers, and would plant it anew.
+    mlp.forward = planted_forward
     with torch.no_grad():
         model.lm_head.weight[ANSWER] = 30 * secret / base.norm.weight
     return live, secret

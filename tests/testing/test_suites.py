@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +14,18 @@ import steerkit.testing
 import steerkit_evaluators.kl_divergence
 import steerkit_interventions.add
 from steerkit.api.architecture import Layout
-from steerkit.api.estimator import ClassStatistics, Estimator
+from steerkit.api.estimator import ClassStatistics, Estimate, EstimationRequest, Estimator, PlacedUpdate
 from steerkit.api.evaluator import Evaluator, Outputs, Score
-from steerkit.api.hookspecs import EstimatorSpec, EvaluatorSpec, InterventionSpec, Needs, NoOptions, Options
+from steerkit.api.hookspecs import (
+    CONTRACT,
+    EstimatorNeeds,
+    EstimatorSpec,
+    EvaluatorSpec,
+    InterventionSpec,
+    Needs,
+    NoOptions,
+    Options,
+)
 from steerkit.api.intervention import Affine, Intervention, Pointwise
 from steerkit.errors import DataError
 from steerkit.testing import EstimatorSuite, EvaluatorSuite, InterventionSuite
@@ -28,6 +37,7 @@ Check = Callable[[Any], None]
 def module(hook: str, spec: Any) -> ModuleType:
     """A plugin's module, as an entry point would name it."""
     made = ModuleType("made_up")
+    made.STEERKIT_CONTRACT = CONTRACT  # type: ignore[attr-defined]
     setattr(made, hook, lambda: [spec])
     return made
 
@@ -37,11 +47,13 @@ def module(hook: str, spec: Any) -> ModuleType:
 
 def estimator_suite(function: Callable[[ClassStatistics, ClassStatistics], torch.Tensor]) -> EstimatorSuite:
     class Made(Estimator[NoOptions]):
-        def estimate(self, classes: Mapping[str, ClassStatistics]) -> torch.Tensor:
-            for item in classes.values():
-                if item.count < 1 or not bool(torch.isfinite(item.mean).all()):
-                    raise DataError("empty or not finite")
-            return function(classes["positive"], classes["negative"])
+        def estimate(self, request: EstimationRequest) -> Estimate:
+            for classes in request.statistics.values():
+                for item in classes.values():
+                    if item.count < 1 or not bool(torch.isfinite(item.mean).all()):
+                        raise DataError("empty or not finite")
+            found = request.statistics.items()
+            return Estimate({site: function(classes["positive"], classes["negative"]) for site, classes in found})
 
     class Suite(EstimatorSuite):
         plugin = module("steerkit_estimators", EstimatorSpec("made_up", "Made up.", "nowhere:Made"))
@@ -82,14 +94,89 @@ def test_a_bad_estimator_is_caught(function: Any, check: str) -> None:
 @pytest.mark.parametrize("check", ["test_refuses_values_that_are_not_finite", "test_refuses_an_empty_class"])
 def test_an_estimator_that_swallows_nan_is_caught(check: str) -> None:
     class Made(Estimator[NoOptions]):
-        def estimate(self, classes: Mapping[str, ClassStatistics]) -> torch.Tensor:
-            return torch.nan_to_num(difference(classes["positive"], classes["negative"]))
+        def estimate(self, request: EstimationRequest) -> Estimate:
+            found = request.statistics.items()
+            return Estimate(
+                {site: torch.nan_to_num(difference(one["positive"], one["negative"])) for site, one in found}
+            )
 
     suite = estimator_suite(difference)
     suite.implementation = lambda: Made  # type: ignore[method-assign]
     arguments = ("positive", float("nan")) if "finite" in check else ("positive",)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         getattr(suite, check)(*arguments)
+
+
+def handle_suite(function: Callable[[EstimationRequest], Any]) -> EstimatorSuite:
+    class Made(Estimator[NoOptions]):
+        def estimate(self, request: EstimationRequest) -> Estimate:
+            return Estimate({site: function(request) for site in request.sites})
+
+    class Suite(EstimatorSuite):
+        plugin = module(
+            "steerkit_estimators",
+            EstimatorSpec(
+                "made_up", "M.", "nowhere:Made", needs=lambda options: EstimatorNeeds(statistics=None, handle=True)
+            ),
+        )
+
+        def implementation(self) -> type[Any]:
+            return Made
+
+    return Suite()
+
+
+def learned(request: EstimationRequest, step: float = 1.0) -> torch.Tensor:
+    """One step down the gradient."""
+    assert request.model is not None
+    site = request.sites[0]
+    vector = torch.zeros(request.layout.width(site), requires_grad=True)
+    placed = PlacedUpdate(Affine(bias=vector), (site,))
+    loss = -request.model.run(request.examples["positive"], [placed]).completion_log_probabilities().mean()
+    (gradient,) = torch.autograd.grad(loss, vector)
+    return -step * gradient[None]
+
+
+def test_an_estimator_with_a_handle_is_held_to_the_suite() -> None:
+    good = handle_suite(learned)
+    for check in (
+        "test_needs_fit_together",
+        "test_gives_vectors_of_the_width",
+        "test_is_deterministic",
+        "test_leaves_the_model_alone",
+        "test_leaves_its_input_alone",
+    ):
+        getattr(good, check)()
+    with pytest.raises(AssertionError, match="differ"):
+        handle_suite(lambda request: learned(request) + torch.rand(1)).test_is_deterministic()
+
+
+def test_needs_that_cant_be_met_are_caught() -> None:
+    for needs, said in (
+        (EstimatorNeeds(statistics=None), "sees nothing"),
+        (EstimatorNeeds(statistics="paired_rows"), "classes='pairs'"),
+        (EstimatorNeeds(outputs="labels"), "classes='labels'"),
+        (EstimatorNeeds(outputs=("two words",)), "two words"),
+    ):
+        suite = handle_suite(learned)
+        suite.needs = lambda needs=needs: needs  # type: ignore[method-assign, misc]
+        with pytest.raises(AssertionError, match=said):
+            suite.test_needs_fit_together()
+
+
+def test_further_directions_that_the_needs_dont_name_are_caught() -> None:
+    suite = estimator_suite(difference)
+    suite.needs = lambda: EstimatorNeeds(outputs=("second",))  # type: ignore[method-assign]
+    with pytest.raises(AssertionError):
+        suite.test_gives_the_outputs_that_its_needs_name()
+
+
+def test_a_plugin_that_says_no_contract_is_caught() -> None:
+    suite = estimator_suite(difference)
+    suite.test_declares_the_contract()
+    del suite.plugin.STEERKIT_CONTRACT
+    with pytest.raises(AssertionError, match="STEERKIT_CONTRACT is None"):
+        suite.test_declares_the_contract()
 
 
 # Interventions

@@ -1,4 +1,4 @@
-"""Both plugins as a user meets them: discovered by their entry points, and used by a recipe."""
+"""All plugins as a user meets them: discovered by their entry points, and used by a recipe."""
 
 import json
 
@@ -18,11 +18,17 @@ data:
   cold: {inline: [snow on the hill, ice in the glass, a cold wind], split: {train: 3}}
   probe: {inline: [the day was, I feel]}
 directions:
-  warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_post}
+  warmth:
+    estimator: median_difference
+    options: {trim: 0.1}
+    positive: warm.train
+    negative: cold.train
+    site: blocks.1.resid_post
 conditions:
   capped: [{cap: {direction: warmth, limit: -5.0}}]
 evaluate:
   - cross_entropy: {data: [probe]}
+  - next_token_entropy: {data: [probe]}
 control: {random_directions: 1}
 """
 
@@ -53,7 +59,8 @@ def test_is_discovered(capsys):
     assert steerkit("plugins") == 0
     listed = capsys.readouterr().out
     assert "steerkit-template-plugin" in listed
-    assert "gpt_neox" in listed and "cap" in listed
+    for name in ("gpt_neox", "cap", "median_difference", "next_token_entropy"):
+        assert name in listed
 
 
 def test_runs_a_recipe(folder):
@@ -61,5 +68,8 @@ def test_runs_a_recipe(folder):
     (results,) = (folder / "runs").glob("*/results.json")
     found = json.loads(results.read_text())
     assert found["model"]["adapter"] == "gpt_neox"
-    values = {record["condition"]: record["value"] for record in found["records"]}
-    assert values["capped"] != values["baseline"]
+    values = {(record["evaluator"], record["condition"]): record["value"] for record in found["records"]}
+    for evaluator in ("cross_entropy", "next_token_entropy"):
+        assert values[evaluator, "capped"] != values[evaluator, "baseline"]
+    (direction,) = found["directions"]
+    assert direction["diagnostics"]["cosine with the mean difference"]["at"] == ["blocks.1.resid_post"]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from steerkit.api.estimator import ClassStatistics, Estimator
-from steerkit.api.hookspecs import StatisticsKind
-from steerkit.engine.reading.capture import capture
+from steerkit.api.estimator import NEGATIVE, POSITIVE, ClassStatistics, Estimator
+from steerkit.api.hookspecs import EstimatorNeeds
+from steerkit.engine.reading.requests import Classes, estimate_checked, read_classes, request_of, with_statistics
 from steerkit.errors import DataError
-from steerkit.types import RESID_POST, RESID_PRE, Example, Positions, Site
+from steerkit.types import RESID_POST, RESID_PRE, Positions, Site
 
 if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
@@ -29,13 +29,15 @@ class Separation:
     Args:
         site: where activations were read.
         layer: the block; the number of layers for the stream behind the last block.
-        norm: length of the direction estimated there, or None.
+        norm: length of the direction estimated there (of all its vectors together), or None.
         auroc: chance that a positive prompt projects higher than a negative one, ties counted half; None
             where no direction could be estimated.
         d_prime: difference of the classes' mean projections over their root mean variance; None where a
             class has fewer than two prompts or no variance.
         n_positive: number of positive prompts.
         n_negative: number of negative prompts.
+        rank: number of vectors of the direction; 0 where none could be estimated.
+        reason: why there is no AUROC; empty where there is one.
     """
 
     site: str
@@ -45,6 +47,8 @@ class Separation:
     d_prime: float | None
     n_positive: int
     n_negative: int
+    rank: int = 1
+    reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -59,55 +63,105 @@ def layer_sites(layout: Layout) -> tuple[Site, ...]:
 def separation(
     live: Runtime,
     estimator: Estimator,
-    kind: StatisticsKind,
-    train: Mapping[str, Sequence[Example]],
-    held_out: Mapping[str, Sequence[Example]],
+    needs: EstimatorNeeds,
+    train: Classes,
+    held_out: Classes,
     positions: Positions,
+    *,
+    seed: int = 0,
     progress: Progress | bool = True,
 ) -> list[Separation]:
     """Estimate a direction at every layer from ``train`` and project ``held_out`` on it.
 
+    A direction of several vectors is looked at as a whole: held-out prompts are projected on that vector of its span
+    which tells the training classes apart best, by Fisher's linear discriminant.
+
     Args:
         live: the model.
         estimator: the direction's estimator.
-        kind: the statistics that it asks for.
+        needs: what it says that it must see.
         train: examples of classes ``positive`` and ``negative``.
         held_out: other examples of the same classes (or the same ones, which the report then says).
-        positions: at which tokens; a prompt with several projects as their mean.
+        positions: at which tokens, unless the estimator says; a prompt with several projects as their mean.
+        seed: what the estimator draws from.
         progress: told how many prompts of a class are done.
     """
     sites = layer_sites(live.layout)
-
-    def read(prompts: Sequence[Example], what: StatisticsKind) -> dict[Site, ClassStatistics]:
-        found = capture(live, prompts, sites, [positions], kind=what, progress=progress)
-        return {site: statistics for (site, _), statistics in found.items()}
-
-    fitted = {label: read(prompts, kind) for label, prompts in train.items()}
-    seen = {label: read(prompts, "rows") for label, prompts in held_out.items()}
-    found = []
+    if needs.sites is not None or needs.statistics is None:
+        reason = "its estimator doesn't work from what is captured at one site after the other."
+        counts = len(held_out[POSITIVE]), len(held_out[NEGATIVE])
+        return [Separation(str(site), layer, None, None, None, *counts, 0, reason) for layer, site in enumerate(sites)]
+    asked = request_of(live, replace(needs, statistics=None), train, sites, positions, seed=seed)
+    fitted = read_classes(live, asked, "rows", progress)
+    seen = read_classes(
+        live, replace(asked, examples={label: tuple(given) for label, given in held_out.items()}), "rows", progress
+    )
+    separations = []
     for layer, site in enumerate(sites):
-        classes = {label: by_site[site] for label, by_site in fitted.items()}
-        found.append(_at_site(site, layer, estimator, classes, {label: seen[label][site] for label in seen}))
-    return found
+        try:
+            request = with_statistics(asked, needs, {site: fitted[site]})
+            vectors = estimate_checked(estimator, request, needs).vectors[site]
+        except DataError as error:
+            # Before the first block the last template token is one and the same for every prompt: no direction.
+            counts = (seen[site][POSITIVE].prompt_means().shape[0], seen[site][NEGATIVE].prompt_means().shape[0])
+            separations.append(Separation(str(site), layer, None, None, None, *counts, 0, str(error)))
+        else:
+            separations.append(_at_site(site, layer, vectors.detach().cpu().double(), fitted[site], seen[site]))
+    return separations
 
 
 def _at_site(
     site: Site,
     layer: int,
-    estimator: Estimator,
+    vectors: Tensor,
     fitted: Mapping[str, ClassStatistics],
     seen: Mapping[str, ClassStatistics],
 ) -> Separation:
-    positive, negative = seen["positive"].prompt_means(), seen["negative"].prompt_means()
+    positive, negative = seen[POSITIVE].prompt_means(), seen[NEGATIVE].prompt_means()
     counts = (positive.shape[0], negative.shape[0])
-    try:
-        vector = estimator.estimate(fitted)[0].double()
-    except DataError:
-        # Before the first block the last template token is one and the same for every prompt: no direction.
-        return Separation(str(site), layer, None, None, None, *counts)
-    norm = float(vector.norm())
-    high, low = (positive @ vector / norm, negative @ vector / norm)
-    return Separation(str(site), layer, norm, auroc(high, low), d_prime(high, low), *counts)
+    rank, norm = vectors.shape[0], float(vectors.norm())
+    if norm == 0:
+        return Separation(str(site), layer, norm, None, None, *counts, rank, "the estimate is zero there.")
+    if rank == 1:
+        unit = vectors[0] / norm
+    else:
+        best = discriminant(vectors, fitted[POSITIVE].prompt_means(), fitted[NEGATIVE].prompt_means())
+        if best is None:
+            reason = "the training classes have one mean within the direction's span."
+            return Separation(str(site), layer, norm, None, None, *counts, rank, reason)
+        unit = best
+    high, low = positive @ unit, negative @ unit
+    return Separation(str(site), layer, norm, auroc(high, low), d_prime(high, low), *counts, rank)
+
+
+def discriminant(vectors: Tensor, positive: Tensor, negative: Tensor) -> Tensor | None:
+    """The unit vector in the span of ``vectors`` that tells two samples apart best, pointing to the positive one.
+
+    Fisher's linear discriminant, ``S⁻¹ (mean⁺ − mean⁻)`` within the span, where ``S`` is the mean of the two classes'
+    covariances, with a millionth of its mean eigenvalue added, so that few examples don't make it singular.
+
+    Args:
+        vectors: ``[rank, d_model]``, float64.
+        positive: ``[n, d_model]``, float64.
+        negative: ``[m, d_model]``, float64.
+
+    Returns:
+        ``[d_model]``, or None where the means don't differ within the span.
+    """
+    _, strengths, rows = torch.linalg.svd(vectors, full_matrices=False)
+    basis = rows[strengths > strengths[0] * 1e-10]
+    high, low = positive @ basis.T, negative @ basis.T
+    gap = high.mean(0) - low.mean(0)
+    if not bool(gap.any()):
+        return None
+    within = sum((x - x.mean(0)).T @ (x - x.mean(0)) / max(len(x) - 1, 1) for x in (high, low)) / 2
+    assert isinstance(within, Tensor)
+    size = float(within.diagonal().mean())
+    if size > 0:
+        gap = torch.linalg.solve(within + 1e-6 * size * torch.eye(len(basis), dtype=within.dtype), gap)
+    best = gap @ basis
+    unit: Tensor = best / best.norm()
+    return unit
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:

@@ -176,7 +176,7 @@ def read_batch(
         for each site and position the tokens ``[tokens, d_model]``, row by row, and how many of them
         each row has, ``[rows]``.
     """
-    picks = {position: _pick(live, position, batch) for position in positions}
+    picks = {position: tokens_of(live, position, batch) for position in positions}
     found: dict[Key, tuple[Tensor, Tensor]] = {}
     pending = set(sites)
 
@@ -198,7 +198,7 @@ def read_batch(
     return found
 
 
-def _pick(live: Runtime, positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def tokens_of(live: Runtime, positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Row and column of every token that positions name, ordered by row, and the count per row."""
     if positions.role == FROM_TOKEN:
         low, high = _behind(live, positions, batch)

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 
 class CapOptions(Options):
     """Options of ``cap``."""

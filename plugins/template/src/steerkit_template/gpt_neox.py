@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from steerkit.api.hookspecs import ArchitectureSpec, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 
 @hookimpl
 def steerkit_architectures() -> list[ArchitectureSpec]:

@@ -1,0 +1,137 @@
+"""Files of directions. A format sniffs, reads and writes them, and says what is lost. It sees no model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
+
+from steerkit.api.hookspecs import Options
+from steerkit.types import Positions, Site, SitePattern
+
+if TYPE_CHECKING:
+    from steerkit.api.direction import Direction
+
+OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a file holds, or is to hold.
+
+    Args:
+        directions: by name, in the file's order.
+        lost: sentences on what the file says and steerkit has no place for, or what steerkit wants and the file doesn't
+            say.
+    """
+
+    directions: Mapping[str, Direction] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a reader says of a file's directions, for a file that doesn't say it. Where the file does, both must agree.
+
+    Args:
+        site: where they were estimated, or a pattern that their sites fit.
+        positions: at which tokens.
+    """
+
+    site: Site | SitePattern | None = None
+    positions: Positions | None = None
+
+    def fault(self, name: str, sites: Sequence[Site], positions: Positions | None) -> str | None:
+        """What keeps it from going together with what a file says of a direction; None where nothing does."""
+        if not sites and not isinstance(self.site, Site):
+            return f"the file doesn't say at which site direction {name!r} was estimated. Give it as site."
+        if sites and self.site is not None and not _fits(self.site, sites):
+            more = f" to {sites[-1]}" if len(sites) > 1 else ""
+            return f"direction {name!r} was estimated at {sites[0]}{more}, not at {self.site}. Leave out site."
+        if positions is not None and self.positions is not None and _in_prompt(positions) != _in_prompt(self.positions):
+            return (
+                f"direction {name!r} was estimated at positions '{positions}', not '{self.positions}'. Leave them out."
+            )
+        return None
+
+
+def _in_prompt(positions: Positions) -> Positions:
+    """Positions of prompts: there an index without a role counts in the prompt."""
+    return replace(positions, role="prompt") if positions.role == "" else positions
+
+
+def _fits(given: Site | SitePattern, sites: Sequence[Site]) -> bool:
+    if isinstance(given, Site):
+        return list(sites) == [given]
+    first, last = given.layers or (0, max(site.layer for site in sites))
+    return all(
+        site.stream == given.stream and site.head == given.head and first <= site.layer <= last for site in sites
+    )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a file says that a direction was estimated.
+
+    Args:
+        sites: none where it doesn't say.
+        positions: None where it doesn't say.
+    """
+
+    sites: tuple[Site, ...] = ()
+    positions: Positions | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file's bytes, before they are put in their place.
+
+    Args:
+        data: the whole file.
+        lost: sentences on what of the directions the format has no place for.
+    """
+
+    data: bytes
+    lost: tuple[str, ...] = ()
+
+
+class Format(ABC, Generic[OptionsT]):
+    """A file format of directions. Nothing that it reads may execute: no pickle.
+
+    Its module imports no torch at its top, because ``steerkit check`` sniffs at files without torch.
+
+    Prove a new one with ``steerkit.testing.FormatSuite``.
+    """
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
+
+    @abstractmethod
+    def sniff(self, path: Path) -> bool:
+        """Whether a file is of this format, from as little of it as will do. Never raises for a file that isn't."""
+
+    def places(self, path: Path) -> Mapping[str, Places]:
+        """Sites and positions of each direction, from as little of the file as will do; nothing where only reading it
+        tells. With it ``steerkit check`` finds sites that a model doesn't have."""
+        return {}
+
+    @abstractmethod
+    def read(self, path: Path, given: Given = Given()) -> Contents:
+        """Read a file.
+
+        Raises:
+            ArtifactError: where it is missing, damaged, of another format or version, or holds NaN or infinite values;
+                where it says another site or other positions than are given, or no site and none is given.
+        """
+
+    @abstractmethod
+    def write(self, contents: Contents) -> Written:
+        """The bytes of a file that holds directions; equal directions give equal bytes.
+
+        Raises:
+            ArtifactError: where the format has no way to hold them.
+        """
