@@ -303,7 +303,7 @@ def test_prepare_is_entered_once_and_first() -> None:
         with pytest.raises(AttachError, match="prepared already"), live.prepare():
             pass
         other = wrap(live.model, live.tokenizer, self_test=False)
-        with pytest.raises(AttachError, match="another steerkit model"), other.prepare():
+        with pytest.raises(AttachError, match="prepared already"), other.prepare():
             pass
         with live.steer(add(0)):
             assert not torch.equal(logits(live), logits(fresh()))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from steerkit.engine.hooking.recompute import Bound, checkpointed
 from steerkit.engine.runtime.turns import Ticket
@@ -42,22 +43,30 @@ class Door:
         self.is_on = False
 
     def attach(self) -> None:
-        """Put it there, once."""
-        self.detach()
-        self._base.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
-        self._base.register_forward_hook(self._leave, always_call=True)
+        """Put it there, once: before all hooks that are there now, and behind them."""
+        base = self._base
+        if self._shared.keys is None:
+            self._shared.keys = RemovableHandle(base._forward_pre_hooks).id, RemovableHandle(base._forward_hooks).id
+        before, behind = self._shared.keys
+        base._forward_pre_hooks[before] = self._enter
+        base._forward_pre_hooks.move_to_end(before, last=False)
+        base._forward_pre_hooks_with_kwargs[before] = True
+        base._forward_hooks[behind] = self._leave
+        base._forward_hooks.move_to_end(behind)
+        base._forward_hooks_always_called[behind] = True
         self.is_on = True
 
     def detach(self) -> None:
         """Take it off."""
         self.is_on, base = False, self._base
-        for hooks, flags, hook in (
-            (base._forward_pre_hooks, base._forward_pre_hooks_with_kwargs, self._enter),
-            (base._forward_hooks, base._forward_hooks_always_called, self._leave),
+        if self._shared.keys is None:
+            return
+        for hooks, flags, key in (
+            (base._forward_pre_hooks, base._forward_pre_hooks_with_kwargs, self._shared.keys[0]),
+            (base._forward_hooks, base._forward_hooks_always_called, self._shared.keys[1]),
         ):
-            for key in [key for key, value in hooks.items() if value == hook]:
-                del hooks[key]
-                flags.pop(key, None)
+            hooks.pop(key, None)
+            flags.pop(key, None)
 
     @cached_property
     def _checkpointed(self) -> list[nn.Module]:

@@ -175,7 +175,9 @@ class Steering:
     def _settle(self) -> None:
         """Have the door there while anything is on the model, or belongs there for some context."""
         shared = self.shared
-        wanted = shared.now.attachment is not None or any(state.attachment is not None for state, _ in shared.states)
+        # A prepared model's graph is one and the same whether anything steers it, so the door stays as well.
+        wanted = shared.prepared is not None or shared.now.attachment is not None
+        wanted = wanted or any(state.attachment is not None for state, _ in shared.states)
         if wanted:
             shared.door = shared.door or Door(self)
             if not shared.door.is_on:
@@ -247,6 +249,7 @@ class Steering:
                     raise AttachError("The model is being steered. Enter `prepare` first, and `steer` inside of it.")
                 prepared.attach()
                 shared.prepared, shared.states = prepared, []
+                self._settle()
             yield
         finally:
             # Twice, since an interrupt may fall into the first one, at its very call; it does no harm.
