@@ -36,9 +36,14 @@ def save_directions(path: str | Path, directions: Sequence[Direction]) -> None:
         ArtifactError: for two directions of one name, NaN or infinite values, provenance that isn't
             JSON, or a folder that can't be written to.
     """
+    path = Path(path)
+    _write(path, directions_to_bytes(directions, path))
+
+
+def directions_to_bytes(directions: Sequence[Direction], path: Path = Path("directions")) -> bytes:
+    """What ``save_directions`` writes; ``path`` is named in errors."""
     from safetensors.torch import save
 
-    path = Path(path)
     names = [direction.name for direction in directions]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not names:
@@ -52,7 +57,7 @@ def save_directions(path: str | Path, directions: Sequence[Direction]) -> None:
         text = json.dumps(header, sort_keys=True, allow_nan=False, ensure_ascii=True)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: provenance may hold JSON values only ({error}).") from None
-    _write(path, save(tensors, metadata={HEADER: text}))
+    return save(tensors, metadata={HEADER: text})
 
 
 def load_directions(path: str | Path) -> dict[str, Direction]:
@@ -62,11 +67,15 @@ def load_directions(path: str | Path) -> dict[str, Direction]:
         ArtifactError: where the file is missing, damaged, not steerkit's, of another schema version,
             or holds NaN or infinite values.
     """
+    path = Path(path)
+    return directions_from_bytes(_read(path), path)
+
+
+def directions_from_bytes(data: bytes, path: Path = Path("directions")) -> dict[str, Direction]:
+    """Read what ``directions_to_bytes`` gave; ``path`` is named in errors."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path = Path(path)
-    data = _read(path)
     try:
         tensors = load(data)
         # safetensors has checked the header's length and form by now, but doesn't hand out its metadata from bytes.

@@ -102,6 +102,10 @@ class Catalog:
         """The plugins that could not be loaded, with their causes."""
         return tuple(entry for entry in self.entries if entry.status == "broken")
 
+    def only(self, kind: str) -> Catalog:
+        """The plugins of one kind, and those that failed to load, which might have been of it."""
+        return Catalog(tuple(entry for entry in self.entries if entry.kind in (kind, "")))
+
     def names(self, kind: str) -> tuple[str, ...]:
         """The names that plugins of a kind have."""
         return tuple(name for known, name in self._index if known == kind)

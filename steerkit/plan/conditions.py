@@ -10,7 +10,7 @@ from steerkit.errors import nearest
 from steerkit.plan.adapter import ModelResolver
 from steerkit.plan.names import Key
 from steerkit.plan.types import PlannedCondition, PlannedGate, PlannedIntervention
-from steerkit.recipe.load import INTERVENTION_KEYS
+from steerkit.recipe.draft import INTERVENTION_KEYS
 from steerkit.recipe.schema import ConditionRecipe, GateRecipe, InterventionRecipe
 from steerkit.types import (
     ATTN_OUT,
@@ -98,7 +98,7 @@ class ConditionResolver(ModelResolver):
             *(*path, "options"),
             moved=moved,
             beside=INTERVENTION_KEYS,
-            partial=self.recipe.lost(*path[:2], "sweep"),
+            partial=self.draft.lost(*path[:2], "sweep"),
         )
         if options is None:
             return None
@@ -108,7 +108,7 @@ class ConditionResolver(ModelResolver):
     def check_direction(self, spec: InterventionSpec | None, direction: str | None, path: tuple[Key, ...]) -> None:
         """An intervention has a direction if it needs one, and one that there is."""
         if direction is None:
-            if spec is not None and spec.directions and not self.recipe.lost(*path, "direction"):
+            if spec is not None and spec.directions and not self.draft.lost(*path, "direction"):
                 near = nearest("", self.recipe.directions, "direction")
                 self.complain(f"{spec.name} needs a direction: add `direction: <name>`. {near}", *path)
         elif spec is not None and not spec.directions:
@@ -119,7 +119,7 @@ class ConditionResolver(ModelResolver):
     def check_known(self, direction: str, path: tuple[Key, ...]) -> None:
         """There is such a direction."""
         known = self.recipe.directions
-        if direction not in known and not self.recipe.lost("directions", direction):
+        if direction not in known and not self.draft.lost("directions", direction):
             self.complain(
                 f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
             )
@@ -151,7 +151,7 @@ class ConditionResolver(ModelResolver):
                 f"a gate reads tokens of the prompt, not {positions}: write last, instruction or prompt",
                 *(*here, "positions"),
             )
-        doubtful = self.recipe.lost(*here, "at") or self.recipe.lost(*here, "prepass")
+        doubtful = self.draft.lost(*here, "at") or self.draft.lost(*here, "prepass")
         if not (gate.prepass or doubtful):
             self.check_order(site, sites, here if gate.site is None else (*here, "site"), path)
             self.check_reach(gate, Positions.parse(written.positions), here)
@@ -165,14 +165,14 @@ class ConditionResolver(ModelResolver):
         if gate.site is not None:
             return self.site(gate.site, *path, "site")
         direction = self.recipe.directions.get(gate.direction)
-        lost = self.recipe.lost(*path, "site") or self.recipe.lost("directions", gate.direction, "site")
+        lost = self.draft.lost(*path, "site") or self.draft.lost("directions", gate.direction, "site")
         return None if lost or direction is None or direction.site is None else Site.parse(direction.site)
 
     def check_order(
         self, gate: Site | None, edited: Sequence[Site] | None, here: tuple[Key, ...], path: tuple[Key, ...]
     ) -> None:
         """A gate is read before any edit that it decides on, as far as the sites of both are known."""
-        if gate is None or self.recipe.lost_within(*path, "sites"):
+        if gate is None or self.draft.lost_within(*path, "sites"):
             return
         early = [site for site in edited or () if _forward_order(site) < _forward_order(gate)]
         there = self.model.n_layers is None or gate.layer < self.model.n_layers

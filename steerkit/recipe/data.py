@@ -9,7 +9,8 @@ from typing import Final, TypeAlias
 
 from steerkit.errors import DataError, Problem, SteerkitError, nearest
 from steerkit.recipe.document import HALF, is_whole
-from steerkit.recipe.schema import SPLITS, WHOLE, DatasetRecipe, Recipe
+from steerkit.recipe.draft import Draft
+from steerkit.recipe.schema import SPLITS, WHOLE, DatasetRecipe
 from steerkit.recipe.tables import Row, read_hub, read_table
 
 Splits: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -48,7 +49,7 @@ def parse_ref(text: str, data: Mapping[str, Splits]) -> DataRef:
     return DataRef(dataset, split or WHOLE)
 
 
-def load_data(recipe: Recipe) -> tuple[dict[str, Splits], list[Problem]]:
+def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
     """Read every data set of a recipe.
 
     Returns:
@@ -56,19 +57,18 @@ def load_data(recipe: Recipe) -> tuple[dict[str, Splits], list[Problem]]:
     """
     loaded: dict[str, Splits] = {}
     problems: list[Problem] = []
+    recipe = draft.recipe
     for name, dataset in recipe.data.items():
         try:
-            texts = _texts(recipe, name, dataset)
+            texts = _texts(draft, name, dataset)
             loaded[name] = split_texts(texts, dataset, recipe.seed if dataset.seed is None else dataset.seed)
         except _Faults as faults:
             loaded[name] = dict.fromkeys(dataset.split.sizes if dataset.split else (WHOLE,), ())
             for message, row in faults.messages:
                 item = ("inline", row - 1) if row and dataset.inline is not None else ()
-                if not recipe.lost("data", name, *item):
-                    problems.append(Problem(message, *recipe.place("data", name, *item)))
-    problems += [
-        Problem(message, *recipe.place("data", name)) for name, message in _overlaps(loaded, list(recipe.data))
-    ]
+                if not draft.lost("data", name, *item):
+                    problems.append(Problem(message, *draft.place("data", name, *item)))
+    problems += [Problem(message, *draft.place("data", name)) for name, message in _overlaps(loaded, list(recipe.data))]
     return loaded, problems
 
 
@@ -80,14 +80,14 @@ class _Faults(Exception):
         self.messages = messages
 
 
-def _texts(recipe: Recipe, name: str, dataset: DatasetRecipe) -> list[str]:
+def _texts(draft: Draft, name: str, dataset: DatasetRecipe) -> list[str]:
     # Of a draft: which texts are meant isn't known, but whether a file can be read is.
-    doubtful = any(recipe.lost("data", name, key) for key in _READING)
+    doubtful = any(draft.lost("data", name, key) for key in _READING)
     if doubtful and dataset.file is None:
         raise _Faults
     try:
         if dataset.file is not None:
-            path = recipe.path_of(dataset.file)
+            path = draft.path_of(dataset.file)
             source, rows = dataset.file, read_table(path)
         elif dataset.hub is not None:
             source, rows = dataset.hub, read_hub(dataset.hub, dataset.config, dataset.hub_split)

@@ -61,13 +61,29 @@ def estimate_direction(
         options: the estimator's own.
     """
     spec = (catalog or installed()).get("estimator", estimator)
-    where, which = Site.parse(site), Positions.parse(positions)
     solver = cast("Estimator", implementation(spec)(options_of(spec, options)))
+    where, which = Site.parse(site), Positions.parse(positions)
+    return estimate_with(model, solver, estimator, spec.statistics, positive, negative, where, which, name, progress)
+
+
+def estimate_with(
+    model: LiveModel,
+    solver: Estimator,
+    estimator: str,
+    statistics: StatisticsKind,
+    positive: Sequence[str],
+    negative: Sequence[str],
+    where: Site,
+    which: Positions,
+    name: str,
+    progress: Progress | bool,
+) -> Direction:
+    """``estimate_direction`` with an estimator that was built already: ``estimator`` is its name, for provenance."""
     classes = {}
     for label, prompts in (("positive", positive), ("negative", negative)):
         if isinstance(prompts, str) or not prompts:
             raise DataError(f"The {label} class needs a list of prompts, at least one.")
-        captured = model.capture(prompts, [where], [which], kind=spec.statistics, progress=progress)
+        captured = model.capture(prompts, [where], [which], kind=statistics, progress=progress)
         classes[label] = captured[(where, which)]
     return Direction(
         vectors=solver.estimate(classes).float(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from steerkit.api.architecture import ArchitectureAdapter
+from steerkit.api.hookspecs import Spec
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import UnsupportedModelError
 from steerkit.session.plugins import installed
@@ -93,11 +94,23 @@ def _live(
     self_test: bool,
     catalog: Catalog | None,
 ) -> LiveModel:
+    spec = (catalog or installed()).adapter_for(loaded.facts, adapter)
+    return live_model(loaded, spec, chat_template, system_prompt, batch_tokens, self_test)
+
+
+def live_model(
+    loaded: LoadedModel,
+    spec: Spec,
+    chat_template: str | None,
+    system_prompt: str | None,
+    batch_tokens: int,
+    self_test: bool = True,
+) -> LiveModel:
+    """A loaded model with the adapter that was chosen for it. See ``load_model``."""
     from steerkit.engine.prompts.chat import ChatFormat
     from steerkit.engine.sites.selftest_memory import require_tested
     from steerkit.session.model import LiveModel
 
-    spec = (catalog or installed()).adapter_for(loaded.facts, adapter)
     try:
         layout = cast(ArchitectureAdapter, implementation(spec)()).layout(loaded.model)
     except UnsupportedModelError as error:

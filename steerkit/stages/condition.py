@@ -1,24 +1,25 @@
-"""The conditions of a run: the baseline, the recipe's, their controls, and which of them are run together."""
+"""The conditions of a run: the baseline, the recipe's, and beside each its own controls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from steerkit.api.intervention import Gate, Intervention
 from steerkit.catalog import implementation
 from steerkit.errors import SteerkitError
 from steerkit.plan import Plan, PlannedCondition
+from steerkit.stages.graph import condition_names
 from steerkit.types import FROM_TOKEN
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.engine.measuring.evaluate import Evaluation
+    from steerkit.engine.prompts.chat import Rendered
     from steerkit.session.model import LiveModel
 
-BASELINE = "baseline"
+ConditionKind: TypeAlias = Literal["baseline", "intervention", "control"]
 
 
 @dataclass(frozen=True)
@@ -34,35 +35,54 @@ class Condition:
     """
 
     name: str
-    kind: str
+    kind: ConditionKind
     planned: PlannedCondition | None
     interventions: tuple[Intervention, ...]
     of: str | None = None
 
 
 def conditions(plan: Plan, directions: Mapping[str, Direction]) -> list[Condition]:
-    """The baseline, the recipe's conditions, and beside each its controls along random directions.
+    """The baseline, the recipe's conditions, and behind each its controls along random directions.
+
+    Raises:
+        SteerkitError: naming the condition, where a gate's direction can't decide anything.
+    """
+    found: list[Condition] = []
+    for group in plan.groups:
+        names = condition_names(group)
+        steered = steer_group(group.condition, group.controls, plan.seed, directions, names[0])
+        if group.condition is None:
+            found.append(Condition(names[0], "baseline", None, ()))
+            continue
+        found.append(Condition(names[0], "intervention", group.condition, steered[0]))
+        found += [
+            Condition(name, "control", group.condition, built, names[0])
+            for name, built in zip(names[1:], steered[1:], strict=True)
+        ]
+    return found
+
+
+def steer_group(
+    condition: PlannedCondition | None, controls: int, seed: int, directions: Mapping[str, Direction], name: str
+) -> list[tuple[Intervention, ...]]:
+    """The interventions of a condition, then of each of its controls. The baseline has none.
 
     A control's gates keep their own directions: it acts where the condition acts, along something else.
 
     Raises:
         SteerkitError: naming the condition, where a gate's direction can't decide anything.
     """
-    found = [Condition(BASELINE, "baseline", None, ())]
-    for planned in plan.conditions:
-        built = _build(planned, directions, directions)
-        found.append(Condition(planned.name, "intervention", planned, built))
-        if not planned.control or not any(item.direction for item in planned.interventions):
-            continue
-        for number in range(1, plan.random_directions + 1):
-            stand_ins = {name: random_like(one, plan.recipe.seed, number) for name, one in directions.items()}
-            built = _build(planned, stand_ins, directions)
-            found.append(Condition(f"{planned.name}/random-{number}", "control", planned, built, planned.name))
-    return found
+    if condition is None:
+        return [()]
+    built = [_build(condition, directions, directions, name)]
+    for number in range(1, controls + 1):
+        stand_ins = {one: random_like(directions[one], seed, number) for one in condition.steering}
+        built.append(_build(condition, stand_ins, directions, name))
+    return built
 
 
 def _build(
-    planned: PlannedCondition, directions: Mapping[str, Direction], deciding: Mapping[str, Direction]
+    planned: PlannedCondition, directions: Mapping[str, Direction], deciding: Mapping[str, Direction], name: str
 ) -> tuple[Intervention, ...]:
     """A condition's interventions along ``directions``, with gates on ``deciding`` ones."""
     found = []
@@ -84,7 +104,7 @@ def _build(
                     gate.prepass,
                 )
             except SteerkitError as error:
-                raise type(error)(f"Condition {planned.name}: {error}") from None
+                raise type(error)(f"Condition {name}: {error}") from None
         found.append(built)
     return tuple(found)
 
@@ -104,8 +124,9 @@ def random_like(direction: Direction, seed: int, number: int) -> Direction:
     return direction.with_vectors(vectors.float(), f"{direction.name}/random-{number}")
 
 
-def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, live: LiveModel) -> None:
-    """Lower every condition, and place its positions in every prompt, before anything is measured.
+def require_possible(conditions: Sequence[Condition], plan: Plan, live: LiveModel) -> None:
+    """Build every evaluator, lower every condition, and place its positions in every prompt, before anything is
+    measured.
 
     Raises:
         SteerkitError: naming the condition, where its sites, widths or positions don't fit model and prompts.
@@ -113,9 +134,8 @@ def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, li
     from steerkit.engine.lowering.lower import at_sites
     from steerkit.engine.sequence.positions import intervals
 
-    prompts = [prompt for job in evaluation.jobs for prompt in evaluation.prompts(job.data)]
-    frames = [batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)]
-    frames += [batch.frame for batch in live.batched(evaluation.raw_texts(), "right")]
+    frames = [batch.frame for batch in live.batched(_read(plan, live.chat.render, raw=False), "left", extra_tokens=1)]
+    frames += [batch.frame for batch in live.batched(_read(plan, live.chat.render_text, raw=True), "right")]
     for condition in conditions:
         try:
             at_sites(condition.interventions, live.layout)
@@ -129,33 +149,8 @@ def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, li
             raise type(error)(f"Condition {condition.name}: {error}") from None
 
 
-def groups(conditions: Sequence[Condition], evaluation: Evaluation) -> list[list[Condition]]:
-    """Which conditions are run together, side by side in batches that one alone wouldn't fill.
-
-    The baseline is alone, the others with those that make the same passes. All follows from plan, texts and the token
-    budget, so that a run that continues has the groups that it began with.
-    """
-    alike: dict[tuple[str, bool], list[Condition]] = {}
-    for condition in conditions:
-        prepass = condition.planned is not None and condition.planned.has_prepass
-        alike.setdefault((condition.kind, prepass), []).append(condition)
-    found: list[list[Condition]] = []
-    for (kind, _), members in alike.items():
-        sizes = [1] if kind == "baseline" else evaluation.group_sizes(len(members), samples=kind != "control")
-        for size in sizes:
-            found.append(members[:size])
-            members = members[size:]
-    place = {condition.name: number for number, condition in enumerate(conditions)}
-    return sorted(found, key=lambda group: place[group[0].name])
-
-
-def name_group(group: Sequence[Condition]) -> str:
-    """What the stage of a group is called."""
-    return f"condition{'s' * (len(group) > 1)} {', '.join(condition.name for condition in group)}"
-
-
-def announce(group: Sequence[Condition], done: int, total: int) -> str:
-    """What is said when a group begins, ``done`` conditions of ``total`` being behind it."""
-    last = f" to {done + len(group)}" if len(group) > 1 else ""
-    kind, _, names = name_group(group).partition(" ")
-    return f"{kind} {done + 1}{last} of {total}: {names}"
+def _read(plan: Plan, render: Callable[[str], Rendered], *, raw: bool) -> list[Rendered]:
+    """What the plan's looks read: prompts, or texts as they are."""
+    looks = [look for group in plan.groups for look in group.looks]
+    refs = dict.fromkeys(look.data for look in looks if (look.kind == "along" and not look.new_tokens) == raw)
+    return [render(text) for ref in refs for text in plan.texts(ref)]

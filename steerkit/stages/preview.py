@@ -8,10 +8,10 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from steerkit.errors import SteerkitError
-from steerkit.plan import Plan, PlannedDirection
-from steerkit.progress import SILENT
-from steerkit.stages.condition import conditions, groups, require_possible
-from steerkit.stages.measure import evaluation, saved_direction
+from steerkit.plan import DataRef, Plan, PlannedDirection
+from steerkit.plan.looks import Lengths
+from steerkit.stages.condition import conditions, require_possible
+from steerkit.stages.graph import saved_direction
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -26,9 +26,9 @@ class Preview:
     Args:
         conditions: their names.
         explanation: of each of them, as ``steer`` lowers it.
-        expected_tokens: how many tokens each sees.
-        together: how many conditions its group has. If it is more than one, they
-            are hooked wherever they share a batch, whatever the explanation says of folding.
+        expected_tokens: how many tokens each sees in the longest of its looks: each look is lowered for its own.
+        together: how many conditions its group has at most in one batch: it and its controls. If it is more than one,
+            they are hooked there, whatever the explanation says of folding.
     """
 
     conditions: tuple[str, ...]
@@ -75,6 +75,19 @@ def _rank(planned: PlannedDirection, plan: Plan) -> int:
     return next((len(one) for one in coefficients if isinstance(one, (list, tuple)) and one), 1)
 
 
+def _lengths(plan: Plan, live: LiveModel) -> Lengths:
+    """Tokens of texts as the model reads them."""
+    known: dict[tuple[DataRef, bool], list[int]] = {}
+
+    def count(ref: DataRef, raw: bool) -> list[int]:
+        if (ref, raw) not in known:
+            render = live.chat.render_text if raw else live.chat.render
+            known[(ref, raw)] = [len(render(text).token_ids) for text in plan.texts(ref)]
+        return known[(ref, raw)]
+
+    return count
+
+
 def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
     """Lower every condition of a recipe, and none of its controls, which are lowered like it.
 
@@ -89,20 +102,25 @@ def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
         name: stand_in(item, plan, live) if item.file is None else saved_direction(item)
         for name, item in planned.items()
     }
-    measured = evaluation(plan, live, SILENT)
     listed = conditions(plan, directions)
-    require_possible(listed, measured, live)
-    sizes = {one.name: len(group) for group in groups(listed, measured) for one in group}
-    expected = measured.expected_tokens(samples=True)
+    require_possible(listed, plan, live)
+    groups = {group.condition.name: group for group in plan.groups if group.condition is not None}
+    lengths = _lengths(plan, live)
     found: dict[str, Preview] = {}
     for condition in listed:
         if condition.kind != "intervention":
             continue
+        looks = [(look, run) for look in groups[condition.name].looks if (run := look.runs(lengths)) is not None]
+        expected = max((run.tokens for _, run in looks), default=0)
+        together = max(
+            (min(groups[condition.name].members(look), run.together(live.batch_tokens)) for look, run in looks),
+            default=1,
+        )
         try:
             explanation = live.explain(*condition.interventions, expected_tokens=expected)
         except SteerkitError as error:
             raise type(error)(f"Condition {condition.name}: {error}") from None
-        one = Preview((condition.name,), explanation, expected, sizes[condition.name])
+        one = Preview((condition.name,), explanation, expected, together)
         key = json.dumps(explanation.to_json()) + str(one.together)
         before = found.get(key)
         found[key] = one if before is None else replace(before, conditions=(*before.conditions, condition.name))

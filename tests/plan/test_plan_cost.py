@@ -186,7 +186,7 @@ def engine_calls(found: Plan) -> int:
     from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
     from steerkit.session import wrap
 
-    live = wrap(tiny_model("llama"), tiny_tokenizer(), batch_tokens=found.recipe.model.batch_tokens)
+    live = wrap(tiny_model("llama"), tiny_tokenizer(), batch_tokens=found.loading.batch_tokens)
     live.model.generation_config.eos_token_id = None
     counted: list[int] = []
     live.model.get_input_embeddings().register_forward_hook(lambda *_: counted.append(1))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.errors import DataError
-from steerkit.recipe import DataRef, Recipe
+from steerkit.recipe import DataRef, recipe_from_mapping
 from steerkit.recipe.data import Splits, load_data, parse_ref, split_texts
 from steerkit.recipe.schema import DatasetRecipe, SplitRecipe
 
@@ -21,7 +21,7 @@ TEXTS = ["one, two", 'a "quoted" word', "über-lang", "line\nbreak"]
 
 
 def load(folder: Path, **data: dict[str, Any]) -> tuple[dict[str, Splits], list[str]]:
-    recipe = Recipe.from_mapping({"name": "r", "seed": 1, "model": {"source": "m"}, "data": data}, folder)
+    recipe = recipe_from_mapping({"name": "r", "seed": 1, "model": {"source": "m"}, "data": data}, folder)
     found, problems = load_data(recipe)
     return found, [f"{problem.where}: {problem.message}" for problem in problems]
 

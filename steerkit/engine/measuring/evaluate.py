@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score
@@ -19,7 +19,7 @@ from steerkit.engine.reading.passes import SequenceLogits, next_token_logits, se
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.errors import PluginError
 from steerkit.progress import SILENT, Observer
-from steerkit.sharing import CHUNK, Pass, along, completing, evenly, group_sizes, passes_over, texts_wanted
+from steerkit.sharing import CHUNK, Pass, along, compares_completions, completing, evenly, texts_wanted
 
 _Interventions: TypeAlias = Sequence[Intervention]
 _Completions: TypeAlias = list[list[int]]
@@ -65,8 +65,8 @@ class ConditionScores:
 
 
 @dataclass
-class _Seen:
-    """Unsteered outputs that steered ones are compared with."""
+class Seen:
+    """Unsteered outputs that steered ones are compared with: ``{data: [n, vocab]}`` and ``{data: token ids}``."""
 
     logits: dict[str, Tensor] = field(default_factory=dict)
     completions: dict[str, _Completions] = field(default_factory=dict)
@@ -117,6 +117,7 @@ class Evaluation:
         texts: ``{data: texts}``.
         samples: completions to keep for the reader.
         observer: told of each pass.
+        seen: outputs of the baseline that are there already.
     """
 
     def __init__(
@@ -126,9 +127,10 @@ class Evaluation:
         texts: Mapping[str, Sequence[str]],
         samples: SampleRequest | None = None,
         observer: Observer = SILENT,
+        seen: Seen | None = None,
     ) -> None:
         self.live, self.jobs, self.texts, self.samples, self.observer = live, tuple(jobs), texts, samples, observer
-        self._seen = _Seen()
+        self._seen = seen or Seen()
         self._rendered: dict[tuple[str, bool], list[Rendered]] = {}
         for job in self.jobs:
             _require_possible(job)
@@ -137,7 +139,13 @@ class Evaluation:
         """Score every job under interventions (none: the baseline)."""
         return self.run_many([interventions], samples=samples)[0]
 
-    def run_many(self, conditions: Sequence[_Interventions], *, samples: bool = True) -> list[ConditionScores]:
+    def run_many(
+        self,
+        conditions: Sequence[_Interventions],
+        *,
+        samples: bool = True,
+        known: Mapping[str, Sequence[_Completions]] | None = None,
+    ) -> list[ConditionScores]:
         """Score every job under each of several conditions, which share batches where all their rows fit into one.
 
         A condition gives what it would give alone, within float tolerance: about 1e-5 in float32, also in
@@ -147,15 +155,17 @@ class Evaluation:
             conditions: interventions of each. One that comes alone is lowered as ``steer`` does for as many tokens
                 as it will see, so it may be folded; several that share a batch are hooked.
             samples: whether to make the completions for the reader.
+            known: ``{data: completions of each condition}`` that are there already. Then nothing is written, and each
+                pass is lowered for its own tokens, whatever else there is to score.
         """
         members = [_Member(tuple(one)) for one in conditions]
         data_sets = {job.data: [one for one in self.jobs if one.data == job.data] for job in self.jobs}
         for data, jobs in data_sets.items():
             self._prepare_baseline(data, jobs)
         wanted = self.samples if samples else None
-        with self._alone(members, wanted is not None):
+        with nullcontext() if known is not None else self._alone(members, wanted is not None):
             for data, jobs in data_sets.items():
-                self._complete(members, data, jobs)
+                self._complete(members, data, jobs, known)
                 self._prompt_scores(members, data, jobs)
                 self._sequence_scores(members, data, jobs)
             if wanted is not None:
@@ -163,10 +173,6 @@ class Evaluation:
         return [member.finished() for member in members]
 
     # Which conditions share what
-
-    def group_sizes(self, conditions: int, *, samples: bool = True) -> list[int]:
-        """In groups of what sizes so many conditions are best run. It depends on texts and budget only."""
-        return group_sizes(self._passes(samples), conditions, self.live.batch_tokens)
 
     def expected_tokens(self, *, samples: bool = True) -> int:
         """How many tokens pass through the model under one condition, at most."""
@@ -194,7 +200,7 @@ class Evaluation:
         generated = set()
         for data in dict.fromkeys(job.data for job in self.jobs):
             needs = [job.needs for job in self.jobs if job.data == data]
-            passes = passes_over(needs, _lengths(self.prompts(data)), partial(self._text_lengths, data))
+            passes = self._passes_over(data, needs)
             generated |= {data} if any(one.new_tokens for one in passes) else set()
             found += passes
         if samples and self.samples is not None and self.samples.data not in generated:
@@ -202,8 +208,16 @@ class Evaluation:
             found.append(completing(_lengths(self.prompts(wanted.data)[: wanted.n]), wanted.max_new_tokens))
         return found
 
-    def _text_lengths(self, data: str) -> list[int]:
-        return _lengths(self._render(data, raw=True))
+    def _passes_over(self, data: str, needs: Sequence[Needs]) -> list[Pass]:
+        prompts = _lengths(self.prompts(data))
+        longest = max((need.max_new_tokens for need in needs if not need.baseline_completions), default=0)
+        found = [completing(prompts, longest)] if longest else []
+        if any(need.next_token_logits and not need.sequence_logits for need in needs):
+            found.append(Pass(tuple(prompts), most_rows=CHUNK))
+        for length, limit in dict.fromkeys(texts_wanted(need) for need in needs if need.sequence_logits):
+            read = [n + length for n in prompts] if length else _lengths(self._render(data, raw=True))
+            found.append(along(read, limit))
+        return found
 
     @contextmanager
     def _alone(self, members: Sequence[_Member], samples: bool) -> Iterator[None]:
@@ -240,7 +254,7 @@ class Evaluation:
         if data not in seen.logits and any(job.needs.baseline and job.needs.next_token_logits for job in jobs):
             self.observer.step(f"baseline logits on {data}")
             seen.logits[data] = next_token_logits(self.live, prompts, self.observer.progress)
-        compared = any(job.needs.baseline or job.needs.baseline_completions for job in jobs)
+        compared = any(compares_completions(job.needs) for job in jobs)
         # As long as anybody asks for, so that the baseline condition takes its own from here.
         longest = max(job.needs.max_new_tokens for job in jobs)
         if data not in seen.completions and compared and longest:
@@ -249,13 +263,37 @@ class Evaluation:
                 prompts, max_new_tokens=longest, progress=self.observer.progress
             )
 
-    def _complete(self, members: Sequence[_Member], data: str, jobs: Sequence[Job]) -> None:
+    def complete(
+        self, conditions: Sequence[_Interventions], data: str, new_tokens: int, first: int | None = None
+    ) -> list[_Completions]:
+        """Token ids of completions of the first texts of a data set (None: of all), under each of several conditions,
+        which share batches where all their rows fit into one."""
+        members = [_Member(tuple(interventions)) for interventions in conditions]
+        self._generate(members, self.prompts(data)[:first], new_tokens)
+        return [member.ids or [] for member in members]
+
+    def reference(self, data: str) -> Tensor:
+        """Next-token logits of the model as it is, ``[n, vocab]``, from the batches that a condition would have."""
+        prompts = self.prompts(data)
+        chunks = [prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK)]
+        return torch.cat([next_token_logits(self.live, chunk, self.observer.progress) for chunk in chunks])
+
+    def _complete(
+        self,
+        members: Sequence[_Member],
+        data: str,
+        jobs: Sequence[Job],
+        known: Mapping[str, Sequence[_Completions]] | None,
+    ) -> None:
         """Completions that jobs score."""
         longest = max((job.needs.max_new_tokens for job in jobs if not job.needs.baseline_completions), default=0)
         kept = self._seen.completions.get(data) if _is_baseline(members) else None
         for member in members:
             member.ids = None if kept is None or not longest else [row[:longest] for row in kept]
-        if longest and kept is None:
+        if known is not None:
+            for member, rows in zip(members, known.get(data, ()), strict=False):
+                member.ids = list(rows)
+        elif longest and kept is None:
             self.observer.step(f"completions on {data}")
             self._generate(members, self.prompts(data), longest)
         self._keep_completions(members, data)
