@@ -11,9 +11,12 @@ import pytest
 from steerkit import stages
 from steerkit.artifacts.directions import load_directions
 from steerkit.artifacts.rundir import STAGES
+from steerkit.artifacts.store import STORE, Store
 from steerkit.errors import RecipeError
+from steerkit.executors import local
 from steerkit.report import load_run, write_report
-from steerkit.run import run_recipe
+from steerkit.run import execute, run_recipe
+from steerkit.stages import Task, carry_out
 from tests.conftest import tiny_live
 
 RECIPE = """
@@ -77,8 +80,8 @@ def test_a_recipe_ends_in_a_whole_run_directory(recipe: Path, tmp_path: Path) ->
         "run.log",
     }
     log = (run / "run.log").read_text()
-    assert "condition 1 of 9: baseline" in log and log.splitlines()[0].endswith(str(run))
-    assert "conditions 6 to 9 of 9: warmer/random-1, " in log
+    assert "condition baseline" in log and log.splitlines()[0].endswith(str(run))
+    assert "conditions warmer, warmer/random-1, warmer/random-2" in log
     results = results_of(run)
     conditions = {item["name"]: item for item in results["conditions"]}
     expected = ["baseline", "warmer", "warmer/random-1", "warmer/random-2", "without"]
@@ -155,104 +158,227 @@ def test_another_seed_gives_another_directory_and_other_controls(recipe: Path, t
     assert first.name.rsplit("-", 1)[1] != second.name.rsplit("-", 1)[1]
 
 
-@pytest.mark.parametrize(
-    ("where", "dies_at", "done"),
-    # Between groups, and within one: each looks along three data sets.
-    [("run_many", 2, 1), ("run_many", 3, 2), ("_sequence_scores", 2, 0), ("_sequence_scores", 6, 1)],
-)
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, dies_at: int, done: int
-) -> None:
-    """Groups of conditions are the same in every try, wherever the first one was stopped: before one, or within."""
-    whole = run_recipe(recipe, out=tmp_path / "whole")
-    from steerkit.engine.measuring.evaluate import Evaluation
+def runs_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name != STORE)
 
-    ran: list[int] = []
-    groups: list[int] = []
-    original, run_many = getattr(Evaluation, where), Evaluation.run_many
 
-    def dies(self: Evaluation, *args: Any, **kwargs: Any) -> Any:
-        ran.append(1)
-        if len(ran) == dies_at:
+def carried(monkeypatch: pytest.MonkeyPatch, dies_at: int = 0) -> list[Task]:
+    """The tasks that are carried out from now on; the process is stopped when it begins the ``dies_at``-th unit."""
+    done: list[Task] = []
+    units: list[int] = []
+
+    def counts(tasks: Any, *args: Any) -> Any:
+        units.append(1)
+        if len(units) == dies_at:
             raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
+        done.extend(tasks)
+        return carry_out(tasks, *args)
 
-    def counts(self: Evaluation, conditions: Any, **kwargs: Any) -> Any:
-        groups.append(len(conditions))
-        return run_many(self, conditions, **kwargs)
+    monkeypatch.setattr(local, "carry_out", counts)
+    return done
 
+
+@pytest.mark.parametrize("dies_at", [2, 9])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    """Wherever the first try was stopped, what it did is not done again, and nothing tells in the end."""
+    whole = run_recipe(recipe, out=tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, where, dies)
+        before = carried(patch, dies_at)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(recipe, out=tmp_path / "killed")
-    (unfinished,) = (tmp_path / "killed").iterdir()
+    (unfinished,) = runs_in(tmp_path / "killed")
     assert (unfinished / STAGES).is_dir() and not (unfinished / "results.json").exists()
-    monkeypatch.setattr(Evaluation, "run_many", counts)
+    after = carried(monkeypatch)
     finished = run_recipe(recipe, out=tmp_path / "killed")
     assert finished == unfinished
-    # The baseline, four conditions, four controls.
-    assert groups == [1, 4, 4][done:], "groups that were done are not done again"
+    assert after and not {task.key for task in before} & {task.key for task in after}
     for name in STABLE:
         assert (finished / name).read_bytes() == (whole / name).read_bytes(), name
     assert run_recipe(recipe, out=tmp_path / "killed") != finished, "a finished run is left alone"
 
 
-def test_conditions_that_share_batches_give_what_each_gives_alone(
+def test_a_run_that_is_killed_within_a_task_repeats_that_task(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from steerkit.engine.measuring.evaluate import Evaluation
 
-    shared = run_recipe(recipe, out=tmp_path / "shared")
-    monkeypatch.setattr(Evaluation, "group_sizes", lambda self, conditions, **_: [1] * conditions)
-    alone = run_recipe(recipe, out=tmp_path / "alone")
-    assert "conditions 2 to 5 of 9: warmer, without, dose" in (shared / "run.log").read_text()
-    assert "condition 5 of 9: without" in (alone / "run.log").read_text()
-    one, other = (
-        [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()] for run in (shared, alone)
-    )
-    assert [row.get("completion") for row in one] == [row.get("completion") for row in other]
-    for left, right in zip(results_of(shared)["records"], results_of(alone)["records"], strict=True):
-        named = ("condition", "evaluator", "data", "n")
-        assert [left[key] for key in named] == [right[key] for key in named]
-        for key in ("value", "ci_low", "ci_high", "difference"):
-            expected = None if right[key] is None else pytest.approx(right[key], rel=1e-4, abs=1e-5)
-            assert left[key] == expected, (left["condition"], key)
+    whole = run_recipe(recipe, out=tmp_path / "whole")
+    calls: list[int] = []
+    original = Evaluation._sequence_scores
+
+    def dies(self: Evaluation, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "_sequence_scores", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(recipe, out=tmp_path / "killed")
+    finished = run_recipe(recipe, out=tmp_path / "killed")
+    for name in STABLE:
+        assert (finished / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(
-    ("budget", "sizes"),
-    [
-        # A batch holds no condition's prompts with their new tokens, so each is alone.
-        (40, [1] * 9),
-        # Room for two conditions while completions are written, the dearest part.
-        (160, [1, 2, 2, 2, 2]),
-        (4096, [1, 4, 4]),
-    ],
-)
-def test_groups_are_as_large_as_batches_have_room(recipe: Path, budget: int, sizes: list[int]) -> None:
-    import torch
+EXTENDED = [
+    # What is changed, and the kinds of task and the condition that are then carried out.
+    ("title: none\n", "title: Another heading\n", set()),
+    ("coefficient: [-2, 2]", "coefficient: [3, -2, 2]", {"dose[coefficient=3]"}),
+    ("random_directions: 2", "random_directions: 3", {"warmer", "without"}),
+]
 
-    from steerkit.api.direction import Direction
+
+@pytest.mark.parametrize(("before", "after", "computed"), EXTENDED)
+def test_a_run_that_is_extended_computes_what_is_new_and_has_the_bytes_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, computed: set[str]
+) -> None:
+    text = RECIPE.replace("seed: 7\n", "seed: 7\ndescription: none\n").replace("report:\n", "report:\n  title: none\n")
+    path = tmp_path / "small.yaml"
+    assert before in text
+    path.write_text(text)
+    run_recipe(path, out=tmp_path / "runs")
+    path.write_text(text.replace(before, after))
+    with monkeypatch.context() as patch:
+        done = carried(patch)
+        extended = run_recipe(path, out=tmp_path / "runs")
+    assert {task.title.split(" ", 1)[1].split(",")[0] for task in done} == computed
+    whole = run_recipe(path, out=tmp_path / "whole")
+    for name in STABLE:
+        assert (extended / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_an_evaluator_that_is_added_uses_the_completions_that_are_there(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_recipe(recipe, out=tmp_path / "runs")
+    added = "  - refusal_rate: {name: again, data: cold.test, max_new_tokens: 3}\n"
+    recipe.write_text(RECIPE.replace("control: {random", f"{added}control: {{random"))
+    with monkeypatch.context() as patch:
+        done = carried(patch)
+        extended = run_recipe(recipe, out=tmp_path / "runs")
+    assert {(task.kind, getattr(task.payload, "name", "")) for task in done} == {("scores", "again")}
+    whole = run_recipe(recipe, out=tmp_path / "whole")
+    for name in STABLE:
+        assert (extended / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_what_is_damaged_in_the_store_is_computed_again(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_recipe(recipe, out=tmp_path / "runs", store=tmp_path / "store")
+    assert not (tmp_path / "runs" / STORE).exists()
+    entries = sorted(path for path in (tmp_path / "store").rglob("*") if path.is_file())
+    for entry in entries[::3]:
+        content = bytearray(entry.read_bytes())
+        content[-1] ^= 1
+        entry.write_bytes(content)
+    done = carried(monkeypatch)
+    again = run_recipe(recipe, out=tmp_path / "runs", store=tmp_path / "store")
+    assert done and len(done) <= len(entries[::3])
+    for name in STABLE:
+        assert (again / name).read_bytes() == (first / name).read_bytes(), name
+
+
+def test_a_recipe_runs_with_plugins_that_are_not_installed(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing behind the plan asks for what is installed."""
     from steerkit.catalog import Catalog
-    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
     from steerkit.plan import plan_recipe
-    from steerkit.progress import SILENT
-    from steerkit.session import wrap
-    from steerkit.types import Site
+    from steerkit.session import plugins
 
-    plan = plan_recipe(recipe, [f"model.batch_tokens={budget}"], Catalog.discover())
-    live = wrap(tiny_model("llama"), tiny_tokenizer(), batch_tokens=budget)
-    direction = Direction(torch.ones(1, live.layout.d_model), Site("resid_pre", 1), name="warmth")
-    conditions = stages.conditions(plan, {"warmth": direction})
-    groups = stages.groups(conditions, stages.evaluation(plan, live, SILENT))
-    assert [len(group) for group in groups] == sizes
-    assert sorted(one.name for group in groups for one in group) == sorted(one.name for one in conditions)
-    assert all(len({one.kind for one in group}) == 1 for group in groups), "what is run together makes the same passes"
+    expected = run_recipe(recipe, out=tmp_path / "installed")
+    found = plan_recipe(recipe, (), Catalog.discover())
+
+    def refuse(*args: Any, **kwargs: Any) -> Catalog:
+        raise AssertionError("what is installed doesn't count")
+
+    monkeypatch.setattr(Catalog, "discover", refuse)
+    plugins.installed.cache_clear()
+    try:
+        run = execute(found, tmp_path / "runs")
+    finally:
+        plugins.installed.cache_clear()
+    assert (run / "results.json").read_bytes() == (expected / "results.json").read_bytes()
+
+
+def test_every_task_gives_equal_bytes_in_a_fresh_process(recipe: Path, tmp_path: Path) -> None:
+    """What a process pool of the interpreter's own gives is what this process gives."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    from steerkit.catalog import Catalog
+    from steerkit.executors.schedule import Outputs
+    from steerkit.plan import plan_recipe
+
+    found = plan_recipe(recipe, (), Catalog.discover())
+    live = stages.load(found)
+    use = stages.model_use(found, live)
+    graph = stages.make_graph(found, use)
+    here = local.LocalExecutor(stages.Bench(use, live))
+    expected = Outputs(graph.tasks, graph.given, Store(tmp_path / "here"), here).want(graph.tasks)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        there = Outputs(graph.tasks, graph.given, Store(tmp_path / "there"), PoolExecutor(pool)).want(graph.tasks)
+    assert there == expected and len(there) > 20
+
+
+class PoolExecutor:
+    """An executor of a few lines: units in a pool's processes, the first that was handed in back first."""
+
+    width = 2
+
+    def __init__(self, pool: Any) -> None:
+        self.pool, self.running = pool, []
+
+    def submit(self, unit: Any) -> None:
+        self.running.append(self.pool.submit(local.run_unit, unit))
+
+    def done(self) -> Any:
+        return self.running.pop(0).result()
+
+    def close(self) -> None:
+        self.running.clear()
+
+
+def test_two_runs_in_one_process_write_each_into_its_own_log(tmp_path: Path) -> None:
+    import threading
+
+    text = """
+model: {source: "tiny-random:llama"}
+data: {a: {inline: [NAME, two, three]}}
+evaluate: [{refusal_score: {name: NAME, data: a}}]
+"""
+    logs: dict[str, str] = {}
+
+    def go(name: str) -> None:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text.replace("NAME", name))
+        logs[name] = (run_recipe(path, out=tmp_path / "runs") / "run.log").read_text()
+
+    threads = [threading.Thread(target=go, args=(name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "first on a" in logs["first"] and "second on a" in logs["second"]
+    assert "second" not in logs["first"] and "first" not in logs["second"]
+
+
+def test_a_condition_is_run_with_its_own_controls_and_nothing_else(recipe: Path) -> None:
+    from steerkit.catalog import Catalog
+    from steerkit.plan import plan_recipe
+
+    found = plan_recipe(recipe, (), Catalog.discover())
+    names = [group.condition.name if group.condition else "" for group in found.groups]
+    assert names == ["", "warmer", "without", "dose[coefficient=-2]", "dose[coefficient=2]"]
+    assert [group.controls for group in found.groups] == [0, 2, 2, 0, 0]
 
 
 def test_a_run_of_other_weights_is_not_continued(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same folder with other weights in it is another model, whatever the recipe says."""
-    from steerkit.engine.measuring.evaluate import Evaluation
     from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 
     folder = tmp_path / "model"
@@ -261,10 +387,10 @@ def test_a_run_of_other_weights_is_not_continued(recipe: Path, tmp_path: Path, m
     tiny_tokenizer().save_pretrained(folder)
     source = [f"model.source={folder}"]
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, "run_many", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        carried(patch, dies_at=4)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(recipe, out=tmp_path / "runs", overrides=source)
-    (unfinished,) = (tmp_path / "runs").iterdir()
+    (unfinished,) = runs_in(tmp_path / "runs")
     tiny_model("llama", seed=5).save_pretrained(folder)
     finished = run_recipe(recipe, out=tmp_path / "runs", overrides=source)
     assert finished != unfinished
@@ -360,12 +486,9 @@ def test_a_recipe_with_one_prompt_per_class_says_what_it_cannot_know(tmp_path: P
 def test_an_impossible_condition_is_found_before_anything_is_measured(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
 ) -> None:
-    from steerkit.engine.measuring.evaluate import Evaluation
     from steerkit.errors import SteerkitError
 
-    measured: list[int] = []
-    original = Evaluation.run
-    monkeypatch.setattr(Evaluation, "run_many", lambda *args, **kwargs: measured.append(1) or original(*args, **kwargs))
+    done = carried(monkeypatch)
     with pytest.raises(SteerkitError, match=message):
         run_recipe(recipe, out=tmp_path, overrides=[change])
-    assert not measured
+    assert {task.kind for task in done} == {"direction"}

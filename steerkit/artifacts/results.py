@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -66,6 +66,12 @@ class InterventionEntry(Entry):
     positions: str | None = None
     schedule: str | None = None
     gate: Mapping[str, Any] | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Schedule and gate are written only where there are any."""
+        found: dict[str, Any] = write(self)
+        return {key: item for key, item in found.items() if key not in ("schedule", "gate") or item is not None}
 
 
 class ConditionEntry(Entry):

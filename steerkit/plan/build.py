@@ -103,8 +103,6 @@ class _Planner(ConditionResolver):
             samples=samples,
             random_directions=random_directions,
             separated=recipe.report.separation,
-            separations=separations,
-            groups=groups,
             cost=self.cost(template, directions, separations, groups),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),

@@ -91,10 +91,15 @@ def meter_directions(
 
 def meter_groups(meter: Meter, groups: Sequence[PlannedGroup]) -> None:
     """The looks of the baseline, and of every condition with its controls."""
+    taken: list[object] = []
     for group in groups:
-        part = Part.BASELINE if group.condition is None else Part.CONDITIONS
-        prepass = group.condition is not None and group.condition.has_prepass
+        condition = group.condition
+        part = Part.BASELINE if condition is None else Part.CONDITIONS
+        prepass = condition is not None and condition.has_prepass
         for look in group.looks:
-            run = look.runs(meter.lengths)
-            if run is not None:
-                meter.add(part, run, members=group.members(look), prepass=prepass)
+            run, members = look.runs(meter.lengths), group.members(look)
+            # Conditions that differ by their names alone are one.
+            known = (None if condition is None else condition.nameless, members, look)
+            if run is not None and known not in taken:
+                taken.append(known)
+                meter.add(part, run, members=members, prepass=prepass)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.catalog import Catalog
-from steerkit.plan.looks import PlannedGroup
+from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.types import (
     Cost,
     PlannedCondition,
@@ -49,8 +50,6 @@ class Plan:
         samples: completions to keep, or None.
         random_directions: how many controls stand beside each condition.
         separated: whether the classes of directions are told apart at every layer.
-        separations: which ones are.
-        groups: the baseline, and each condition with its controls, with the looks that they take.
         cost: what it will take.
         plugins: kind, name, distribution and version of each plugin that is used.
         notes: what a reader should know, as sentences.
@@ -72,11 +71,19 @@ class Plan:
     samples: PlannedSamples | None
     random_directions: int
     separated: bool
-    separations: tuple[PlannedSeparation, ...]
-    groups: tuple[PlannedGroup, ...]
     cost: Cost
     plugins: tuple[Mapping[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def groups(self) -> tuple[PlannedGroup, ...]:
+        """The baseline, and each condition with its controls, with the looks that they take."""
+        return plan_groups(self.conditions, self.random_directions, self.evaluations, self.samples)
+
+    @cached_property
+    def separations(self) -> tuple[PlannedSeparation, ...]:
+        """Which classes are told apart at every layer."""
+        return plan_separations(self.directions, self.data) if self.separated else ()
 
     def texts(self, ref: DataRef) -> tuple[str, ...]:
         """The texts of a split."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,6 +143,11 @@ class PlannedCondition:
     def n_controls(self, random_directions: int) -> int:
         """How many random controls run beside it: none where it uses no direction."""
         return random_directions if self.control and any(item.direction for item in self.interventions) else 0
+
+    @property
+    def nameless(self) -> PlannedCondition:
+        """What is done, without what it is called and what varies beside it: two that are equal here are run once."""
+        return replace(self, name="", control=True, sweep=None, swept={})
 
     @property
     def directions(self) -> tuple[str, ...]:

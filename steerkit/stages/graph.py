@@ -197,10 +197,8 @@ class _Grapher:
         """A group as tasks name it."""
         if condition is None:
             return GroupUse(None, 0, 0, (), name)
-        # What a condition is called, and what varies beside it, changes none of its outputs.
-        nameless = replace(condition, name="", control=True, sweep=None, swept={})
         code = tuple(code_of(item.spec) for item in condition.interventions)
-        return GroupUse(nameless, controls, self.plan.seed if controls else 0, code, name)
+        return GroupUse(condition.nameless, controls, self.plan.seed if controls else 0, code, name)
 
     def look(self, group: GroupTasks, look: Look, use: GroupUse) -> GroupTasks:
         """The tasks of a group with those of one more look."""

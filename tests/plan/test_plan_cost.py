@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerkit.artifacts.store import Store
+from steerkit.executors.local import LocalExecutor
+from steerkit.executors.schedule import Outputs
 from steerkit.plan import Plan
-from steerkit.plan.cost import PREPASS
+from steerkit.plan.cost import Part
 from steerkit.plan.tokens import token_counter
-from steerkit.progress import SILENT
 from steerkit.sharing import count_batches
 from tests.plan.conftest import RECIPE, Planner
 
+PREPASS = Part.PREPASSES.value
 PLAIN = "add: {direction: warmth}"
 FULL = "add: {direction: warmth, gate: {direction: warmth, above: 1, at: prompt, prepass: true}}"
 
@@ -101,14 +105,12 @@ def test_the_cost_adds_up_by_hand(plan: Planner) -> None:
     prompt = 1 + 11
     # Train classes for the direction; train and test classes for separation.
     # Under the baseline two data sets of next-token logits, and 7 passes for samples, which controls don't have.
-    # Side by side the 4 conditions make as many. Controls generate nothing: 3 groups of 5, at 2 calls and 5 × 60 tokens
-    # each, cost within a tenth of one group of 15 (16 tokens a call: 996 to 932), and 4 groups don't (1028).
+    # Each of the 4 conditions makes as many, by itself. Its controls generate nothing, and their rows are in its batch.
     assert dict(cost.parts) == {
         "directions": 2,
         "separation by layer": 4,
         "baseline": 2 + 7,
-        "conditions": 2 + 7,
-        "random controls": 3 * 2,
+        "conditions": 4 * (2 + 7),
     }
     assert cost.forward_passes == sum(count for _, count in cost.parts)
     assert cost.prompt_tokens == prompt * (8 + 8 + 4 + 20 * 5 + 5 * 2)
@@ -135,7 +137,7 @@ def test_evaluators_share_passes(plan: Planner) -> None:
     assert both["conditions"] == one["conditions"]
     assert both["baseline"] == one["baseline"]
     rates = [f"refusal_rate: {{data: probe.test, max_new_tokens: {n}, name: r{n}}}" for n in (3, 9)]
-    assert passes(plan(calls(rates)))["conditions"] == 9
+    assert passes(plan(calls(rates)))["conditions"] == 4 * 9
 
 
 @pytest.mark.parametrize(
@@ -190,12 +192,10 @@ def engine_calls(found: Plan) -> int:
     live.model.generation_config.eos_token_id = None
     counted: list[int] = []
     live.model.get_input_embeddings().register_forward_hook(lambda *_: counted.append(1))
-    with torch.no_grad():
-        directions = stages.estimate(found, live, SILENT)
-        stages.separations(found, live, SILENT)
-        evaluation = stages.evaluation(found, live, SILENT)
-        for group in stages.groups(stages.conditions(found, directions), evaluation):
-            evaluation.run_many([one.interventions for one in group], samples=group[0].kind != "control")
+    use = stages.model_use(found, live)
+    graph = stages.make_graph(found, use)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        Outputs(graph.tasks, graph.given, Store(Path(folder)), LocalExecutor(stages.Bench(use, live))).want(graph.tasks)
     return len(counted)
 
 
@@ -213,8 +213,8 @@ def gated(intervention: str, evaluators: Sequence[str] = EVALUATORS, samples: bo
 
 def test_a_decision_in_advance_costs_a_pass_over_every_prompt(plan: Planner) -> None:
     one, other = plan(gated(PLAIN)), plan(gated(FULL))
-    # Completions of an evaluator under the condition and under its two controls, and samples under the condition.
-    assert passes(other) == {**passes(one), PREPASS: 2 + 1}
+    # Completions of an evaluator under the condition with its two controls, and samples under the condition.
+    assert passes(other) == {**passes(one), PREPASS: 1 + 1}
     assert PREPASS not in passes(plan(gated(FULL.replace(", prepass: true", ""))))
     prompt = 1 + 11  # a word and what is put around it
     assert other.cost.prompt_tokens - one.cost.prompt_tokens == prompt * (3 * 2 + 2)
@@ -228,7 +228,7 @@ def test_gates_share_the_pass_in_advance(plan: Planner) -> None:
 
 def test_logits_are_read_twice_too(plan: Planner) -> None:
     evaluators = ("refusal_score: {data: warm.test, tokens: [x]}", "cross_entropy: {data: warm.test}")
-    assert passes(plan(gated(FULL, evaluators, samples=False)))[PREPASS] == 2 * 2
+    assert passes(plan(gated(FULL, evaluators, samples=False)))[PREPASS] == 2
 
 
 @pytest.mark.parametrize(

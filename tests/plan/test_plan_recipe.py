@@ -308,7 +308,7 @@ def test_a_broken_override_hides_nothing(problems: Problems) -> None:
 
 def test_a_draft_with_problems_never_becomes_a_plan(tmp_path: Path) -> None:
     draft = draft_recipe(write(tmp_path, GOOD.replace("seed: 3", "seed: x")))
-    assert draft.seed == 0 and draft.lost("seed") and not draft.lost("model")
+    assert draft.recipe.seed == 0 and draft.lost("seed") and not draft.lost("model")
     with pytest.raises(RecipeError, match="line 1, seed: expected a whole number"):
         make_plan(draft, CATALOG)
 

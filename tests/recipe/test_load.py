@@ -59,7 +59,7 @@ def problems(path: Path, *overrides: str) -> list[tuple[int | None, str, str]]:
 
 
 def test_a_recipe_is_read_with_its_short_forms(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, GOOD))
+    recipe = load_recipe(write(tmp_path, GOOD)).recipe
     assert (recipe.name, recipe.seed, recipe.model.batch_tokens) == ("my-recipe", 42, 4096)
     assert recipe.control.random_directions == 0
     add, ablate = recipe.conditions["warmer"].interventions
@@ -83,15 +83,15 @@ def test_a_resolved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, text))
     again = load_recipe(write(tmp_path, recipe.to_yaml(), "again.yaml"))
     assert again.to_yaml() == recipe.to_yaml()
-    assert again.path_of(again.data["f"].file or "") == tmp_path / "f.txt"
-    assert again.model.chat_template_file == str(tmp_path / "t.jinja")
-    assert again.conditions == recipe.conditions
+    assert again.path_of(again.recipe.data["f"].file or "") == tmp_path / "f.txt"
+    assert again.recipe.model.chat_template_file == str(tmp_path / "t.jinja")
+    assert again.recipe.conditions == recipe.recipe.conditions
     assert recipe_from_mapping(recipe.resolved()) == again
 
 
 def test_python_values_follow_the_same_rules() -> None:
     value: dict[str, Any] = read_document(GOOD).value | {"name": "here"}
-    assert recipe_from_mapping(value).conditions["warmer"].interventions[0].options == {"coefficient": 4.0}
+    assert recipe_from_mapping(value).recipe.conditions["warmer"].interventions[0].options == {"coefficient": 4.0}
     value["seed"] = float("nan")
     with pytest.raises(RecipeError, match=r"seed: \.nan is not a finite number"):
         recipe_from_mapping(value)
@@ -167,13 +167,13 @@ def test_overrides_reach_keys_and_items_and_take_values_as_yaml(tmp_path: Path) 
     path = write(tmp_path, GOOD)
     settings = ["model.dtype=bfloat16", "seed=7", "conditions.warmer.0.add.coefficient=-2e-1", "report.samples.data=x"]
     items = ["conditions.dose.interventions[-1].add.positions=[-1]", "evaluate.1.refusal_score.name=again"]
-    recipe = load_recipe(path, [*settings, *items])
+    recipe = load_recipe(path, [*settings, *items]).recipe
     assert [item.name for item in recipe.evaluate] == ["refusal_score", "again"]
     assert (recipe.model.dtype, recipe.seed) == ("bfloat16", 7)
     assert recipe.conditions["warmer"].interventions[0].options["coefficient"] == -0.2
     assert recipe.conditions["dose"].interventions[0].positions == "-1"
     assert recipe.report.samples is not None and recipe.report.samples.data == "x"
-    assert load_recipe(path, ["model.source=a=b"]).model.source == "a=b"
+    assert load_recipe(path, ["model.source=a=b"]).recipe.model.source == "a=b"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_missing_file_and_a_folder_say_what_there_is(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
-    assert load_recipe(path).seed == 42
+    assert load_recipe(path).recipe.seed == 42
 
 
 def test_shipped_recipes_are_found_by_name_and_a_file_comes_first(

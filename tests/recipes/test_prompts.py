@@ -98,7 +98,7 @@ def test_shipped_recipes_use_every_file_and_ask_for_no_more_than_it_holds() -> N
     used: set[Path] = set()
     for path in WRITTEN:
         recipe = load_recipe(path)
-        for dataset in recipe.data.values():
+        for dataset in recipe.recipe.data.values():
             if dataset.file is None:
                 continue
             file = recipe.path_of(dataset.file)

@@ -21,14 +21,14 @@ SMALL = [path for path in ALL if path.parent.name == "families"]
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_it_is_valid(path: Path) -> None:
     plan = make_plan(load_recipe(path, ()), Catalog.discover())
-    assert plan.recipe.description, "a reader of the report is told what was asked"
+    assert plan.report.description, "a reader of the report is told what was asked"
     assert plan.random_directions >= 1 or path in SMALL
 
 
 def test_every_family_has_one() -> None:
     adapters = set()
     for path in SMALL:
-        source = load_recipe(path, ()).model.source
+        source = load_recipe(path).recipe.model.source
         adapters.add(source.removeprefix("tiny-random:"))
     for family in ("llama", "yi", "qwen", "gemma"):
         assert any(name.startswith(family) for name in adapters), family
