@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from steerkit import stages
 from steerkit.artifacts.directions import load_directions
@@ -138,6 +139,44 @@ def test_controls_have_the_directions_norm_and_are_seeded(recipe: Path, tmp_path
     one, again, other = (stages.random_like(direction, 7, number) for number in (1, 1, 2))
     assert one.vectors.equal(again.vectors) and not one.vectors.equal(other.vectors)
     assert float(one.vectors.norm()) == pytest.approx(float(direction.vectors.norm()), rel=1e-6)
+
+
+def test_what_is_written_is_what_is_read(recipe: Path, tmp_path: Path) -> None:
+    """One schema: whatever the report can read of a run, the runner has written, and the other way round."""
+    run = run_recipe(recipe, out=tmp_path)
+    results, provenance = results_of(run), json.loads((run / "provenance.json").read_text())
+    loaded = load_run(run)
+
+    def check(model: Any, written: Any, where: str) -> None:
+        rare = {"schedule", "gate"}
+        assert set(type(model).model_fields) - rare == set(written) - rare, where
+        for name in set(written) - rare:
+            value = getattr(model, name)
+            if isinstance(value, BaseModel):
+                check(value, written[name], f"{where}.{name}")
+            elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+                for entry, item in zip(value, written[name], strict=True):
+                    check(entry, item, f"{where}.{name}")
+
+    check(loaded.results, results, "results")
+    check(loaded.origin, provenance, "provenance")
+    for sample, line in zip(loaded.samples, (run / "samples.jsonl").read_text().splitlines(), strict=True):
+        check(sample, json.loads(line), "samples")
+    assert loaded.times.seconds and set(json.loads((run / "timings.json").read_text())) == {"seconds"}
+
+
+def test_a_report_shows_the_commits_of_the_recipe_and_of_steerkit(recipe: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    names = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.org")
+    for words in (["init", "-q"], [*names, "commit", "-q", "--allow-empty", "-m", "Begin"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+    run = run_recipe(recipe, out=tmp_path / "runs", overrides=["conditions={}", "control=false"])
+    git = load_run(run).origin.git
+    assert git.recipe is not None and git.recipe.dirty
+    page = write_report(run).read_text()
+    assert "Commit of the recipe" in page and f"{git.recipe.commit[:12]} with uncommitted changes" in page
+    assert git.steerkit is None or f"{git.steerkit.commit[:12]}" in page
 
 
 STABLE = ["recipe.yaml", "plan.json", "directions.safetensors", "results.json", "samples.jsonl", "provenance.json"]
