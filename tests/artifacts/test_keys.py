@@ -24,7 +24,8 @@ class Named:
 
 DIFFERENT: list[Any] = [
     None, True, 1, 1.0, "1", b"1", [1], [1.0], [[1]], {"a": 1}, {"a": 1.0}, {"b": 1}, {"a": 1, "b": 2},
-    {"b": 2, "a": 1},    Site("resid_pre", 1), Site("resid_pre", 2), Positions("all"), Positions("last"), Needs(), Needs(baseline=True),
+    {"b": 2, "a": 1}, Site("resid_pre", 1), Site("resid_pre", 2), Positions("all"),
+     Positions("last"), Needs(), Needs(baseline=True),
     NoOptions(), Named(1.0), Named(2.0), 0.1, 0.1 + 2**-56, {"1": 1}, {1: 1}, frozenset({1}), "", [], {}, 0, -0.0, 0.0,
     Example.of("hi"), "hi", [["a", "b"]], ["a", ["b"]],
 ]  # fmt: skip
