@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from steerkit.stages import Bench, Graph, Task
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.executors.base import Done
+    from steerkit.executors.base import Done, Executor
     from steerkit.session.model import LiveModel
 
 
@@ -74,15 +74,14 @@ def execute(
 
             use = stages.model_use(plan, model)
             graph = stages.make_graph(plan, use)
-            executor = LocalExecutor(Bench(use, model, observer))
-            outputs = _outputs(graph, Store(store or out / STORE), executor, directory, observer)
+            with closing(LocalExecutor(Bench(use, model, observer))) as executor:
+                outputs = _outputs(graph, Store(store or out / STORE), executor, directory, observer)
+                # What can't work is found here, before hours of measuring: sites, widths and positions.
+                directions = _directions(plan, graph, outputs, directory.path)
+                conditions = stages.conditions(plan, directions)
+                stages.require_possible(conditions, plan, model)
+                found = outputs.want(graph.wanted)
 
-            # What can't work is found here, before hours of measuring: sites, widths and positions.
-            directions = _directions(plan, graph, outputs, directory.path)
-            conditions = stages.conditions(plan, directions)
-            stages.require_possible(conditions, plan, model)
-
-            found = outputs.want(graph.wanted)
             scores = stages.read_scores(plan, graph, found, model)
             separation = stages.read_separations(graph, found)
             results, samples = stages.collect(plan, model, directions, conditions, scores, separation)
@@ -90,9 +89,7 @@ def execute(
             return directory.path
 
 
-def _outputs(
-    graph: Graph, store: Store, executor: LocalExecutor, directory: RunDirectory, observer: Observer
-) -> Outputs:
+def _outputs(graph: Graph, store: Store, executor: Executor, directory: RunDirectory, observer: Observer) -> Outputs:
     """The outputs of a graph, with each part of the run told when it begins and timed when it is done."""
     said: set[str] = set()
 
@@ -105,9 +102,9 @@ def _outputs(
         directory.took(done.unit.tasks[0].title, done.seconds)
 
     outputs = Outputs(graph.tasks, graph.given, store, executor, began, ended)
-    kept = outputs.kept(graph.tasks)
+    kept = outputs.kept(graph.wanted)
     if kept:
-        observer.step(Stage("kept", f"{kept} of {len(graph.tasks)} outputs are in the store already"))
+        observer.step(Stage("kept", f"{kept} of {len(graph.wanted)} outputs are in the store already"))
     return outputs
 
 

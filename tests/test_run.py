@@ -13,7 +13,7 @@ from steerkit import stages
 from steerkit.artifacts.directions import load_directions
 from steerkit.artifacts.rundir import STAGES
 from steerkit.artifacts.store import STORE, Store
-from steerkit.errors import RecipeError
+from steerkit.errors import RecipeError, SteerkitError
 from steerkit.executors import local
 from steerkit.report import load_run, write_report
 from steerkit.run import execute, run_recipe
@@ -82,7 +82,7 @@ def test_a_recipe_ends_in_a_whole_run_directory(recipe: Path, tmp_path: Path) ->
     }
     log = (run / "run.log").read_text()
     assert "condition baseline" in log and log.splitlines()[0].endswith(str(run))
-    assert "conditions warmer, warmer/random-1, warmer/random-2" in log
+    assert "condition warmer and 2 controls" in log
     results = results_of(run)
     conditions = {item["name"]: item for item in results["conditions"]}
     expected = ["baseline", "warmer", "warmer/random-1", "warmer/random-2", "without"]
@@ -283,7 +283,7 @@ def test_a_run_that_is_extended_computes_what_is_new_and_has_the_bytes_of_a_whol
     with monkeypatch.context() as patch:
         done = carried(patch)
         extended = run_recipe(path, out=tmp_path / "runs")
-    assert {task.title.split(" ", 1)[1].split(",")[0] for task in done} == computed
+    assert {task.title.split(" ")[1] for task in done} == computed
     whole = run_recipe(path, out=tmp_path / "whole")
     for name in STABLE:
         assert (extended / name).read_bytes() == (whole / name).read_bytes(), name
@@ -406,6 +406,23 @@ evaluate: [{refusal_score: {name: NAME, data: a}}]
     assert "second" not in logs["first"] and "first" not in logs["second"]
 
 
+def test_a_run_has_as_many_threads_as_it_is_told(tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "alone.yaml"
+    path.write_text(
+        'model: {source: "tiny-random:llama"}\ndata: {a: {inline: [one]}}\nevaluate: [{refusal_score: {data: a}}]\n'
+    )
+    before = torch.get_num_threads()
+    runs = {number: run_recipe(path, out=tmp_path / "runs", threads=number) for number in (1, 2)}
+    assert torch.get_num_threads() == before
+    for number, run in runs.items():
+        assert json.loads((run / "provenance.json").read_text())["model"]["threads"] == number
+    assert runs[1].name.rsplit("-", 1)[1] != runs[2].name.rsplit("-", 1)[1]
+    with pytest.raises(SteerkitError, match="at least one thread"):
+        run_recipe(path, out=tmp_path / "runs", threads=0)
+
+
 def test_a_condition_is_run_with_its_own_controls_and_nothing_else(recipe: Path) -> None:
     from steerkit.catalog import Catalog
     from steerkit.plan import plan_recipe
@@ -525,8 +542,6 @@ def test_a_recipe_with_one_prompt_per_class_says_what_it_cannot_know(tmp_path: P
 def test_an_impossible_condition_is_found_before_anything_is_measured(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
 ) -> None:
-    from steerkit.errors import SteerkitError
-
     done = carried(monkeypatch)
     with pytest.raises(SteerkitError, match=message):
         run_recipe(recipe, out=tmp_path, overrides=[change])

@@ -43,27 +43,36 @@ class Outputs:
 
     def want(self, tasks: Sequence[Task]) -> dict[str, bytes]:
         """The outputs of some tasks. Tasks that only others need are carried out only where those are."""
-        missing = self._missing(tasks)
-        waiting = self._units(missing)
+        waiting = self._units(self._missing(tasks))
         running = 0
         while waiting or running:
-            ready = [tasks for tasks in waiting if all(self._known(key) for key in _inputs(tasks))]
-            for unit in ready[: self._executor.width - running]:
+            room = self._executor.width - running
+            ready = [unit for unit in waiting if all(self._known(key) for key in _inputs(unit))][:room]
+            for unit in ready:
                 waiting.remove(unit)
-                # Another process may have been there in the meantime.
-                left = tuple(task for task in unit if not self._known(task.key))
-                if left:
-                    self._began(left[0])
-                    self._executor.submit(Unit(left, {key: self._values[key] for key in _inputs(left)}))
-                    running += 1
+                running += self._hand_in(unit)
             if running:
-                done = self._executor.done()
+                self._take(self._executor.done())
                 running -= 1
-                for key, content in done.outputs.items():
-                    self._store.put(key, content)
-                    self._values[key] = content
-                self._ended(done)
+            elif not ready:
+                raise RuntimeError("Tasks wait for outputs that no task gives.")
         return {task.key: self._values[task.key] for task in tasks}
+
+    def _hand_in(self, unit: Sequence[Task]) -> int:
+        """Hand in what isn't there yet: another process may have been there in the meantime. Returns 1, or 0."""
+        left = tuple(task for task in unit if not self._known(task.key))
+        if not left:
+            return 0
+        self._began(left[0])
+        self._executor.submit(Unit(left, {key: self._values[key] for key in _inputs(left)}))
+        return 1
+
+    def _take(self, done: Done) -> None:
+        """Keep what came back."""
+        for key, content in done.outputs.items():
+            self._store.put(key, content)
+            self._values[key] = content
+        self._ended(done)
 
     def _known(self, key: str) -> bool:
         """Whether an output is there; it is read from the store once."""

@@ -120,6 +120,7 @@ class _Planner(ConditionResolver):
         return PlannedLoading(
             source=section.source,
             revision=section.revision,
+            adapter=section.adapter,
             dtype=section.dtype,
             device=section.device,
             chat_template=template,

@@ -216,6 +216,7 @@ class PlannedLoading:
     Args:
         source: a hub id, a folder, a file, or an alias.
         revision: of a hub repository, or None.
+        adapter: name of the adapter, where the recipe names one.
         dtype: of the weights, or ``auto``.
         device: where they go, or ``auto``.
         chat_template: ``default``, ``none``, or the template itself.
@@ -227,6 +228,7 @@ class PlannedLoading:
 
     source: str
     revision: str | None = None
+    adapter: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     chat_template: str = "default"

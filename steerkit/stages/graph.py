@@ -258,8 +258,9 @@ def condition_names(group: PlannedGroup) -> tuple[str, ...]:
 
 
 def group_title(names: Sequence[str]) -> str:
-    """What the part of a run is called that runs some conditions."""
-    return f"condition{'s' * (len(names) > 1)} {', '.join(names)}"
+    """What the part of a run is called that runs a condition and its controls."""
+    beside = len(names) - 1
+    return f"condition {names[0]}" + (f" and {beside} control{'s' * (beside > 1)}" if beside else "")
 
 
 def saved_direction(planned: PlannedDirection) -> Direction:

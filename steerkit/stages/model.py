@@ -34,7 +34,7 @@ def load(plan: Plan) -> LiveModel:
     return load_model(
         wanted.source,
         revision=wanted.revision,
-        adapter=plan.architecture.name if plan.architecture is not None else None,
+        adapter=wanted.adapter,
         dtype=wanted.dtype,
         device=wanted.device,
         chat_template=wanted.chat_template,
