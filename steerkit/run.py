@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,14 +119,14 @@ def _directions(plan: Plan, graph: Graph, outputs: Outputs, folder: Path) -> dic
         direction = stages.read_direction(found[graph.directions[planned.name]])
         if planned.file is None:
             classes = {"positive": str(planned.positive), "negative": str(planned.negative), "recipe_hash": plan.hash}
-            direction = replace(direction, provenance={**direction.provenance, **classes})
+            direction = direction.replace(provenance={**direction.provenance, **classes})
         directions.append(direction)
     save_directions(folder / "directions.safetensors", directions)
     return load_directions(folder / "directions.safetensors")
 
 
 def _provenance(plan: Plan, model: LiveModel) -> Provenance:
-    data = {str(DataRef(name, split)): texts for name, splits in plan.data.items() for split, texts in splits.items()}
+    data = {str(DataRef(name, split)): rows for name, splits in plan.data.items() for split, rows in splits.items()}
     return describe_run(
         recipe_hash=plan.hash,
         seed=plan.seed,

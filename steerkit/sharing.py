@@ -17,6 +17,9 @@ from steerkit.api.hookspecs import Needs
 CHUNK: Final = 256
 """Rows whose next-token logits are held at once."""
 
+BY_ITSELF: Final = ("fold", "interpret")
+"""Modes of conditions that share no batch with others: rows that differ are hooked."""
+
 
 def count_batches(lengths: Iterable[int], budget: int, extra: int = 0) -> int:
     """Batches that rows of these lengths make: the longest first, padding and ``extra`` columns in the budget."""

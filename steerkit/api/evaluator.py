@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol
 from typing_extensions import TypeVar
 
 from steerkit.api.hookspecs import Options
+from steerkit.types import Example
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,7 @@ class Outputs:
     """What the model gave for a batch of examples. Only what was asked for is there.
 
     Args:
-        texts: the prompts or texts, as in the data set.
+        texts: what a reader takes each example by: its text, or the last user turn of its conversation.
         next_token_logits: ``[n, vocab]``, float32, after the last prompt token.
         sequence_logits: ``[n, pos, vocab]``: row ``t`` holds the logits from which token ``t`` of
             ``token_ids`` is predicted (already shifted).
@@ -49,6 +50,8 @@ class Outputs:
         token_mask: ``[n, pos]``, True where a token counts (no padding, no prompt).
         completions: greedy completions.
         baseline: the unsteered model's outputs for the same examples.
+        examples: the examples themselves, with conversation, completion, label and other fields; where none are given,
+            each text as one user turn.
     """
 
     texts: Sequence[str]
@@ -58,6 +61,11 @@ class Outputs:
     token_mask: TokenMask | None = None
     completions: Sequence[str] | None = None
     baseline: Outputs | None = None
+    examples: Sequence[Example] = ()
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            object.__setattr__(self, "examples", tuple(Example.of(text) for text in self.texts))
 
 
 @dataclass(frozen=True)

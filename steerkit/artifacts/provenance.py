@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from steerkit.artifacts.keys import example_hash
+from steerkit.types import Example
 
 
 class _Facts(BaseModel):
@@ -26,7 +26,7 @@ class _Facts(BaseModel):
 
 
 class DataFacts(_Facts):
-    """The texts of a split: how many, and their hash."""
+    """The examples of a split: how many, and their hash."""
 
     n: int | None = None
     sha256: str | None = None
@@ -85,11 +85,12 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
     return found
 
 
-def texts_hash(texts: Sequence[Any]) -> str:
-    """sha256 over texts or examples in order, each with its length, so that no two lists look alike."""
+def examples_hash(examples: Sequence[Example]) -> str:
+    """sha256 over examples in order, each with its length, so that no two lists look alike."""
     digest = sha256()
-    for text in texts:
-        encoded = text.encode() if isinstance(text, str) else example_hash(text).encode()
+    for example in examples:
+        plain = example.to_json()
+        encoded = (plain if isinstance(plain, str) else json.dumps(plain, sort_keys=True)).encode()
         digest.update(f"{len(encoded)}:".encode())
         digest.update(encoded)
     return digest.hexdigest()
@@ -188,7 +189,7 @@ def describe_run(
     *,
     recipe_hash: str,
     seed: int,
-    data: Mapping[str, Sequence[Any]],
+    data: Mapping[str, Sequence[Example]],
     model: Mapping[str, Any],
     plugins: Iterable[Mapping[str, Any]],
     folder: Path,
@@ -199,7 +200,7 @@ def describe_run(
     Args:
         recipe_hash: hash of the resolved recipe, its data and plugins.
         seed: the recipe's.
-        data: texts or examples of each split.
+        data: examples of each split.
         model: source, hashes, device, dtype.
         plugins: kind, name, distribution and version of each plugin that was used.
         folder: where the recipe lies, for the state of its checkout.
@@ -208,7 +209,7 @@ def describe_run(
     known = Provenance(
         recipe_hash=recipe_hash,
         seed=seed,
-        data={name: DataFacts(n=len(texts), sha256=texts_hash(texts)) for name, texts in data.items()},
+        data={name: DataFacts(n=len(rows), sha256=examples_hash(rows)) for name, rows in data.items()},
         model=dict(model),
         plugins=tuple(dict(plugin) for plugin in plugins),
         versions=versions(),

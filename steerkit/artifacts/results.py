@@ -6,11 +6,14 @@ writes. What has a default may be missing in a file of an earlier version.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from steerkit.types import Example
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -28,9 +31,18 @@ Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 
 class Entry(BaseModel):
-    """Base of all parts: frozen; keys of a later minor version are ignored when they are read."""
+    """Base of all parts: frozen; keys of a later minor version are ignored when they are read.
+
+    What is named in ``_rare`` is written only where there is any.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+    _rare: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: item for key, item in written.items() if key not in self._rare or item not in (None, {})}
 
 
 class ModelEntry(Entry):
@@ -44,13 +56,18 @@ class ModelEntry(Entry):
 
 
 class DirectionEntry(Entry):
-    """A direction: where it was read, from which prompts, and the norm of each of its vectors."""
+    """A direction: where it was read, from which prompts, and the norm of each of its vectors.
 
+    Of one at several sites ``site`` says so in words, and ``norms_by_site`` takes the place of ``norms``.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("norms_by_site",)
     name: str
     site: str | None = None
     positions: str | None = None
     rank: int = 1
     norms: tuple[Number, ...] = ()
+    norms_by_site: Mapping[str, tuple[Number, ...]] = {}
     estimator: str | None = None
     positive: str | None = None
     negative: str | None = None
@@ -59,6 +76,7 @@ class DirectionEntry(Entry):
 class InterventionEntry(Entry):
     """One intervention of a condition, with every option resolved."""
 
+    _rare: ClassVar[tuple[str, ...]] = ("schedule", "gate")
     name: str
     direction: str | None = None
     options: Mapping[str, Any] = {}
@@ -67,22 +85,24 @@ class InterventionEntry(Entry):
     schedule: str | None = None
     gate: Mapping[str, Any] | None = None
 
-    @model_serializer(mode="wrap")
-    def _only_what_is_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Schedule and gate are written only where there are any."""
-        found: dict[str, Any] = write(self)
-        return {key: item for key, item in found.items() if key not in ("schedule", "gate") or item is not None}
-
 
 class ConditionEntry(Entry):
     """A condition. A control names the condition whose directions it replaces (``of``)."""
 
+    _rare: ClassVar[tuple[str, ...]] = ("system_prompt", "mode")
     name: str
     kind: Literal["baseline", "intervention", "control"]
     of: str | None = None
     sweep: str | None = None
     swept: Mapping[str, float] = {}
     interventions: tuple[InterventionEntry, ...] = ()
+    system_prompt: str | None = None
+    mode: str | None = None
+
+    @property
+    def prompt_only(self) -> bool:
+        """Whether it is a system prompt and nothing else."""
+        return self.system_prompt is not None and not self.interventions
 
 
 class EvaluatorEntry(Entry):
@@ -158,13 +178,27 @@ class Results(Entry):
 
 
 class Sample(Entry):
-    """One completion, with the scores of that one example. Null means not measured."""
+    """One completion, with the scores of that one example. Null means not measured.
 
+    ``example`` is what the example holds beside its prompt: messages, completion, label, id, fields, pair.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("example",)
     prompt: str
     data: str = ""
     condition: str
     completion: str | None = None
     scores: Mapping[str, Number] = {}
+    example: Mapping[str, Any] = {}
+
+    @property
+    def about(self) -> str:
+        """What the example holds beside its prompt, on one line."""
+        named = {key: value for key, value in self.example.items() if key in ("id", "label")}
+        named |= {"given completion": self.example["completion"]} if "completion" in self.example else {}
+        shown = {**named, **self.example.get("fields", {})}
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in shown.items()}
+        return " · ".join(f"{key}: {text}" for key, text in texts.items())
 
 
 class Timings(Entry):
@@ -174,14 +208,18 @@ class Timings(Entry):
 
 
 def describe_direction(direction: Direction) -> DirectionEntry:
-    """A direction as ``results.json`` lists it."""
+    """A direction as ``results.json`` lists it; of one at several sites ``norms`` are by site."""
     source = direction.provenance
+    norms = {
+        str(site): tuple(float(norm) for norm in vectors.double().norm(dim=1)) for site, vectors in direction.items()
+    }
     return DirectionEntry(
         name=direction.name,
-        site=str(direction.site),
+        site=direction.describe(),
         positions=str(direction.positions),
-        rank=direction.rank,
-        norms=tuple(float(norm) for norm in direction.vectors.double().norm(dim=1)),
+        rank=max(len(vectors) for _, vectors in direction.items()),
+        norms=norms[str(direction.site)] if direction.is_single else (),
+        norms_by_site={} if direction.is_single else norms,
         estimator=source.get("estimator"),
         positive=source.get("positive"),
         negative=source.get("negative"),
@@ -191,24 +229,33 @@ def describe_direction(direction: Direction) -> DirectionEntry:
 def sample_rows(
     condition: str,
     data: str,
-    prompts: Sequence[str],
+    examples: Sequence[Example],
     completions: Sequence[str],
     scores: Mapping[str, Sequence[float]],
 ) -> list[Sample]:
-    """One line per prompt: what the model wrote, where it wrote anything, and how each evaluator scored it.
+    """One line per example: what the model wrote, where it wrote anything, and how each evaluator scored it.
+
+    What an example holds beside its prompt stands under ``example``: its conversation where it is more than one user
+    turn, its completion, label, name and other fields.
 
     Args:
         condition: name of the condition.
         data: the split.
-        prompts: its texts.
-        completions: of its first texts; may be fewer than the prompts.
-        scores: ``{evaluator: one value per prompt}``.
+        examples: its examples.
+        completions: of its first examples; may be fewer than these.
+        scores: ``{evaluator: one value per example}``.
     """
     rows = []
-    for index, prompt in enumerate(prompts):
+    for index, example in enumerate(examples):
         written = completions[index] if index < len(completions) else None
         values = {name: column[index] for name, column in scores.items()}
         if written is None and not values:
             continue
-        rows.append(Sample(prompt=prompt, data=data, condition=condition, completion=written, scores=values))
+        plain = example.to_json()
+        beside = {key: value for key, value in plain.items() if key != "prompt"} if isinstance(plain, dict) else {}
+        rows.append(
+            Sample(
+                prompt=example.text, data=data, condition=condition, completion=written, scores=values, example=beside
+            )
+        )
     return rows

@@ -92,7 +92,7 @@ class RunDirectory:
 
     def finish(self, results: Results, samples: Sequence[Sample]) -> None:
         """Write what readers read, then give up the stages: the run is whole from here on."""
-        write_lines(self.path / "samples.jsonl", [dict(sample) for sample in samples])
+        write_lines(self.path / "samples.jsonl", [sample.model_dump() for sample in samples])
         write_json(self.path / "timings.json", Timings(seconds=self.timings).model_dump())
         write_json(self.path / "results.json", results.model_dump())
         shutil.rmtree(self.path / STAGES)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from steerkit.plan.looks import PlannedGroup
-from steerkit.plan.tokens import TokenCounter
+from steerkit.plan.looks import Lengths, PlannedGroup
+from steerkit.plan.tokens import Reading, TokenCounter
+from steerkit.plan.turns import reads_behind
 from steerkit.plan.types import Cost, PlannedDirection, PlannedSeparation
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import Pass
@@ -29,37 +30,44 @@ class Meter:
     """Adds up passes.
 
     Args:
-        data: the plan's texts.
+        data: the plan's examples.
         counter: counts their tokens.
         budget: most tokens of a batch.
+        prompted: counts them under a system prompt of a condition's own.
     """
 
     data: Mapping[str, Splits]
     counter: TokenCounter
     budget: int
+    prompted: Callable[[str], TokenCounter] | None = None
     prompt_tokens: int = 0
     generated_tokens: int = 0
     parts: dict[Part, int] = field(default_factory=dict)
-    _lengths: dict[tuple[DataRef, bool], list[int]] = field(default_factory=dict)
+    _lengths: dict[tuple[DataRef, Reading, str | None], list[int]] = field(default_factory=dict)
 
-    def lengths(self, ref: DataRef, raw: bool = False) -> list[int]:
-        """Tokens of each text of a split."""
-        key = (ref, raw)
+    def lengths(self, ref: DataRef, how: Reading = "prompt", system_prompt: str | None = None) -> list[int]:
+        """Tokens of each example of a split, as a prompt with a condition's system prompt, or by itself."""
+        key = (ref, how, system_prompt)
         if key not in self._lengths:
-            count = self.counter.texts if raw else self.counter.prompts
-            self._lengths[key] = count(self.data[ref.dataset][ref.split])
+            counter = self.counter
+            if system_prompt is not None and self.prompted is not None:
+                counter = self.prompted(system_prompt)
+            self._lengths[key] = counter.count(self.data[ref.dataset][ref.split], how)
         return self._lengths[key]
 
-    def add(self, part: Part, run: Pass, *, members: int = 1, prepass: bool = False) -> None:
-        """A pass that conditions make side by side; with ``prepass`` an unsteered one before each of its prompts.
+    def add(self, part: Part, run: Pass, *, members: int = 1, apart: bool = False, prepass: bool = False) -> None:
+        """A pass that conditions make side by side, or each ``apart``; with ``prepass`` an unsteered one before each
+        of its prompts.
 
         What a condition takes alone is the condition's, and what its controls add is theirs.
         """
-        alone, together = run.calls_of(1, self.budget), run.calls_of(members, self.budget)
+        alone = run.calls_of(1, self.budget)
+        together = members * alone if apart else run.calls_of(members, self.budget)
         self._count(part, alone)
         self._count(Part.CONTROLS, together - alone)
         if prepass:
-            self._count(Part.PREPASSES, run.batches_of(members, self.budget))
+            batches = members * run.batches(self.budget) if apart else run.batches_of(members, self.budget)
+            self._count(Part.PREPASSES, batches)
         self.prompt_tokens += members * sum(run.lengths) * (1 + prepass)
         self.generated_tokens += members * len(run.lengths) * run.new_tokens
 
@@ -82,11 +90,17 @@ def meter_directions(
     for direction in directions:
         for ref in (direction.positive, direction.negative):
             if ref is not None:
-                meter.add(Part.DIRECTIONS, Pass(tuple(meter.lengths(ref))))
+                meter.add(Part.DIRECTIONS, Pass(tuple(meter.lengths(ref, _reading(direction)))))
     for separation in separations:
-        for ref in (separation.direction.positive, separation.direction.negative, *separation.seen):
+        item = separation.direction
+        for ref in (item.positive, item.negative, *separation.seen):
             if ref is not None:
-                meter.add(Part.SEPARATION, Pass(tuple(meter.lengths(ref))))
+                meter.add(Part.SEPARATION, Pass(tuple(meter.lengths(ref, _reading(item)))))
+
+
+def _reading(direction: PlannedDirection) -> Reading:
+    """What of an example a direction is read from."""
+    return "whole" if direction.positions is not None and reads_behind(direction.positions) else "prompt"
 
 
 def meter_groups(meter: Meter, groups: Sequence[PlannedGroup]) -> None:
@@ -96,10 +110,16 @@ def meter_groups(meter: Meter, groups: Sequence[PlannedGroup]) -> None:
         condition = group.condition
         part = Part.BASELINE if condition is None else Part.CONDITIONS
         prepass = condition is not None and condition.has_prepass
+        lengths = _lengths_under(meter, group.system_prompt)
         for look in group.looks:
-            run, members = look.runs(meter.lengths), group.members(look)
+            run, members = look.runs(lengths), group.members(look)
             # Conditions that differ by their names alone are one.
             known = (None if condition is None else condition.nameless, members, look)
             if run is not None and known not in taken:
                 taken.append(known)
-                meter.add(part, run, members=members, prepass=prepass)
+                meter.add(part, run, members=members, apart=group.apart, prepass=prepass)
+
+
+def _lengths_under(meter: Meter, system_prompt: str | None) -> Lengths:
+    """Lengths under a condition. What is read along is read as it is, whatever prompts begin with."""
+    return lambda ref, how: meter.lengths(ref, how, system_prompt if how == "prompt" else None)

@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from steerkit.plan.tokens import Reading
 from steerkit.plan.types import PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples, PlannedSeparation
 from steerkit.recipe.data import DataRef, Splits
-from steerkit.sharing import CHUNK, Pass, along, compares_completions, completing, texts_wanted
+from steerkit.sharing import BY_ITSELF, CHUNK, Pass, along, compares_completions, completing, texts_wanted
 
 LookKind: TypeAlias = Literal["completions", "reference", "after_prompts", "along"]
 
-Lengths: TypeAlias = Callable[[DataRef, bool], Sequence[int]]
-"""Tokens of each text of a split: as a prompt, or (True) by itself."""
+Lengths: TypeAlias = Callable[[DataRef, Reading], Sequence[int]]
+"""Tokens of each example of a split: as a ``prompt``, or as the ``text`` that is read along."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Look:
             return None
         if self.kind == "along":
             if self.new_tokens:
-                return along([n + self.new_tokens for n in lengths(self.data, False)], self.most_tokens)
-            return along(lengths(self.data, True), self.most_tokens)
-        prompts = list(lengths(self.data, False))[: self.first]
+                return along([n + self.new_tokens for n in lengths(self.data, "prompt")], self.most_tokens)
+            return along(lengths(self.data, "text"), self.most_tokens)
+        prompts = list(lengths(self.data, "prompt"))[: self.first]
         return completing(prompts, self.new_tokens) if self.new_tokens else Pass(tuple(prompts), most_rows=CHUNK)
 
 
@@ -72,6 +73,20 @@ class PlannedGroup:
     condition: PlannedCondition | None
     controls: int
     looks: tuple[Look, ...]
+
+    @property
+    def system_prompt(self) -> str | None:
+        """What takes the place of the model's system prompt in it, or None."""
+        return None if self.condition is None else self.condition.system_prompt
+
+    @property
+    def apart(self) -> bool:
+        """Whether its conditions share no batch, however few they are."""
+        return self.condition is not None and self.condition.mode in BY_ITSELF
+
+    def together(self, look: Look, run: Pass, budget: int) -> int:
+        """How many of its conditions share a batch of a look's pass at most."""
+        return 1 if self.apart else min(self.members(look), run.together(budget))
 
     def members(self, look: Look) -> int:
         """How many conditions take a look side by side."""
@@ -137,9 +152,10 @@ TESTED_ON: Final = ("test", "validation")
 
 def held_out(ref: DataRef, data: Mapping[str, Splits]) -> DataRef | None:
     """The split of the same data set on which a direction from ``ref`` is tested, or None."""
-    for split in TESTED_ON:
-        if split != ref.split and data[ref.dataset].get(split):
-            return DataRef(ref.dataset, split)
+    for part in TESTED_ON:
+        other = ref.of_part(part)
+        if part != ref.part and data[ref.dataset].get(other.split):
+            return other
     return None
 
 

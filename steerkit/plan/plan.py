@@ -27,6 +27,7 @@ from steerkit.plan.types import (
 )
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.recipe.schema import Recipe
+from steerkit.types import Example
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Plan:
         source: the recipe's file, or None.
         report: what readers are told.
         seed: of splits and random controls.
-        hash: sha256 over the recipe, its texts, template, saved directions and plugins' versions.
+        hash: sha256 over the recipe, its examples, template, saved directions and plugins' versions.
         model: what is known of the model.
         loading: how it is loaded.
         architecture: the adapter; None where only the loaded model can tell.
         adapters: the adapters among which it is then chosen.
-        data: ``{data set: {split: texts}}``.
+        data: ``{data set: {split: examples}}``.
         directions: in the recipe's order.
         conditions: in the recipe's order, sweeps expanded; without the baseline and the controls.
         evaluations: in the recipe's order.
@@ -85,8 +86,8 @@ class Plan:
         """Which classes are told apart at every layer."""
         return plan_separations(self.directions, self.data) if self.separated else ()
 
-    def texts(self, ref: DataRef) -> tuple[str, ...]:
-        """The texts of a split."""
+    def examples(self, ref: DataRef) -> tuple[Example, ...]:
+        """The examples of a split."""
         return self.data[ref.dataset][ref.split]
 
     def to_json(self) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class Plan:
                 "adapter": self.architecture.name if self.architecture else None,
             },
             "data": {
-                str(DataRef(name, part)): len(texts) for name, by in self.data.items() for part, texts in by.items()
+                str(DataRef(name, part)): len(rows) for name, by in self.data.items() for part, rows in by.items()
             },
             "directions": [direction_as_json(item) for item in self.directions],
             "conditions": [

@@ -18,12 +18,12 @@ from steerkit.api.hookspecs import (
     Options,
 )
 from steerkit.recipe.data import DataRef
-from steerkit.types import Positions, Schedule, Site
+from steerkit.types import Positions, Schedule, Site, SitePattern
 
 
 @dataclass(frozen=True)
 class PlannedDirection:
-    """A direction to estimate, or one to read from ``file``; then the rest is None.
+    """A direction to estimate, or one to read from ``file``; then estimator and classes are None.
 
     Args:
         name: as the recipe calls it.
@@ -31,8 +31,8 @@ class PlannedDirection:
         options: of the estimator.
         positive: prompts of the class that the direction points to.
         negative: prompts of the reference class.
-        site: where it is read.
-        positions: at which tokens.
+        site: where it is read, one site or a pattern of several; of a file, what it lacks and the recipe says.
+        positions: at which tokens; of a file likewise.
         file: a saved direction.
     """
 
@@ -41,7 +41,7 @@ class PlannedDirection:
     options: Options = field(default_factory=NoOptions)
     positive: DataRef | None = None
     negative: DataRef | None = None
-    site: Site | None = None
+    site: Site | SitePattern | None = None
     positions: Positions | None = None
     file: Path | None = None
 
@@ -97,8 +97,8 @@ class PlannedIntervention:
     Args:
         spec: the plugin.
         options: of the plugin, with the value of a sweep put in.
-        direction: name of the direction that it uses, or None.
-        sites: where it acts; None for its own choice.
+        directions: names of the directions that it uses, as many as its plugin takes.
+        sites: where it acts, sites or patterns of several; None for its own choice.
         positions: at which tokens.
         schedule: factor on the change at each generated token.
         gate: condition under which it acts, or None: always.
@@ -106,11 +106,16 @@ class PlannedIntervention:
 
     spec: InterventionSpec
     options: Options
-    direction: str | None
-    sites: tuple[Site, ...] | None
+    directions: tuple[str, ...]
+    sites: tuple[Site | SitePattern, ...] | None
     positions: Positions
     schedule: Schedule = Schedule()
     gate: PlannedGate | None = None
+
+    @property
+    def direction_text(self) -> str | None:
+        """Its directions in one text, or None where it has none."""
+        return ", ".join(self.directions) or None
 
     def when(self, gate_site: Site | None = None) -> dict[str, Any]:
         """Schedule and gate as JSON values, each only where it is set.
@@ -128,10 +133,12 @@ class PlannedCondition:
 
     Args:
         name: unique, as in ``dose[coefficient=4]``.
-        interventions: in the order of the recipe.
+        interventions: in the order of the recipe; there may be none where there is a system prompt.
         control: whether random directions are run beside it.
         sweep: name of the family, or None.
         swept: the option that the family varies, with this member's value.
+        system_prompt: takes the place of the recipe's system prompt, or None.
+        mode: how its interventions are lowered.
     """
 
     name: str
@@ -139,10 +146,17 @@ class PlannedCondition:
     control: bool = True
     sweep: str | None = None
     swept: Mapping[str, float] = field(default_factory=dict)
+    system_prompt: str | None = None
+    mode: Literal["auto", "fold", "hook", "interpret"] = "auto"
 
     def n_controls(self, random_directions: int) -> int:
         """How many random controls run beside it: none where it uses no direction."""
-        return random_directions if self.control and any(item.direction for item in self.interventions) else 0
+        return random_directions if self.control and self.steering else 0
+
+    def how(self) -> dict[str, Any]:
+        """System prompt and mode as JSON values, each only where it is set."""
+        prompt = {} if self.system_prompt is None else {"system_prompt": self.system_prompt}
+        return prompt | ({} if self.mode == "auto" else {"mode": self.mode})
 
     @property
     def nameless(self) -> PlannedCondition:
@@ -158,7 +172,7 @@ class PlannedCondition:
     @property
     def steering(self) -> tuple[str, ...]:
         """Names of the directions that interventions use, each once: those that controls replace."""
-        return tuple(dict.fromkeys(item.direction for item in self.interventions if item.direction is not None))
+        return tuple(dict.fromkeys(name for item in self.interventions for name in item.directions))
 
     @property
     def has_prepass(self) -> bool:
@@ -221,6 +235,7 @@ class PlannedLoading:
         device: where they go, or ``auto``.
         chat_template: ``default``, ``none``, or the template itself.
         system_prompt: message before every prompt, or None.
+        chat_template_arguments: the template's own variables.
         trust_remote_code: whether code from the repository may run.
         accept_terms: whether the model's terms of use are accepted.
         batch_tokens: most tokens of a batch, padding included.
@@ -233,6 +248,7 @@ class PlannedLoading:
     device: str = "auto"
     chat_template: str = "default"
     system_prompt: str | None = None
+    chat_template_arguments: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
     accept_terms: bool = False
     batch_tokens: int = 4096
@@ -291,7 +307,8 @@ def _text(value: object) -> str | None:
 def direction_as_json(item: PlannedDirection) -> dict[str, Any]:
     """A direction as ``plan.json`` lists it."""
     if item.file is not None:
-        return {"name": item.name, "file": str(item.file)}
+        given = {"site": _text(item.site), "positions": _text(item.positions)}
+        return {"name": item.name, "file": str(item.file), **{key: text for key, text in given.items() if text}}
     return {
         "name": item.name,
         "estimator": item.estimator.name if item.estimator else None,
@@ -308,7 +325,7 @@ def condition_as_json(item: PlannedCondition, controls: int) -> dict[str, Any]:
     interventions = [
         {
             "name": one.spec.name,
-            "direction": one.direction,
+            "direction": one.direction_text,
             "options": options_as_json(one.options),
             "sites": None if one.sites is None else [str(site) for site in one.sites],
             "positions": str(one.positions),
@@ -322,6 +339,7 @@ def condition_as_json(item: PlannedCondition, controls: int) -> dict[str, Any]:
         "swept": dict(item.swept),
         "interventions": interventions,
         "controls": controls,
+        **item.how(),
     }
 
 

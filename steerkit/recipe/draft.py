@@ -15,6 +15,8 @@ from steerkit.recipe.schema import Recipe
 
 INTERVENTION_KEYS = ("direction", "sites", "positions", "schedule", "gate")
 EVALUATION_KEYS = ("data", "name")
+OPTIONS = "options"
+"""Holds options of a plugin that are called as a key of ours is, and any others."""
 _RARE = ("schedule", "gate")
 """Keys of interventions that a resolved recipe holds only where they are set."""
 
@@ -111,10 +113,16 @@ class Draft:
                 data["file"] = str(self.path_of(data["file"]))
         for name, direction in out["directions"].items():
             if direction["file"] is not None:
-                out["directions"][name] = {"file": str(self.path_of(direction["file"]))}
+                given = self.recipe.directions[name].model_fields_set
+                said: dict[str, Any] = {key: direction[key] for key in ("site", "positions") if key in given}
+                out["directions"][name] = {"file": str(self.path_of(direction["file"])), **said}
         for condition in out["conditions"].values():
-            condition["interventions"] = [_fold(item) for item in condition["interventions"]]
-        out["evaluate"] = [_fold(item) for item in out["evaluate"]]
+            if condition["system_prompt"] is None:
+                del condition["system_prompt"]
+            if condition["mode"] == "auto":
+                del condition["mode"]
+            condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
+        out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]
         return out
 
     def to_yaml(self) -> str:
@@ -122,8 +130,14 @@ class Draft:
         return write_document(self.resolved())
 
 
-def _fold(item: dict[str, Any]) -> dict[str, Any]:
-    options = item.pop("options")
+def _fold(item: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:
+    options = item.pop(OPTIONS)
+    apart: dict[str, Any] = {}
+    for key in (*own, OPTIONS):
+        if key in options:
+            apart[key] = options.pop(key)
+    if apart:
+        options[OPTIONS] = apart
     for key in _RARE:
         if item.get(key, ...) is None:
             del item[key]

@@ -13,7 +13,7 @@ from typing import Any
 from steerkit.errors import Problem, RecipeError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, is_whole, read_document
-from steerkit.recipe.draft import EVALUATION_KEYS, INTERVENTION_KEYS, Draft, Written
+from steerkit.recipe.draft import EVALUATION_KEYS, INTERVENTION_KEYS, OPTIONS, Draft, Written
 from steerkit.recipe.mend import Mender
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.shipped import find_recipe
@@ -214,10 +214,28 @@ class _Grammar:
             self._complain((*path, plugin), f"expected a mapping (key: value), not a {_kind(body)}")
             return None
         self.moved[target] = (*path, plugin)
-        self.moved[(*target, "options")] = (*path, plugin)
+        self.moved[(*target, OPTIONS)] = (*path, plugin)
         body = self._uncut(body, (*path, plugin), own)
         kept = {key: body[key] for key in own if key in body}
-        return {"plugin": plugin, **kept, "options": {key: body[key] for key in body if key not in own}}
+        options = {key: body[key] for key in body if key not in (*own, OPTIONS)}
+        return {"plugin": plugin, **kept, OPTIONS: self._apart(body, options, (*path, plugin, OPTIONS), target)}
+
+    def _apart(
+        self, body: Mapping[str, Any], options: dict[str, Any], path: KeyPath, target: KeyPath
+    ) -> dict[str, Any]:
+        """Options with those that stand apart under ``options``, where they may be called anything."""
+        apart = body.get(OPTIONS)
+        if apart is None:
+            return options
+        if not isinstance(apart, dict):
+            self._complain(path, f"expected a mapping (key: value) of the plugin's options, not a {_kind(apart)}")
+            return options
+        for key, value in apart.items():
+            if key in options:
+                self._complain((*path, key), f"{key} stands here twice; leave one out")
+            self.moved[(*target, OPTIONS, key)] = (*path, key)
+            options[key] = value
+        return options
 
     def _uncut(self, body: dict[str, Any], path: KeyPath, own: tuple[str, ...]) -> dict[str, Any]:
         """Take out a text of ours that braces cut at its commas, as they do with ``{schedule: linear(1, 0, 64)}``."""

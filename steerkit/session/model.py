@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steerkit.api.hookspecs import StatisticsKind
-from steerkit.engine.lowering.edits import Condition
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import PaddingSide
 from steerkit.engine.reading.capture import Key, capture
 from steerkit.engine.runtime.runtime import Runtime
@@ -15,6 +15,7 @@ from steerkit.types import Positions, Site, as_sites
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import ClassStatistics
+    from steerkit.engine.prompts.inputs import Prompts
 
 
 class LiveModel(Runtime):
@@ -22,20 +23,20 @@ class LiveModel(Runtime):
 
     def capture(
         self,
-        prompts: Sequence[str],
+        prompts: Prompts,
         sites: Sequence[Site | str] | Site | str,
         positions: Sequence[Positions | str | int] | Positions | str | int = -1,
         *,
         kind: StatisticsKind = "mean",
         padding_side: PaddingSide = "right",
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         progress: Progress | bool = True,
     ) -> dict[Key, ClassStatistics]:
         """Statistics of activations. See ``steerkit.engine.reading.capture.capture``."""
         chosen = positions if isinstance(positions, Sequence) and not isinstance(positions, str) else [positions]
         return capture(
             self,
-            [prompts] if isinstance(prompts, str) else list(prompts),
+            prompts,
             as_sites(sites),
             [Positions.parse(item) for item in chosen],
             kind=kind,

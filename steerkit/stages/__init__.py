@@ -13,7 +13,7 @@ from steerkit.stages.records import (
     ConditionScores,
     collect,
     describe_condition,
-    evaluated_texts,
+    evaluated_examples,
     read_scores,
     read_separations,
 )
@@ -33,7 +33,7 @@ __all__ = [
     "collect",
     "conditions",
     "describe_condition",
-    "evaluated_texts",
+    "evaluated_examples",
     "facts_of",
     "load",
     "make_graph",

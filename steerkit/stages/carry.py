@@ -14,20 +14,19 @@ from steerkit.stages.model import load_use
 from steerkit.stages.tasks import (
     CompletionsTask,
     EstimateTask,
+    Examples,
     GroupUse,
     ModelUse,
     ReferenceTask,
     ScoresTask,
     SeparationTask,
     Task,
-    Texts,
 )
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
     from steerkit.api.estimator import Estimator
-    from steerkit.api.intervention import Intervention
-    from steerkit.engine.measuring.evaluate import Evaluation, Job, Seen
+    from steerkit.engine.measuring.evaluate import Evaluation, Job, Seen, Steered
     from steerkit.session.model import LiveModel
 
 
@@ -53,14 +52,20 @@ class Bench:
         return self._live
 
     def evaluation(
-        self, use: ModelUse, data: str, texts: Texts, jobs: Sequence[Job] = (), seen: Seen | None = None, key: str = ""
+        self,
+        use: ModelUse,
+        data: str,
+        examples: Examples,
+        jobs: Sequence[Job] = (),
+        seen: Seen | None = None,
+        key: str = "",
     ) -> Evaluation:
-        """An evaluation of some texts, with their prompts rendered once for all groups that look at them.
+        """An evaluation of some examples, with their prompts rendered once for all groups that look at them.
 
         Args:
             use: the model.
-            data: what the texts are called.
-            texts: the texts.
+            data: what the examples are called.
+            examples: the examples.
             jobs: what is to be scored.
             seen: outputs of the baseline.
             key: of jobs and outputs.
@@ -68,9 +73,9 @@ class Bench:
         from steerkit.engine.measuring.evaluate import Evaluation
 
         live = self.live(use)
-        known = hash_of([data, texts, key])
+        known = hash_of([data, examples, key])
         if known not in self._evaluations:
-            self._evaluations[known] = Evaluation(live, jobs, {data: texts}, None, self.observer, seen)
+            self._evaluations[known] = Evaluation(live, jobs, {data: examples}, None, self.observer, seen)
         return self._evaluations[known]
 
 
@@ -136,7 +141,7 @@ def _separation(payload: SeparationTask, bench: Bench) -> bytes:
 
 def _completions(payload: CompletionsTask, given: Mapping[str, bytes], bench: Bench) -> bytes:
     bench.observer.step(f"completions on {payload.data}")
-    evaluation = bench.evaluation(payload.model, payload.data, payload.texts)
+    evaluation = bench.evaluation(payload.model, payload.data, payload.examples)
     return to_bytes(evaluation.complete(_steering(payload.group, given), payload.data, payload.new_tokens))
 
 
@@ -144,7 +149,7 @@ def _reference(payload: ReferenceTask, bench: Bench) -> bytes:
     from safetensors.torch import save
 
     bench.observer.step(f"baseline logits on {payload.data}")
-    evaluation = bench.evaluation(payload.model, payload.data, payload.texts)
+    evaluation = bench.evaluation(payload.model, payload.data, payload.examples)
     return save({"logits": evaluation.reference(payload.data).contiguous()})
 
 
@@ -158,7 +163,7 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
     compared = sorted({task.inputs[part] for task in tasks for part in task.inputs if part in _COMPARED})
     asked = [[item.name, item.evaluator, item.options, item.needs] for item in payloads]
     key = hash_of([asked, compared])
-    evaluation = bench.evaluation(first.model, data, first.texts, jobs, _seen(given, data), key)
+    evaluation = bench.evaluation(first.model, data, first.examples, jobs, _seen(given, data), key)
     bench.observer.step(f"{', '.join(item.name for item in payloads)} on {data}")
     known = {data: from_bytes(given["completions"])} if "completions" in given else {}
     members = evaluation.run_many(_steering(first.group, given), samples=False, known=known)
@@ -185,7 +190,7 @@ def _seen(given: Mapping[str, bytes], data: str) -> Seen:
     return found
 
 
-def _steering(group: GroupUse, given: Mapping[str, bytes]) -> list[tuple[Intervention, ...]]:
+def _steering(group: GroupUse, given: Mapping[str, bytes]) -> list[Steered]:
     directions: dict[str, Direction] = {}
     for name in () if group.condition is None else group.condition.directions:
         directions[name] = read_direction(given[f"direction {name}"])

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from steerkit.api.intervention import Gate, Intervention
+from steerkit.api.intervention import Gate, Intervention, Placement
 from steerkit.catalog import implementation
 from steerkit.errors import SteerkitError
 from steerkit.plan import Plan, PlannedCondition
+from steerkit.plan.types import PlannedIntervention
 from steerkit.stages.graph import condition_names
-from steerkit.types import FROM_TOKEN
+from steerkit.types import FROM_TOKEN, Example
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
+    from steerkit.engine.lowering.edits import Mode
+    from steerkit.engine.measuring.evaluate import Steered
     from steerkit.engine.prompts.chat import Rendered
+    from steerkit.engine.sequence.positions import Frame
     from steerkit.session.model import LiveModel
 
 ConditionKind: TypeAlias = Literal["baseline", "intervention", "control"]
@@ -30,15 +34,29 @@ class Condition:
         name: as records call it.
         kind: ``baseline``, ``intervention`` or ``control``.
         planned: what the recipe says; None for the baseline.
-        interventions: ready to attach.
+        placements: its interventions, ready to attach.
         of: the condition that a control stands beside.
     """
 
     name: str
     kind: ConditionKind
     planned: PlannedCondition | None
-    interventions: tuple[Intervention, ...]
+    placements: tuple[Placement, ...]
     of: str | None = None
+
+    @property
+    def system_prompt(self) -> str | None:
+        """What takes the place of the recipe's system prompt under it, or None."""
+        return None if self.planned is None else self.planned.system_prompt
+
+    @property
+    def mode(self) -> Mode:
+        """How its interventions are lowered."""
+        return "auto" if self.planned is None else self.planned.mode
+
+
+Drawn: TypeAlias = dict[tuple[str, int], "Direction"]
+"""Random stand-ins by the direction that they stand for, and their number."""
 
 
 def conditions(plan: Plan, directions: Mapping[str, Direction]) -> list[Condition]:
@@ -48,80 +66,94 @@ def conditions(plan: Plan, directions: Mapping[str, Direction]) -> list[Conditio
         SteerkitError: naming the condition, where a gate's direction can't decide anything.
     """
     found: list[Condition] = []
+    drawn: Drawn = {}
     for group in plan.groups:
         names = condition_names(group)
-        steered = steer_group(group.condition, group.controls, plan.seed, directions, names[0])
+        steered = steer_group(group.condition, group.controls, plan.seed, directions, names[0], drawn)
         if group.condition is None:
             found.append(Condition(names[0], "baseline", None, ()))
             continue
-        found.append(Condition(names[0], "intervention", group.condition, steered[0]))
+        found.append(Condition(names[0], "intervention", group.condition, steered[0].placements))
         found += [
-            Condition(name, "control", group.condition, built, names[0])
+            Condition(name, "control", group.condition, built.placements, names[0])
             for name, built in zip(names[1:], steered[1:], strict=True)
         ]
     return found
 
 
 def steer_group(
-    condition: PlannedCondition | None, controls: int, seed: int, directions: Mapping[str, Direction], name: str
-) -> list[tuple[Intervention, ...]]:
-    """The interventions of a condition, then of each of its controls. The baseline has none.
+    condition: PlannedCondition | None,
+    controls: int,
+    seed: int,
+    directions: Mapping[str, Direction],
+    name: str,
+    drawn: Drawn | None = None,
+) -> list[Steered]:
+    """How a condition steers, then each of its controls. The baseline does nothing.
 
     A control's gates keep their own directions: it acts where the condition acts, along something else.
+
+    Args:
+        condition: the condition; None for the baseline.
+        controls: how many controls stand beside it.
+        seed: of their random directions.
+        directions: those that it uses, by name.
+        name: as messages call it.
+        drawn: random directions that were drawn already; those that are drawn here are added.
 
     Raises:
         SteerkitError: naming the condition, where a gate's direction can't decide anything.
     """
+    from steerkit.engine.measuring.evaluate import Steered
+
     if condition is None:
-        return [()]
-    built = [_build(condition, directions, directions, name)]
+        return [Steered()]
+    drawn = {} if drawn is None else drawn
+    built = _build(condition, directions, name)
+    listed = [built]
     for number in range(1, controls + 1):
-        stand_ins = {one: random_like(directions[one], seed, number) for one in condition.steering}
-        built.append(_build(condition, stand_ins, directions, name))
-    return built
+        for used in condition.steering:
+            if (used, number) not in drawn:
+                drawn[used, number] = random_like(directions[used], seed, number)
+        stand_ins = {used: drawn[used, number] for used in condition.steering}
+        listed.append(tuple(placement.with_directions(stand_ins) for placement in built))
+    return [Steered(placements, condition.system_prompt, condition.mode) for placements in listed]
 
 
-def _build(
-    planned: PlannedCondition, directions: Mapping[str, Direction], deciding: Mapping[str, Direction], name: str
-) -> tuple[Intervention, ...]:
-    """A condition's interventions along ``directions``, with gates on ``deciding`` ones."""
-    found = []
-    for item in planned.interventions:
-        direction = None if item.direction is None else directions[item.direction]
-        kind = cast("type[Intervention]", implementation(item.spec))
-        built = kind(item.options, direction, item.sites, item.positions)
-        # Set, not passed: a plugin's own __init__ needn't know of them.
-        built.schedule = item.schedule
-        if (gate := item.gate) is not None:
-            try:
-                built.gate = Gate(
-                    deciding[gate.direction],
-                    gate.threshold,
-                    gate.side,
-                    gate.site,
-                    gate.at,
-                    gate.positions,
-                    gate.prepass,
-                )
-            except SteerkitError as error:
-                raise type(error)(f"Condition {name}: {error}") from None
-        found.append(built)
-    return tuple(found)
+def _build(planned: PlannedCondition, directions: Mapping[str, Direction], name: str) -> tuple[Placement, ...]:
+    """A condition's interventions along its directions."""
+    try:
+        return tuple(_place(item, directions) for item in planned.interventions)
+    except SteerkitError as error:
+        raise type(error)(f"Condition {name}: {error}") from None
+
+
+def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) -> Placement:
+    kind = cast("type[Intervention]", implementation(planned.spec))
+    made = kind(planned.options, tuple(directions[name] for name in planned.directions))
+    gate = None
+    if (one := planned.gate) is not None:
+        decides = directions[one.direction]
+        gate = Gate(decides, one.threshold, one.side, one.site, one.at, one.positions, one.prepass)
+    return Placement(made, planned.sites, planned.positions, planned.schedule, gate)
 
 
 def random_like(direction: Direction, seed: int, number: int) -> Direction:
     """A random direction whose vectors have the same norms: what any direction of this size would do.
 
-    One and the same for every condition, so that conditions can be compared.
+    One and the same for every condition, so that conditions can be compared. Of one at several sites, the vectors are
+    drawn site by site.
     """
     import torch
 
     key = sha256(f"{seed}/{direction.name}/{number}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-    vectors = torch.randn(direction.vectors.shape, generator=generator, dtype=torch.float64)
-    norms = direction.vectors.double().norm(dim=1, keepdim=True)
-    vectors = vectors / vectors.norm(dim=1, keepdim=True) * norms
-    return direction.with_vectors(vectors.float(), f"{direction.name}/random-{number}")
+    drawn = {}
+    for site, like in direction.items():
+        vectors = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+        norms = like.double().norm(dim=1, keepdim=True)
+        drawn[site] = (vectors / vectors.norm(dim=1, keepdim=True) * norms).float()
+    return direction.with_vectors(drawn, f"{direction.name}/random-{number}")
 
 
 def require_possible(conditions: Sequence[Condition], plan: Plan, live: LiveModel) -> None:
@@ -134,23 +166,28 @@ def require_possible(conditions: Sequence[Condition], plan: Plan, live: LiveMode
     from steerkit.engine.lowering.lower import at_sites
     from steerkit.engine.sequence.positions import intervals
 
-    frames = [batch.frame for batch in live.batched(_read(plan, live.chat.render, raw=False), "left", extra_tokens=1)]
-    frames += [batch.frame for batch in live.batched(_read(plan, live.chat.render_text, raw=True), "right")]
+    raw = [batch.frame for batch in live.batched(_read(plan, live.chat.render_reading, raw=True), "right")]
+    frames: dict[str | None, list[Frame]] = {}
     for condition in conditions:
         try:
-            at_sites(condition.interventions, live.layout)
-            gates = [item.gate for item in condition.interventions if item.gate is not None]
-            named = {item.positions for item in condition.interventions}
+            system_prompt = condition.system_prompt
+            if system_prompt not in frames:
+                chat = live.chat if system_prompt is None else live.chat.with_system_prompt(system_prompt)
+                prompts = _read(plan, chat.render, raw=False)
+                frames[system_prompt] = [batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)] + raw
+            at_sites(condition.placements, live.layout)
+            gates = [item.gate for item in condition.placements if item.gate is not None]
+            named = {item.positions for item in condition.placements}
             named |= {gate.positions for gate in gates if gate.at == "prompt"}
             for positions in (one for one in named if one.role != FROM_TOKEN):
-                for frame in frames:
+                for frame in frames[system_prompt]:
                     intervals(positions, frame)
         except SteerkitError as error:
             raise type(error)(f"Condition {condition.name}: {error}") from None
 
 
-def _read(plan: Plan, render: Callable[[str], Rendered], *, raw: bool) -> list[Rendered]:
-    """What the plan's looks read: prompts, or texts as they are."""
+def _read(plan: Plan, render: Callable[[Example], Rendered], *, raw: bool) -> list[Rendered]:
+    """What the plan's looks read: prompts, or what evaluators read along."""
     looks = [look for group in plan.groups for look in group.looks]
     refs = dict.fromkeys(look.data for look in looks if (look.kind == "along" and not look.new_tokens) == raw)
-    return [render(text) for ref in refs for text in plan.texts(ref)]
+    return [render(example) for ref in refs for example in plan.examples(ref)]

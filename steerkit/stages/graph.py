@@ -15,6 +15,7 @@ from steerkit.stages.model import code_of, plugin
 from steerkit.stages.tasks import (
     CompletionsTask,
     EstimateTask,
+    Examples,
     GroupUse,
     ModelUse,
     Payload,
@@ -23,8 +24,8 @@ from steerkit.stages.tasks import (
     SeparationTask,
     Task,
     TaskKind,
-    Texts,
 )
+from steerkit.types import Example
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -151,8 +152,8 @@ class _Grapher:
             plugin(planned.estimator),
             planned.estimator.statistics,
             planned.options,
-            self.plan.texts(planned.positive),
-            self.plan.texts(planned.negative),
+            self.plan.examples(planned.positive),
+            self.plan.examples(planned.negative),
             planned.site,
             planned.positions,
             self.plan.seed,
@@ -166,15 +167,15 @@ class _Grapher:
         item = planned.direction
         assert item.estimator is not None and item.positive is not None and item.negative is not None
         assert item.positions is not None
-        texts = self.plan.texts
+        examples = self.plan.examples
         payload = SeparationTask(
             self.model,
             plugin(item.estimator),
             item.estimator.statistics,
             item.options,
             item.positions,
-            (texts(item.positive), texts(item.negative)),
-            (texts(planned.seen[0]), texts(planned.seen[1])),
+            (examples(item.positive), examples(item.negative)),
+            (examples(planned.seen[0]), examples(planned.seen[1])),
         )
         return self.task(payload, {}, "separation", f"separation by layer of {item.name}")
 
@@ -202,33 +203,33 @@ class _Grapher:
 
     def look(self, group: GroupTasks, look: Look, use: GroupUse) -> GroupTasks:
         """The tasks of a group with those of one more look."""
-        data, texts = str(look.data), self.plan.texts(look.data)[: look.first]
+        data, examples = str(look.data), self.plan.examples(look.data)[: look.first]
         steering = {} if use.condition is None else self.keys_of(use.condition)
         title = group_title(group.names)
         if look.kind == "reference":
-            task = self.task(ReferenceTask(self.model, texts, data), {}, "condition", title)
+            task = self.task(ReferenceTask(self.model, _prompts(examples), data), {}, "condition", title)
             return replace(group, references={**group.references, look.data: task})
         if look.kind == "completions":
-            payload = CompletionsTask(self.model, use, texts, look.new_tokens, data)
+            payload = CompletionsTask(self.model, use, _prompts(examples), look.new_tokens, data)
             task = self.task(payload, steering, "condition", title)
             if look.alone:
                 return replace(group, samples=task)
             return replace(group, completions={**group.completions, look.data: task})
         looked_at = [look.kind, look.new_tokens, look.most_tokens]
-        together = hash_of([self.model, use, texts, sorted(steering.items()), looked_at])
+        together = hash_of([self.model, use, examples, sorted(steering.items()), looked_at])
         scores = dict(group.scores)
         for place in look.evaluations:
             name = self.plan.evaluations[place].name
-            scoring = self.scores(place, use, texts, data)
+            scoring = self.scores(place, use, examples, data)
             inputs = {**steering, **self.outputs_for(scoring, group, look.data)}
             scores[(name, look.data)] = self.task(scoring, inputs, "condition", title, together)
         return replace(group, scores=scores)
 
-    def scores(self, place: int, use: GroupUse, texts: Texts, data: str) -> ScoresTask:
+    def scores(self, place: int, use: GroupUse, examples: Examples, data: str) -> ScoresTask:
         """What one evaluator scores."""
         item = self.plan.evaluations[place]
         evaluator = plugin(item.spec)
-        return ScoresTask(self.model, use, texts, evaluator, item.options, item.needs, item.name, data)
+        return ScoresTask(self.model, use, examples, evaluator, item.options, item.needs, item.name, data)
 
     def outputs_for(self, payload: ScoresTask, group: GroupTasks, data: DataRef) -> dict[str, str]:
         """Keys of the outputs that an evaluator's scores are made from, beside its own pass."""
@@ -247,6 +248,11 @@ class _Grapher:
     def keys_of(self, condition: PlannedCondition) -> dict[str, str]:
         """Keys of the directions that a condition uses."""
         return {f"direction {name}": self.directions[name] for name in condition.directions}
+
+
+def _prompts(examples: Examples) -> Examples:
+    """Examples without what an answer to them can't depend on: labels, fields, completions to be read."""
+    return tuple(Example(example.messages) for example in examples)
 
 
 def condition_names(group: PlannedGroup) -> tuple[str, ...]:
@@ -268,10 +274,10 @@ def saved_direction(planned: PlannedDirection) -> Direction:
     from steerkit.artifacts.directions import load_directions
 
     assert planned.file is not None
-    saved = load_directions(planned.file)
+    saved = load_directions(planned.file, site=planned.site, positions=planned.positions)
     if planned.name not in saved and len(saved) > 1:
         raise ArtifactError(
             f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
             "Name the direction in the recipe as it is named in the file."
         )
-    return replace(saved.get(planned.name, next(iter(saved.values()))), name=planned.name)
+    return saved.get(planned.name, next(iter(saved.values()))).replace(name=planned.name)

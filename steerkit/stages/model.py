@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
 
 _RUNNING = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
-_OURS = ("api", "engine", "stages", "types", "session", "sharing.py", "artifacts/directions.py")
+_OURS = ("api", "engine", "stages", "types", "session", "sharing.py", "templates.py", "artifacts/directions.py")
 """What of our own code an output can depend on. What plans, shows and keeps gives no output."""
 
 
@@ -39,6 +39,7 @@ def load(plan: Plan) -> LiveModel:
         device=wanted.device,
         chat_template=wanted.chat_template,
         system_prompt=wanted.system_prompt,
+        chat_template_arguments=wanted.chat_template_arguments,
         trust_remote_code=wanted.trust_remote_code,
         accept_terms=wanted.accept_terms,
         batch_tokens=wanted.batch_tokens,
@@ -51,7 +52,7 @@ def load_use(use: ModelUse) -> LiveModel:
     import torch
 
     from steerkit.engine.loading.load import load as load_weights
-    from steerkit.session.models import live_model
+    from steerkit.session.models import chat_format, live_model
 
     torch.set_num_threads(use.threads)
     wanted = use.loading
@@ -64,8 +65,8 @@ def load_use(use: ModelUse) -> LiveModel:
         accept_terms=wanted.accept_terms,
     )
     adapter = ArchitectureSpec(use.adapter.name, "", use.adapter.implementation)
-    chat = (wanted.chat_template, wanted.system_prompt)
-    return live_model(loaded, adapter, *chat, wanted.batch_tokens, self_test=False)
+    chat = chat_format(loaded, wanted.chat_template, wanted.system_prompt, wanted.chat_template_arguments)
+    return live_model(loaded, adapter, chat, wanted.batch_tokens, self_test=False)
 
 
 def adapter_of(plan: Plan, live: LiveModel) -> Spec:

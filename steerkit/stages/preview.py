@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from steerkit.errors import SteerkitError
 from steerkit.plan import DataRef, Plan, PlannedDirection
 from steerkit.plan.looks import Lengths
+from steerkit.plan.tokens import Reading
 from steerkit.stages.condition import conditions, require_possible
 from steerkit.stages.graph import saved_direction
+from steerkit.types import resolve_sites
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -56,13 +59,17 @@ def stand_in(planned: PlannedDirection, plan: Plan, live: LiveModel) -> Directio
     from steerkit.api.direction import Direction
 
     assert planned.site is not None and planned.positions is not None
+    sites = resolve_sites(planned.site, live.layout.n_layers)
     # Not the same ones for two directions: updates along them would cancel or be redundant.
     key = sha256(planned.name.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-    width = live.layout.width(planned.site)
-    vectors = torch.randn(_rank(planned, plan), width, generator=generator)
-    mean = torch.randn(width, generator=generator)
-    return Direction(vectors / vectors.norm(dim=1, keepdim=True), planned.site, planned.positions, planned.name, mean)
+    drawn, means = {}, {}
+    for site in sites:
+        width = live.layout.width(site)
+        vectors = torch.randn(_rank(planned, plan), width, generator=generator)
+        drawn[site] = vectors / vectors.norm(dim=1, keepdim=True)
+        means[site] = torch.randn(width, generator=generator)
+    return Direction(drawn, None, planned.positions, planned.name, means)
 
 
 def _rank(planned: PlannedDirection, plan: Plan) -> int:
@@ -70,20 +77,20 @@ def _rank(planned: PlannedDirection, plan: Plan) -> int:
     rank = getattr(planned.options, "rank", None)
     if isinstance(rank, int) and rank > 0:
         return rank
-    uses = [one for item in plan.conditions for one in item.interventions if one.direction == planned.name]
+    uses = [one for item in plan.conditions for one in item.interventions if planned.name in one.directions]
     coefficients = [getattr(one.options, "coefficient", None) for one in uses]
     return next((len(one) for one in coefficients if isinstance(one, (list, tuple)) and one), 1)
 
 
-def _lengths(plan: Plan, live: LiveModel) -> Lengths:
-    """Tokens of texts as the model reads them."""
-    known: dict[tuple[DataRef, bool], list[int]] = {}
+def _lengths(plan: Plan, live: LiveModel, system_prompt: str | None) -> Lengths:
+    """Tokens of examples as the model reads them under a condition."""
+    chat = live.chat if system_prompt is None else live.chat.with_system_prompt(system_prompt)
 
-    def count(ref: DataRef, raw: bool) -> list[int]:
-        if (ref, raw) not in known:
-            render = live.chat.render_text if raw else live.chat.render
-            known[(ref, raw)] = [len(render(text).token_ids) for text in plan.texts(ref)]
-        return known[(ref, raw)]
+    @cache
+    def count(ref: DataRef, how: Reading) -> list[int]:
+        # What is read along is read as it is, whatever prompts begin with.
+        render = live.chat.render_reading if how == "text" else chat.render
+        return [len(render(example).token_ids) for example in plan.examples(ref)]
 
     return count
 
@@ -105,19 +112,17 @@ def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
     listed = conditions(plan, directions)
     require_possible(listed, plan, live)
     groups = {group.condition.name: group for group in plan.groups if group.condition is not None}
-    lengths = _lengths(plan, live)
+    lengths = cache(partial(_lengths, plan, live))
     found: dict[str, Preview] = {}
     for condition in listed:
         if condition.kind != "intervention":
             continue
-        looks = [(look, run) for look in groups[condition.name].looks if (run := look.runs(lengths)) is not None]
-        expected = max((run.tokens for _, run in looks), default=0)
-        together = max(
-            (min(groups[condition.name].members(look), run.together(live.batch_tokens)) for look, run in looks),
-            default=1,
-        )
         try:
-            explanation = live.explain(*condition.interventions, expected_tokens=expected)
+            group, counted = groups[condition.name], lengths(condition.system_prompt)
+            looks = [(look, run) for look in group.looks if (run := look.runs(counted)) is not None]
+            expected = max((run.tokens for _, run in looks), default=0)
+            together = max((group.together(look, run, live.batch_tokens) for look, run in looks), default=1)
+            explanation = live.explain(*condition.placements, mode=condition.mode, expected_tokens=expected)
         except SteerkitError as error:
             raise type(error)(f"Condition {condition.name}: {error}") from None
         one = Preview((condition.name,), explanation, expected, together)

@@ -27,6 +27,7 @@ from steerkit.stages.carry import from_bytes, unpack_scores
 from steerkit.stages.condition import Condition
 from steerkit.stages.graph import BASELINE, Graph
 from steerkit.stages.model import facts_of
+from steerkit.types import Example
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -77,13 +78,13 @@ def describe_condition(condition: Condition, live: LiveModel) -> ConditionEntry:
     listed = [
         InterventionEntry(
             name=item.spec.name,
-            direction=item.direction,
+            direction=item.direction_text,
             options=options_as_json(item.options),
-            sites=tuple(str(site) for site in built.sites(live.layout)),
+            sites=tuple(str(site) for site in built.sites_on(live.layout)),
             positions=str(item.positions),
             **item.when(built.gate.site if built.gate is not None else None),
         )
-        for item, built in zip(interventions, condition.interventions, strict=True)
+        for item, built in zip(interventions, condition.placements, strict=True)
     ]
     own = planned if condition.kind == "intervention" else None
     return ConditionEntry(
@@ -93,6 +94,7 @@ def describe_condition(condition: Condition, live: LiveModel) -> ConditionEntry:
         sweep=None if own is None else own.sweep,
         swept={} if own is None else dict(own.swept),
         interventions=tuple(listed),
+        **({} if planned is None else planned.how()),
     )
 
 
@@ -125,13 +127,13 @@ def collect(
         description=plan.report.description,
         seed=plan.seed,
         model=ModelEntry(**{key: facts[key] for key in ModelEntry.model_fields}),
-        data={f"{name}.{split}": len(texts) for name, by in plan.data.items() for split, texts in by.items()},
+        data={f"{name}.{split}": len(rows) for name, by in plan.data.items() for split, rows in by.items()},
         directions=tuple(describe_direction(direction) for direction in directions.values()),
         conditions=tuple(describe_condition(condition, live) for condition in conditions),
         evaluators=tuple(_describe_evaluator(planned) for planned in plan.evaluations),
         records=tuple(records),
         separation=tuple(separation),
-        notes=(*_unmeasured(plan, separation), *dict.fromkeys(notes)),
+        notes=(*_unmeasured(plan, separation), *_left_out(directions), *dict.fromkeys(notes)),
     )
     return results, samples
 
@@ -189,17 +191,17 @@ def _records(
 
 def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[Sample]:
     rows = []
-    for data, prompts in evaluated_texts(plan).items():
+    for data, examples in evaluated_examples(plan).items():
         columns = {
             name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
         }
-        rows += sample_rows(condition, data, prompts, found.completions.get(data, ()), columns)
+        rows += sample_rows(condition, data, examples, found.completions.get(data, ()), columns)
     return rows
 
 
-def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """The texts of every split that outputs are looked at on, under the name that records use."""
-    return {str(look.data): plan.texts(look.data) for group in plan.groups for look in group.looks}
+def evaluated_examples(plan: Plan) -> dict[str, tuple[Example, ...]]:
+    """The examples of every split that outputs are looked at on, under the name that records use."""
+    return {str(look.data): plan.examples(look.data) for group in plan.groups for look in group.looks}
 
 
 def _describe_evaluator(planned: PlannedEvaluation) -> EvaluatorEntry:
@@ -212,6 +214,15 @@ def _describe_evaluator(planned: PlannedEvaluation) -> EvaluatorEntry:
         options=options_as_json(planned.options),
         derived=tuple(kind.derived),
     )
+
+
+def _left_out(directions: Mapping[str, Direction]) -> list[str]:
+    """Sites of a pattern at which a direction has no vectors."""
+    return [
+        f"Direction {name} has no vectors at {', '.join(left_out)}: {next(iter(left_out.values()))}"
+        for name, direction in directions.items()
+        if (left_out := direction.provenance.get("left_out"))
+    ]
 
 
 def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:

@@ -16,12 +16,12 @@ from steerkit.api.hookspecs import Needs, Options, Spec, StatisticsKind
 from steerkit.catalog import implementation
 from steerkit.plan import PlannedCondition, PlannedLoading
 from steerkit.progress import StageKind
-from steerkit.types import Positions, Site
+from steerkit.types import Example, Positions, Site, SitePattern
 
 TaskKind: TypeAlias = Literal["direction", "separation", "completions", "reference", "scores"]
 
-Texts: TypeAlias = tuple[Any, ...]
-"""Texts or examples, in order."""
+Examples: TypeAlias = tuple[Example, ...]
+"""Examples, in order."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class EstimateTask:
     estimator: Plugin
     statistics: StatisticsKind
     options: Options
-    positive: Texts
-    negative: Texts
-    site: Site
+    positive: Examples
+    negative: Examples
+    site: Site | SitePattern
     positions: Positions
     seed: int
 
@@ -107,17 +107,20 @@ class SeparationTask:
     statistics: StatisticsKind
     options: Options
     positions: Positions
-    fitted: tuple[Texts, Texts]
-    seen: tuple[Texts, Texts]
+    fitted: tuple[Examples, Examples]
+    seen: tuple[Examples, Examples]
 
 
 @dataclass(frozen=True)
 class CompletionsTask:
-    """Write completions under every condition of a group. Gives JSON: for each condition token ids of each text."""
+    """Write completions under every condition of a group. Gives JSON: for each condition token ids of each example.
+
+    Of the examples it holds the prompts, since a completion depends on nothing else of them.
+    """
 
     model: ModelUse
     group: GroupUse
-    texts: Texts
+    examples: Examples
     new_tokens: int
     data: str = field(default="", compare=False)
 
@@ -127,7 +130,7 @@ class ReferenceTask:
     """The unsteered model's next-token logits, which others are compared with. Gives safetensors bytes."""
 
     model: ModelUse
-    texts: Texts
+    examples: Examples
     data: str = field(default="", compare=False)
 
 
@@ -140,7 +143,7 @@ class ScoresTask:
 
     model: ModelUse
     group: GroupUse
-    texts: Texts
+    examples: Examples
     evaluator: Plugin
     options: Options
     needs: Needs

@@ -215,6 +215,7 @@ def _rows(outputs: Outputs, rows: range) -> Outputs:
         token_mask=some(outputs.token_mask),
         completions=None if outputs.completions is None else [outputs.completions[row] for row in rows],
         baseline=None if outputs.baseline is None else _rows(outputs.baseline, rows),
+        examples=[outputs.examples[row] for row in rows],
     )
 
 

@@ -17,6 +17,7 @@ from steerkit.plan import Plan
 from steerkit.plan.cost import Part
 from steerkit.plan.tokens import token_counter
 from steerkit.sharing import count_batches
+from steerkit.types import Example, Message
 from tests.plan.conftest import RECIPE, Planner
 
 PREPASS = Part.PREPASSES.value
@@ -59,10 +60,16 @@ def test_counted_tokens_are_those_that_the_engine_renders(
 
     chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer_folder), template=template, system_prompt=system)
     counter = token_counter(tokenizer_folder, template, system)
-    texts = ["hello there", "a", "über <|user|> x"]
+    texts = ["hello there", "a", "über <|user|> x", "<bos>begun"]
+    answered = [Example((Message("user", "hello"),), completion=" you")]
+    talks = [Example((Message("user", "a"), Message("assistant", "b"))), Example.of("c")] if template != "none" else []
     assert not counter.estimated
-    assert counter.prompts(texts) == [len(chat.render(text).token_ids) for text in texts]
-    assert counter.texts(texts) == [len(chat.render_text(text).token_ids) for text in texts]
+    for examples in ([Example.of(text) for text in texts], [*answered, *map(Example.of, texts)], talks):
+        assert counter.count(examples) == [len(chat.render(one).token_ids) for one in examples]
+        assert counter.count(examples, "whole") == [
+            len(chat.render(one, completion=True).token_ids) for one in examples
+        ]
+        assert counter.count(examples, "text") == [len(chat.render_reading(one).token_ids) for one in examples]
 
 
 def test_an_estimate_says_that_it_is_one(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +182,25 @@ def test_the_passes_of_groups_are_counted_whatever_fits_into_a_batch(
         "  - cross_entropy: {data: probe.test, name: short, max_tokens: 3}\n"
         "report: {samples: {data: warm.test, n: 2, max_new_tokens: 5}}\ncontrol: {random_directions: 2}\n"
     )
+    found = plan(text, f"model.source={model_folder}", f"model.batch_tokens={budget}")
+    assert not found.cost.estimated
+    assert engine_calls(found) == found.cost.forward_passes
+
+
+@pytest.mark.parametrize("budget", [100, 4096])
+@pytest.mark.parametrize("mode", ["auto", "fold", "interpret"])
+def test_the_passes_under_prompts_and_modes_are_counted(
+    plan: Planner, model_folder: Path, budget: int, mode: str
+) -> None:
+    both = f"{{system_prompt: Be warm., mode: {mode}, interventions: [{{add: {{direction: warmth}}}}]}}"
+    lines = [
+        "refusal_rate: {data: probe.test, max_new_tokens: 3}",
+        "kl_divergence: {data: warm.test}",
+        "cross_entropy: {data: warm.test, of: baseline_completions, max_new_tokens: 2}",
+        "cross_entropy: {data: probe.test, name: short, max_tokens: 3}",
+    ]
+    text = calls(lines).replace("  dose:", f"  asked: {{system_prompt: Be warm.}}\n  both: {both}\n  dose:")
+    text += "report: {samples: {data: warm.test, n: 2, max_new_tokens: 5}}\ncontrol: {random_directions: 2}\n"
     found = plan(text, f"model.source={model_folder}", f"model.batch_tokens={budget}")
     assert not found.cost.estimated
     assert engine_calls(found) == found.cost.forward_passes

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from steerkit.engine.sequence.positions import Frame, edit_mask, intervals
 from steerkit.errors import PositionError
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
 
 
 def unit(gate: Gate, x: Tensor) -> Tensor:
-    """A gate's direction with norm 1, ``[d_model]``: float32, or float64 for a float64 stream, where ``x`` is."""
+    """A gate's direction with norm 1, ``[width]``: float32, or float64 for a float64 stream, where ``x`` is.
+
+    Of a gate at one head the value ``x`` holds all heads side by side; the direction is 0 at the others.
+    """
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     vector = gate.direction.vectors[0].detach().to(wide)
     found: Tensor = (vector / vector.norm()).to(x.device)
-    return found
+    if gate.read_at.head < 0:
+        return found
+    before = gate.read_at.head * len(found)
+    return pad(found, (before, x.shape[-1] - before - len(found)))
 
 
 def projection(x: Tensor, direction: Tensor) -> Tensor:
