@@ -263,11 +263,16 @@ def test_a_run_that_is_killed_within_a_task_repeats_that_task(
         assert (finished / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+WARMER = "add: {direction: warmth, coefficient: 3.0}"
 EXTENDED = [
     # What is changed, and the kinds of task and the condition that are then carried out.
     ("title: none\n", "title: Another heading\n", set()),
     ("coefficient: [-2, 2]", "coefficient: [3, -2, 2]", {"dose[coefficient=3]"}),
     ("random_directions: 2", "random_directions: 3", {"warmer", "without"}),
+    ("  dose:", "  asked: {system_prompt: Be warm.}\n  dose:", {"asked"}),
+    ("  dose:", f"  other: {{system_prompt: Be warm., interventions: [{WARMER}]}}\n  dose:", {"other"}),
+    ("  dose:", f"  other: {{mode: fold, interventions: [{WARMER}]}}\n  dose:", {"other"}),
+    ("  dose:", f"  other: {{mode: auto, interventions: [{WARMER}]}}\n  dose:", set()),
 ]
 
 
@@ -303,6 +308,25 @@ def test_an_evaluator_that_is_added_uses_the_completions_that_are_there(
     whole = run_recipe(recipe, out=tmp_path / "whole")
     for name in STABLE:
         assert (extended / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_labels_that_are_added_leave_completions_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written depends on prompts alone; what is scored may depend on all that an example holds."""
+    rows = [{"text": f"Say {n}", "topic": "even" if n % 2 == 0 else "odd"} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    text = """
+model: {source: "tiny-random:llama", dtype: float32}
+data: {a: {file: rows.jsonl, field: text, id: text}}
+conditions: {asked: {system_prompt: Be warm.}}
+evaluate: [refusal_rate: {data: a, max_new_tokens: 3}]
+"""
+    path = tmp_path / "small.yaml"
+    path.write_text(text, "utf-8")
+    run_recipe(path, out=tmp_path / "runs")
+    path.write_text(text.replace("id: text", "id: text, label: topic"), "utf-8")
+    done = carried(monkeypatch)
+    run_recipe(path, out=tmp_path / "runs")
+    assert {task.kind for task in done} == {"scores"} and len(done) == 2
 
 
 def test_what_is_damaged_in_the_store_is_computed_again(
@@ -345,7 +369,8 @@ def test_a_recipe_runs_with_plugins_that_are_not_installed(
     assert (run / "results.json").read_bytes() == (expected / "results.json").read_bytes()
 
 
-def test_every_task_gives_equal_bytes_in_a_fresh_process(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["small", "deep", "paired"])
+def test_every_task_gives_equal_bytes_in_a_fresh_process(tmp_path: Path, name: str) -> None:
     """What a process pool of the interpreter's own gives is what this process gives."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -354,7 +379,10 @@ def test_every_task_gives_equal_bytes_in_a_fresh_process(recipe: Path, tmp_path:
     from steerkit.executors.schedule import Outputs
     from steerkit.plan import plan_recipe
 
-    found = plan_recipe(recipe, (), Catalog.discover())
+    path = tmp_path / f"{name}.yaml"
+    path.write_text({"small": RECIPE, "deep": DEEP, "paired": PAIRED}[name], "utf-8")
+    write_pairs(tmp_path)
+    found = plan_recipe(path, (), Catalog.discover())
     live = stages.load(found)
     use = stages.model_use(found, live)
     graph = stages.make_graph(found, use)
@@ -362,7 +390,7 @@ def test_every_task_gives_equal_bytes_in_a_fresh_process(recipe: Path, tmp_path:
     expected = Outputs(graph.tasks, graph.given, Store(tmp_path / "here"), here).want(graph.tasks)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         there = Outputs(graph.tasks, graph.given, Store(tmp_path / "there"), PoolExecutor(pool)).want(graph.tasks)
-    assert there == expected and len(there) > 20
+    assert there == expected and len(there) > 5
 
 
 class PoolExecutor:
@@ -577,7 +605,8 @@ control: {random_directions: 1}
 """
 
 
-def test_pairs_of_completions_run_and_reach_samples_and_the_report(tmp_path: Path) -> None:
+def write_pairs(folder: Path) -> list[dict[str, Any]]:
+    """The rows that PAIRED reads."""
     answers = [("yes", "no"), ("surely", "never"), ("so it is", "not so")]
     rows = [
         {
@@ -590,14 +619,17 @@ def test_pairs_of_completions_run_and_reach_samples_and_the_report(tmp_path: Pat
         }
         for n in range(8)
     ]
-    (tmp_path / "caa.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (folder / "caa.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    return rows
+
+
+def test_pairs_of_completions_run_and_reach_samples_and_the_report(tmp_path: Path) -> None:
+    rows = write_pairs(tmp_path)
     (tmp_path / "paired.yaml").write_text(PAIRED, "utf-8")
     path = run_recipe(tmp_path / "paired.yaml", out=tmp_path / "runs")
     results = json.loads((path / "results.json").read_text("utf-8"))
     values = {(one["condition"], one["evaluator"], one["data"]): one["value"] for one in results["records"]}
     # The loss is that of the completion's own tokens behind its prompt, by literal code.
-    from tests.conftest import tiny_live
-
     live, by_name = tiny_live("llama"), {row["name"]: row for row in rows}
     samples = [json.loads(line) for line in (path / "samples.jsonl").read_text("utf-8").splitlines()]
     for side, key in (("positive", "matching"), ("negative", "other")):
