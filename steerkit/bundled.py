@@ -202,21 +202,6 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) else None
 
 
-def manifest_sha256(path: Path) -> str | None:
-    """The sha256 of a file of our cache, as its folder's manifest has it; None where that can't be relied on.
-
-    A manifest that lies anywhere else is somebody's claim: a folder that was copied and then trained further
-    keeps it, and the sizes with it.
-    """
-    if path.resolve().parent.parent != (cache_folder() / "models").resolve():
-        return None
-    try:
-        entry = (read_manifest(path.parent) or {})["files"][path.name]
-        return str(entry["sha256"]) if entry["bytes"] == path.stat().st_size else None
-    except (OSError, KeyError, TypeError):
-        return None
-
-
 def write_manifest(folder: Path, model: BundledModel, versions: Mapping[str, str]) -> None:
     """Record the provenance of a freshly made folder, with the size and sha256 of every file in it."""
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}

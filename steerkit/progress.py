@@ -5,17 +5,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many prompts are done, and of how many."""
+
+
+StageKind: TypeAlias = Literal["loading", "directory", "direction", "separation", "condition", "kept", "report"]
+"""Which part of a run begins; ``directory`` is where its files are from then on."""
+
+
+class Stage(str):
+    """The words for a part of a run that begins, with what it is in ``kind``: whoever acts on it needn't read them."""
+
+    kind: StageKind
+
+    def __new__(cls, kind: StageKind, what: str) -> Stage:
+        """Args: which part, and what is said of it."""
+        made = super().__new__(cls, what)
+        made.kind = kind
+        return made
 
 
 class Observer(Protocol):
     """Is told what a run does."""
 
     def step(self, what: str) -> None:
-        """Something begins; ``what`` says it in a few words."""
+        """Something begins; ``what`` says it in a few words. A ``Stage`` is a part of the run."""
         ...
 
     def progress(self, done: int, of: int) -> None:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from functools import partial
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerkit import stages
-from steerkit.artifacts.provenance import describe_run
+from steerkit.artifacts.provenance import Provenance, describe_run
 from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
+from steerkit.artifacts.store import STORE, Store
 from steerkit.catalog import Catalog
+from steerkit.errors import SteerkitError
+from steerkit.executors.local import LocalExecutor
+from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, plan_recipe
-from steerkit.progress import SILENT, Noted, Observer
+from steerkit.progress import SILENT, Noted, Observer, Stage
+from steerkit.stages import Bench, Graph, Task
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.engine.measuring.evaluate import ConditionScores
+    from steerkit.executors.base import Done, Executor
     from steerkit.session.model import LiveModel
 
 
 def run_recipe(
-    recipe: str | Path, *, overrides: Sequence[str] = (), out: str | Path = "runs", observer: Observer | None = None
+    recipe: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    out: str | Path = "runs",
+    store: str | Path | None = None,
+    threads: int | None = None,
+    observer: Observer | None = None,
 ) -> Path:
     """Run a recipe and return its run directory. ``steerkit.report.write_report`` makes the report from it.
 
@@ -31,81 +40,116 @@ def run_recipe(
         recipe: path of a recipe, or the name of a shipped one.
         overrides: settings such as ``"seed=1"`` or ``"conditions.warmer.0.add.coefficient=2"``.
         out: where run directories go. An unfinished run of the same recipe there is continued.
+        store: where outputs are kept by what they depend on, for this run and others; ``.store`` in ``out`` if not
+            given. What is there is not computed again.
+        threads: CPU threads of this process while it runs; as they are if not given. Another number gives, in the
+            last digits, other numbers.
         observer: told what is done; nobody by default.
 
     Raises:
         RecipeError: with every problem of the recipe; nothing was run.
     """
     plan = plan_recipe(recipe, overrides, Catalog.discover())
-    return execute(plan, Path(out), observer or SILENT)
+    chosen = None if store is None else Path(store)
+    return execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads)
 
 
-def execute(plan: Plan, out: Path, observer: Observer) -> Path:
-    """Carry out a plan."""
-    observer.step(f"loading {plan.recipe.model.source}")
-    model = stages.load(plan)
-    provenance = _provenance(plan, model)
-    digest = _digest(provenance)
-    with RunDirectory.open(out, plan.recipe.name, digest) as directory:
-        observer = Noted(observer, directory.note)
-        observer.step(f"{'continuing' if directory.resumed else 'writing'} {directory.path}")
-        write_text(directory.path / "recipe.yaml", plan.recipe.to_yaml())
-        write_json(directory.path / "plan.json", plan.to_json())
-        write_json(directory.path / "provenance.json", {"run_hash": digest, **provenance})
+def execute(
+    plan: Plan, out: Path, observer: Observer = SILENT, *, store: Path | None = None, threads: int | None = None
+) -> Path:
+    """Carry out a plan. It needs nothing else: neither the recipe's file nor that its plugins are installed."""
+    with _threads(threads):
+        observer.step(Stage("loading", f"loading {plan.loading.source}"))
+        model = stages.load(plan)
+        provenance = _provenance(plan, model)
+        assert provenance.run_hash is not None
+        with RunDirectory.open(out, plan.report.name, provenance.run_hash) as directory:
+            observer = Noted(observer, directory.note)
+            began = "continuing" if directory.resumed else "writing"
+            observer.step(Stage("directory", f"{began} {directory.path}"))
+            write_text(directory.path / "recipe.yaml", plan.report.recipe)
+            write_json(directory.path / "plan.json", plan.to_json())
+            write_json(directory.path / "provenance.json", provenance.model_dump(mode="json"))
 
-        # What can't work is found here, before hours of measuring: evaluators, then sites, widths and positions.
-        evaluation = stages.evaluation(plan, model, observer)
-        directions = _directions(plan, model, directory, observer)
-        conditions = stages.conditions(plan, directions)
-        stages.require_possible(conditions, evaluation, model)
+            use = stages.model_use(plan, model)
+            graph = stages.make_graph(plan, use)
+            with closing(LocalExecutor(Bench(use, model, observer))) as executor:
+                outputs = _outputs(graph, Store(store or out / STORE), executor, directory, observer)
+                # What can't work is found here, before hours of measuring: sites, widths and positions.
+                directions = _directions(plan, graph, outputs, directory.path)
+                conditions = stages.conditions(plan, directions)
+                stages.require_possible(conditions, plan, model)
+                found = outputs.want(graph.wanted)
 
-        separation = directory.stage("separation by layer", lambda: stages.separations(plan, model, observer))
-        scores: dict[str, ConditionScores] = {}
-        for group in stages.groups(conditions, evaluation):
-            observer.step(stages.announce(group, len(scores), len(conditions)))
-            found = directory.stage(
-                stages.name_group(group),
-                partial(
-                    evaluation.run_many,
-                    [condition.steered for condition in group],
-                    samples=group[0].kind != "control",
-                ),
-                pack=stages.pack_group,
-                unpack=stages.unpack_group,
-            )
-            scores.update(zip((condition.name for condition in group), found, strict=True))
-
-        results, samples = stages.collect(plan, model, directions, conditions, scores, separation)
-        directory.finish(results, samples)
-        return directory.path
+            scores = stages.read_scores(plan, graph, found, model)
+            separation = stages.read_separations(graph, found)
+            results, samples = stages.collect(plan, model, directions, conditions, scores, separation)
+            directory.finish(results, samples)
+            return directory.path
 
 
-def _directions(plan: Plan, model: LiveModel, directory: RunDirectory, observer: Observer) -> dict[str, Direction]:
-    """Directions have a file of their own, which is the stage's output as well."""
-    from steerkit.artifacts.directions import load_directions, save_directions
+def _outputs(graph: Graph, store: Store, executor: Executor, directory: RunDirectory, observer: Observer) -> Outputs:
+    """The outputs of a graph, with each part of the run told when it begins and timed when it is done."""
+    said: set[str] = set()
+
+    def began(task: Task) -> None:
+        if task.title not in said:
+            said.add(task.title)
+            observer.step(Stage(task.part, task.title))
+
+    def ended(done: Done) -> None:
+        directory.took(done.unit.tasks[0].title, done.seconds)
+
+    outputs = Outputs(graph.tasks, graph.given, store, executor, began, ended)
+    kept = outputs.kept(graph.wanted)
+    if kept:
+        observer.step(Stage("kept", f"{kept} of {len(graph.wanted)} outputs are in the store already"))
+    return outputs
+
+
+def _directions(plan: Plan, graph: Graph, outputs: Outputs, folder: Path) -> dict[str, Direction]:
+    """Directions have a file of their own, in which each says what it came from."""
+    from steerkit.artifacts.directions import save_directions
 
     if not plan.directions:
         return {}
-    path = directory.path / "directions.safetensors"
-    if not path.exists():
-        with directory.timed("directions"):
-            save_directions(path, list(stages.estimate(plan, model, observer).values()))
-    return load_directions(path)
+    found = {**graph.given, **outputs.want(graph.estimates)}
+    directions = []
+    for planned in plan.directions:
+        classes = {"positive": str(planned.positive), "negative": str(planned.negative), "recipe_hash": plan.hash}
+        for name in (planned.name, *planned.further):
+            direction = stages.read_direction(found[graph.directions[name]], name)
+            if planned.file is None:
+                direction = direction.replace(provenance={**direction.provenance, **classes})
+            directions.append(direction)
+    save_directions(folder / "directions.safetensors", directions)
+    return {direction.name: direction for direction in directions}
 
 
-def _digest(provenance: Mapping[str, object]) -> str:
-    """What results depend on: all of the provenance but how and from where the run was started."""
-    counts = {key: value for key, value in provenance.items() if key not in ("argv", "git")}
-    return sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()
-
-
-def _provenance(plan: Plan, model: LiveModel) -> dict[str, object]:
+def _provenance(plan: Plan, model: LiveModel) -> Provenance:
     data = {str(DataRef(name, split)): rows for name, splits in plan.data.items() for split, rows in splits.items()}
     return describe_run(
         recipe_hash=plan.hash,
-        seed=plan.recipe.seed,
+        seed=plan.seed,
         data=data,
         model=stages.facts_of(model),
         plugins=stages.plugins_of(plan, model),
-        folder=plan.source.parent if plan.source is not None else Path.cwd(),
+        folder=plan.report.folder or Path.cwd(),
     )
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Run the body with so many CPU threads; None leaves them as they are."""
+    import torch
+
+    if number is not None and number < 1:
+        raise SteerkitError(f"A run needs at least one thread, not {number}.")
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number is not None:
+            torch.set_num_threads(before)

@@ -1,14 +1,14 @@
 """Which conditions are run side by side, as rows of one batch. Plain numbers, no torch: a plan counts with it too.
 
-Conditions share a batch where all their rows fit into one: there the device isn't full. What that saves is what a
-pass costs beside its tokens, so it saves much while decoding, where a pass has a token per row, and next to nothing
-where prompts are read. Which conditions go together follows from texts, conditions and budget alone, never from what
-an earlier try has done already, so that a run that continues gives the bytes of one that was never stopped.
+A condition is run with its own controls, and never with anything else that a recipe holds: what it gives is then its
+own, in a recipe that grows as in one that was whole from the start. They share a batch where all their rows fit into
+one: there the device isn't full. What that saves is what a pass costs beside its tokens, so it saves much while
+decoding, where a pass has a token per row, and little where prompts are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,13 +17,8 @@ from steerkit.api.hookspecs import Needs
 CHUNK: Final = 256
 """Rows whose next-token logits are held at once."""
 
-PASS_TOKENS: Final = 16
-"""What a pass costs beside its tokens, in tokens. Measured with a model of 135M parameters on one CPU core, where it is
-least: a step takes 50 ms and 2.8 ms more for each token. On a GPU it is hundreds."""
-
-WORTH: Final = 1.1
-"""How much dearer than the cheapest groups smaller ones may be: alone, a condition can be folded, and a run that is
-stopped loses the group that it was at."""
+BY_ITSELF: Final = ("fold", "interpret")
+"""Modes of conditions that share no batch with others: rows that differ are hooked."""
 
 
 def count_batches(lengths: Iterable[int], budget: int, extra: int = 0) -> int:
@@ -80,26 +75,6 @@ class Pass:
         return self.batches_of(conditions, budget) * max(1, self.new_tokens)
 
 
-def passes_over(needs: Sequence[Needs], prompts: Sequence[int], texts: Callable[[], Sequence[int]]) -> list[Pass]:
-    """The passes that a condition other than the baseline makes over a data set.
-
-    Args:
-        needs: of every evaluator there.
-        prompts: tokens of each text as a prompt.
-        texts: gives the tokens of each text by itself.
-    """
-    found = []
-    longest = max((need.max_new_tokens for need in needs if not need.baseline_completions), default=0)
-    if longest:
-        found.append(completing(prompts, longest))
-    if any(need.next_token_logits and not need.sequence_logits for need in needs):
-        found.append(Pass(tuple(prompts), most_rows=CHUNK))
-    for completion_tokens, limit in dict.fromkeys(texts_wanted(need) for need in needs if need.sequence_logits):
-        lengths = [n + completion_tokens for n in prompts] if completion_tokens else texts()
-        found.append(along(lengths, limit))
-    return found
-
-
 def completing(prompts: Sequence[int], new_tokens: int) -> Pass:
     """Completions of prompts of these lengths."""
     return Pass(tuple(prompts), new_tokens)
@@ -116,27 +91,9 @@ def texts_wanted(needs: Needs) -> tuple[int, int]:
     return (needs.max_new_tokens if needs.baseline_completions else 0, needs.max_text_tokens)
 
 
-def group_sizes(passes: Sequence[Pass], conditions: int, budget: int) -> list[int]:
-    """Cut conditions that make the same passes into groups, by their number: the smallest groups that are worth it.
-
-    Args:
-        passes: of each condition.
-        conditions: how many there are.
-        budget: most tokens of a batch.
-    """
-    if conditions == 0:
-        return []
-    shares = [(one.together(budget), one.calls_of(1, budget)) for one in passes]
-    tokens = conditions * sum(one.tokens for one in passes)
-
-    def cost(sizes: Sequence[int]) -> int:
-        calls = {size: sum(-(-size // together) * alone for together, alone in shares) for size in set(sizes)}
-        return tokens + PASS_TOKENS * sum(calls[size] for size in sizes)
-
-    largest = min(conditions, max((together for together, _ in shares), default=1))
-    cuts = [evenly(conditions, most) for most in range(1, largest + 1)]
-    enough = WORTH * min(cost(cut) for cut in cuts)
-    return next(cut for cut in cuts if cost(cut) <= enough)
+def compares_completions(needs: Needs) -> bool:
+    """Whether an evaluator looks at the baseline's completions, beside others or along them."""
+    return needs.baseline_completions or (needs.baseline and needs.max_new_tokens > 0)
 
 
 def evenly(count: int, most: int) -> list[int]:

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from steerkit import stages
 from steerkit.artifacts.directions import load_directions
 from steerkit.artifacts.rundir import STAGES
-from steerkit.errors import RecipeError
+from steerkit.artifacts.store import STORE, Store
+from steerkit.errors import RecipeError, SteerkitError
+from steerkit.executors import local
 from steerkit.report import load_run, write_report
-from steerkit.run import run_recipe
+from steerkit.run import execute, run_recipe
+from steerkit.stages import Task, carry_out
 from steerkit.types import Site
 from tests.conftest import tiny_live
 
@@ -78,8 +82,8 @@ def test_a_recipe_ends_in_a_whole_run_directory(recipe: Path, tmp_path: Path) ->
         "run.log",
     }
     log = (run / "run.log").read_text()
-    assert "condition 1 of 9: baseline" in log and log.splitlines()[0].endswith(str(run))
-    assert "conditions 6 to 9 of 9: warmer/random-1, " in log
+    assert "condition baseline" in log and log.splitlines()[0].endswith(str(run))
+    assert "condition warmer and 2 controls" in log
     results = results_of(run)
     conditions = {item["name"]: item for item in results["conditions"]}
     expected = ["baseline", "warmer", "warmer/random-1", "warmer/random-2", "without"]
@@ -138,6 +142,44 @@ def test_controls_have_the_directions_norm_and_are_seeded(recipe: Path, tmp_path
     assert float(one.vectors.norm()) == pytest.approx(float(direction.vectors.norm()), rel=1e-6)
 
 
+def test_what_is_written_is_what_is_read(recipe: Path, tmp_path: Path) -> None:
+    """One schema: whatever the report can read of a run, the runner has written, and the other way round."""
+    run = run_recipe(recipe, out=tmp_path)
+    results, provenance = results_of(run), json.loads((run / "provenance.json").read_text())
+    loaded = load_run(run)
+
+    def check(model: Any, written: Any, where: str) -> None:
+        rare = set(getattr(type(model), "_rare", ()))
+        assert set(type(model).model_fields) - rare == set(written) - rare, where
+        for name in set(written) - rare:
+            value = getattr(model, name)
+            if isinstance(value, BaseModel):
+                check(value, written[name], f"{where}.{name}")
+            elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+                for entry, item in zip(value, written[name], strict=True):
+                    check(entry, item, f"{where}.{name}")
+
+    check(loaded.results, results, "results")
+    check(loaded.origin, provenance, "provenance")
+    for sample, line in zip(loaded.samples, (run / "samples.jsonl").read_text().splitlines(), strict=True):
+        check(sample, json.loads(line), "samples")
+    assert loaded.times.seconds and set(json.loads((run / "timings.json").read_text())) == {"seconds"}
+
+
+def test_a_report_shows_the_commits_of_the_recipe_and_of_steerkit(recipe: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    names = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.org")
+    for words in (["init", "-q"], [*names, "commit", "-q", "--allow-empty", "-m", "Begin"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+    run = run_recipe(recipe, out=tmp_path / "runs", overrides=["conditions={}", "control=false"])
+    git = load_run(run).origin.git
+    assert git.recipe is not None and git.recipe.dirty
+    page = write_report(run).read_text()
+    assert "Commit of the recipe" in page and f"{git.recipe.commit[:12]} with uncommitted changes" in page
+    assert git.steerkit is None or f"{git.steerkit.commit[:12]}" in page
+
+
 STABLE = ["recipe.yaml", "plan.json", "directions.safetensors", "results.json", "samples.jsonl", "provenance.json"]
 
 
@@ -156,104 +198,272 @@ def test_another_seed_gives_another_directory_and_other_controls(recipe: Path, t
     assert first.name.rsplit("-", 1)[1] != second.name.rsplit("-", 1)[1]
 
 
-@pytest.mark.parametrize(
-    ("where", "dies_at", "done"),
-    # Between groups, and within one: each looks along three data sets.
-    [("run_many", 2, 1), ("run_many", 3, 2), ("_sequence_scores", 2, 0), ("_sequence_scores", 6, 1)],
-)
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, dies_at: int, done: int
-) -> None:
-    """Groups of conditions are the same in every try, wherever the first one was stopped: before one, or within."""
-    whole = run_recipe(recipe, out=tmp_path / "whole")
-    from steerkit.engine.measuring.evaluate import Evaluation
+def runs_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name != STORE)
 
-    ran: list[int] = []
-    groups: list[int] = []
-    original, run_many = getattr(Evaluation, where), Evaluation.run_many
 
-    def dies(self: Evaluation, *args: Any, **kwargs: Any) -> Any:
-        ran.append(1)
-        if len(ran) == dies_at:
+def carried(monkeypatch: pytest.MonkeyPatch, dies_at: int = 0) -> list[Task]:
+    """The tasks that are carried out from now on; the process is stopped when it begins the ``dies_at``-th unit."""
+    done: list[Task] = []
+    units: list[int] = []
+
+    def counts(tasks: Any, *args: Any) -> Any:
+        units.append(1)
+        if len(units) == dies_at:
             raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
+        done.extend(tasks)
+        return carry_out(tasks, *args)
 
-    def counts(self: Evaluation, conditions: Any, **kwargs: Any) -> Any:
-        groups.append(len(conditions))
-        return run_many(self, conditions, **kwargs)
+    monkeypatch.setattr(local, "carry_out", counts)
+    return done
 
+
+@pytest.mark.parametrize("dies_at", [2, 9])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    """Wherever the first try was stopped, what it did is not done again, and nothing tells in the end."""
+    whole = run_recipe(recipe, out=tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, where, dies)
+        before = carried(patch, dies_at)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(recipe, out=tmp_path / "killed")
-    (unfinished,) = (tmp_path / "killed").iterdir()
+    (unfinished,) = runs_in(tmp_path / "killed")
     assert (unfinished / STAGES).is_dir() and not (unfinished / "results.json").exists()
-    monkeypatch.setattr(Evaluation, "run_many", counts)
+    after = carried(monkeypatch)
     finished = run_recipe(recipe, out=tmp_path / "killed")
     assert finished == unfinished
-    # The baseline, four conditions, four controls.
-    assert groups == [1, 4, 4][done:], "groups that were done are not done again"
+    assert after and not {task.key for task in before} & {task.key for task in after}
     for name in STABLE:
         assert (finished / name).read_bytes() == (whole / name).read_bytes(), name
     assert run_recipe(recipe, out=tmp_path / "killed") != finished, "a finished run is left alone"
 
 
-def test_conditions_that_share_batches_give_what_each_gives_alone(
+def test_a_run_that_is_killed_within_a_task_repeats_that_task(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from steerkit.engine.measuring.evaluate import Evaluation
 
-    shared = run_recipe(recipe, out=tmp_path / "shared")
-    monkeypatch.setattr(Evaluation, "group_sizes", lambda self, conditions, **_: [1] * conditions)
-    alone = run_recipe(recipe, out=tmp_path / "alone")
-    assert "conditions 2 to 5 of 9: warmer, without, dose" in (shared / "run.log").read_text()
-    assert "condition 5 of 9: without" in (alone / "run.log").read_text()
-    one, other = (
-        [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()] for run in (shared, alone)
-    )
-    assert [row.get("completion") for row in one] == [row.get("completion") for row in other]
-    for left, right in zip(results_of(shared)["records"], results_of(alone)["records"], strict=True):
-        named = ("condition", "evaluator", "data", "n")
-        assert [left[key] for key in named] == [right[key] for key in named]
-        for key in ("value", "ci_low", "ci_high", "difference"):
-            expected = None if right[key] is None else pytest.approx(right[key], rel=1e-4, abs=1e-5)
-            assert left[key] == expected, (left["condition"], key)
+    whole = run_recipe(recipe, out=tmp_path / "whole")
+    calls: list[int] = []
+    original = Evaluation._sequence_scores
+
+    def dies(self: Evaluation, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "_sequence_scores", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(recipe, out=tmp_path / "killed")
+    finished = run_recipe(recipe, out=tmp_path / "killed")
+    for name in STABLE:
+        assert (finished / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(
-    ("budget", "sizes"),
-    [
-        # A batch holds no condition's prompts with their new tokens, so each is alone.
-        (40, [1] * 9),
-        # Room for two conditions while completions are written, the dearest part.
-        (160, [1, 2, 2, 2, 2]),
-        (4096, [1, 4, 4]),
-    ],
-)
-def test_groups_are_as_large_as_batches_have_room(recipe: Path, budget: int, sizes: list[int]) -> None:
+WARMER = "add: {direction: warmth, coefficient: 3.0}"
+EXTENDED = [
+    # What is changed, and the kinds of task and the condition that are then carried out.
+    ("title: none\n", "title: Another heading\n", set()),
+    ("coefficient: [-2, 2]", "coefficient: [3, -2, 2]", {"dose[coefficient=3]"}),
+    ("random_directions: 2", "random_directions: 3", {"warmer", "without"}),
+    ("  dose:", "  asked: {system_prompt: Be warm.}\n  dose:", {"asked"}),
+    ("  dose:", f"  other: {{system_prompt: Be warm., interventions: [{WARMER}]}}\n  dose:", {"other"}),
+    ("  dose:", f"  other: {{mode: fold, interventions: [{WARMER}]}}\n  dose:", {"other"}),
+    ("  dose:", f"  other: {{mode: auto, interventions: [{WARMER}]}}\n  dose:", set()),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "computed"), EXTENDED)
+def test_a_run_that_is_extended_computes_what_is_new_and_has_the_bytes_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, computed: set[str]
+) -> None:
+    text = RECIPE.replace("seed: 7\n", "seed: 7\ndescription: none\n").replace("report:\n", "report:\n  title: none\n")
+    path = tmp_path / "small.yaml"
+    assert before in text
+    path.write_text(text)
+    run_recipe(path, out=tmp_path / "runs")
+    path.write_text(text.replace(before, after))
+    with monkeypatch.context() as patch:
+        done = carried(patch)
+        extended = run_recipe(path, out=tmp_path / "runs")
+    assert {task.title.split(" ")[1] for task in done} == computed
+    whole = run_recipe(path, out=tmp_path / "whole")
+    for name in STABLE:
+        assert (extended / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_an_evaluator_that_is_added_uses_the_completions_that_are_there(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_recipe(recipe, out=tmp_path / "runs")
+    added = "  - refusal_rate: {name: again, data: cold.test, max_new_tokens: 3}\n"
+    recipe.write_text(RECIPE.replace("control: {random", f"{added}control: {{random"))
+    with monkeypatch.context() as patch:
+        done = carried(patch)
+        extended = run_recipe(recipe, out=tmp_path / "runs")
+    assert {(task.kind, getattr(task.payload, "name", "")) for task in done} == {("scores", "again")}
+    whole = run_recipe(recipe, out=tmp_path / "whole")
+    for name in STABLE:
+        assert (extended / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_labels_that_are_added_leave_completions_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written depends on prompts alone; what is scored may depend on all that an example holds."""
+    rows = [{"text": f"Say {n}", "topic": "even" if n % 2 == 0 else "odd"} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    text = """
+model: {source: "tiny-random:llama", dtype: float32}
+data: {a: {file: rows.jsonl, field: text, id: text}}
+conditions: {asked: {system_prompt: Be warm.}}
+evaluate: [refusal_rate: {data: a, max_new_tokens: 3}]
+"""
+    path = tmp_path / "small.yaml"
+    path.write_text(text, "utf-8")
+    run_recipe(path, out=tmp_path / "runs")
+    path.write_text(text.replace("id: text", "id: text, label: topic"), "utf-8")
+    done = carried(monkeypatch)
+    run_recipe(path, out=tmp_path / "runs")
+    assert {task.kind for task in done} == {"scores"} and len(done) == 2
+
+
+def test_what_is_damaged_in_the_store_is_computed_again(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_recipe(recipe, out=tmp_path / "runs", store=tmp_path / "store")
+    assert not (tmp_path / "runs" / STORE).exists()
+    entries = sorted(path for path in (tmp_path / "store").rglob("*") if path.is_file())
+    for entry in entries[::3]:
+        content = bytearray(entry.read_bytes())
+        content[-1] ^= 1
+        entry.write_bytes(content)
+    done = carried(monkeypatch)
+    again = run_recipe(recipe, out=tmp_path / "runs", store=tmp_path / "store")
+    assert done and len(done) <= len(entries[::3])
+    for name in STABLE:
+        assert (again / name).read_bytes() == (first / name).read_bytes(), name
+
+
+def test_a_recipe_runs_with_plugins_that_are_not_installed(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing behind the plan asks for what is installed."""
+    from steerkit.catalog import Catalog
+    from steerkit.plan import plan_recipe
+    from steerkit.session import plugins
+
+    expected = run_recipe(recipe, out=tmp_path / "installed")
+    found = plan_recipe(recipe, (), Catalog.discover())
+
+    def refuse(*args: Any, **kwargs: Any) -> Catalog:
+        raise AssertionError("what is installed doesn't count")
+
+    monkeypatch.setattr(Catalog, "discover", refuse)
+    plugins.installed.cache_clear()
+    try:
+        run = execute(found, tmp_path / "runs")
+    finally:
+        plugins.installed.cache_clear()
+    assert (run / "results.json").read_bytes() == (expected / "results.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["small", "deep", "paired"])
+def test_every_task_gives_equal_bytes_in_a_fresh_process(tmp_path: Path, name: str) -> None:
+    """What a process pool of the interpreter's own gives is what this process gives."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    from steerkit.catalog import Catalog
+    from steerkit.executors.schedule import Outputs
+    from steerkit.plan import plan_recipe
+
+    path = tmp_path / f"{name}.yaml"
+    path.write_text({"small": RECIPE, "deep": DEEP, "paired": PAIRED}[name], "utf-8")
+    write_pairs(tmp_path)
+    found = plan_recipe(path, (), Catalog.discover())
+    live = stages.load(found)
+    use = stages.model_use(found, live)
+    graph = stages.make_graph(found, use)
+    here = local.LocalExecutor(stages.Bench(use, live))
+    expected = Outputs(graph.tasks, graph.given, Store(tmp_path / "here"), here).want(graph.tasks)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        there = Outputs(graph.tasks, graph.given, Store(tmp_path / "there"), PoolExecutor(pool)).want(graph.tasks)
+    assert there == expected and len(there) > 5
+
+
+class PoolExecutor:
+    """An executor of a few lines: units in a pool's processes, the first that was handed in back first."""
+
+    width = 2
+
+    def __init__(self, pool: Any) -> None:
+        self.pool, self.running = pool, []
+
+    def submit(self, unit: Any) -> None:
+        self.running.append(self.pool.submit(local.run_unit, unit))
+
+    def done(self) -> Any:
+        return self.running.pop(0).result()
+
+    def close(self) -> None:
+        self.running.clear()
+
+
+def test_two_runs_in_one_process_write_each_into_its_own_log(tmp_path: Path) -> None:
+    import threading
+
+    text = """
+model: {source: "tiny-random:llama"}
+data: {a: {inline: [NAME, two, three]}}
+evaluate: [{refusal_score: {name: NAME, data: a}}]
+"""
+    logs: dict[str, str] = {}
+
+    def go(name: str) -> None:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text.replace("NAME", name))
+        logs[name] = (run_recipe(path, out=tmp_path / "runs") / "run.log").read_text()
+
+    threads = [threading.Thread(target=go, args=(name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "first on a" in logs["first"] and "second on a" in logs["second"]
+    assert "second" not in logs["first"] and "first" not in logs["second"]
+
+
+def test_a_run_has_as_many_threads_as_it_is_told(tmp_path: Path) -> None:
     import torch
 
-    from steerkit.api.direction import Direction
-    from steerkit.catalog import Catalog
-    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
-    from steerkit.plan import plan_recipe
-    from steerkit.progress import SILENT
-    from steerkit.session import wrap
-    from steerkit.types import Site
+    path = tmp_path / "alone.yaml"
+    path.write_text(
+        'model: {source: "tiny-random:llama"}\ndata: {a: {inline: [one]}}\nevaluate: [{refusal_score: {data: a}}]\n'
+    )
+    before = torch.get_num_threads()
+    runs = {number: run_recipe(path, out=tmp_path / "runs", threads=number) for number in (1, 2)}
+    assert torch.get_num_threads() == before
+    for number, run in runs.items():
+        assert json.loads((run / "provenance.json").read_text())["model"]["threads"] == number
+    assert runs[1].name.rsplit("-", 1)[1] != runs[2].name.rsplit("-", 1)[1]
+    with pytest.raises(SteerkitError, match="at least one thread"):
+        run_recipe(path, out=tmp_path / "runs", threads=0)
 
-    plan = plan_recipe(recipe, [f"model.batch_tokens={budget}"], Catalog.discover())
-    live = wrap(tiny_model("llama"), tiny_tokenizer(), batch_tokens=budget)
-    direction = Direction(torch.ones(1, live.layout.d_model), Site("resid_pre", 1), name="warmth")
-    conditions = stages.conditions(plan, {"warmth": direction})
-    groups = stages.groups(conditions, stages.evaluation(plan, live, SILENT))
-    assert [len(group) for group in groups] == sizes
-    assert sorted(one.name for group in groups for one in group) == sorted(one.name for one in conditions)
-    assert all(len({one.kind for one in group}) == 1 for group in groups), "what is run together makes the same passes"
+
+def test_a_condition_is_run_with_its_own_controls_and_nothing_else(recipe: Path) -> None:
+    from steerkit.catalog import Catalog
+    from steerkit.plan import plan_recipe
+
+    found = plan_recipe(recipe, (), Catalog.discover())
+    names = [group.condition.name if group.condition else "" for group in found.groups]
+    assert names == ["", "warmer", "without", "dose[coefficient=-2]", "dose[coefficient=2]"]
+    assert [group.controls for group in found.groups] == [0, 2, 2, 0, 0]
 
 
 def test_a_run_of_other_weights_is_not_continued(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same folder with other weights in it is another model, whatever the recipe says."""
-    from steerkit.engine.measuring.evaluate import Evaluation
     from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 
     folder = tmp_path / "model"
@@ -262,10 +472,10 @@ def test_a_run_of_other_weights_is_not_continued(recipe: Path, tmp_path: Path, m
     tiny_tokenizer().save_pretrained(folder)
     source = [f"model.source={folder}"]
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, "run_many", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        carried(patch, dies_at=4)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(recipe, out=tmp_path / "runs", overrides=source)
-    (unfinished,) = (tmp_path / "runs").iterdir()
+    (unfinished,) = runs_in(tmp_path / "runs")
     tiny_model("llama", seed=5).save_pretrained(folder)
     finished = run_recipe(recipe, out=tmp_path / "runs", overrides=source)
     assert finished != unfinished
@@ -361,15 +571,10 @@ def test_a_recipe_with_one_prompt_per_class_says_what_it_cannot_know(tmp_path: P
 def test_an_impossible_condition_is_found_before_anything_is_measured(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
 ) -> None:
-    from steerkit.engine.measuring.evaluate import Evaluation
-    from steerkit.errors import SteerkitError
-
-    measured: list[int] = []
-    original = Evaluation.run
-    monkeypatch.setattr(Evaluation, "run_many", lambda *args, **kwargs: measured.append(1) or original(*args, **kwargs))
+    done = carried(monkeypatch)
     with pytest.raises(SteerkitError, match=message):
         run_recipe(recipe, out=tmp_path, overrides=[change])
-    assert not measured
+    assert {task.kind for task in done} == {"direction"}
 
 
 PAIRED = """
@@ -400,7 +605,8 @@ control: {random_directions: 1}
 """
 
 
-def test_pairs_of_completions_run_and_reach_samples_and_the_report(tmp_path: Path) -> None:
+def write_pairs(folder: Path) -> list[dict[str, Any]]:
+    """The rows that PAIRED reads."""
     answers = [("yes", "no"), ("surely", "never"), ("so it is", "not so")]
     rows = [
         {
@@ -413,14 +619,17 @@ def test_pairs_of_completions_run_and_reach_samples_and_the_report(tmp_path: Pat
         }
         for n in range(8)
     ]
-    (tmp_path / "caa.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (folder / "caa.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    return rows
+
+
+def test_pairs_of_completions_run_and_reach_samples_and_the_report(tmp_path: Path) -> None:
+    rows = write_pairs(tmp_path)
     (tmp_path / "paired.yaml").write_text(PAIRED, "utf-8")
     path = run_recipe(tmp_path / "paired.yaml", out=tmp_path / "runs")
     results = json.loads((path / "results.json").read_text("utf-8"))
     values = {(one["condition"], one["evaluator"], one["data"]): one["value"] for one in results["records"]}
     # The loss is that of the completion's own tokens behind its prompt, by literal code.
-    from tests.conftest import tiny_live
-
     live, by_name = tiny_live("llama"), {row["name"]: row for row in rows}
     samples = [json.loads(line) for line in (path / "samples.jsonl").read_text("utf-8").splitlines()]
     for side, key in (("positive", "matching"), ("negative", "other")):

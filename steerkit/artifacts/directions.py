@@ -41,7 +41,8 @@ def save_directions(
         ArtifactError: for two directions of one name, NaN or infinite values, what the format can't hold, or a folder
             that can't be written to.
     """
-    from steerkit.api.format import Contents
+    from steerkit.api.direction_bytes import directions_to_bytes
+    from steerkit.api.format import Contents, Written
 
     path = Path(path)
     names = [direction.name for direction in directions]
@@ -49,8 +50,11 @@ def save_directions(
     if repeated or not names:
         problem = f"two directions are called {repeated[0]!r}" if repeated else "there is no direction to save"
         raise ArtifactError(f"{path}: {problem}. Give each direction a name of its own.")
+    contents = Contents({direction.name: direction for direction in directions})
     try:
-        written = _format(format, catalog).write(Contents({direction.name: direction for direction in directions}))
+        # Ours needs no plugin: a run writes it whatever is installed.
+        ours = format == OURS and catalog is None
+        written = Written(directions_to_bytes(directions)) if ours else _format(format, catalog).write(contents)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import platform
 import subprocess
@@ -13,7 +14,62 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from steerkit.types import Example
+
+
+class _Facts(BaseModel):
+    """Base of all parts: frozen. What isn't known is None or empty."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+
+class DataFacts(_Facts):
+    """The examples of a split: how many, and their hash."""
+
+    n: int | None = None
+    sha256: str | None = None
+
+
+class GitState(_Facts):
+    """A checkout: its commit, and whether anything in it differed."""
+
+    commit: str
+    dirty: bool = False
+
+
+class GitStates(_Facts):
+    """The checkouts that hold the recipe and steerkit; None outside of one."""
+
+    recipe: GitState | None = None
+    steerkit: GitState | None = None
+
+
+class PlatformFacts(_Facts):
+    """The machine's operating system and processor."""
+
+    system: str | None = None
+    machine: str | None = None
+
+
+class Provenance(_Facts):
+    """The whole of ``provenance.json``. The runner writes it by this schema, and the report reads it by it.
+
+    It holds no time: two equal runs have equal files.
+    """
+
+    run_hash: str | None = None
+    recipe_hash: str | None = None
+    seed: int | None = None
+    data: Mapping[str, DataFacts] = {}
+    model: Mapping[str, Any] = {}
+    plugins: tuple[Mapping[str, Any], ...] = ()
+    versions: Mapping[str, str | None] = {}
+    platform: PlatformFacts = PlatformFacts()
+    git: GitStates = GitStates()
+    argv: tuple[str, ...] = ()
+
 
 PACKAGES = ("steerkit-torch", "torch", "transformers", "tokenizers", "numpy", "safetensors", "scikit-learn", "pluggy")
 
@@ -41,11 +97,68 @@ def examples_hash(examples: Sequence[Example]) -> str:
 
 
 def code_hash(module: str) -> str | None:
-    """sha256 of a module's source, or None where it has none at hand. Imports the packages above it only."""
-    spec = find_spec(module)
+    """sha256 of a module's source and of what it imports from its own package; None where a source isn't at hand.
+
+    Imports the packages above it only.
+    """
+    sources: dict[str, bytes] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in sources:
+            continue
+        source = _source(name)
+        if source is None:
+            if name == module:
+                return None
+            continue
+        sources[name] = source
+        waiting += _imports_within(source, name)
+    digest = sha256()
+    for name in sorted(sources):
+        digest.update(f"{name} {len(sources[name])}\n".encode())
+        digest.update(sources[name])
+    return digest.hexdigest()
+
+
+def _source(module: str) -> bytes | None:
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return None
-    return sha256(Path(spec.origin).read_bytes()).hexdigest()
+    return Path(spec.origin).read_bytes()
+
+
+def _imports_within(source: bytes, module: str) -> list[str]:
+    """Modules of its own top-level package that a module's source names in imports, or that might be such modules."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return []
+    package = module.partition(".")[0]
+    named: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            named += [item.name for item in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            named += [base, *(f"{base}.{item.name}" for item in node.names)]
+    return [name for name in named if name.partition(".")[0] == package]
+
+
+def folder_hash(*paths: Path) -> str:
+    """sha256 of the Python source in folders and files, by their names there."""
+    digest = sha256()
+    for root in paths:
+        files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+        for path in files:
+            source = path.read_bytes()
+            digest.update(f"{path.relative_to(root.parent).as_posix()} {len(source)}\n".encode())
+            digest.update(source)
+    return digest.hexdigest()
 
 
 def tokenizer_hash(tokenizer: Any) -> str | None:
@@ -54,7 +167,7 @@ def tokenizer_hash(tokenizer: Any) -> str | None:
     return None if backend is None else sha256(backend.to_str().encode()).hexdigest()
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
+def git_state(folder: Path) -> GitState | None:
     """Commit of the checkout that holds a folder, and whether anything in it differs; None outside of one."""
 
     def ask(*words: str) -> str | None:
@@ -69,7 +182,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     commit = ask("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}
+    return GitState(commit=commit, dirty=bool(ask("status", "--porcelain")))
 
 
 def describe_run(
@@ -81,7 +194,7 @@ def describe_run(
     plugins: Iterable[Mapping[str, Any]],
     folder: Path,
     argv: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> Provenance:
     """Everything that ``provenance.json`` holds. It holds no time: two equal runs have equal files.
 
     Args:
@@ -93,14 +206,21 @@ def describe_run(
         folder: where the recipe lies, for the state of its checkout.
         argv: the command; the running one by default.
     """
-    return {
-        "recipe_hash": recipe_hash,
-        "seed": seed,
-        "data": {name: {"n": len(rows), "sha256": examples_hash(rows)} for name, rows in data.items()},
-        "model": dict(model),
-        "plugins": [dict(plugin) for plugin in plugins],
-        "versions": versions(),
-        "platform": {"system": platform.system(), "machine": platform.machine()},
-        "git": {"recipe": git_state(folder), "steerkit": git_state(Path(__file__).parent)},
-        "argv": list(sys.argv if argv is None else argv),
-    }
+    known = Provenance(
+        recipe_hash=recipe_hash,
+        seed=seed,
+        data={name: DataFacts(n=len(rows), sha256=examples_hash(rows)) for name, rows in data.items()},
+        model=dict(model),
+        plugins=tuple(dict(plugin) for plugin in plugins),
+        versions=versions(),
+        platform=PlatformFacts(system=platform.system(), machine=platform.machine()),
+        git=GitStates(recipe=git_state(folder), steerkit=git_state(Path(__file__).parent)),
+        argv=tuple(sys.argv if argv is None else argv),
+    )
+    return known.model_copy(update={"run_hash": _run_hash(known)})
+
+
+def _run_hash(known: Provenance) -> str:
+    """What results depend on: all but how and from where the run was started."""
+    counts = known.model_dump(mode="json", exclude={"run_hash", "argv", "git"})
+    return sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()

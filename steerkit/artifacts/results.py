@@ -1,33 +1,233 @@
-"""From scores to the records of ``results.json`` and the lines of ``samples.jsonl``."""
+"""The one schema of ``results.json``, ``samples.jsonl`` and ``timings.json``: what is written, and what is read.
+
+The runner builds these values and writes them, and the report reads them back, so that nothing is read that nobody
+writes. What has a default may be missing in a file of an earlier version.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
-from steerkit.api.direction import Direction
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
 from steerkit.types import Example
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from steerkit.api.direction import Direction
+
+SCHEMA_VERSION: Final = 1
 
 
-def describe_direction(direction: Direction) -> dict[str, Any]:
+def _finite_or_none(value: object) -> object:
+    """An infinity or NaN that slipped into a file was not measured, whatever wrote it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A measured number, or None where it was not measured."""
+
+
+class Entry(BaseModel):
+    """Base of all parts: frozen; keys of a later minor version are ignored when they are read.
+
+    What is named in ``_rare`` is written only where there is any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+    _rare: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: item for key, item in written.items() if key not in self._rare or item not in (None, {})}
+
+
+class ModelEntry(Entry):
+    """The model that was steered."""
+
+    source: str
+    adapter: str | None = None
+    n_layers: int | None = None
+    d_model: int | None = None
+    dtype: str | None = None
+
+
+class DirectionEntry(Entry):
+    """A direction: where it was read, from which prompts, and the norm of each of its vectors.
+
+    Of one at several sites ``site`` says so in words, and ``norms_by_site`` takes the place of ``norms``.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("norms_by_site", "diagnostics")
+    name: str
+    site: str | None = None
+    positions: str | None = None
+    rank: int = 1
+    norms: tuple[Number, ...] = ()
+    norms_by_site: Mapping[str, tuple[Number, ...]] = {}
+    estimator: str | None = None
+    positive: str | None = None
+    negative: str | None = None
+    diagnostics: Mapping[str, Any] = {}
+
+
+class InterventionEntry(Entry):
+    """One intervention of a condition, with every option resolved."""
+
+    _rare: ClassVar[tuple[str, ...]] = ("schedule", "gate")
+    name: str
+    direction: str | None = None
+    options: Mapping[str, Any] = {}
+    sites: tuple[str, ...] | None = None
+    positions: str | None = None
+    schedule: str | None = None
+    gate: Mapping[str, Any] | None = None
+
+
+class ConditionEntry(Entry):
+    """A condition. A control names the condition whose directions it replaces (``of``)."""
+
+    _rare: ClassVar[tuple[str, ...]] = ("system_prompt", "mode")
+    name: str
+    kind: Literal["baseline", "intervention", "control"]
+    of: str | None = None
+    sweep: str | None = None
+    swept: Mapping[str, float] = {}
+    interventions: tuple[InterventionEntry, ...] = ()
+    system_prompt: str | None = None
+    mode: str | None = None
+
+    @property
+    def prompt_only(self) -> bool:
+        """Whether it is a system prompt and nothing else."""
+        return self.system_prompt is not None and not self.interventions
+
+
+class EvaluatorEntry(Entry):
+    """An evaluator as the recipe names it, with the names of what is computed from its value."""
+
+    name: str
+    summary: str = ""
+    aggregate: str = "mean"
+    unit: str = ""
+    options: Mapping[str, Any] = {}
+    derived: tuple[str, ...] = ()
+
+
+class RecordEntry(Entry):
+    """One value: a condition, an evaluator, a data set. Null means not measured.
+
+    ``difference`` is the condition minus the baseline on the same examples, paired, with its own interval.
+    """
+
+    condition: str
+    evaluator: str
+    data: str
+    value: Number = None
+    n: int = 0
+    standard_error: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    difference: Number = None
+    difference_ci_low: Number = None
+    difference_ci_high: Number = None
+    aggregate: str = "mean"
+    unit: str = ""
+
+
+class SeparationEntry(Entry):
+    """How well two classes are told apart at one site."""
+
+    direction: str
+    layer: int
+    site: str
+    positions: str | None = None
+    data: tuple[str, ...] = ()
+    held_out: bool | None = None
+    auroc: Number = None
+    d_prime: Number = None
+    norm: Number = None
+    n_positive: int | None = None
+    n_negative: int | None = None
+    rank: int = 1
+    reason: str = ""
+
+    @property
+    def stream(self) -> str:
+        """The curve that the entry belongs to. What leaves the last block is the ``resid_pre`` of no block."""
+        block, _, stream = self.site.removeprefix("blocks.").partition(".")
+        return "resid_pre" if stream == "resid_post" and block == str(self.layer - 1) else stream or self.site
+
+
+class Results(Entry):
+    """The whole of ``results.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    title: str | None = None
+    description: str | None = None
+    seed: int | None = None
+    model: ModelEntry
+    data: Mapping[str, int] = {}
+    directions: tuple[DirectionEntry, ...] = ()
+    conditions: tuple[ConditionEntry, ...] = ()
+    evaluators: tuple[EvaluatorEntry, ...] = ()
+    records: tuple[RecordEntry, ...] = ()
+    separation: tuple[SeparationEntry, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Sample(Entry):
+    """One completion, with the scores of that one example. Null means not measured.
+
+    ``example`` is what the example holds beside its prompt: messages, completion, label, id, fields, pair.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("example",)
+    prompt: str
+    data: str = ""
+    condition: str
+    completion: str | None = None
+    scores: Mapping[str, Number] = {}
+    example: Mapping[str, Any] = {}
+
+    @property
+    def about(self) -> str:
+        """What the example holds beside its prompt, on one line."""
+        named = {key: value for key, value in self.example.items() if key in ("id", "label")}
+        named |= {"given completion": self.example["completion"]} if "completion" in self.example else {}
+        shown = {**named, **self.example.get("fields", {})}
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in shown.items()}
+        return " · ".join(f"{key}: {text}" for key, text in texts.items())
+
+
+class Timings(Entry):
+    """The whole of ``timings.json``: wall time in seconds of what was carried out, over all tries."""
+
+    seconds: Mapping[str, Number] = {}
+
+
+def describe_direction(direction: Direction) -> DirectionEntry:
     """A direction as ``results.json`` lists it; of one at several sites ``norms`` are by site."""
     source = direction.provenance
-    ranks = [len(vectors) for _, vectors in direction.items()]
-    norms = {str(site): [float(norm) for norm in vectors.double().norm(dim=1)] for site, vectors in direction.items()}
-    return {
-        "name": direction.name,
-        "site": direction.describe(),
-        "positions": str(direction.positions),
-        "rank": max(ranks),
-        "norms": norms[str(direction.site)] if direction.is_single else [],
-        **({} if direction.is_single else {"norms_by_site": norms}),
-        "estimator": source.get("estimator"),
-        "positive": source.get("positive"),
-        "negative": source.get("negative"),
-        "diagnostics": dict(source.get("diagnostics") or {}),
+    norms = {
+        str(site): tuple(float(norm) for norm in vectors.double().norm(dim=1)) for site, vectors in direction.items()
     }
+    return DirectionEntry(
+        name=direction.name,
+        site=direction.describe(),
+        positions=str(direction.positions),
+        rank=max(len(vectors) for _, vectors in direction.items()),
+        norms=norms[str(direction.site)] if direction.is_single else (),
+        norms_by_site={} if direction.is_single else norms,
+        estimator=source.get("estimator"),
+        positive=source.get("positive"),
+        negative=source.get("negative"),
+        diagnostics=dict(source.get("diagnostics") or {}),
+    )
 
 
 def sample_rows(
@@ -36,7 +236,7 @@ def sample_rows(
     examples: Sequence[Example],
     completions: Sequence[str],
     scores: Mapping[str, Sequence[float]],
-) -> list[dict[str, Any]]:
+) -> list[Sample]:
     """One line per example: what the model wrote, where it wrote anything, and how each evaluator scored it.
 
     What an example holds beside its prompt stands under ``example``: its conversation where it is more than one user
@@ -49,15 +249,17 @@ def sample_rows(
         completions: of its first examples; may be fewer than these.
         scores: ``{evaluator: one value per example}``.
     """
-    rows: list[dict[str, Any]] = []
+    rows = []
     for index, example in enumerate(examples):
         written = completions[index] if index < len(completions) else None
         values = {name: column[index] for name, column in scores.items()}
         if written is None and not values:
             continue
-        row = {"prompt": example.text, "data": data, "condition": condition, "completion": written, "scores": values}
         plain = example.to_json()
-        if isinstance(plain, dict):
-            row["example"] = {key: value for key, value in plain.items() if key != "prompt"}
-        rows.append(row)
+        beside = {key: value for key, value in plain.items() if key != "prompt"} if isinstance(plain, dict) else {}
+        rows.append(
+            Sample(
+                prompt=example.text, data=data, condition=condition, completion=written, scores=values, example=beside
+            )
+        )
     return rows

@@ -5,30 +5,28 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from loguru import logger
 
 from steerkit.artifacts.files import write_whole
+from steerkit.artifacts.results import Results, Sample, Timings
 from steerkit.errors import ArtifactError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from loguru import Record
 
 STAGES = "stages"
-"""Folder of what an unfinished run has so far. It goes when the run is finished."""
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
+"""Folder that marks an unfinished run: whose it is, and its times so far. It goes when the run is finished."""
 
 LOG = "run.log"
 """What began when, over all tries. Like ``timings.json``, it is no part of the results."""
@@ -65,14 +63,13 @@ class RunDirectory:
             raise ArtifactError(
                 f"Can't write run directories in {out}: {error.strerror}. Choose another --out."
             ) from error
-        sink = logger.add(path / LOG, level="TRACE", filter="steerkit", format=LOG_FORMAT)
         try:
             directory = cls(path, resumed)
             if resumed and (path / STAGES / "timings.json").exists():
                 directory.timings.update(json.loads((path / STAGES / "timings.json").read_text()))
-            yield directory
+            with _logging(path):
+                yield directory
         finally:
-            logger.remove(sink)
             lock.release()
 
     def note(self, what: str) -> None:
@@ -80,46 +77,41 @@ class RunDirectory:
         # Below the level at which loguru prints of itself, so that a library user's terminal stays quiet.
         logger.trace("{}", what)
 
-    # Stages
-
-    def stage(
-        self,
-        name: str,
-        make: Callable[[], T],
-        pack: Callable[[T], Any] = _as_it_is,
-        unpack: Callable[[Any], T] = _as_it_is,
-    ) -> T:
-        """Return a stage's value: read back if an earlier try wrote it, else made, written and timed.
-
-        Args:
-            name: names the stage's file.
-            make: computes the value.
-            pack: from the value to JSON values.
-            unpack: the way back.
-        """
-        path = self.path / STAGES / f"{_file_name(name)}.json"
-        if path.exists():
-            return unpack(json.loads(path.read_text(encoding="utf-8")))
-        with self.timed(name):
-            value = make()
-        write_json(path, pack(value))
-        return value
-
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the body's wall time, in seconds, to ``timings.json``."""
         began = time.perf_counter()
         yield
-        self.timings[name] = round(self.timings.get(name, 0.0) + time.perf_counter() - began, 3)
+        self.took(name, time.perf_counter() - began)
+
+    def took(self, name: str, seconds: float) -> None:
+        """Add wall time to ``timings.json``."""
+        self.timings[name] = round(self.timings.get(name, 0.0) + seconds, 3)
         if (self.path / STAGES).exists():
             write_json(self.path / STAGES / "timings.json", self.timings)
 
-    def finish(self, results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
+    def finish(self, results: Results, samples: Sequence[Sample]) -> None:
         """Write what readers read, then give up the stages: the run is whole from here on."""
-        write_lines(self.path / "samples.jsonl", samples)
-        write_json(self.path / "timings.json", {"seconds": self.timings})
-        write_json(self.path / "results.json", results)
+        write_lines(self.path / "samples.jsonl", [sample.model_dump() for sample in samples])
+        write_json(self.path / "timings.json", Timings(seconds=self.timings).model_dump())
+        write_json(self.path / "results.json", results.model_dump())
         shutil.rmtree(self.path / STAGES)
+
+
+@contextmanager
+def _logging(path: Path) -> Iterator[None]:
+    """Write what is logged in this context, and in no other run's, to the directory's log."""
+    run = f"{path}#{secrets.token_hex(8)}"
+
+    def ours(record: Record) -> bool:
+        return record["extra"].get("run") == run and str(record["name"]).split(".")[0] == "steerkit"
+
+    sink = logger.add(path / LOG, level="TRACE", filter=ours, format=LOG_FORMAT)
+    try:
+        with logger.contextualize(run=run):
+            yield
+    finally:
+        logger.remove(sink)
 
 
 def _claim(out: Path, stem: str, digest: str) -> tuple[Path, FileLock, bool]:
@@ -159,14 +151,6 @@ def _digest_of(path: Path) -> str | None:
         return (path / STAGES / "digest").read_text()
     except OSError:
         return None
-
-
-def _file_name(name: str) -> str:
-    """A stage's name as a file name; long and odd names stay distinct through their hash."""
-    from hashlib import sha256
-
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80]
-    return f"{plain}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
 # Writing, whole or not at all

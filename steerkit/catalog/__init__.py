@@ -115,6 +115,10 @@ class Catalog:
         """The plugins that were written for another version of the contract, with what to do."""
         return tuple(entry for entry in self.entries if entry.status in ("outdated", "newer"))
 
+    def only(self, kind: str) -> Catalog:
+        """The plugins of one kind, and those that failed to load, which might have been of it."""
+        return Catalog(tuple(entry for entry in self.entries if entry.kind in (kind, "")))
+
     def names(self, kind: str) -> tuple[str, ...]:
         """The names that plugins of a kind have."""
         return tuple(name for known, name in self._index if known == kind)

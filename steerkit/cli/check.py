@@ -49,8 +49,8 @@ def _explain(plan: Plan) -> tuple[list[Preview], list[str]]:
     from steerkit import stages
     from steerkit.bundled import settle_terms
 
-    settle_terms(plan.recipe.model.source, plan.recipe.model.accept_terms)
-    typer.echo(f"loading {plan.recipe.model.source}, to explain its conditions", err=True)
+    settle_terms(plan.loading.source, plan.loading.accept_terms)
+    typer.echo(f"loading {plan.loading.source}, to explain its conditions", err=True)
     return stages.preview(plan, stages.load(plan))
 
 
@@ -80,7 +80,8 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
         if one.together > 1:
             console.print(
                 f"That is for one condition by itself, for the {one.expected_tokens:,} tokens that it sees. The run "
-                f"lays {one.together} side by side as rows of a batch, and where they share one they are hooked.",
+                f"lays up to {one.together} side by side as rows of a batch, the condition and its controls, and where "
+                "they share one they are hooked.",
                 markup=False,
             )
         else:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerkit.progress import Stage
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -18,19 +20,27 @@ def run_command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where run directories go.")] = Path("runs"),
+    store: Annotated[
+        Path | None, typer.Option(help="Where outputs are kept for later runs; .store beside the runs if not given.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of the process; PyTorch's own choice if not given.")
+    ] = None,
 ) -> None:
     """Run a recipe: estimate directions, measure conditions and controls, write a report."""
     from steerkit.report import summary
 
     shown = _Shown(_bar())
     try:
-        path = _run(recipe, settings or (), out, shown)
+        path = _run(recipe, settings or (), out, store, threads, shown)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(shown.kept) from None
     summary(path)
 
 
-def _run(recipe: str, settings: Sequence[str], out: Path, shown: _Shown) -> Path:
+def _run(
+    recipe: str, settings: Sequence[str], out: Path, store: Path | None, threads: int | None, shown: _Shown
+) -> Path:
     from steerkit.bundled import settle_terms
     from steerkit.catalog import Catalog
     from steerkit.plan import plan_recipe
@@ -39,10 +49,10 @@ def _run(recipe: str, settings: Sequence[str], out: Path, shown: _Shown) -> Path
 
     with shown.bar.console.status("checking the recipe"):
         plan = plan_recipe(recipe, settings, Catalog.discover())
-    settle_terms(plan.recipe.model.source, plan.recipe.model.accept_terms)  # may ask, which a bar would garble
+    settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
-        path = execute(plan, out, shown)
-        shown.step("writing the report")
+        path = execute(plan, out, shown, store=store, threads=threads)
+        shown.step(Stage("report", "writing the report"))
         shown.kept = f"The measurements are kept: `steerkit report {path}` makes the report of them."
         write_report(path)
     return path
@@ -74,10 +84,10 @@ class _Shown:
 
     def step(self, what: str) -> None:
         """Name what begins."""
-        if what.startswith(("writing", "continuing")):  # said once the run's directory is there, to hold stages
+        if isinstance(what, Stage) and what.kind == "directory":  # from here on, what is done is kept
             self.kept = ""
-        self.bar.reset(self.task, description=what, total=None)
-        if what.startswith(("writing", "continuing", "loading", "direction", "separation", "condition")):
+        self.bar.reset(self.task, description=str(what), total=None)
+        if isinstance(what, Stage):
             self.bar.console.print(what, highlight=False, markup=False, style="dim")
 
     def progress(self, done: int, of: int) -> None:

@@ -1,31 +1,39 @@
 """Recipe + catalog → plan: every name resolved, every problem found, no weights loaded, no torch imported."""
 
 from steerkit.plan.build import make_plan, plan_recipe
-from steerkit.plan.cost import held_out
+from steerkit.plan.looks import Look, PlannedGroup, held_out
+from steerkit.plan.plan import Plan
 from steerkit.plan.types import (
     Cost,
-    Plan,
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
     PlannedGate,
     PlannedIntervention,
+    PlannedLoading,
     PlannedModel,
+    PlannedReport,
     PlannedSamples,
+    PlannedSeparation,
 )
 from steerkit.recipe.data import DataRef
 
 __all__ = [
     "Cost",
     "DataRef",
+    "Look",
     "Plan",
     "PlannedCondition",
     "PlannedDirection",
     "PlannedEvaluation",
     "PlannedGate",
+    "PlannedGroup",
     "PlannedIntervention",
+    "PlannedLoading",
     "PlannedModel",
+    "PlannedReport",
     "PlannedSamples",
+    "PlannedSeparation",
     "held_out",
     "make_plan",
     "plan_recipe",

@@ -53,7 +53,7 @@ class ModelResolver(Resolver):
         chosen = section.chat_template
         if section.chat_template_file is not None:
             try:
-                chosen = self.recipe.path_of(section.chat_template_file).read_text("utf-8")
+                chosen = self.draft.path_of(section.chat_template_file).read_text("utf-8")
                 fault = template_fault(chosen)
             except (OSError, ValueError, SteerkitError) as error:
                 fault = f"can't read the template: {error}"

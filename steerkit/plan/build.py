@@ -12,21 +12,25 @@ from steerkit.api.hookspecs import EstimatorSpec, Needs, Options
 from steerkit.catalog import Catalog, needs_of
 from steerkit.errors import PluginError, RecipeError, SteerkitError
 from steerkit.plan.conditions import ConditionResolver
-from steerkit.plan.cost import Meter, meter_conditions, meter_directions
+from steerkit.plan.cost import Meter, meter_directions, meter_groups
 from steerkit.plan.files import directions_fault
+from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.names import KeyPart
+from steerkit.plan.plan import Plan
 from steerkit.plan.tokens import token_counter, turns_shown
 from steerkit.plan.turns import closed, lacking, unrendered, within_prompt, without_completion
 from steerkit.plan.types import (
     Cost,
-    Plan,
-    PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
+    PlannedLoading,
+    PlannedReport,
     PlannedSamples,
+    PlannedSeparation,
 )
 from steerkit.recipe.data import DataRef, load_data
-from steerkit.recipe.load import EVALUATION_KEYS, OPTIONS
+from steerkit.recipe.draft import EVALUATION_KEYS, OPTIONS, Draft
+from steerkit.recipe.load import draft_recipe
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.rows import describe_shared, identity, prompt_of
 from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, Recipe
@@ -44,25 +48,26 @@ def plan_recipe(source: str | os.PathLike[str], overrides: Iterable[str], catalo
     Raises:
         RecipeError: with every problem: what can't be read doesn't hide what can't be resolved.
     """
-    return make_plan(Recipe.draft(source, overrides), catalog)
+    return make_plan(draft_recipe(source, overrides), catalog)
 
 
-def make_plan(recipe: Recipe, catalog: Catalog) -> Plan:
+def make_plan(recipe: Recipe | Draft, catalog: Catalog) -> Plan:
     """Resolve every name of a recipe.
 
     Args:
-        recipe: as written; for a draft its problems are raised with those that are found here.
+        recipe: a recipe, whose files are relative to the present folder, or a draft, which knows where it was written
+            and whose problems are raised with those that are found here.
         catalog: the plugins that it may name.
 
     Raises:
         RecipeError: with every problem of the recipe, its data and its plugins' options.
     """
-    return _Planner(recipe, catalog).plan()
+    return _Planner(recipe if isinstance(recipe, Draft) else Draft(recipe), catalog).plan()
 
 
 class _Planner(ConditionResolver):
-    def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
-        super().__init__(recipe, catalog)
+    def __init__(self, draft: Draft, catalog: Catalog) -> None:
+        super().__init__(draft, catalog)
         self.estimated: dict[DataRef, None] = {}
         self.measured: dict[DataRef, tuple[KeyPart, ...]] = {}
 
@@ -72,7 +77,7 @@ class _Planner(ConditionResolver):
         template = self.template()
         section = self.recipe.model
         self.shown = turns_shown(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
-        self.data, problems = load_data(self.recipe)
+        self.data, problems = load_data(self.draft)
         self.problems += problems
         directions = tuple(filter(None, (self.direction(*item) for item in self.recipe.directions.items())))
         conditions = tuple(one for item in self.recipe.conditions.items() for one in self.condition(*item))
@@ -82,24 +87,54 @@ class _Planner(ConditionResolver):
         self.check_whole()
         self.check_rendered(template)
         if self.problems:
-            raise RecipeError(in_order(self.problems), str(self.recipe.source or "recipe"))
-        random_directions = self.recipe.control.random_directions
+            raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
+        recipe = self.recipe
+        random_directions = recipe.control.random_directions
+        separations = plan_separations(directions, self.data) if recipe.report.separation else ()
+        groups = plan_groups(conditions, random_directions, evaluations, samples)
         return Plan(
-            recipe=self.recipe,
-            source=self.recipe.source,
+            recipe=recipe,
+            source=self.draft.source,
+            report=self.report(),
+            seed=recipe.seed,
             hash=self.hash(template, directions),
             model=self.model,
+            loading=self.loading(template),
             architecture=architecture,
-            chat_template=template,
+            adapters=self.catalog.only("architecture"),
             data=self.data,
             directions=directions,
             conditions=conditions,
             evaluations=evaluations,
             samples=samples,
             random_directions=random_directions,
-            cost=self.cost(template, directions, conditions, evaluations, samples),
+            separated=recipe.report.separation,
+            cost=self.cost(template, directions, separations, groups),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
+        )
+
+    def report(self) -> PlannedReport:
+        """What readers are told."""
+        recipe, source = self.recipe, self.draft.source
+        folder = None if source is None else source.resolve().parent
+        return PlannedReport(recipe.name, recipe.report.title, recipe.description, self.draft.to_yaml(), folder)
+
+    def loading(self, template: str) -> PlannedLoading:
+        """How the model is loaded."""
+        section = self.recipe.model
+        return PlannedLoading(
+            source=section.source,
+            revision=section.revision,
+            adapter=section.adapter,
+            dtype=section.dtype,
+            device=section.device,
+            chat_template=template,
+            system_prompt=section.system_prompt,
+            chat_template_arguments=section.chat_template_arguments,
+            trust_remote_code=section.trust_remote_code,
+            accept_terms=section.accept_terms,
+            batch_tokens=section.batch_tokens,
         )
 
     # Directions.
@@ -158,7 +193,7 @@ class _Planner(ConditionResolver):
         said = "positions" in written.model_fields_set
         given = Given(site, Positions.parse(written.positions) if said else None)
         try:
-            file = self.recipe.path_of(path)
+            file = self.draft.path_of(path)
             fault = directions_fault(file, self.catalog, format) if file.is_file() else f"there is no file {file}"
         except SteerkitError as error:
             fault = str(error)
@@ -275,11 +310,13 @@ class _Planner(ConditionResolver):
         """What no section can see by itself: whether anything is measured, on what, and what nobody uses."""
         recipe = self.recipe
         measures = recipe.evaluate or recipe.report.samples
-        if not measures and not (recipe.lost_within("evaluate") or recipe.lost_within("report")):
+        if not measures and not (self.draft.lost_within("evaluate") or self.draft.lost_within("report")):
             if recipe.conditions:
                 message = "nothing is measured: conditions need `evaluate`, or `report: {samples: ...}`"
                 self.complain(message, "conditions")
-            elif not (recipe.directions or recipe.lost_within("directions") or recipe.lost_within("conditions")):
+            elif not (
+                recipe.directions or self.draft.lost_within("directions") or self.draft.lost_within("conditions")
+            ):
                 self.complain("nothing to do: add directions, conditions and evaluate, or report.samples")
         self.check_leaks()
         self.check_edited()
@@ -335,18 +372,16 @@ class _Planner(ConditionResolver):
         self,
         template: str,
         directions: Sequence[PlannedDirection],
-        conditions: Sequence[PlannedCondition],
-        evaluations: Sequence[PlannedEvaluation],
-        samples: PlannedSamples | None,
+        separations: Sequence[PlannedSeparation],
+        groups: Sequence[PlannedGroup],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
         arguments = section.chat_template_arguments
         counter = partial(token_counter, self.model.folder, template, arguments=arguments)
         meter = Meter(self.data, counter(section.system_prompt), section.batch_tokens, cache(counter))
-        meter_directions(meter, directions, self.recipe.report.separation)
-        controls = [(one, one.n_controls(self.recipe.control.random_directions)) for one in conditions]
-        meter_conditions(meter, controls, evaluations, samples)
+        meter_directions(meter, directions, separations)
+        meter_groups(meter, groups)
         return meter.cost()
 
     def hash(self, template: str, directions: Sequence[PlannedDirection]) -> str:
@@ -357,7 +392,7 @@ class _Planner(ConditionResolver):
             if item.file is not None
         }
         # Files count by what they hold, wherever they are: only the model's weights are too large for that.
-        recipe = self.recipe.resolved()
+        recipe = self.draft.resolved()
         for data in recipe["data"].values():
             data["file"] = data["file"] is not None
         recipe["directions"].update(

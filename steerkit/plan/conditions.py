@@ -11,7 +11,7 @@ from steerkit.errors import SteerkitError, nearest
 from steerkit.plan.adapter import ModelResolver
 from steerkit.plan.names import KeyPart
 from steerkit.plan.types import PlannedCondition, PlannedGate, PlannedIntervention
-from steerkit.recipe.load import INTERVENTION_KEYS, OPTIONS
+from steerkit.recipe.draft import INTERVENTION_KEYS, OPTIONS
 from steerkit.recipe.schema import ConditionRecipe, GateRecipe, InterventionRecipe
 from steerkit.types import (
     ATTN_OUT,
@@ -106,7 +106,7 @@ class ConditionResolver(ModelResolver):
             *(*path, "options"),
             moved=moved,
             beside=(*INTERVENTION_KEYS, OPTIONS),
-            partial=self.recipe.lost(*path[:2], "sweep"),
+            partial=self.draft.lost(*path[:2], "sweep"),
         )
         if options is None:
             return None
@@ -120,7 +120,7 @@ class ConditionResolver(ModelResolver):
         """An intervention has as many directions as it takes, and ones that there are."""
         wanted = len(directions) if spec is None else spec.directions
         if spec is not None and wanted and not directions:
-            if not self.recipe.lost(*path, "direction"):
+            if not self.draft.lost(*path, "direction"):
                 near = nearest("", self.recipe.directions, "direction")
                 example = "`direction: <name>`" if wanted == 1 else f"`direction: [...]` with {wanted} names"
                 what = "a direction" if wanted == 1 else f"{wanted} directions"
@@ -137,7 +137,7 @@ class ConditionResolver(ModelResolver):
     def check_known(self, direction: str, path: tuple[KeyPart, ...]) -> None:
         """There is such a direction."""
         known = [*self.recipe.directions, *self.further]
-        if direction not in known and not self.recipe.lost("directions", direction):
+        if direction not in known and not self.draft.lost("directions", direction):
             self.complain(
                 f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
             )
@@ -167,13 +167,13 @@ class ConditionResolver(ModelResolver):
     def direction_sites(self, name: str) -> tuple[Site, ...] | SitePattern | None:
         """Where a direction has vectors, as far as recipe, model and file tell; None where they don't."""
         direction = self.recipe.directions.get(name)
-        if direction is None or self.recipe.lost("directions", name, "site"):
+        if direction is None or self.draft.lost("directions", name, "site"):
             return None
         if direction.file is not None:
             from steerkit.artifacts.directions import saved_places
 
             try:
-                saved = saved_places(self.recipe.path_of(direction.file), self.catalog, direction.format)
+                saved = saved_places(self.draft.path_of(direction.file), self.catalog, direction.format)
             except SteerkitError:
                 return None
             own = saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else None)
@@ -215,7 +215,7 @@ class ConditionResolver(ModelResolver):
                 f"a gate reads tokens of the prompt, not {positions}: write last, instruction or prompt",
                 *(*here, "positions"),
             )
-        doubtful = self.recipe.lost(*here, "at") or self.recipe.lost(*here, "prepass")
+        doubtful = self.draft.lost(*here, "at") or self.draft.lost(*here, "prepass")
         if not (gate.prepass or doubtful):
             self.check_order(site, sites, here if gate.site is None else (*here, "site"), path)
             self.check_reach(gate, Positions.parse(written.positions), here)
@@ -234,7 +234,7 @@ class ConditionResolver(ModelResolver):
                 self.complain(f"direction {gate.direction!r} has no vector at {site}; {_has(sites)}", *path, "site")
             return site
         direction = self.recipe.directions.get(gate.direction)
-        if self.recipe.lost(*path, "site") or direction is None or sites is None:
+        if self.draft.lost(*path, "site") or direction is None or sites is None:
             return None
         if several:
             self.complain(
@@ -251,7 +251,7 @@ class ConditionResolver(ModelResolver):
         path: tuple[KeyPart, ...],
     ) -> None:
         """A gate is read before any edit that it decides on, as far as the sites of both are known."""
-        if gate is None or self.recipe.lost_within(*path, "sites"):
+        if gate is None or self.draft.lost_within(*path, "sites"):
             return
         layers = self.model.n_layers
         known: list[Site] = []

@@ -1,30 +1,28 @@
-"""What a plan costs, pass by pass, as the engine makes them."""
+"""What a plan costs: the passes of its looks, added up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Final
+from enum import Enum
 
-from steerkit.api.hookspecs import Needs
+from steerkit.plan.looks import Lengths, PlannedGroup
 from steerkit.plan.tokens import Reading, TokenCounter
 from steerkit.plan.turns import reads_behind
-from steerkit.plan.types import Cost, PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples
+from steerkit.plan.types import Cost, PlannedDirection, PlannedSeparation
 from steerkit.recipe.data import DataRef, Splits
-from steerkit.sharing import Pass, completing, group_sizes, passes_over
-
-PREPASS: Final = "prepasses of gates"
-"""The part of the cost that gates add which are decided in advance."""
+from steerkit.sharing import Pass
 
 
-def held_out(ref: DataRef, data: Mapping[str, Splits]) -> DataRef | None:
-    """The split of the same data set on which a direction from ``ref`` is tested, or None."""
-    for part in ("test", "validation"):
-        other = ref.of_part(part)
-        if part != ref.part and data[ref.dataset].get(other.split):
-            return other
-    return None
+class Part(Enum):
+    """What passes are for. The values are what a reader is shown."""
+
+    DIRECTIONS = "directions"
+    SEPARATION = "separation by layer"
+    BASELINE = "baseline"
+    CONDITIONS = "conditions"
+    CONTROLS = "random controls"
+    PREPASSES = "prepasses of gates"
 
 
 @dataclass
@@ -44,7 +42,7 @@ class Meter:
     prompted: Callable[[str], TokenCounter] | None = None
     prompt_tokens: int = 0
     generated_tokens: int = 0
-    parts: dict[str, int] = field(default_factory=dict)
+    parts: dict[Part, int] = field(default_factory=dict)
     _lengths: dict[tuple[DataRef, Reading, str | None], list[int]] = field(default_factory=dict)
 
     def lengths(self, ref: DataRef, how: Reading = "prompt", system_prompt: str | None = None) -> list[int]:
@@ -57,119 +55,71 @@ class Meter:
             self._lengths[key] = counter.count(self.data[ref.dataset][ref.split], how)
         return self._lengths[key]
 
-    def add(self, what: str, one: Pass, *, conditions: int = 1, prepass: bool = False) -> None:
-        """A pass under conditions that are run together; with ``prepass`` an unsteered one before each of its prompts.
+    def add(self, part: Part, run: Pass, *, members: int = 1, apart: bool = False, prepass: bool = False) -> None:
+        """A pass that conditions make side by side, or each ``apart``; with ``prepass`` an unsteered one before each
+        of its prompts.
 
-        Completions read the prompts in one call per batch, which gives the first token, then make a call per token.
+        What a condition takes alone is the condition's, and what its controls add is theirs.
         """
-        calls = {what: one.calls_of(conditions, self.budget)}
+        alone = run.calls_of(1, self.budget)
+        together = members * alone if apart else run.calls_of(members, self.budget)
+        self._count(part, alone)
+        self._count(Part.CONTROLS, together - alone)
         if prepass:
-            calls[PREPASS] = one.batches_of(conditions, self.budget)
-        for part, number in calls.items():
-            self.parts[part] = self.parts.get(part, 0) + number
-            self.prompt_tokens += conditions * sum(one.lengths)
-        self.generated_tokens += conditions * len(one.lengths) * one.new_tokens
+            batches = members * run.batches(self.budget) if apart else run.batches_of(members, self.budget)
+            self._count(Part.PREPASSES, batches)
+        self.prompt_tokens += members * sum(run.lengths) * (1 + prepass)
+        self.generated_tokens += members * len(run.lengths) * run.new_tokens
+
+    def _count(self, part: Part, calls: int) -> None:
+        if calls:
+            self.parts[part] = self.parts.get(part, 0) + calls
 
     def cost(self) -> Cost:
         """The sum."""
-        parts = tuple(self.parts.items())
-        total = sum(passes for _, passes in parts)
+        parts = tuple((part.value, self.parts[part]) for part in Part if part in self.parts)
+        total = sum(self.parts.values())
         counter = self.counter
         return Cost(total, self.prompt_tokens, self.generated_tokens, counter.estimated, counter.basis, parts)
 
 
-def meter_directions(meter: Meter, directions: Iterable[PlannedDirection], separation: bool) -> None:
+def meter_directions(
+    meter: Meter, directions: Iterable[PlannedDirection], separations: Iterable[PlannedSeparation]
+) -> None:
     """Captures for directions, and for their separation at every layer."""
     for direction in directions:
-        if direction.positive is None or direction.negative is None:
-            continue
-        classes = (direction.positive, direction.negative)
-        how: Reading = "whole" if direction.positions and reads_behind(direction.positions) else "prompt"
-        tested = [held_out(ref, meter.data) for ref in classes]
-        for ref in classes:
-            meter.add("directions", Pass(tuple(meter.lengths(ref, how))))
-        if separation:
-            unseen = [ref for ref in tested if ref is not None]
-            for ref in (*classes, *(unseen if len(unseen) == len(classes) else classes)):
-                meter.add("separation by layer", Pass(tuple(meter.lengths(ref, how))))
+        for ref in (direction.positive, direction.negative):
+            if ref is not None:
+                meter.add(Part.DIRECTIONS, Pass(tuple(meter.lengths(ref, _reading(direction)))))
+    for separation in separations:
+        item = separation.direction
+        for ref in (item.positive, item.negative, *separation.seen):
+            if ref is not None:
+                meter.add(Part.SEPARATION, Pass(tuple(meter.lengths(ref, _reading(item)))))
 
 
-def meter_conditions(
-    meter: Meter,
-    conditions: Sequence[tuple[PlannedCondition, int]],
-    evaluations: Sequence[PlannedEvaluation],
-    samples: PlannedSamples | None,
-) -> None:
-    """Passes of evaluators and samples under the baseline, every condition and its controls.
-
-    Args:
-        meter: takes them in.
-        conditions: each with the number of its controls.
-        evaluations: the evaluators.
-        samples: completions to keep; controls have none.
-    """
-    needs = {
-        ref: [item.needs for item in evaluations if ref in item.data]
-        for ref in dict.fromkeys(ref for item in evaluations for ref in item.data)
-    }
-    for one in _baseline_passes(meter, needs, samples):
-        meter.add("baseline", one)
-    kinds = {(one.has_prepass, one.system_prompt, one.mode): one for one, _ in conditions}
-    for kind, like in sorted(kinds.items(), key=lambda item: item[0][0]):
-        listed = [(one, n) for one, n in conditions if (one.has_prepass, one.system_prompt, one.mode) == kind]
-        _meter_group("conditions", meter, _passes(meter, needs, samples, like.system_prompt), len(listed), like)
-        controls = sum(number for _, number in listed)
-        _meter_group("random controls", meter, _passes(meter, needs, None, like.system_prompt), controls, like)
+def _reading(direction: PlannedDirection) -> Reading:
+    """What of an example a direction is read from."""
+    return "whole" if direction.positions is not None and reads_behind(direction.positions) else "prompt"
 
 
-def _meter_group(what: str, meter: Meter, passes: Sequence[Pass], conditions: int, like: PlannedCondition) -> None:
-    """Conditions that make the same passes as ``like``, run in groups as the runner does."""
-    alone = like.mode in ("fold", "interpret")  # rows that differ are hooked, so these share no batch
-    for size in [1] * conditions if alone else group_sizes(passes, conditions, meter.budget):
-        for one in passes:
-            meter.add(what, one, conditions=size, prepass=like.has_prepass)
+def meter_groups(meter: Meter, groups: Sequence[PlannedGroup]) -> None:
+    """The looks of the baseline, and of every condition with its controls."""
+    taken: list[object] = []
+    for group in groups:
+        condition = group.condition
+        part = Part.BASELINE if condition is None else Part.CONDITIONS
+        prepass = condition is not None and condition.has_prepass
+        lengths = _lengths_under(meter, group.system_prompt)
+        for look in group.looks:
+            run, members = look.runs(lengths), group.members(look)
+            # Conditions that differ by their names alone are one.
+            known = (None if condition is None else condition.nameless, members, look)
+            if run is not None and known not in taken:
+                taken.append(known)
+                meter.add(part, run, members=members, apart=group.apart, prepass=prepass)
 
 
-def _passes(
-    meter: Meter,
-    needs: Mapping[DataRef, Sequence[Needs]],
-    samples: PlannedSamples | None,
-    system_prompt: str | None,
-) -> list[Pass]:
-    """The passes of a condition that isn't the baseline."""
-    found: list[Pass] = []
-    generated: set[DataRef] = set()
-    for ref, wanted in needs.items():
-        prompts = meter.lengths(ref, system_prompt=system_prompt)
-        passes = passes_over(wanted, prompts, partial(meter.lengths, ref, "text"))
-        generated |= {ref} if any(one.new_tokens for one in passes) else set()
-        found += passes
-    return found + _sample_passes(meter, samples, generated, system_prompt)
-
-
-def _baseline_passes(
-    meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None
-) -> list[Pass]:
-    """The same for the baseline: what evaluators compare with is made once, and it takes its own from there."""
-    found: list[Pass] = []
-    generated: set[DataRef] = set()
-    for ref, wanted in needs.items():
-        prompts = meter.lengths(ref)
-        longest = max(need.max_new_tokens for need in wanted)
-        logits_kept = any(need.baseline and need.next_token_logits for need in wanted)
-        completions_kept = longest > 0 and any(need.baseline or need.baseline_completions for need in wanted)
-        found += [Pass(tuple(prompts))] if logits_kept else []
-        found += [completing(prompts, longest)] if completions_kept else []
-        for one in passes_over(wanted, prompts, partial(meter.lengths, ref, "text")):
-            generated |= {ref} if one.new_tokens else set()
-            known = completions_kept if one.new_tokens else logits_kept and one.most_rows > 0
-            found += [] if known else [one]
-    return found + _sample_passes(meter, samples, generated)
-
-
-def _sample_passes(
-    meter: Meter, samples: PlannedSamples | None, generated: Collection[DataRef], system_prompt: str | None = None
-) -> list[Pass]:
-    if samples is None or samples.data in generated:
-        return []
-    return [completing(meter.lengths(samples.data, system_prompt=system_prompt)[: samples.n], samples.max_new_tokens)]
+def _lengths_under(meter: Meter, system_prompt: str | None) -> Lengths:
+    """Lengths under a condition. What is read along is read as it is, whatever prompts begin with."""
+    return lambda ref, how: meter.lengths(ref, how, system_prompt if how == "prompt" else None)

@@ -18,8 +18,8 @@ from steerkit.catalog import Catalog
 from steerkit.errors import DataError, Problem, SteerkitError
 from steerkit.plan.types import PlannedModel
 from steerkit.recipe.data import DataRef, Splits, parse_ref
+from steerkit.recipe.draft import Draft
 from steerkit.recipe.problems import find_faults, news
-from steerkit.recipe.schema import Recipe
 from steerkit.types import STREAMS, Example, Site, SitePattern, parse_sites
 
 KeyPart: TypeAlias = str | int
@@ -30,14 +30,15 @@ class Resolver:
     """Looks names up and gathers what is wrong.
 
     Args:
-        recipe: as written.
+        draft: the recipe as written.
         catalog: the plugins that it may name.
     """
 
-    def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
-        self.recipe = recipe
+    def __init__(self, draft: Draft, catalog: Catalog) -> None:
+        self.draft = draft
+        self.recipe = recipe = draft.recipe
         self.catalog = catalog
-        self.problems: list[Problem] = list(recipe.problems)
+        self.problems: list[Problem] = list(draft.problems)
         self.notes: list[str] = []
         self.used: dict[tuple[str, str], None] = {}
         self.model = PlannedModel(recipe.model.source)
@@ -46,8 +47,8 @@ class Resolver:
 
     def complain(self, message: object, *path: KeyPart) -> None:
         """Note a problem at a key of the recipe, unless a draft has lost what stood there."""
-        if not self.recipe.lost(*path):
-            self.problems.append(Problem(str(message), *self.recipe.place(*path)))
+        if not self.draft.lost(*path):
+            self.problems.append(Problem(str(message), *self.draft.place(*path)))
 
     @overload
     def spec(self, kind: Literal["architecture"], name: str, *path: KeyPart) -> ArchitectureSpec | None: ...
@@ -100,7 +101,7 @@ class Resolver:
             return parse_ref(text, self.data)
         except DataError as error:
             dataset = text.partition(".")[0]
-            if not any(self.recipe.lost_within("data", dataset, key) for key in ("split", "pairs")):
+            if not any(self.draft.lost_within("data", dataset, key) for key in ("split", "pairs")):
                 self.complain(error, *path)
             return None
 

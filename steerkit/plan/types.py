@@ -1,16 +1,15 @@
-"""A plan: a recipe with every name resolved. Plain frozen values; no weights, no torch."""
+"""What a plan is made of: every name of a recipe resolved. Plain frozen values; no weights, no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
 from steerkit.api.hookspecs import (
-    ArchitectureSpec,
     EstimatorSpec,
     EvaluatorSpec,
     InterventionSpec,
@@ -18,9 +17,8 @@ from steerkit.api.hookspecs import (
     NoOptions,
     Options,
 )
-from steerkit.recipe.data import DataRef, Splits
-from steerkit.recipe.schema import Recipe
-from steerkit.types import Example, Positions, Schedule, Site, SitePattern
+from steerkit.recipe.data import DataRef
+from steerkit.types import Positions, Schedule, Site, SitePattern
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,21 @@ class PlannedDirection:
     file: Path | None = None
     format: str | None = None
     further: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedSeparation:
+    """How well a direction's classes are told apart at every layer.
+
+    Args:
+        direction: the direction, whose estimator is fitted at each layer to the classes that it was estimated from.
+        seen: the classes that are told apart.
+        held_out: whether those are other prompts than it was estimated from.
+    """
+
+    direction: PlannedDirection
+    seen: tuple[DataRef, DataRef]
+    held_out: bool
 
 
 @dataclass(frozen=True)
@@ -140,19 +153,30 @@ class PlannedCondition:
     system_prompt: str | None = None
     mode: Literal["auto", "fold", "hook", "interpret"] = "auto"
 
-    @property
-    def direction_names(self) -> tuple[str, ...]:
-        """The directions that its interventions use, each once. Those of gates aren't among them."""
-        return tuple(dict.fromkeys(name for item in self.interventions for name in item.directions))
-
     def n_controls(self, random_directions: int) -> int:
         """How many random controls run beside it: none where it uses no direction."""
-        return random_directions if self.control and self.direction_names else 0
+        return random_directions if self.control and self.steering else 0
 
     def how(self) -> dict[str, Any]:
         """System prompt and mode as JSON values, each only where it is set."""
         prompt = {} if self.system_prompt is None else {"system_prompt": self.system_prompt}
         return prompt | ({} if self.mode == "auto" else {"mode": self.mode})
+
+    @property
+    def nameless(self) -> PlannedCondition:
+        """What is done, without what it is called and what varies beside it: two that are equal here are run once."""
+        return replace(self, name="", control=True, sweep=None, swept={})
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Names of the directions that interventions and gates use, each once."""
+        gates = [item.gate.direction for item in self.interventions if item.gate is not None]
+        return tuple(dict.fromkeys([*self.steering, *gates]))
+
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """Names of the directions that interventions use, each once: those that controls replace."""
+        return tuple(dict.fromkeys(name for item in self.interventions for name in item.directions))
 
     @property
     def has_prepass(self) -> bool:
@@ -204,6 +228,56 @@ class PlannedModel:
 
 
 @dataclass(frozen=True)
+class PlannedLoading:
+    """How the model is loaded and prompted. See ``steerkit.load_model``.
+
+    Args:
+        source: a hub id, a folder, a file, or an alias.
+        revision: of a hub repository, or None.
+        adapter: name of the adapter, where the recipe names one.
+        dtype: of the weights, or ``auto``.
+        device: where they go, or ``auto``.
+        chat_template: ``default``, ``none``, or the template itself.
+        system_prompt: message before every prompt, or None.
+        chat_template_arguments: the template's own variables.
+        trust_remote_code: whether code from the repository may run.
+        accept_terms: whether the model's terms of use are accepted.
+        batch_tokens: most tokens of a batch, padding included.
+    """
+
+    source: str
+    revision: str | None = None
+    adapter: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    chat_template: str = "default"
+    system_prompt: str | None = None
+    chat_template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    accept_terms: bool = False
+    batch_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class PlannedReport:
+    """What readers are told that no number depends on.
+
+    Args:
+        name: names the run directory.
+        title: heading, or None.
+        description: a line on what is asked.
+        recipe: the recipe as YAML, every key with its value.
+        folder: where the recipe lies, for the state of its checkout; None where it was never written.
+    """
+
+    name: str
+    title: str | None
+    description: str
+    recipe: str
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a run costs, at most: a completion may end early.
 
@@ -224,88 +298,6 @@ class Cost:
     parts: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a run does, resolved.
-
-    Args:
-        recipe: as written.
-        source: the recipe's file, or None.
-        hash: sha256 over the recipe, its examples, template, saved directions and plugins' versions.
-        model: what is known of the model.
-        architecture: the adapter; None where only the loaded model can tell.
-        chat_template: ``default``, ``none``, or the template itself.
-        data: ``{data set: {split: examples}}``.
-        directions: in the recipe's order.
-        conditions: in the recipe's order, sweeps expanded; without the baseline and the controls.
-        evaluations: in the recipe's order.
-        samples: completions to keep, or None.
-        random_directions: how many controls stand beside each condition.
-        cost: what it will take.
-        plugins: kind, name, distribution and version of each plugin that is used.
-        notes: what a reader should know, as sentences.
-    """
-
-    recipe: Recipe
-    source: Path | None
-    hash: str
-    model: PlannedModel
-    architecture: ArchitectureSpec | None
-    chat_template: str
-    data: Mapping[str, Splits]
-    directions: tuple[PlannedDirection, ...]
-    conditions: tuple[PlannedCondition, ...]
-    evaluations: tuple[PlannedEvaluation, ...]
-    samples: PlannedSamples | None
-    random_directions: int
-    cost: Cost
-    plugins: tuple[Mapping[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def examples(self, ref: DataRef) -> tuple[Example, ...]:
-        """The examples of a split."""
-        return self.data[ref.dataset][ref.split]
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values; texts by their number."""
-        return {
-            "name": self.recipe.name,
-            "source": _text(self.source),
-            "hash": self.hash,
-            "seed": self.recipe.seed,
-            "model": {
-                "source": self.model.source,
-                "model_type": self.model.model_type,
-                "n_layers": self.model.n_layers,
-                "adapter": self.architecture.name if self.architecture else None,
-            },
-            "data": {
-                str(DataRef(name, part)): len(rows) for name, by in self.data.items() for part, rows in by.items()
-            },
-            "directions": [_direction(item) for item in self.directions],
-            "conditions": [_condition(item, item.n_controls(self.random_directions)) for item in self.conditions],
-            "evaluate": [_evaluation(item) for item in self.evaluations],
-            "samples": None
-            if self.samples is None
-            else {
-                "data": str(self.samples.data),
-                "n": self.samples.n,
-                "max_new_tokens": self.samples.max_new_tokens,
-            },
-            "random_directions": self.random_directions,
-            "cost": {
-                "forward_passes": self.cost.forward_passes,
-                "prompt_tokens": self.cost.prompt_tokens,
-                "generated_tokens": self.cost.generated_tokens,
-                "estimated": self.cost.estimated,
-                "basis": self.cost.basis,
-                "parts": dict(self.cost.parts),
-            },
-            "plugins": [dict(plugin) for plugin in self.plugins],
-            "notes": list(self.notes),
-        }
-
-
 def options_as_json(options: Options, *, changed_only: bool = False) -> dict[str, Any]:
     """Options as JSON values. (pydantic's own JSON mode warns about a tuple in a union with a number.)"""
     values: dict[str, Any] = to_jsonable_python(options.model_dump(exclude_defaults=changed_only))
@@ -316,7 +308,8 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _direction(item: PlannedDirection) -> dict[str, Any]:
+def direction_as_json(item: PlannedDirection) -> dict[str, Any]:
+    """A direction as ``plan.json`` lists it."""
     if item.file is not None:
         given = {"format": item.format, "site": _text(item.site), "positions": _text(item.positions)}
         return {"name": item.name, "file": str(item.file), **{key: text for key, text in given.items() if text}}
@@ -331,7 +324,8 @@ def _direction(item: PlannedDirection) -> dict[str, Any]:
     }
 
 
-def _condition(item: PlannedCondition, controls: int) -> dict[str, Any]:
+def condition_as_json(item: PlannedCondition, controls: int) -> dict[str, Any]:
+    """A condition as ``plan.json`` lists it."""
     interventions = [
         {
             "name": one.spec.name,
@@ -353,7 +347,8 @@ def _condition(item: PlannedCondition, controls: int) -> dict[str, Any]:
     }
 
 
-def _evaluation(item: PlannedEvaluation) -> dict[str, Any]:
+def evaluation_as_json(item: PlannedEvaluation) -> dict[str, Any]:
+    """An evaluator as ``plan.json`` lists it."""
     return {
         "name": item.name,
         "evaluator": item.spec.name,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
 from steerkit.errors import DataError, Problem, SteerkitError, nearest
+from steerkit.recipe.draft import Draft
 from steerkit.recipe.rows import Faults, Sides, describe_shared, prompt_of, read_rows
-from steerkit.recipe.schema import SPLITS, WHOLE, DatasetRecipe, Recipe
+from steerkit.recipe.schema import SPLITS, WHOLE, DatasetRecipe
 from steerkit.recipe.tables import Row, read_hub, read_table
 from steerkit.types import Example
 
@@ -69,7 +70,7 @@ def parse_ref(text: str, data: Mapping[str, Splits]) -> DataRef:
     return DataRef(dataset, split or WHOLE)
 
 
-def load_data(recipe: Recipe) -> tuple[dict[str, Splits], list[Problem]]:
+def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
     """Read every data set of a recipe.
 
     Returns:
@@ -77,9 +78,10 @@ def load_data(recipe: Recipe) -> tuple[dict[str, Splits], list[Problem]]:
     """
     loaded: dict[str, Splits] = {}
     problems: list[Problem] = []
+    recipe = draft.recipe
     for name, dataset in recipe.data.items():
         try:
-            rows = _rows(recipe, name, dataset)
+            rows = _rows(draft, name, dataset)
             drawn = split_rows(rows, dataset, recipe.seed if dataset.seed is None else dataset.seed)
             loaded[name] = _by_side(drawn, dataset)
         except Faults as faults:
@@ -87,11 +89,9 @@ def load_data(recipe: Recipe) -> tuple[dict[str, Splits], list[Problem]]:
             loaded[name] = _by_side(dict.fromkeys(parts, ()), dataset)
             for message, row in faults.messages:
                 item = ("inline", row - 1) if row and dataset.inline is not None else ()
-                if not recipe.lost("data", name, *item):
-                    problems.append(Problem(message, *recipe.place("data", name, *item)))
-    problems += [
-        Problem(message, *recipe.place("data", name)) for name, message in _overlaps(loaded, list(recipe.data))
-    ]
+                if not draft.lost("data", name, *item):
+                    problems.append(Problem(message, *draft.place("data", name, *item)))
+    problems += [Problem(message, *draft.place("data", name)) for name, message in _overlaps(loaded, list(recipe.data))]
     return loaded, problems
 
 
@@ -106,14 +106,14 @@ def _by_side(drawn: Mapping[str, Sequence[Sides]], dataset: DatasetRecipe) -> Sp
     }
 
 
-def _rows(recipe: Recipe, name: str, dataset: DatasetRecipe) -> list[Sides]:
+def _rows(draft: Draft, name: str, dataset: DatasetRecipe) -> list[Sides]:
     # Of a draft: which examples are meant isn't known, but whether a file can be read is.
-    doubtful = any(recipe.lost("data", name, key) for key in _READING)
+    doubtful = any(draft.lost("data", name, key) for key in _READING)
     if doubtful and dataset.file is None:
         raise Faults
     try:
         if dataset.file is not None:
-            path = recipe.path_of(dataset.file)
+            path = draft.path_of(dataset.file)
             source, rows = dataset.file, read_table(path)
         elif dataset.hub is not None:
             source, rows = dataset.hub, read_hub(dataset.hub, dataset.config, dataset.hub_split)

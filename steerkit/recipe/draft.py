@@ -1,162 +1,144 @@
-"""From broken values to a draft: what is wrong is told once and mended, so that the rest can be checked too.
-
-An unknown key goes, and so does a broken value that has a default. What a recipe can't be without gets a
-stand-in, since something else may refer to it, and since the keys beside it are to be checked. Every such
-path is remembered as lost: what follows from it is no further problem.
-"""
+"""A recipe with where it was written and what is wrong with it. The recipe itself is a value of the pure schema."""
 
 from __future__ import annotations
 
-import copy
-import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from steerkit.errors import Problem
-from steerkit.recipe.document import Path
-from steerkit.recipe.problems import BAD_KEY, EXCESS, LACKING, MISSING, UNKNOWN, Fault, find_faults
-from steerkit.recipe.schema import Recipe, Written
+from steerkit.recipe.document import Path as KeyPath
+from steerkit.recipe.document import dotted, write_document
+from steerkit.recipe.paths import local_model, readable_path
+from steerkit.recipe.schema import Recipe
 
-_ROUNDS: Final = 20
-"""Mending a section lets its checks as a whole run, and so on outwards; sections nest less deeply than this."""
-
-_UNKNOWN_NAME: Final = "?"
-_DIRECTION: Final = {
-    "estimator": _UNKNOWN_NAME,
-    "positive": _UNKNOWN_NAME,
-    "negative": _UNKNOWN_NAME,
-    "site": "embed",
-}
-# At prompts every other key of a gate has a meaning, so none of them looks wrong beside the stand-in.
-_GATE: Final = {"direction": _UNKNOWN_NAME, "above": 0.0, "at": "prompt"}
-_STAND_INS: Final[Mapping[Path, Any]] = {
-    ("name",): "recipe",
-    ("model",): {"source": _UNKNOWN_NAME},
-    ("model", "source"): _UNKNOWN_NAME,
-    ("data", "*"): {"inline": [_UNKNOWN_NAME]},
-    ("data", "*", "inline"): [_UNKNOWN_NAME],
-    ("directions", "*"): _DIRECTION,
-    **{("directions", "*", key): value for key, value in _DIRECTION.items()},
-    ("conditions", "*", "interventions", "*", "sites", "*"): _DIRECTION["site"],
-    **{("conditions", "*", "interventions", "*", "gate", key): value for key, value in _GATE.items()},
-    ("evaluate", "*", "data"): [_UNKNOWN_NAME],
-    ("evaluate", "*", "data", "*"): _UNKNOWN_NAME,
-    ("report", "samples", "data"): _UNKNOWN_NAME,
-}
-_NO_STAND_IN: Final = object()
+INTERVENTION_KEYS = ("direction", "sites", "positions", "schedule", "gate")
+EVALUATION_KEYS = ("data", "name")
+OPTIONS = "options"
+"""Holds options of a plugin that are called as a key of ours is, and any others."""
+_RARE = ("schedule", "gate")
+"""Keys of interventions that a resolved recipe holds only where they are set."""
 
 
-class Drafter:
-    """Mends plain values until they are a recipe.
+@dataclass(frozen=True)
+class Written:
+    """Where a recipe was read: for messages, never part of its meaning (all written places are equal).
 
     Args:
-        value: in the form that the schema validates. It is not changed.
-        written: where it was read.
-        lost: paths, as written, that are lost already.
+        source: the recipe's file, or None.
+        folder: where relative paths start.
+        lines: path of a key as written to its line.
+        moved: path of a key as validated to the path as written, where they differ.
+        overridden: paths, as written, that ``--set`` gave.
     """
 
-    def __init__(self, value: Mapping[str, Any], written: Written, lost: Iterable[Path]) -> None:
-        self.value: dict[str, Any] = copy.deepcopy(dict(value))
-        self.written = written
-        self.lost = set(lost)
-        self.problems: list[Problem] = []
+    source: Path | None = field(default=None, compare=False)
+    folder: Path = field(default_factory=Path, compare=False)
+    lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False)
+    moved: Mapping[KeyPath, KeyPath] = field(default_factory=dict, compare=False)
+    overridden: frozenset[KeyPath] = field(default=frozenset(), compare=False)
 
-    def draft(self) -> Recipe | None:
-        """The recipe, or None where it can't be mended."""
-        for _ in range(_ROUNDS):
-            recipe, faults = find_faults(Recipe, self.value)
-            if recipe is not None:
-                return recipe
-            # An unknown key says which known one is lost, which is then no further fault of the same round.
-            unknown = [fault for fault in faults if fault.kind == UNKNOWN]
-            self._tell_and_mend(unknown)
-            self._tell_and_mend([fault for fault in faults if fault not in unknown])
-        return None
+    def path(self, path: KeyPath) -> KeyPath:
+        """A path as validated, as it was written."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.moved:
+                return (*self.moved[path[:length]], *path[length:])
+        return path
 
-    def _tell_and_mend(self, faults: list[Fault]) -> None:
-        told = [fault for fault in faults if self._is_news(fault)]
-        self.problems += [Problem(fault.message, *self.written.place(fault.path)) for fault in told]
-        for fault in faults:
-            self._mend(fault)
-
-    def _is_news(self, fault: Fault) -> bool:
-        """Whether a fault is one of the recipe, and not of what was lost."""
-        written = self.written.path(fault.path)
-        if any(written[:length] in self.lost for length in range(1, len(written) + 1)):
-            return False
-        if fault.kind == LACKING:
-            lacking = [self.written.path((*fault.path, key)) for key in fault.keys]
-            return not any(path[: len(one)] == one for one in lacking for path in self.lost)
-        if fault.kind == "too_short":
-            return not any(path[: len(written)] == written for path in self.lost)
-        return True
-
-    def _mend(self, fault: Fault) -> None:
-        if fault.kind == UNKNOWN:
-            self._lose(fault.path)
-            if fault.meant is not None:
-                self._lose((*fault.path[:-1], fault.meant))
-            self._remove(fault.path)
-        elif fault.kind == BAD_KEY:
-            self._lose(fault.path)
-            self._remove(fault.path)
-        elif fault.kind == EXCESS:
-            for key in fault.keys:
-                self._lose((*fault.path, key))
-                self._remove((*fault.path, key))
-        elif fault.kind == LACKING and any(_stand_in((*fault.path, key)) is not _NO_STAND_IN for key in fault.keys):
-            for key in fault.keys:
-                self._replace((*fault.path, key))
-        else:
-            self._replace(fault.path, required=fault.kind == MISSING)
-
-    def _replace(self, path: Path, *, required: bool = False) -> None:
-        """Put a stand-in at a path; where there is none, take away the value, or what can't be without it."""
-        self._lose(path)
-        if path[2:3] == ("sweep",) and len(path) > 3:
-            # A sweep that lacks some of its values is another sweep.
-            self._replace(path[:3])
-            return
-        holder = self._at(path[:-1])
-        stand_in = _stand_in(path, self._at(path))
-        if not isinstance(holder, (dict, list)):
-            return
-        if stand_in is not _NO_STAND_IN:
-            holder[path[-1]] = copy.deepcopy(stand_in)  # type: ignore[index]  # a key or an index, as the holder is
-        elif required or isinstance(holder, list):
-            self._replace(path[:-1])
-        else:
-            self._remove(path)
-
-    def _lose(self, path: Path) -> None:
-        self.lost.add(self.written.path(path))
-
-    def _remove(self, path: Path) -> None:
-        holder = self._at(path[:-1])
-        if isinstance(holder, dict):
-            holder.pop(path[-1], None)
-
-    def _at(self, path: Path) -> Any:
-        """The value at a path; None where another fault has taken it away."""
-        value: Any = self.value
-        for part in path:
-            if isinstance(value, dict):
-                value = value.get(part)
-            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-                value = value[part]
-            else:
-                return None
-        return value
+    def place(self, path: KeyPath) -> tuple[str, int | None]:
+        """The dotted key as written, and its line where it (or what holds it) has one."""
+        path = self.path(path)
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.overridden:
+                return f"--set {dotted(path)}", None
+            if path[:length] in self.lines:
+                return dotted(path), self.lines[path[:length]]
+        return dotted(path), None
 
 
-def _stand_in(path: Path, value: Any = None) -> Any:
-    """What can stand at a path of a recipe, or ``_NO_STAND_IN``."""
-    if len(path) == 4 and (path[0], path[2]) == ("data", "inline"):
-        # What is almost always meant: the same thing in quotes.
-        return json.dumps(value)
-    if len(path) == 3 and (path[0], path[2]) == ("evaluate", "name"):
-        return f"evaluator-{path[1]}"  # no two are called the same
-    for pattern, stand_in in _STAND_INS.items():
-        if len(pattern) == len(path) and all(one in ("*", part) for one, part in zip(pattern, path, strict=True)):
-            return stand_in
-    return _NO_STAND_IN
+@dataclass(frozen=True)
+class Draft:
+    """A recipe as it was read. Whatever is wrong with it is in ``problems``; a draft without any is a whole recipe.
+
+    Args:
+        recipe: what it says; where something is broken, without it or with a stand-in.
+        written: where it was read.
+        problems: what is wrong, in the order of the file.
+        lost_paths: paths, as written, at which ``recipe`` doesn't hold what was meant.
+    """
+
+    recipe: Recipe
+    written: Written = field(default_factory=Written)
+    problems: tuple[Problem, ...] = ()
+    lost_paths: frozenset[KeyPath] = frozenset()
+
+    @property
+    def source(self) -> Path | None:
+        """The file that it was read from."""
+        return self.written.source
+
+    def lost(self, *path: str | int) -> bool:
+        """Whether the recipe doesn't hold what was meant at this key. What follows from that is no further problem."""
+        written = self.written.path(path)
+        return any(written[:length] in self.lost_paths for length in range(1, len(written) + 1))
+
+    def lost_within(self, *path: str | int) -> bool:
+        """Whether anything at this key or inside it is lost."""
+        written = self.written.path(path)
+        return self.lost(*path) or any(item[: len(written)] == written for item in self.lost_paths)
+
+    def path_of(self, file: str) -> Path:
+        """A path of the recipe, made absolute: relative ones start at the recipe's folder.
+
+        Raises:
+            SteerkitError: where no file can have this path.
+        """
+        return readable_path(file, self.written.folder).resolve()
+
+    def place(self, *path: str | int) -> tuple[str, int | None]:
+        """The dotted key and line of a part of the recipe, for messages."""
+        return self.written.place(path)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, as YAML would hold it, paths absolute. ``recipe_from_mapping`` reads it back."""
+        out: dict[str, Any] = self.recipe.model_dump(mode="json")
+        model = out["model"]
+        if template := model.pop("chat_template_file"):
+            model["chat_template"] = {"file": str(self.path_of(template))}
+        if (folder := local_model(model["source"])) is not None:
+            model["source"] = str(folder.resolve())
+        for data in out["data"].values():
+            if data["file"] is not None:
+                data["file"] = str(self.path_of(data["file"]))
+        for name, direction in out["directions"].items():
+            if direction["file"] is not None:
+                given = self.recipe.directions[name].model_fields_set
+                said: dict[str, Any] = {key: direction[key] for key in ("format", "site", "positions") if key in given}
+                out["directions"][name] = {"file": str(self.path_of(direction["file"])), **said}
+        for condition in out["conditions"].values():
+            if condition["system_prompt"] is None:
+                del condition["system_prompt"]
+            if condition["mode"] == "auto":
+                del condition["mode"]
+            condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
+        out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]
+        return out
+
+    def to_yaml(self) -> str:
+        """``resolved`` as YAML, which ``load_recipe`` reads back as the same recipe."""
+        return write_document(self.resolved())
+
+
+def _fold(item: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:
+    options = item.pop(OPTIONS)
+    apart: dict[str, Any] = {}
+    for key in (*own, OPTIONS):
+        if key in options:
+            apart[key] = options.pop(key)
+    if apart:
+        options[OPTIONS] = apart
+    for key in _RARE:
+        if item.get(key, ...) is None:
+            del item[key]
+    return {item.pop("plugin"): {**item, **options}}

@@ -1,4 +1,4 @@
-"""From YAML to a validated ``Recipe``: overrides, the short forms of the grammar, every problem at once."""
+"""From YAML to a validated recipe: overrides, the short forms of the grammar, every problem at once."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from typing import Any
 from steerkit.errors import Problem, RecipeError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, is_whole, read_document
-from steerkit.recipe.draft import Drafter
-from steerkit.recipe.paths import local_model
+from steerkit.recipe.draft import EVALUATION_KEYS, INTERVENTION_KEYS, OPTIONS, Draft, Written
+from steerkit.recipe.mend import Mender
 from steerkit.recipe.problems import in_order
-from steerkit.recipe.schema import Recipe, Written
 from steerkit.recipe.shipped import find_recipe
 
-INTERVENTION_KEYS = ("direction", "sites", "positions", "schedule", "gate")
-EVALUATION_KEYS = ("data", "name")
-OPTIONS = "options"
-"""Holds options of a plugin that are called as a key of ours is, and any others."""
-_RARE = ("schedule", "gate")
-"""Keys of interventions that a resolved recipe holds only where they are set."""
 
+def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Draft:
+    """Read a recipe from a YAML file, or a shipped one by name: a draft without problems.
 
-def load_recipe(path: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe file. See ``Recipe.load``."""
+    Args:
+        path: a file, or the name of a shipped recipe.
+        overrides: ``"a.b=value"`` each, the value in YAML; list items by index.
+
+    Raises:
+        RecipeError: with every problem that was found, with lines and nearest names.
+    """
     return _whole(draft_recipe(path, overrides), str(path))
 
 
-def draft_recipe(path: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe file that may have problems. See ``Recipe.draft``."""
+def draft_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Draft:
+    """Read a recipe as ``load_recipe`` does, but keep its problems instead of raising them.
+
+    What is broken is left out or has a stand-in, so that the rest can be checked as well: ``make_plan`` raises these
+    problems together with its own.
+
+    Raises:
+        RecipeError: where there is nothing to check: no file, no YAML or no mapping.
+    """
     source = find_recipe(path)
     document = read_document(_read_text(source))
     problems = list(document.problems)
@@ -55,14 +62,20 @@ def draft_recipe(path: str | os.PathLike[str], overrides: tuple[str, ...] = ()) 
     return _draft(value, written, problems, lost, str(path))
 
 
-def recipe_from_mapping(mapping: Mapping[str, Any], folder: Path) -> Recipe:
-    """Read a recipe from plain values. See ``Recipe.from_mapping``."""
+def recipe_from_mapping(mapping: Mapping[str, Any], folder: str | os.PathLike[str] = ".") -> Draft:
+    """Read a recipe from plain values, as they would stand in YAML; files are relative to ``folder``.
+
+    Raises:
+        RecipeError: with every problem that was found.
+    """
     # A round trip through YAML's values brings tuples, NaN and foreign types to the same rules.
     from steerkit.recipe.document import write_document
 
     document = read_document(write_document(_plain(mapping)))
     problems = [Problem(item.message, item.where) for item in document.problems]
-    return _whole(_draft(document.value, Written(None, folder.resolve()), problems, document.lost, "recipe"), "recipe")
+    return _whole(
+        _draft(document.value, Written(None, Path(folder).resolve()), problems, document.lost, "recipe"), "recipe"
+    )
 
 
 def _read_text(source: Path) -> str:
@@ -79,23 +92,22 @@ def _read_text(source: Path) -> str:
 
 def _draft(
     value: dict[str, Any], written: Written, problems: list[Problem], lost: Iterable[KeyPath], name: str
-) -> Recipe:
+) -> Draft:
     grammar = _Grammar(written)
     canonical = grammar.recipe(value)
     written = replace(written, moved=grammar.moved)
-    drafter = Drafter(canonical, written, {*lost, *grammar.lost})
-    recipe = drafter.draft()
-    found = tuple(in_order([*problems, *grammar.problems, *drafter.problems]))
+    mender = Mender(canonical, written, {*lost, *grammar.lost})
+    recipe = mender.mended()
+    found = tuple(in_order([*problems, *grammar.problems, *mender.problems]))
     if recipe is None:
         raise RecipeError(found, name)
-    recipe._written = replace(written, lost=frozenset(drafter.lost), problems=found)
-    return recipe
+    return Draft(recipe, written, found, frozenset(mender.lost))
 
 
-def _whole(recipe: Recipe, name: str) -> Recipe:
-    if recipe.problems:
-        raise RecipeError(recipe.problems, name)
-    return recipe
+def _whole(draft: Draft, name: str) -> Draft:
+    if draft.problems:
+        raise RecipeError(draft.problems, name)
+    return draft
 
 
 def _override(value: dict[str, Any], text: str, given: set[KeyPath], lost: set[KeyPath]) -> list[Problem]:
@@ -256,46 +268,6 @@ class _Grammar:
         where, line = self.written.place(path)
         self.problems.append(Problem(message, where, line))
         self.lost.add(path)
-
-
-def as_written(recipe: Recipe) -> dict[str, Any]:
-    """The inverse of the grammar. See ``Recipe.resolved``."""
-    out: dict[str, Any] = recipe.model_dump(mode="json")
-    model = out["model"]
-    if template := model.pop("chat_template_file"):
-        model["chat_template"] = {"file": str(recipe.path_of(template))}
-    if (folder := local_model(model["source"])) is not None:
-        model["source"] = str(folder.resolve())
-    for data in out["data"].values():
-        if data["file"] is not None:
-            data["file"] = str(recipe.path_of(data["file"]))
-    for name, direction in out["directions"].items():
-        if direction["file"] is not None:
-            given = recipe.directions[name].model_fields_set
-            said: dict[str, Any] = {key: direction[key] for key in ("format", "site", "positions") if key in given}
-            out["directions"][name] = {"file": str(recipe.path_of(direction["file"])), **said}
-    for condition in out["conditions"].values():
-        if condition["system_prompt"] is None:
-            del condition["system_prompt"]
-        if condition["mode"] == "auto":
-            del condition["mode"]
-        condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
-    out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]
-    return out
-
-
-def _fold(item: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:
-    options = item.pop(OPTIONS)
-    apart: dict[str, Any] = {}
-    for key in (*own, OPTIONS):
-        if key in options:
-            apart[key] = options.pop(key)
-    if apart:
-        options[OPTIONS] = apart
-    for key in _RARE:
-        if item.get(key, ...) is None:
-            del item[key]
-    return {item.pop("plugin"): {**item, **options}}
 
 
 def _kind(value: Any) -> str:

@@ -1,20 +1,16 @@
-"""What a recipe may say. Frozen; unknown keys are errors. ``steerkit.recipe.load`` reads it from YAML."""
+"""What a recipe may say. Frozen; unknown keys are errors. ``steerkit.recipe.load`` reads it from YAML.
+
+A recipe knows nothing of where it was written: a ``Draft`` does.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from steerkit.errors import Problem
-from steerkit.recipe.document import Path as KeyPath
-from steerkit.recipe.document import dotted, write_document
-from steerkit.recipe.paths import readable_path
 from steerkit.recipe.problems import EXCESS, INTERNAL, LACKING
 from steerkit.recipe.values import (
     Count,
@@ -289,45 +285,6 @@ class ReportRecipe(Section):
     title: str | None = Field(default=None, description="heading; the name where None")
 
 
-@dataclass(frozen=True)
-class Written:
-    """Where a recipe was read: for messages, never part of its meaning (all written places are equal).
-
-    Args:
-        source: the recipe's file.
-        lines: path of a key as written to its line.
-        moved: path of a key as validated to the path as written, where they differ.
-        overridden: paths, as written, that ``--set`` gave.
-        lost: paths, as written, at which a draft doesn't hold what was meant.
-        problems: why.
-    """
-
-    source: Path | None = field(default=None, compare=False)
-    folder: Path = field(default_factory=Path, compare=False)
-    lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False)
-    moved: Mapping[KeyPath, KeyPath] = field(default_factory=dict, compare=False)
-    overridden: frozenset[KeyPath] = field(default=frozenset(), compare=False)
-    lost: frozenset[KeyPath] = field(default=frozenset(), compare=False)
-    problems: tuple[Problem, ...] = field(default=(), compare=False)
-
-    def path(self, path: KeyPath) -> KeyPath:
-        """A path as validated, as it was written."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.moved:
-                return (*self.moved[path[:length]], *path[length:])
-        return path
-
-    def place(self, path: KeyPath) -> tuple[str, int | None]:
-        """The dotted key as written, and its line where it (or what holds it) has one."""
-        path = self.path(path)
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.overridden:
-                return f"--set {dotted(path)}", None
-            if path[:length] in self.lines:
-                return dotted(path), self.lines[path[:length]]
-        return dotted(path), None
-
-
 class Recipe(Section):
     """A recipe as written, validated by itself: names of plugins and data are resolved by ``make_plan``."""
 
@@ -341,83 +298,3 @@ class Recipe(Section):
     evaluate: tuple[EvaluationRecipe, ...] = Field(default=(), description="section: list of evaluators")
     control: ControlRecipe = Field(default=ControlRecipe(), description="random_directions, or false")
     report: ReportRecipe = Field(default=ReportRecipe(), description="section")
-
-    _written: Written = PrivateAttr(default_factory=Written)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
-        """Read a recipe from a YAML file, or a shipped one by name.
-
-        Args:
-            path: a file, or the name of a shipped recipe.
-            overrides: ``"a.b=value"`` each, the value in YAML; list items by index.
-
-        Raises:
-            RecipeError: with every problem that was found, with lines and nearest names.
-        """
-        from steerkit.recipe.load import load_recipe
-
-        return load_recipe(path, tuple(overrides))
-
-    @classmethod
-    def draft(cls, path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
-        """Read a recipe as ``load`` does, but keep its problems instead of raising them.
-
-        What is broken is left out or has a stand-in, so that the rest can be checked as well: ``make_plan``
-        raises these problems together with its own.
-
-        Raises:
-            RecipeError: where there is nothing to check: no file, no YAML or no mapping.
-        """
-        from steerkit.recipe.load import draft_recipe
-
-        return draft_recipe(path, tuple(overrides))
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], folder: str | os.PathLike[str] = ".") -> Recipe:
-        """Read a recipe from plain values, as they would stand in YAML; files are relative to ``folder``."""
-        from steerkit.recipe.load import recipe_from_mapping
-
-        return recipe_from_mapping(mapping, Path(folder))
-
-    @property
-    def source(self) -> Path | None:
-        """The file that it was read from."""
-        return self._written.source
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """What is wrong with a draft, in the order of the file. Empty for a recipe that was loaded."""
-        return self._written.problems
-
-    def lost(self, *path: str | int) -> bool:
-        """Whether a draft doesn't hold what was meant at this key. What follows from that is no further problem."""
-        written = self._written.path(path)
-        return any(written[:length] in self._written.lost for length in range(1, len(written) + 1))
-
-    def lost_within(self, *path: str | int) -> bool:
-        """Whether anything at this key or inside it is lost."""
-        written = self._written.path(path)
-        return self.lost(*path) or any(item[: len(written)] == written for item in self._written.lost)
-
-    def path_of(self, file: str) -> Path:
-        """A path of the recipe, made absolute: relative ones start at the recipe's folder.
-
-        Raises:
-            SteerkitError: where no file can have this path.
-        """
-        return readable_path(file, self._written.folder).resolve()
-
-    def place(self, *path: str | int) -> tuple[str, int | None]:
-        """The dotted key and line of a part of the recipe, for messages."""
-        return self._written.place(path)
-
-    def resolved(self) -> dict[str, Any]:
-        """Every key with its value, as YAML would hold it, paths absolute. ``from_mapping`` reads it back."""
-        from steerkit.recipe.load import as_written
-
-        return as_written(self)
-
-    def to_yaml(self) -> str:
-        """``resolved`` as YAML, which ``load`` reads back as the same recipe."""
-        return write_document(self.resolved())

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from steerkit.artifacts.provenance import GitState, Provenance
+from steerkit.artifacts.results import Timings
 from steerkit.report.numbers import seconds, setting, significant
 from steerkit.report.read import DirectionEntry, InterventionEntry, Run
 
@@ -80,33 +82,37 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield name, item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
 
 
-def command_line(provenance: Mapping[str, Any]) -> str | None:
+def command_line(origin: Provenance) -> str | None:
     """The command as it was typed, without the folder of the program."""
-    argv = provenance.get("argv")
-    if not isinstance(argv, list) or not argv:
+    if not origin.argv:
         return None
-    words = [str(word) for word in argv]
-    return shlex.join([words[0].replace("\\", "/").rsplit("/", 1)[-1], *words[1:]])
+    program, *words = origin.argv
+    return shlex.join([program.replace("\\", "/").rsplit("/", 1)[-1], *words])
 
 
 def made_with(run: Run) -> list[tuple[str, str]]:
     """What a reader looks for first; the rest is in the table of everything."""
-    versions, model, platform, git = (
-        part if isinstance(part := run.provenance.get(name), Mapping) else {}
-        for name in ("versions", "model", "platform", "git")
-    )
-    packages = [f"{name} {versions[name]}" for name in HEADLINE if versions.get(name)]
-    place = [str(part) for part in (model.get("device"), platform.get("system"), platform.get("machine")) if part]
-    commit = str(git.get("commit") or "")[:12]
-    changed = " with uncommitted changes" if git.get("dirty") else ""
-    rows = [("Versions", ", ".join(packages)), ("Device", ", ".join(place)), ("Commit", commit and commit + changed)]
+    origin = run.origin
+    packages = [f"{name} {origin.versions[name]}" for name in HEADLINE if origin.versions.get(name)]
+    place = [
+        str(part) for part in (origin.model.get("device"), origin.platform.system, origin.platform.machine) if part
+    ]
+    rows = [
+        ("Versions", ", ".join(packages)),
+        ("Device", ", ".join(place)),
+        ("Commit of the recipe", _commit(origin.git.recipe)),
+        ("Commit of steerkit", _commit(origin.git.steerkit)),
+    ]
     return [(name, text) for name, text in rows if text]
 
 
-def duration(timings: Mapping[str, Any]) -> str | None:
+def _commit(state: GitState | None) -> str:
+    if state is None:
+        return ""
+    return state.commit[:12] + (" with uncommitted changes" if state.dirty else "")
+
+
+def duration(times: Timings) -> str | None:
     """The sum of the stages' times, or None where they are not known."""
-    stages = timings.get("seconds")
-    if not isinstance(stages, Mapping):
-        return None
-    numbers = [float(item) for item in stages.values() if isinstance(item, (int, float))]
+    numbers = [float(item) for item in times.seconds.values() if item is not None]
     return seconds(sum(numbers)) if numbers else None

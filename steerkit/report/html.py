@@ -96,9 +96,9 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
         directions_in_control=_control_size(run),
         missing=missing(run, blocks, separations),
         provenance=list(flatten(run.provenance)),
-        command=command_line(run.provenance),
+        command=command_line(run.origin),
         made_with=made_with(run),
-        duration=duration(run.timings),
+        duration=duration(run.times),
     )
     return page if page.endswith("\n") else page + "\n"
 

@@ -3,192 +3,50 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from steerkit.artifacts.provenance import Provenance
+from steerkit.artifacts.results import (
+    SCHEMA_VERSION,
+    ConditionEntry,
+    DirectionEntry,
+    Entry,
+    EvaluatorEntry,
+    InterventionEntry,
+    ModelEntry,
+    Number,
+    RecordEntry,
+    Results,
+    Sample,
+    SeparationEntry,
+    Timings,
+)
 from steerkit.errors import ArtifactError
 
-SCHEMA_VERSION: Final = 1
+__all__ = [
+    "ConditionEntry",
+    "DirectionEntry",
+    "EvaluatorEntry",
+    "InterventionEntry",
+    "ModelEntry",
+    "Number",
+    "RecordEntry",
+    "Results",
+    "Run",
+    "Sample",
+    "SeparationEntry",
+    "load_run",
+]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def _finite_or_none(value: object) -> object:
-    """An infinity or NaN that slipped into a file was not measured, whatever wrote it."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""A measured number, or None where it was not measured."""
-
-
-class _Entry(BaseModel):
-    """Base of all parts: frozen; keys of a later minor version are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
-
-
-class ModelEntry(_Entry):
-    """The model that was steered."""
-
-    source: str
-    adapter: str | None = None
-    n_layers: int | None = None
-    d_model: int | None = None
-    dtype: str | None = None
-
-
-class DirectionEntry(_Entry):
-    """A direction: where it was read, from which prompts, and the norm of each of its vectors.
-
-    Of one at several sites ``site`` says so in words, and ``norms_by_site`` takes the place of ``norms``.
-    """
-
-    name: str
-    site: str | None = None
-    positions: str | None = None
-    rank: int = 1
-    norms: tuple[Number, ...] = ()
-    norms_by_site: Mapping[str, tuple[Number, ...]] = {}
-    estimator: str | None = None
-    positive: str | None = None
-    negative: str | None = None
-    explained: str | None = None
-    diagnostics: Mapping[str, Any] = {}
-
-
-class InterventionEntry(_Entry):
-    """One intervention of a condition, with every option resolved."""
-
-    name: str
-    direction: str | None = None
-    options: Mapping[str, Any] = {}
-    sites: tuple[str, ...] | None = None
-    positions: str | None = None
-    schedule: str | None = None
-    gate: Mapping[str, Any] | None = None
-
-
-class ConditionEntry(_Entry):
-    """A condition. A control names the condition whose directions it replaces (``of``)."""
-
-    name: str
-    kind: Literal["baseline", "intervention", "control"]
-    of: str | None = None
-    sweep: str | None = None
-    swept: Mapping[str, float] = {}
-    interventions: tuple[InterventionEntry, ...] = ()
-    system_prompt: str | None = None
-    mode: str | None = None
-
-    @property
-    def prompt_only(self) -> bool:
-        """Whether it is a system prompt and nothing else."""
-        return self.system_prompt is not None and not self.interventions
-
-
-class EvaluatorEntry(_Entry):
-    """An evaluator as the recipe names it, with the names of what is computed from its value."""
-
-    name: str
-    summary: str = ""
-    aggregate: str = "mean"
-    unit: str = ""
-    derived: tuple[str, ...] = ()
-
-
-class RecordEntry(_Entry):
-    """One value: a condition, an evaluator, a data set. Null means not measured.
-
-    ``difference`` is the condition minus the baseline on the same examples, paired, with its own interval.
-    """
-
-    condition: str
-    evaluator: str
-    data: str
-    value: Number = None
-    n: int = 0
-    standard_error: Number = None
-    ci_low: Number = None
-    ci_high: Number = None
-    difference: Number = None
-    difference_ci_low: Number = None
-    difference_ci_high: Number = None
-    aggregate: str = "mean"
-    unit: str = ""
-
-
-class SeparationEntry(_Entry):
-    """How well two classes are told apart at one site."""
-
-    direction: str
-    layer: int
-    site: str
-    positions: str | None = None
-    data: tuple[str, ...] = ()
-    held_out: bool | None = None
-    auroc: Number = None
-    d_prime: Number = None
-    norm: Number = None
-    n_positive: int | None = None
-    n_negative: int | None = None
-    rank: int = 1
-    reason: str = ""
-
-    @property
-    def stream(self) -> str:
-        """The curve that the entry belongs to. What leaves the last block is the ``resid_pre`` of no block."""
-        block, _, stream = self.site.removeprefix("blocks.").partition(".")
-        return "resid_pre" if stream == "resid_post" and block == str(self.layer - 1) else stream or self.site
-
-
-class Results(_Entry):
-    """The whole of ``results.json``."""
-
-    schema_version: int
-    name: str
-    title: str | None = None
-    description: str | None = None
-    seed: int | None = None
-    model: ModelEntry
-    data: Mapping[str, int] = {}
-    directions: tuple[DirectionEntry, ...] = ()
-    conditions: tuple[ConditionEntry, ...] = ()
-    evaluators: tuple[EvaluatorEntry, ...] = ()
-    records: tuple[RecordEntry, ...] = ()
-    separation: tuple[SeparationEntry, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-class Sample(_Entry):
-    """One completion, with the scores of that one example. Null means not measured.
-
-    ``example`` is what the example holds beside its prompt: messages, completion, label, id, fields, pair.
-    """
-
-    prompt: str
-    data: str = ""
-    condition: str
-    completion: str | None = None
-    scores: Mapping[str, Number] = {}
-    example: Mapping[str, Any] = {}
-
-    @property
-    def about(self) -> str:
-        """What the example holds beside its prompt, on one line."""
-        named = {key: value for key, value in self.example.items() if key in ("id", "label")}
-        named |= {"given completion": self.example["completion"]} if "completion" in self.example else {}
-        shown = {**named, **self.example.get("fields", {})}
-        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in shown.items()}
-        return " · ".join(f"{key}: {text}" for key, text in texts.items())
-
-
-class Run(_Entry):
+class Run(Entry):
     """A run directory, read.
 
     Args:
@@ -206,6 +64,16 @@ class Run(_Entry):
     provenance: Mapping[str, Any] = {}
     timings: Mapping[str, Any] = {}
     recipe: str | None = None
+
+    @cached_property
+    def origin(self) -> Provenance:
+        """``provenance.json`` by its schema; what it lacks is None or empty."""
+        return _validate(Provenance, self.provenance, str(self.path / "provenance.json"))
+
+    @cached_property
+    def times(self) -> Timings:
+        """``timings.json`` by its schema."""
+        return _validate(Timings, self.timings, str(self.path / "timings.json"))
 
     @property
     def title(self) -> str:
@@ -239,7 +107,7 @@ def load_run(path: Path | str) -> Run:
     results = _validate(Results, raw, str(results_path))
     _check_names(results, results_path)
     recipe = root / "recipe.yaml"
-    return Run(
+    run = Run(
         path=root,
         results=results,
         samples=_read_samples(root / "samples.jsonl"),
@@ -247,6 +115,8 @@ def load_run(path: Path | str) -> Run:
         timings=_read_optional(root / "timings.json"),
         recipe=_read_text(recipe) if recipe.is_file() else None,
     )
+    _ = run.origin, run.times  # a damaged file is told of here, not in the middle of a page
+    return run
 
 
 def _check_version(raw: Mapping[str, Any], path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from steerkit.api.direction import Direction
 from steerkit.api.estimator import NEGATIVE, POSITIVE, EstimationRequest, Estimator
-from steerkit.api.hookspecs import EstimatorSpec, Options, StatisticsKind
+from steerkit.api.hookspecs import EstimatorNeeds, StatisticsKind
 from steerkit.catalog import Catalog, implementation, needs_of
 from steerkit.errors import DataError
 from steerkit.session.plugins import installed, options_of
@@ -125,13 +125,17 @@ def estimate_directions(
             raise DataError(f"The {label} class needs a list of prompts, at least one.")
     examples = {label: as_examples(prompts) for label, prompts in classes.items()}
     which = Positions.parse(positions)
-    return estimate_with(model, spec, chosen, examples, site, which, name=name, seed=seed, progress=progress)
+    solver, needs = cast("Estimator", implementation(spec)(chosen)), needs_of(spec, chosen)
+    return estimate_with(
+        model, solver, spec.name, needs, examples, site, which, name=name, seed=seed, progress=progress
+    )
 
 
 def estimate_with(
     model: LiveModel,
-    spec: EstimatorSpec,
-    options: Options,
+    solver: Estimator,
+    estimator: str,
+    needs: EstimatorNeeds,
     classes: Mapping[str, Sequence[Example]],
     site: Sites | None,
     positions: Positions,
@@ -140,18 +144,16 @@ def estimate_with(
     seed: int = 0,
     progress: Progress | bool = True,
 ) -> dict[str, Direction]:
-    """``estimate_directions`` for one who holds the estimator's spec and options."""
+    """``estimate_directions`` with an estimator that was built already: ``estimator`` is its name, for provenance."""
     from steerkit.engine.reading.requests import estimate_where_possible, request_of
 
     chosen = [] if site is None else [site] if isinstance(site, (Site, SitePattern, str)) else list(site)
     sites = resolve_sites(chosen, model.layout.n_layers)
     named = {one for one in map(parse_sites, chosen) if isinstance(one, Site)}
-    solver = cast("Estimator", implementation(spec)(options))
-    needs = needs_of(spec, options)
     request = request_of(model, needs, classes, sites, positions, seed=seed, progress=progress)
     estimate, left_out = estimate_where_possible(solver, request, needs, named)
     provenance = {
-        "estimator": spec.name,
+        "estimator": estimator,
         "options": solver.options.model_dump(mode="json"),
         "model": model.source,
         **_counts(request),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.architecture import ArchitectureAdapter
+from steerkit.api.hookspecs import Spec
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import UnsupportedModelError
 from steerkit.session.plugins import installed
@@ -67,7 +68,7 @@ def load_model(
         trust_remote_code=trust_remote_code,
         accept_terms=accept_terms,
     )
-    chat = _chat(loaded, chat_template, system_prompt, chat_template_arguments)
+    chat = chat_format(loaded, chat_template, system_prompt, chat_template_arguments)
     return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
 
 
@@ -93,13 +94,14 @@ def wrap(
     loaded = from_live(model, tokenizer)
     if chat_template == "default":
         chat_template = processor_template(tokenizer) or chat_template
-    chat = _chat(loaded, chat_template, system_prompt, chat_template_arguments)
+    chat = chat_format(loaded, chat_template, system_prompt, chat_template_arguments)
     return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
 
 
-def _chat(
+def chat_format(
     loaded: LoadedModel, template: str | None, system_prompt: str | None, arguments: Mapping[str, Any] | None
 ) -> ChatFormat | None:
+    """How a loaded model is prompted, or None where it has no tokenizer. See ``load_model``."""
     from steerkit.engine.prompts.chat import ChatFormat
 
     if loaded.tokenizer is None:
@@ -115,11 +117,18 @@ def _live(
     self_test: bool,
     catalog: Catalog | None,
 ) -> LiveModel:
+    spec = (catalog or installed()).adapter_for(loaded.facts, adapter)
+    return live_model(loaded, spec, chat, batch_tokens, self_test)
+
+
+def live_model(
+    loaded: LoadedModel, spec: Spec, chat: ChatFormat | None, batch_tokens: int, self_test: bool = True
+) -> LiveModel:
+    """A loaded model with the adapter that was chosen for it. See ``load_model``."""
     from steerkit.engine.runtime.steering import alone
     from steerkit.engine.sites.selftest_memory import require_tested
     from steerkit.session.model import LiveModel
 
-    spec = (catalog or installed()).adapter_for(loaded.facts, adapter)
     try:
         layout = cast(ArchitectureAdapter, implementation(spec)()).layout(loaded.model)
     except UnsupportedModelError as error:

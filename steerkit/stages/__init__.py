@@ -1,47 +1,49 @@
-"""The stages of a run, each from plain values to plain values. ``run.py`` knows their order."""
+"""The stages of a run: a plan as tasks, tasks carried out, and their outputs read. ``run.py`` knows the order.
 
-from steerkit.stages.condition import (
-    BASELINE,
-    Condition,
-    announce,
-    conditions,
-    groups,
-    name_group,
-    random_like,
-    require_possible,
-)
-from steerkit.stages.measure import (
-    estimate,
-    evaluated_examples,
-    evaluation,
-    facts_of,
-    load,
-    plugins_of,
-    separations,
-)
+A task (``tasks``) is a plain value with a key. ``graph`` makes the tasks of a plan, ``carry`` carries one out with a
+model, and ``records`` turns outputs into results. All of it reads the plan, and nothing of the recipe or of a catalog.
+"""
+
+from steerkit.stages.carry import Bench, carry_out, read_direction
+from steerkit.stages.condition import Condition, conditions, random_like, require_possible
+from steerkit.stages.graph import BASELINE, Graph, GroupTasks, make_graph, saved_direction
+from steerkit.stages.model import facts_of, load, model_use, plugins_of
 from steerkit.stages.preview import Preview, preview
-from steerkit.stages.records import collect, describe_condition, pack_group, unpack_group
+from steerkit.stages.records import (
+    ConditionScores,
+    collect,
+    describe_condition,
+    evaluated_examples,
+    read_scores,
+    read_separations,
+)
+from steerkit.stages.tasks import ModelUse, Task
 
 __all__ = [
     "BASELINE",
+    "Bench",
     "Condition",
+    "ConditionScores",
+    "Graph",
+    "GroupTasks",
+    "ModelUse",
     "Preview",
-    "announce",
+    "Task",
+    "carry_out",
     "collect",
     "conditions",
     "describe_condition",
-    "estimate",
     "evaluated_examples",
-    "evaluation",
     "facts_of",
-    "groups",
     "load",
-    "name_group",
-    "pack_group",
+    "make_graph",
+    "model_use",
     "plugins_of",
     "preview",
     "random_like",
+    "read_direction",
+    "read_scores",
+    "read_separations",
     "require_possible",
-    "separations",
-    "unpack_group",
+    "saved_direction",
 ]

@@ -1,27 +1,29 @@
-"""The conditions of a run: the baseline, the recipe's, their controls, and which of them are run together."""
+"""The conditions of a run: the baseline, the recipe's, and beside each its own controls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from steerkit.api.intervention import Gate, Intervention, Placement
 from steerkit.catalog import implementation
 from steerkit.errors import SteerkitError
 from steerkit.plan import Plan, PlannedCondition
 from steerkit.plan.types import PlannedIntervention
-from steerkit.types import FROM_TOKEN
+from steerkit.stages.graph import condition_names
+from steerkit.types import FROM_TOKEN, Example
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
     from steerkit.engine.lowering.edits import Mode
-    from steerkit.engine.measuring.evaluate import Evaluation, Steered
+    from steerkit.engine.measuring.evaluate import Steered
+    from steerkit.engine.prompts.chat import Rendered
     from steerkit.engine.sequence.positions import Frame
     from steerkit.session.model import LiveModel
 
-BASELINE = "baseline"
+ConditionKind: TypeAlias = Literal["baseline", "intervention", "control"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Condition:
     """
 
     name: str
-    kind: str
+    kind: ConditionKind
     planned: PlannedCondition | None
     placements: tuple[Placement, ...]
     of: str | None = None
@@ -52,43 +54,78 @@ class Condition:
         """How its interventions are lowered."""
         return "auto" if self.planned is None else self.planned.mode
 
-    @property
-    def steered(self) -> Steered:
-        """As an evaluation takes it."""
-        from steerkit.engine.measuring.evaluate import Steered
 
-        return Steered(self.placements, self.system_prompt, self.mode)
+Drawn: TypeAlias = dict[tuple[str, int], "Direction"]
+"""Random stand-ins by the direction that they stand for, and their number."""
 
 
 def conditions(plan: Plan, directions: Mapping[str, Direction]) -> list[Condition]:
-    """The baseline, the recipe's conditions, and beside each its controls along random directions.
-
-    A control's gates keep their own directions: it acts where the condition acts, along something else.
+    """The baseline, the recipe's conditions, and behind each its controls along random directions.
 
     Raises:
         SteerkitError: naming the condition, where a gate's direction can't decide anything.
     """
-    found = [Condition(BASELINE, "baseline", None, ())]
-    drawn: dict[tuple[str, int], Direction] = {}
-    for planned in plan.conditions:
-        built = _build(planned, directions)
-        found.append(Condition(planned.name, "intervention", planned, built))
-        for number in range(1, planned.n_controls(plan.random_directions) + 1):
-            for name in planned.direction_names:
-                if (name, number) not in drawn:
-                    drawn[name, number] = random_like(directions[name], plan.recipe.seed, number)
-            stand_ins = {name: drawn[name, number] for name in planned.direction_names}
-            placements = tuple(one.with_directions(stand_ins) for one in built)
-            found.append(Condition(f"{planned.name}/random-{number}", "control", planned, placements, planned.name))
+    found: list[Condition] = []
+    drawn: Drawn = {}
+    for group in plan.groups:
+        names = condition_names(group)
+        steered = steer_group(group.condition, group.controls, plan.seed, directions, names[0], drawn)
+        if group.condition is None:
+            found.append(Condition(names[0], "baseline", None, ()))
+            continue
+        found.append(Condition(names[0], "intervention", group.condition, steered[0].placements))
+        found += [
+            Condition(name, "control", group.condition, built.placements, names[0])
+            for name, built in zip(names[1:], steered[1:], strict=True)
+        ]
     return found
 
 
-def _build(planned: PlannedCondition, directions: Mapping[str, Direction]) -> tuple[Placement, ...]:
+def steer_group(
+    condition: PlannedCondition | None,
+    controls: int,
+    seed: int,
+    directions: Mapping[str, Direction],
+    name: str,
+    drawn: Drawn | None = None,
+) -> list[Steered]:
+    """How a condition steers, then each of its controls. The baseline does nothing.
+
+    A control's gates keep their own directions: it acts where the condition acts, along something else.
+
+    Args:
+        condition: the condition; None for the baseline.
+        controls: how many controls stand beside it.
+        seed: of their random directions.
+        directions: those that it uses, by name.
+        name: as messages call it.
+        drawn: random directions that were drawn already; those that are drawn here are added.
+
+    Raises:
+        SteerkitError: naming the condition, where a gate's direction can't decide anything.
+    """
+    from steerkit.engine.measuring.evaluate import Steered
+
+    if condition is None:
+        return [Steered()]
+    drawn = {} if drawn is None else drawn
+    built = _build(condition, directions, name)
+    listed = [built]
+    for number in range(1, controls + 1):
+        for used in condition.steering:
+            if (used, number) not in drawn:
+                drawn[used, number] = random_like(directions[used], seed, number)
+        stand_ins = {used: drawn[used, number] for used in condition.steering}
+        listed.append(tuple(placement.with_directions(stand_ins) for placement in built))
+    return [Steered(placements, condition.system_prompt, condition.mode) for placements in listed]
+
+
+def _build(planned: PlannedCondition, directions: Mapping[str, Direction], name: str) -> tuple[Placement, ...]:
     """A condition's interventions along its directions."""
     try:
         return tuple(_place(item, directions) for item in planned.interventions)
     except SteerkitError as error:
-        raise type(error)(f"Condition {planned.name}: {error}") from None
+        raise type(error)(f"Condition {name}: {error}") from None
 
 
 def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) -> Placement:
@@ -119,8 +156,9 @@ def random_like(direction: Direction, seed: int, number: int) -> Direction:
     return direction.with_vectors(drawn, f"{direction.name}/random-{number}")
 
 
-def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, live: LiveModel) -> None:
-    """Lower every condition, and place its positions in every prompt, before anything is measured.
+def require_possible(conditions: Sequence[Condition], plan: Plan, live: LiveModel) -> None:
+    """Build every evaluator, lower every condition, and place its positions in every prompt, before anything is
+    measured.
 
     Raises:
         SteerkitError: naming the condition, where its sites, widths or positions don't fit model and prompts.
@@ -128,13 +166,14 @@ def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, li
     from steerkit.engine.lowering.lower import at_sites
     from steerkit.engine.sequence.positions import intervals
 
-    raw = [batch.frame for batch in live.batched(evaluation.raw_texts(), "right")]
+    raw = [batch.frame for batch in live.batched(_read(plan, live.chat.render_reading, raw=True), "right")]
     frames: dict[str | None, list[Frame]] = {}
     for condition in conditions:
         try:
             system_prompt = condition.system_prompt
             if system_prompt not in frames:
-                prompts = [prompt for job in evaluation.jobs for prompt in evaluation.prompts(job.data, system_prompt)]
+                chat = live.chat if system_prompt is None else live.chat.with_system_prompt(system_prompt)
+                prompts = _read(plan, chat.render, raw=False)
                 frames[system_prompt] = [batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)] + raw
             at_sites(condition.placements, live.layout)
             gates = [item.gate for item in condition.placements if item.gate is not None]
@@ -147,37 +186,8 @@ def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, li
             raise type(error)(f"Condition {condition.name}: {error}") from None
 
 
-def groups(conditions: Sequence[Condition], evaluation: Evaluation) -> list[list[Condition]]:
-    """Which conditions are run together, side by side in batches that one alone wouldn't fill.
-
-    The baseline is alone, the others with those that make the same passes. All follows from plan, texts and the token
-    budget, so that a run that continues has the groups that it began with.
-    """
-    alike: dict[tuple[str, bool, str | None, Mode], list[Condition]] = {}
-    for condition in conditions:
-        prepass = condition.planned is not None and condition.planned.has_prepass
-        key = condition.kind, prepass, condition.system_prompt, condition.mode
-        alike.setdefault(key, []).append(condition)
-    found: list[list[Condition]] = []
-    for (kind, _, system_prompt, mode), members in alike.items():
-        sizes = [1]
-        if kind != "baseline":
-            samples = kind != "control"
-            sizes = evaluation.group_sizes(len(members), samples=samples, system_prompt=system_prompt, mode=mode)
-        for size in sizes:
-            found.append(members[:size])
-            members = members[size:]
-    place = {condition.name: number for number, condition in enumerate(conditions)}
-    return sorted(found, key=lambda group: place[group[0].name])
-
-
-def name_group(group: Sequence[Condition]) -> str:
-    """What the stage of a group is called."""
-    return f"condition{'s' * (len(group) > 1)} {', '.join(condition.name for condition in group)}"
-
-
-def announce(group: Sequence[Condition], done: int, total: int) -> str:
-    """What is said when a group begins, ``done`` conditions of ``total`` being behind it."""
-    last = f" to {done + len(group)}" if len(group) > 1 else ""
-    kind, _, names = name_group(group).partition(" ")
-    return f"{kind} {done + 1}{last} of {total}: {names}"
+def _read(plan: Plan, render: Callable[[Example], Rendered], *, raw: bool) -> list[Rendered]:
+    """What the plan's looks read: prompts, or what evaluators read along."""
+    looks = [look for group in plan.groups for look in group.looks]
+    refs = dict.fromkeys(look.data for look in looks if (look.kind == "along" and not look.new_tokens) == raw)
+    return [render(example) for ref in refs for example in plan.examples(ref)]

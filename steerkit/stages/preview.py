@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from steerkit.errors import SteerkitError
-from steerkit.plan import Plan, PlannedDirection
-from steerkit.progress import SILENT
-from steerkit.stages.condition import conditions, groups, require_possible
-from steerkit.stages.measure import evaluation, saved_direction
+from steerkit.plan import DataRef, Plan, PlannedDirection
+from steerkit.plan.looks import Lengths
+from steerkit.plan.tokens import Reading
+from steerkit.stages.condition import conditions, require_possible
+from steerkit.stages.graph import saved_direction
 from steerkit.types import resolve_sites
 
 if TYPE_CHECKING:
@@ -27,9 +29,9 @@ class Preview:
     Args:
         conditions: their names.
         explanation: of each of them, as ``steer`` lowers it.
-        expected_tokens: how many tokens each sees.
-        together: how many conditions its group has. If it is more than one, they
-            are hooked wherever they share a batch, whatever the explanation says of folding.
+        expected_tokens: how many tokens each sees in the longest of its looks: each look is lowered for its own.
+        together: how many conditions its group has at most in one batch: it and its controls. If it is more than one,
+            they are hooked there, whatever the explanation says of folding.
     """
 
     conditions: tuple[str, ...]
@@ -80,6 +82,19 @@ def _rank(planned: PlannedDirection, plan: Plan) -> int:
     return next((len(one) for one in coefficients if isinstance(one, (list, tuple)) and one), 1)
 
 
+def _lengths(plan: Plan, live: LiveModel, system_prompt: str | None) -> Lengths:
+    """Tokens of examples as the model reads them under a condition."""
+    chat = live.chat if system_prompt is None else live.chat.with_system_prompt(system_prompt)
+
+    @cache
+    def count(ref: DataRef, how: Reading) -> list[int]:
+        # What is read along is read as it is, whatever prompts begin with.
+        render = live.chat.render_reading if how == "text" else chat.render
+        return [len(render(example).token_ids) for example in plan.examples(ref)]
+
+    return count
+
+
 def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
     """Lower every condition of a recipe, and none of its controls, which are lowered like it.
 
@@ -96,20 +111,23 @@ def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
     }
     for item in plan.directions:
         directions |= {name: stand_in(replace(item, name=name), plan, live) for name in item.further}
-    measured = evaluation(plan, live, SILENT)
     listed = conditions(plan, directions)
-    require_possible(listed, measured, live)
-    sizes = {one.name: len(group) for group in groups(listed, measured) for one in group}
+    require_possible(listed, plan, live)
+    groups = {group.condition.name: group for group in plan.groups if group.condition is not None}
+    lengths = cache(partial(_lengths, plan, live))
     found: dict[str, Preview] = {}
     for condition in listed:
         if condition.kind != "intervention":
             continue
         try:
-            expected = measured.expected_tokens(samples=True, system_prompt=condition.system_prompt)
+            group, counted = groups[condition.name], lengths(condition.system_prompt)
+            looks = [(look, run) for look in group.looks if (run := look.runs(counted)) is not None]
+            expected = max((run.tokens for _, run in looks), default=0)
+            together = max((group.together(look, run, live.batch_tokens) for look, run in looks), default=1)
             explanation = live.explain(*condition.placements, mode=condition.mode, expected_tokens=expected)
         except SteerkitError as error:
             raise type(error)(f"Condition {condition.name}: {error}") from None
-        one = Preview((condition.name,), explanation, expected, sizes[condition.name])
+        one = Preview((condition.name,), explanation, expected, together)
         key = json.dumps(explanation.to_json()) + str(one.together)
         before = found.get(key)
         found[key] = one if before is None else replace(before, conditions=(*before.conditions, condition.name))

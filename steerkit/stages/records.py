@@ -1,79 +1,101 @@
-"""From scores to what readers read, and to the plain values that stage files hold."""
+"""From the outputs of tasks to what readers read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from steerkit.api.evaluator import Evaluator, Score
+from steerkit.artifacts.results import (
+    ConditionEntry,
+    EvaluatorEntry,
+    InterventionEntry,
+    ModelEntry,
+    RecordEntry,
+    Results,
+    Sample,
+    SeparationEntry,
+    describe_direction,
+    sample_rows,
+)
 from steerkit.catalog import implementation
 from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention
+from steerkit.plan.looks import completion_length
 from steerkit.plan.types import options_as_json
-from steerkit.stages.condition import BASELINE, Condition
-from steerkit.stages.measure import evaluated_examples, facts_of
+from steerkit.stages.carry import from_bytes, unpack_scores
+from steerkit.stages.condition import Condition
+from steerkit.stages.graph import BASELINE, Graph
+from steerkit.stages.model import facts_of
+from steerkit.types import Example
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.engine.measuring.evaluate import ConditionScores
     from steerkit.session.model import LiveModel
 
 
-def pack_group(results: Sequence[ConditionScores]) -> list[dict[str, Any]]:
-    """The scores of conditions that were run together, as JSON."""
-    return [_pack(result) for result in results]
+@dataclass(frozen=True)
+class ConditionScores:
+    """What one condition gave.
+
+    Args:
+        scores: ``{(evaluator, split): one score per text}``.
+        completions: ``{split: completions of its first texts}``.
+    """
+
+    scores: Mapping[tuple[str, str], tuple[Score, ...]]
+    completions: Mapping[str, tuple[str, ...]]
 
 
-def _pack(result: ConditionScores) -> dict[str, Any]:
-    scores = [
-        {"evaluator": name, "data": data, "values": [[score.value, score.weight] for score in values]}
-        for (name, data), values in result.scores.items()
-    ]
-    return {"scores": scores, "completions": {data: list(texts) for data, texts in result.completions.items()}}
+def read_scores(plan: Plan, graph: Graph, outputs: Mapping[str, bytes], live: LiveModel) -> dict[str, ConditionScores]:
+    """What every condition gave, by name, from the outputs of the tasks."""
+    found: dict[str, ConditionScores] = {}
+    for group in graph.groups:
+        scored = {
+            (name, str(data)): [unpack_scores(packed) for packed in from_bytes(outputs[task.key])]
+            for (name, data), task in group.scores.items()
+        }
+        written: dict[str, list[tuple[str, ...]]] = {}
+        for data, task in group.completions.items():
+            # The baseline's are as long as anybody compares with; what is shown is as long as everybody's.
+            length = completion_length(plan.evaluations, data)
+            members = from_bytes(outputs[task.key]) if length else []
+            written[str(data)] = [tuple(live.decode(row[:length]) for row in rows) for rows in members]
+        if group.samples is not None and plan.samples is not None:
+            (rows,) = from_bytes(outputs[group.samples.key])
+            written[str(plan.samples.data)] = [tuple(live.decode(row) for row in rows)]
+        for place, name in enumerate(group.names):
+            scores = {key: members[place] for key, members in scored.items()}
+            completions = {data: rows[place] for data, rows in written.items() if place < len(rows)}
+            found[name] = ConditionScores(scores, completions)
+    return found
 
 
-def unpack_group(packed: Sequence[Mapping[str, Any]]) -> list[ConditionScores]:
-    """Scores from JSON, where null stands for a value that isn't finite."""
-    return [_unpack(one) for one in packed]
-
-
-def _unpack(packed: Mapping[str, Any]) -> ConditionScores:
-    from steerkit.engine.measuring.evaluate import ConditionScores
-
-    nan = float("nan")
-    scores = {
-        (item["evaluator"], item["data"]): tuple(
-            Score(nan if value is None else value, weight) for value, weight in item["values"]
-        )
-        for item in packed["scores"]
-    }
-    return ConditionScores(scores, {data: tuple(texts) for data, texts in packed["completions"].items()})
-
-
-def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
+def describe_condition(condition: Condition, live: LiveModel) -> ConditionEntry:
     """A condition as ``results.json`` lists it, with the sites that it really acts on."""
     planned = condition.planned
     interventions: Sequence[PlannedIntervention] = planned.interventions if planned is not None else ()
     listed = [
-        {
-            "name": item.spec.name,
-            "direction": item.direction_text,
-            "options": options_as_json(item.options),
-            "sites": [str(site) for site in built.sites_on(live.layout)],
-            "positions": str(item.positions),
+        InterventionEntry(
+            name=item.spec.name,
+            direction=item.direction_text,
+            options=options_as_json(item.options),
+            sites=tuple(str(site) for site in built.sites_on(live.layout)),
+            positions=str(item.positions),
             **item.when(built.gate.site if built.gate is not None else None),
-        }
+        )
         for item, built in zip(interventions, condition.placements, strict=True)
     ]
-    control = condition.kind == "control"
-    return {
-        "name": condition.name,
-        "kind": condition.kind,
-        "of": condition.of,
-        "sweep": None if planned is None or control else planned.sweep,
-        "swept": {} if planned is None or control else dict(planned.swept),
-        "interventions": listed,
+    own = planned if condition.kind == "intervention" else None
+    return ConditionEntry(
+        name=condition.name,
+        kind=condition.kind,
+        of=condition.of,
+        sweep=None if own is None else own.sweep,
+        swept={} if own is None else dict(own.swept),
+        interventions=tuple(listed),
         **({} if planned is None else planned.how()),
-    }
+    )
 
 
 def collect(
@@ -82,15 +104,13 @@ def collect(
     directions: Mapping[str, Direction],
     conditions: Sequence[Condition],
     scores: Mapping[str, ConditionScores],
-    separation: Sequence[Mapping[str, Any]],
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    separation: Sequence[SeparationEntry],
+) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
-    from steerkit.artifacts.results import SCHEMA_VERSION, describe_direction
-
     kinds = {planned.name: planned for planned in plan.evaluations}
-    records: list[dict[str, Any]] = []
+    records: list[RecordEntry] = []
     notes: list[str] = []
-    samples: list[dict[str, Any]] = []
+    samples: list[Sample] = []
     for condition in conditions:
         found = scores[condition.name]
         for (name, data), values in found.scores.items():
@@ -101,27 +121,41 @@ def collect(
         if condition.kind != "control":
             samples += _samples(plan, condition.name, found)
     facts = facts_of(live)
-    results = {
-        "schema_version": SCHEMA_VERSION,
-        "name": plan.recipe.name,
-        "title": plan.recipe.report.title,
-        "description": plan.recipe.description,
-        "seed": plan.recipe.seed,
-        "model": {key: facts[key] for key in ("source", "adapter", "n_layers", "d_model", "dtype")},
-        "data": {f"{name}.{split}": len(rows) for name, by in plan.data.items() for split, rows in by.items()},
-        "directions": [describe_direction(direction) for direction in directions.values()],
-        "conditions": [describe_condition(condition, live) for condition in conditions],
-        "evaluators": [_describe_evaluator(planned) for planned in plan.evaluations],
-        "records": records,
-        "separation": list(separation),
-        "notes": [*_unmeasured(plan, separation), *_left_out(directions), *dict.fromkeys(notes)],
-    }
+    results = Results(
+        name=plan.report.name,
+        title=plan.report.title,
+        description=plan.report.description,
+        seed=plan.seed,
+        model=ModelEntry(**{key: facts[key] for key in ModelEntry.model_fields}),
+        data={f"{name}.{split}": len(rows) for name, by in plan.data.items() for split, rows in by.items()},
+        directions=tuple(describe_direction(direction) for direction in directions.values()),
+        conditions=tuple(describe_condition(condition, live) for condition in conditions),
+        evaluators=tuple(_describe_evaluator(planned) for planned in plan.evaluations),
+        records=tuple(records),
+        separation=tuple(separation),
+        notes=(*_unmeasured(plan, separation), *_left_out(directions), *dict.fromkeys(notes)),
+    )
     return results, samples
+
+
+def read_separations(graph: Graph, outputs: Mapping[str, bytes]) -> list[SeparationEntry]:
+    """The rows of ``separation`` in ``results.json``."""
+    return [
+        SeparationEntry(
+            direction=planned.direction.name,
+            positions=str(planned.direction.positions),
+            held_out=planned.held_out,
+            data=tuple(str(ref) for ref in planned.seen),
+            **row,
+        )
+        for planned, task in graph.separations
+        for row in from_bytes(outputs[task.key])
+    ]
 
 
 def _records(
     condition: str, planned: PlannedEvaluation, data: str, values: Sequence[Score], plain: Sequence[Score] | None
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[RecordEntry], list[str]]:
     from steerkit.engine.measuring.scores import Summary, derived, paired_difference, summarise
 
     kind = cast("type[Evaluator]", implementation(planned.spec))
@@ -134,30 +168,28 @@ def _records(
     rows, notes = [], []
     for name, (one, unit, change) in summaries.items():
         rows.append(
-            {
-                "condition": condition,
-                "evaluator": name,
-                "data": data,
-                "value": one.value,
-                "n": one.n,
-                "standard_error": one.standard_error,
-                "ci_low": one.ci_low,
-                "ci_high": one.ci_high,
-                "difference": change.value,
-                "difference_ci_low": change.ci_low,
-                "difference_ci_high": change.ci_high,
-                "aggregate": kind.aggregate,
-                "unit": unit,
-            }
+            RecordEntry(
+                condition=condition,
+                evaluator=name,
+                data=data,
+                value=one.value,
+                n=one.n,
+                standard_error=one.standard_error,
+                ci_low=one.ci_low,
+                ci_high=one.ci_high,
+                difference=change.value,
+                difference_ci_low=change.ci_low,
+                difference_ci_high=change.ci_high,
+                aggregate=kind.aggregate,
+                unit=unit,
+            )
         )
         if one.note:
             notes.append(f"{name} on {data} under {condition}: {one.note}")
     return rows, notes
 
 
-def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[str, Any]]:
-    from steerkit.artifacts.results import sample_rows
-
+def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[Sample]:
     rows = []
     for data, examples in evaluated_examples(plan).items():
         columns = {
@@ -167,16 +199,21 @@ def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[st
     return rows
 
 
-def _describe_evaluator(planned: PlannedEvaluation) -> dict[str, Any]:
+def evaluated_examples(plan: Plan) -> dict[str, tuple[Example, ...]]:
+    """The examples of every split that outputs are looked at on, under the name that records use."""
+    return {str(look.data): plan.examples(look.data) for group in plan.groups for look in group.looks}
+
+
+def _describe_evaluator(planned: PlannedEvaluation) -> EvaluatorEntry:
     kind = cast("type[Evaluator]", implementation(planned.spec))
-    return {
-        "name": planned.name,
-        "summary": planned.spec.summary,
-        "aggregate": kind.aggregate,
-        "unit": kind.unit,
-        "options": options_as_json(planned.options),
-        "derived": list(kind.derived),
-    }
+    return EvaluatorEntry(
+        name=planned.name,
+        summary=planned.spec.summary,
+        aggregate=kind.aggregate,
+        unit=kind.unit,
+        options=options_as_json(planned.options),
+        derived=tuple(kind.derived),
+    )
 
 
 def _left_out(directions: Mapping[str, Direction]) -> list[str]:
@@ -188,7 +225,7 @@ def _left_out(directions: Mapping[str, Direction]) -> list[str]:
     ]
 
 
-def _unmeasured(plan: Plan, separation: Sequence[Mapping[str, Any]]) -> list[str]:
+def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:
     """What a reader might look for and not find, and why."""
     notes = []
     if not plan.random_directions:
@@ -203,12 +240,12 @@ def _unmeasured(plan: Plan, separation: Sequence[Mapping[str, Any]]) -> list[str
     quiet = [planned.name for planned in plan.conditions if not planned.control]
     if plan.random_directions and quiet:
         notes.append(f"No random controls for {', '.join(quiet)}: the recipe switches them off.")
-    if not plan.recipe.report.separation:
+    if not plan.separated:
         notes.append("Separation by layer is switched off.")
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in separation:
-        if row["auroc"] is None:
-            reasons.setdefault((row["direction"], row["reason"]), []).append(row["site"])
+        if row.auroc is None:
+            reasons.setdefault((row.direction, row.reason), []).append(row.site)
     for (name, reason), sites in reasons.items():
         notes.append(f"No separation of {name} at {', '.join(sites)}: {reason}")
     files = [planned.name for planned in plan.directions if planned.file is not None]

@@ -99,7 +99,7 @@ def interrupt(*args: Any, **kwargs: Any) -> NoReturn:
     [
         (plan, "plan_recipe", "Nothing was run."),
         (stages, "load", "Nothing was run."),
-        (stages, "separations", "Every stage that was finished is kept"),
+        (stages, "make_graph", "Every stage that was finished is kept"),
         (report, "write_report", "`steerkit report runs/"),
     ],
 )

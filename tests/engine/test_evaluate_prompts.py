@@ -109,12 +109,6 @@ def test_a_mode_is_used_and_changes_no_value(llama: LiveModel, monkeypatch: pyte
     assert modes.count(mode) == (0 if mode == "hook" else 2) and modes.count("auto") == 1
 
 
-def test_groups_of_modes_that_share_no_batch_are_of_one(llama: LiveModel) -> None:
-    assert evaluation(llama).group_sizes(3, mode="fold") == [1, 1, 1]
-    assert evaluation(llama).group_sizes(3, mode="interpret") == [1, 1, 1]
-    assert sum(evaluation(llama).group_sizes(3)) == 3
-
-
 def test_a_condition_replaces_the_models_own_system_prompt() -> None:
     plain = tiny_live("llama")
     own = wrap(plain.model, plain.tokenizer, system_prompt="Be cold and say little.", self_test=False)

@@ -19,7 +19,7 @@ from steerkit.artifacts.directions import load_directions, read_file, save_direc
 from steerkit.catalog import Catalog
 from steerkit.errors import ArtifactError, RecipeError, UnknownNameError
 from steerkit.plan.build import make_plan
-from steerkit.recipe.schema import Recipe
+from steerkit.recipe import Draft, draft_recipe
 from steerkit.testing import FormatSuite
 from steerkit.types import Positions, Site
 
@@ -138,7 +138,7 @@ def test_two_formats_that_claim_a_file_are_an_error_that_names_both(tmp_path: Pa
     assert load_directions(path, format="greedy", catalog=both)
 
 
-def recipe(folder: Path, direction: dict[str, str]) -> Recipe:
+def recipe(folder: Path, direction: dict[str, str]) -> Draft:
     raw = {
         "name": "formats",
         "model": {"source": "tiny-random:llama", "chat_template": "none"},
@@ -149,7 +149,7 @@ def recipe(folder: Path, direction: dict[str, str]) -> Recipe:
         "control": False,
     }
     (folder / "recipe.yaml").write_text(json.dumps(raw))
-    return Recipe.draft(folder / "recipe.yaml", ())
+    return draft_recipe(folder / "recipe.yaml", ())
 
 
 def test_a_recipe_names_a_format_or_leaves_it_to_the_file(tmp_path: Path) -> None:

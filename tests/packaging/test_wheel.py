@@ -136,7 +136,7 @@ def declared(*extras: str) -> set[str]:
 
 
 # Needed, and imported by others: transformers reads GGUF files through them.
-THROUGH_OTHERS = {"accelerate", "protobuf"}
+THROUGH_OTHERS = {"protobuf"}
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:

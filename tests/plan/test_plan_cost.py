@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerkit.artifacts.store import Store
+from steerkit.executors.local import LocalExecutor
+from steerkit.executors.schedule import Outputs
 from steerkit.plan import Plan
-from steerkit.plan.cost import PREPASS
+from steerkit.plan.cost import Part
 from steerkit.plan.tokens import token_counter
-from steerkit.progress import SILENT
 from steerkit.sharing import count_batches
 from steerkit.types import Example, Message
 from tests.plan.conftest import RECIPE, Planner
 
+PREPASS = Part.PREPASSES.value
 PLAIN = "add: {direction: warmth}"
 FULL = "add: {direction: warmth, gate: {direction: warmth, above: 1, at: prompt, prepass: true}}"
 
@@ -108,14 +112,12 @@ def test_the_cost_adds_up_by_hand(plan: Planner) -> None:
     prompt = 1 + 11
     # Train classes for the direction; train and test classes for separation.
     # Under the baseline two data sets of next-token logits, and 7 passes for samples, which controls don't have.
-    # Side by side the 4 conditions make as many. Controls generate nothing: 3 groups of 5, at 2 calls and 5 × 60 tokens
-    # each, cost within a tenth of one group of 15 (16 tokens a call: 996 to 932), and 4 groups don't (1028).
+    # Each of the 4 conditions makes as many, by itself. Its controls generate nothing, and their rows are in its batch.
     assert dict(cost.parts) == {
         "directions": 2,
         "separation by layer": 4,
         "baseline": 2 + 7,
-        "conditions": 2 + 7,
-        "random controls": 3 * 2,
+        "conditions": 4 * (2 + 7),
     }
     assert cost.forward_passes == sum(count for _, count in cost.parts)
     assert cost.prompt_tokens == prompt * (8 + 8 + 4 + 20 * 5 + 5 * 2)
@@ -142,7 +144,7 @@ def test_evaluators_share_passes(plan: Planner) -> None:
     assert both["conditions"] == one["conditions"]
     assert both["baseline"] == one["baseline"]
     rates = [f"refusal_rate: {{data: probe.test, max_new_tokens: {n}, name: r{n}}}" for n in (3, 9)]
-    assert passes(plan(calls(rates)))["conditions"] == 9
+    assert passes(plan(calls(rates)))["conditions"] == 4 * 9
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,25 @@ def test_the_passes_of_groups_are_counted_whatever_fits_into_a_batch(
     assert engine_calls(found) == found.cost.forward_passes
 
 
+@pytest.mark.parametrize("budget", [100, 4096])
+@pytest.mark.parametrize("mode", ["auto", "fold", "interpret"])
+def test_the_passes_under_prompts_and_modes_are_counted(
+    plan: Planner, model_folder: Path, budget: int, mode: str
+) -> None:
+    both = f"{{system_prompt: Be warm., mode: {mode}, interventions: [{{add: {{direction: warmth}}}}]}}"
+    lines = [
+        "refusal_rate: {data: probe.test, max_new_tokens: 3}",
+        "kl_divergence: {data: warm.test}",
+        "cross_entropy: {data: warm.test, of: baseline_completions, max_new_tokens: 2}",
+        "cross_entropy: {data: probe.test, name: short, max_tokens: 3}",
+    ]
+    text = calls(lines).replace("  dose:", f"  asked: {{system_prompt: Be warm.}}\n  both: {both}\n  dose:")
+    text += "report: {samples: {data: warm.test, n: 2, max_new_tokens: 5}}\ncontrol: {random_directions: 2}\n"
+    found = plan(text, f"model.source={model_folder}", f"model.batch_tokens={budget}")
+    assert not found.cost.estimated
+    assert engine_calls(found) == found.cost.forward_passes
+
+
 def engine_calls(found: Plan) -> int:
     """The engine is run for real, its calls of the base model counted; no completion of it ends early."""
     import torch
@@ -193,16 +214,14 @@ def engine_calls(found: Plan) -> int:
     from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
     from steerkit.session import wrap
 
-    live = wrap(tiny_model("llama"), tiny_tokenizer(), batch_tokens=found.recipe.model.batch_tokens)
+    live = wrap(tiny_model("llama"), tiny_tokenizer(), batch_tokens=found.loading.batch_tokens)
     live.model.generation_config.eos_token_id = None
     counted: list[int] = []
     live.model.get_input_embeddings().register_forward_hook(lambda *_: counted.append(1))
-    with torch.no_grad():
-        directions = stages.estimate(found, live, SILENT)
-        stages.separations(found, live, SILENT)
-        evaluation = stages.evaluation(found, live, SILENT)
-        for group in stages.groups(stages.conditions(found, directions), evaluation):
-            evaluation.run_many([one.steered for one in group], samples=group[0].kind != "control")
+    use = stages.model_use(found, live)
+    graph = stages.make_graph(found, use)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        Outputs(graph.tasks, graph.given, Store(Path(folder)), LocalExecutor(stages.Bench(use, live))).want(graph.tasks)
     return len(counted)
 
 
@@ -220,8 +239,8 @@ def gated(intervention: str, evaluators: Sequence[str] = EVALUATORS, samples: bo
 
 def test_a_decision_in_advance_costs_a_pass_over_every_prompt(plan: Planner) -> None:
     one, other = plan(gated(PLAIN)), plan(gated(FULL))
-    # Completions of an evaluator under the condition and under its two controls, and samples under the condition.
-    assert passes(other) == {**passes(one), PREPASS: 2 + 1}
+    # Completions of an evaluator under the condition with its two controls, and samples under the condition.
+    assert passes(other) == {**passes(one), PREPASS: 1 + 1}
     assert PREPASS not in passes(plan(gated(FULL.replace(", prepass: true", ""))))
     prompt = 1 + 11  # a word and what is put around it
     assert other.cost.prompt_tokens - one.cost.prompt_tokens == prompt * (3 * 2 + 2)
@@ -235,7 +254,7 @@ def test_gates_share_the_pass_in_advance(plan: Planner) -> None:
 
 def test_logits_are_read_twice_too(plan: Planner) -> None:
     evaluators = ("refusal_score: {data: warm.test, tokens: [x]}", "cross_entropy: {data: warm.test}")
-    assert passes(plan(gated(FULL, evaluators, samples=False)))[PREPASS] == 2 * 2
+    assert passes(plan(gated(FULL, evaluators, samples=False)))[PREPASS] == 2
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
 from steerkit.plan import make_plan
 from steerkit.progress import SILENT
-from steerkit.recipe.schema import Recipe
+from steerkit.recipe import Draft, draft_recipe
 
 
 class Both(Estimator[NoOptions]):
@@ -61,7 +61,7 @@ def catalog() -> Iterator[Catalog]:
     del sys.modules["both_home"]
 
 
-def recipe(folder: Path, direction: str, estimator: str = "both") -> Recipe:
+def recipe(folder: Path, direction: str, estimator: str = "both") -> Draft:
     raw = {
         "name": "further",
         "model": {"source": "tiny-random:llama", "chat_template": "none"},
@@ -78,7 +78,7 @@ def recipe(folder: Path, direction: str, estimator: str = "both") -> Recipe:
         "control": False,
     }
     (folder / "recipe.yaml").write_text(json.dumps(raw))
-    return Recipe.draft(folder / "recipe.yaml", ())
+    return draft_recipe(folder / "recipe.yaml", ())
 
 
 def test_a_condition_may_use_what_an_estimator_gives_beside_its_direction(tmp_path: Path, catalog: Catalog) -> None:

@@ -54,13 +54,12 @@ def test_a_plan_holds_examples_and_their_sides(plan: Planner) -> None:
     assert all(one.completion == f" yes {one.text[1]}" and one.label == int(one.text[1]) % 2 for one in positive)
     assert held_out(direction.positive, found.data) == DataRef("caa", "test.positive")
     assert found.to_json()["data"]["caa.test.negative"] == 2
-    # A batch for each class, then for each class and what is held out of it; five controls share one.
+    # A batch for each class, then for each class and what is held out of it; controls are rows of their condition's.
     assert dict(found.cost.parts) == {
         "directions": 2,
         "separation by layer": 4,
         "baseline": 2,
         "conditions": 2,
-        "random controls": 2,
     }
 
 

@@ -120,7 +120,7 @@ def test_the_hash_follows_every_word(plan: Planner) -> None:
 def test_a_resolved_recipe_is_the_same_plan(plan: Planner, tmp_path: Path, catalog: Catalog) -> None:
     first = plan()
     again = tmp_path / "again.yaml"
-    again.write_text(first.recipe.to_yaml(), "utf-8")
+    again.write_text(first.report.recipe, "utf-8")
     second = plan_recipe(again, (), catalog)
     assert second.hash == first.hash
     assert second.conditions == first.conditions
@@ -337,7 +337,7 @@ def test_results_say_schedule_and_gate_only_where_they_are_set(plan: Planner, ll
     assert item.gate is not None
     unknown = replace(item, gate=replace(item.gate, site=None))
     found = replace(found, conditions=(replace(found.conditions[0], interventions=(unknown,)),))
-    (entry,) = describe_condition(conditions(found, directions())[1], llama)["interventions"]
+    (entry,) = describe_condition(conditions(found, directions())[1], llama).model_dump()["interventions"]
     assert entry["schedule"] == "[1, 0.5]"
     assert entry["gate"] == {
         "direction": "harm",
@@ -347,7 +347,7 @@ def test_results_say_schedule_and_gate_only_where_they_are_set(plan: Planner, ll
         "positions": "instruction",
         "prepass": True,
     }
-    (entry,) = describe_condition(conditions(plan(PLAIN), directions())[1], llama)["interventions"]
+    (entry,) = describe_condition(conditions(plan(PLAIN), directions())[1], llama).model_dump()["interventions"]
     assert entry.keys() == {"name", "direction", "options", "sites", "positions"}
 
 

@@ -112,7 +112,7 @@ def test_a_base_model_without_a_template_is_told_before_loading(
     (folder / "tokenizer.json").write_text("{}", "utf-8")
     ((_, where, message),) = problems(RECIPE, f"model.source={folder}")
     assert where == "model.chat_template" and "set chat_template to none" in message
-    assert plan(RECIPE, f"model.source={folder}", "model.chat_template=none").chat_template == "none"
+    assert plan(RECIPE, f"model.source={folder}", "model.chat_template=none").loading.chat_template == "none"
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }}", "utf-8")
     found = plan(RECIPE, f"model.source={folder}", "model.chat_template={file: t.jinja}")
-    assert found.chat_template == "{{ messages[0].content }}"
+    assert found.loading.chat_template == "{{ messages[0].content }}"

@@ -17,7 +17,7 @@ from steerkit.api.hookspecs import Options
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
 from steerkit.plan import make_plan, plan_recipe
-from steerkit.recipe import Recipe
+from steerkit.recipe import draft_recipe, load_recipe
 from steerkit.recipe.document import read_document, write_document
 from tests.plan.conftest import Problems
 
@@ -72,9 +72,9 @@ def problems(tmp_path: Path) -> Problems:
 
 def test_the_good_recipe_is_good(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    assert plan_recipe(path, (), CATALOG).hash == make_plan(Recipe.load(path), CATALOG).hash
-    assert Recipe.draft(path) == Recipe.load(path)
-    assert not Recipe.draft(path).problems
+    assert plan_recipe(path, (), CATALOG).hash == make_plan(load_recipe(path), CATALOG).hash
+    assert draft_recipe(path) == load_recipe(path)
+    assert not draft_recipe(path).problems
 
 
 EXAMPLE = """\
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_does_not_hide_what_cannot_be_resolved(tmp_path: Pat
     for (*_, part), (*_, message) in zip(expected, found, strict=True):
         assert part in message
     with pytest.raises(RecipeError) as caught:
-        Recipe.load(tmp_path / "r.yaml")
+        load_recipe(tmp_path / "r.yaml")
     assert [(item.line, item.where) for item in caught.value.problems] == [item[:2] for item in UNREADABLE]
 
 
@@ -306,8 +306,8 @@ def test_a_broken_override_hides_nothing(problems: Problems) -> None:
 
 
 def test_a_draft_with_problems_never_becomes_a_plan(tmp_path: Path) -> None:
-    draft = Recipe.draft(write(tmp_path, GOOD.replace("seed: 3", "seed: x")))
-    assert draft.seed == 0 and draft.lost("seed") and not draft.lost("model")
+    draft = draft_recipe(write(tmp_path, GOOD.replace("seed: 3", "seed: x")))
+    assert draft.recipe.seed == 0 and draft.lost("seed") and not draft.lost("model")
     with pytest.raises(RecipeError, match="line 1, seed: expected a whole number"):
         make_plan(draft, CATALOG)
 
@@ -315,7 +315,7 @@ def test_a_draft_with_problems_never_becomes_a_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "- a\n", "a: [1\n"])
 def test_where_there_is_no_recipe_there_is_no_draft(tmp_path: Path, text: str) -> None:
     with pytest.raises(RecipeError, match="Nothing was run"):
-        Recipe.draft(write(tmp_path, text))
+        draft_recipe(write(tmp_path, text))
 
 
 ODD = [None, True, 0, -1, 1.5, "", "x y", [], {}, [[]], [None], [1], {"fil": "x"}, {"trian": 1}, 10**30]
@@ -356,12 +356,12 @@ def test_the_plan_tells_all_that_the_schema_tells(tmp_path: Path, data: st.DataO
     value = read_document(GOOD).value
     broken = [break_something(value, data) for _ in range(times)]
     path = write(tmp_path, write_document(value))
-    unreadable = told(lambda: Recipe.load(path))
+    unreadable = told(lambda: load_recipe(path))
     everything = told(lambda: plan_recipe(path, (), CATALOG))
     assert set(unreadable) <= set(everything)
     assert len(set(everything)) == len(everything)
     if not unreadable:
-        assert everything == told(lambda: make_plan(Recipe.load(path), CATALOG))
+        assert everything == told(lambda: make_plan(load_recipe(path), CATALOG))
     elif times == 1 and len(broken[0]) > 2 and broken[0][2:] != ("inline",):
         # Where a section or all texts are replaced, what others refer to is gone as well: problems of their own.
         # A misspelt `data` is missing to the schema, and an unknown option to the plan, which alone knows the options.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from steerkit.catalog import Catalog
 from steerkit.plan import Plan, plan_recipe
-from steerkit.recipe.schema import Recipe
+from steerkit.recipe import recipe_from_mapping
 from steerkit.types import Site, SitePattern
 from tests.plan.conftest import RECIPE, Planner, Problems
 
@@ -25,6 +27,12 @@ PROMPTED = RECIPE.replace(
 )
 
 
+def resolved(plan: Plan) -> dict[str, Any]:
+    """A plan's recipe as a run writes it down."""
+    found: dict[str, Any] = yaml.safe_load(plan.report.recipe)
+    return found
+
+
 @pytest.fixture
 def three_layers(tmp_path: Path) -> str:
     """An override that names a model whose config tells the number of its layers."""
@@ -38,7 +46,7 @@ def test_a_pattern_is_planned_as_such(plan: Planner) -> None:
     found = plan(PATTERN)
     assert found.directions[0].site == SitePattern("resid_post")
     assert found.to_json()["directions"][0]["site"] == "blocks.*.resid_post"
-    assert Recipe.from_mapping(found.recipe.resolved()).directions == found.recipe.directions
+    assert recipe_from_mapping(resolved(found)).recipe.directions == found.recipe.directions
     one = plan(RECIPE)
     assert one.directions[0].site == Site("resid_pre", 1)
 
@@ -100,7 +108,7 @@ def filed(more: str = "") -> str:
 
 
 def test_a_file_is_given_the_site_that_it_lacks(tmp_path: Path, plan: Planner, problems: Problems) -> None:
-    from steerkit.stages.measure import saved_direction
+    from steerkit.stages import saved_direction
 
     path = tmp_path / "w.safetensors"
     saved(path, sites=None, positions=None)
@@ -112,13 +120,16 @@ def test_a_file_is_given_the_site_that_it_lacks(tmp_path: Path, plan: Planner, p
     assert found.to_json()["directions"][0]["site"] == "blocks.0.resid_post"
     direction = saved_direction(planned)
     assert (direction.site, str(direction.positions)) == (Site("resid_post", 0), "instruction")
-    resolved = found.recipe.resolved()["directions"]["warmth"]
-    assert resolved == {"file": str(path), "site": "blocks.0.resid_post", "positions": "instruction"}
+    assert resolved(found)["directions"]["warmth"] == {
+        "file": str(path),
+        "site": "blocks.0.resid_post",
+        "positions": "instruction",
+    }
 
 
 def test_a_file_that_says_its_site_is_not_overruled(tmp_path: Path, plan: Planner, problems: Problems) -> None:
     saved(tmp_path / "w.safetensors")
-    assert plan(filed()).recipe.resolved()["directions"]["warmth"].keys() == {"file"}
+    assert resolved(plan(filed()))["directions"]["warmth"].keys() == {"file"}
     plan(filed(", site: blocks.1.resid_pre"))
     ((_, where, message),) = problems(filed(", site: embed"))
     assert where == "directions.warmth.file" and "was estimated at blocks.1.resid_pre, not at embed" in message
@@ -144,8 +155,8 @@ def test_conditions_have_prompts_and_modes(plan: Planner) -> None:
     listed = {item["name"]: item for item in found.to_json()["conditions"]}
     assert listed["asked"]["system_prompt"] == "Be warm." and listed["both"]["mode"] == "fold"
     assert not {"system_prompt", "mode"} & listed["warmer"].keys()
-    assert Recipe.from_mapping(found.recipe.resolved()) == found.recipe
-    written = found.recipe.resolved()["conditions"]
+    assert recipe_from_mapping(resolved(found)).recipe == found.recipe
+    written = resolved(found)["conditions"]
     assert not {"system_prompt", "mode"} & written["warmer"].keys()
 
 
@@ -324,7 +335,7 @@ def test_options_may_be_called_as_our_keys_are(odd_catalog: Catalog, tmp_path: P
 
     first = plan_recipe(path, (), odd_catalog)
     check(first)
-    path.write_text(first.recipe.to_yaml(), "utf-8")
+    path.write_text(first.report.recipe, "utf-8")
     again = plan_recipe(path, (), odd_catalog)
     check(again)
     assert again.recipe == first.recipe and again.hash == first.hash

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.errors import DataError
-from steerkit.recipe import DataRef, Recipe
+from steerkit.recipe import DataRef, recipe_from_mapping
 from steerkit.recipe.data import Splits, load_data, parse_ref, split_rows
 from steerkit.recipe.schema import DatasetRecipe, SplitRecipe
 
@@ -27,7 +27,7 @@ def load(folder: Path, **data: dict[str, Any]) -> tuple[dict[str, dict[str, tupl
 
 
 def load_examples(folder: Path, **data: dict[str, Any]) -> tuple[dict[str, Splits], list[str]]:
-    recipe = Recipe.from_mapping({"name": "r", "seed": 1, "model": {"source": "m"}, "data": data}, folder)
+    recipe = recipe_from_mapping({"name": "r", "seed": 1, "model": {"source": "m"}, "data": data}, folder)
     found, problems = load_data(recipe)
     return found, [f"{problem.where}: {problem.message}" for problem in problems]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.errors import RecipeError
-from steerkit.recipe import Recipe, shipped_recipes
+from steerkit.recipe import load_recipe, recipe_from_mapping, shipped_recipes
 from steerkit.recipe.document import read_document
 
 GOOD = """\
@@ -52,14 +52,14 @@ def write(tmp_path: Path, text: str, name: str = "my recipe.yaml") -> Path:
 
 def problems(path: Path, *overrides: str) -> list[tuple[int | None, str, str]]:
     with pytest.raises(RecipeError) as caught:
-        Recipe.load(path, overrides)
+        load_recipe(path, overrides)
     assert str(caught.value).endswith("Nothing was run.")
     assert caught.value.exit_code == 2
     return [(item.line, item.where, item.message) for item in caught.value.problems]
 
 
 def test_a_recipe_is_read_with_its_short_forms(tmp_path: Path) -> None:
-    recipe = Recipe.load(write(tmp_path, GOOD))
+    recipe = load_recipe(write(tmp_path, GOOD)).recipe
     assert (recipe.name, recipe.seed, recipe.model.batch_tokens) == ("my-recipe", 42, 4096)
     assert recipe.control.random_directions == 0
     add, ablate = recipe.conditions["warmer"].interventions
@@ -80,21 +80,21 @@ def test_a_resolved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
     text = GOOD.replace("dtype: float32", "chat_template: {file: t.jinja}").replace(
         "data:\n", "data:\n  f: {file: f.txt}\n", 1
     )
-    recipe = Recipe.load(write(tmp_path, text))
-    again = Recipe.load(write(tmp_path, recipe.to_yaml(), "again.yaml"))
+    recipe = load_recipe(write(tmp_path, text))
+    again = load_recipe(write(tmp_path, recipe.to_yaml(), "again.yaml"))
     assert again.to_yaml() == recipe.to_yaml()
-    assert again.path_of(again.data["f"].file or "") == tmp_path / "f.txt"
-    assert again.model.chat_template_file == str(tmp_path / "t.jinja")
-    assert again.conditions == recipe.conditions
-    assert Recipe.from_mapping(recipe.resolved()) == again
+    assert again.path_of(again.recipe.data["f"].file or "") == tmp_path / "f.txt"
+    assert again.recipe.model.chat_template_file == str(tmp_path / "t.jinja")
+    assert again.recipe.conditions == recipe.recipe.conditions
+    assert recipe_from_mapping(recipe.resolved()) == again
 
 
 def test_python_values_follow_the_same_rules() -> None:
     value: dict[str, Any] = read_document(GOOD).value | {"name": "here"}
-    assert Recipe.from_mapping(value).conditions["warmer"].interventions[0].options == {"coefficient": 4.0}
+    assert recipe_from_mapping(value).recipe.conditions["warmer"].interventions[0].options == {"coefficient": 4.0}
     value["seed"] = float("nan")
     with pytest.raises(RecipeError, match=r"seed: \.nan is not a finite number"):
-        Recipe.from_mapping(value)
+        recipe_from_mapping(value)
 
 
 BAD = """\
@@ -167,13 +167,13 @@ def test_overrides_reach_keys_and_items_and_take_values_as_yaml(tmp_path: Path) 
     path = write(tmp_path, GOOD)
     settings = ["model.dtype=bfloat16", "seed=7", "conditions.warmer.0.add.coefficient=-2e-1", "report.samples.data=x"]
     items = ["conditions.dose.interventions[-1].add.positions=[-1]", "evaluate.1.refusal_score.name=again"]
-    recipe = Recipe.load(path, [*settings, *items])
+    recipe = load_recipe(path, [*settings, *items]).recipe
     assert [item.name for item in recipe.evaluate] == ["refusal_score", "again"]
     assert (recipe.model.dtype, recipe.seed) == ("bfloat16", 7)
     assert recipe.conditions["warmer"].interventions[0].options["coefficient"] == -0.2
     assert recipe.conditions["dose"].interventions[0].positions == "-1"
     assert recipe.report.samples is not None and recipe.report.samples.data == "x"
-    assert Recipe.load(path, ["model.source=a=b"]).model.source == "a=b"
+    assert load_recipe(path, ["model.source=a=b"]).recipe.model.source == "a=b"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_missing_file_and_a_folder_say_what_there_is(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
-    assert Recipe.load(path).seed == 42
+    assert load_recipe(path).recipe.seed == 42
 
 
 def test_shipped_recipes_are_found_by_name_and_a_file_comes_first(
@@ -244,13 +244,13 @@ def test_shipped_recipes_are_found_by_name_and_a_file_comes_first(
     write(folder, "x: 1", "data/words.yaml")
     monkeypatch.setattr("steerkit.recipe.shipped.shipped_folder", lambda: folder)
     assert sorted(shipped_recipes()) == ["families/tiny", "first"]
-    assert Recipe.load("first").source == folder / "first.yaml"
-    assert Recipe.load("tiny").source == Recipe.load("families/tiny").source
+    assert load_recipe("first").source == folder / "first.yaml"
+    assert load_recipe("tiny").source == load_recipe("families/tiny").source
     with pytest.raises(RecipeError, match="Did you mean 'first'"):
-        Recipe.load("frist")
+        load_recipe("frist")
     monkeypatch.chdir(tmp_path)
     write(tmp_path, GOOD, "first")
-    assert Recipe.load("first").source == Path("first")
+    assert load_recipe("first").source == Path("first")
 
 
 ODD: list[Any] = [
@@ -297,8 +297,8 @@ def test_whatever_stands_at_a_key_is_a_recipe_or_a_list_of_problems(data: st.Dat
         holder = holder[key]
     holder[path[-1]] = data.draw(st.sampled_from(ODD))
     try:
-        recipe = Recipe.from_mapping(value)
+        recipe = recipe_from_mapping(value)
     except RecipeError as error:
         assert error.problems
     else:
-        assert Recipe.from_mapping(recipe.resolved()).resolved() == recipe.resolved()
+        assert recipe_from_mapping(recipe.resolved()).resolved() == recipe.resolved()

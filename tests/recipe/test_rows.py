@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from steerkit.errors import DataError, RecipeError
-from steerkit.recipe import DataRef, Recipe
+from steerkit.recipe import DataRef, load_recipe, recipe_from_mapping
 from steerkit.recipe.data import Splits, load_data, parse_ref
 from steerkit.recipe.rows import identity, prompt_of
 from steerkit.types import Example, Message
@@ -29,7 +29,7 @@ def write(folder: Path, rows: list[Any], name: str = "a.jsonl") -> str:
 
 def read(folder: Path, rows: list[Any], **keys: Any) -> tuple[Splits, list[str]]:
     data = {"d": {"file": write(folder, rows), **keys}}
-    recipe = Recipe.from_mapping({"name": "r", "seed": 1, "model": {"source": "m"}, "data": data}, folder)
+    recipe = recipe_from_mapping({"name": "r", "seed": 1, "model": {"source": "m"}, "data": data}, folder)
     found, problems = load_data(recipe)
     return found["d"], [problem.message for problem in problems]
 
@@ -80,7 +80,7 @@ def test_rows_are_picked_by_their_fields(tmp_path: Path) -> None:
         else:
             assert "".join(one.text for one in found["all"]) == expected
     (tmp_path / "a.csv").write_text("text,label\na,1\nb,0\nc,1\n", "utf-8")
-    recipe = Recipe.from_mapping(
+    recipe = recipe_from_mapping(
         {
             "model": {"source": "m"},
             "name": "r",
@@ -187,7 +187,7 @@ def test_a_key_that_cannot_be_is_told_with_its_line(tmp_path: Path, keys: str, w
     path = tmp_path / "r.yaml"
     path.write_text(f"model: {{source: m}}\ndata:\n  d:\n    file: a.jsonl\n    {keys}\n", "utf-8")
     with pytest.raises(RecipeError) as caught:
-        Recipe.load(path)
+        load_recipe(path)
     (problem,) = caught.value.problems
     assert problem.where == where and expected in problem.message
     assert problem.line in (3, 5, 6)
@@ -196,12 +196,12 @@ def test_a_key_that_cannot_be_is_told_with_its_line(tmp_path: Path, keys: str, w
 def test_template_arguments_are_the_templates_own(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("model: {source: m, chat_template_arguments: {enable_thinking: false}}\n", "utf-8")
-    recipe = Recipe.load(path)
-    assert recipe.model.chat_template_arguments == {"enable_thinking": False}
-    assert Recipe.from_mapping(recipe.resolved()) == recipe
+    recipe = load_recipe(path)
+    assert recipe.recipe.model.chat_template_arguments == {"enable_thinking": False}
+    assert recipe_from_mapping(recipe.resolved()).recipe == recipe.recipe
     path.write_text("model:\n  source: m\n  chat_template_arguments: {tokenize: false}\n", "utf-8")
     with pytest.raises(RecipeError, match=r"line 3.*can't hold tokenize"):
-        Recipe.load(path)
+        load_recipe(path)
 
 
 def test_a_recipe_with_every_key_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_a_recipe_with_every_key_comes_back_as_it_was(tmp_path: Path) -> None:
         "p": {"file": "a.jsonl", "field": "question", "pairs": BOTH, "where": {"topic": ["t", 1]}, "label": "topic"},
         "m": {"file": "a.jsonl", "template": "{question}", "completion": "other", "id": "question"},
     }
-    recipe = Recipe.from_mapping({"model": {"source": "m"}, "name": "r", "data": data}, tmp_path)
-    again = Recipe.from_mapping(recipe.resolved())
+    recipe = recipe_from_mapping({"model": {"source": "m"}, "name": "r", "data": data}, tmp_path)
+    again = recipe_from_mapping(recipe.resolved())
     assert again.resolved() == recipe.resolved()
     assert load_data(again)[0] == load_data(recipe)[0]
 
@@ -225,7 +225,7 @@ def test_a_prompt_in_two_parts_is_a_leak_whatever_answers_it(tmp_path: Path) -> 
         "one": {"file": one, "completion": "c", "split": {"train": 1}},
         "two": {"file": two, "messages": "m", "split": {"test": 1}},
     }
-    recipe = Recipe.from_mapping({"model": {"source": "m"}, "name": "r", "data": data}, tmp_path)
+    recipe = recipe_from_mapping({"model": {"source": "m"}, "name": "r", "data": data}, tmp_path)
     _, problems = load_data(recipe)
     assert [problem.message for problem in problems] == [
         "one.train and two.test must be disjoint, but share 1 text: 'same? '."
@@ -248,7 +248,7 @@ def test_fields_that_json_cannot_hold_are_written_out_or_left_out(tmp_path: Path
     rows = [{"text": "a", "day": date(2024, 2, 3), "blob": b"\x00", "n": 1.5}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     data = {"d": {"file": "a.parquet"}}
-    recipe = Recipe.from_mapping({"model": {"source": "m"}, "name": "r", "data": data}, tmp_path)
+    recipe = recipe_from_mapping({"model": {"source": "m"}, "name": "r", "data": data}, tmp_path)
     ((example,),) = load_data(recipe)[0]["d"].values()
     assert example.fields == {"day": "2024-02-03", "n": 1.5}
     assert example.to_json() == {"prompt": "a", "fields": {"day": "2024-02-03", "n": 1.5}}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.errors import RecipeError
-from steerkit.recipe import Recipe
+from steerkit.recipe import Draft, load_recipe, recipe_from_mapping
 from steerkit.types import Schedule
 
 HEAD = """\
@@ -23,10 +23,10 @@ conditions:
 """
 
 
-def load(folder: Path, *lines: str) -> Recipe:
+def load(folder: Path, *lines: str) -> Draft:
     path = folder / "r.yaml"
     path.write_text(HEAD + "".join(f"    {line}\n" for line in lines), "utf-8")
-    return Recipe.load(path)
+    return load_recipe(path)
 
 
 def problems(folder: Path, *lines: str) -> list[tuple[int | None, str, str]]:
@@ -47,7 +47,7 @@ def test_every_form_is_read(tmp_path: Path) -> None:
         "- add: {direction: harm, schedule: [1, 0.5, 0.25], positions: from_token(#7)}",
         "- add: {direction: harm, schedule: null, gate: null}",
     )
-    first, second, third, last = recipe.conditions["late"].interventions
+    first, second, third, last = recipe.recipe.conditions["late"].interventions
     assert (first.positions, first.schedule, first.options) == ("from_token(</think>)", "linear(1, 0, 64)", {})
     assert first.gate is not None
     assert first.gate.model_dump() == {
@@ -65,8 +65,8 @@ def test_every_form_is_read(tmp_path: Path) -> None:
     assert (last.schedule, last.gate) == (None, None)
     again = tmp_path / "again.yaml"
     again.write_text(recipe.to_yaml(), "utf-8")
-    assert Recipe.load(again).conditions == recipe.conditions
-    assert Recipe.from_mapping(recipe.resolved()).resolved() == recipe.resolved()
+    assert load_recipe(again).recipe.conditions == recipe.recipe.conditions
+    assert recipe_from_mapping(recipe.resolved()).resolved() == recipe.resolved()
 
 
 def test_what_is_not_set_leaves_no_key(tmp_path: Path) -> None:
@@ -184,8 +184,8 @@ def test_no_digit_of_a_schedule_is_lost(written: Any) -> None:
         "model": {"source": "m"},
         "conditions": {"c": [{"add": {"schedule": written}}]},
     }
-    recipe = Recipe.from_mapping(value)
-    again = Recipe.from_mapping(recipe.resolved())
+    recipe = recipe_from_mapping(value)
+    again = recipe_from_mapping(recipe.resolved())
     assert again == recipe
-    (item,) = again.conditions["c"].interventions
+    (item,) = again.recipe.conditions["c"].interventions
     assert Schedule.parse(item.schedule) == Schedule.parse(written)

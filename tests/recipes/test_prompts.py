@@ -10,7 +10,7 @@ from statistics import mean
 
 import pytest
 
-from steerkit.recipe import Recipe
+from steerkit.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted((RECIPES / "data").glob("*.jsonl"))
@@ -97,8 +97,8 @@ def test_harmful_and_harmless_requests_open_in_the_same_ways() -> None:
 def test_shipped_recipes_use_every_file_and_ask_for_no_more_than_it_holds() -> None:
     used: set[Path] = set()
     for path in WRITTEN:
-        recipe = Recipe.load(path)
-        for dataset in recipe.data.values():
+        recipe = load_recipe(path)
+        for dataset in recipe.recipe.data.values():
             if dataset.file is None:
                 continue
             file = recipe.path_of(dataset.file)

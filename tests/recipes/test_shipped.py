@@ -9,7 +9,7 @@ import pytest
 
 from steerkit.catalog import Catalog
 from steerkit.plan import make_plan
-from steerkit.recipe import Recipe, shipped_recipes
+from steerkit.recipe import load_recipe, shipped_recipes
 from steerkit.report import write_report
 from steerkit.run import run_recipe
 
@@ -20,15 +20,15 @@ SMALL = [path for path in ALL if path.parent.name == "families"]
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_it_is_valid(path: Path) -> None:
-    plan = make_plan(Recipe.load(path, ()), Catalog.discover())
-    assert plan.recipe.description, "a reader of the report is told what was asked"
+    plan = make_plan(load_recipe(path, ()), Catalog.discover())
+    assert plan.report.description, "a reader of the report is told what was asked"
     assert plan.random_directions >= 1 or path in SMALL
 
 
 def test_every_family_has_one() -> None:
     adapters = set()
     for path in SMALL:
-        source = Recipe.load(path, ()).model.source
+        source = load_recipe(path).recipe.model.source
         adapters.add(source.removeprefix("tiny-random:"))
     for family in ("llama", "yi", "qwen", "gemma"):
         assert any(name.startswith(family) for name in adapters), family
@@ -46,5 +46,5 @@ def test_a_small_one_runs_to_a_report(path: Path, tmp_path: Path) -> None:
     assert kinds == {"baseline", "intervention", "control"}
     assert all(record["value"] is not None for record in results["records"])
     assert write_report(run).stat().st_size > 10_000
-    again = Recipe.load(run / "recipe.yaml", ())
+    again = load_recipe(run / "recipe.yaml", ())
     assert make_plan(again, Catalog.discover()).hash == json.loads((run / "plan.json").read_text())["hash"]

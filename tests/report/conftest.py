@@ -168,7 +168,10 @@ PROVENANCE: JsonObject = {
     "plugins": [{"kind": "evaluator", "name": "kl_divergence", "distribution": "steerkit-torch", "version": "0.1.0"}],
     "versions": {"python": "3.11.2", "steerkit-torch": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
     "platform": {"system": "Linux", "machine": "x86_64"},
-    "git": {"commit": "4be1d6f0" * 5, "dirty": True},
+    "git": {
+        "recipe": {"commit": "4be1d6f0" * 5, "dirty": True},
+        "steerkit": {"commit": "90ab12cd" * 5, "dirty": False},
+    },
     "argv": ["/somewhere/bin/steerkit", "run", "my recipe.yaml"],
 }
 

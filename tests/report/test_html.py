@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from steerkit.artifacts.provenance import Provenance
 from steerkit.report import write_report
 from steerkit.report.describe import command_line, describe_direction, describe_intervention, flatten
 from steerkit.report.read import DirectionEntry, InterventionEntry
@@ -133,7 +134,7 @@ def test_what_was_asked(plain_page: Page) -> None:
     assert "Held-out prompts: the direction was not estimated from them." in text
     assert "steerkit run 'my recipe.yaml'" in text and "/somewhere" not in text.split("Everything that was recorded")[0]
     assert "steerkit-torch 0.1.0, torch 2.13.0" in text and "1 min 23 s" in text
-    assert "4be1d6f04be1 with uncommitted changes" in text
+    assert "4be1d6f04be1 with uncommitted changes" in text and "90ab12cd90ab" in text
     assert "Everything that the recipe asks for was measured." in text
 
 
@@ -243,4 +244,4 @@ def test_provenance_in_words() -> None:
     assert list(flatten(nested)) == [
         ("a.b", "not known"), ("a.c", "none"), ("argv", "x 'y z'"), ("p", "k"), ("t", "false"), ("e", "{}"),
     ]  # fmt: skip
-    assert command_line({"argv": []}) is None and command_line({"argv": "x"}) is None
+    assert command_line(Provenance()) is None

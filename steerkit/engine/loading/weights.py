@@ -1,41 +1,35 @@
-"""Hashes of weights for provenance: of everything where that is quick, of a sample that says so where it isn't."""
+"""Hashes of weights: every byte counts, and a file is read once for each state that it is found in."""
 
 from __future__ import annotations
 
 import hashlib
-import re
+import json
+import os
+import secrets
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from steerkit.bundled import manifest_sha256
+from steerkit.bundled import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WHOLE: Final = 256 << 20
-"""Bytes of a file up to which all of it is hashed: about half a second."""
-
-_SAMPLES: Final = 64
-_SAMPLE: Final = 1 << 20
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_SETTLED: Final = 2_000_000_000
+"""Nanoseconds after which a file's times tell a later change from the one before: clocks of file systems are coarse."""
 
 
 def hash_of_files(paths: Iterable[Path]) -> str | None:
-    """One hash for the files that hold a model's weights, or None where there are none.
+    """One hash for the files that hold a model's weights, ``sha256:…``, or None where there are none.
 
-    ``sha256:…`` covers every byte. ``sha256-sampled:…`` covers, of at least one large file, its size and 64
-    evenly spaced pieces of 1 MiB. Paths and times don't count; names and their order do.
+    Paths and times don't count; bytes, names and sizes do.
     """
-    whole = True
     digest = hashlib.sha256()
     files = sorted(paths, key=lambda path: path.name)
     for path in files:
-        known = _known_sha256(path)
-        content = known or _sha256(path)
-        whole = whole and (known is not None or path.stat().st_size <= WHOLE)
-        digest.update(f"{path.name} {path.stat().st_size} {content}\n".encode())
-    return f"{'sha256' if whole else 'sha256-sampled'}:{digest.hexdigest()}" if files else None
+        digest.update(f"{path.name} {path.stat().st_size} {_sha256(path)}\n".encode())
+    return f"sha256:{digest.hexdigest()}" if files else None
 
 
 def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -49,22 +43,43 @@ def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _known_sha256(path: Path) -> str | None:
-    """What somebody computed before: our manifest, or the hub cache, which names large files by their sha256."""
-    known = manifest_sha256(path)
+def _sha256(path: Path) -> str:
+    """sha256 of a file: as remembered of its present state, else read."""
+    path = path.resolve()
+    before = _state(path)
+    note = cache_folder() / "hashes" / hashlib.sha256(str(path).encode()).hexdigest()
+    known = _remembered(note, before)
     if known is not None:
         return known
-    blob = path.resolve()
-    return blob.name if path.is_symlink() and _SHA256.fullmatch(blob.name) else None
-
-
-def _sha256(path: Path) -> str:
-    size = path.stat().st_size
     with path.open("rb") as file:
-        if size <= WHOLE:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        for index in range(_SAMPLES):
-            file.seek(index * (size - _SAMPLE) // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE))
-        return digest.hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if _state(path) == before and time.time_ns() - max(before["modified"], before["changed"]) > _SETTLED:
+        _remember(note, {**before, "sha256": found})
+    return found
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """What differs whenever a file may hold something else."""
+    seen = path.stat()
+    times = {"modified": seen.st_mtime_ns, "changed": seen.st_ctime_ns}
+    return {"path": str(path), "size": seen.st_size, "inode": seen.st_ino, "device": seen.st_dev, **times}
+
+
+def _remembered(note: Path, state: Mapping[str, Any]) -> str | None:
+    try:
+        found = json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = found.pop("sha256", None) if isinstance(found, dict) else None
+    return known if isinstance(known, str) and found == state else None
+
+
+def _remember(note: Path, found: Mapping[str, Any]) -> None:
+    """Write a note, whole or not at all. Where nothing can be written, the file is read again next time."""
+    beside = note.with_name(f"{note.name}.{secrets.token_hex(4)}")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(found), "utf-8")
+        os.replace(beside, note)
+    except OSError:
+        return

@@ -30,7 +30,6 @@ _NARROWEST: Final = 12
 _MOST_ROWS: Final = 16
 """More rows than these, and directions of one kind of intervention share them."""
 
-_FOLLOWS: Final = "one update with the others there"
 _NUMBER: Final = re.compile(r"(?<=[A-Za-z_]\.)\d+(?![\w-])")
 
 
@@ -170,7 +169,7 @@ def _pieces(word: str, width: int) -> list[str]:
 def explain(program: Program, model: nn.Module, layout: Layout) -> Explanation:
     """Tell a program. Updates with the same fate share a row."""
     itemsize = next((p.element_size() for p in model.parameters() if p.is_floating_point()), 4)
-    tried = bool(program.folds) or any(fate.why not in ("", _FOLLOWS) for fate in program.fates)
+    tried = bool(program.folds) or any(fate.why and not fate.follows for fate in program.fates)
     units = _units(program.fates)
     rows = _rows(units, itemsize, tried, coarse=False)
     if len(rows) > _MOST_ROWS:
@@ -188,7 +187,7 @@ def _units(fates: Iterable[Fate]) -> list[list[Fate]]:
     found: list[list[Fate]] = []
     for fate in fates:
         head = next((unit for unit in reversed(found) if _same(unit[0], fate)), None)
-        if fate.why == _FOLLOWS and head is not None:
+        if fate.follows and head is not None:
             head.append(fate)
         else:
             found.append([fate])
@@ -196,7 +195,7 @@ def _units(fates: Iterable[Fate]) -> list[list[Fate]]:
 
 
 def _same(one: Fate, other: Fate) -> bool:
-    return (one.became, one.where, one.edit.when) == (other.became, other.where, other.edit.when)
+    return (one.became, one.where, one.side, one.edit.when) == (other.became, other.where, other.side, other.edit.when)
 
 
 def _rows(units: Sequence[Sequence[Fate]], itemsize: int, tried: bool, *, coarse: bool) -> tuple[Became, ...]:
@@ -205,7 +204,7 @@ def _rows(units: Sequence[Sequence[Fate]], itemsize: int, tried: bool, *, coarse
         first = unit[0]
         names = tuple(dict.fromkeys(fate.edit.name.partition(" ")[0] if coarse else fate.edit.name for fate in unit))
         why = _NUMBER.sub("*", _why(first, tried))
-        place = (first.became, _NUMBER.sub("*", first.where))
+        place = (first.became, first.side, _NUMBER.sub("*", first.where))
         groups.setdefault((names, first.edit.when, first.edit.stream, *place, why), []).append(unit)
     return tuple(_row(found, itemsize, tried) for found in groups.values())
 
@@ -214,14 +213,13 @@ def _row(units: Sequence[Sequence[Fate]], itemsize: int, tried: bool) -> Became:
     fates, heads = [fate for unit in units for fate in unit], [unit[0] for unit in units]
     first = heads[0]
     known = all(fate.became in ("folded", "dropped") or _counted(fate) for fate in heads)
-    became, _, side = first.became.partition(" on its ")
     return Became(
         _names(fate.edit.name for fate in fates),
         _sites(fates),
         _when(first.edit.when),
         "" if first.edit.when.gate is None else str(first.edit.when.gate),
-        became,
-        _spanned([fate.where for fate in heads]) + (f" ({side})" if side else ""),
+        first.became,
+        _spanned([fate.where for fate in heads]) + (f" ({first.side})" if first.side else ""),
         _spanned([_why(fate, tried) for fate in heads]),
         len(fates),
         sum(fate.flops for fate in fates) if known else None,
@@ -237,9 +235,7 @@ def _counted(fate: Fate) -> bool:
 
 def _why(fate: Fate, tried: bool) -> str:
     """The reason, in words that a table can hold once for many updates."""
-    hooked, always = fate.became.startswith("hook"), fate.edit.when.always
-    if fate.why == "mode hook":
-        return "mode hook touches no parameter"
+    hooked, always = fate.became == "hook", fate.edit.when.always
     if hooked and not always and fate.edit.mode != "hook":
         return "only what acts at every token alike can be folded"
     if hooked and not fate.why and tried and fate.edit.mode != "hook":

@@ -160,7 +160,7 @@ class _Folding:
     def why_not(self, place: Site, edit: Edit) -> str:
         """A reason that lies in the update; empty where there is none."""
         if edit.mode == "hook":
-            return "mode hook"
+            return "mode hook touches no parameter"
         if not isinstance(edit.update, Affine):
             return "it isn't affine"
         if not edit.when.always:

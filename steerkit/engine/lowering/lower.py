@@ -232,7 +232,7 @@ def _note_hook(slot: Slot, record: Record, layout: Layout) -> None:
             known = record.fates.get(edit.sources[0])
             why = known.why if known is not None and known.became == "kept" else ""
             flops, moved = cost(edit, layout.width(edit.site))
-            record.note(edit, f"hook on its {slot.tap.side}", slot.tap.module, why, flops, moved)
+            record.note(edit, "hook", slot.tap.module, why, flops, moved, slot.tap.side)
 
 
 def cost(edit: Edit, width: int, itemsize: int = 4) -> tuple[int, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score
@@ -19,14 +19,10 @@ from steerkit.engine.reading.passes import SequenceLogits, next_token_logits, se
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.errors import PluginError
 from steerkit.progress import SILENT, Observer
-from steerkit.sharing import CHUNK, Pass, along, completing, evenly, group_sizes, passes_over, texts_wanted
+from steerkit.sharing import BY_ITSELF, CHUNK, Pass, along, compares_completions, completing, evenly, texts_wanted
 from steerkit.types import ExampleLike, as_examples
 
 _Completions: TypeAlias = list[list[int]]
-
-
-BY_ITSELF: Final[tuple[Mode, ...]] = ("fold", "interpret")
-"""Modes of conditions that share no batch with others: rows that differ are hooked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +80,8 @@ class ConditionScores:
 
 
 @dataclass
-class _Seen:
-    """Unsteered outputs that steered ones are compared with."""
+class Seen:
+    """Unsteered outputs that steered ones are compared with: ``{data: [n, vocab]}`` and ``{data: token ids}``."""
 
     logits: dict[str, Tensor] = field(default_factory=dict)
     completions: dict[str, _Completions] = field(default_factory=dict)
@@ -136,6 +132,7 @@ class Evaluation:
         examples: ``{data: examples}``; texts and lists of messages are read as such.
         samples: completions to keep for the reader.
         observer: told of each pass.
+        seen: outputs of the baseline that are there already.
     """
 
     def __init__(
@@ -145,10 +142,11 @@ class Evaluation:
         examples: Mapping[str, Sequence[ExampleLike]],
         samples: SampleRequest | None = None,
         observer: Observer = SILENT,
+        seen: Seen | None = None,
     ) -> None:
         self.live, self.jobs, self.samples, self.observer = live, tuple(jobs), samples, observer
         self.examples = {data: as_examples(list(listed)) for data, listed in examples.items()}
-        self._seen = _Seen()
+        self._seen = seen or Seen()
         self._rendered: dict[tuple[str, bool, str | None], list[Rendered]] = {}
         for job in self.jobs:
             _require_possible(job)
@@ -158,7 +156,11 @@ class Evaluation:
         return self.run_many([condition], samples=samples)[0]
 
     def run_many(
-        self, conditions: Sequence[Steered | Sequence[Placement]], *, samples: bool = True
+        self,
+        conditions: Sequence[Steered | Sequence[Placement]],
+        *,
+        samples: bool = True,
+        known: Mapping[str, Sequence[_Completions]] | None = None,
     ) -> list[ConditionScores]:
         """Score every job under each of several conditions, which share batches where all their rows fit into one.
 
@@ -170,27 +172,28 @@ class Evaluation:
                 as ``steer`` does for as many tokens as it will see, so it may be folded; several that share a batch are
                 hooked. Those of other system prompts share no batch, nor do those in mode ``fold`` or ``interpret``.
             samples: whether to make the completions for the reader.
+            known: ``{data: completions of each condition}`` that are there already. Then nothing is written, and each
+                pass is lowered for its own tokens, whatever else there is to score.
         """
-        given = [one if isinstance(one, Steered) else Steered(tuple(one)) for one in conditions]
-        together: dict[tuple[object, ...], list[int]] = {}
-        for place, one in enumerate(given):
-            alone = place if one.mode in BY_ITSELF else None
-            together.setdefault((one.system_prompt, one.mode, alone), []).append(place)
         found: dict[int, ConditionScores] = {}
-        for places in together.values():
-            found.update(zip(places, self._run_together([given[place] for place in places], samples), strict=True))
-        return [found[place] for place in range(len(given))]
+        for members in _together(conditions):
+            own = None
+            if known is not None:
+                own = {data: [rows[place] for place in members] for data, rows in known.items()}
+            found.update(zip(members, self._run_together(list(members.values()), samples, own), strict=True))
+        return [found[place] for place in range(len(conditions))]
 
-    def _run_together(self, conditions: Sequence[Steered], samples: bool) -> list[ConditionScores]:
+    def _run_together(
+        self, members: Sequence[_Member], samples: bool, known: Mapping[str, Sequence[_Completions]] | None
+    ) -> list[ConditionScores]:
         """Score every job under conditions of one system prompt and one mode."""
-        members = [_Member(one) for one in conditions]
         data_sets = {job.data: [one for one in self.jobs if one.data == job.data] for job in self.jobs}
         for data, jobs in data_sets.items():
             self._prepare_baseline(data, jobs)
         wanted = self.samples if samples else None
-        with self._alone(members, wanted is not None):
+        with nullcontext() if known is not None else self._alone(members, wanted is not None):
             for data, jobs in data_sets.items():
-                self._complete(members, data, jobs)
+                self._complete(members, data, jobs, known)
                 self._prompt_scores(members, data, jobs)
                 self._sequence_scores(members, data, jobs)
             if wanted is not None:
@@ -198,17 +201,6 @@ class Evaluation:
         return [member.finished() for member in members]
 
     # Which conditions share what
-
-    def group_sizes(
-        self, conditions: int, *, samples: bool = True, system_prompt: str | None = None, mode: Mode = "auto"
-    ) -> list[int]:
-        """In groups of what sizes so many conditions of one system prompt and mode are best run.
-
-        It depends on texts and budget only.
-        """
-        if mode in BY_ITSELF:
-            return [1] * conditions
-        return group_sizes(self._passes(samples, system_prompt), conditions, self.live.batch_tokens)
 
     def expected_tokens(self, *, samples: bool = True, system_prompt: str | None = None) -> int:
         """How many tokens pass through the model under one condition, at most."""
@@ -237,7 +229,7 @@ class Evaluation:
         generated = set()
         for data in dict.fromkeys(job.data for job in self.jobs):
             needs = [job.needs for job in self.jobs if job.data == data]
-            passes = passes_over(needs, _lengths(self.prompts(data, system_prompt)), partial(self._text_lengths, data))
+            passes = self._passes_over(data, needs, system_prompt)
             generated |= {data} if any(one.new_tokens for one in passes) else set()
             found += passes
         if samples and self.samples is not None and self.samples.data not in generated:
@@ -246,8 +238,16 @@ class Evaluation:
             found.append(completing(_lengths(shown), wanted.max_new_tokens))
         return found
 
-    def _text_lengths(self, data: str) -> list[int]:
-        return _lengths(self._render(data, raw=True))
+    def _passes_over(self, data: str, needs: Sequence[Needs], system_prompt: str | None) -> list[Pass]:
+        prompts = _lengths(self.prompts(data, system_prompt))
+        longest = max((need.max_new_tokens for need in needs if not need.baseline_completions), default=0)
+        found = [completing(prompts, longest)] if longest else []
+        if any(need.next_token_logits and not need.sequence_logits for need in needs):
+            found.append(Pass(tuple(prompts), most_rows=CHUNK))
+        for length, limit in dict.fromkeys(texts_wanted(need) for need in needs if need.sequence_logits):
+            read = [n + length for n in prompts] if length else _lengths(self._render(data, raw=True))
+            found.append(along(read, limit))
+        return found
 
     @contextmanager
     def _alone(self, members: Sequence[_Member], samples: bool) -> Iterator[None]:
@@ -287,7 +287,7 @@ class Evaluation:
         if data not in seen.logits and any(job.needs.baseline and job.needs.next_token_logits for job in jobs):
             self.observer.step(f"baseline logits on {data}")
             seen.logits[data] = next_token_logits(self.live, prompts, self.observer.progress)
-        compared = any(job.needs.baseline or job.needs.baseline_completions for job in jobs)
+        compared = any(compares_completions(job.needs) for job in jobs)
         # As long as anybody asks for, so that the baseline condition takes its own from here.
         longest = max(job.needs.max_new_tokens for job in jobs)
         if data not in seen.completions and compared and longest:
@@ -296,13 +296,44 @@ class Evaluation:
                 prompts, max_new_tokens=longest, progress=self.observer.progress
             )
 
-    def _complete(self, members: Sequence[_Member], data: str, jobs: Sequence[Job]) -> None:
+    def complete(
+        self,
+        conditions: Sequence[Steered | Sequence[Placement]],
+        data: str,
+        new_tokens: int,
+        first: int | None = None,
+    ) -> list[_Completions]:
+        """Token ids of completions of the first examples of a data set (None: of all), under each of several
+        conditions, which share batches as in ``run_many``."""
+        found: dict[int, _Completions] = {}
+        for members in _together(conditions):
+            listed = list(members.values())
+            self._generate(listed, self.prompts(data, _system_prompt(listed))[:first], new_tokens)
+            found.update({place: member.ids or [] for place, member in members.items()})
+        return [found[place] for place in range(len(conditions))]
+
+    def reference(self, data: str) -> Tensor:
+        """Next-token logits of the model as it is, ``[n, vocab]``, from the batches that a condition would have."""
+        prompts = self.prompts(data)
+        chunks = [prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK)]
+        return torch.cat([next_token_logits(self.live, chunk, self.observer.progress) for chunk in chunks])
+
+    def _complete(
+        self,
+        members: Sequence[_Member],
+        data: str,
+        jobs: Sequence[Job],
+        known: Mapping[str, Sequence[_Completions]] | None,
+    ) -> None:
         """Completions that jobs score."""
         longest = max((job.needs.max_new_tokens for job in jobs if not job.needs.baseline_completions), default=0)
         kept = self._seen.completions.get(data) if _is_baseline(members) else None
         for member in members:
             member.ids = None if kept is None or not longest else [row[:longest] for row in kept]
-        if longest and kept is None:
+        if known is not None:
+            for member, rows in zip(members, known.get(data, [None] * len(members)), strict=True):
+                member.ids = None if rows is None else list(rows)
+        elif longest and kept is None:
             self.observer.step(f"completions on {data}")
             self._generate(members, self.prompts(data, _system_prompt(members)), longest)
         self._keep_completions(members, data)
@@ -428,6 +459,16 @@ class Evaluation:
             for prompt, ids in zip(prompts, self._seen.completions[data], strict=True)
         ]
         return rendered, _lengths(prompts)
+
+
+def _together(conditions: Sequence[Steered | Sequence[Placement]]) -> list[dict[int, _Member]]:
+    """Conditions by their places, those together that may share a batch: of one system prompt and one mode."""
+    found: dict[tuple[object, ...], dict[int, _Member]] = {}
+    for place, one in enumerate(conditions):
+        steered = one if isinstance(one, Steered) else Steered(tuple(one))
+        alone = place if steered.mode in BY_ITSELF else None
+        found.setdefault((steered.system_prompt, steered.mode, alone), {})[place] = _Member(steered)
+    return list(found.values())
 
 
 def _is_baseline(members: Sequence[_Member]) -> bool:

@@ -123,7 +123,7 @@ class Shared:
         served: states of the passes that the holder of the turn runs, outer ones first.
         now: what is on the model.
         door: looks at passes that begin while anything is, or may come, on the model.
-        keys: under which the door's two hooks are registered, whenever they are: graphs of torch.compile know them by it.
+        keys: under which the door's two hooks are registered, whenever they are: compiled graphs know them by it.
         prepared: places for what steers a compiled model.
         memory: what is known of unfinished sequences.
         likes: dtype and device by module path, as far as they are known.

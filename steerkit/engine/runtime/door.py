@@ -44,7 +44,7 @@ class Door:
 
     def attach(self) -> None:
         """Put it there, once: before all hooks that are there now, and behind them."""
-        base = self._base
+        base: Any = self._base
         if self._shared.keys is None:
             self._shared.keys = RemovableHandle(base._forward_pre_hooks).id, RemovableHandle(base._forward_hooks).id
         before, behind = self._shared.keys

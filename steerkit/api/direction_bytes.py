@@ -1,0 +1,185 @@
+"""Directions as bytes: safetensors with a JSON header. Nothing in it can execute.
+
+Runs keep directions so, and the format ``steerkit`` is these bytes in a file. They hold ``<name>.vectors``
+``[rank, d_model]`` and, where known, ``<name>.reference_mean`` ``[d_model]``, both float32; of a direction at several
+sites these for each, as ``<name>.vectors@<site>``. The header holds sites, positions and provenance.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from steerkit.api.direction import LAST, Direction
+from steerkit.api.format import Given
+from steerkit.errors import ArtifactError, SteerkitError
+from steerkit.types import Positions, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA_VERSION: Final = 2
+READABLE: Final = (1, SCHEMA_VERSION)
+"""Version 1 had one site for each direction."""
+# One key: safetensors writes several in an order that differs from process to process.
+HEADER: Final = "steerkit.directions"
+VECTORS, REFERENCE_MEAN = "vectors", "reference_mean"
+
+
+def directions_to_bytes(directions: Sequence[Direction]) -> bytes:
+    """Directions as bytes; the same directions give the same ones.
+
+    Raises:
+        ArtifactError: for NaN or infinite values, or provenance that isn't JSON.
+    """
+    from safetensors.torch import save
+
+    for direction in directions:
+        _check(direction, "")
+    tensors = {key: value for direction in directions for key, value in _tensors(direction).items()}
+    header = {"schema_version": SCHEMA_VERSION, "directions": [_entry(direction) for direction in directions]}
+    try:
+        text = json.dumps(header, sort_keys=True, allow_nan=False, ensure_ascii=True)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"provenance may hold JSON values only ({error}).") from None
+    content: bytes = save(tensors, metadata={HEADER: text})
+    return content
+
+
+def directions_from_bytes(data: bytes, where: str = "directions", given: Given = Given()) -> dict[str, Direction]:
+    """Read what ``directions_to_bytes`` gave, by name, in its order.
+
+    Args:
+        data: the bytes.
+        where: what they are called in errors, such as a path.
+        given: what is said of directions that don't say it.
+
+    Raises:
+        ArtifactError: where they are damaged, no directions, of another schema version, or hold NaN or infinite values;
+            where they say another site or other positions than are given, or no site and none is given.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+        # safetensors has checked the header's length and form by now, but doesn't hand out its metadata from bytes.
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{where} {_unreadable(data, error)}") from None
+    if HEADER not in metadata:
+        raise ArtifactError(
+            f"{where} is a safetensors file, but holds no directions of steerkit's (its header lacks {HEADER!r}). "
+            "Write it with save_directions."
+        )
+    directions = [_direction(entry, tensors, where, given) for entry in _entries(metadata[HEADER], where)]
+    return {direction.name: direction for direction in directions}
+
+
+def places_in(text: str) -> dict[str, tuple[tuple[Site, ...], Positions | None]]:
+    """Sites and positions of each direction, from the text of the header alone."""
+    return {name: (sites, positions) for name, sites, positions in map(_places_of, json.loads(text)["directions"])}
+
+
+def _tensors(direction: Direction) -> dict[str, Tensor]:
+    import torch
+
+    # Contiguous and its own memory: safetensors refuses views that share it.
+    return {key: value.detach().to("cpu", torch.float32, copy=True).contiguous() for key, value in _parts(direction)}
+
+
+def _parts(direction: Direction) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with the name that it has in a file."""
+    for site, vectors in direction.items():
+        where = None if direction.is_single else site
+        yield _key(direction.name, VECTORS, where), vectors
+        if site in direction.reference_means:
+            yield _key(direction.name, REFERENCE_MEAN, where), direction.reference_means[site]
+
+
+def _key(name: str, part: str, site: Site | None) -> str:
+    return f"{name}.{part}" if site is None else f"{name}.{part}@{site}"
+
+
+def _entry(direction: Direction) -> dict[str, Any]:
+    return {
+        "name": direction.name,
+        "sites": [str(site) for site in direction.sites],
+        "positions": str(direction.positions),
+        "provenance": dict(direction.provenance),
+    }
+
+
+def _entries(text: str, where: str) -> list[Mapping[str, Any]]:
+    try:
+        header = json.loads(text)
+        version, entries = header["schema_version"], header["directions"]
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(
+            f"{where} is damaged: its header can't be read. Get a whole copy, or make it again."
+        ) from None
+    if version not in READABLE:
+        raise ArtifactError(
+            f"{where} has schema version {version!r}, and this steerkit reads {READABLE[0]} to {SCHEMA_VERSION}. "
+            "Read it with the steerkit that wrote it, or make it again."
+        )
+    if not isinstance(entries, list):
+        raise ArtifactError(f"{where} is damaged: its header lists no directions. Get a whole copy, or make it again.")
+    return entries
+
+
+def _places_of(entry: Mapping[str, Any]) -> tuple[str, tuple[Site, ...], Positions | None]:
+    """Name, sites (none where the file doesn't say) and positions of a direction in a file's header."""
+    listed = entry["sites"] if "sites" in entry else [entry["site"]]
+    sites = tuple(Site.parse(text) for text in listed or () if text is not None)
+    written = entry["positions"]
+    return str(entry["name"]), sites, None if written is None else Positions.parse(written)
+
+
+def _direction(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str, given: Given) -> Direction:
+    try:
+        name, sites, positions = _places_of(entry)
+        fault = given.fault(name, sites, positions)
+        if fault is None:
+            at = {site: None if len(sites) < 2 else site for site in sites or (cast(Site, given.site),)}
+            vectors = {site: tensors[_key(name, VECTORS, where)] for site, where in at.items()}
+            means = {site: tensors.get(_key(name, REFERENCE_MEAN, where)) for site, where in at.items()}
+            known = {site: mean for site, mean in means.items() if mean is not None}
+            chosen = positions or given.positions or LAST
+            direction = Direction(vectors, None, chosen, name, known or None, dict(entry["provenance"]))
+    except (KeyError, TypeError, ValueError, SteerkitError) as error:
+        raise ArtifactError(f"{where} is damaged: a direction in it can't be read ({error}). Make it again.") from None
+    if fault is not None:
+        raise ArtifactError(f"{where}: {fault}")
+    _check(direction, f"{where}: ")
+    return direction
+
+
+def _check(direction: Direction, where: str) -> None:
+    for key, value in _parts(direction):
+        # As written, in float32; a sum of those in float64 is finite only if each of them is.
+        if not math.isfinite(float(value.detach().float().double().sum())):
+            raise ArtifactError(
+                f"{where}{key} holds NaN or infinite values, which are no direction. Estimate it again."
+            )
+    for site, mean in direction.reference_means.items():
+        vectors = direction.by_site[site]
+        if mean.shape != vectors.shape[1:]:
+            raise ArtifactError(
+                f"{where}{_key(direction.name, REFERENCE_MEAN, None if direction.is_single else site)} has shape "
+                f"{list(mean.shape)}, and the vectors have {list(vectors.shape)}; the two are of one width. "
+                "Estimate the direction again."
+            )
+
+
+def _unreadable(data: bytes, error: Exception) -> str:
+    # What pickle and torch.save write: protocol 2 and later, and zip archives. Asked only of what isn't
+    # safetensors, because the length that opens a safetensors file can have the same first bytes.
+    if data[:1] == b"\x80" or data[:4] == b"PK\x03\x04":
+        return (
+            "is a pickle, and steerkit reads none, because reading one can run code. Open it where you trust it, "
+            "and write its vectors with save_directions."
+        )
+    return f"is damaged or not a safetensors file ({error}). Get a whole copy, or make it again with `steerkit run`."

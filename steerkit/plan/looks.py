@@ -1,0 +1,175 @@
+"""The looks that a run takes at texts, planned once: ``check`` counts their passes, and the runner carries them out.
+
+A look is taken by a group, which is a condition with its own controls, or the baseline. A pass is made once for all
+evaluators that read it. Which looks a group takes never depends on which other conditions there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from steerkit.plan.tokens import Reading
+from steerkit.plan.types import PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples, PlannedSeparation
+from steerkit.recipe.data import DataRef, Splits
+from steerkit.sharing import BY_ITSELF, CHUNK, Pass, along, compares_completions, completing, texts_wanted
+
+LookKind: TypeAlias = Literal["completions", "reference", "after_prompts", "along"]
+
+Lengths: TypeAlias = Callable[[DataRef, Reading], Sequence[int]]
+"""Tokens of each example of a split: as a ``prompt``, or as the ``text`` that is read along."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the texts of a split.
+
+    Args:
+        kind: ``completions`` writes them; ``reference`` keeps the baseline's next-token logits, which others are
+            compared with; ``after_prompts`` scores next-token logits, completions, or both; ``along`` scores logits
+            along texts.
+        data: the texts.
+        first: how many of them, from the start; None for all.
+        new_tokens: of ``completions``: how many; of ``along``: the length of the baseline's completions that are read,
+            0 for the data's own texts.
+        most_tokens: of ``along``: tokens that are read of each text, 0 for all.
+        evaluations: places of the evaluators, among the plan's, that score it.
+        needs_pass: whether the model runs; not where what is scored is there already.
+        alone: whether controls don't take it.
+    """
+
+    kind: LookKind
+    data: DataRef
+    first: int | None = None
+    new_tokens: int = 0
+    most_tokens: int = 0
+    evaluations: tuple[int, ...] = ()
+    needs_pass: bool = True
+    alone: bool = False
+
+    def runs(self, lengths: Lengths) -> Pass | None:
+        """The pass that it makes, or None."""
+        if not self.needs_pass:
+            return None
+        if self.kind == "along":
+            if self.new_tokens:
+                return along([n + self.new_tokens for n in lengths(self.data, "prompt")], self.most_tokens)
+            return along(lengths(self.data, "text"), self.most_tokens)
+        prompts = list(lengths(self.data, "prompt"))[: self.first]
+        return completing(prompts, self.new_tokens) if self.new_tokens else Pass(tuple(prompts), most_rows=CHUNK)
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """A condition with its own controls, or the baseline, and the looks that it takes, in order.
+
+    Args:
+        condition: the condition; None for the baseline.
+        controls: how many random controls stand beside it.
+        looks: what it looks at.
+    """
+
+    condition: PlannedCondition | None
+    controls: int
+    looks: tuple[Look, ...]
+
+    @property
+    def system_prompt(self) -> str | None:
+        """What takes the place of the model's system prompt in it, or None."""
+        return None if self.condition is None else self.condition.system_prompt
+
+    @property
+    def apart(self) -> bool:
+        """Whether its conditions share no batch, however few they are."""
+        return self.condition is not None and self.condition.mode in BY_ITSELF
+
+    def together(self, look: Look, run: Pass, budget: int) -> int:
+        """How many of its conditions share a batch of a look's pass at most."""
+        return 1 if self.apart else min(self.members(look), run.together(budget))
+
+    def members(self, look: Look) -> int:
+        """How many conditions take a look side by side."""
+        return 1 if look.alone else 1 + self.controls
+
+    def completions(self, data: DataRef) -> Look | None:
+        """The look that writes completions on a split, or None."""
+        return next((look for look in self.looks if look.kind == "completions" and look.data == data), None)
+
+    def reference(self, data: DataRef) -> Look | None:
+        """The look that keeps logits to compare with, or None. Only the baseline has any."""
+        return next((look for look in self.looks if look.kind == "reference" and look.data == data), None)
+
+
+def plan_groups(
+    conditions: Sequence[PlannedCondition],
+    random_directions: int,
+    evaluations: Sequence[PlannedEvaluation],
+    samples: PlannedSamples | None,
+) -> tuple[PlannedGroup, ...]:
+    """The groups of a run, the baseline first."""
+    found = [PlannedGroup(None, 0, _looks(evaluations, samples, baseline=True))]
+    looks = _looks(evaluations, samples, baseline=False)
+    return (*found, *(PlannedGroup(item, item.n_controls(random_directions), looks) for item in conditions))
+
+
+def completion_length(evaluations: Sequence[PlannedEvaluation], data: DataRef) -> int:
+    """Tokens of the completions on a split that evaluators score under every condition; 0 where none does."""
+    wanted = [item.needs for item in evaluations if data in item.data]
+    return max((needs.max_new_tokens for needs in wanted if not needs.baseline_completions), default=0)
+
+
+def _looks(
+    evaluations: Sequence[PlannedEvaluation], samples: PlannedSamples | None, *, baseline: bool
+) -> tuple[Look, ...]:
+    found: list[Look] = []
+    for data in dict.fromkeys(ref for item in evaluations for ref in item.data):
+        here = {place: item.needs for place, item in enumerate(evaluations) if data in item.data}
+        longest = completion_length(evaluations, data)
+        compared = baseline and any(compares_completions(needs) for needs in here.values())
+        # The baseline's own are cut from what others are compared with, which is as long as anybody asks for.
+        written = max(needs.max_new_tokens for needs in here.values()) if compared else longest
+        kept = baseline and any(needs.baseline and needs.next_token_logits for needs in here.values())
+        found += [Look("reference", data)] if kept else []
+        found += [Look("completions", data, new_tokens=written)] if written else []
+        after = tuple(place for place, needs in here.items() if not needs.sequence_logits)
+        if after:
+            passes = not kept and any(here[place].next_token_logits for place in after)
+            found.append(Look("after_prompts", data, evaluations=after, needs_pass=passes))
+        along_texts = {place: texts_wanted(needs) for place, needs in here.items() if needs.sequence_logits}
+        for wanted in dict.fromkeys(along_texts.values()):
+            asking = tuple(place for place, texts in along_texts.items() if texts == wanted)
+            found.append(Look("along", data, None, *wanted, evaluations=asking))
+    if samples is not None and not completion_length(evaluations, samples.data):
+        found.append(Look("completions", samples.data, samples.n, samples.max_new_tokens, alone=True))
+    return tuple(found)
+
+
+# Directions.
+
+TESTED_ON: Final = ("test", "validation")
+
+
+def held_out(ref: DataRef, data: Mapping[str, Splits]) -> DataRef | None:
+    """The split of the same data set on which a direction from ``ref`` is tested, or None."""
+    for part in TESTED_ON:
+        other = ref.of_part(part)
+        if part != ref.part and data[ref.dataset].get(other.split):
+            return other
+    return None
+
+
+def plan_separations(
+    directions: Sequence[PlannedDirection], data: Mapping[str, Splits]
+) -> tuple[PlannedSeparation, ...]:
+    """How the classes of every estimated direction are told apart: on prompts that weren't seen, if there are any."""
+    found = []
+    for item in directions:
+        if item.positive is None or item.negative is None:
+            continue
+        unseen = held_out(item.positive, data), held_out(item.negative, data)
+        if unseen[0] is not None and unseen[1] is not None:
+            found.append(PlannedSeparation(item, (unseen[0], unseen[1]), held_out=True))
+        else:
+            found.append(PlannedSeparation(item, (item.positive, item.negative), held_out=False))
+    return tuple(found)

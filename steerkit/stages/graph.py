@@ -1,0 +1,285 @@
+"""A plan as tasks: what is to be computed, in what order, and what each outcome depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from steerkit.artifacts.keys import hash_of
+from steerkit.catalog import needs_of
+from steerkit.errors import ArtifactError
+from steerkit.plan import DataRef, Look, Plan, PlannedCondition, PlannedDirection, PlannedGroup, PlannedSeparation
+from steerkit.progress import StageKind
+from steerkit.sharing import compares_completions
+from steerkit.stages.model import code_of, plugin
+from steerkit.stages.tasks import (
+    CompletionsTask,
+    EstimateTask,
+    Examples,
+    GroupUse,
+    ModelUse,
+    Payload,
+    ReferenceTask,
+    ScoresTask,
+    SeparationTask,
+    Task,
+    TaskKind,
+)
+from steerkit.types import Example
+
+if TYPE_CHECKING:
+    from steerkit.api.direction import Direction
+
+BASELINE = "baseline"
+_KINDS: Mapping[type, TaskKind] = {
+    EstimateTask: "direction",
+    SeparationTask: "separation",
+    CompletionsTask: "completions",
+    ReferenceTask: "reference",
+    ScoresTask: "scores",
+}
+
+
+@dataclass(frozen=True)
+class GroupTasks:
+    """The tasks of a group by what they give.
+
+    Args:
+        planned: the group.
+        names: its conditions, the controls last.
+        completions: ``{split: task}``, of what evaluators score or compare with.
+        samples: the task that writes completions for the reader alone, or None.
+        scores: ``{(evaluator, split): task}``, in the order of the looks.
+        references: ``{split: task}``.
+    """
+
+    planned: PlannedGroup
+    names: tuple[str, ...]
+    completions: Mapping[DataRef, Task]
+    samples: Task | None
+    scores: Mapping[tuple[str, DataRef], Task]
+    references: Mapping[DataRef, Task]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All of them, inputs before what needs them."""
+        samples = () if self.samples is None else (self.samples,)
+        return (*self.references.values(), *self.completions.values(), *self.scores.values(), *samples)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The tasks of a run.
+
+    Args:
+        given: outputs that no task makes: saved directions, by key.
+        directions: key of each direction, in the order of the recipe.
+        estimates: the tasks that estimate directions.
+        separations: what is told apart, each with its task.
+        groups: the baseline and the conditions, each with its controls.
+    """
+
+    given: Mapping[str, bytes]
+    directions: Mapping[str, str]
+    estimates: tuple[Task, ...]
+    separations: tuple[tuple[PlannedSeparation, Task], ...]
+    groups: tuple[GroupTasks, ...]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All of them, in the order in which they are best carried out."""
+        measured = (task for group in self.groups for task in group.tasks)
+        return (*self.estimates, *(task for _, task in self.separations), *measured)
+
+    @property
+    def wanted(self) -> tuple[Task, ...]:
+        """Those whose outputs results are made of. The others are there for them."""
+        found = [task for _, task in self.separations]
+        for group in self.groups:
+            found += [*group.completions.values(), *group.scores.values()]
+            found += [] if group.samples is None else [group.samples]
+        return tuple(found)
+
+
+def make_graph(plan: Plan, model: ModelUse) -> Graph:
+    """The tasks of a plan on a model.
+
+    Raises:
+        ArtifactError: for a saved direction that can't be read.
+    """
+    return _Grapher(plan, model).graph()
+
+
+class _Grapher:
+    def __init__(self, plan: Plan, model: ModelUse) -> None:
+        self.plan, self.model = plan, model
+        self.given: dict[str, bytes] = {}
+        self.directions: dict[str, str] = {}
+        self.baseline: GroupTasks | None = None
+
+    def graph(self) -> Graph:
+        """All tasks."""
+        estimates = [task for item in self.plan.directions if (task := self.direction(item)) is not None]
+        separations = [(item, self.separation(item)) for item in self.plan.separations]
+        groups = [self.group(item) for item in self.plan.groups]
+        return Graph(self.given, self.directions, tuple(estimates), tuple(separations), tuple(groups))
+
+    def task(
+        self, payload: Payload, inputs: Mapping[str, str], part: StageKind, title: str, together: str = ""
+    ) -> Task:
+        """A task with its key."""
+        kind = _KINDS[type(payload)]
+        key = hash_of({"kind": kind, "payload": payload, "inputs": sorted(inputs.items())})
+        return Task(kind, key, payload, dict(inputs), together or key, part, title)
+
+    # Directions
+
+    def direction(self, planned: PlannedDirection) -> Task | None:
+        """The task that estimates a direction; None for a saved one, which is given."""
+        if planned.file is not None:
+            from steerkit.api.direction_bytes import directions_to_bytes
+
+            content = directions_to_bytes([saved_direction(planned)])
+            key = hash_of({"kind": "saved", "content": content})
+            self.given[key] = content
+            self.directions[planned.name] = key
+            return None
+        assert planned.positive is not None and planned.negative is not None and planned.estimator is not None
+        assert planned.site is not None and planned.positions is not None
+        payload = EstimateTask(
+            self.model,
+            planned.name,
+            plugin(planned.estimator),
+            needs_of(planned.estimator, planned.options),
+            planned.options,
+            self.plan.examples(planned.positive),
+            self.plan.examples(planned.negative),
+            planned.site,
+            planned.positions,
+            self.plan.seed,
+        )
+        task = self.task(payload, {}, "direction", f"direction {planned.name}")
+        self.directions |= dict.fromkeys((planned.name, *planned.further), task.key)
+        return task
+
+    def separation(self, planned: PlannedSeparation) -> Task:
+        """The task that tells a direction's classes apart."""
+        item = planned.direction
+        assert item.estimator is not None and item.positive is not None and item.negative is not None
+        assert item.positions is not None
+        examples = self.plan.examples
+        payload = SeparationTask(
+            self.model,
+            plugin(item.estimator),
+            needs_of(item.estimator, item.options),
+            item.options,
+            item.positions,
+            (examples(item.positive), examples(item.negative)),
+            (examples(planned.seen[0]), examples(planned.seen[1])),
+            self.plan.seed,
+        )
+        return self.task(payload, {}, "separation", f"separation by layer of {item.name}")
+
+    # Conditions
+
+    def group(self, planned: PlannedGroup) -> GroupTasks:
+        """The tasks of a condition and its controls, or of the baseline."""
+        names = condition_names(planned)
+        use = self.use(planned.condition, planned.controls, names[0])
+        alone = self.use(planned.condition, 0, names[0])
+        found = GroupTasks(planned, names, {}, None, {}, {})
+        for look in planned.looks:
+            chosen = alone if look.alone else use
+            found = self.look(found, look, chosen)
+        if planned.condition is None:
+            self.baseline = found
+        return found
+
+    def use(self, condition: PlannedCondition | None, controls: int, name: str) -> GroupUse:
+        """A group as tasks name it."""
+        if condition is None:
+            return GroupUse(None, 0, 0, (), name)
+        code = tuple(code_of(item.spec) for item in condition.interventions)
+        return GroupUse(condition.nameless, controls, self.plan.seed if controls else 0, code, name)
+
+    def look(self, group: GroupTasks, look: Look, use: GroupUse) -> GroupTasks:
+        """The tasks of a group with those of one more look."""
+        data, examples = str(look.data), self.plan.examples(look.data)[: look.first]
+        steering = {} if use.condition is None else self.keys_of(use.condition)
+        title = group_title(group.names)
+        if look.kind == "reference":
+            task = self.task(ReferenceTask(self.model, _prompts(examples), data), {}, "condition", title)
+            return replace(group, references={**group.references, look.data: task})
+        if look.kind == "completions":
+            payload = CompletionsTask(self.model, use, _prompts(examples), look.new_tokens, data)
+            task = self.task(payload, steering, "condition", title)
+            if look.alone:
+                return replace(group, samples=task)
+            return replace(group, completions={**group.completions, look.data: task})
+        looked_at = [look.kind, look.new_tokens, look.most_tokens]
+        together = hash_of([self.model, use, examples, sorted(steering.items()), looked_at])
+        scores = dict(group.scores)
+        for place in look.evaluations:
+            name = self.plan.evaluations[place].name
+            scoring = self.scores(place, use, examples, data)
+            inputs = {**steering, **self.outputs_for(scoring, group, look.data)}
+            scores[(name, look.data)] = self.task(scoring, inputs, "condition", title, together)
+        return replace(group, scores=scores)
+
+    def scores(self, place: int, use: GroupUse, examples: Examples, data: str) -> ScoresTask:
+        """What one evaluator scores."""
+        item = self.plan.evaluations[place]
+        evaluator = plugin(item.spec)
+        return ScoresTask(self.model, use, examples, evaluator, item.options, item.needs, item.name, data)
+
+    def outputs_for(self, payload: ScoresTask, group: GroupTasks, data: DataRef) -> dict[str, str]:
+        """Keys of the outputs that an evaluator's scores are made from, beside its own pass."""
+        needs, baseline = payload.needs, self.baseline or group
+        found = {}
+        own = needs.max_new_tokens and not needs.baseline_completions
+        if own and data in group.completions:
+            found["completions"] = group.completions[data].key
+        if compares_completions(needs):
+            found["baseline completions"] = baseline.completions[data].key
+        compared = needs.next_token_logits and (needs.baseline or group.planned.condition is None)
+        if compared and data in baseline.references:
+            found["reference"] = baseline.references[data].key
+        return found
+
+    def keys_of(self, condition: PlannedCondition) -> dict[str, str]:
+        """Keys of the directions that a condition uses."""
+        return {f"direction {name}": self.directions[name] for name in condition.directions}
+
+
+def _prompts(examples: Examples) -> Examples:
+    """Examples without what an answer to them can't depend on: labels, fields, completions to be read."""
+    return tuple(Example(example.messages) for example in examples)
+
+
+def condition_names(group: PlannedGroup) -> tuple[str, ...]:
+    """What records call a group's conditions: the condition, then its controls."""
+    if group.condition is None:
+        return (BASELINE,)
+    name = group.condition.name
+    return (name, *(f"{name}/random-{number}" for number in range(1, group.controls + 1)))
+
+
+def group_title(names: Sequence[str]) -> str:
+    """What the part of a run is called that runs a condition and its controls."""
+    beside = len(names) - 1
+    return f"condition {names[0]}" + (f" and {beside} control{'s' * (beside > 1)}" if beside else "")
+
+
+def saved_direction(planned: PlannedDirection) -> Direction:
+    """A direction of the recipe that a file holds, under its name or alone."""
+    from steerkit.artifacts.directions import load_directions
+
+    assert planned.file is not None
+    saved = load_directions(planned.file, site=planned.site, positions=planned.positions, format=planned.format)
+    if planned.name not in saved and len(saved) > 1:
+        raise ArtifactError(
+            f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
+            "Name the direction in the recipe as it is named in the file."
+        )
+    return saved.get(planned.name, next(iter(saved.values()))).replace(name=planned.name)

@@ -1,0 +1,182 @@
+"""Tasks: plain values that say what is to be computed, and whose key says all that the outcome depends on.
+
+A task survives pickling, holds nothing of the process that made it, and gives the same bytes wherever it is carried
+out with the same model and threads. Fields that are left out of comparison are for messages, and for finding the model
+again; they are no part of its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, cast
+
+from steerkit.api.evaluator import Evaluator
+from steerkit.api.hookspecs import EstimatorNeeds, Needs, Options, Spec
+from steerkit.catalog import implementation
+from steerkit.plan import PlannedCondition, PlannedLoading
+from steerkit.progress import StageKind
+from steerkit.types import Example, Positions, Site, SitePattern
+
+TaskKind: TypeAlias = Literal["direction", "separation", "completions", "reference", "scores"]
+
+Examples: TypeAlias = tuple[Example, ...]
+"""Examples, in order."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin by where its class lies: a spec without what only its module can hold.
+
+    Args:
+        kind: of the plugin.
+        name: as recipes write it.
+        implementation: ``"module:attribute"``.
+        code: sha256 of its source.
+    """
+
+    kind: str
+    name: str
+    implementation: str
+    code: str | None = None
+
+    def load(self) -> type[Any]:
+        """Its class."""
+        return implementation(cast(Spec, self))
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """The model that a task runs.
+
+    Args:
+        key: of all that its outputs depend on: weights, config, tokenizer, template, adapter, dtype, batches, machine,
+            versions and our own code.
+        loading: how it is loaded.
+        adapter: its adapter.
+        threads: of a process that runs it.
+    """
+
+    key: str
+    loading: PlannedLoading = field(compare=False)
+    adapter: Plugin = field(compare=False)
+    threads: int = field(compare=False)
+
+
+@dataclass(frozen=True)
+class GroupUse:
+    """A condition with its own controls, or the baseline.
+
+    Args:
+        condition: what is done, without the names that it goes by; None for the baseline.
+        controls: how many random controls are run beside it.
+        seed: of those; 0 where there are none.
+        code: sha256 of the source of each intervention.
+        name: as messages call it.
+    """
+
+    condition: PlannedCondition | None
+    controls: int
+    seed: int
+    code: tuple[str | None, ...] = ()
+    name: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class EstimateTask:
+    """Estimate a direction, and what else its estimator gives. Gives the bytes of a file of directions."""
+
+    model: ModelUse
+    name: str
+    estimator: Plugin
+    needs: EstimatorNeeds
+    options: Options
+    positive: Examples
+    negative: Examples
+    site: Site | SitePattern
+    positions: Positions
+    seed: int
+
+
+@dataclass(frozen=True)
+class SeparationTask:
+    """Tell classes apart at every layer. Gives a JSON list of rows."""
+
+    model: ModelUse
+    estimator: Plugin
+    needs: EstimatorNeeds
+    options: Options
+    positions: Positions
+    fitted: tuple[Examples, Examples]
+    seen: tuple[Examples, Examples]
+    seed: int
+
+
+@dataclass(frozen=True)
+class CompletionsTask:
+    """Write completions under every condition of a group. Gives JSON: for each condition token ids of each example.
+
+    Of the examples it holds the prompts, since a completion depends on nothing else of them.
+    """
+
+    model: ModelUse
+    group: GroupUse
+    examples: Examples
+    new_tokens: int
+    data: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class ReferenceTask:
+    """The unsteered model's next-token logits, which others are compared with. Gives safetensors bytes."""
+
+    model: ModelUse
+    examples: Examples
+    data: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class ScoresTask:
+    """Score a data set with one evaluator under every condition of a group. Gives JSON: for each condition its scores.
+
+    Tasks that read the same pass are carried out together, so that it is made once.
+    """
+
+    model: ModelUse
+    group: GroupUse
+    examples: Examples
+    evaluator: Plugin
+    options: Options
+    needs: Needs
+    name: str = field(default="", compare=False)
+    data: str = field(default="", compare=False)
+
+    def build(self, vocabulary: Any) -> Evaluator:
+        """The evaluator."""
+        return cast(Evaluator, self.evaluator.load()(self.options, vocabulary))
+
+
+Payload: TypeAlias = EstimateTask | SeparationTask | CompletionsTask | ReferenceTask | ScoresTask
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unit of work with a key.
+
+    Args:
+        kind: which stage it is.
+        key: hash of the payload and of the keys of its inputs: of all that the output depends on.
+        payload: what is to be done.
+        inputs: keys of outputs that it needs, by the part that they play.
+        together: tasks of one such text are carried out in one go, since they share a pass.
+        part: which part of a run it belongs to.
+        title: what that part is called where it is shown.
+    """
+
+    kind: TaskKind
+    key: str
+    payload: Payload
+    inputs: Mapping[str, str]
+    together: str
+    part: StageKind
+    title: str
