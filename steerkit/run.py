@@ -57,6 +57,7 @@ def execute(plan: Plan, out: Path, observer: Observer) -> Path:
         evaluation = stages.evaluation(plan, model, observer)
         directions = _directions(plan, model, directory, observer)
         conditions = stages.conditions(plan, directions)
+        evaluation.monitor(stages.monitors(plan, directions))
         stages.require_possible(conditions, evaluation, model)
 
         separation = directory.stage("separation by layer", lambda: stages.separations(plan, model, observer))
@@ -69,6 +70,7 @@ def execute(plan: Plan, out: Path, observer: Observer) -> Path:
                     evaluation.run_many,
                     [condition.interventions for condition in group],
                     samples=group[0].kind != "control",
+                    names=[condition.name for condition in group],
                 ),
                 pack=stages.pack_group,
                 unpack=stages.unpack_group,

@@ -9,8 +9,8 @@ an earlier try has done already, so that a run that continues gives the bytes of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from steerkit.api.hookspecs import Needs
 
@@ -45,11 +45,15 @@ class Pass:
         lengths: tokens of each text.
         new_tokens: tokens to generate behind each.
         most_rows: most rows whose outputs are held at once; 0 where that doesn't matter.
+        kind: what is looked at.
+        alone: whether no other condition shares its batches, so that what it gives depends on one condition only.
     """
 
     lengths: tuple[int, ...]
     new_tokens: int = 0
     most_rows: int = 0
+    kind: Literal["completions", "samples", "next token", "reading", "along", "baseline along"] = "reading"
+    alone: bool = False
 
     @property
     def tokens(self) -> int:
@@ -58,7 +62,7 @@ class Pass:
 
     def together(self, budget: int) -> int:
         """How many conditions share a batch: as many as fit into one with all their rows, at least one."""
-        if not self.lengths:
+        if not self.lengths or self.alone:
             return 1
         rows = len(self.lengths)
         fitting = budget // (rows * max(1, max(self.lengths) + self.new_tokens))
@@ -89,31 +93,109 @@ def passes_over(needs: Sequence[Needs], prompts: Sequence[int], texts: Callable[
         texts: gives the tokens of each text by itself.
     """
     found = []
-    longest = max((need.max_new_tokens for need in needs if not need.baseline_completions), default=0)
+    longest = max((greedy_tokens(need) for need in needs), default=0)
     if longest:
         found.append(completing(prompts, longest))
+    found += [sampling(prompts, one) for one in samplings(needs)]
     if any(need.next_token_logits and not need.sequence_logits for need in needs):
-        found.append(Pass(tuple(prompts), most_rows=CHUNK))
-    for completion_tokens, limit in dict.fromkeys(texts_wanted(need) for need in needs if need.sequence_logits):
+        found.append(next_tokens(prompts))
+    found += [reading(prompts, length) for length in reading_lengths(needs)]
+    for wanted in dict.fromkeys(texts_wanted(need) for need in needs if need.sequence_logits):
+        completion_tokens, limit = wanted
         lengths = [n + completion_tokens for n in prompts] if completion_tokens else texts()
         found.append(along(lengths, limit))
+        if compares_along(needs, wanted):
+            found.append(replace(found[-1], kind="baseline along"))
     return found
 
 
 def completing(prompts: Sequence[int], new_tokens: int) -> Pass:
-    """Completions of prompts of these lengths."""
-    return Pass(tuple(prompts), new_tokens)
+    """Greedy completions of prompts of these lengths."""
+    return Pass(tuple(prompts), new_tokens, kind="completions")
+
+
+def sampling(prompts: Sequence[int], wanted: Sampling) -> Pass:
+    """Sampled completions, those of a prompt side by side."""
+    lengths = tuple(length for length in prompts for _ in range(wanted.n))
+    return Pass(lengths, wanted.new_tokens, kind="samples", alone=True)
+
+
+def next_tokens(prompts: Sequence[int]) -> Pass:
+    """Next-token logits after prompts of these lengths."""
+    return Pass(tuple(prompts), most_rows=CHUNK, kind="next token")
+
+
+def reading(prompts: Sequence[int], completion_tokens: int) -> Pass:
+    """Activations and readings along prompts and completions of that many tokens."""
+    return Pass(tuple(length + completion_tokens for length in prompts), kind="reading")
 
 
 def along(lengths: Sequence[int], limit: int) -> Pass:
     """Logits along texts of these lengths, cut at a limit where there is one."""
-    return Pass(tuple(min(n, limit) for n in lengths) if limit else tuple(lengths))
+    return Pass(tuple(min(n, limit) for n in lengths) if limit else tuple(lengths), kind="along")
+
+
+def sample_passes(prompts: Sequence[int], new_tokens: int, written: int, *, monitored: bool) -> list[Pass]:
+    """The passes for completions that a reader of the report sees.
+
+    Args:
+        prompts: tokens of each that is shown.
+        new_tokens: the length that is asked for.
+        written: the length of completions that evaluators have there already, which are then shown; 0 for none.
+        monitored: whether monitors read them.
+    """
+    found = [] if written else [completing(prompts, new_tokens)]
+    return found + ([reading(prompts, written or new_tokens)] if monitored else [])
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are sampled.
+
+    Args:
+        n: of each prompt.
+        new_tokens: their length.
+        temperature: of the distribution.
+        top_p: the share of it that takes part.
+    """
+
+    n: int
+    new_tokens: int
+    temperature: float
+    top_p: float
+
+    @classmethod
+    def of(cls, needs: Needs) -> Sampling | None:
+        """What an evaluator asks for, or None."""
+        if not needs.samples:
+            return None
+        return cls(needs.samples, needs.max_new_tokens, needs.temperature, needs.top_p)
+
+
+def samplings(needs: Iterable[Needs]) -> list[Sampling]:
+    """The distinct ways in which evaluators want samples. Each is a pass of its own: nobody's follow from another's."""
+    return list(dict.fromkeys(one for need in needs if (one := Sampling.of(need)) is not None))
+
+
+def greedy_tokens(needs: Needs) -> int:
+    """The length of the greedy completions that an evaluator sees under a condition; 0 for none."""
+    return 0 if needs.samples or needs.baseline_completions else needs.max_new_tokens
+
+
+def reading_lengths(needs: Iterable[Needs]) -> list[int]:
+    """How many tokens of greedy completions lie behind the prompts along which activations and readings are wanted."""
+    return list(dict.fromkeys(greedy_tokens(need) for need in needs if need.activations or need.monitors))
 
 
 def texts_wanted(needs: Needs) -> tuple[int, int]:
     """Which texts an evaluator reads along: the baseline's completions of that many tokens (0: the data's own), and
     how far (0: to the end)."""
     return (needs.max_new_tokens if needs.baseline_completions else 0, needs.max_text_tokens)
+
+
+def compares_along(needs: Iterable[Needs], wanted: tuple[int, int]) -> bool:
+    """Whether anybody wants the baseline's logits along these texts too."""
+    return any(need.sequence_logits and need.baseline and texts_wanted(need) == wanted for need in needs)
 
 
 def group_sizes(passes: Sequence[Pass], conditions: int, budget: int) -> list[int]:

@@ -31,6 +31,7 @@ def sample_rows(
     prompts: Sequence[str],
     completions: Sequence[str],
     scores: Mapping[str, Sequence[float]],
+    readings: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """One line per prompt: what the model wrote, where it wrote anything, and how each evaluator scored it.
 
@@ -40,6 +41,7 @@ def sample_rows(
         prompts: its texts.
         completions: of its first texts; may be fewer than the prompts.
         scores: ``{evaluator: one value per prompt}``.
+        readings: what monitors read of its first texts, as JSON values; none where there are no monitors.
     """
     rows = []
     for index, prompt in enumerate(prompts):
@@ -47,5 +49,6 @@ def sample_rows(
         values = {name: column[index] for name, column in scores.items()}
         if written is None and not values:
             continue
-        rows.append({"prompt": prompt, "data": data, "condition": condition, "completion": written, "scores": values})
+        row = {"prompt": prompt, "data": data, "condition": condition, "completion": written, "scores": values}
+        rows.append(row | ({"readings": dict(readings[index])} if index < len(readings) else {}))
     return rows

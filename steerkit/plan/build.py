@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from steerkit.api.hookspecs import Needs
 from steerkit.catalog import Catalog
-from steerkit.errors import PluginError, RecipeError, SteerkitError
+from steerkit.errors import PluginError, RecipeError, SteerkitError, nearest
 from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
 from steerkit.plan.files import directions_fault
 from steerkit.plan.names import Key
+from steerkit.plan.reach import unreached
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
     Cost,
@@ -21,12 +23,13 @@ from steerkit.plan.types import (
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
+    PlannedMonitor,
     PlannedSamples,
 )
 from steerkit.recipe.data import DataRef, describe_shared, load_data, normalise
 from steerkit.recipe.load import EVALUATION_KEYS
 from steerkit.recipe.problems import in_order
-from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, Recipe
+from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, MonitorRecipe, Recipe
 from steerkit.types import FROM_TOKEN, Positions
 
 
@@ -74,7 +77,10 @@ class _Planner(ConditionResolver):
         evaluations = tuple(filter(None, (self.evaluation(*item) for item in enumerate(self.recipe.evaluate))))
         self.check_labels(evaluations)
         samples = self.samples()
+        monitors = tuple(filter(None, (self.monitor(*item) for item in self.recipe.monitors.items())))
+        self.check_monitors(evaluations)
         self.check_whole()
+        self.notes += unreached(conditions, evaluations)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.recipe.source or "recipe"))
         random_directions = self.recipe.control.random_directions
@@ -91,9 +97,10 @@ class _Planner(ConditionResolver):
             evaluations=evaluations,
             samples=samples,
             random_directions=random_directions,
-            cost=self.cost(template, directions, conditions, evaluations, samples),
+            cost=self.cost(template, directions, conditions, evaluations, samples, bool(monitors)),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
+            monitors=monitors,
         )
 
     # Directions.
@@ -178,7 +185,7 @@ class _Planner(ConditionResolver):
         names = [item.name for item in self.recipe.evaluate]
         taken = {name: name for name in names}
         for item in evaluations:
-            for label in item.derived:
+            for label in item.added:
                 other = taken.setdefault(label, item.name)
                 if other != item.name:
                     message = f"{item.name} adds {label!r} to the results, and so would {other}; give one `name: ...`"
@@ -204,6 +211,39 @@ class _Planner(ConditionResolver):
         if ref is not None:
             self.measured.setdefault(ref, path)
 
+    # Monitors.
+
+    def monitor(self, name: str, written: MonitorRecipe) -> PlannedMonitor | None:
+        """One monitor, or None where it has problems."""
+        path, before = ("monitors", name), len(self.problems)
+        self.check_known(written.direction, path)
+        sites = self.sites(written.sites, (*path, "sites"))
+        positions = Positions.parse(written.positions)
+        if positions.role == FROM_TOKEN:
+            self.complain(f"{positions} can be steered, not read: write a role such as all", *path, "positions")
+        if len(self.problems) > before:
+            return None
+        threshold = written.above if written.above is not None else written.below
+        assert threshold is not None
+        side: Literal["above", "below"] = "above" if written.above is not None else "below"
+        return PlannedMonitor(name, written.direction, threshold, side, sites, positions)
+
+    def check_monitors(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+        """Evaluators that score readings find their monitors, and monitors somebody who looks at them."""
+        known, names = self.recipe.monitors, [item.name for item in self.recipe.evaluate]
+        for item in evaluations:
+            path = ("evaluate", names.index(item.name))
+            if item.needs.monitors is True and not known:
+                self.complain(f"{item.name} scores readings of monitors: add section `monitors`", *path)
+            for name in () if isinstance(item.needs.monitors, bool) else item.needs.monitors:
+                if name not in known and not self.recipe.lost("monitors", name):
+                    self.complain(f"unknown monitor {name!r}. {nearest(name, known, 'monitor')}", *path)
+        if self.recipe.report.samples is None and not any(item.needs.monitors for item in evaluations):
+            self.notes += [
+                f"Monitor {name!r} is read by no evaluator, and there are no report.samples to show it."
+                for name in known
+            ]
+
     # All together.
 
     def check_whole(self) -> None:
@@ -221,8 +261,11 @@ class _Planner(ConditionResolver):
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
         steering = {item.direction for item in listed} | {item.gate.direction for item in listed if item.gate}
+        steering |= {item.direction for item in recipe.monitors.values()}
         self.notes += [
-            f"Direction {name!r} is not used by any condition." for name in recipe.directions if name not in steering
+            f"Direction {name!r} is not used by any condition{' or monitor' if recipe.monitors else ''}."
+            for name in recipe.directions
+            if name not in steering
         ]
 
     def check_leaks(self) -> None:
@@ -248,6 +291,7 @@ class _Planner(ConditionResolver):
         conditions: Sequence[PlannedCondition],
         evaluations: Sequence[PlannedEvaluation],
         samples: PlannedSamples | None,
+        monitored: bool,
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
@@ -256,7 +300,7 @@ class _Planner(ConditionResolver):
         )
         meter_directions(meter, directions, self.recipe.report.separation)
         controls = [(one, one.n_controls(self.recipe.control.random_directions)) for one in conditions]
-        meter_conditions(meter, controls, evaluations, samples)
+        meter_conditions(meter, controls, evaluations, samples, monitored)
         return meter.cost()
 
     def hash(self, template: str, directions: Sequence[PlannedDirection]) -> str:

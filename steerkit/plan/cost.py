@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -11,7 +11,7 @@ from steerkit.api.hookspecs import Needs
 from steerkit.plan.tokens import TokenCounter
 from steerkit.plan.types import Cost, PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples
 from steerkit.recipe.data import DataRef, Splits
-from steerkit.sharing import Pass, completing, group_sizes, passes_over
+from steerkit.sharing import Pass, completing, greedy_tokens, group_sizes, next_tokens, passes_over, sample_passes
 
 PREPASS: Final = "prepasses of gates"
 """The part of the cost that gates add which are decided in advance."""
@@ -92,6 +92,7 @@ def meter_conditions(
     conditions: Sequence[tuple[PlannedCondition, int]],
     evaluations: Sequence[PlannedEvaluation],
     samples: PlannedSamples | None,
+    monitored: bool = False,
 ) -> None:
     """Passes of evaluators and samples under the baseline, every condition and its controls.
 
@@ -100,16 +101,17 @@ def meter_conditions(
         conditions: each with the number of its controls.
         evaluations: the evaluators.
         samples: completions to keep; controls have none.
+        monitored: whether monitors read those.
     """
     needs = {
         ref: [item.needs for item in evaluations if ref in item.data]
         for ref in dict.fromkeys(ref for item in evaluations for ref in item.data)
     }
-    for one in _baseline_passes(meter, needs, samples):
+    for one in _baseline_passes(meter, needs, samples, monitored):
         meter.add("baseline", one)
     for prepass in (False, True):
         listed = [(one, controls) for one, controls in conditions if one.has_prepass == prepass]
-        _meter_group("conditions", meter, _passes(meter, needs, samples), len(listed), prepass)
+        _meter_group("conditions", meter, _passes(meter, needs, samples, monitored), len(listed), prepass)
         controls = sum(number for _, number in listed)
         _meter_group("random controls", meter, _passes(meter, needs, None), controls, prepass)
 
@@ -121,38 +123,39 @@ def _meter_group(what: str, meter: Meter, passes: Sequence[Pass], conditions: in
             meter.add(what, one, conditions=size, prepass=prepass)
 
 
-def _passes(meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None) -> list[Pass]:
+def _passes(
+    meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None, monitored: bool = False
+) -> list[Pass]:
     """The passes of a condition that isn't the baseline."""
     found: list[Pass] = []
-    generated: set[DataRef] = set()
     for ref, wanted in needs.items():
-        passes = passes_over(wanted, meter.lengths(ref), partial(meter.lengths, ref, raw=True))
-        generated |= {ref} if any(one.new_tokens for one in passes) else set()
-        found += passes
-    return found + _sample_passes(meter, samples, generated)
+        found += passes_over(wanted, meter.lengths(ref), partial(meter.lengths, ref, raw=True))
+    return found + _sample_passes(meter, needs, samples, monitored)
 
 
 def _baseline_passes(
-    meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None
+    meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None, monitored: bool
 ) -> list[Pass]:
     """The same for the baseline: what evaluators compare with is made once, and it takes its own from there."""
     found: list[Pass] = []
-    generated: set[DataRef] = set()
     for ref, wanted in needs.items():
         prompts = meter.lengths(ref)
-        longest = max(need.max_new_tokens for need in wanted)
+        longest = max(0 if need.samples else need.max_new_tokens for need in wanted)
         logits_kept = any(need.baseline and need.next_token_logits for need in wanted)
         completions_kept = longest > 0 and any(need.baseline or need.baseline_completions for need in wanted)
-        found += [Pass(tuple(prompts))] if logits_kept else []
+        found += [replace(next_tokens(prompts), most_rows=0)] if logits_kept else []
         found += [completing(prompts, longest)] if completions_kept else []
+        kept = {"completions": completions_kept, "next token": logits_kept, "baseline along": True}
         for one in passes_over(wanted, prompts, partial(meter.lengths, ref, raw=True)):
-            generated |= {ref} if one.new_tokens else set()
-            known = completions_kept if one.new_tokens else logits_kept and one.most_rows > 0
-            found += [] if known else [one]
-    return found + _sample_passes(meter, samples, generated)
+            found += [] if kept.get(one.kind) else [one]
+    return found + _sample_passes(meter, needs, samples, monitored)
 
 
-def _sample_passes(meter: Meter, samples: PlannedSamples | None, generated: Collection[DataRef]) -> list[Pass]:
-    if samples is None or samples.data in generated:
+def _sample_passes(
+    meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None, monitored: bool
+) -> list[Pass]:
+    if samples is None:
         return []
-    return [completing(meter.lengths(samples.data)[: samples.n], samples.max_new_tokens)]
+    written = max((greedy_tokens(need) for need in needs.get(samples.data, ())), default=0)
+    prompts = meter.lengths(samples.data)[: samples.n]
+    return sample_passes(prompts, samples.max_new_tokens, written, monitored=monitored)

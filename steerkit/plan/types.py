@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from steerkit.api.hookspecs import (
     Needs,
     NoOptions,
     Options,
+    Value,
 )
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.recipe.schema import Recipe
@@ -138,6 +139,38 @@ class PlannedCondition:
 
 
 @dataclass(frozen=True)
+class PlannedMonitor:
+    """What reads the stream and never edits it. See ``steerkit.api.monitor.Monitor``.
+
+    Args:
+        name: as the recipe calls it.
+        direction: name of the direction that the stream is projected on.
+        threshold: what readings are compared with.
+        side: ``above`` or ``below`` the threshold.
+        sites: where it is read; None for the direction's own.
+        positions: at which tokens.
+    """
+
+    name: str
+    direction: str
+    threshold: float
+    side: Literal["above", "below"]
+    sites: tuple[Site, ...] | None
+    positions: Positions
+
+    def to_json(self, sites: Sequence[Site] | None = None) -> dict[str, Any]:
+        """As a recipe writes it, with its name; ``sites`` where the plan has none."""
+        where = self.sites or sites
+        return {
+            "name": self.name,
+            "direction": self.direction,
+            self.side: self.threshold,
+            "sites": None if where is None else [str(site) for site in where],
+            "positions": str(self.positions),
+        }
+
+
+@dataclass(frozen=True)
 class PlannedEvaluation:
     """An evaluator with its options, what it must see, and the data that it is run on."""
 
@@ -152,6 +185,22 @@ class PlannedEvaluation:
         """What results call the values that are derived from this one."""
         renamed = self.name != self.spec.name
         return tuple(f"{self.name}.{label}" if renamed else label for label in self.spec.derived)
+
+    @property
+    def values(self) -> Mapping[str, Value]:
+        """What results call its values, where they are several; empty where it gives one score per example."""
+        return {self.spec.label(name, self.name): value for name, value in self.spec.values.items()}
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Of each value per example, by the name that the evaluator gives it, what results call it."""
+        per_example = (name for name, value in self.spec.values.items() if value.aggregate != "whole")
+        return {name: self.spec.label(name, self.name) for name in per_example}
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The names beside its own that it adds to results."""
+        return tuple(dict.fromkeys((*self.derived, *(label for label in self.values if label != self.name))))
 
 
 @dataclass(frozen=True)
@@ -221,6 +270,7 @@ class Plan:
         cost: what it will take.
         plugins: kind, name, distribution and version of each plugin that is used.
         notes: what a reader should know, as sentences.
+        monitors: in the recipe's order.
     """
 
     recipe: Recipe
@@ -238,6 +288,7 @@ class Plan:
     cost: Cost
     plugins: tuple[Mapping[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    monitors: tuple[PlannedMonitor, ...] = ()
 
     def texts(self, ref: DataRef) -> tuple[str, ...]:
         """The texts of a split."""
@@ -261,6 +312,7 @@ class Plan:
             },
             "directions": [_direction(item) for item in self.directions],
             "conditions": [_condition(item, item.n_controls(self.random_directions)) for item in self.conditions],
+            **({"monitors": [item.to_json() for item in self.monitors]} if self.monitors else {}),
             "evaluate": [_evaluation(item) for item in self.evaluations],
             "samples": None
             if self.samples is None

@@ -93,7 +93,8 @@ class EvaluatorEntry(_Entry):
 class RecordEntry(_Entry):
     """One value: a condition, an evaluator, a data set. Null means not measured.
 
-    ``difference`` is the condition minus the baseline on the same examples, paired, with its own interval.
+    ``difference`` is the condition minus the baseline on the same examples, paired, with its own interval;
+    ``not_computed`` says how many examples have no score.
     """
 
     condition: str
@@ -107,6 +108,7 @@ class RecordEntry(_Entry):
     difference: Number = None
     difference_ci_low: Number = None
     difference_ci_high: Number = None
+    not_computed: int = 0
     aggregate: str = "mean"
     unit: str = ""
 

@@ -16,6 +16,7 @@ from steerkit.stages.measure import (
     evaluation,
     facts_of,
     load,
+    monitors,
     plugins_of,
     separations,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "facts_of",
     "groups",
     "load",
+    "monitors",
     "name_group",
     "pack_group",
     "plugins_of",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator
 from steerkit.api.hookspecs import Spec
+from steerkit.artifacts.answers import AnswersOnDisk
 from steerkit.artifacts.provenance import code_hash, tokenizer_hash
+from steerkit.bundled import cache_folder
 from steerkit.catalog import Catalog, implementation
-from steerkit.errors import ArtifactError
+from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.plan import DataRef, Plan, PlannedDirection, held_out
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
     from steerkit.api.estimator import Estimator
+    from steerkit.api.monitor import Monitor
     from steerkit.engine.measuring.evaluate import Evaluation
     from steerkit.progress import Observer
     from steerkit.session.model import LiveModel
@@ -93,11 +97,28 @@ def evaluation(plan: Plan, live: LiveModel, observer: Observer) -> Evaluation:
     for planned in plan.evaluations:
         kind = cast("type[Evaluator]", implementation(planned.spec))
         evaluator = kind(planned.options, live.vocabulary)
-        jobs += [Job(planned.name, evaluator, planned.needs, str(ref)) for ref in planned.data]
+        jobs += [Job(planned.name, evaluator, planned.needs, str(ref), planned.labels) for ref in planned.data]
     samples = None
     if plan.samples is not None:
         samples = SampleRequest(str(plan.samples.data), plan.samples.n, plan.samples.max_new_tokens)
-    return Evaluation(live, jobs, evaluated_texts(plan), samples, observer)
+    asks = any(planned.needs.calls for planned in plan.evaluations)
+    kept = AnswersOnDisk(cache_folder() / "answers") if asks else None
+    return Evaluation(live, jobs, evaluated_texts(plan), samples, observer, seed=plan.recipe.seed, kept=kept)
+
+
+def monitors(plan: Plan, directions: Mapping[str, Direction]) -> list[Monitor]:
+    """The recipe's monitors."""
+    from steerkit.api.monitor import Monitor
+
+    built = []
+    for item in plan.monitors:
+        try:
+            built.append(
+                Monitor(item.name, directions[item.direction], item.threshold, item.side, item.sites, item.positions)
+            )
+        except SteerkitError as error:
+            raise type(error)(f"monitors.{item.name}: {error}") from None
+    return built
 
 
 def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:

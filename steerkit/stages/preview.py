@@ -11,7 +11,7 @@ from steerkit.errors import SteerkitError
 from steerkit.plan import Plan, PlannedDirection
 from steerkit.progress import SILENT
 from steerkit.stages.condition import conditions, groups, require_possible
-from steerkit.stages.measure import evaluation, saved_direction
+from steerkit.stages.measure import evaluation, monitors, saved_direction
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -26,7 +26,7 @@ class Preview:
     Args:
         conditions: their names.
         explanation: of each of them, as ``steer`` lowers it.
-        expected_tokens: how many tokens each sees.
+        expected_tokens: how many tokens the largest of its passes has.
         together: how many conditions its group has. If it is more than one, they
             are hooked wherever they share a batch, whatever the explanation says of folding.
     """
@@ -90,6 +90,7 @@ def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
         for name, item in planned.items()
     }
     measured = evaluation(plan, live, SILENT)
+    measured.monitor(monitors(plan, directions))
     listed = conditions(plan, directions)
     require_possible(listed, measured, live)
     sizes = {one.name: len(group) for group in groups(listed, measured) for one in group}

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
+from steerkit.api.hookspecs import Value
 from steerkit.catalog import implementation
 from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention
 from steerkit.plan.types import options_as_json
 from steerkit.stages.condition import BASELINE, Condition
 from steerkit.stages.measure import evaluated_texts, facts_of
+from steerkit.stages.values import readings_as_json, readings_of_json, records_of, remarks_on
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.engine.measuring.evaluate import ConditionScores
+    from steerkit.engine.measuring.jobs import Cause, ConditionScores
     from steerkit.session.model import LiveModel
 
 
@@ -28,7 +30,20 @@ def _pack(result: ConditionScores) -> dict[str, Any]:
         {"evaluator": name, "data": data, "values": [[score.value, score.weight] for score in values]}
         for (name, data), values in result.scores.items()
     ]
-    return {"scores": scores, "completions": {data: list(texts) for data, texts in result.completions.items()}}
+    return {
+        "scores": scores,
+        "completions": {data: list(texts) for data, texts in result.completions.items()},
+        "readings": {
+            data: [{name: readings_as_json(one) for name, one in row.items()} for row in rows]
+            for data, rows in result.readings.items()
+        },
+        "activity": [
+            {"data": data, "pass": kind, "when": when, "cause": cause, "edited": tokens}
+            for (data, kind), counts in result.activity.items()
+            for (when, cause), tokens in counts.items()
+        ],
+        "notes": list(result.notes),
+    }
 
 
 def unpack_group(packed: Sequence[Mapping[str, Any]]) -> list[ConditionScores]:
@@ -39,14 +54,23 @@ def unpack_group(packed: Sequence[Mapping[str, Any]]) -> list[ConditionScores]:
 def _unpack(packed: Mapping[str, Any]) -> ConditionScores:
     from steerkit.engine.measuring.evaluate import ConditionScores
 
-    nan = float("nan")
     scores = {
-        (item["evaluator"], item["data"]): tuple(
-            Score(nan if value is None else value, weight) for value, weight in item["values"]
-        )
+        (item["evaluator"], item["data"]): tuple(Score(_number(value), weight) for value, weight in item["values"])
         for item in packed["scores"]
     }
-    return ConditionScores(scores, {data: tuple(texts) for data, texts in packed["completions"].items()})
+    readings = {
+        data: [{name: readings_of_json(one) for name, one in row.items()} for row in rows]
+        for data, rows in packed.get("readings", {}).items()
+    }
+    activity: dict[tuple[str, str], dict[tuple[str, Cause], int]] = {}
+    for item in packed.get("activity", ()):
+        activity.setdefault((item["data"], item["pass"]), {})[(item["when"], item["cause"])] = item["edited"]
+    completions = {data: tuple(texts) for data, texts in packed["completions"].items()}
+    return ConditionScores(scores, completions, readings, activity, tuple(packed.get("notes", ())))
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
@@ -86,17 +110,18 @@ def collect(
     """The contents of ``results.json`` and ``samples.jsonl``."""
     from steerkit.artifacts.results import SCHEMA_VERSION, describe_direction
 
-    kinds = {planned.name: planned for planned in plan.evaluations}
     records: list[dict[str, Any]] = []
     notes: list[str] = []
     samples: list[dict[str, Any]] = []
     for condition in conditions:
         found = scores[condition.name]
-        for (name, data), values in found.scores.items():
-            plain = None if condition.kind == "baseline" else scores[BASELINE].scores[(name, data)]
-            rows, remarks = _records(condition.name, kinds[name], data, values, plain)
-            records += rows
-            notes += remarks
+        for planned in plan.evaluations:
+            for ref in planned.data:
+                plain = None if condition.kind == "baseline" else scores[BASELINE]
+                rows, remarks = records_of(plan, planned, str(ref), condition.name, found, plain)
+                records += rows
+                notes += remarks
+        notes += remarks_on(condition, found)
         if condition.kind != "control":
             samples += _samples(plan, condition.name, found)
     facts = facts_of(live)
@@ -110,48 +135,13 @@ def collect(
         "data": {f"{name}.{split}": len(texts) for name, by in plan.data.items() for split, texts in by.items()},
         "directions": [describe_direction(direction) for direction in directions.values()],
         "conditions": [describe_condition(condition, live) for condition in conditions],
-        "evaluators": [_describe_evaluator(planned) for planned in plan.evaluations],
+        "evaluators": [entry for planned in plan.evaluations for entry in _describe_evaluator(planned)],
+        **({"monitors": _describe_monitors(plan, directions)} if plan.monitors else {}),
         "records": records,
         "separation": list(separation),
         "notes": [*_unmeasured(plan, separation), *dict.fromkeys(notes)],
     }
     return results, samples
-
-
-def _records(
-    condition: str, planned: PlannedEvaluation, data: str, values: Sequence[Score], plain: Sequence[Score] | None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    from steerkit.engine.measuring.scores import Summary, derived, paired_difference, summarise
-
-    kind = cast("type[Evaluator]", implementation(planned.spec))
-    summary = summarise(values, kind.aggregate)
-    moved = Summary(None, 0) if plain is None else paired_difference(values, plain, kind.aggregate)
-    summaries = {planned.name: (summary, kind.unit, moved)}
-    for name, function in kind.derived.items():
-        label = name if planned.name == planned.spec.name else f"{planned.name}.{name}"
-        summaries[label] = (derived(summary, function), "", Summary(None, 0))
-    rows, notes = [], []
-    for name, (one, unit, change) in summaries.items():
-        rows.append(
-            {
-                "condition": condition,
-                "evaluator": name,
-                "data": data,
-                "value": one.value,
-                "n": one.n,
-                "standard_error": one.standard_error,
-                "ci_low": one.ci_low,
-                "ci_high": one.ci_high,
-                "difference": change.value,
-                "difference_ci_low": change.ci_low,
-                "difference_ci_high": change.ci_high,
-                "aggregate": kind.aggregate,
-                "unit": unit,
-            }
-        )
-        if one.note:
-            notes.append(f"{name} on {data} under {condition}: {one.note}")
-    return rows, notes
 
 
 def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[str, Any]]:
@@ -162,20 +152,30 @@ def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[st
         columns = {
             name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
         }
-        rows += sample_rows(condition, data, prompts, found.completions.get(data, ()), columns)
+        read = [{name: readings_as_json(one) for name, one in row.items()} for row in found.readings.get(data, ())]
+        rows += sample_rows(condition, data, prompts, found.completions.get(data, ()), columns, read)
     return rows
 
 
-def _describe_evaluator(planned: PlannedEvaluation) -> dict[str, Any]:
+def _describe_evaluator(planned: PlannedEvaluation) -> list[dict[str, Any]]:
+    """An entry for each value that isn't derived from another one."""
     kind = cast("type[Evaluator]", implementation(planned.spec))
-    return {
-        "name": planned.name,
-        "summary": planned.spec.summary,
-        "aggregate": kind.aggregate,
-        "unit": kind.unit,
-        "options": options_as_json(planned.options),
-        "derived": list(kind.derived),
-    }
+    values = planned.values or {planned.name: Value(kind.unit, kind.aggregate)}
+    return [
+        {
+            "name": label,
+            "summary": planned.spec.summary,
+            "aggregate": value.aggregate,
+            "unit": value.unit,
+            "options": options_as_json(planned.options),
+            "derived": list(kind.derived) if label == planned.name else [],
+        }
+        for label, value in values.items()
+    ]
+
+
+def _describe_monitors(plan: Plan, directions: Mapping[str, Direction]) -> list[dict[str, Any]]:
+    return [item.to_json([directions[item.direction].site]) for item in plan.monitors]
 
 
 def _unmeasured(plan: Plan, separation: Sequence[Mapping[str, Any]]) -> list[str]:

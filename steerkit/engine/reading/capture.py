@@ -155,7 +155,7 @@ def read_batch(
         for each site and position the tokens ``[tokens, d_model]``, row by row, and how many of them
         each row has, ``[rows]``.
     """
-    picks = {position: _pick(position, batch) for position in positions}
+    picks = {position: pick(position, batch) for position in positions}
     found: dict[Key, tuple[Tensor, Tensor]] = {}
     pending = set(sites)
 
@@ -175,7 +175,7 @@ def read_batch(
     return found
 
 
-def _pick(positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def pick(positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Row and column of every token that positions name, ordered by row, and the count per row."""
     low, high = intervals(positions, batch.frame)
     if positions.indices:

@@ -18,6 +18,7 @@ from steerkit.engine.sequence.finding import Finder
 from steerkit.engine.sequence.gates import compare, decide, projection, unit
 from steerkit.engine.sequence.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, intervals
 from steerkit.engine.sequence.sequences import Memory, Sequences, follow, leave
+from steerkit.engine.sequence.tally import note
 from steerkit.engine.sequence.when import When
 from steerkit.errors import AttachError, PositionError
 from steerkit.types import FROM_TOKEN, Positions
@@ -61,12 +62,17 @@ class Selection:
         """
         if self._stamp != self.cursor.stamp:
             self._static, self._weights, self._stamp = self.cursor.static(self.whens), None, self.cursor.stamp
+            if self._static is None or not self.gates:
+                note(self.whens, self._static, self.cursor.length)
         static = self._static
         if static is None or (static is WHOLLY and not self.gates):
             return static
         weights = self._weights
         if weights is None or weights.dtype is not x.dtype or weights.device != x.device:
+            fresh = weights is None
             weights = self._weights = self._work_out(static, x)
+            if fresh and self.gates:
+                note(self.whens, weights, self.cursor.length)
         return weights if weights.shape[1] == x.shape[1] else weights[:, -x.shape[1] :]
 
     def _work_out(self, static: Tensor | bool, x: Tensor) -> Tensor:
