@@ -28,7 +28,7 @@ class KlDivergence(Evaluator[KlDivergenceOptions]):
     def score(self, outputs: Outputs) -> Sequence[Score]:
         """One score per prompt; needs logits of both models. NaN where either holds NaN.
 
-        Along completions it is the mean over their tokens, weighted by their number; NaN with weight 0 for an empty one.
+        Along completions it is the mean over their tokens, weighted by their number; an empty one has weight 0.
         """
         baseline = required(outputs.baseline, "kl_divergence", "the baseline's outputs")
         if self.options.along == "prompt":

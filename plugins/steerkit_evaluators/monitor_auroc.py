@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TypeAlias
 
-from pydantic import Field, Strict
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from steerkit.api.hookspecs import EvaluatorSpec, Needs, Options, Value, hookimpl
 
-LabelValue = (
-    Annotated[str, Strict()] | Annotated[bool, Strict()] | Annotated[int, Strict()] | Annotated[float, Strict()]
-)
+LabelValue: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
 class MonitorAurocOptions(Options):

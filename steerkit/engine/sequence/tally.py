@@ -40,7 +40,7 @@ class Tally:
             counts = (weights != 0).reshape(rows, -1).sum(1).tolist()
         for row, place in enumerate(self.order):
             when = whens[0] if len(whens) == 1 else whens[row]
-            if when is not None:
+            if when is not None and not when.always:
                 key = (place, when)
                 self.edited[key] = self.edited.get(key, 0) + counts[row]
 
