@@ -1,4 +1,4 @@
-"""Questions to a judge that is slow, fails and forgets: each asked once, again where that helps, never beyond a budget."""
+"""Questions to a judge that is slow and fails: each asked once, again where that helps, never beyond a budget."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_judge_that_breaks_its_contract_is_named() -> None:
         def score(self, outputs: Outputs) -> Sequence[Score]:
             return []
 
-    with pytest.raises(PluginError, match="Broken failed to ask .*TryAgainError"):
+    with pytest.raises(PluginError, match=r"Broken failed to ask .*TryAgainError"):
         answer(Broken(), [("a",)], budget=1)
     with pytest.raises(PluginError, match="a text or None for each"):
         answer(Short(), [("a",)], budget=1)

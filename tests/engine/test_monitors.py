@@ -37,7 +37,7 @@ def steered(live: LiveModel) -> dict[str, list[Intervention]]:
 
 
 def literal(
-    live: LiveModel, ids: Sequence[int], monitor: Monitor, interventions: Sequence[Intervention]
+    live: LiveModel, ids: Sequence[int], prompt: int, monitor: Monitor, interventions: Sequence[Intervention]
 ) -> list[float]:
     """The projection at every token, from a hook of one's own on a pass without a cache."""
     seen: list[torch.Tensor] = []
@@ -49,16 +49,12 @@ def literal(
 
     handle = block.register_forward_hook(keep)
     try:
-        prompt = behind_lengths[tuple(ids)]
         with live.steer(*interventions, mode="interpret"), torch.no_grad():
             live.forward(torch.tensor([list(ids)]), prompt_lengths=[prompt], use_cache=False)
     finally:
         handle.remove()
     vector = monitor.direction.vectors[0]
     return ((seen[0][0] @ vector) / vector.norm()).tolist()
-
-
-behind_lengths: dict[tuple[int, ...], int] = {}
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
@@ -74,8 +70,7 @@ def test_readings_while_decoding_are_those_of_a_whole_pass(model_type: str, cond
         whole = [row.readings["harm"] for row in read_along(live, texts, [monitor])]
     for one, text, complete in zip(written, texts, whole, strict=True):
         read = one.readings["harm"]
-        behind_lengths[text.token_ids] = text.prompt or 0
-        expected = literal(live, text.token_ids, monitor, interventions)
+        expected = literal(live, text.token_ids, text.prompt or 0, monitor, interventions)
         assert list(complete.values) == pytest.approx(expected, abs=1e-4)
         cut = [value for value in read.values if not math.isnan(value)]
         assert cut == pytest.approx(expected[: len(cut)], abs=1e-4)

@@ -67,7 +67,7 @@ def test_activations_are_those_that_capture_gives(llama: LiveModel) -> None:
             captured = llama.capture(TEXTS, [*sites, "embed"], ["-1", "prompt"], kind="rows")
         for key, rows in held.items():
             torch.testing.assert_close(torch.cat(list(rows)), captured[key].rows, rtol=1e-4, atol=1e-5)
-            assert [len(row) for row in rows] == captured[key].counts.tolist()
+            assert [len(row) for row in rows] == captured[key].tokens_per_prompt.tolist()
 
 
 def test_activations_along_completions_are_of_what_was_written(llama: LiveModel) -> None:

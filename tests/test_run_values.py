@@ -1,0 +1,113 @@
+"""The main path with monitors, several values per evaluator, and conditions that do nothing or nowhere act."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerkit.report import load_run, write_report
+from steerkit.run import run_recipe
+from tests.test_run import RECIPE, results_of
+
+MONITORED = (
+    RECIPE.replace("    sweep: {coefficient: [-2, 2]}\n", "    sweep: {coefficient: [0, 2]}\n")
+    .replace(
+        "  without:\n",
+        "  shut:\n"
+        "    interventions:\n"
+        "      - add: {direction: warmth, gate: {direction: warmth, above: 1.0e6}}\n"
+        "      - add: {direction: warmth, positions: from_token(zebra)}\n"
+        "    control: false\n"
+        "  late:\n"
+        "    interventions: [{add: {direction: warmth, coefficient: 2.0, positions: generated}}]\n"
+        "    control: false\n"
+        "  without:\n",
+    )
+    .replace(
+        "evaluate:\n",
+        "monitors:\n  heat: {direction: warmth, above: 0.0, positions: all}\n"
+        "evaluate:\n  - monitor_auroc: {data: [warm.test, cold.test], monitor: heat, positive: 1, max_new_tokens: 3}\n",
+    )
+    .replace("    - ablate: {direction: warmth}\n", "    - ablate: {direction: warmth}\n")
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("values")
+    (folder / "small.yaml").write_text(MONITORED)
+    return run_recipe(folder / "small.yaml", out=folder / "runs")
+
+
+def record(results: dict[str, Any], condition: str, evaluator: str, data: str = "cold.test") -> dict[str, Any]:
+    (found,) = [
+        item
+        for item in results["records"]
+        if (item["condition"], item["evaluator"], item["data"]) == (condition, evaluator, data)
+    ]
+    return dict(found)
+
+
+def test_values_of_examples_and_of_the_whole_are_records(run: Path) -> None:
+    results = results_of(run)
+    crossed, peak = (record(results, "warmer", name) for name in ("crossed", "peak_reading"))
+    assert crossed["aggregate"] == "proportion" and 0 <= crossed["ci_low"] <= crossed["value"] <= crossed["ci_high"]
+    assert peak["unit"] == "projection" and peak["difference"] is not None and peak["not_computed"] == 0
+    whole = record(results, "warmer", "monitor_auroc")
+    assert whole["aggregate"] == "whole" and whole["value"] is None, "plain texts have no label"
+    assert any("monitor_auroc on cold.test under warmer: No value" in note for note in results["notes"])
+    names = [entry["name"] for entry in results["evaluators"]]
+    assert names[:3] == ["monitor_auroc", "crossed", "peak_reading"]
+    assert results["monitors"][0]["sites"] == ["blocks.1.resid_pre"]
+
+
+def test_readings_travel_with_samples(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    read = [line for line in lines if "readings" in line]
+    assert {line["condition"] for line in read} == {
+        "baseline",
+        "warmer",
+        "shut",
+        "late",
+        "without",
+        "dose[coefficient=0]",
+        "dose[coefficient=2]",
+    }
+    for line in read:
+        heat = line["readings"]["heat"]
+        assert heat["crossed"] == (max(heat["values"]) > 0) and heat["peak"] == max(heat["values"])
+        assert heat["prompt_tokens"] < len(heat["values"]) and all(map(math.isfinite, heat["values"]))
+
+
+def test_a_coefficient_of_zero_is_the_baseline_itself(run: Path) -> None:
+    results = results_of(run)
+    for item in results["records"]:
+        if item["condition"] == "dose[coefficient=0]":
+            plain = record(results, "baseline", item["evaluator"], item["data"])
+            assert item["value"] == plain["value"]
+            assert item["difference"] in (0.0, None), item
+    assert any(
+        note.startswith("Condition dose[coefficient=0]: its interventions do nothing") for note in results["notes"]
+    )
+
+
+def test_what_never_acts_is_told(run: Path) -> None:
+    notes = results_of(run)["notes"]
+    (gate,) = [note for note in notes if "its gate was never open" in note]
+    assert gate.startswith("Condition shut: ") and "next-token logits on cold.test" in gate
+    (text,) = [note for note in notes if "its text never came" in note]
+    assert text.startswith("Condition shut: 'from_token(zebra)' edited no token of ")
+    (late,) = [note for note in notes if "there are none at its positions" in note]
+    assert late.startswith("Condition late: 'generated' edited no token of next-token logits on")
+    assert "completions" not in late
+    assert not any(note.startswith("Condition warmer") for note in notes)
+
+
+def test_the_report_reads_all_that_is_written(run: Path) -> None:
+    page = write_report(run).read_text()
+    assert "peak_reading" in page and "its gate was never open" in page
+    assert load_run(run).results.records
