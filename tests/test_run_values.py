@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from steerkit.api.evaluator import Score
+from steerkit.catalog import Catalog
+from steerkit.engine.measuring.jobs import ConditionScores
+from steerkit.plan import plan_recipe
 from steerkit.report import load_run, write_report
 from steerkit.run import run_recipe
+from steerkit.stages.values import records_of
+from steerkit.types import Example
 from tests.test_run import RECIPE, results_of
 
 MONITORED = (
@@ -111,3 +118,35 @@ def test_the_report_reads_all_that_is_written(run: Path) -> None:
     page = write_report(run).read_text()
     assert "peak_reading" in page and "its gate was never open" in page
     assert load_run(run).results.records
+
+
+def test_labels_give_an_auroc_with_an_interval_and_a_paired_difference(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(MONITORED)
+    plan = plan_recipe(tmp_path / "small.yaml", (), Catalog.discover())
+    rows = tuple(Example.of(f"text {place}") for place in range(12))
+    labelled = tuple(replace(row, label=place % 2) for place, row in enumerate(rows))
+    plan = replace(plan, data={**plan.data, "cold": {"test": labelled}})
+    (planned,) = [item for item in plan.evaluations if item.name == "monitor_auroc"]
+
+    def given(shift: float) -> ConditionScores:
+        peaks = tuple(Score(place % 5 + shift * (place % 2)) for place in range(12))
+        return ConditionScores({("peak_reading", "cold.test"): peaks, ("crossed", "cold.test"): (Score(1.0),) * 12}, {})
+
+    records, notes = records_of(plan, planned, "cold.test", "c", given(5.0), given(0.0))
+    (whole,) = [item for item in records if item["evaluator"] == "monitor_auroc"]
+    (plain,) = [
+        item
+        for item in records_of(plan, planned, "cold.test", "baseline", given(0.0), None)[0]
+        if item["evaluator"] == "monitor_auroc"
+    ]
+    assert whole["value"] == 1.0 and whole["ci_low"] == whole["ci_high"] == 1.0 and not notes
+    assert whole["difference"] == pytest.approx(1.0 - plain["value"])
+    assert whole["difference_ci_low"] < whole["difference"] < whole["difference_ci_high"]
+    assert plain["ci_low"] < plain["value"] < plain["ci_high"] and plain["difference"] is None
+    broken = given(0.0)
+    nan = (Score(math.nan), *broken.scores[("peak_reading", "cold.test")][1:])
+    broken = replace(broken, scores={**broken.scores, ("peak_reading", "cold.test"): nan})
+    records, notes = records_of(plan, planned, "cold.test", "c", broken, given(0.0))
+    lost = {item["evaluator"]: (item["value"], item["difference"], item["not_computed"]) for item in records}
+    assert lost["monitor_auroc"] == lost["peak_reading"] == (None, None, 1) and lost["crossed"][2] == 0
+    assert len(notes) == 2

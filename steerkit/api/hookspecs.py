@@ -170,10 +170,12 @@ class InterventionSpec(Spec):
 
     Args:
         directions: how many directions it takes: 0 or 1.
+        idle: from the options to whether it does nothing at all with them, so that a plan can say so.
     """
 
     kind: ClassVar[str] = "intervention"
     directions: int = 1
+    idle: Callable[[Any], bool] | None = None
 
 
 def _no_needs(options: Any) -> Needs:

@@ -15,7 +15,7 @@ from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
 from steerkit.plan.files import directions_fault
 from steerkit.plan.names import Key
-from steerkit.plan.reach import unreached
+from steerkit.plan.reach import asked_outside, unreached
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
     Cost,
@@ -81,6 +81,8 @@ class _Planner(ConditionResolver):
         self.check_monitors(evaluations)
         self.check_whole()
         self.notes += unreached(conditions, evaluations)
+        controls = sum(one.n_controls(self.recipe.control.random_directions) for one in conditions)
+        self.notes += asked_outside(evaluations, 1 + len(conditions) + controls)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.recipe.source or "recipe"))
         random_directions = self.recipe.control.random_directions

@@ -9,9 +9,13 @@ from steerkit.plan.types import PlannedCondition, PlannedEvaluation, PlannedInte
 from steerkit.sharing import greedy_tokens
 
 
-def unreached(conditions: Iterable[PlannedCondition], evaluations: Sequence[PlannedEvaluation]) -> list[str]:
-    """Sentences about conditions that edit nothing which an evaluator reads."""
-    notes = []
+def unreached(conditions: Sequence[PlannedCondition], evaluations: Sequence[PlannedEvaluation]) -> list[str]:
+    """Sentences about conditions that do nothing, or edit nothing which an evaluator reads."""
+    notes = [
+        f"Condition {condition.name} does nothing with these options, so it is the baseline."
+        for condition in conditions
+        if condition.interventions and all(map(_idle, condition.interventions))
+    ]
     members: dict[tuple[str, ...], list[str]] = {}
     for condition in conditions:
         if not condition.interventions or not all(map(_generated_only, condition.interventions)):
@@ -29,6 +33,25 @@ def unreached(conditions: Iterable[PlannedCondition], evaluations: Sequence[Plan
             "differ from the baseline there."
         )
     return notes
+
+
+def _idle(item: PlannedIntervention) -> bool:
+    return item.spec.idle is not None and item.spec.idle(item.options)
+
+
+def asked_outside(evaluations: Iterable[PlannedEvaluation], conditions: int) -> list[str]:
+    """Sentences about evaluators that ask something outside: how often, at most.
+
+    Args:
+        evaluations: the evaluators.
+        conditions: how many there are, with the baseline and all controls.
+    """
+    return [
+        f"{item.name} asks something outside: at most {item.needs.calls} questions for a data set under a condition, "
+        f"{item.needs.calls * len(item.data) * conditions} in all. Answers are kept and not asked for again."
+        for item in evaluations
+        if item.needs.calls
+    ]
 
 
 def _generated_only(item: PlannedIntervention) -> bool:

@@ -71,3 +71,9 @@ def test_a_condition_that_edits_only_what_nobody_reads_is_told(plan: Planner) ->
         "- refusal_score: {data: [probe.test, warm.test], tokens: [x]}", "- refusal_rate: {data: probe.test}"
     )
     assert not [note for note in plan(written).notes if "can't differ" in note]
+
+
+def test_a_condition_that_does_nothing_is_told(plan: Planner) -> None:
+    found = plan(RECIPE.replace("[-8, 0.5]", "[-8, 0]"))
+    assert "Condition dose[coefficient=0] does nothing with these options, so it is the baseline." in found.notes
+    assert not [note for note in plan().notes if "does nothing" in note]
