@@ -17,7 +17,7 @@ from steerkit.api.monitor import Monitor
 from steerkit.engine.measuring.evaluate import IDLE, Evaluation, Job, SampleRequest
 from steerkit.engine.reading.monitors import behind, read_along
 from steerkit.errors import PluginError
-from steerkit.session import add, gate
+from steerkit.session import ablate, add, gate
 from steerkit.session.model import LiveModel
 from steerkit.types import Example, Message, Positions, Site
 from steerkit_evaluators._kl_divergence import KlDivergence
@@ -111,6 +111,23 @@ def test_samples_follow_from_seed_and_condition_alone(llama: LiveModel) -> None:
     assert drawn(seed=1)[0] != found[0]
     renamed = drawn(name="other")
     assert renamed[0] != found[0] and renamed[1] == found[1]
+
+
+@pytest.mark.parametrize("condition", ["ablated", "pushed"])
+def test_what_else_is_measured_changes_no_bit(llama: LiveModel, condition: str) -> None:
+    """Whether a condition is folded follows from a pass alone, not from all that it will see."""
+    active = pushed(llama) if condition == "pushed" else [ablate(direction(llama))]
+
+    def logits(more: Sequence[Needs], texts: Sequence[str]) -> torch.Tensor:
+        spy = Spy(llama)
+        jobs = [Job("spy", spy, Needs(next_token_logits=True), "x")]
+        jobs += [Job(f"more {place}", Spy(llama), need, "y") for place, need in enumerate(more)]
+        Evaluation(llama, jobs, {"x": TEXTS, "y": texts}).run(active)
+        assert spy.seen[0].next_token_logits is not None
+        return spy.seen[0].next_token_logits
+
+    alone = logits([], ["one"])
+    assert logits([Needs(max_new_tokens=40), Needs(sequence_logits=True)], TEXTS * 50).equal(alone)
 
 
 def test_divergence_along_completions_is_that_of_two_whole_passes(llama: LiveModel) -> None:

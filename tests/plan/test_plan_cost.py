@@ -178,6 +178,26 @@ def test_the_passes_of_groups_are_counted_whatever_fits_into_a_batch(
     assert engine_calls(found) == found.cost.forward_passes
 
 
+@pytest.mark.parametrize("budget", [100, 4096])
+@pytest.mark.parametrize("shown", ["warm.test", "probe.test"])
+def test_readings_and_comparisons_along_completions_are_counted(
+    plan: Planner, model_folder: Path, budget: int, shown: str
+) -> None:
+    text = RECIPE.partition("evaluate:")[0]
+    text += (
+        "monitors: {harm: {direction: warmth, above: 0}}\n"
+        "evaluate:\n"
+        "  - kl_divergence: {data: warm.test, along: completions, max_new_tokens: 3}\n"
+        "  - cross_entropy: {data: warm.test, of: baseline_completions, max_new_tokens: 3}\n"
+        "  - monitor_auroc: {data: warm.test, monitor: harm, positive: 1}\n"
+        "  - monitor_auroc: {data: probe.test, monitor: harm, positive: 1, max_new_tokens: 2, name: written}\n"
+        f"report: {{samples: {{data: {shown}, n: 2, max_new_tokens: 5}}}}\ncontrol: {{random_directions: 2}}\n"
+    )
+    found = plan(text, f"model.source={model_folder}", f"model.batch_tokens={budget}")
+    assert not found.cost.estimated
+    assert engine_calls(found) == found.cost.forward_passes
+
+
 def engine_calls(found: Plan) -> int:
     """The engine is run for real, its calls of the base model counted; no completion of it ends early."""
     import torch
@@ -194,6 +214,7 @@ def engine_calls(found: Plan) -> int:
         directions = stages.estimate(found, live, SILENT)
         stages.separations(found, live, SILENT)
         evaluation = stages.evaluation(found, live, SILENT)
+        evaluation.monitor(stages.monitors(found, directions))
         for group in stages.groups(stages.conditions(found, directions), evaluation):
             evaluation.run_many([one.interventions for one in group], samples=group[0].kind != "control")
     return len(counted)
