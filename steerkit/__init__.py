@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from steerkit.session import load_model as load_model
     from steerkit.session import wrap as wrap
     from steerkit.session.model import LiveModel as LiveModel
+    from steerkit.types import Example as Example
+    from steerkit.types import Message as Message
     from steerkit.types import Positions as Positions
     from steerkit.types import Schedule as Schedule
     from steerkit.types import Site as Site
@@ -34,8 +36,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Completion": "steerkit.api.monitor",
     "Direction": "steerkit.api.direction",
+    "Example": "steerkit.types",
     "Gate": "steerkit.api.intervention",
     "LiveModel": "steerkit.session.model",
+    "Message": "steerkit.types",
     "Monitor": "steerkit.api.monitor",
     "Positions": "steerkit.types",
     "Schedule": "steerkit.types",

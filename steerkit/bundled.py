@@ -65,6 +65,8 @@ class BundledModel:
         megabytes: size of the folder in the cache.
         chat: whether its tokenizer has a chat template.
         terms: terms of use to agree to, or None.
+        model_type: of transformers, for when the folder isn't in the cache yet.
+        n_layers: number of blocks.
     """
 
     alias: str
@@ -77,6 +79,8 @@ class BundledModel:
     megabytes: int
     chat: bool
     terms: Terms | None = None
+    model_type: str = ""
+    n_layers: int = 0
 
 
 _GEMMA_WHEELS: Final = (
@@ -103,6 +107,8 @@ _MODELS: Final = (
         ),
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         megabytes=542,
+        model_type="llama",
+        n_layers=30,
         chat=True,
     ),
     BundledModel(
@@ -122,6 +128,8 @@ _MODELS: Final = (
         ),
         gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         megabytes=1106,
+        model_type="gemma3_text",
+        n_layers=18,
         chat=False,
         terms=Terms(
             url="https://ai.google.dev/gemma/terms",

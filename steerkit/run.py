@@ -57,7 +57,7 @@ def execute(plan: Plan, out: Path, observer: Observer) -> Path:
         evaluation = stages.evaluation(plan, model, observer)
         directions = _directions(plan, model, directory, observer)
         conditions = stages.conditions(plan, directions)
-        evaluation.monitor(stages.monitors(plan, directions))
+        evaluation.monitor(stages.monitors(plan, directions, model.layout.n_layers))
         stages.require_possible(conditions, evaluation, model)
 
         separation = directory.stage("separation by layer", lambda: stages.separations(plan, model, observer))
@@ -68,7 +68,7 @@ def execute(plan: Plan, out: Path, observer: Observer) -> Path:
                 stages.name_group(group),
                 partial(
                     evaluation.run_many,
-                    [condition.interventions for condition in group],
+                    [condition.steered for condition in group],
                     samples=group[0].kind != "control",
                     names=[condition.name for condition in group],
                 ),
@@ -102,7 +102,7 @@ def _digest(provenance: Mapping[str, object]) -> str:
 
 
 def _provenance(plan: Plan, model: LiveModel) -> dict[str, object]:
-    data = {str(DataRef(name, split)): texts for name, splits in plan.data.items() for split, texts in splits.items()}
+    data = {str(DataRef(name, split)): rows for name, splits in plan.data.items() for split, rows in splits.items()}
     return describe_run(
         recipe_hash=plan.hash,
         seed=plan.recipe.seed,

@@ -199,9 +199,8 @@ def test_options_that_cant_be_listed_are_their_plugins_fault(make_distribution: 
             ["'model_types'", "tuple of texts"],
         ),
         (
-            "class O(Options):\n    sites: int = 1\n"
-            "@hookimpl\ndef steerkit_interventions():\n    return [InterventionSpec('m', 's', 'a:B', O)]\n",
-            ["'options'", "'sites'"],
+            "@hookimpl\ndef steerkit_interventions():\n    return [InterventionSpec('m', 's', 'a:B', directions=-1)]\n",
+            ["'directions'", "number of directions"],
         ),
     ],
 )

@@ -13,9 +13,10 @@ import torch
 
 import steerkit
 from steerkit.api.direction import Direction
-from steerkit.api.intervention import Affine, Gate, Intervention
+from steerkit.api.intervention import Affine, Gate, Intervention, Placement
 from steerkit.catalog import Catalog
 from steerkit.errors import AttachError, PositionError, ScheduleError, SiteError, SteerkitError
+from steerkit.testing.intervention import tiny_layout
 from steerkit.types import Positions, Schedule, Site
 
 SITE = Site("resid_pre", 1)
@@ -25,8 +26,8 @@ def direction(rank: int = 1) -> Direction:
     return Direction(torch.arange(1.0, 1 + 3 * rank).reshape(rank, 3), SITE, name="warmth")
 
 
-def bias(built: Intervention) -> torch.Tensor:
-    update = built.update(SITE)
+def bias(built: Placement) -> torch.Tensor:
+    update = built.intervention.update(SITE, tiny_layout())
     assert isinstance(update, Affine) and update.bias is not None
     return update.bias
 
@@ -42,7 +43,7 @@ def test_every_way_of_building_takes_the_words(name: str) -> None:
     assert built.positions == Positions("from_token", after="</think>")
     assert built.schedule == Schedule("linear", (1, 0, 64))
     assert built.gate is gate
-    assert built.options.coefficient == 2.0
+    assert built.intervention.options.coefficient == 2.0
     plain = steerkit.ablate(direction())
     assert (plain.positions, plain.schedule, plain.gate, plain.factor) == (Positions("all"), Schedule(), None, None)
 
@@ -76,7 +77,7 @@ def test_words_that_are_none_say_what_to_write(words: Any, error: type[SteerkitE
 
 
 def test_a_plugin_of_ones_own_needs_to_know_no_word() -> None:
-    """Its own ``__init__`` may take what it took before schedules and gates came."""
+    """Its own ``__init__`` takes options and directions, and nothing is set on what it makes."""
     catalog = Catalog.discover()
     entry = catalog.entry("intervention", "add")
     assert entry.spec is not None
@@ -84,18 +85,19 @@ def test_a_plugin_of_ones_own_needs_to_know_no_word() -> None:
     catalog = replace(catalog, entries=tuple(own if one is entry else one for one in catalog.entries))
     gate = steerkit.gate(direction(), below=1)
     built = steerkit.intervention("add", direction(), schedule=[2], gate=gate, catalog=catalog)
-    assert type(built).__name__ == "Own"
+    assert type(built.intervention).__name__ == "Own"
+    assert set(vars(built.intervention)) == {"options", "directions"}
     assert (built.schedule, built.gate) == (Schedule("list", (2,)), gate)
 
 
 class Own(Intervention):
-    def __init__(self, options: Any, direction: Any, sites: Any, positions: Any) -> None:
-        super().__init__(options, direction, sites, positions)
+    def __init__(self, options: Any, directions: Any) -> None:
+        super().__init__(options, directions)
 
     def default_sites(self, layout: Any) -> Any:
         return (SITE,)
 
-    def update(self, site: Site) -> None:
+    def update(self, site: Site, layout: Any) -> None:
         return None
 
 
@@ -168,7 +170,7 @@ def test_a_tensor_of_one_element_is_a_factor(name: str, shape: tuple[int, ...]) 
     coefficient = torch.full(shape, 4.0, requires_grad=True)
     built = getattr(steerkit, name)(direction(), coefficient=coefficient, schedule="exponential(0.9)")
     assert built.factor is coefficient
-    assert built.options.coefficient == 1.0
+    assert built.intervention.options.coefficient == 1.0
     assert built.schedule == Schedule("exponential", (0.9,))
     built.factor.sum().backward()
     assert coefficient.grad is not None and coefficient.grad.sum() == 1

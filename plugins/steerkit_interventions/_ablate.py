@@ -17,11 +17,13 @@ class Ablate(SpanIntervention[AblateOptions]):
     Differentiable in the vectors where they are independent.
     """
 
+    plugin = "ablate"
+
     def default_sites(self, layout: Layout) -> Sequence[Site]:
         """The embedding and every writer of every block: then no part of the stream holds the span."""
         return layout.writer_sites()
 
-    def update(self, site: Site) -> Affine | None:
+    def update(self, site: Site, layout: Layout) -> Affine | None:
         """``A = R``, ``Q = −c R`` with orthonormal rows ``R``; None where the coefficient is 0.
 
         Raises:

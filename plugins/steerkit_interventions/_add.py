@@ -16,16 +16,20 @@ class Add(Intervention[AddOptions]):
     """Adds the direction's vectors, raw, each times its coefficient. Differentiable in the vectors."""
 
     def default_sites(self, layout: Layout) -> Sequence[Site]:
-        """The site at which the direction was estimated."""
-        return (self.direction.site,)
+        """The sites at which the direction was estimated."""
+        return self.direction.sites
 
-    def update(self, site: Site) -> Affine | None:
+    def update(self, site: Site, layout: Layout) -> Affine | None:
         """The bias ``Σ c_k v_k``, ``[d_model]`` in the direction's dtype; None where every coefficient is 0.
 
+        Of a direction at several sites, the vectors of this one.
+
         Raises:
-            AttachError: where a list of coefficients doesn't have one for each vector.
+            AttachError: where a list of coefficients doesn't have one for each vector, or a direction at several
+                sites has no vectors at this one.
         """
-        coefficients = one_per_vector(self.options.coefficient, self.direction, "add", "coefficient")
+        direction = self.direction if self.direction.is_single else self.direction.at(site)
+        coefficients = one_per_vector(self.options.coefficient, direction, "add", "coefficient")
         if not any(coefficients):
             return None
-        return Affine(bias=weighted_sum(self.direction.vectors, coefficients))
+        return Affine(bias=weighted_sum(direction.vectors, coefficients))

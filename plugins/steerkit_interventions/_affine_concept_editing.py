@@ -32,6 +32,8 @@ class AffineConceptEditing(SpanIntervention[AffineConceptEditingOptions]):
     Acts at ``resid_pre`` sites only. Differentiable in the vectors, where they are independent, and in the mean.
     """
 
+    plugin = NAME
+
     def default_sites(self, layout: Layout) -> Sequence[Site]:
         """The ``resid_pre`` site that is the same place as the direction's own site, and no other.
 
@@ -53,7 +55,7 @@ class AffineConceptEditing(SpanIntervention[AffineConceptEditingOptions]):
             f"estimated at {own}. Estimate it at a resid_pre site, or name the resid_pre sites that the mean is for."
         )
 
-    def update(self, site: Site) -> Affine:
+    def update(self, site: Site, layout: Layout) -> Affine:
         """``A = R``, ``Q = −R`` with orthonormal rows ``R``, ``b = R Rᵀ μ + Σ α_k v_k``; never nothing.
 
         Raises:

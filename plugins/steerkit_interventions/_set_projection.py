@@ -25,11 +25,13 @@ NAME = "set_projection"
 class SetProjection(SpanIntervention[SetProjectionOptions]):
     """Sets the stream's projection on each of the direction's vectors. Differentiable in the vectors."""
 
+    plugin = NAME
+
     def default_sites(self, layout: Layout) -> Sequence[Site]:
         """The site at which the direction was estimated."""
         return (self.direction.site,)
 
-    def update(self, site: Site) -> Affine:
+    def update(self, site: Site, layout: Layout) -> Affine:
         """``A = R``, ``Q = −R`` with orthonormal rows ``R``, ``b = Σ τ_k w_k``; without ``b`` where every value is 0.
 
         Raises:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from steerkit.api.direction import Direction
 from steerkit.api.intervention import Affine, Intervention, OptionsT
 from steerkit.errors import DataError
+from steerkit_interventions._sites import at_one_site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,17 @@ DEPENDENT = 1e-5
 
 
 class SpanIntervention(Intervention[OptionsT]):
-    """An intervention whose one update, the same at every site, is made of the span of its direction's vectors."""
+    """An intervention whose one update, the same at every site, is made of the span of its direction's vectors.
+
+    Its options have ``at``. Class attribute ``plugin``: its name, for messages.
+    """
+
+    plugin: ClassVar[str]
+
+    @property
+    def direction(self) -> Direction:
+        """The direction at the one site that is meant. Raises ``AttachError`` where that isn't said."""
+        return at_one_site(super().direction, getattr(self.options, "at", None), self.plugin)
 
     @abstractmethod
     def _compute(self) -> Affine:

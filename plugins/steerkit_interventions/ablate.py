@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
+from steerkit_interventions._sites import AT, read_site
 
 
 class AblateOptions(Options):
@@ -17,6 +18,12 @@ class AblateOptions(Options):
         description="Fraction of the component in the direction's span that is removed: 1.0 removes it, 0 does "
         "nothing, 2.0 mirrors it. The norm of the direction plays no part.",
     )
+    at: str | None = Field(default=None, description=AT)
+
+    @field_validator("at")
+    @classmethod
+    def _read_at(cls, value: str | None) -> str | None:
+        return read_site(value)
 
 
 @hookimpl

@@ -36,10 +36,11 @@ def steerkit_interventions() -> list[InterventionSpec]:
     return [
         InterventionSpec(
             name="add",
-            summary="Add the direction, times a coefficient, at its own site.",
+            summary="Add the direction, times a coefficient, at its own site or sites.",
             implementation="steerkit_interventions._add:Add",
             options=AddOptions,
             directions=1,
             idle=_idle,
+            many_sites=True,
         )
     ]

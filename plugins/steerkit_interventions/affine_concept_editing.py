@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
 from steerkit_interventions._numbers import read_numbers
+from steerkit_interventions._sites import AT, read_site
 
 
 class AffineConceptEditingOptions(Options):
@@ -19,6 +20,13 @@ class AffineConceptEditingOptions(Options):
         "one whole direction further, which for a difference of means is the mean of the positive class. 0 is not "
         "nothing. A list gives each vector of the direction its own.",
     )
+
+    at: str | None = Field(default=None, description=AT)
+
+    @field_validator("at")
+    @classmethod
+    def _read_at(cls, value: str | None) -> str | None:
+        return read_site(value)
 
     @field_validator("coefficient", mode="plain")
     @classmethod

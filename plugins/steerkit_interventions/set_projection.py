@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
 from steerkit_interventions._numbers import read_numbers
+from steerkit_interventions._sites import AT, read_site
 
 
 class SetProjectionOptions(Options):
@@ -21,6 +22,13 @@ class SetProjectionOptions(Options):
         default="stream",
         description="What the value is counted in: units of the stream, or norms of the direction (1.0 is ‖v‖).",
     )
+
+    at: str | None = Field(default=None, description=AT)
+
+    @field_validator("at")
+    @classmethod
+    def _read_at(cls, value: str | None) -> str | None:
+        return read_site(value)
 
     @field_validator("value", mode="plain")
     @classmethod

@@ -133,8 +133,13 @@ class Layout:
 
     @cached_property
     def order(self) -> dict[Site, int]:
-        """The place of each site in ``sites()``."""
-        return {site: place for place, site in enumerate(self._sites)}
+        """The place of each site in ``sites()``; single heads have that of all heads of their layer."""
+        found = {site: place for place, site in enumerate(self._sites)}
+        for layer, block in enumerate(self.blocks):
+            if block.heads is not None:
+                place = found[Site(HEAD_OUT, layer)]
+                found |= {Site(HEAD_OUT, layer, head): place for head in range(block.heads.n_heads)}
+        return found
 
     @cached_property
     def _known(self) -> frozenset[Site]:
@@ -164,9 +169,9 @@ class Layout:
         return tuple(site for site in self.sites() if site.stream == stream)
 
     def tap(self, site: Site) -> Tap:
-        """Where a site is read. Raises ``SiteError`` when the model doesn't have it."""
+        """Where a site is read; one head is ``columns`` of the value there. Raises ``SiteError`` as ``require``."""
         self.require(site)
-        return self._taps[site]
+        return self._taps[site.whole]
 
     @cached_property
     def _taps(self) -> dict[Site, Tap]:
@@ -187,15 +192,30 @@ class Layout:
         return next(writer.tap for writer in block.writers if writer.stream == site.stream)
 
     def width(self, site: Site) -> int:
-        """Width of the values at a site: ``d_model``, or ``n_heads * d_head`` at ``head_out``."""
+        """Width of the values at a site: ``d_model``; ``n_heads * d_head`` at ``head_out``, ``d_head`` at one head."""
         self.require(site)
         heads = self.blocks[site.layer].heads if site.stream == HEAD_OUT else None
-        return heads.n_heads * heads.d_head if heads is not None else self.d_model
+        if heads is None:
+            return self.d_model
+        return heads.d_head if site.head >= 0 else heads.n_heads * heads.d_head
+
+    def columns(self, site: Site) -> slice:
+        """Which columns of the value at ``tap(site)`` are the site's: one head's own, else all."""
+        if site.head < 0:
+            return slice(None)
+        width = self.width(site)
+        return slice(site.head * width, (site.head + 1) * width)
 
     def require(self, site: Site) -> None:
         """Raise ``SiteError`` with what is there instead, unless the model has the site."""
         if site in self._known:
             return
+        if site.head >= 0 and site.whole in self._known:
+            heads = self.blocks[site.layer].heads
+            if heads is not None and site.head < heads.n_heads:
+                return
+            last = 0 if heads is None else heads.n_heads - 1
+            raise SiteError(f"No site {site}: block {site.layer} has {last + 1} heads, 0 to {last}.")
         if site.layer >= self.n_layers:
             raise SiteError(f"No site {site}: the model has {self.n_layers} layers, 0 to {self.n_layers - 1}.")
         if site.stream == EMBED:

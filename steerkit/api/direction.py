@@ -1,11 +1,13 @@
-"""Vectors in the residual stream, with where they come from."""
+"""Vectors in the residual stream at one site or at several, with where they come from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from steerkit.errors import AttachError
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
@@ -13,43 +15,166 @@ if TYPE_CHECKING:
 
     from steerkit.types import Vectors
 
+LAST = Positions("", (-1,))
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class Direction:
-    """Vectors that were estimated at one site and position, kept raw: their norm is part of them.
+    """Vectors that were estimated at a site, or at several, kept raw: their norm is part of them.
 
     Args:
-        vectors: ``[rank, d_model]``, float32 on the CPU.
-        site: where they were estimated.
+        vectors: ``[rank, width]`` at ``site``, float32 on the CPU; or ``{site: [rank, width]}``, one entry per site.
+            The width is ``d_model``, or ``d_head`` at one head (``blocks.3.head_out[5]``).
+        site: where they were estimated; None where ``vectors`` says so itself.
         positions: at which tokens.
         name: as the recipe calls it.
-        reference_mean: ``[d_model]``, the mean of the reference (negative) class, or None.
+        reference_mean: ``[width]``, the mean of the reference (negative) class, ``{site: [width]}``, or None.
         provenance: JSON values: estimator, options, data, hashes.
+
+    Attributes:
+        by_site: ``{site: [rank, width]}``, in the order given.
+        reference_means: ``{site: [width]}``, of the sites where one is known.
+
+    Raises:
+        ValueError: for vectors of another shape, none at all, or a site given twice or not at all.
     """
 
-    vectors: Vectors
-    site: Site
-    positions: Positions = field(default_factory=lambda: Positions("", (-1,)))
-    name: str = "direction"
-    reference_mean: Tensor | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    by_site: Mapping[Site, Vectors]
+    reference_means: Mapping[Site, Tensor]
+    positions: Positions
+    name: str
+    provenance: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "site", Site.parse(self.site))
-        object.__setattr__(self, "positions", Positions.parse(self.positions))
-        if not self.vectors.is_floating_point():
-            # Whole numbers would cut coefficients to whole numbers too.
-            object.__setattr__(self, "vectors", self.vectors.float())
-        if self.vectors.ndim == 1:
-            object.__setattr__(self, "vectors", self.vectors[None])
-        if self.vectors.ndim != 2 or self.vectors.shape[0] == 0:
-            raise ValueError(f"Direction needs vectors of shape [rank, d_model], not {list(self.vectors.shape)}.")
+    def __init__(
+        self,
+        vectors: Vectors | Mapping[Site, Vectors] | Mapping[str, Vectors],
+        site: Site | str | None = None,
+        positions: Positions | str | int = LAST,
+        name: str = "direction",
+        reference_mean: Tensor | Mapping[Site, Tensor] | Mapping[str, Tensor] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        if isinstance(vectors, Mapping) != (site is None):
+            raise ValueError("Direction takes vectors and their site, or vectors by site: Direction({site: vectors}).")
+        given: Mapping[Any, Any] = vectors if isinstance(vectors, Mapping) else {site: vectors}
+        by_site = {Site.parse(where): _shaped(value) for where, value in given.items()}
+        if not by_site or len(by_site) < len(given):
+            raise ValueError("Direction needs vectors at one site at least, and at each site once.")
+        means: Mapping[Any, Any] = {}
+        if isinstance(reference_mean, Mapping):
+            means = {Site.parse(where): value for where, value in reference_mean.items()}
+        elif reference_mean is not None:
+            means = {Site.parse(site): reference_mean for site in given}
+        if (len(by_site) > 1 and means and not isinstance(reference_mean, Mapping)) or means.keys() - by_site.keys():
+            raise ValueError("Direction at several sites needs its reference means by site, at these sites.")
+        object.__setattr__(self, "by_site", MappingProxyType(by_site))
+        object.__setattr__(self, "reference_means", MappingProxyType(dict(means)))
+        object.__setattr__(self, "positions", Positions.parse(positions))
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "provenance", {} if provenance is None else provenance)
+
+    # Of all sites
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where it has vectors."""
+        return tuple(self.by_site)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it has vectors at one site only."""
+        return len(self.by_site) == 1
+
+    def items(self) -> Iterator[tuple[Site, Vectors]]:
+        """Each site with its vectors, ``[rank, width]``."""
+        return iter(self.by_site.items())
+
+    def at(self, site: Site | str) -> Direction:
+        """The direction at one of its sites.
+
+        Raises:
+            AttachError: where it has no vectors there, with the sites that it has.
+        """
+        where = Site.parse(site)
+        if where not in self.by_site:
+            raise AttachError(f"Direction {self.name!r} has no vectors at {where}; it has them at {self.describe()}.")
+        mean = self.reference_means.get(where)
+        return Direction(self.by_site[where], where, self.positions, self.name, mean, self.provenance)
+
+    def describe(self) -> str:
+        """Its sites in a few words: ``blocks.0.resid_pre … blocks.11.resid_pre (12 sites)``."""
+        sites = self.sites
+        return str(sites[0]) if len(sites) == 1 else f"{sites[0]} … {sites[-1]} ({len(sites)} sites)"
+
+    # Of the one site
+
+    @property
+    def site(self) -> Site:
+        """The one site. Raises ``AttachError`` where there are several."""
+        if not self.is_single:
+            raise AttachError(
+                f"Direction {self.name!r} has vectors at several sites, {self.describe()}, and one is needed here. "
+                f'Choose one: direction.at("{self.sites[0]}"), or the option `at: {self.sites[0]}` of an intervention '
+                "that has it."
+            )
+        return self.sites[0]
+
+    @property
+    def vectors(self) -> Vectors:
+        """Vectors at the one site, ``[rank, width]``. Raises ``AttachError`` where there are several."""
+        return self.by_site[self.site]
+
+    @property
+    def reference_mean(self) -> Tensor | None:
+        """The reference class's mean at the one site, ``[width]``, or None. Raises as ``site``."""
+        return self.reference_means.get(self.site)
 
     @property
     def rank(self) -> int:
-        """Number of vectors."""
+        """Number of vectors at the one site. Raises as ``site``."""
         return int(self.vectors.shape[0])
 
-    def with_vectors(self, vectors: Vectors, name: str | None = None) -> Direction:
-        """The same direction with other vectors, ``[rank, d_model]``."""
-        return replace(self, vectors=vectors, name=name or self.name)
+    # The same with something else
+
+    def with_vectors(
+        self, vectors: Vectors | Mapping[Site, Vectors] | Mapping[str, Vectors], name: str | None = None
+    ) -> Direction:
+        """The same direction with other vectors, ``[rank, width]``, or by site where it has several."""
+        return self.replace(vectors=vectors, name=name or self.name)
+
+    def replace(
+        self,
+        *,
+        vectors: Vectors | Mapping[Site, Vectors] | Mapping[str, Vectors] | None = None,
+        positions: Positions | str | int | None = None,
+        name: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Direction:
+        """The same direction with some of it replaced."""
+        changed: Mapping[Any, Any] = self.by_site
+        if vectors is not None:
+            changed = vectors if isinstance(vectors, Mapping) else {self.site: vectors}
+        means = {site: mean for site, mean in self.reference_means.items() if site in {*map(Site.parse, changed)}}
+        return Direction(
+            changed,
+            None,
+            self.positions if positions is None else positions,
+            self.name if name is None else name,
+            means or None,
+            self.provenance if provenance is None else provenance,
+        )
+
+    def __repr__(self) -> str:
+        shape = list(next(iter(self.by_site.values())).shape)
+        return f"Direction({self.name!r}, {shape} at {self.describe()}, positions '{self.positions}')"
+
+
+def _shaped(vectors: Vectors) -> Vectors:
+    if not vectors.is_floating_point():
+        # Whole numbers would cut coefficients to whole numbers too.
+        vectors = vectors.float()
+    if vectors.ndim == 1:
+        vectors = vectors[None]
+    if vectors.ndim != 2 or vectors.shape[0] == 0:
+        raise ValueError(f"Direction needs vectors of shape [rank, d_model], not {list(vectors.shape)}.")
+    return vectors

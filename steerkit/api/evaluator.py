@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Typ
 from typing_extensions import TypeVar
 
 from steerkit.api.hookspecs import Options
+from steerkit.types import Example
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ class Outputs:
     """What the model gave for a batch of examples. Only what was asked for is there.
 
     Args:
-        texts: the prompts or texts, as in the data set.
+        texts: what a reader takes each example by: its text, or the last user turn of its conversation.
         next_token_logits: ``[n, vocab]``, float32, after the last prompt token.
         sequence_logits: ``[n, pos, vocab]``: row ``t`` holds the logits from which token ``t`` of
             ``token_ids`` is predicted (already shifted).
@@ -51,7 +52,8 @@ class Outputs:
         completions: greedy completions.
         baseline: the unsteered model's outputs for the same examples. Its ``sequence_logits`` are along the same
             tokens.
-        examples: the rows of data themselves: the conversation, the label, the reference fields. Always there.
+        examples: the examples themselves, with conversation, completion, label and other fields; where none are given,
+            each text as one user turn.
         samples: per example its sampled completions, ``needs.samples`` of them.
         activations: ``{(site, positions): one [tokens, d_model] per example}``, float32 on the CPU, after that site's
             own updates; no token where a range is empty.
@@ -71,6 +73,10 @@ class Outputs:
     activations: Mapping[tuple[Site, Positions], Sequence[Tensor]] | None = None
     readings: Mapping[str, Sequence[Readings]] | None = None
     answers: Sequence[Sequence[str | None]] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            object.__setattr__(self, "examples", tuple(Example.of(text) for text in self.texts))
 
     def select(self, rows: Sequence[int]) -> Outputs:
         """The outputs of some of the examples, in the order of ``rows``."""

@@ -169,12 +169,15 @@ class InterventionSpec(Spec):
     """An intervention on the residual stream. See ``steerkit.api.intervention.Intervention``.
 
     Args:
-        directions: how many directions it takes: 0 or 1.
+        directions: how many directions it takes: 0, 1, 2, ...
+        many_sites: whether it takes a direction at several sites as such, and uses at each site the vectors of that
+            site. Otherwise a direction at several sites needs an option ``at`` that chooses one of them.
         idle: from the options to whether it does nothing at all with them, so that a plan can say so.
     """
 
     kind: ClassVar[str] = "intervention"
     directions: int = 1
+    many_sites: bool = False
     idle: Callable[[Any], bool] | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
@@ -14,7 +14,7 @@ from steerkit.api.architecture import Layout
 from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import Options
 from steerkit.errors import AttachError, PositionError
-from steerkit.types import FROM_TOKEN, Positions, Schedule, Site
+from steerkit.types import FROM_TOKEN, Positions, Schedule, Site, SitePattern, resolve_sites
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ class Gate:
     The projection is ``x·v / ‖v‖``, read at the gate's site as the stream arrives there, before the edits of that site.
 
     Args:
-        direction: of rank 1.
+        direction: of rank 1. Of one at several sites, ``site`` says which vector is meant.
         threshold: what the projection is compared with, in units of the stream.
         side: ``above`` or ``below`` the threshold.
         site: where it is read; None for the direction's own site.
@@ -79,6 +79,13 @@ class Gate:
     prepass: bool = False
 
     def __post_init__(self) -> None:
+        if not self.direction.is_single:
+            if self.site is None:
+                raise AttachError(
+                    f"A gate reads one vector, and direction {self.direction.name!r} has them at several sites, "
+                    f"{self.direction.describe()}. Say which: site: {self.direction.sites[0]}, or direction.at(...)."
+                )
+            object.__setattr__(self, "direction", self.direction.at(self.site))
         name, vectors = self.direction.name, self.direction.vectors
         if vectors.shape[0] != 1 or not 0 < float(vectors.detach().norm()) < float("inf"):
             raise AttachError(f"A gate needs one finite vector that isn't zero; direction {name!r} is none.")
@@ -90,7 +97,7 @@ class Gate:
             raise AttachError(f"A gate's threshold is a finite number, not {self.threshold}.")
         object.__setattr__(self, "site", self.direction.site if self.site is None else Site.parse(self.site))
         positions = Positions.parse(self.positions)
-        if positions.role in ("generated", FROM_TOKEN):
+        if positions.role in ("generated", "completion", FROM_TOKEN):
             raise PositionError(f"A gate at the prompt reads tokens of the prompt, not positions '{positions}'.")
         # All of the prompt, that is: what follows can't decide about itself.
         object.__setattr__(
@@ -109,61 +116,94 @@ class Gate:
 
 
 class Intervention(ABC, Generic[OptionsT]):
-    """Where and how the residual stream is changed.
+    """How the residual stream is changed, and where it is when nobody says. See ``Placement`` for the rest.
+
+    What isn't on the residual stream has no place here: attention patterns, keys and values. They would be streams of
+    their own, declared by adapters as taps beside the writers and named by sites (``blocks.3.pattern[5]``), with an
+    update type beside ``Affine`` and ``Pointwise`` that says what happens to a value of their shape
+    (``[batch, head, query, key]``); placements, positions, gates and conditions would stay as they are.
 
     Args:
         options: the plugin's options.
-        direction: the direction it uses; None where its spec takes none.
-        sites: where it acts; None for its own choice.
-        positions: at which tokens.
-        schedule: a factor on the change at each generated token.
-        gate: a condition on the stream under which it acts; None: always.
-        factor: a factor on the change, a tensor of one element that gradients may flow to; None: 1.
+        directions: the directions that it uses, as many as its spec says; one may be given as such.
     """
 
-    def __init__(
-        self,
-        options: OptionsT,
-        direction: Direction | None = None,
-        sites: Sequence[Site] | None = None,
-        positions: Positions = Positions("all"),
-        schedule: Schedule = Schedule(),
-        gate: Gate | None = None,
-        factor: Tensor | None = None,
-    ) -> None:
+    def __init__(self, options: OptionsT, directions: Direction | Sequence[Direction] = ()) -> None:
         self.options = options
-        self._direction = direction
-        self._sites = None if sites is None else tuple(sites)
-        self.positions = positions
-        self.schedule = schedule
-        self.gate = gate
-        self.factor = factor
+        self.directions = (directions,) if isinstance(directions, Direction) else tuple(directions)
 
     @property
     def direction(self) -> Direction:
-        """The direction, for interventions that take one."""
-        if self._direction is None:
+        """The first direction, for interventions that take one."""
+        if not self.directions:
             raise ValueError(f"{type(self).__name__} needs a direction.")
-        return self._direction
-
-    def with_direction(self, direction: Direction) -> Intervention[OptionsT]:
-        """The same intervention along another direction (random controls use it)."""
-        found = type(self)(self.options, direction, self._sites, self.positions)
-        # Set, not passed: a plugin's own __init__ needn't know of them.
-        found.schedule, found.gate, found.factor = self.schedule, self.gate, self.factor
-        return found
-
-    def sites(self, layout: Layout) -> tuple[Site, ...]:
-        """Where it acts on a model: what the user named, else ``default_sites``."""
-        chosen = self._sites if self._sites is not None else tuple(self.default_sites(layout))
-        for site in chosen:
-            layout.require(site)
-        return chosen
+        return self.directions[0]
 
     @abstractmethod
     def default_sites(self, layout: Layout) -> Sequence[Site]:
         """Where it acts when nobody says."""
 
     @abstractmethod
-    def update(self, site: Site) -> Update | None:
-        """What happens to the stream at a site; None where that is nothing at all (coefficient 0)."""
+    def update(self, site: Site, layout: Layout) -> Update | None:
+        """What happens to the stream at a site, whose width is ``layout.width(site)``.
+
+        None where that is nothing at all (coefficient 0). Asked again whenever it is attached; it may give one object
+        for all sites.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """An intervention, placed: at which sites and tokens it acts, how much, and under what condition.
+
+    Args:
+        intervention: what happens.
+        sites: where, sites or patterns of sites; None for the intervention's own choice.
+        positions: at which tokens.
+        schedule: a factor on the change at each generated token.
+        gate: a condition on the stream under which it acts; None: always.
+        factor: a factor on the change, a tensor of one element that gradients may flow to; None: 1.
+    """
+
+    intervention: Intervention[Any]
+    sites: tuple[Site | SitePattern, ...] | None = None
+    positions: Positions = Positions("all")
+    schedule: Schedule = Schedule()
+    gate: Gate | None = None
+    factor: Tensor | None = None
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """Those of the intervention."""
+        return self.intervention.directions
+
+    @property
+    def direction(self) -> Direction:
+        """The intervention's first direction."""
+        return self.intervention.direction
+
+    def sites_on(self, layout: Layout) -> tuple[Site, ...]:
+        """Where it acts on a model: what the user named, else the intervention's ``default_sites``.
+
+        Raises:
+            SiteError: for a site that the model doesn't have.
+        """
+        if self.sites is None:
+            chosen = tuple(self.intervention.default_sites(layout))
+        else:
+            chosen = tuple(resolve_sites(self.sites, layout.n_layers))
+        for site in chosen:
+            layout.require(site)
+        return chosen
+
+    def with_directions(self, directions: Mapping[str, Direction]) -> Placement:
+        """The same with other directions in the places of those so named (random controls use it).
+
+        The gate keeps its own: it acts where it acted, along something else.
+        """
+        others = tuple(directions.get(one.name, one) for one in self.intervention.directions)
+        return replace(self, intervention=type(self.intervention)(self.intervention.options, others))
+
+    def __str__(self) -> str:
+        names = " ".join(one.name for one in self.directions)
+        return f"{type(self.intervention).__name__.lower()} {names}".strip()

@@ -21,7 +21,7 @@ class Monitor:
 
     Args:
         name: as recipes and results call it.
-        direction: of rank 1.
+        direction: of rank 1. Of one at several sites each vector is read along at its own; ``sites`` says at which.
         threshold: what readings are compared with.
         side: a reading crosses where it is ``above`` or ``below`` the threshold.
         sites: where it is read; None for the direction's own.
@@ -48,12 +48,19 @@ class Monitor:
             object.__setattr__(self, "sites", tuple(Site.parse(site) for site in sites))
             if not self.sites:
                 raise AttachError(f"Monitor {self.name!r} has no site; leave sites out for the direction's own.")
-        vectors = self.direction.vectors
-        if vectors.shape[0] != 1 or not 0 < float(vectors.detach().norm()) < float("inf"):
+        elif not self.direction.is_single:
             raise AttachError(
-                f"Monitor {self.name!r} needs one finite vector that isn't zero; direction {self.direction.name!r} is "
-                "none."
+                f"Monitor {self.name!r} takes a direction at one site, and {self.direction.name!r} has vectors at "
+                f"{self.direction.describe()}. Name the sites to read: sites=[{str(self.direction.sites[0])!r}], or "
+                f"sites=direction.sites for all of them."
             )
+        for site in self.read_at:
+            vectors = self.direction.vectors if self.direction.is_single else self.direction.at(site).vectors
+            if vectors.shape[0] != 1 or not 0 < float(vectors.detach().norm()) < float("inf"):
+                raise AttachError(
+                    f"Monitor {self.name!r} needs one finite vector that isn't zero at each site; direction "
+                    f"{self.direction.name!r} has none at {site}."
+                )
 
     @property
     def read_at(self) -> tuple[Site, ...]:

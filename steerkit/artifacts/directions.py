@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from steerkit.api.direction import Direction
+from steerkit.api.direction import LAST, Direction
 from steerkit.artifacts.files import write_whole
 from steerkit.errors import ArtifactError, SteerkitError
-from steerkit.types import Positions, Site
+from steerkit.types import Positions, Site, SitePattern, parse_sites
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, SCHEMA_VERSION)
+"""Version 1 had one site for each direction."""
 # One key: safetensors writes several in an order that differs from process to process.
 HEADER = "steerkit.directions"
 VECTORS, REFERENCE_MEAN = "vectors", "reference_mean"
@@ -26,7 +29,8 @@ def save_directions(path: str | Path, directions: Sequence[Direction]) -> None:
     """Write directions to one file, whole or not at all; the same directions give the same bytes.
 
     The file holds ``<name>.vectors`` ``[rank, d_model]`` and, where known, ``<name>.reference_mean``
-    ``[d_model]``, both float32; its header holds site, positions and provenance.
+    ``[d_model]``, both float32; its header holds sites, positions and provenance. Of a direction at several sites it
+    holds these for each, as ``<name>.vectors@<site>``.
 
     Args:
         path: the file, which ends in ``.safetensors``; an older one is replaced.
@@ -55,12 +59,22 @@ def save_directions(path: str | Path, directions: Sequence[Direction]) -> None:
     _write(path, save(tensors, metadata={HEADER: text}))
 
 
-def load_directions(path: str | Path) -> dict[str, Direction]:
+def load_directions(
+    path: str | Path,
+    *,
+    site: Site | SitePattern | str | None = None,
+    positions: Positions | str | int | None = None,
+) -> dict[str, Direction]:
     """Read what ``save_directions`` wrote, by name, in the order in which it was given.
 
+    Args:
+        path: the file.
+        site: where directions were estimated, for a file that doesn't say. Where it says, it must say the same.
+        positions: at which tokens, likewise.
+
     Raises:
-        ArtifactError: where the file is missing, damaged, not steerkit's, of another schema version,
-            or holds NaN or infinite values.
+        ArtifactError: where the file is missing, damaged, not steerkit's, of another schema version, or holds NaN or
+            infinite values; where it says another site or other positions, or no site and none is given.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -78,26 +92,40 @@ def load_directions(path: str | Path) -> dict[str, Direction]:
             f"{path} is a safetensors file, but holds no directions of steerkit's (its header lacks {HEADER!r}). "
             "Write it with save_directions."
         )
-    found = [_direction(entry, tensors, path) for entry in _entries(metadata[HEADER], path)]
+    given = Given(
+        None if site is None else parse_sites(site), None if positions is None else Positions.parse(positions)
+    )
+    found = [_direction(entry, tensors, path, given) for entry in _entries(metadata[HEADER], path)]
     return {direction.name: direction for direction in found}
 
 
 def _tensors(direction: Direction) -> dict[str, Tensor]:
     import torch
 
-    found = {VECTORS: direction.vectors, REFERENCE_MEAN: direction.reference_mean}
     kept = {}
-    for part, value in found.items():
-        if value is not None:
-            # Contiguous and its own memory: safetensors refuses views that share it.
-            kept[f"{direction.name}.{part}"] = value.detach().to("cpu", torch.float32, copy=True).contiguous()
+    for key, value in _parts(direction):
+        # Contiguous and its own memory: safetensors refuses views that share it.
+        kept[key] = value.detach().to("cpu", torch.float32, copy=True).contiguous()
     return kept
+
+
+def _parts(direction: Direction) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with the name that it has in a file."""
+    for site, vectors in direction.items():
+        where = None if direction.is_single else site
+        yield _key(direction.name, VECTORS, where), vectors
+        if site in direction.reference_means:
+            yield _key(direction.name, REFERENCE_MEAN, where), direction.reference_means[site]
+
+
+def _key(name: str, part: str, site: Site | None) -> str:
+    return f"{name}.{part}" if site is None else f"{name}.{part}@{site}"
 
 
 def _entry(direction: Direction) -> dict[str, Any]:
     return {
         "name": direction.name,
-        "site": str(direction.site),
+        "sites": [str(site) for site in direction.sites],
         "positions": str(direction.positions),
         "provenance": dict(direction.provenance),
     }
@@ -111,9 +139,9 @@ def _entries(text: str, path: Path) -> list[Mapping[str, Any]]:
         raise ArtifactError(
             f"{path} is damaged: its header can't be read. Get a whole copy, or make it again."
         ) from None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         raise ArtifactError(
-            f"{path} has schema version {version!r}, and this steerkit reads version {SCHEMA_VERSION}. "
+            f"{path} has schema version {version!r}, and this steerkit reads {READABLE[0]} to {SCHEMA_VERSION}. "
             "Read it with the steerkit that wrote it, or make it again."
         )
     if not isinstance(entries, list):
@@ -121,32 +149,88 @@ def _entries(text: str, path: Path) -> list[Mapping[str, Any]]:
     return entries
 
 
-def _direction(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Direction:
+@dataclass(frozen=True)
+class Given:
+    """What a reader adds to a file that lacks it.
+
+    Args:
+        site: of every direction in it, or a pattern that its sites must fit.
+        positions: likewise.
+    """
+
+    site: Site | SitePattern | None = None
+    positions: Positions | None = None
+
+    def fault(self, name: str, sites: Sequence[Site], positions: Positions | None) -> str | None:
+        """What keeps it from going together with what a file says of a direction; None where nothing does."""
+        if not sites and not isinstance(self.site, Site):
+            return f"the file doesn't say at which site direction {name!r} was estimated. Give it as site."
+        if sites and self.site is not None and not _fits(self.site, sites):
+            more = f" to {sites[-1]}" if len(sites) > 1 else ""
+            return f"direction {name!r} was estimated at {sites[0]}{more}, not at {self.site}. Leave out site."
+        if positions is not None and self.positions is not None and _in_prompt(positions) != _in_prompt(self.positions):
+            return (
+                f"direction {name!r} was estimated at positions '{positions}', not '{self.positions}'. Leave them out."
+            )
+        return None
+
+
+def _in_prompt(positions: Positions) -> Positions:
+    """Positions of prompts: there an index without a role counts in the prompt."""
+    return replace(positions, role="prompt") if positions.role == "" else positions
+
+
+def _fits(given: Site | SitePattern, sites: Sequence[Site]) -> bool:
+    if isinstance(given, Site):
+        return list(sites) == [given]
+    first, last = given.layers or (0, max(site.layer for site in sites))
+    return all(
+        site.stream == given.stream and site.head == given.head and first <= site.layer <= last for site in sites
+    )
+
+
+def places_of(entry: Mapping[str, Any]) -> tuple[str, tuple[Site, ...], Positions | None]:
+    """Name, sites (none where the file doesn't say) and positions of a direction in a file's header."""
+    listed = entry["sites"] if "sites" in entry else [entry["site"]]
+    sites = tuple(Site.parse(text) for text in listed or () if text is not None)
+    written = entry["positions"]
+    return str(entry["name"]), sites, None if written is None else Positions.parse(written)
+
+
+def _direction(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path, given: Given) -> Direction:
     try:
-        name = str(entry["name"])
-        vectors, reference = tensors[f"{name}.{VECTORS}"], tensors.get(f"{name}.{REFERENCE_MEAN}")
-        site, positions = Site.parse(entry["site"]), Positions.parse(entry["positions"])
-        direction = Direction(vectors, site, positions, name, reference, dict(entry["provenance"]))
+        name, sites, positions = places_of(entry)
+        fault = given.fault(name, sites, positions)
+        if fault is None:
+            at = {site: None if len(sites) < 2 else site for site in sites or (cast(Site, given.site),)}
+            vectors = {site: tensors[_key(name, VECTORS, where)] for site, where in at.items()}
+            means = {site: tensors.get(_key(name, REFERENCE_MEAN, where)) for site, where in at.items()}
+            known = {site: mean for site, mean in means.items() if mean is not None}
+            chosen = positions or given.positions or LAST
+            direction = Direction(vectors, None, chosen, name, known or None, dict(entry["provenance"]))
     except (KeyError, TypeError, ValueError, SteerkitError) as error:
         raise ArtifactError(f"{path} is damaged: a direction in it can't be read ({error}). Make it again.") from None
+    if fault is not None:
+        raise ArtifactError(f"{path}: {fault}")
     _check(direction, path)
     return direction
 
 
 def _check(direction: Direction, path: Path) -> None:
-    vectors, reference = direction.vectors, direction.reference_mean
-    for part, value in ((VECTORS, vectors), (REFERENCE_MEAN, reference)):
+    for key, value in _parts(direction):
         # As written, in float32; a sum of those in float64 is finite only if each of them is.
-        if value is not None and not math.isfinite(float(value.detach().float().double().sum())):
+        if not math.isfinite(float(value.detach().float().double().sum())):
             raise ArtifactError(
-                f"{path}: {direction.name}.{part} holds NaN or infinite values, which are no direction. "
-                "Estimate it again."
+                f"{path}: {key} holds NaN or infinite values, which are no direction. Estimate it again."
             )
-    if reference is not None and reference.shape != vectors.shape[1:]:
-        raise ArtifactError(
-            f"{path}: {direction.name}.{REFERENCE_MEAN} has shape {list(reference.shape)}, and the vectors have "
-            f"{list(vectors.shape)}; the two are of one width. Estimate the direction again."
-        )
+    for site, mean in direction.reference_means.items():
+        vectors = direction.by_site[site]
+        if mean.shape != vectors.shape[1:]:
+            raise ArtifactError(
+                f"{path}: {_key(direction.name, REFERENCE_MEAN, None if direction.is_single else site)} has shape "
+                f"{list(mean.shape)}, and the vectors have {list(vectors.shape)}; the two are of one width. "
+                "Estimate the direction again."
+            )
 
 
 def _read(path: Path) -> bytes:

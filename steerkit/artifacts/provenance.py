@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from steerkit.types import Example
 
 PACKAGES = ("steerkit-torch", "torch", "transformers", "tokenizers", "numpy", "safetensors", "scikit-learn", "pluggy")
 
@@ -26,11 +29,12 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
     return found
 
 
-def texts_hash(texts: Sequence[str]) -> str:
-    """sha256 over texts in order, each with its length, so that no two lists look alike."""
+def examples_hash(examples: Sequence[Example]) -> str:
+    """sha256 over examples in order, each with its length, so that no two lists look alike."""
     digest = sha256()
-    for text in texts:
-        encoded = text.encode()
+    for example in examples:
+        plain = example.to_json()
+        encoded = (plain if isinstance(plain, str) else json.dumps(plain, sort_keys=True)).encode()
         digest.update(f"{len(encoded)}:".encode())
         digest.update(encoded)
     return digest.hexdigest()
@@ -72,7 +76,7 @@ def describe_run(
     *,
     recipe_hash: str,
     seed: int,
-    data: Mapping[str, Sequence[str]],
+    data: Mapping[str, Sequence[Example]],
     model: Mapping[str, Any],
     plugins: Iterable[Mapping[str, Any]],
     folder: Path,
@@ -83,7 +87,7 @@ def describe_run(
     Args:
         recipe_hash: hash of the resolved recipe, its data and plugins.
         seed: the recipe's.
-        data: texts of each split.
+        data: examples of each split.
         model: source, hashes, device, dtype.
         plugins: kind, name, distribution and version of each plugin that was used.
         folder: where the recipe lies, for the state of its checkout.
@@ -92,7 +96,7 @@ def describe_run(
     return {
         "recipe_hash": recipe_hash,
         "seed": seed,
-        "data": {name: {"n": len(texts), "sha256": texts_hash(texts)} for name, texts in data.items()},
+        "data": {name: {"n": len(rows), "sha256": examples_hash(rows)} for name, rows in data.items()},
         "model": dict(model),
         "plugins": [dict(plugin) for plugin in plugins],
         "versions": versions(),

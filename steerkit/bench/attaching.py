@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from steerkit.bench.conditions import Condition, steered
+from steerkit.bench.conditions import Case, steered
 from steerkit.bench.measure import REAL, Clock, Clocks, Sample, frozen, time_once
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Attaching:
 
 def attaching(
     live: LiveModel,
-    condition: Condition,
+    condition: Case,
     mode: str,
     repeats: int,
     *,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steerkit.bench.conditions import TOLERANCE, TOLERANCE_HALF, Condition, steered
+from steerkit.bench.conditions import TOLERANCE, TOLERANCE_HALF, Case, steered
 from steerkit.bench.measure import MeasurementError
 from steerkit.errors import SteerkitError
 
@@ -61,7 +61,7 @@ class Oracle:
     literal: Tensor
 
 
-def ask(live: LiveModel, condition: Condition, plain: Workload) -> Oracle:
+def ask(live: LiveModel, condition: Case, plain: Workload) -> Oracle:
     """Run the definitions as they stand, without compilation, and the calls that cases are compared with."""
     with _naming(f"Case {condition.case!r}, read literally,"):
         with steered(live, condition, "interpret"):
@@ -84,7 +84,7 @@ def _naming(name: str) -> Iterator[None]:
 
 def check(
     live: LiveModel,
-    condition: Condition,
+    condition: Case,
     mode: str,
     workload: Workload,
     plain: Workload,

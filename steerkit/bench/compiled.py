@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerkit.bench.conditions import Condition, steered
+from steerkit.bench.conditions import Case, steered
 from steerkit.bench.workloads import MOST_STEPS, Call
 from steerkit.engine.hooking.prepared import Prepared
 
@@ -43,7 +43,7 @@ class Compiled:
         return self._calls[name]
 
     @contextmanager
-    def steered(self, condition: Condition, mode: str) -> Iterator[None]:
+    def steered(self, condition: Case, mode: str) -> Iterator[None]:
         """Run the body under a condition: parameters swapped, or prepared sites filled.
 
         The places of a case are prepared once and come back as they were, so that its graph is compiled once.

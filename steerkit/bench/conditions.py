@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 import torch
 
 from steerkit.api.direction import Direction
-from steerkit.api.intervention import Gate, Intervention
+from steerkit.api.intervention import Gate, Placement
 from steerkit.bench.measure import MeasurementError
 from steerkit.engine.sites.taps import register_tap
 from steerkit.errors import nearest
@@ -35,7 +35,7 @@ TOLERANCE: Final = 1e-5
 TOLERANCE_HALF: Final = 0.05
 """In bfloat16 and float16, root mean square over root mean square. A rounded stream can't do better in a deep model."""
 
-Rows = tuple[tuple[Intervention, ...], ...]
+Rows = tuple[tuple[Placement, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +54,11 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False)
-class Condition:
-    """A case on one model: interventions for every row alike, or one tuple of them per row."""
+class Case:
+    """A case of a benchmark on one model: interventions for every row alike, or one tuple of them per row."""
 
     case: str
-    shared: tuple[Intervention, ...] = ()
+    shared: tuple[Placement, ...] = ()
     rows: Rows | None = None
 
 
@@ -107,32 +107,30 @@ class _Maker:
         """The stream before every block."""
         return self.live.layout.sites_of("resid_pre")
 
-    def idle(self) -> Condition:
+    def idle(self) -> Case:
         nothing = self.direction(self.sites[-1], 0)
-        return Condition("idle", (add(nothing, coefficient=0.0), ablate(nothing, coefficient=0.0)))
+        return Case("idle", (add(nothing, coefficient=0.0), ablate(nothing, coefficient=0.0)))
 
-    def add_one(self) -> Condition:
-        return Condition("add_one", (add(self.direction(self.sites[len(self.sites) // 2], 1)),))
+    def add_one(self) -> Case:
+        return Case("add_one", (add(self.direction(self.sites[len(self.sites) // 2], 1)),))
 
-    def add_all(self, seed: int = 2) -> Condition:
-        return Condition("add_all", tuple(add(self.direction(site, seed)) for site in self.sites))
+    def add_all(self, seed: int = 2) -> Case:
+        return Case("add_all", tuple(add(self.direction(site, seed)) for site in self.sites))
 
-    def ablate_all(self) -> Condition:
-        return Condition("ablate_all", (ablate(self.direction(self.sites[0], 3)),))
+    def ablate_all(self) -> Case:
+        return Case("ablate_all", (ablate(self.direction(self.sites[0], 3)),))
 
-    def rank8(self) -> Condition:
-        return Condition("rank8_ablate_all", (ablate(self.direction(self.sites[0], 4, rank=8)),))
+    def rank8(self) -> Case:
+        return Case("rank8_ablate_all", (ablate(self.direction(self.sites[0], 4, rank=8)),))
 
-    def rows(self) -> Condition:
-        return Condition("rows", rows=tuple(self.add_all(10 + row).shared for row in range(self.batch)))
+    def rows(self) -> Case:
+        return Case("rows", rows=tuple(self.add_all(10 + row).shared for row in range(self.batch)))
 
-    def gated(self) -> Condition:
+    def gated(self) -> Case:
         site = self.stream.gate_site
         gate = Gate(self._unit(site), self._threshold(site), site=site)
-        made = tuple(add(self.direction(later, 6)) for later in self.sites[site.layer + 1 :])
-        for one in made:
-            one.gate = gate
-        return Condition("gated", made)
+        made = tuple(add(self.direction(later, 6), gate=gate) for later in self.sites[site.layer + 1 :])
+        return Case("gated", made)
 
     def _unit(self, site: Site) -> Direction:
         vectors = self.direction(site, 5).vectors
@@ -146,7 +144,7 @@ class _Maker:
         return float(middle[gap : gap + 2].mean())
 
 
-_BUILDERS: Final[Mapping[str, Callable[[_Maker], Condition]]] = MappingProxyType(
+_BUILDERS: Final[Mapping[str, Callable[[_Maker], Case]]] = MappingProxyType(
     {
         "idle": _Maker.idle,
         "add_one": _Maker.add_one,
@@ -175,7 +173,7 @@ COMPILED_CASES: Final = tuple(case for case in CASES if case != "gated")
 """What can stand in prepared sites. Gates look at values, which a compiled graph doesn't wait for."""
 
 
-def build(case: str, live: LiveModel, stream: Stream, batch: int) -> Condition:
+def build(case: str, live: LiveModel, stream: Stream, batch: int) -> Case:
     """The interventions of a case, sized for a model.
 
     Args:
@@ -188,7 +186,7 @@ def build(case: str, live: LiveModel, stream: Stream, batch: int) -> Condition:
 
 
 @contextmanager
-def steered(live: LiveModel, condition: Condition, mode: str) -> Iterator[None]:
+def steered(live: LiveModel, condition: Case, mode: str) -> Iterator[None]:
     """Run the body under a condition: calls of the transformers model itself are steered."""
     lowering = cast("Mode", mode)
     if condition.rows is not None:

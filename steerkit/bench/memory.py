@@ -75,7 +75,7 @@ def peak(live: LiveModel, question: MemoryQuestion) -> float:
     """The same in this process, in MB: attach, run the prompts and some steps, detach."""
     import torch
 
-    from steerkit.bench.conditions import Condition, build, observe, steered
+    from steerkit.bench.conditions import Case, build, observe, steered
     from steerkit.bench.workloads import Workload, prompts
 
     vocabulary = int(live.hf_model.get_output_embeddings().weight.shape[0])
@@ -83,7 +83,7 @@ def peak(live: LiveModel, question: MemoryQuestion) -> float:
     workload = Workload("decode", live.hf_model, ids)
     # Looked at and run once without steering, in every process alike: what stays behind from first calls is no case's.
     stream = observe(live, workload)
-    condition = Condition(PLAIN) if question.case == PLAIN else build(question.case, live, stream, question.batch)
+    condition = Case(PLAIN) if question.case == PLAIN else build(question.case, live, stream, question.batch)
     workload.logits()
     on_gpu = live.device.type == "cuda"
     if on_gpu:

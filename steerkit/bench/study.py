@@ -11,7 +11,7 @@ from steerkit.bench.attaching import Attaching, attaching
 from steerkit.bench.checks import Checked, ask, check
 from steerkit.bench.coldstart import ColdStart, cold_start
 from steerkit.bench.compiled import Compiled, static_cache
-from steerkit.bench.conditions import CASES, MODES, Condition, build, observe, steered
+from steerkit.bench.conditions import CASES, MODES, Case, build, observe, steered
 from steerkit.bench.machine import machine, pinned
 from steerkit.bench.measure import (
     REAL,
@@ -201,7 +201,7 @@ class _Runner:
 
     def check(
         self,
-        conditions: Mapping[str, Condition],
+        conditions: Mapping[str, Case],
         works: Mapping[Key, Workload],
         plain: Workload,
         what: str,
@@ -254,9 +254,7 @@ def _clocks(live: LiveModel) -> Clocks:
     return Clocks(synchronise=lambda: torch.cuda.synchronize(live.device))
 
 
-def _subject(
-    workload: Workload, live: LiveModel, condition: Condition, mode: str, compiled: Compiled | None
-) -> Subject:
+def _subject(workload: Workload, live: LiveModel, condition: Case, mode: str, compiled: Compiled | None) -> Subject:
     """The workload's calls with a condition on the model while they are made ready and run."""
 
     @contextmanager

@@ -32,12 +32,6 @@ _HOOKS: Final[Mapping[str, type[Spec]]] = {
     "steerkit_evaluators": EvaluatorSpec,
 }
 
-# Keys of an intervention or evaluator in a recipe that are the recipe's own.
-_RESERVED: Final[Mapping[str, frozenset[str]]] = {
-    "intervention": frozenset({"direction", "sites", "positions"}),
-    "evaluator": frozenset({"data", "name"}),
-}
-
 
 def load_plugin(origin: Origin, load: Callable[[], Any]) -> list[Entry]:
     """Load one entry point, by itself: its failure is kept, never raised."""
@@ -126,7 +120,11 @@ _EXPECTED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     ),
     "note": (lambda value: isinstance(value, str), "a text"),
     "statistics": (lambda value: value in get_args(StatisticsKind), f"one of {', '.join(get_args(StatisticsKind))}"),
-    "directions": (lambda value: value in (0, 1) and not isinstance(value, bool), "0 or 1"),
+    "directions": (
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+        "a number of directions: 0, 1, 2, ...",
+    ),
+    "many_sites": (lambda value: isinstance(value, bool), "True or False"),
     "needs": (callable, "a function from the options to Needs"),
 }
 
@@ -137,11 +135,6 @@ def _check_arguments(spec: Spec, where: str) -> None:
         value = getattr(spec, field.name)
         if check is not None and not check(value):
             raise PluginError(f"{where}, argument {field.name!r}: {value!r} is not {expected}.")
-    taken = sorted(_RESERVED.get(spec.kind, frozenset()) & set(spec.options.model_fields))
-    if taken:
-        raise PluginError(
-            f"{where}, argument 'options': a recipe keeps the key {taken[0]!r} for itself, rename the field."
-        )
 
 
 def _describe(spec: Spec) -> tuple[Option, ...]:

@@ -57,6 +57,7 @@ def _explain(plan: Plan) -> tuple[list[Preview], list[str]]:
 def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> None:
     """Print a table for each kind of condition."""
     from rich.console import Console
+    from rich.text import Text
 
     from steerkit.engine.lowering.explain import HEADER
 
@@ -71,6 +72,8 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
     for one in previews:
         console.print()
         cells, below = one.explanation.table()
+        if not cells:
+            console.print(Text(", ".join(one.conditions), style="bold"))
         _table(console, ", ".join(one.conditions), HEADER, cells)
         for line in below:
             console.print(line, markup=False)
@@ -143,8 +146,12 @@ def _condition_row(plan: Plan, item: PlannedCondition) -> list[str]:
     lines = []
     for one in item.interventions:
         where = ", ".join(map(str, one.sites)) if one.sites is not None else "its default sites"
-        what = " ".join(part for part in (one.spec.name, one.direction or "", _options(one.options)) if part)
+        what = " ".join(part for part in (one.spec.name, one.direction_text or "", _options(one.options)) if part)
         lines.append(f"{what} at {where}, positions {one.positions}")
+    if item.system_prompt is not None:
+        lines.append(f"system prompt {json.dumps(item.system_prompt, ensure_ascii=False)}")
+    if item.mode != "auto":
+        lines.append(f"mode {item.mode}")
     controls = item.n_controls(plan.random_directions)
     return [item.name, "\n".join(lines), f"{controls} random" if controls else "none"]
 

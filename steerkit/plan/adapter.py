@@ -7,7 +7,7 @@ from steerkit.errors import SteerkitError
 from steerkit.plan.files import template_fault
 from steerkit.plan.model import chat_template, look_at
 from steerkit.plan.names import Resolver
-from steerkit.recipe.paths import TINY
+from steerkit.sources import TINY
 
 
 class ModelResolver(Resolver):
@@ -69,4 +69,7 @@ class ModelResolver(Resolver):
             )
         if chosen == "none" and section.system_prompt is not None:
             self.complain("a system prompt needs a chat template, and chat_template is none", "model", "system_prompt")
+        if chosen == "none" and section.chat_template_arguments:
+            message = "arguments are for a chat template, and chat_template is none"
+            self.complain(message, "model", "chat_template_arguments")
         return chosen

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
 from typing import Literal
 
 from steerkit.api.hookspecs import Needs
@@ -13,10 +14,11 @@ from steerkit.catalog import Catalog
 from steerkit.errors import PluginError, RecipeError, SteerkitError, nearest
 from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_conditions, meter_directions
-from steerkit.plan.files import directions_fault
-from steerkit.plan.names import Key
-from steerkit.plan.reach import asked_outside, unreached
-from steerkit.plan.tokens import token_counter
+from steerkit.plan.files import directions_fault, saved_places
+from steerkit.plan.names import KeyPart
+from steerkit.plan.reach import asked_outside, unprompted, unreached
+from steerkit.plan.tokens import token_counter, turns_shown
+from steerkit.plan.turns import closed, lacking, unrendered, within_prompt, without_completion
 from steerkit.plan.types import (
     Cost,
     Plan,
@@ -26,11 +28,12 @@ from steerkit.plan.types import (
     PlannedMonitor,
     PlannedSamples,
 )
-from steerkit.recipe.data import DataRef, describe_shared, load_data, normalise
-from steerkit.recipe.load import EVALUATION_KEYS
+from steerkit.recipe.data import DataRef, load_data
+from steerkit.recipe.load import EVALUATION_KEYS, OPTIONS
 from steerkit.recipe.problems import in_order
+from steerkit.recipe.rows import describe_shared, identity, prompt_of
 from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, MonitorRecipe, Recipe
-from steerkit.types import FROM_TOKEN, Positions
+from steerkit.types import FROM_TOKEN, TURNS, Positions
 
 
 def plan_recipe(source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog) -> Plan:
@@ -64,12 +67,14 @@ class _Planner(ConditionResolver):
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
         super().__init__(recipe, catalog)
         self.estimated: dict[DataRef, None] = {}
-        self.measured: dict[DataRef, tuple[Key, ...]] = {}
+        self.measured: dict[DataRef, tuple[KeyPart, ...]] = {}
 
     def plan(self) -> Plan:
         """Resolve all, then tell all."""
         architecture = self.architecture()
         template = self.template()
+        section = self.recipe.model
+        self.shown = turns_shown(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
         self.data, problems = load_data(self.recipe)
         self.problems += problems
         directions = tuple(filter(None, (self.direction(*item) for item in self.recipe.directions.items())))
@@ -80,7 +85,8 @@ class _Planner(ConditionResolver):
         monitors = tuple(filter(None, (self.monitor(*item) for item in self.recipe.monitors.items())))
         self.check_monitors(evaluations)
         self.check_whole()
-        self.notes += unreached(conditions, evaluations)
+        self.check_rendered(template)
+        self.notes += unreached(conditions, evaluations) + unprompted(conditions, evaluations, self.examples)
         controls = sum(one.n_controls(self.recipe.control.random_directions) for one in conditions)
         self.notes += asked_outside(evaluations, 1 + len(conditions) + controls)
         if self.problems:
@@ -112,7 +118,7 @@ class _Planner(ConditionResolver):
         before = len(self.problems)
         path = ("directions", name)
         if written.file is not None:
-            return self.saved(name, written.file)
+            return self.saved(name, written, written.file)
         assert written.estimator is not None and written.site is not None
         spec = self.spec("estimator", written.estimator, *path, "estimator")
         options = self.options(spec, written.options, *path, "options") if spec else None
@@ -120,40 +126,65 @@ class _Planner(ConditionResolver):
             self.ref(text or "", *path, key)
             for key, text in (("positive", written.positive), ("negative", written.negative))
         ]
-        site = self.site(written.site, *path, "site")
+        site = self.sites_of(written.site, *path, "site")
         positions = Positions.parse(written.positions)
         if positions.role == "generated":
-            self.complain("prompts have no generated tokens; directions are read from prompts", *path, "positions")
-        if positions.role == FROM_TOKEN:
-            message = f"{positions} can be steered, not read: write a role such as instruction, or an index such as -1"
-            self.complain(message, *path, "positions")
+            message = "prompts have no generated tokens; directions are read from prompts, or from given completions"
+            self.complain(f"{message}: write completion", *path, "positions")
         self.estimated.update(dict.fromkeys(filter(None, classes)))
-        self.check_classes(classes, path)
+        self.check_classes(classes, positions, path)
         if len(self.problems) > before or spec is None or options is None:
             return None
         return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions)
 
-    def saved(self, name: str, written: str) -> PlannedDirection | None:
-        """A direction from a file, or None where the file can't be one."""
+    def saved(self, name: str, written: DirectionRecipe, path: str) -> PlannedDirection | None:
+        """A direction from a file, or None where the file can't be one, or says something else than the recipe."""
+        from steerkit.artifacts.directions import Given
+
+        site = None if written.site is None else self.sites_of(written.site, "directions", name, "site")
+        said = "positions" in written.model_fields_set
+        given = Given(site, Positions.parse(written.positions) if said else None)
         try:
-            file = self.recipe.path_of(written)
+            file = self.recipe.path_of(path)
             fault = directions_fault(file) if file.is_file() else f"there is no file {file}"
         except SteerkitError as error:
             fault = str(error)
         if fault is None:
-            return PlannedDirection(name, file=file)
+            places = saved_places(file)
+            own = name if name in places else next(iter(places), name)
+            fault = given.fault(own, *places[own]) if own in places else None
+        if fault is None:
+            return PlannedDirection(name, site=given.site, positions=given.positions, file=file)
         self.complain(fault, "directions", name, "file")
         return None
 
-    def check_classes(self, classes: Sequence[DataRef | None], path: tuple[Key, ...]) -> None:
-        """The two classes of a direction have no text in common."""
+    def check_classes(self, classes: Sequence[DataRef | None], positions: Positions, path: tuple[KeyPart, ...]) -> None:
+        """The two classes of a direction have no text in common, and have what is to be read."""
+        for ref in dict.fromkeys(filter(None, classes)):
+            self.check_turns(positions, ref, *path, "positions")
+            fault = without_completion(ref, self.examples(ref)) if positions.role == "completion" else None
+            if fault is not None:
+                self.complain(f"{fault}: name a field, completion: <field>, or pairs of them", *path, "positions")
         positive, negative = classes
         if positive is None or negative is None:
             return
-        reference = {normalise(text) for text in self.texts(negative)}
-        shared = [text for text in self.texts(positive) if normalise(text) in reference]
+        whole = {identity(example) for example in self.examples(negative)}
+        shared = [example for example in self.examples(positive) if identity(example) in whole]
         if shared:
             self.complain(f"{positive} and {negative} {describe_shared(shared)}", *path, "negative")
+            return
+        # Where only prompts are read, two completions of one prompt are one text, twice.
+        prompts = {prompt_of(one) for one in self.examples(negative) if one.completion is not None}
+        alike = [one for one in self.examples(positive) if one.completion is not None and prompt_of(one) in prompts]
+        if alike and within_prompt(positions):
+            message = f"{positions} are tokens of the prompt, and {positive} and {negative} differ in completions only"
+            self.complain(f"{message}: {describe_shared(alike)}; write completion", *path, "positions")
+
+    def check_turns(self, positions: Positions, ref: DataRef, *path: KeyPart) -> None:
+        """Every example of a split has the turn that positions name."""
+        fault = lacking(positions, ref, self.examples(ref), self.shown)
+        if fault is not None:
+            self.complain(f"'{positions}': {fault}", *path)
 
     # Evaluators and samples.
 
@@ -169,7 +200,9 @@ class _Planner(ConditionResolver):
         if [item.name for item in self.recipe.evaluate].index(written.name) != index:
             self.complain(f"two evaluators are called {written.name!r}; give one `name: ...`", *path)
         spec = self.spec("evaluator", written.plugin, *path)
-        options = self.options(spec, written.options, *path, "options", beside=EVALUATION_KEYS) if spec else None
+        options = (
+            self.options(spec, written.options, *path, "options", beside=(*EVALUATION_KEYS, OPTIONS)) if spec else None
+        )
         if spec is None or options is None:
             return None
         try:
@@ -180,7 +213,16 @@ class _Planner(ConditionResolver):
         if not isinstance(needs, Needs):
             what = type(needs).__name__
             raise PluginError(f"Evaluator {spec.name!r}: `needs` returned {what}, not steerkit.api.hookspecs.Needs.")
+        if needs.next_token_logits or needs.max_new_tokens:
+            for ref in known:
+                self.check_open(ref, *path, "data")
         return PlannedEvaluation(written.name, spec, options, needs, tuple(known))
+
+    def check_open(self, ref: DataRef, *path: KeyPart) -> None:
+        """An answer can follow every conversation of a split."""
+        fault = closed(ref, self.examples(ref))
+        if fault is not None:
+            self.complain(f"{fault}: they end with the assistant's turn; leave that out of what is answered", *path)
 
     def check_labels(self, evaluations: Iterable[PlannedEvaluation]) -> None:
         """Results hold each name once: no evaluator is called as a value is that another one derives."""
@@ -203,12 +245,13 @@ class _Planner(ConditionResolver):
         if ref is None:
             return None
         self.measure(ref, *path, "data")
-        there = len(self.texts(ref))
+        self.check_open(ref, *path, "data")
+        there = len(self.examples(ref))
         if 0 < there < written.n:  # a data set without texts has a problem of its own
             self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
         return PlannedSamples(ref, written.n, written.max_new_tokens)
 
-    def measure(self, ref: DataRef | None, *path: Key) -> None:
+    def measure(self, ref: DataRef | None, *path: KeyPart) -> None:
         """Note that something is measured on some texts, and where that is said first."""
         if ref is not None:
             self.measured.setdefault(ref, path)
@@ -220,6 +263,7 @@ class _Planner(ConditionResolver):
         path, before = ("monitors", name), len(self.problems)
         self.check_known(written.direction, path)
         sites = self.sites(written.sites, (*path, "sites"))
+        self.check_monitored(written.direction, sites, path)
         positions = Positions.parse(written.positions)
         if positions.role == FROM_TOKEN:
             self.complain(f"{positions} can be steered, not read: write a role such as all", *path, "positions")
@@ -259,10 +303,12 @@ class _Planner(ConditionResolver):
             elif not (recipe.directions or recipe.lost_within("directions") or recipe.lost_within("conditions")):
                 self.complain("nothing to do: add directions, conditions and evaluate, or report.samples")
         self.check_leaks()
+        self.check_edited()
         used = {ref.dataset for ref in (*self.estimated, *self.measured)}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
-        steering = {item.direction for item in listed} | {item.gate.direction for item in listed if item.gate}
+        steering = {name for item in listed for name in item.directions}
+        steering |= {item.gate.direction for item in listed if item.gate}
         steering |= {item.direction for item in recipe.monitors.values()}
         self.notes += [
             f"Direction {name!r} is not used by any condition{' or monitor' if recipe.monitors else ''}."
@@ -272,19 +318,39 @@ class _Planner(ConditionResolver):
 
     def check_leaks(self) -> None:
         """No text that a direction is estimated from is measured on, unless the recipe says so by name."""
-        seen = {normalise(text): ref for ref in self.estimated for text in self.texts(ref)}
+        seen = {prompt_of(example): ref for ref in self.estimated for example in self.examples(ref)}
         for ref, path in self.measured.items():
-            shared = [text for text in self.texts(ref) if normalise(text) in seen]
-            if shared and ref.split == "train":
+            shared = [example for example in self.examples(ref) if prompt_of(example) in seen]
+            if shared and ref.part == "train":
                 self.notes.append(f"{ref} is measured on, and directions are estimated from it: not held out.")
             elif shared:
-                source = seen[normalise(shared[0])]
+                source = seen[prompt_of(shared[0])]
                 advice = "split the data set, and measure on another part" if source == ref else "remove them from one"
                 self.complain(
                     f"directions are estimated from {source}, and it must not be measured on the same texts: "
                     f"{source} and {ref} {describe_shared(shared)}; {advice}",
                     *path,
                 )
+
+    def check_rendered(self, template: str) -> None:
+        """Without a chat template there are texts alone."""
+        for ref in {**self.estimated, **self.measured} if template == "none" else ():
+            fault = unrendered(ref, self.examples(ref))
+            if fault is not None:
+                message = f"{fault}: that needs a chat template, and model.chat_template is none"
+                self.complain(message, "data", ref.dataset)
+
+    def check_edited(self) -> None:
+        """Every example that is measured has the turns that interventions and gates name."""
+        for name, condition in self.recipe.conditions.items():
+            for index, item in enumerate(condition.interventions):
+                path = ("conditions", name, "interventions", index)
+                gate = item.gate.positions if item.gate is not None else None
+                for text, where in ((item.positions, path), (gate, (*path, "gate"))):
+                    positions = Positions.parse(text) if text is not None else None
+                    for ref in self.measured if positions is not None and positions.role in TURNS else ():
+                        assert positions is not None
+                        self.check_turns(positions, ref, *where, "positions")
 
     def cost(
         self,
@@ -297,8 +363,10 @@ class _Planner(ConditionResolver):
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
+        arguments = section.chat_template_arguments
+        counter = partial(token_counter, self.model.folder, template, arguments=arguments)
         meter = Meter(
-            self.data, token_counter(self.model.folder, template, section.system_prompt), section.batch_tokens
+            self.data, counter(section.system_prompt), section.batch_tokens, cache(partial(counter, instead=True))
         )
         meter_directions(meter, directions, self.recipe.report.separation)
         controls = [(one, one.n_controls(self.recipe.control.random_directions)) for one in conditions]
@@ -316,11 +384,16 @@ class _Planner(ConditionResolver):
         recipe = self.recipe.resolved()
         for data in recipe["data"].values():
             data["file"] = data["file"] is not None
-        recipe["directions"].update({name: {"file": digest} for name, digest in files.items()})
+        recipe["directions"].update(
+            {name: {**recipe["directions"][name], "file": file} for name, file in files.items()}
+        )
         recipe["model"]["chat_template"] = template
         parts = {
             "recipe": recipe,
-            "data": {name: dict(splits) for name, splits in self.data.items()},
+            "data": {
+                name: {part: [example.to_json() for example in rows] for part, rows in splits.items()}
+                for name, splits in self.data.items()
+            },
             "plugins": self.plugins(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

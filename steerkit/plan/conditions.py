@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal
 
-from steerkit.api.hookspecs import InterventionSpec
-from steerkit.errors import nearest
+from steerkit.api.hookspecs import InterventionSpec, Options
+from steerkit.errors import SteerkitError, nearest
 from steerkit.plan.adapter import ModelResolver
-from steerkit.plan.names import Key
+from steerkit.plan.files import saved_places
+from steerkit.plan.names import KeyPart
 from steerkit.plan.types import PlannedCondition, PlannedGate, PlannedIntervention
-from steerkit.recipe.load import INTERVENTION_KEYS
+from steerkit.recipe.load import INTERVENTION_KEYS, OPTIONS
 from steerkit.recipe.schema import ConditionRecipe, GateRecipe, InterventionRecipe
 from steerkit.types import (
     ATTN_OUT,
@@ -20,13 +22,16 @@ from steerkit.types import (
     RESID_MID,
     RESID_POST,
     RESID_PRE,
+    TURNS,
     Positions,
     Schedule,
     Site,
+    SitePattern,
+    parse_sites,
 )
 
 _STREAMS_IN_ORDER: Final = (RESID_PRE, HEAD_OUT, ATTN_OUT, RESID_MID, MLP_OUT, "other writers", RESID_POST)
-_WITHIN_PROMPTS: Final = ("prompt", "instruction", "post_instruction", "")
+_WITHIN_PROMPTS: Final = ("prompt", "instruction", "post_instruction", "", *TURNS)
 
 
 class ConditionResolver(ModelResolver):
@@ -37,9 +42,12 @@ class ConditionResolver(ModelResolver):
         path = ("conditions", name)
         if name == "baseline":
             self.complain("'baseline' is the model as it is, and always run; give this condition another name", *path)
+        if written.system_prompt is not None and self.recipe.model.chat_template == "none":
+            self.complain("a system prompt needs a chat template, and chat_template is none", *path, "system_prompt")
         if written.sweep is None:
             found = self.interventions(written, path, {})
-            return [PlannedCondition(name, found, written.control)]
+            how = (written.system_prompt, written.mode)
+            return [PlannedCondition(name, found, written.control, None, {}, *how)]
         ((option, values),) = written.sweep.items()
         if not self.check_sweep(option, written, path):
             return []
@@ -48,12 +56,13 @@ class ConditionResolver(ModelResolver):
             before = len(self.problems)
             found = self.interventions(written, path, {option: value})
             label = f"{name}[{option}={format_number(value)}]"
-            members.append(PlannedCondition(label, found, written.control, name, {option: float(value)}))
+            how = (written.system_prompt, written.mode)
+            members.append(PlannedCondition(label, found, written.control, name, {option: float(value)}, *how))
             if len(self.problems) > before:
                 break  # the other members would have the same problems
         return members
 
-    def check_sweep(self, option: str, written: ConditionRecipe, path: tuple[Key, ...]) -> bool:
+    def check_sweep(self, option: str, written: ConditionRecipe, path: tuple[KeyPart, ...]) -> bool:
         """Whether any intervention has the option that a sweep varies."""
         fields: dict[str, None] = {}
         for item in written.interventions:
@@ -68,7 +77,7 @@ class ConditionResolver(ModelResolver):
         return True
 
     def interventions(
-        self, written: ConditionRecipe, path: tuple[Key, ...], swept: Mapping[str, Any]
+        self, written: ConditionRecipe, path: tuple[KeyPart, ...], swept: Mapping[str, Any]
     ) -> tuple[PlannedIntervention, ...]:
         """The interventions of a condition that have no problems."""
         found = (
@@ -78,11 +87,11 @@ class ConditionResolver(ModelResolver):
         return tuple(filter(None, found))
 
     def intervention(
-        self, written: InterventionRecipe, swept: Mapping[str, Any], *path: Key
+        self, written: InterventionRecipe, swept: Mapping[str, Any], *path: KeyPart
     ) -> PlannedIntervention | None:
         """One intervention, with the value of the sweep put in."""
         spec = self.spec("intervention", written.plugin, *path)
-        self.check_direction(spec, written.direction, path)
+        self.check_directions(spec, written.directions, path)
         sites = self.sites(written.sites, (*path, "sites"))
         gate = self.gate(written, sites, path)
         if spec is None:
@@ -97,26 +106,36 @@ class ConditionResolver(ModelResolver):
             {**written.options, **own},
             *(*path, "options"),
             moved=moved,
-            beside=INTERVENTION_KEYS,
+            beside=(*INTERVENTION_KEYS, OPTIONS),
             partial=self.recipe.lost(*path[:2], "sweep"),
         )
         if options is None:
             return None
+        self.check_sites(spec, options, written.directions, path)
         positions, schedule = Positions.parse(written.positions), Schedule.parse(written.schedule)
-        return PlannedIntervention(spec, options, written.direction, sites, positions, schedule, gate)
+        return PlannedIntervention(spec, options, written.directions, sites, positions, schedule, gate)
 
-    def check_direction(self, spec: InterventionSpec | None, direction: str | None, path: tuple[Key, ...]) -> None:
-        """An intervention has a direction if it needs one, and one that there is."""
-        if direction is None:
-            if spec is not None and spec.directions and not self.recipe.lost(*path, "direction"):
+    def check_directions(
+        self, spec: InterventionSpec | None, directions: Sequence[str], path: tuple[KeyPart, ...]
+    ) -> None:
+        """An intervention has as many directions as it takes, and ones that there are."""
+        wanted = len(directions) if spec is None else spec.directions
+        if spec is not None and wanted and not directions:
+            if not self.recipe.lost(*path, "direction"):
                 near = nearest("", self.recipe.directions, "direction")
-                self.complain(f"{spec.name} needs a direction: add `direction: <name>`. {near}", *path)
-        elif spec is not None and not spec.directions:
+                example = "`direction: <name>`" if wanted == 1 else f"`direction: [...]` with {wanted} names"
+                what = "a direction" if wanted == 1 else f"{wanted} directions"
+                self.complain(f"{spec.name} needs {what}: add {example}. {near}", *path)
+        elif spec is not None and directions and not wanted:
             self.complain(f"{spec.name} takes no direction; remove it", *path, "direction")
+        elif spec is not None and len(directions) != wanted:
+            takes = "one direction" if wanted == 1 else f"{wanted} directions"
+            self.complain(f"{spec.name} takes {takes}, not {len(directions)}", *path, "direction")
         else:
-            self.check_known(direction, path)
+            for direction in directions:
+                self.check_known(direction, path)
 
-    def check_known(self, direction: str, path: tuple[Key, ...]) -> None:
+    def check_known(self, direction: str, path: tuple[KeyPart, ...]) -> None:
         """There is such a direction."""
         known = self.recipe.directions
         if direction not in known and not self.recipe.lost("directions", direction):
@@ -124,19 +143,80 @@ class ConditionResolver(ModelResolver):
                 f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
             )
 
-    def sites(self, written: Sequence[str] | None, path: tuple[Key, ...]) -> tuple[Site, ...] | None:
+    def check_sites(
+        self, spec: InterventionSpec, options: Options, directions: Sequence[str], path: tuple[KeyPart, ...]
+    ) -> None:
+        """Of a direction at several sites an intervention knows whose vectors are meant, as far as sites are known."""
+        at = getattr(options, "at", None)
+        for name in directions:
+            sites = self.direction_sites(name)
+            if sites is None or spec.many_sites:
+                continue
+            if at is not None:
+                if isinstance(sites, tuple) and Site.parse(at) not in sites:
+                    self.complain(f"direction {name!r} has no vectors at {at}; {_has(sites)}", *path, OPTIONS, "at")
+            elif isinstance(sites, SitePattern) or len(sites) > 1:
+                advice = "choose a direction at one site"
+                if "at" in type(options).model_fields:
+                    example = "<site>" if isinstance(sites, SitePattern) else sites[len(sites) // 2]
+                    advice = f"say whose vectors are meant, at: {example}"
+                self.complain(
+                    f"{spec.name} uses the vectors of one site, and of direction {name!r} {_has(sites)}; {advice}",
+                    *path,
+                )
+
+    def check_monitored(
+        self, direction: str, sites: Sequence[Site | SitePattern] | None, path: tuple[KeyPart, ...]
+    ) -> None:
+        """Of a direction at several sites a monitor says at which ones it reads, as far as they are known."""
+        own = self.direction_sites(direction)
+        if own is None or (isinstance(own, tuple) and len(own) == 1):
+            return
+        if sites is None:
+            if not self.recipe.lost(*path, "sites"):
+                example = "<site>" if isinstance(own, SitePattern) else own[len(own) // 2]
+                message = f"of direction {direction!r} {_has(own)}; say which ones are read, sites: [{example}]"
+                self.complain(message, *path)
+            return
+        for at, site in enumerate(sites):
+            if isinstance(own, tuple) and isinstance(site, Site) and site not in own:
+                self.complain(f"direction {direction!r} has no vectors at {site}; {_has(own)}", *path, "sites", at)
+
+    def direction_sites(self, name: str) -> tuple[Site, ...] | SitePattern | None:
+        """Where a direction has vectors, as far as recipe, model and file tell; None where they don't."""
+        direction = self.recipe.directions.get(name)
+        if direction is None or self.recipe.lost("directions", name, "site"):
+            return None
+        if direction.file is not None:
+            try:
+                saved = saved_places(self.recipe.path_of(direction.file))
+            except SteerkitError:
+                return None
+            sites, _ = saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else ((), None))
+            if sites:
+                return sites
+        if direction.site is None:
+            return None
+        written = parse_sites(direction.site)
+        if isinstance(written, Site):
+            return (written,)
+        try:
+            return written if self.model.n_layers is None else written.sites(self.model.n_layers)
+        except SteerkitError:
+            return None  # told where the direction stands
+
+    def sites(self, written: Sequence[str] | None, path: tuple[KeyPart, ...]) -> tuple[Site | SitePattern, ...] | None:
         """The sites of an intervention, or None for its own choice."""
         if written is None:
             return None
         if not written:
             self.complain("an empty list of sites does nothing; remove it for the plugin's own choice", *path)
-        checked = [self.site(text, *path, index) for index, text in enumerate(written)]
-        return tuple(site for site in checked if site is not None)
+        return tuple(self.sites_of(text, *path, index) for index, text in enumerate(written))
 
     # Gates.
 
     def gate(
-        self, written: InterventionRecipe, sites: Sequence[Site] | None, path: tuple[Key, ...]
+        self, written: InterventionRecipe, sites: Sequence[Site | SitePattern] | None, path: tuple[KeyPart, ...]
     ) -> PlannedGate | None:
         """The gate of an intervention at ``path``, or None."""
         gate = written.gate
@@ -146,7 +226,7 @@ class ConditionResolver(ModelResolver):
         self.check_known(gate.direction, here)
         site = self.gate_site(gate, here)
         positions = Positions.parse(gate.positions or "last")
-        if positions.role in ("generated", FROM_TOKEN):
+        if positions.role in ("generated", "completion", FROM_TOKEN):
             self.complain(
                 f"a gate reads tokens of the prompt, not {positions}: write last, instruction or prompt",
                 *(*here, "positions"),
@@ -160,21 +240,41 @@ class ConditionResolver(ModelResolver):
         assert threshold is not None
         return PlannedGate(gate.direction, threshold, side, site, gate.at, positions, gate.prepass)
 
-    def gate_site(self, gate: GateRecipe, path: tuple[Key, ...]) -> Site | None:
+    def gate_site(self, gate: GateRecipe, path: tuple[KeyPart, ...]) -> Site | None:
         """Where a gate is read; None where only a file or a lost part of the recipe tells."""
+        sites = self.direction_sites(gate.direction)
+        several = isinstance(sites, SitePattern) or (sites is not None and len(sites) > 1)
         if gate.site is not None:
-            return self.site(gate.site, *path, "site")
+            site = self.site(gate.site, *path, "site")
+            if several and isinstance(sites, tuple) and site not in sites:
+                self.complain(f"direction {gate.direction!r} has no vector at {site}; {_has(sites)}", *path, "site")
+            return site
         direction = self.recipe.directions.get(gate.direction)
-        lost = self.recipe.lost(*path, "site") or self.recipe.lost("directions", gate.direction, "site")
-        return None if lost or direction is None or direction.site is None else Site.parse(direction.site)
+        if self.recipe.lost(*path, "site") or direction is None or sites is None:
+            return None
+        if several:
+            self.complain(
+                f"a gate reads one vector, and of direction {gate.direction!r} {_has(sites)}; add site: <site>", *path
+            )
+        # What only a file tells is left to it.
+        return sites[0] if isinstance(sites, tuple) and not several and direction.site is not None else None
 
     def check_order(
-        self, gate: Site | None, edited: Sequence[Site] | None, here: tuple[Key, ...], path: tuple[Key, ...]
+        self,
+        gate: Site | None,
+        edited: Sequence[Site | SitePattern] | None,
+        here: tuple[KeyPart, ...],
+        path: tuple[KeyPart, ...],
     ) -> None:
         """A gate is read before any edit that it decides on, as far as the sites of both are known."""
         if gate is None or self.recipe.lost_within(*path, "sites"):
             return
-        early = [site for site in edited or () if _forward_order(site) < _forward_order(gate)]
+        layers = self.model.n_layers
+        known: list[Site] = []
+        for item in edited or ():
+            with suppress(SteerkitError):  # told where it stands
+                known += [item] if isinstance(item, Site) else [] if layers is None else item.sites(layers)
+        early = [site for site in known if _forward_order(site) < _forward_order(gate)]
         there = self.model.n_layers is None or gate.layer < self.model.n_layers
         if early and there:
             first = min(early, key=_forward_order)
@@ -184,7 +284,7 @@ class ConditionResolver(ModelResolver):
                 *here,
             )
 
-    def check_reach(self, gate: GateRecipe, edited: Positions, path: tuple[Key, ...]) -> None:
+    def check_reach(self, gate: GateRecipe, edited: Positions, path: tuple[KeyPart, ...]) -> None:
         """Without a pass in advance, what the prompt decides on are generated tokens."""
         if gate.at == "prompt" and edited.role in _WITHIN_PROMPTS:
             self.complain(
@@ -193,6 +293,14 @@ class ConditionResolver(ModelResolver):
                 "generated or all",
                 *(*path, "at"),
             )
+
+
+def _has(sites: tuple[Site, ...] | SitePattern) -> str:
+    """Where vectors are, as the end of a sentence."""
+    if isinstance(sites, SitePattern):
+        return f"there are vectors at {sites}"
+    more = f" to {sites[-1]} ({len(sites)} sites)" if len(sites) > 1 else ""
+    return f"there are vectors at {sites[0]}{more}"
 
 
 def _forward_order(site: Site) -> tuple[int, int]:

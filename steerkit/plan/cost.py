@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 from steerkit.api.hookspecs import Needs
-from steerkit.plan.tokens import TokenCounter
+from steerkit.plan.tokens import Reading, TokenCounter
+from steerkit.plan.turns import reads_behind
 from steerkit.plan.types import Cost, PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import Pass, completing, greedy_tokens, group_sizes, next_tokens, passes_over, sample_passes
@@ -19,9 +20,10 @@ PREPASS: Final = "prepasses of gates"
 
 def held_out(ref: DataRef, data: Mapping[str, Splits]) -> DataRef | None:
     """The split of the same data set on which a direction from ``ref`` is tested, or None."""
-    for split in ("test", "validation"):
-        if split != ref.split and data[ref.dataset].get(split):
-            return DataRef(ref.dataset, split)
+    for part in ("test", "validation"):
+        other = ref.of_part(part)
+        if part != ref.part and data[ref.dataset].get(other.split):
+            return other
     return None
 
 
@@ -30,26 +32,38 @@ class Meter:
     """Adds up passes.
 
     Args:
-        data: the plan's texts.
+        data: the plan's examples.
         counter: counts their tokens.
         budget: most tokens of a batch.
+        prompted: counts them under a system prompt of a condition's own.
     """
 
     data: Mapping[str, Splits]
     counter: TokenCounter
     budget: int
+    prompted: Callable[[str], TokenCounter] | None = None
     prompt_tokens: int = 0
     generated_tokens: int = 0
     parts: dict[str, int] = field(default_factory=dict)
-    _lengths: dict[tuple[DataRef, bool], list[int]] = field(default_factory=dict)
+    _lengths: dict[tuple[DataRef, Reading, str | None], list[int]] = field(default_factory=dict)
 
-    def lengths(self, ref: DataRef, *, raw: bool = False) -> list[int]:
-        """Tokens of each text of a split."""
-        key = (ref, raw)
+    def lengths(self, ref: DataRef, how: Reading = "prompt", system_prompt: str | None = None) -> list[int]:
+        """Tokens of each example of a split, as a prompt with a condition's system prompt, or by itself."""
+        key = (ref, how, system_prompt)
         if key not in self._lengths:
-            count = self.counter.texts if raw else self.counter.prompts
-            self._lengths[key] = count(self.data[ref.dataset][ref.split])
+            counter = self.counter
+            if system_prompt is not None and self.prompted is not None:
+                counter = self.prompted(system_prompt)
+            self._lengths[key] = counter.count(self.data[ref.dataset][ref.split], how)
         return self._lengths[key]
+
+    def texts(self, ref: DataRef, system_prompt: str | None = None) -> list[int]:
+        """Tokens of what is read along. A condition's system prompt stands before prompts that a completion follows."""
+        plain = self.lengths(ref, "text")
+        if system_prompt is None:
+            return plain
+        own, rows = self.lengths(ref, "text", system_prompt), self.data[ref.dataset][ref.split]
+        return [plain[at] if one.completion is None else own[at] for at, one in enumerate(rows)]
 
     def add(self, what: str, one: Pass, *, conditions: int = 1, prepass: bool = False) -> None:
         """A pass under conditions that are run together; with ``prepass`` an unsteered one before each of its prompts.
@@ -78,13 +92,14 @@ def meter_directions(meter: Meter, directions: Iterable[PlannedDirection], separ
         if direction.positive is None or direction.negative is None:
             continue
         classes = (direction.positive, direction.negative)
+        how: Reading = "whole" if direction.positions and reads_behind(direction.positions) else "prompt"
         tested = [held_out(ref, meter.data) for ref in classes]
         for ref in classes:
-            meter.add("directions", Pass(tuple(meter.lengths(ref))))
+            meter.add("directions", Pass(tuple(meter.lengths(ref, how))))
         if separation:
             unseen = [ref for ref in tested if ref is not None]
             for ref in (*classes, *(unseen if len(unseen) == len(classes) else classes)):
-                meter.add("separation by layer", Pass(tuple(meter.lengths(ref))))
+                meter.add("separation by layer", Pass(tuple(meter.lengths(ref, how))))
 
 
 def meter_conditions(
@@ -109,28 +124,37 @@ def meter_conditions(
     }
     for one in _baseline_passes(meter, needs, samples, monitored):
         meter.add("baseline", one)
-    for prepass in (False, True):
-        listed = [(one, controls) for one, controls in conditions if one.has_prepass == prepass]
-        _meter_group("conditions", meter, _passes(meter, needs, samples, monitored), len(listed), prepass)
+    kinds = {(one.has_prepass, one.system_prompt, one.mode): one for one, _ in conditions}
+    for kind, like in sorted(kinds.items(), key=lambda item: item[0][0]):
+        listed = [(one, n) for one, n in conditions if (one.has_prepass, one.system_prompt, one.mode) == kind]
+        own = _passes(meter, needs, samples, monitored, like.system_prompt)
+        _meter_group("conditions", meter, own, len(listed), like)
         controls = sum(number for _, number in listed)
-        _meter_group("random controls", meter, _passes(meter, needs, None), controls, prepass)
+        of_controls = _passes(meter, needs, None, False, like.system_prompt)
+        _meter_group("random controls", meter, of_controls, controls, like)
 
 
-def _meter_group(what: str, meter: Meter, passes: Sequence[Pass], conditions: int, prepass: bool) -> None:
-    """Conditions that make the same passes, run in groups as the runner does."""
-    for size in group_sizes(passes, conditions, meter.budget):
+def _meter_group(what: str, meter: Meter, passes: Sequence[Pass], conditions: int, like: PlannedCondition) -> None:
+    """Conditions that make the same passes as ``like``, run in groups as the runner does."""
+    alone = like.mode in ("fold", "interpret")  # rows that differ are hooked, so these share no batch
+    for size in [1] * conditions if alone else group_sizes(passes, conditions, meter.budget):
         for one in passes:
-            meter.add(what, one, conditions=size, prepass=prepass)
+            meter.add(what, one, conditions=size, prepass=like.has_prepass)
 
 
 def _passes(
-    meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None, monitored: bool = False
+    meter: Meter,
+    needs: Mapping[DataRef, Sequence[Needs]],
+    samples: PlannedSamples | None,
+    monitored: bool,
+    system_prompt: str | None,
 ) -> list[Pass]:
     """The passes of a condition that isn't the baseline."""
     found: list[Pass] = []
     for ref, wanted in needs.items():
-        found += passes_over(wanted, meter.lengths(ref), partial(meter.lengths, ref, raw=True))
-    return found + _sample_passes(meter, needs, samples, monitored)
+        prompts = meter.lengths(ref, system_prompt=system_prompt)
+        found += passes_over(wanted, prompts, partial(meter.texts, ref, system_prompt))
+    return found + _sample_passes(meter, needs, samples, monitored, system_prompt)
 
 
 def _baseline_passes(
@@ -146,16 +170,20 @@ def _baseline_passes(
         found += [replace(next_tokens(prompts), most_rows=0)] if logits_kept else []
         found += [completing(prompts, longest)] if completions_kept else []
         kept = {"completions": completions_kept, "next token": logits_kept, "baseline along": True}
-        for one in passes_over(wanted, prompts, partial(meter.lengths, ref, raw=True)):
+        for one in passes_over(wanted, prompts, partial(meter.texts, ref)):
             found += [] if kept.get(one.kind) else [one]
     return found + _sample_passes(meter, needs, samples, monitored)
 
 
 def _sample_passes(
-    meter: Meter, needs: Mapping[DataRef, Sequence[Needs]], samples: PlannedSamples | None, monitored: bool
+    meter: Meter,
+    needs: Mapping[DataRef, Sequence[Needs]],
+    samples: PlannedSamples | None,
+    monitored: bool,
+    system_prompt: str | None = None,
 ) -> list[Pass]:
     if samples is None:
         return []
     written = max((greedy_tokens(need) for need in needs.get(samples.data, ())), default=0)
-    prompts = meter.lengths(samples.data)[: samples.n]
+    prompts = meter.lengths(samples.data, system_prompt=system_prompt)[: samples.n]
     return sample_passes(prompts, samples.max_new_tokens, written, monitored=monitored)

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from steerkit.errors import SteerkitError
+from steerkit.types import Positions, Site
+
 if TYPE_CHECKING:
     from jinja2 import nodes
     from jinja2.parser import Parser
@@ -15,18 +18,35 @@ _LONGEST_HEADER: Final = 100_000_000
 """Bytes, as the safetensors format has it."""
 
 
+def _header(path: Path) -> Any:
+    """The header of a safetensors file, or what stands in its place. Raises ``OSError``."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            return json.loads(file.read(length)) if 0 < length <= _LONGEST_HEADER else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def saved_places(path: Path) -> dict[str, tuple[tuple[Site, ...], Positions | None]]:
+    """Sites and positions of each direction in a file, as far as its header can be read."""
+    from steerkit.artifacts.directions import HEADER, places_of
+
+    try:
+        entries = json.loads(_header(path)["__metadata__"][HEADER])["directions"]
+        return {name: (sites, positions) for name, sites, positions in map(places_of, entries)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SteerkitError):
+        return {}  # said where the file is named
+
+
 def directions_fault(path: Path) -> str | None:
     """What keeps a file from being one of saved directions, as far as its header tells; None where nothing does."""
     from steerkit.artifacts.directions import HEADER
 
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            header = json.loads(file.read(length)) if 0 < length <= _LONGEST_HEADER else None
+        header = _header(path)
     except OSError as error:
         return f"{path} can't be read: {error.strerror or error}"
-    except (ValueError, RecursionError):
-        header = None
     if not isinstance(header, dict):
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
     if HEADER not in (header.get("__metadata__") or {}):

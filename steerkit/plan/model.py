@@ -7,27 +7,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from steerkit.api.hookspecs import ModelFacts
+from steerkit.bundled import BUNDLED, bundled_folder
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.types import PlannedModel
-from steerkit.recipe.paths import TINY, local_model
-
-_TINY_TYPES: Final = (
-    *("llama", "diffllama", "yi"),
-    *("qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next"),
-    *("qwen3_5_text", "qwen3_5_moe_text", "qwen3_5", "qwen3_5_moe"),
-    *("gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
-    *("gemma4_text_moe", "vaultgemma"),
-)
-"""``steerkit.engine.tiny.models.TINY_MODEL_TYPES``, which can't be had without torch."""
-
-_ALIASES: Final[Mapping[str, tuple[str, int]]] = {
-    "smollm2-135m-instruct": ("llama", 30),
-    "gemma3-270m": ("gemma3_text", 18),
-}
-"""Model type and number of blocks of the bundled models, for when they aren't in the cache yet."""
+from steerkit.recipe.paths import local_model
+from steerkit.sources import TINY, TINY_MODEL_TYPES
 
 
 def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts | None]:
@@ -38,14 +25,16 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
     """
     if source.startswith(TINY):
         model_type = source.removeprefix(TINY)
-        if model_type not in _TINY_TYPES:
-            raise ModelError(f"no tiny model {model_type!r}. {nearest(model_type, _TINY_TYPES, 'tiny model')}")
+        if model_type not in TINY_MODEL_TYPES:
+            raise ModelError(f"no tiny model {model_type!r}. {nearest(model_type, TINY_MODEL_TYPES, 'tiny model')}")
         return PlannedModel(source, model_type), ModelFacts(model_type, {})
     folder = model_folder(source, revision)
     config = read_json(folder / "config.json") if folder is not None else {}
     if not config:
-        known, n_layers = _ALIASES.get(source, (None, None))
-        return PlannedModel(source, known, n_layers, folder), None if known is None else ModelFacts(known, {})
+        known = BUNDLED.get(source)
+        if known is None:
+            return PlannedModel(source, None, None, folder), None
+        return PlannedModel(source, known.model_type, known.n_layers, folder), ModelFacts(known.model_type, {})
     assert folder is not None
     model_type = str(config.get("model_type", ""))
     model = PlannedModel(source, model_type, _n_layers(config), folder)
@@ -59,8 +48,6 @@ def model_folder(source: str, revision: str | None) -> Path | None:
         ModelError: for a path that isn't there, or a name that is nearly a bundled one.
         SteerkitError: for what can't be a path.
     """
-    from steerkit.bundled import BUNDLED, bundled_folder
-
     if source in BUNDLED:
         return bundled_folder(source)
     path = local_model(source)

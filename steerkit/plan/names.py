@@ -12,9 +12,10 @@ from steerkit.plan.types import PlannedModel
 from steerkit.recipe.data import DataRef, Splits, parse_ref
 from steerkit.recipe.problems import find_faults, news
 from steerkit.recipe.schema import Recipe
-from steerkit.types import STREAMS, Site
+from steerkit.types import STREAMS, Example, Site, SitePattern, parse_sites
 
-Key: TypeAlias = str | int
+KeyPart: TypeAlias = str | int
+"""One step of a path into a recipe: a key, or an index of a list."""
 
 
 class Resolver:
@@ -34,20 +35,20 @@ class Resolver:
         self.model = PlannedModel(recipe.model.source)
         self.data: Mapping[str, Splits] = {}
 
-    def complain(self, message: object, *path: Key) -> None:
+    def complain(self, message: object, *path: KeyPart) -> None:
         """Note a problem at a key of the recipe, unless a draft has lost what stood there."""
         if not self.recipe.lost(*path):
             self.problems.append(Problem(str(message), *self.recipe.place(*path)))
 
     @overload
-    def spec(self, kind: Literal["architecture"], name: str, *path: Key) -> ArchitectureSpec | None: ...
+    def spec(self, kind: Literal["architecture"], name: str, *path: KeyPart) -> ArchitectureSpec | None: ...
     @overload
-    def spec(self, kind: Literal["estimator"], name: str, *path: Key) -> EstimatorSpec | None: ...
+    def spec(self, kind: Literal["estimator"], name: str, *path: KeyPart) -> EstimatorSpec | None: ...
     @overload
-    def spec(self, kind: Literal["intervention"], name: str, *path: Key) -> InterventionSpec | None: ...
+    def spec(self, kind: Literal["intervention"], name: str, *path: KeyPart) -> InterventionSpec | None: ...
     @overload
-    def spec(self, kind: Literal["evaluator"], name: str, *path: Key) -> EvaluatorSpec | None: ...
-    def spec(self, kind: str, name: str, *path: Key) -> Spec | None:
+    def spec(self, kind: Literal["evaluator"], name: str, *path: KeyPart) -> EvaluatorSpec | None: ...
+    def spec(self, kind: str, name: str, *path: KeyPart) -> Spec | None:
         """A plugin, or None and a problem."""
         try:
             found = self.catalog.get(kind, name)
@@ -61,8 +62,8 @@ class Resolver:
         self,
         spec: Spec,
         values: Mapping[str, Any],
-        *path: Key,
-        moved: Mapping[str, tuple[Key, ...]] | None = None,
+        *path: KeyPart,
+        moved: Mapping[str, tuple[KeyPart, ...]] | None = None,
         beside: Iterable[str] = (),
         partial: bool = False,
     ) -> Options | None:
@@ -82,26 +83,43 @@ class Resolver:
             self.complain(fault.message, *(elsewhere or (*path, *fault.path)))
         return found
 
-    def ref(self, text: str, *path: Key) -> DataRef | None:
+    def ref(self, text: str, *path: KeyPart) -> DataRef | None:
         """A data reference, or None and a problem."""
         try:
             return parse_ref(text, self.data)
         except DataError as error:
             dataset = text.partition(".")[0]
-            if not self.recipe.lost_within("data", dataset, "split"):
+            if not any(self.recipe.lost_within("data", dataset, key) for key in ("split", "pairs")):
                 self.complain(error, *path)
             return None
 
-    def site(self, text: str, *path: Key) -> Site | None:
+    def site(self, text: str, *path: KeyPart) -> Site:
         """A site that the model can have, as far as is known."""
         site = Site.parse(text)
         layers = self.model.n_layers
         if layers is not None and site.layer >= layers:
             self.complain(f"no site {site}: the model has {layers} layers, 0 to {layers - 1}", *path)
-        if site.stream not in STREAMS:
-            self.notes.append(f"Stream {site.stream!r} is one that not every model has; that is checked at load.")
+        self.note_stream(site.stream)
         return site
 
-    def texts(self, ref: DataRef) -> tuple[str, ...]:
-        """The texts of a split."""
+    def sites_of(self, text: str, *path: KeyPart) -> Site | SitePattern:
+        """A site or a pattern of several that the model can have, as far as is known."""
+        sites = parse_sites(text)
+        if isinstance(sites, Site):
+            return self.site(text, *path)
+        if self.model.n_layers is not None:
+            try:
+                sites.sites(self.model.n_layers)
+            except SteerkitError as error:
+                self.complain(error, *path)
+        self.note_stream(sites.stream)
+        return sites
+
+    def note_stream(self, stream: str) -> None:
+        """Say that a stream is one that not every model has."""
+        if stream not in STREAMS:
+            self.notes.append(f"Stream {stream!r} is one that not every model has; that is checked at load.")
+
+    def examples(self, ref: DataRef) -> tuple[Example, ...]:
+        """The examples of a split."""
         return self.data[ref.dataset][ref.split]

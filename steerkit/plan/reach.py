@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from steerkit.api.hookspecs import Needs
 from steerkit.plan.types import PlannedCondition, PlannedEvaluation, PlannedIntervention
+from steerkit.recipe.data import DataRef
 from steerkit.sharing import greedy_tokens
+from steerkit.types import Example
 
 
 def unreached(conditions: Sequence[PlannedCondition], evaluations: Sequence[PlannedEvaluation]) -> list[str]:
@@ -14,11 +16,12 @@ def unreached(conditions: Sequence[PlannedCondition], evaluations: Sequence[Plan
     notes = [
         f"Condition {condition.name} does nothing with these options, so it is the baseline."
         for condition in conditions
-        if condition.interventions and all(map(_idle, condition.interventions))
+        if condition.interventions and condition.system_prompt is None and all(map(_idle, condition.interventions))
     ]
     members: dict[tuple[str, ...], list[str]] = {}
     for condition in conditions:
-        if not condition.interventions or not all(map(_generated_only, condition.interventions)):
+        prompted = condition.system_prompt is not None or not condition.interventions
+        if prompted or not all(map(_generated_only, condition.interventions)):
             continue
         blind = tuple(item.name for item in evaluations if _reads_prompts_only(item.needs))
         if blind:
@@ -33,6 +36,30 @@ def unreached(conditions: Sequence[PlannedCondition], evaluations: Sequence[Plan
             "differ from the baseline there."
         )
     return notes
+
+
+def unprompted(
+    conditions: Sequence[PlannedCondition],
+    evaluations: Sequence[PlannedEvaluation],
+    examples: Callable[[DataRef], Sequence[Example]],
+) -> list[str]:
+    """Sentences about conditions whose system prompt alone can't touch texts that are read without any prompt."""
+    names = [one.name for one in conditions if one.system_prompt is not None and not one.interventions]
+    blind = [
+        item.name
+        for item in evaluations
+        if item.needs.sequence_logits
+        and not item.needs.baseline_completions
+        and all(one.completion is None for ref in item.data for one in examples(ref))
+    ]
+    if not names or not blind:
+        return []
+    many, reads = len(names) > 1, "read" if len(blind) > 1 else "reads"
+    return [
+        f"Condition{'s' if many else ''} {', '.join(names)} {'have' if many else 'has'} a system prompt and no "
+        f"intervention, and {', '.join(blind)} {reads} given texts as they are, so {'they' if many else 'it'} can't "
+        "differ from the baseline there."
+    ]
 
 
 def _idle(item: PlannedIntervention) -> bool:

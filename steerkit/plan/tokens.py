@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from steerkit.plan.model import chat_template, read_json, token_text
+from steerkit.templates import Locator, Render, compiled, messages_of
+from steerkit.types import Example
 
 _CHARACTERS_PER_TOKEN: Final = 4
 _TEMPLATE_TOKENS: Final = 10
@@ -16,62 +19,146 @@ _LARGEST_TOKENIZER: Final = 20_000_000
 """Bytes of a tokenizer file. Reading a larger one (Gemma's) takes seconds, and a check is to be quick."""
 
 
+Reading: TypeAlias = Literal["prompt", "whole", "text"]
+"""What of an example is read: its prompt; its prompt with its completion, where it has one; or what evaluators read
+along, which for a plain text is the text by itself."""
+
+_Counts: TypeAlias = Callable[[Sequence[str]], list[int]]
+
+
 @dataclass(frozen=True)
 class TokenCounter:
-    """Counts tokens of prompts (through the chat template) and of raw texts.
+    """Counts tokens of examples.
 
     Args:
-        prompts: from texts to the number of tokens of each, as a prompt.
+        prompts: from examples to the number of tokens of each, as a prompt.
         texts: the same for raw texts.
+        behind: the same for completions, without special tokens.
         estimated: whether the numbers are estimates.
         basis: where they come from, in words.
     """
 
-    prompts: Callable[[Sequence[str]], list[int]]
-    texts: Callable[[Sequence[str]], list[int]]
+    prompts: Callable[[Sequence[Example]], list[int]]
+    texts: _Counts
+    behind: _Counts
     estimated: bool
     basis: str
 
+    def count(self, examples: Sequence[Example], how: Reading = "prompt") -> list[int]:
+        """Tokens of each example."""
+        if how == "text" and all(example.is_plain for example in examples):
+            return self.texts([example.text for example in examples])
+        found = self.prompts(examples)
+        if how == "prompt":
+            return found
+        behind = self.behind([example.completion or "" for example in examples])
+        found = [prompt + more for prompt, more in zip(found, behind, strict=True)]
+        if how == "whole":
+            return found
+        raw = self.texts([example.text for example in examples])
+        return [raw[at] if example.is_plain else found[at] for at, example in enumerate(examples)]
 
-def token_counter(folder: Path | None, template: str, system_prompt: str | None) -> TokenCounter:
+
+def token_counter(
+    folder: Path | None,
+    template: str,
+    system_prompt: str | None,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    instead: bool = False,
+) -> TokenCounter:
     """The best counter that a model's files allow.
 
     Args:
         folder: the model's files, or None.
         template: ``default``, ``none``, or a Jinja template.
-        system_prompt: the recipe's.
+        system_prompt: the recipe's, or a condition's.
+        arguments: of the template.
+        instead: whether the system prompt takes the place of a conversation's own.
     """
     raw = _raw_counter(folder) if folder is not None else None
     if folder is None or raw is None:
         large = folder is not None and (folder / "tokenizer.json").is_file()
         why = "too large to be read in a moment" if large else "not at hand"
         return _estimate(template, system_prompt, why)
+    plain, behind = raw(True), raw(False)
     if template == "none":
-        return TokenCounter(raw(True), raw(True), False, "counted with the model's tokenizer")
+        return TokenCounter(_of_texts(plain), plain, behind, False, "counted with the model's tokenizer")
     source = chat_template(folder) if template == "default" else template
-    render = _renderer(folder, source, system_prompt) if source is not None else None
+    render = _renderer(folder, source, system_prompt, arguments or {}, instead) if source is not None else None
+
+    def count(examples: Sequence[Example]) -> list[int]:
+        assert render is not None
+        return behind([render(example) for example in examples])
+
     try:
         if render is not None:
-            render("probe")
-            counted = raw(False)
+            render(Example.of("probe"))
             basis = "counted with the model's tokenizer and chat template"
-            return TokenCounter(lambda texts: counted([render(text) for text in texts]), raw(True), False, basis)
+            return TokenCounter(count, plain, behind, False, basis)
     except Exception:
         # A template may hold any mistake, and may need what only transformers provides; the load will say which.
         pass
-    plain = raw(True)
-    basis = f"counted with the model's tokenizer; its chat template is taken for {_TEMPLATE_TOKENS} tokens"
-    return TokenCounter(lambda texts: [n + _TEMPLATE_TOKENS for n in plain(texts)], plain, True, basis)
+    basis = f"counted with the model's tokenizer; its chat template is taken for {_TEMPLATE_TOKENS} tokens a turn"
+    return TokenCounter(_of_texts(plain, _TEMPLATE_TOKENS), plain, behind, True, basis)
+
+
+def turns_shown(
+    folder: Path | None, template: str, system_prompt: str | None, arguments: Mapping[str, Any]
+) -> Callable[[Example], list[tuple[str, bool]]]:
+    """A function that tells each turn's role, and whether the template shows it so that its place can be told.
+
+    What can't be rendered here is taken for shown: the load will say what is wrong with it.
+    """
+    source: str | None = template
+    if template in ("default", "none"):
+        source = chat_template(folder) if folder is not None and template == "default" else None
+    locators: dict[bool, Locator] = {}
+    if source is not None:
+        with suppress(Exception):
+            for closed in (False, True):
+                locators[closed] = Locator(_template(folder, source, not closed, arguments))
+
+    def shown(example: Example) -> list[tuple[str, bool]]:
+        messages = messages_of(example, system_prompt)
+        spans: Sequence[object] = [True] * len(messages)
+        if locators:
+            with suppress(Exception):
+                locator = locators[example.is_closed]
+                spans = locator.locate(messages, locator.render(messages))
+        return [(message["role"], span is not None) for message, span in zip(messages, spans, strict=True)]
+
+    return shown
+
+
+def _template(folder: Path | None, source: str, generation: bool, arguments: Mapping[str, Any]) -> Render:
+    """A template as the engine renders it."""
+    config = read_json(folder / "tokenizer_config.json") if folder is not None else {}
+    render = compiled(source, {key: token_text(value) for key, value in config.items() if key.endswith("_token")})
+    return partial(render, add_generation_prompt=generation, **arguments)
+
+
+def _of_texts(count: _Counts, extra: int = 0) -> Callable[[Sequence[Example]], list[int]]:
+    """Counts examples by the texts of their turns."""
+
+    def counted(examples: Sequence[Example]) -> list[int]:
+        texts = ["\n".join(message.content for message in example.messages) for example in examples]
+        return [n + extra * len(one.messages) for n, one in zip(count(texts), examples, strict=True)]
+
+    return counted
 
 
 def _estimate(template: str, system_prompt: str | None, why: str) -> TokenCounter:
     extra = 0 if template == "none" else _TEMPLATE_TOKENS + len(system_prompt or "") // _CHARACTERS_PER_TOKEN
 
-    def count(texts: Sequence[str], extra: int = 1) -> list[int]:
-        return [-(-len(text) // _CHARACTERS_PER_TOKEN) + extra for text in texts]
+    def behind(texts: Sequence[str]) -> list[int]:
+        return [-(-len(text) // _CHARACTERS_PER_TOKEN) for text in texts]
+
+    def plain(texts: Sequence[str]) -> list[int]:
+        return [n + 1 for n in behind(texts)]
 
     basis = f"an estimate, {_CHARACTERS_PER_TOKEN} characters a token: the model's tokenizer is {why}"
-    return TokenCounter(lambda texts: count(texts, 1 + extra), count, True, basis)
+    return TokenCounter(_of_texts(plain, extra), plain, behind, True, basis)
 
 
 def _raw_counter(folder: Path) -> Callable[[bool], Callable[[Sequence[str]], list[int]]] | None:
@@ -88,35 +175,23 @@ def _raw_counter(folder: Path) -> Callable[[bool], Callable[[Sequence[str]], lis
 
     def counter(special: bool) -> Callable[[Sequence[str]], list[int]]:
         def count(texts: Sequence[str]) -> list[int]:
-            return [len(item.ids) for item in tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)]
+            found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
+            counts = [len(item.ids) for item in found]
+            for place, item in enumerate(found):
+                if special and item.ids[:1] == item.ids[1:2]:
+                    # A text that begins with the begin token gets no second one.
+                    bare = tokenizer.encode(texts[place], add_special_tokens=False).ids
+                    counts[place] -= len(bare) < len(item.ids) and bare[:1] == item.ids[:1]
+            return counts
 
         return count
 
     return counter
 
 
-def _renderer(folder: Path, source: str, system_prompt: str | None) -> Callable[[str], str]:
-    """Renders one user turn as transformers does: the same sandbox, the same names in it."""
-    import jinja2
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    from steerkit.engine.prompts.chat import strftime_now
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda value, **kwargs: json.dumps(value, ensure_ascii=False, **kwargs)
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = strftime_now
-    config = read_json(folder / "tokenizer_config.json")
-    names: dict[str, Any] = {key: token_text(value) for key, value in config.items() if key.endswith("_token")}
-    compiled = environment.from_string(source)
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-
-    def render(text: str) -> str:
-        messages = [*system, {"role": "user", "content": text}]
-        return compiled.render(messages=messages, add_generation_prompt=True, **names)
-
-    return render
+def _renderer(
+    folder: Path, source: str, system_prompt: str | None, arguments: Mapping[str, Any], instead: bool
+) -> Callable[[Example], str]:
+    """Renders an example as the engine does."""
+    templates = {closed: _template(folder, source, not closed, arguments) for closed in (False, True)}
+    return lambda example: templates[example.is_closed](messages_of(example, system_prompt, instead=instead))

@@ -21,12 +21,12 @@ from steerkit.api.hookspecs import (
 )
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.recipe.schema import Recipe
-from steerkit.types import Positions, Schedule, Site
+from steerkit.types import Example, Positions, Schedule, Site, SitePattern
 
 
 @dataclass(frozen=True)
 class PlannedDirection:
-    """A direction to estimate, or one to read from ``file``; then the rest is None.
+    """A direction to estimate, or one to read from ``file``; then estimator and classes are None.
 
     Args:
         name: as the recipe calls it.
@@ -34,8 +34,8 @@ class PlannedDirection:
         options: of the estimator.
         positive: prompts of the class that the direction points to.
         negative: prompts of the reference class.
-        site: where it is read.
-        positions: at which tokens.
+        site: where it is read, one site or a pattern of several; of a file, what it lacks and the recipe says.
+        positions: at which tokens; of a file likewise.
         file: a saved direction.
     """
 
@@ -44,7 +44,7 @@ class PlannedDirection:
     options: Options = field(default_factory=NoOptions)
     positive: DataRef | None = None
     negative: DataRef | None = None
-    site: Site | None = None
+    site: Site | SitePattern | None = None
     positions: Positions | None = None
     file: Path | None = None
 
@@ -85,8 +85,8 @@ class PlannedIntervention:
     Args:
         spec: the plugin.
         options: of the plugin, with the value of a sweep put in.
-        direction: name of the direction that it uses, or None.
-        sites: where it acts; None for its own choice.
+        directions: names of the directions that it uses, as many as its plugin takes.
+        sites: where it acts, sites or patterns of several; None for its own choice.
         positions: at which tokens.
         schedule: factor on the change at each generated token.
         gate: condition under which it acts, or None: always.
@@ -94,11 +94,16 @@ class PlannedIntervention:
 
     spec: InterventionSpec
     options: Options
-    direction: str | None
-    sites: tuple[Site, ...] | None
+    directions: tuple[str, ...]
+    sites: tuple[Site | SitePattern, ...] | None
     positions: Positions
     schedule: Schedule = Schedule()
     gate: PlannedGate | None = None
+
+    @property
+    def direction_text(self) -> str | None:
+        """Its directions in one text, or None where it has none."""
+        return ", ".join(self.directions) or None
 
     def when(self, gate_site: Site | None = None) -> dict[str, Any]:
         """Schedule and gate as JSON values, each only where it is set.
@@ -116,10 +121,12 @@ class PlannedCondition:
 
     Args:
         name: unique, as in ``dose[coefficient=4]``.
-        interventions: in the order of the recipe.
+        interventions: in the order of the recipe; there may be none where there is a system prompt.
         control: whether random directions are run beside it.
         sweep: name of the family, or None.
         swept: the option that the family varies, with this member's value.
+        system_prompt: takes the place of the recipe's system prompt, or None.
+        mode: how its interventions are lowered.
     """
 
     name: str
@@ -127,10 +134,22 @@ class PlannedCondition:
     control: bool = True
     sweep: str | None = None
     swept: Mapping[str, float] = field(default_factory=dict)
+    system_prompt: str | None = None
+    mode: Literal["auto", "fold", "hook", "interpret"] = "auto"
+
+    @property
+    def direction_names(self) -> tuple[str, ...]:
+        """The directions that its interventions use, each once. Those of gates aren't among them."""
+        return tuple(dict.fromkeys(name for item in self.interventions for name in item.directions))
 
     def n_controls(self, random_directions: int) -> int:
         """How many random controls run beside it: none where it uses no direction."""
-        return random_directions if self.control and any(item.direction for item in self.interventions) else 0
+        return random_directions if self.control and self.direction_names else 0
+
+    def how(self) -> dict[str, Any]:
+        """System prompt and mode as JSON values, each only where it is set."""
+        prompt = {} if self.system_prompt is None else {"system_prompt": self.system_prompt}
+        return prompt | ({} if self.mode == "auto" else {"mode": self.mode})
 
     @property
     def has_prepass(self) -> bool:
@@ -147,7 +166,7 @@ class PlannedMonitor:
         direction: name of the direction that the stream is projected on.
         threshold: what readings are compared with.
         side: ``above`` or ``below`` the threshold.
-        sites: where it is read; None for the direction's own.
+        sites: where it is read, sites or patterns of several; None for the direction's own.
         positions: at which tokens.
     """
 
@@ -155,7 +174,7 @@ class PlannedMonitor:
     direction: str
     threshold: float
     side: Literal["above", "below"]
-    sites: tuple[Site, ...] | None
+    sites: tuple[Site | SitePattern, ...] | None
     positions: Positions
 
     def to_json(self, sites: Sequence[Site] | None = None) -> dict[str, Any]:
@@ -257,11 +276,11 @@ class Plan:
     Args:
         recipe: as written.
         source: the recipe's file, or None.
-        hash: sha256 over the recipe, its texts, template, saved directions and plugins' versions.
+        hash: sha256 over the recipe, its examples, template, saved directions and plugins' versions.
         model: what is known of the model.
         architecture: the adapter; None where only the loaded model can tell.
         chat_template: ``default``, ``none``, or the template itself.
-        data: ``{data set: {split: texts}}``.
+        data: ``{data set: {split: examples}}``.
         directions: in the recipe's order.
         conditions: in the recipe's order, sweeps expanded; without the baseline and the controls.
         evaluations: in the recipe's order.
@@ -290,8 +309,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     monitors: tuple[PlannedMonitor, ...] = ()
 
-    def texts(self, ref: DataRef) -> tuple[str, ...]:
-        """The texts of a split."""
+    def examples(self, ref: DataRef) -> tuple[Example, ...]:
+        """The examples of a split."""
         return self.data[ref.dataset][ref.split]
 
     def to_json(self) -> dict[str, Any]:
@@ -308,7 +327,7 @@ class Plan:
                 "adapter": self.architecture.name if self.architecture else None,
             },
             "data": {
-                str(DataRef(name, part)): len(texts) for name, by in self.data.items() for part, texts in by.items()
+                str(DataRef(name, part)): len(rows) for name, by in self.data.items() for part, rows in by.items()
             },
             "directions": [_direction(item) for item in self.directions],
             "conditions": [_condition(item, item.n_controls(self.random_directions)) for item in self.conditions],
@@ -347,7 +366,8 @@ def _text(value: object) -> str | None:
 
 def _direction(item: PlannedDirection) -> dict[str, Any]:
     if item.file is not None:
-        return {"name": item.name, "file": str(item.file)}
+        given = {"site": _text(item.site), "positions": _text(item.positions)}
+        return {"name": item.name, "file": str(item.file), **{key: text for key, text in given.items() if text}}
     return {
         "name": item.name,
         "estimator": item.estimator.name if item.estimator else None,
@@ -363,7 +383,7 @@ def _condition(item: PlannedCondition, controls: int) -> dict[str, Any]:
     interventions = [
         {
             "name": one.spec.name,
-            "direction": one.direction,
+            "direction": one.direction_text,
             "options": options_as_json(one.options),
             "sites": None if one.sites is None else [str(site) for site in one.sites],
             "positions": str(one.positions),
@@ -377,6 +397,7 @@ def _condition(item: PlannedCondition, controls: int) -> dict[str, Any]:
         "swept": dict(item.swept),
         "interventions": interventions,
         "controls": controls,
+        **item.how(),
     }
 
 

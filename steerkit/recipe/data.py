@@ -1,34 +1,54 @@
-"""Data sets to texts: files, inline lists and hub data sets, split by size and seed, and kept apart."""
+"""Data sets to examples: files, inline lists and hub data sets, split by size and seed, and kept apart."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from steerkit.errors import DataError, Problem, SteerkitError, nearest
-from steerkit.recipe.document import HALF, is_whole
+from steerkit.recipe.rows import Faults, Sides, describe_shared, prompt_of, read_rows
 from steerkit.recipe.schema import SPLITS, WHOLE, DatasetRecipe, Recipe
 from steerkit.recipe.tables import Row, read_hub, read_table
+from steerkit.types import Example
 
-Splits: TypeAlias = Mapping[str, tuple[str, ...]]
+T = TypeVar("T")
 
-_SHOWN: Final = 3
-_USUAL_FIELDS: Final = ("text", "prompt", "instruction")
-_READING: Final = ("file", "inline", "hub", "config", "hub_split", "field", "duplicates")
-"""Keys of a data set that say which texts it holds."""
+Splits: TypeAlias = Mapping[str, tuple[Example, ...]]
+"""``{split: examples}``; the sides of a data set of pairs are splits of their own, such as ``train.positive``."""
+
+SIDES: Final = ("positive", "negative")
+_READING: Final = (
+    *("file", "inline", "hub", "config", "hub_split", "duplicates"),
+    *("field", "messages", "template", "completion", "pairs", "label", "id", "where"),
+)
+"""Keys of a data set that say which examples it holds."""
 
 
 @dataclass(frozen=True)
 class DataRef:
-    """A split of a data set. As text ``warm.train``, or ``warm`` where the data set isn't split."""
+    """A split of a data set. As text ``warm.train``, or ``warm`` where the data set isn't split.
+
+    A data set of pairs has two sides: ``caa.train.positive``, or ``caa.positive`` where it isn't split.
+    """
 
     dataset: str
     split: str = WHOLE
 
     def __str__(self) -> str:
         return self.dataset if self.split == WHOLE else f"{self.dataset}.{self.split}"
+
+    @property
+    def part(self) -> str:
+        """``train``, ``validation``, ``test``, or ``all`` where the data set isn't split; without the side."""
+        part = self.split.partition(".")[0]
+        return WHOLE if part in SIDES else part
+
+    def of_part(self, part: str) -> DataRef:
+        """The same side of another part."""
+        side = self.split.rpartition(".")[2]
+        return DataRef(self.dataset, f"{part}.{side}" if side in SIDES else part)
 
 
 def parse_ref(text: str, data: Mapping[str, Splits]) -> DataRef:
@@ -41,7 +61,8 @@ def parse_ref(text: str, data: Mapping[str, Splits]) -> DataRef:
     if dot and split == WHOLE and WHOLE in splits:
         return DataRef(dataset)
     if not dot and WHOLE not in splits:
-        raise DataError(f"{dataset!r} is split; name the part: {' or '.join(f'{dataset}.{part}' for part in splits)}.")
+        what = "holds pairs; name the side" if SIDES[0] in splits else "is split; name the part"
+        raise DataError(f"{dataset!r} {what}: {' or '.join(f'{dataset}.{part}' for part in splits)}.")
     if dot and split not in splits:
         why = f"{dataset!r} isn't split, so {dataset} alone is meant. " if WHOLE in splits else ""
         raise DataError(f"{text!r} is not a part of the data. {why}{nearest(text, refs, 'data')}")
@@ -52,16 +73,18 @@ def load_data(recipe: Recipe) -> tuple[dict[str, Splits], list[Problem]]:
     """Read every data set of a recipe.
 
     Returns:
-        ``{data set: {split: texts}}`` and every problem. A data set with a problem has its splits, empty.
+        ``{data set: {split: examples}}`` and every problem. A data set with a problem has its splits, empty.
     """
     loaded: dict[str, Splits] = {}
     problems: list[Problem] = []
     for name, dataset in recipe.data.items():
         try:
-            texts = _texts(recipe, name, dataset)
-            loaded[name] = split_texts(texts, dataset, recipe.seed if dataset.seed is None else dataset.seed)
-        except _Faults as faults:
-            loaded[name] = dict.fromkeys(dataset.split.sizes if dataset.split else (WHOLE,), ())
+            rows = _rows(recipe, name, dataset)
+            drawn = split_rows(rows, dataset, recipe.seed if dataset.seed is None else dataset.seed)
+            loaded[name] = _by_side(drawn, dataset)
+        except Faults as faults:
+            parts = dataset.split.sizes if dataset.split else (WHOLE,)
+            loaded[name] = _by_side(dict.fromkeys(parts, ()), dataset)
             for message, row in faults.messages:
                 item = ("inline", row - 1) if row and dataset.inline is not None else ()
                 if not recipe.lost("data", name, *item):
@@ -72,19 +95,22 @@ def load_data(recipe: Recipe) -> tuple[dict[str, Splits], list[Problem]]:
     return loaded, problems
 
 
-class _Faults(Exception):
-    """Messages, each with the first row that it is about, where it is about rows."""
+def _by_side(drawn: Mapping[str, Sequence[Sides]], dataset: DatasetRecipe) -> Splits:
+    """The splits, or both sides of each: pairs were drawn as one, so no split separates them."""
+    if dataset.pairs is None:
+        return {part: tuple(example for (example,) in rows) for part, rows in drawn.items()}
+    return {
+        side if part == WHOLE else f"{part}.{side}": tuple(row[at] for row in rows)
+        for part, rows in drawn.items()
+        for at, side in enumerate(SIDES)
+    }
 
-    def __init__(self, *messages: tuple[str, int | None]) -> None:
-        super().__init__(*messages)
-        self.messages = messages
 
-
-def _texts(recipe: Recipe, name: str, dataset: DatasetRecipe) -> list[str]:
-    # Of a draft: which texts are meant isn't known, but whether a file can be read is.
+def _rows(recipe: Recipe, name: str, dataset: DatasetRecipe) -> list[Sides]:
+    # Of a draft: which examples are meant isn't known, but whether a file can be read is.
     doubtful = any(recipe.lost("data", name, key) for key in _READING)
     if doubtful and dataset.file is None:
-        raise _Faults
+        raise Faults
     try:
         if dataset.file is not None:
             path = recipe.path_of(dataset.file)
@@ -95,129 +121,46 @@ def _texts(recipe: Recipe, name: str, dataset: DatasetRecipe) -> list[str]:
             source = "inline"
             rows = [Row(number, text) for number, text in enumerate(dataset.inline or (), 1)]
         if doubtful:
-            raise _Faults
-        return _clean(source, rows, dataset)
+            raise Faults
+        return read_rows(source, rows, dataset)
     except SteerkitError as error:
-        raise _Faults((str(error), None)) from error
+        raise Faults((str(error), None)) from error
 
 
-def _clean(source: str, rows: Sequence[Row], dataset: DatasetRecipe) -> list[str]:
-    if not rows:
-        raise DataError(f"{source} holds no texts.")
-    faults = _Tally(source)
-    first: dict[str, int] = {}
-    texts: list[str] = []
-    picked = _choose_field(source, rows, dataset.field)
-    for row in rows:
-        text = row.value.get(picked) if isinstance(row.value, Mapping) else row.value
-        if not isinstance(text, str):
-            what = "has no text" if text is None else f"holds {type(text).__name__} instead of text"
-            faults.add(what, row.number)
-        elif not is_whole(text):
-            faults.add(HALF, row.number)
-        elif not text.strip():
-            faults.add("is empty", row.number)
-        elif first.setdefault(normalise(text), row.number) != row.number:
-            if dataset.duplicates == "error":
-                faults.add(
-                    f"repeats row {first[normalise(text)]} ({_quote(text)})", row.number, "repeats an earlier row"
-                )
-        else:
-            texts.append(text)
-    faults.raise_any()
-    return texts
-
-
-class _Tally:
-    """Counts what is wrong with rows, so that a thousand bad ones make a line and not a thousand."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.found: dict[str, list[tuple[int, str]]] = {}
-
-    def add(self, what: str, row: int, group: str = "") -> None:
-        self.found.setdefault(group or what, []).append((row, what))
-
-    def raise_any(self) -> None:
-        messages: list[tuple[str, int | None]] = []
-        for group, items in self.found.items():
-            if len(items) == 1:
-                messages.append((f"{self.source}, row {items[0][0]} {items[0][1]}.", items[0][0]))
-                continue
-            rows = ", ".join(str(row) for row, _ in items[:_SHOWN])
-            more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-            messages.append((f"{self.source}, rows {rows}{more}: each {group}.", items[0][0]))
-        if any("repeats" in group for group in self.found):
-            message, row = messages[-1]
-            messages[-1] = (f"{message} Remove them, or set `duplicates: drop`.", row)
-        if messages:
-            raise _Faults(*messages)
-
-
-def _choose_field(source: str, rows: Sequence[Row], field: str | None) -> str:
-    fields = dict.fromkeys(key for row in rows if isinstance(row.value, Mapping) for key in row.value)
-    if not fields:
-        if field is not None and not any(isinstance(row.value, Mapping) for row in rows):
-            raise DataError(f"{source} holds plain texts, without fields: remove `field: {field}`.")
-        return field or ""
-    if field is not None:
-        if field not in fields:
-            raise DataError(f"{source} has no field {field!r}. {nearest(field, fields, 'field')}")
-        return field
-    usual = [name for name in _USUAL_FIELDS if name in fields]
-    if len(fields) == 1 or usual:
-        return usual[0] if usual else next(iter(fields))
-    raise DataError(f"{source}: which field holds the text? Set `field` to one of {', '.join(fields)}.")
-
-
-def split_texts(texts: Sequence[str], dataset: DatasetRecipe, seed: int) -> Splits:
+def split_rows(rows: Sequence[T], dataset: DatasetRecipe, seed: int) -> dict[str, tuple[T, ...]]:
     """Draw the splits.
 
-    Two data sets of one length and seed are drawn alike, so that texts which stand in pairs stay in
-    pairs. Within a split texts keep the order of the file.
+    Two data sets of one length and seed are drawn alike, so that rows which stand in pairs stay in
+    pairs. Within a split rows keep the order of the file.
     """
     if dataset.split is None:
-        return {WHOLE: tuple(texts)}
+        return {WHOLE: tuple(rows)}
     sizes = dataset.split.sizes
     wanted = sum(sizes.values())
-    if wanted > len(texts):
+    if wanted > len(rows):
+        what = "texts" if dataset.pairs is None else "pairs"
         listed = " + ".join(f"{part} {size}" for part, size in sizes.items())
-        raise _Faults((f"split asks for {wanted} texts ({listed}); there are {len(texts)}.", None))
-    order = list(range(len(texts)))
+        raise Faults((f"split asks for {wanted} {what} ({listed}); there are {len(rows)}.", None))
+    order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
-    drawn: dict[str, tuple[str, ...]] = {}
+    drawn: dict[str, tuple[T, ...]] = {}
     start = 0
     for part, size in sizes.items():
-        drawn[part] = tuple(texts[index] for index in sorted(order[start : start + size]))
+        drawn[part] = tuple(rows[index] for index in sorted(order[start : start + size]))
         start += size
     return drawn
 
 
-def normalise(text: str) -> str:
-    """A text as it is compared: upper and lower case and white space make no difference."""
-    return " ".join(text.casefold().split())
-
-
 def _overlaps(data: Mapping[str, Splits], names: list[str]) -> Iterator[tuple[str, str]]:
-    """Texts that are in two of train, validation and test, anywhere: ``(data set, message)``."""
+    """Prompts that are in two of train, validation and test, anywhere: ``(data set, message)``."""
     seen: dict[str, DataRef] = {}
-    shared: dict[tuple[DataRef, DataRef], list[str]] = {}
+    shared: dict[tuple[DataRef, DataRef], list[Example]] = {}
+    refs = [DataRef(name, split) for name in names for split in data[name]]
     for part in SPLITS:
-        for name in names:
-            for text in data[name].get(part, ()):
-                ref = DataRef(name, part)
-                other = seen.setdefault(normalise(text), ref)
-                if other.split != part:
-                    shared.setdefault((other, ref), []).append(text)
-    for (one, other), texts in shared.items():
-        yield other.dataset, f"{one} and {other} must be disjoint, but {describe_shared(texts)}."
-
-
-def describe_shared(texts: Sequence[str]) -> str:
-    """The half sentence that says how many texts are shared, with examples."""
-    listed = ", ".join(_quote(text) for text in texts[:_SHOWN])
-    return f"share {len(texts)} text{'s' if len(texts) != 1 else ''}: {listed}{', …' if len(texts) > _SHOWN else ''}"
-
-
-def _quote(text: str) -> str:
-    return repr(text if len(text) <= 50 else f"{text[:47]}...")
+        for ref in (one for one in refs if one.part == part):
+            for example in data[ref.dataset][ref.split]:
+                other = seen.setdefault(prompt_of(example), ref)
+                if other.part != part:
+                    shared.setdefault((other, ref), []).append(example)
+    for (one, other), examples in shared.items():
+        yield other.dataset, f"{one} and {other} must be disjoint, but {describe_shared(examples)}."

@@ -89,7 +89,8 @@ class Drafter:
         if any(written[:length] in self.lost for length in range(1, len(written) + 1)):
             return False
         if fault.kind == LACKING:
-            return not any(self.written.path((*fault.path, key)) in self.lost for key in fault.keys)
+            lacking = [self.written.path((*fault.path, key)) for key in fault.keys]
+            return not any(path[: len(one)] == one for one in lacking for path in self.lost)
         if fault.kind == "too_short":
             return not any(path[: len(written)] == written for path in self.lost)
         return True

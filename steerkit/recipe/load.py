@@ -21,6 +21,8 @@ from steerkit.recipe.shipped import find_recipe
 
 INTERVENTION_KEYS = ("direction", "sites", "positions", "schedule", "gate")
 EVALUATION_KEYS = ("data", "name")
+OPTIONS = "options"
+"""Holds options of a plugin that are called as a key of ours is, and any others."""
 _RARE = ("schedule", "gate")
 """Keys of interventions that a resolved recipe holds only where they are set."""
 
@@ -208,10 +210,28 @@ class _Grammar:
             self._complain((*path, plugin), f"expected a mapping (key: value), not a {_kind(body)}")
             return None
         self.moved[target] = (*path, plugin)
-        self.moved[(*target, "options")] = (*path, plugin)
+        self.moved[(*target, OPTIONS)] = (*path, plugin)
         body = self._uncut(body, (*path, plugin), own)
         kept = {key: body[key] for key in own if key in body}
-        return {"plugin": plugin, **kept, "options": {key: body[key] for key in body if key not in own}}
+        options = {key: body[key] for key in body if key not in (*own, OPTIONS)}
+        return {"plugin": plugin, **kept, OPTIONS: self._apart(body, options, (*path, plugin, OPTIONS), target)}
+
+    def _apart(
+        self, body: Mapping[str, Any], options: dict[str, Any], path: KeyPath, target: KeyPath
+    ) -> dict[str, Any]:
+        """Options with those that stand apart under ``options``, where they may be called anything."""
+        apart = body.get(OPTIONS)
+        if apart is None:
+            return options
+        if not isinstance(apart, dict):
+            self._complain(path, f"expected a mapping (key: value) of the plugin's options, not a {_kind(apart)}")
+            return options
+        for key, value in apart.items():
+            if key in options:
+                self._complain((*path, key), f"{key} stands here twice; leave one out")
+            self.moved[(*target, OPTIONS, key)] = (*path, key)
+            options[key] = value
+        return options
 
     def _uncut(self, body: dict[str, Any], path: KeyPath, own: tuple[str, ...]) -> dict[str, Any]:
         """Take out a text of ours that braces cut at its commas, as they do with ``{schedule: linear(1, 0, 64)}``."""
@@ -259,17 +279,29 @@ def as_written(recipe: Recipe) -> dict[str, Any]:
             data["file"] = str(recipe.path_of(data["file"]))
     for name, direction in out["directions"].items():
         if direction["file"] is not None:
-            out["directions"][name] = {"file": str(recipe.path_of(direction["file"]))}
+            given = recipe.directions[name].model_fields_set
+            said: dict[str, Any] = {key: direction[key] for key in ("site", "positions") if key in given}
+            out["directions"][name] = {"file": str(recipe.path_of(direction["file"])), **said}
     for condition in out["conditions"].values():
-        condition["interventions"] = [_fold(item) for item in condition["interventions"]]
-    out["evaluate"] = [_fold(item) for item in out["evaluate"]]
+        if condition["system_prompt"] is None:
+            del condition["system_prompt"]
+        if condition["mode"] == "auto":
+            del condition["mode"]
+        condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
+    out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]
     if not out["monitors"]:
         del out["monitors"]
     return out
 
 
-def _fold(item: dict[str, Any]) -> dict[str, Any]:
-    options = item.pop("options")
+def _fold(item: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:
+    options = item.pop(OPTIONS)
+    apart: dict[str, Any] = {}
+    for key in (*own, OPTIONS):
+        if key in options:
+            apart[key] = options.pop(key)
+    if apart:
+        options[OPTIONS] = apart
     for key in _RARE:
         if item.get(key, ...) is None:
             del item[key]

@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from steerkit.bundled import BUNDLED
 from steerkit.errors import SteerkitError
-
-TINY: Final = "tiny-random:"
-"""What the sources of tiny random models begin with."""
-
-BUNDLED_NAMES: Final = ("smollm2-135m-instruct", "gemma3-270m")
-"""Sources that mean a bundled model, even where a folder has the same name."""
+from steerkit.sources import TINY
 
 _SHOWN: Final = 60
 
@@ -47,7 +43,7 @@ def local_model(source: str) -> Path | None:
     Raises:
         SteerkitError: where the source can't be a path; a name on the hub could be one.
     """
-    if source.startswith(TINY) or source in BUNDLED_NAMES:
+    if source.startswith(TINY) or source in BUNDLED:
         return None
     path = readable_path(source)
     return path if path.is_dir() or path.is_file() else None

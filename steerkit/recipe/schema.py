@@ -20,12 +20,17 @@ from steerkit.recipe.values import (
     Count,
     Device,
     Name,
+    Names,
     PositionsText,
+    PromptTemplate,
     ScheduleValue,
     Seed,
+    SitesText,
     SiteText,
     Sweep,
     Template,
+    TemplateArguments,
+    Where,
 )
 
 SPLITS: Final = ("train", "validation", "test")
@@ -57,7 +62,12 @@ class ModelRecipe(Section):
     device: Device = Field(default="auto", description="auto, cpu, cuda, cuda:1")
     chat_template: Template = Field(default="default", description="default, none, or {file: template.jinja}")
     chat_template_file: str | None = Field(default=None, json_schema_extra=INTERNAL)
-    system_prompt: str | None = Field(default=None, description="system message of every prompt")
+    chat_template_arguments: TemplateArguments = Field(
+        default_factory=dict, description="the template's own variables, as in {enable_thinking: false}"
+    )
+    system_prompt: str | None = Field(
+        default=None, description="system message of every prompt that has none of its own"
+    )
     trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
     accept_terms: bool = Field(default=False, description="whether the model's terms of use are accepted")
     batch_tokens: Count = Field(default=4096, description="most tokens of a batch, padding included")
@@ -82,6 +92,16 @@ class SplitRecipe(Section):
         return {name: size for name in SPLITS if (size := getattr(self, name)) is not None}
 
 
+class PairsRecipe(Section):
+    """Two fields of each row as two classes, which stay in pairs."""
+
+    of: Literal["prompts", "completions"] = Field(
+        description="prompts, each side a prompt; or completions, both sides of one prompt"
+    )
+    positive: str = Field(min_length=1, description="field that holds the positive side")
+    negative: str = Field(min_length=1, description="field that holds the negative side")
+
+
 class DatasetRecipe(Section):
     """One data set of section ``data``: from a file, inline, or from the hub."""
 
@@ -91,6 +111,13 @@ class DatasetRecipe(Section):
     config: str | None = Field(default=None, description="configuration of the hub data set")
     hub_split: str = Field(default="train", description="split of the hub data set that is read")
     field: str | None = Field(default=None, description="field that holds the text")
+    messages: str | None = Field(default=None, min_length=1, description="field that holds a conversation")
+    template: PromptTemplate | None = Field(default=None, description="the user's turn, with {fields} filled in")
+    completion: str | None = Field(default=None, min_length=1, description="field with what follows the prompt")
+    pairs: PairsRecipe | None = Field(default=None, description="two fields as the two classes, in pairs")
+    label: str | None = Field(default=None, min_length=1, description="field that holds the row's label")
+    id: str | None = Field(default=None, min_length=1, description="field that holds the row's name")
+    where: Where | None = Field(default=None, description="which rows, as in {label: [yes, maybe]}")
     split: SplitRecipe | None = Field(default=None, description="sizes of train, validation and test")
     seed: Seed | None = Field(default=None, description="of the split; the recipe's where None")
     duplicates: Literal["error", "drop"] = Field(default="error", description="what to do about texts that come twice")
@@ -108,14 +135,33 @@ class DatasetRecipe(Section):
             raise _excess(message, ("config", "hub_split"))
         return self
 
+    @model_validator(mode="after")
+    def _one_prompt(self) -> DatasetRecipe:
+        given = [name for name in ("field", "messages", "template") if getattr(self, name) is not None]
+        if len(given) > 1:
+            listed = " and ".join(given)
+            raise _excess(f"the prompt comes from one of field, messages and template, not {listed}", given)
+        if self.pairs is None:
+            return self
+        if self.pairs.of == "prompts" and given:
+            raise _excess(f"pairs of prompts hold the prompts themselves; remove {given[0]}", given)
+        if self.pairs.of == "completions" and self.completion is not None:
+            raise _excess("pairs of completions hold the completions themselves; remove completion", ("completion",))
+        return self
+
 
 class DirectionRecipe(Section):
-    """One direction: estimated from two classes of prompts, or read from a file."""
+    """One direction: estimated from two classes of prompts, or read from a file.
+
+    Beside ``file`` stand ``site`` and ``positions`` where the file itself doesn't say them.
+    """
 
     estimator: str | None = Field(default=None, description="name of an estimator plugin")
     positive: str | None = Field(default=None, description="prompts that show the behaviour, as in warm.train")
     negative: str | None = Field(default=None, description="prompts that don't: the reference")
-    site: SiteText | None = Field(default=None, description="where it is read, as in blocks.14.resid_pre")
+    site: SitesText | None = Field(
+        default=None, description="where it is read: blocks.14.resid_pre, or several sites, as in blocks.*.resid_pre"
+    )
     positions: PositionsText = Field("-1", description="at which tokens it is read")
     options: Mapping[str, Any] = Field(default_factory=dict, description="options of the estimator")
     file: str | None = Field(default=None, min_length=1, description="a saved direction, relative to the recipe")
@@ -124,7 +170,8 @@ class DirectionRecipe(Section):
     def _whole(self) -> DirectionRecipe:
         needed = ("estimator", "positive", "negative", "site")
         if self.file is not None:
-            extra = [name for name in (*needed, "positions", "options") if name in self.model_fields_set]
+            own = ("estimator", "positive", "negative", "options")
+            extra = [name for name in own if name in self.model_fields_set]
             extra = [name for name in extra if getattr(self, name) not in (None, {})]
             if extra:
                 raise _excess(f"a direction from a file has its own {' and '.join(extra)}; remove them", extra)
@@ -188,8 +235,10 @@ class InterventionRecipe(Section):
     """One intervention of a condition."""
 
     plugin: str
-    direction: str | None = Field(default=None, description="name of a direction")
-    sites: tuple[SiteText, ...] | None = Field(
+    direction: Names | None = Field(
+        default=None, description="name of a direction, or a list of as many as the plugin takes"
+    )
+    sites: tuple[SitesText, ...] | None = Field(
         default=None, description="where it acts; the plugin's choice where None"
     )
     positions: PositionsText = Field(default="all", description="at which tokens it acts")
@@ -197,13 +246,34 @@ class InterventionRecipe(Section):
     gate: GateRecipe | None = Field(default=None, description="condition on the stream under which it acts")
     options: Mapping[str, Any] = Field(default_factory=dict)
 
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """The directions that it names."""
+        if self.direction is None:
+            return ()
+        return (self.direction,) if isinstance(self.direction, str) else self.direction
+
 
 class ConditionRecipe(Section):
-    """One condition, or a family of them where there is a sweep."""
+    """One condition, or a family of them where there is a sweep: interventions, a system prompt, or both."""
 
-    interventions: tuple[InterventionRecipe, ...] = Field(min_length=1, description="list of interventions")
+    interventions: tuple[InterventionRecipe, ...] = Field(default=(), description="list of interventions")
+    system_prompt: str | None = Field(
+        default=None, description="system message of every prompt, in the place of the model's and of an example's own"
+    )
+    mode: Literal["auto", "fold", "hook", "interpret"] = Field(
+        default="auto", description="how it is lowered; fold: into weights and biases where that is exact"
+    )
     sweep: Sweep | None = Field(default=None, description="one option and its values")
     control: bool = Field(default=True, description="whether random directions are run beside it")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> ConditionRecipe:
+        if not self.interventions and self.system_prompt is None:
+            raise _lacking("expected a list of interventions, a system_prompt, or both", ("interventions",))
+        if not self.interventions and self.mode != "auto":
+            raise _excess("mode says how interventions are lowered, and there are none; remove it", ("mode",))
+        return self
 
 
 class EvaluationRecipe(Section):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import string
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from steerkit.errors import SteerkitError
-from steerkit.types import Positions, Schedule, Site
+from steerkit.templates import require_arguments
+from steerkit.types import Positions, Schedule, Site, parse_sites
 
 ValueT = TypeVar("ValueT")
 
@@ -51,6 +54,19 @@ def _read_site(value: Any) -> str:
     return str(_parsed(Site.parse, value))
 
 
+def _read_sites(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a site such as blocks.14.resid_pre, or a pattern such as blocks.*.resid_pre")
+    return str(_parsed(parse_sites, value))
+
+
+def _read_names(value: Any) -> str | tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(item, str) for item in listed):
+        raise ValueError(f"expected text, not {json.dumps(value)}, or a list of texts")
+    return value if isinstance(value, str) else tuple(listed)
+
+
 def _check_template(value: str) -> str:
     if value not in ("default", "none", "file"):
         raise ValueError("expected default, none, or {file: template.jinja}")
@@ -72,13 +88,65 @@ def _check_sweep(value: Mapping[str, tuple[int | float, ...]]) -> Mapping[str, t
     return value
 
 
+def fields_of(template: str) -> tuple[str, ...]:
+    """The fields that a prompt's template names, each once. Raises ``ValueError`` for what is no template."""
+    example = "write fields in braces, as in 'Translate: {text}', and braces themselves twice, as {{ and }}"
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"not a template ({error}): {example}") from error
+    named: dict[str, None] = {}
+    for _, name, spec, conversion in parsed:
+        if name is None:
+            continue
+        if not name.strip() or spec or conversion or any(sign in name for sign in ".[]"):
+            raise ValueError(f"not a template: {{{name}}} is no field: {example}")
+        named[name] = None
+    if not named:
+        raise ValueError(f"expected a template with at least one field: {example}")
+    return tuple(named)
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """A template with texts in place of its fields."""
+    parts = string.Formatter().parse(template)
+    return "".join(text + ("" if name is None else values[name]) for text, name, _, _ in parts)
+
+
+def _check_prompt_template(value: str) -> str:
+    fields_of(value)
+    return value
+
+
+def _check_where(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not value:
+        raise ValueError("expected at least one field with its value, as in {label: yes}")
+    for wanted in value.values():
+        listed = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+        if not listed or not all(isinstance(item, (str, int, float, bool)) for item in listed):
+            raise ValueError("expected for each field a value or a list of values: texts, numbers, true or false")
+    return value
+
+
+def _check_arguments(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    _parsed(require_arguments, value)
+    return value
+
+
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
 # Any: pydantic warns about what a plain validator returns where it is told that this is one of two types.
 ScheduleValue: TypeAlias = Annotated[Any, PlainValidator(_read_schedule)]
+Names: TypeAlias = Annotated[Any, PlainValidator(_read_names)]
+"""A name, or a tuple of several."""
 SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
+SitesText: TypeAlias = Annotated[str, BeforeValidator(_read_sites)]
+"""One site, or a pattern of several."""
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]
 Device: TypeAlias = Annotated[str, AfterValidator(_check_device)]
 Sweep: TypeAlias = Annotated[Mapping[str, tuple[int | float, ...]], AfterValidator(_check_sweep)]
+PromptTemplate: TypeAlias = Annotated[str, AfterValidator(_check_prompt_template)]
+Where: TypeAlias = Annotated[Mapping[str, Any], AfterValidator(_check_where)]
+TemplateArguments: TypeAlias = Annotated[Mapping[str, Any], AfterValidator(_check_arguments)]

@@ -24,6 +24,9 @@ def describe_direction(entry: DirectionEntry) -> str:
     where += [_positions(entry.positions)] if entry.positions else []
     norms = [significant(norm) for norm in entry.norms]
     size = [f"norm {norms[0]}" if len(norms) == 1 else f"norms {', '.join(norms)}"] if norms else []
+    spread = [norm for norms_there in entry.norms_by_site.values() for norm in norms_there if norm is not None]
+    if spread:
+        size = [f"norms from {significant(min(spread))} to {significant(max(spread))}"]
     rank = [f"rank {entry.rank}"] if entry.rank != 1 else []
     return ", ".join([what, *where, *rank, *size])
 

@@ -37,7 +37,12 @@ def _block_gaps(block: Block, control_explained: bool) -> list[str]:
     lone = [row.condition.name for row in block.all_rows if row.value is not None and row.interval is None]
     if lone:
         found.append(f"{name}: there is no interval for {_some(lone)}.")
-    bare = [row.condition.name for row in block.rows if row.value is not None and row.control is None]
+    # A system prompt by itself has no direction that another one could stand for.
+    bare = [
+        row.condition.name
+        for row in block.rows
+        if row.value is not None and row.control is None and not row.condition.prompt_only
+    ]
     if bare and not control_explained:
         found.append(f"{name}: no control was run for {_some(bare)}.")
     short = [r.condition.name for r in block.rows if r.control and len(r.control.values) < r.control.planned]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,12 @@ class SampleGroup:
     prompt: str
     data: str
     cards: tuple[Sample, ...]
+
+    @property
+    def before(self) -> str:
+        """The conversation that comes before the prompt."""
+        turns = list(self.cards[0].example.get("messages", ()))
+        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns[:-1])
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,14 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
 def group_samples(run: Run) -> tuple[SampleGroup, ...]:
     """Completions by prompt, in the order of the file. Prompts that were scored without one are left out."""
     order = {name: place for place, name in enumerate(run.conditions)}
-    groups: dict[tuple[str, str], list[Sample]] = {}
+    groups: dict[tuple[str, str, str], list[Sample]] = {}
     for sample in run.samples:
-        groups.setdefault((sample.data, sample.prompt), []).append(sample)
+        # Two examples may have one text: other turns before it, or other completions.
+        example = json.dumps(sample.example, sort_keys=True)
+        groups.setdefault((sample.data, sample.prompt, example), []).append(sample)
     return tuple(
         SampleGroup(prompt, data, tuple(sorted(cards, key=lambda card: order.get(card.condition, len(order)))))
-        for (data, prompt), cards in groups.items()
+        for (data, prompt, _), cards in groups.items()
         if any(card.completion is not None for card in cards)
     )
 

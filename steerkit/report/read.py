@@ -44,13 +44,17 @@ class ModelEntry(_Entry):
 
 
 class DirectionEntry(_Entry):
-    """A direction: where it was read, from which prompts, and the norm of each of its vectors."""
+    """A direction: where it was read, from which prompts, and the norm of each of its vectors.
+
+    Of one at several sites ``site`` says so in words, and ``norms_by_site`` takes the place of ``norms``.
+    """
 
     name: str
     site: str | None = None
     positions: str | None = None
     rank: int = 1
     norms: tuple[Number, ...] = ()
+    norms_by_site: Mapping[str, tuple[Number, ...]] = {}
     estimator: str | None = None
     positive: str | None = None
     negative: str | None = None
@@ -78,6 +82,13 @@ class ConditionEntry(_Entry):
     sweep: str | None = None
     swept: Mapping[str, float] = {}
     interventions: tuple[InterventionEntry, ...] = ()
+    system_prompt: str | None = None
+    mode: str | None = None
+
+    @property
+    def prompt_only(self) -> bool:
+        """Whether it is a system prompt and nothing else."""
+        return self.system_prompt is not None and not self.interventions
 
 
 class EvaluatorEntry(_Entry):
@@ -154,13 +165,26 @@ class Results(_Entry):
 
 
 class Sample(_Entry):
-    """One completion, with the scores of that one example. Null means not measured."""
+    """One completion, with the scores of that one example. Null means not measured.
+
+    ``example`` is what the example holds beside its prompt: messages, completion, label, id, fields, pair.
+    """
 
     prompt: str
     data: str = ""
     condition: str
     completion: str | None = None
     scores: Mapping[str, Number] = {}
+    example: Mapping[str, Any] = {}
+
+    @property
+    def about(self) -> str:
+        """What the example holds beside its prompt, on one line."""
+        named = {key: value for key, value in self.example.items() if key in ("id", "label")}
+        named |= {"given completion": self.example["completion"]} if "completion" in self.example else {}
+        shown = {**named, **self.example.get("fields", {})}
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in shown.items()}
+        return " · ".join(f"{key}: {text}" for key, text in texts.items())
 
 
 class Run(_Entry):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from steerkit.api.hookspecs import StatisticsKind
-from steerkit.engine.lowering.edits import Condition
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import PaddingSide
 from steerkit.engine.reading.capture import Key, capture
 from steerkit.engine.reading.monitors import completions
@@ -17,6 +17,7 @@ from steerkit.types import Positions, Site, as_sites
 if TYPE_CHECKING:
     from steerkit.api.estimator import ClassStatistics
     from steerkit.api.monitor import Completion, Monitor
+    from steerkit.engine.prompts.inputs import Prompts
 
 
 class LiveModel(Runtime):
@@ -24,20 +25,20 @@ class LiveModel(Runtime):
 
     def capture(
         self,
-        prompts: Sequence[str],
+        prompts: Prompts,
         sites: Sequence[Site | str] | Site | str,
         positions: Sequence[Positions | str | int] | Positions | str | int = -1,
         *,
         kind: StatisticsKind = "mean",
         padding_side: PaddingSide = "right",
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         progress: Progress | bool = True,
     ) -> dict[Key, ClassStatistics]:
         """Statistics of activations. See ``steerkit.engine.reading.capture.capture``."""
         chosen = positions if isinstance(positions, Sequence) and not isinstance(positions, str) else [positions]
         return capture(
             self,
-            [prompts] if isinstance(prompts, str) else list(prompts),
+            prompts,
             as_sites(sites),
             [Positions.parse(item) for item in chosen],
             kind=kind,
@@ -48,11 +49,11 @@ class LiveModel(Runtime):
 
     def completions(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         *,
         monitors: Sequence[Monitor] = (),
         max_new_tokens: int = 64,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         **kwargs: Any,
     ) -> list[Completion]:
         """Complete prompts as ``generate`` does, with token ids and with what monitors read meanwhile.
@@ -61,7 +62,7 @@ class LiveModel(Runtime):
         is written and never read: its reading is NaN.
 
         Args:
-            prompts: one text or several.
+            prompts: one or several, as of ``generate``.
             monitors: what is read.
             max_new_tokens: length of a completion in tokens.
             steer: a condition for each prompt, as in ``generate``; what is active is read under too.
@@ -69,6 +70,6 @@ class LiveModel(Runtime):
 
         Raises:
             SiteError, AttachError: for a monitor that doesn't fit the model.
+            DataError: for what is no prompt, and for a conversation that ends with the assistant's turn.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        return completions(self, texts, monitors, max_new_tokens=max_new_tokens, steer=steer, **kwargs)
+        return completions(self, prompts, monitors, max_new_tokens=max_new_tokens, steer=steer, **kwargs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.architecture import ArchitectureAdapter
 from steerkit.catalog import Catalog, implementation
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from steerkit.engine.loading.load import LoadedModel
+    from steerkit.engine.prompts.chat import ChatFormat
     from steerkit.session.model import LiveModel
 
 
@@ -25,6 +27,7 @@ def load_model(
     device: str = "auto",
     chat_template: str | None = "default",
     system_prompt: str | None = None,
+    chat_template_arguments: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     accept_terms: bool = False,
     batch_tokens: int = 4096,
@@ -40,7 +43,8 @@ def load_model(
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         chat_template: ``default`` (the tokenizer's), ``none`` (prompts as they are), or a Jinja template.
-        system_prompt: put before every prompt, where the template has a place for it.
+        system_prompt: put before every prompt that has none of its own, where the template has a place for it.
+        chat_template_arguments: the template's own variables, as in ``{"enable_thinking": False}``.
         trust_remote_code: run code that comes with a checkpoint. Off unless you mean it.
         accept_terms: agree to a bundled model's terms of use without being asked.
         batch_tokens: most tokens of a batch.
@@ -63,7 +67,8 @@ def load_model(
         trust_remote_code=trust_remote_code,
         accept_terms=accept_terms,
     )
-    return _live(loaded, adapter, chat_template, system_prompt, batch_tokens, self_test, catalog)
+    chat = _chat(loaded, chat_template, system_prompt, chat_template_arguments)
+    return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
 
 
 def wrap(
@@ -73,27 +78,44 @@ def wrap(
     adapter: str | None = None,
     chat_template: str | None = "default",
     system_prompt: str | None = None,
+    chat_template_arguments: Mapping[str, Any] | None = None,
     batch_tokens: int = 4096,
     self_test: bool = True,
     catalog: Catalog | None = None,
 ) -> LiveModel:
-    """Take a transformers causal language model that is already loaded. See ``load_model``."""
+    """Take a transformers causal language model that is already loaded. See ``load_model``.
+
+    Of a ``PeftModel`` the model inside is taken, with the adapters in its layers; of a processor the tokenizer.
+    """
     from steerkit.engine.loading.load import from_live
+    from steerkit.engine.loading.unwrap import processor_template
 
     loaded = from_live(model, tokenizer)
-    return _live(loaded, adapter, chat_template, system_prompt, batch_tokens, self_test, catalog)
+    if chat_template == "default":
+        chat_template = processor_template(tokenizer) or chat_template
+    chat = _chat(loaded, chat_template, system_prompt, chat_template_arguments)
+    return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
+
+
+def _chat(
+    loaded: LoadedModel, template: str | None, system_prompt: str | None, arguments: Mapping[str, Any] | None
+) -> ChatFormat | None:
+    from steerkit.engine.prompts.chat import ChatFormat
+
+    if loaded.tokenizer is None:
+        return None
+    return ChatFormat(loaded.tokenizer, template=template, system_prompt=system_prompt, arguments=arguments)
 
 
 def _live(
     loaded: LoadedModel,
+    chat: ChatFormat | None,
     adapter: str | None,
-    chat_template: str | None,
-    system_prompt: str | None,
     batch_tokens: int,
     self_test: bool,
     catalog: Catalog | None,
 ) -> LiveModel:
-    from steerkit.engine.prompts.chat import ChatFormat
+    from steerkit.engine.runtime.steering import alone
     from steerkit.engine.sites.selftest_memory import require_tested
     from steerkit.session.model import LiveModel
 
@@ -104,10 +126,9 @@ def _live(
         error.model_type = loaded.facts.model_type
         raise
     if self_test:
-        require_tested(loaded.model, layout, loaded.weights_hash, spec.name)
-    chat = None
-    if loaded.tokenizer is not None:
-        chat = ChatFormat(loaded.tokenizer, template=chat_template, system_prompt=system_prompt)
+        # Somebody may be steering the model already, in this context or in another.
+        with alone(loaded.model):
+            require_tested(loaded.model, layout, loaded.weights_hash, spec.name)
     return LiveModel(
         loaded.model,
         loaded.tokenizer,

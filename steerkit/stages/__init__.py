@@ -12,7 +12,7 @@ from steerkit.stages.condition import (
 )
 from steerkit.stages.measure import (
     estimate,
-    evaluated_texts,
+    evaluated_examples,
     evaluation,
     facts_of,
     load,
@@ -32,7 +32,7 @@ __all__ = [
     "conditions",
     "describe_condition",
     "estimate",
-    "evaluated_texts",
+    "evaluated_examples",
     "evaluation",
     "facts_of",
     "groups",

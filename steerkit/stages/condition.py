@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, cast
 
-from steerkit.api.intervention import Gate, Intervention
+from steerkit.api.intervention import Gate, Intervention, Placement
 from steerkit.catalog import implementation
 from steerkit.errors import SteerkitError
 from steerkit.plan import Plan, PlannedCondition
+from steerkit.plan.types import PlannedIntervention
 from steerkit.types import FROM_TOKEN
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.engine.measuring.evaluate import Evaluation
+    from steerkit.engine.lowering.edits import Mode
+    from steerkit.engine.measuring.evaluate import Evaluation, Steered
+    from steerkit.engine.sequence.positions import Frame
     from steerkit.session.model import LiveModel
 
 BASELINE = "baseline"
@@ -29,15 +32,32 @@ class Condition:
         name: as records call it.
         kind: ``baseline``, ``intervention`` or ``control``.
         planned: what the recipe says; None for the baseline.
-        interventions: ready to attach.
+        placements: its interventions, ready to attach.
         of: the condition that a control stands beside.
     """
 
     name: str
     kind: str
     planned: PlannedCondition | None
-    interventions: tuple[Intervention, ...]
+    placements: tuple[Placement, ...]
     of: str | None = None
+
+    @property
+    def system_prompt(self) -> str | None:
+        """What takes the place of the recipe's system prompt under it, or None."""
+        return None if self.planned is None else self.planned.system_prompt
+
+    @property
+    def mode(self) -> Mode:
+        """How its interventions are lowered."""
+        return "auto" if self.planned is None else self.planned.mode
+
+    @property
+    def steered(self) -> Steered:
+        """As an evaluation takes it."""
+        from steerkit.engine.measuring.evaluate import Steered
+
+        return Steered(self.placements, self.system_prompt, self.mode)
 
 
 def conditions(plan: Plan, directions: Mapping[str, Direction]) -> list[Condition]:
@@ -49,59 +69,54 @@ def conditions(plan: Plan, directions: Mapping[str, Direction]) -> list[Conditio
         SteerkitError: naming the condition, where a gate's direction can't decide anything.
     """
     found = [Condition(BASELINE, "baseline", None, ())]
+    drawn: dict[tuple[str, int], Direction] = {}
     for planned in plan.conditions:
-        built = _build(planned, directions, directions)
+        built = _build(planned, directions)
         found.append(Condition(planned.name, "intervention", planned, built))
-        if not planned.control or not any(item.direction for item in planned.interventions):
-            continue
-        for number in range(1, plan.random_directions + 1):
-            stand_ins = {name: random_like(one, plan.recipe.seed, number) for name, one in directions.items()}
-            built = _build(planned, stand_ins, directions)
-            found.append(Condition(f"{planned.name}/random-{number}", "control", planned, built, planned.name))
+        for number in range(1, planned.n_controls(plan.random_directions) + 1):
+            for name in planned.direction_names:
+                if (name, number) not in drawn:
+                    drawn[name, number] = random_like(directions[name], plan.recipe.seed, number)
+            stand_ins = {name: drawn[name, number] for name in planned.direction_names}
+            placements = tuple(one.with_directions(stand_ins) for one in built)
+            found.append(Condition(f"{planned.name}/random-{number}", "control", planned, placements, planned.name))
     return found
 
 
-def _build(
-    planned: PlannedCondition, directions: Mapping[str, Direction], deciding: Mapping[str, Direction]
-) -> tuple[Intervention, ...]:
-    """A condition's interventions along ``directions``, with gates on ``deciding`` ones."""
-    found = []
-    for item in planned.interventions:
-        direction = None if item.direction is None else directions[item.direction]
-        kind = cast("type[Intervention]", implementation(item.spec))
-        built = kind(item.options, direction, item.sites, item.positions)
-        # Set, not passed: a plugin's own __init__ needn't know of them.
-        built.schedule = item.schedule
-        if (gate := item.gate) is not None:
-            try:
-                built.gate = Gate(
-                    deciding[gate.direction],
-                    gate.threshold,
-                    gate.side,
-                    gate.site,
-                    gate.at,
-                    gate.positions,
-                    gate.prepass,
-                )
-            except SteerkitError as error:
-                raise type(error)(f"Condition {planned.name}: {error}") from None
-        found.append(built)
-    return tuple(found)
+def _build(planned: PlannedCondition, directions: Mapping[str, Direction]) -> tuple[Placement, ...]:
+    """A condition's interventions along its directions."""
+    try:
+        return tuple(_place(item, directions) for item in planned.interventions)
+    except SteerkitError as error:
+        raise type(error)(f"Condition {planned.name}: {error}") from None
+
+
+def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) -> Placement:
+    kind = cast("type[Intervention]", implementation(planned.spec))
+    made = kind(planned.options, tuple(directions[name] for name in planned.directions))
+    gate = None
+    if (one := planned.gate) is not None:
+        decides = directions[one.direction]
+        gate = Gate(decides, one.threshold, one.side, one.site, one.at, one.positions, one.prepass)
+    return Placement(made, planned.sites, planned.positions, planned.schedule, gate)
 
 
 def random_like(direction: Direction, seed: int, number: int) -> Direction:
     """A random direction whose vectors have the same norms: what any direction of this size would do.
 
-    One and the same for every condition, so that conditions can be compared.
+    One and the same for every condition, so that conditions can be compared. Of one at several sites, the vectors are
+    drawn site by site.
     """
     import torch
 
     key = sha256(f"{seed}/{direction.name}/{number}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-    vectors = torch.randn(direction.vectors.shape, generator=generator, dtype=torch.float64)
-    norms = direction.vectors.double().norm(dim=1, keepdim=True)
-    vectors = vectors / vectors.norm(dim=1, keepdim=True) * norms
-    return direction.with_vectors(vectors.float(), f"{direction.name}/random-{number}")
+    drawn = {}
+    for site, like in direction.items():
+        vectors = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+        norms = like.double().norm(dim=1, keepdim=True)
+        drawn[site] = (vectors / vectors.norm(dim=1, keepdim=True) * norms).float()
+    return direction.with_vectors(drawn, f"{direction.name}/random-{number}")
 
 
 def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, live: LiveModel) -> None:
@@ -113,17 +128,22 @@ def require_possible(conditions: Sequence[Condition], evaluation: Evaluation, li
     from steerkit.engine.lowering.lower import at_sites
     from steerkit.engine.sequence.positions import intervals
 
-    prompts = [prompt for job in evaluation.jobs for prompt in evaluation.prompts(job.data)]
-    frames = [batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)]
-    frames += [batch.frame for batch in live.batched(evaluation.raw_texts(), "right")]
+    frames: dict[str | None, list[Frame]] = {}
     for condition in conditions:
         try:
-            at_sites(condition.interventions, live.layout)
-            gates = [item.gate for item in condition.interventions if item.gate is not None]
-            named = {item.positions for item in condition.interventions}
+            system_prompt = condition.system_prompt
+            if system_prompt not in frames:
+                prompts = [prompt for job in evaluation.jobs for prompt in evaluation.prompts(job.data, system_prompt)]
+                frames[system_prompt] = [
+                    *(batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)),
+                    *(batch.frame for batch in live.batched(evaluation.raw_texts(system_prompt), "right")),
+                ]
+            at_sites(condition.placements, live.layout)
+            gates = [item.gate for item in condition.placements if item.gate is not None]
+            named = {item.positions for item in condition.placements}
             named |= {gate.positions for gate in gates if gate.at == "prompt"}
             for positions in (one for one in named if one.role != FROM_TOKEN):
-                for frame in frames:
+                for frame in frames[system_prompt]:
                     intervals(positions, frame)
         except SteerkitError as error:
             raise type(error)(f"Condition {condition.name}: {error}") from None
@@ -135,13 +155,17 @@ def groups(conditions: Sequence[Condition], evaluation: Evaluation) -> list[list
     The baseline is alone, the others with those that make the same passes. All follows from plan, texts and the token
     budget, so that a run that continues has the groups that it began with.
     """
-    alike: dict[tuple[str, bool], list[Condition]] = {}
+    alike: dict[tuple[str, bool, str | None, Mode], list[Condition]] = {}
     for condition in conditions:
         prepass = condition.planned is not None and condition.planned.has_prepass
-        alike.setdefault((condition.kind, prepass), []).append(condition)
+        key = condition.kind, prepass, condition.system_prompt, condition.mode
+        alike.setdefault(key, []).append(condition)
     found: list[list[Condition]] = []
-    for (kind, _), members in alike.items():
-        sizes = [1] if kind == "baseline" else evaluation.group_sizes(len(members), samples=kind != "control")
+    for (kind, _, system_prompt, mode), members in alike.items():
+        sizes = [1]
+        if kind != "baseline":
+            samples = kind != "control"
+            sizes = evaluation.group_sizes(len(members), samples=samples, system_prompt=system_prompt, mode=mode)
         for size in sizes:
             found.append(members[:size])
             members = members[size:]

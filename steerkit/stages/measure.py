@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator
@@ -14,6 +13,7 @@ from steerkit.bundled import cache_folder
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.plan import DataRef, Plan, PlannedDirection, held_out
+from steerkit.types import resolve_sites
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from steerkit.engine.measuring.evaluate import Evaluation
     from steerkit.progress import Observer
     from steerkit.session.model import LiveModel
+    from steerkit.types import Example
 
 
 def load(plan: Plan) -> LiveModel:
@@ -37,6 +38,7 @@ def load(plan: Plan) -> LiveModel:
         device=wanted.device,
         chat_template=plan.chat_template,
         system_prompt=wanted.system_prompt,
+        chat_template_arguments=wanted.chat_template_arguments,
         trust_remote_code=wanted.trust_remote_code,
         accept_terms=wanted.accept_terms,
         batch_tokens=wanted.batch_tokens,
@@ -56,17 +58,17 @@ def estimate(plan: Plan, live: LiveModel, observer: Observer) -> dict[str, Direc
         positive, negative, spec = _classes(planned)
         direction = estimate_direction(
             live,
-            plan.texts(positive),
-            plan.texts(negative),
+            plan.examples(positive),
+            plan.examples(negative),
             site=cast(Any, planned.site),
             positions=cast(Any, planned.positions),
             estimator=spec.name,
             name=planned.name,
             progress=observer.progress,
-            **planned.options.model_dump(),
+            options=planned.options.model_dump(),
         )
         classes = {"positive": str(positive), "negative": str(negative), "recipe_hash": plan.hash}
-        found[planned.name] = replace(direction, provenance={**direction.provenance, **classes})
+        found[planned.name] = direction.replace(provenance={**direction.provenance, **classes})
     return found
 
 
@@ -75,13 +77,13 @@ def saved_direction(planned: PlannedDirection) -> Direction:
     from steerkit.artifacts.directions import load_directions
 
     assert planned.file is not None
-    saved = load_directions(planned.file)
+    saved = load_directions(planned.file, site=planned.site, positions=planned.positions)
     if planned.name not in saved and len(saved) > 1:
         raise ArtifactError(
             f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
             "Name the direction in the recipe as it is named in the file."
         )
-    return replace(saved.get(planned.name, next(iter(saved.values()))), name=planned.name)
+    return saved.get(planned.name, next(iter(saved.values()))).replace(name=planned.name)
 
 
 def _classes(planned: PlannedDirection) -> tuple[DataRef, DataRef, Any]:
@@ -103,30 +105,30 @@ def evaluation(plan: Plan, live: LiveModel, observer: Observer) -> Evaluation:
         samples = SampleRequest(str(plan.samples.data), plan.samples.n, plan.samples.max_new_tokens)
     asks = any(planned.needs.calls for planned in plan.evaluations)
     kept = AnswersOnDisk(cache_folder() / "answers") if asks else None
-    return Evaluation(live, jobs, evaluated_texts(plan), samples, observer, seed=plan.recipe.seed, kept=kept)
+    return Evaluation(live, jobs, evaluated_examples(plan), samples, observer, seed=plan.recipe.seed, kept=kept)
 
 
-def monitors(plan: Plan, directions: Mapping[str, Direction]) -> list[Monitor]:
+def monitors(plan: Plan, directions: Mapping[str, Direction], n_layers: int) -> list[Monitor]:
     """The recipe's monitors."""
     from steerkit.api.monitor import Monitor
 
     built = []
     for item in plan.monitors:
         try:
-            built.append(
-                Monitor(item.name, directions[item.direction], item.threshold, item.side, item.sites, item.positions)
-            )
+            sites = None if item.sites is None else tuple(resolve_sites(item.sites, n_layers))
+            direction = directions[item.direction]
+            built.append(Monitor(item.name, direction, item.threshold, item.side, sites, item.positions))
         except SteerkitError as error:
             raise type(error)(f"monitors.{item.name}: {error}") from None
     return built
 
 
-def evaluated_texts(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """The texts of every split that outputs are looked at on, under the name that records use."""
+def evaluated_examples(plan: Plan) -> dict[str, tuple[Example, ...]]:
+    """The examples of every split that outputs are looked at on, under the name that records use."""
     refs = [ref for planned in plan.evaluations for ref in planned.data]
     if plan.samples is not None:
         refs.append(plan.samples.data)
-    return {str(ref): plan.texts(ref) for ref in refs}
+    return {str(ref): plan.examples(ref) for ref in refs}
 
 
 def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[str, Any]]:
@@ -148,8 +150,8 @@ def separations(plan: Plan, live: LiveModel, observer: Observer) -> list[dict[st
             live,
             solver,
             spec.statistics,
-            {"positive": plan.texts(positive), "negative": plan.texts(negative)},
-            {"positive": plan.texts(seen[0]), "negative": plan.texts(seen[1])},
+            {"positive": plan.examples(positive), "negative": plan.examples(negative)},
+            {"positive": plan.examples(seen[0]), "negative": plan.examples(seen[1])},
             planned.positions,
             observer.progress,
         )

@@ -12,6 +12,7 @@ from steerkit.plan import Plan, PlannedDirection
 from steerkit.progress import SILENT
 from steerkit.stages.condition import conditions, groups, require_possible
 from steerkit.stages.measure import evaluation, monitors, saved_direction
+from steerkit.types import resolve_sites
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -56,13 +57,17 @@ def stand_in(planned: PlannedDirection, plan: Plan, live: LiveModel) -> Directio
     from steerkit.api.direction import Direction
 
     assert planned.site is not None and planned.positions is not None
+    sites = resolve_sites(planned.site, live.layout.n_layers)
     # Not the same ones for two directions: updates along them would cancel or be redundant.
     key = sha256(planned.name.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-    width = live.layout.width(planned.site)
-    vectors = torch.randn(_rank(planned, plan), width, generator=generator)
-    mean = torch.randn(width, generator=generator)
-    return Direction(vectors / vectors.norm(dim=1, keepdim=True), planned.site, planned.positions, planned.name, mean)
+    drawn, means = {}, {}
+    for site in sites:
+        width = live.layout.width(site)
+        vectors = torch.randn(_rank(planned, plan), width, generator=generator)
+        drawn[site] = vectors / vectors.norm(dim=1, keepdim=True)
+        means[site] = torch.randn(width, generator=generator)
+    return Direction(drawn, None, planned.positions, planned.name, means)
 
 
 def _rank(planned: PlannedDirection, plan: Plan) -> int:
@@ -70,7 +75,7 @@ def _rank(planned: PlannedDirection, plan: Plan) -> int:
     rank = getattr(planned.options, "rank", None)
     if isinstance(rank, int) and rank > 0:
         return rank
-    uses = [one for item in plan.conditions for one in item.interventions if one.direction == planned.name]
+    uses = [one for item in plan.conditions for one in item.interventions if planned.name in one.directions]
     coefficients = [getattr(one.options, "coefficient", None) for one in uses]
     return next((len(one) for one in coefficients if isinstance(one, (list, tuple)) and one), 1)
 
@@ -90,17 +95,17 @@ def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
         for name, item in planned.items()
     }
     measured = evaluation(plan, live, SILENT)
-    measured.monitor(monitors(plan, directions))
+    measured.monitor(monitors(plan, directions, live.layout.n_layers))
     listed = conditions(plan, directions)
     require_possible(listed, measured, live)
     sizes = {one.name: len(group) for group in groups(listed, measured) for one in group}
-    expected = measured.expected_tokens(samples=True)
     found: dict[str, Preview] = {}
     for condition in listed:
         if condition.kind != "intervention":
             continue
         try:
-            explanation = live.explain(*condition.interventions, expected_tokens=expected)
+            expected = measured.expected_tokens(samples=True, system_prompt=condition.system_prompt)
+            explanation = live.explain(*condition.placements, mode=condition.mode, expected_tokens=expected)
         except SteerkitError as error:
             raise type(error)(f"Condition {condition.name}: {error}") from None
         one = Preview((condition.name,), explanation, expected, sizes[condition.name])

@@ -11,7 +11,7 @@ from steerkit.catalog import implementation
 from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention
 from steerkit.plan.types import options_as_json
 from steerkit.stages.condition import BASELINE, Condition
-from steerkit.stages.measure import evaluated_texts, facts_of
+from steerkit.stages.measure import evaluated_examples, facts_of
 from steerkit.stages.values import readings_as_json, readings_of_json, records_of, remarks_on
 
 if TYPE_CHECKING:
@@ -80,13 +80,13 @@ def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
     listed = [
         {
             "name": item.spec.name,
-            "direction": item.direction,
+            "direction": item.direction_text,
             "options": options_as_json(item.options),
-            "sites": [str(site) for site in built.sites(live.layout)],
+            "sites": [str(site) for site in built.sites_on(live.layout)],
             "positions": str(item.positions),
             **item.when(built.gate.site if built.gate is not None else None),
         }
-        for item, built in zip(interventions, condition.interventions, strict=True)
+        for item, built in zip(interventions, condition.placements, strict=True)
     ]
     control = condition.kind == "control"
     return {
@@ -96,6 +96,7 @@ def describe_condition(condition: Condition, live: LiveModel) -> dict[str, Any]:
         "sweep": None if planned is None or control else planned.sweep,
         "swept": {} if planned is None or control else dict(planned.swept),
         "interventions": listed,
+        **({} if planned is None else planned.how()),
     }
 
 
@@ -132,14 +133,14 @@ def collect(
         "description": plan.recipe.description,
         "seed": plan.recipe.seed,
         "model": {key: facts[key] for key in ("source", "adapter", "n_layers", "d_model", "dtype")},
-        "data": {f"{name}.{split}": len(texts) for name, by in plan.data.items() for split, texts in by.items()},
+        "data": {f"{name}.{split}": len(rows) for name, by in plan.data.items() for split, rows in by.items()},
         "directions": [describe_direction(direction) for direction in directions.values()],
         "conditions": [describe_condition(condition, live) for condition in conditions],
         "evaluators": [entry for planned in plan.evaluations for entry in _describe_evaluator(planned)],
         **({"monitors": _describe_monitors(plan, directions)} if plan.monitors else {}),
         "records": records,
         "separation": list(separation),
-        "notes": [*_unmeasured(plan, separation), *dict.fromkeys(notes)],
+        "notes": [*_unmeasured(plan, separation), *_left_out(directions), *dict.fromkeys(notes)],
     }
     return results, samples
 
@@ -148,12 +149,12 @@ def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[dict[st
     from steerkit.artifacts.results import sample_rows
 
     rows = []
-    for data, prompts in evaluated_texts(plan).items():
+    for data, examples in evaluated_examples(plan).items():
         columns = {
             name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
         }
         read = [{name: readings_as_json(one) for name, one in row.items()} for row in found.readings.get(data, ())]
-        rows += sample_rows(condition, data, prompts, found.completions.get(data, ()), columns, read)
+        rows += sample_rows(condition, data, examples, found.completions.get(data, ()), columns, read)
     return rows
 
 
@@ -175,7 +176,16 @@ def _describe_evaluator(planned: PlannedEvaluation) -> list[dict[str, Any]]:
 
 
 def _describe_monitors(plan: Plan, directions: Mapping[str, Direction]) -> list[dict[str, Any]]:
-    return [item.to_json([directions[item.direction].site]) for item in plan.monitors]
+    return [item.to_json(directions[item.direction].sites) for item in plan.monitors]
+
+
+def _left_out(directions: Mapping[str, Direction]) -> list[str]:
+    """Sites of a pattern at which a direction has no vectors."""
+    return [
+        f"Direction {name} has no vectors at {', '.join(left_out)}: {next(iter(left_out.values()))}"
+        for name, direction in directions.items()
+        if (left_out := direction.provenance.get("left_out"))
+    ]
 
 
 def _unmeasured(plan: Plan, separation: Sequence[Mapping[str, Any]]) -> list[str]:

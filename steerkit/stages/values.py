@@ -95,7 +95,7 @@ def _whole(
     from steerkit.engine.measuring.whole import not_finite, whole_difference, whole_value
 
     dataset, _, split = data.partition(".")
-    examples = [Example.of(row) for row in plan.texts(DataRef(dataset, split))]
+    examples = plan.examples(DataRef(dataset, split))
     own, units = _by_example(planned, data, found), _units(examples)
     other = None if plain is None else _by_example(planned, data, plain)
     missing = not_finite(own)

@@ -15,7 +15,8 @@ for _room in ("_suite", "architecture", "estimator", "intervention", "evaluator"
     pytest.register_assert_rewrite(f"{__name__}.{_room}")
 
 if TYPE_CHECKING:
-    from steerkit.engine.tiny.models import TINY_MODEL_TYPES, tiny_model, tiny_tokenizer
+    from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
+    from steerkit.sources import TINY_MODEL_TYPES
     from steerkit.testing.architecture import ArchitectureSuite
     from steerkit.testing.estimator import EstimatorSuite
     from steerkit.testing.evaluator import EvaluatorSuite
@@ -29,7 +30,7 @@ _HOMES = {
     "InterventionSuite": "steerkit.testing.intervention",
     "oracle_logits": "steerkit.testing.oracle",
     "oracle_weights": "steerkit.testing.oracle",
-    "TINY_MODEL_TYPES": "steerkit.engine.tiny.models",
+    "TINY_MODEL_TYPES": "steerkit.sources",
     "tiny_model": "steerkit.engine.tiny.models",
     "tiny_tokenizer": "steerkit.engine.tiny.models",
 }

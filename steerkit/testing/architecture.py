@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.api.hookspecs import ArchitectureSpec, ModelFacts, NoOptions
-from steerkit.api.intervention import Affine, Intervention
+from steerkit.api.intervention import Affine, Intervention, Placement
 from steerkit.engine.hooking.attach import attached
 from steerkit.engine.lowering.lower import at_sites
-from steerkit.engine.sequence.positions import Frame, frame_of_prompts
+from steerkit.engine.sequence.positions import Frame, Turn, frame_of_prompts
 from steerkit.engine.sites.selftest import SelfTestReport, self_test
 from steerkit.engine.tiny.models import randomise
 from steerkit.errors import SteerkitError
@@ -36,7 +36,7 @@ from steerkit.types import EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Po
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LENGTHS, INSTRUCTIONS, STEPS = (5, 3), ((1, 3), (0, 2)), 3
+LENGTHS, TURNS, STEPS = (5, 3), ((Turn("user", (1, 3)),), (Turn("user", (0, 2)),)), 3
 POSITIONS = ("all", "prompt", "generated", "last", "instruction", "post_instruction", "-2")
 
 
@@ -47,31 +47,37 @@ class Built:
     model: PreTrainedModel
     layout: Layout
 
-    def logits(self, ids: Tensor, *interventions: Intervention[Any], frame: Frame | None = None) -> Tensor:
+    def logits(self, ids: Tensor, *placements: Placement, frame: Frame | None = None) -> Tensor:
         """``[batch, pos]`` tokens without padding to logits under interventions."""
-        program = at_sites(interventions, self.layout)
+        program = at_sites(placements, self.layout)
         with torch.no_grad(), attached(self.model, self.layout, program) as cursor:
             cursor.set_frame(frame)
             logits: Tensor = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         return logits
 
 
-class AddRandom(Intervention[NoOptions]):
-    """Adds a coefficient times a random vector at sites; each site has its own vector."""
+class _Added(Intervention[NoOptions]):
+    """Adds a coefficient times a vector: one for all sites, or a random one for each."""
 
-    def __init__(self, layout: Layout, sites: Sequence[Site], coefficient: float, positions: str = "all") -> None:
-        super().__init__(NoOptions(), None, sites, Positions.parse(positions))
-        self._widths = {site: layout.width(site) for site in sites}
-        self._coefficient = coefficient
+    def __init__(self, coefficient: float, vector: Tensor | None = None) -> None:
+        super().__init__(NoOptions())
+        self._coefficient, self._vector = coefficient, vector
 
     def default_sites(self, layout: Layout) -> Sequence[Site]:
         """Sites are always given."""
         return ()
 
-    def update(self, site: Site) -> Affine:
+    def update(self, site: Site, layout: Layout) -> Affine:
         """An update even for coefficient 0, so that what is attached is seen to do nothing."""
+        if self._vector is not None:
+            return Affine(bias=self._coefficient * self._vector)
         generator = torch.Generator().manual_seed(site.layer + 7)
-        return Affine(bias=self._coefficient * torch.randn(self._widths[site], generator=generator))
+        return Affine(bias=self._coefficient * torch.randn(layout.width(site), generator=generator))
+
+
+def add_random(sites: Sequence[Site], coefficient: float, positions: str = "all") -> Placement:
+    """A coefficient times a random vector, added at sites; each site has its own vector."""
+    return Placement(_Added(coefficient), tuple(sites), Positions.parse(positions))
 
 
 class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
@@ -128,13 +134,13 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         """The same in bfloat16; an edit leaves the dtype as it is."""
         built.model.bfloat16()
         self._self_test(built).raise_if_failed()
-        logits = built.logits(_tokens(built), AddRandom(built.layout, built.layout.sites(), 0.5))
+        logits = built.logits(_tokens(built), add_random(built.layout.sites(), 0.5))
         assert logits.dtype is torch.bfloat16 and bool(logits.isfinite().all())
 
     def test_zero_coefficient_is_bit_identical(self, built: Built) -> None:
         """Adding zero times a vector at every site changes no bit, although it is attached."""
         ids = _tokens(built)
-        zero = AddRandom(built.layout, built.layout.sites(), 0.0)
+        zero = add_random(built.layout.sites(), 0.0)
         assert len(at_sites([zero], built.layout).slots) == len(built.layout.sites())
         # The write at resid_mid goes through attn_out, which it must leave alone too.
         assert torch.equal(built.logits(ids, zero), built.logits(ids))
@@ -149,8 +155,8 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
             if layer + 1 < built.layout.n_layers:
                 pairs.append((Site(RESID_POST, layer), Site(RESID_PRE, layer + 1), 1.0))
             for one, other, factor in pairs:
-                first = built.logits(ids, _AddVector(built.layout, one, 1.0))
-                second = built.logits(ids, _AddVector(built.layout, other, factor))
+                first = built.logits(ids, _add_vector(built.layout, one, 1.0))
+                second = built.logits(ids, _add_vector(built.layout, other, factor))
                 _assert_close(first, second, 1e-4, f"edits at {one} and {other}")
                 assert (first - plain).abs().max() > 1e-3, f"An edit at {one} shows nowhere."
 
@@ -164,9 +170,9 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
             vector = torch.randn(block.heads.n_heads * block.heads.d_head, generator=torch.Generator().manual_seed(0))
             weight = projection.weight
             assert isinstance(weight, Tensor)
-            at_heads = built.logits(ids, _AddVector(built.layout, Site(HEAD_OUT, layer), 1.0, vector))
+            at_heads = built.logits(ids, _add_vector(built.layout, Site(HEAD_OUT, layer), 1.0, vector))
             site = Site(block.writers[0].stream, layer)
-            at_writer = built.logits(ids, _AddVector(built.layout, site, 1.0, weight.detach() @ vector))
+            at_writer = built.logits(ids, _add_vector(built.layout, site, 1.0, weight.detach() @ vector))
             _assert_close(at_heads, at_writer, 1e-4, f"edits at {Site(HEAD_OUT, layer)} and {site}")
 
     @pytest.mark.parametrize("side", ["left", "right"])
@@ -174,8 +180,8 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     def test_cached_equals_uncached(self, built: Built, positions: str, side: str) -> None:
         """What is edited depends on a token's place, not on how many passes its sequence takes."""
         ids, mask = _padded(built, side)
-        frame = frame_of_prompts(LENGTHS, INSTRUCTIONS, width=max(LENGTHS), padding_side=side, growing=True)
-        edit = AddRandom(built.layout, _written(built.layout), 0.5, positions)
+        frame = frame_of_prompts(LENGTHS, TURNS, width=max(LENGTHS), padding_side=side, growing=True)
+        edit = add_random(_written(built.layout), 0.5, positions)
         program = at_sites([edit], built.layout)
         with torch.no_grad(), attached(built.model, built.layout, program) as cursor:
             cursor.set_frame(frame)
@@ -196,18 +202,18 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     @pytest.mark.parametrize("positions", ["all", "-1", "instruction"])
     def test_padding_changes_nothing(self, built: Built, positions: str) -> None:
         """A prompt alone, padded on the left and padded on the right gives the same logits at its tokens."""
-        edit = AddRandom(built.layout, _written(built.layout), 0.5, positions)
+        edit = add_random(_written(built.layout), 0.5, positions)
         program = at_sites([edit], built.layout)
         found: dict[str, Tensor] = {}
         for side in ("left", "right"):
             ids, mask = _padded(built, side)
             ids, mask = ids[:, : max(LENGTHS)], mask[:, : max(LENGTHS)]
-            frame = frame_of_prompts(LENGTHS, INSTRUCTIONS, width=max(LENGTHS), padding_side=side)
+            frame = frame_of_prompts(LENGTHS, TURNS, width=max(LENGTHS), padding_side=side)
             with torch.no_grad(), attached(built.model, built.layout, program) as cursor:
                 cursor.set_frame(frame)
                 found[side] = _pass(built.model, ids, mask, 0, ids.shape[1], None).logits[1][mask[1].bool()]
             alone = ids[1:][mask[1:].bool()][None]
-        single = frame_of_prompts(LENGTHS[1:], INSTRUCTIONS[1:], width=LENGTHS[1], padding_side="left")
+        single = frame_of_prompts(LENGTHS[1:], TURNS[1:], width=LENGTHS[1], padding_side="left")
         expected = built.logits(alone, edit, frame=single)[0]
         for side, logits in found.items():
             _assert_close(logits, expected, 2e-4, f"padded on the {side}")
@@ -215,7 +221,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     def test_blocks_may_give_a_tensor_or_a_tuple(self, built: Built) -> None:
         """Sites are the same whichever of the two a block returns; versions of transformers differ."""
         ids = _tokens(built)
-        edit = AddRandom(built.layout, built.layout.sites(), 0.5)
+        edit = add_random(built.layout.sites(), 0.5)
         expected = built.logits(ids, edit)
         with ExitStack() as stack:
             for block in built.layout.blocks:
@@ -226,7 +232,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     def test_an_exception_leaves_no_trace(self, built: Built) -> None:
         """Hooks and bits are those of before, after an exception in the body."""
         before = _state(built.model)
-        edit = AddRandom(built.layout, built.layout.sites(), 0.5)
+        edit = add_random(built.layout.sites(), 0.5)
         with pytest.raises(ZeroDivisionError), attached(built.model, built.layout, at_sites([edit], built.layout)):
             built.model(input_ids=_tokens(built))
             raise ZeroDivisionError
@@ -237,7 +243,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         blocks = built.layout.blocks
         broken = replace(built.layout, blocks=(*blocks[:-1], replace(blocks[-1], module="not.there")))
         before = _state(built.model)
-        program = at_sites([AddRandom(broken, broken.sites(), 0.5)], broken)
+        program = at_sites([add_random(broken.sites(), 0.5)], broken)
         with pytest.raises(SteerkitError, match=r"not\.there"), attached(built.model, broken, program):
             raise AssertionError("attached in spite of a missing module")
         _assert_same(before, _state(built.model))
@@ -261,17 +267,10 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         return float(getattr(built.model.get_submodule(parent), name))
 
 
-class _AddVector(AddRandom):
-    """Adds one vector, the same at whatever site."""
-
-    def __init__(self, layout: Layout, site: Site, coefficient: float, vector: Tensor | None = None) -> None:
-        super().__init__(layout, [site], coefficient)
-        drawn = torch.randn(layout.width(site), generator=torch.Generator().manual_seed(0))
-        self._vector = drawn if vector is None else vector
-
-    def update(self, site: Site) -> Affine:
-        """The vector times the coefficient."""
-        return Affine(bias=self._coefficient * self._vector)
+def _add_vector(layout: Layout, site: Site, coefficient: float, vector: Tensor | None = None) -> Placement:
+    """A coefficient times one vector, the same at whatever site."""
+    drawn = torch.randn(layout.width(site), generator=torch.Generator().manual_seed(0))
+    return Placement(_Added(coefficient, drawn if vector is None else vector), (site,))
 
 
 def _assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:

@@ -25,7 +25,7 @@ from torch import nn
 from steerkit.api.architecture import Block, Layout, Tap, Writer
 from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import InterventionSpec
-from steerkit.api.intervention import Affine, Intervention, Pointwise
+from steerkit.api.intervention import Affine, Intervention, Placement, Pointwise
 from steerkit.engine.hooking.attach import attached
 from steerkit.engine.lowering.algebra import apply_update
 from steerkit.engine.lowering.lower import at_sites
@@ -62,16 +62,18 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
 
         Args:
             x: ``[batch, pos, d_model]``, float64.
-            vectors: ``[rank, d_model]``, float64, of the direction.
+            vectors: ``[rank, d_model]``, float64, of the direction; of several, one below the other.
         """
         raise NotImplementedError(f"Write {type(self).__name__}.definition: the formula that the update is held to.")
 
-    def direction(self) -> Direction | None:
-        """The direction under test: random, with a norm that isn't 1; None where the spec takes none."""
-        if self.spec().directions == 0:
-            return None
-        vectors = 0.5 * torch.randn(self.rank, D_MODEL, generator=_generator(1))
-        return Direction(vectors, self.site(), name="random")
+    def direction(self, number: int = 0) -> Direction:
+        """One of the directions under test: random, with a norm that isn't 1, and with a name of its own."""
+        vectors = 0.5 * torch.randn(self.rank, D_MODEL, generator=_generator(1 + 10 * number))
+        return Direction(vectors, self.site(), name=f"random-{number}")
+
+    def directions(self) -> tuple[Direction, ...]:
+        """The directions under test, as many as the spec takes."""
+        return tuple(self.direction(number) for number in range(self.spec().directions))
 
     def site(self) -> Site:
         """The one site that checks on a model act at."""
@@ -82,11 +84,11 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
         sites: Sequence[Site] | None = None,
         positions: Positions = Positions("all"),
         **changes: Any,
-    ) -> Intervention[Any]:
-        """The intervention under test."""
-        made = self.implementation()(self.options(**changes), self.direction(), sites, positions)
+    ) -> Placement:
+        """The intervention under test, placed."""
+        made = self.implementation()(self.options(**changes), self.directions())
         assert isinstance(made, Intervention), "Derive the implementation from steerkit.api.intervention.Intervention."
-        return made
+        return Placement(made, None if sites is None else tuple(sites), positions)
 
     def x(self) -> ResidualStream:
         """Values of a residual stream, ``[2, 5, d_model]``, float64."""
@@ -96,10 +98,10 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
 
     def test_update_is_its_definition(self) -> None:
         """The declared algebra or function, applied to random values, is the literal formula."""
-        x, vectors = self.x(), _vectors(self.direction())
+        x, vectors = self.x(), _vectors(self.directions())
         expected = self.definition(x.clone(), vectors)
-        for site in self.intervention().sites(tiny_layout()):
-            update = self.intervention().update(site)
+        for site in self.intervention().sites_on(tiny_layout()):
+            update = _update(self.intervention(), site)
             assert update is not None, f"The update at {site} is nothing under the suite's options."
             found = apply_update(_as_double(update), x)
             error = float((found - expected).abs().max())
@@ -108,8 +110,8 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
 
     def test_affine_updates_are_well_formed(self) -> None:
         """Shapes fit, values are finite, and reads come with writes."""
-        for site in self.intervention().sites(tiny_layout()):
-            update = self.intervention().update(site)
+        for site in self.intervention().sites_on(tiny_layout()):
+            update = _update(self.intervention(), site)
             if not isinstance(update, Affine):
                 continue
             assert (update.reads is None) == (update.writes is None), "Reads come with writes."
@@ -121,19 +123,18 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
 
     def test_leaves_its_input_alone(self) -> None:
         """Neither the values nor the direction are written into."""
-        direction, x = self.direction(), self.x()
-        made = self.implementation()(self.options(), direction, None, Positions("all"))
-        for site in made.sites(tiny_layout()):
-            update = made.update(site)
+        made, x = self.intervention(), self.x()
+        for site in made.sites_on(tiny_layout()):
+            update = _update(made, site)
             if isinstance(update, Pointwise):
                 update.function(x)
         assert torch.equal(x, self.x()), "The function writes into its argument."
-        assert torch.equal(_vectors(direction), _vectors(self.direction())), "The direction was written into."
+        assert torch.equal(_vectors(made.directions), _vectors(self.directions())), "The direction was written into."
 
     def test_default_sites_are_the_models(self) -> None:
         """Without sites of the user's, it acts at some that the model has, none twice."""
         layout = tiny_layout()
-        sites = self.intervention().sites(layout)
+        sites = self.intervention().sites_on(layout)
         assert sites and len(set(sites)) == len(sites), f"Default sites {[str(site) for site in sites]}."
         for site in sites:
             layout.require(site)
@@ -141,21 +142,25 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
     def test_sites_of_the_user_win(self) -> None:
         """Named sites are used as they are named, and one that isn't there is refused."""
         named = (Site("mlp_out", 2), Site(RESID_PRE, 0))
-        assert self.intervention(sites=named).sites(tiny_layout()) == named
+        assert self.intervention(sites=named).sites_on(tiny_layout()) == named
         with pytest.raises(SteerkitError):
-            self.intervention(sites=[Site(RESID_PRE, N_LAYERS)]).sites(tiny_layout())
+            self.intervention(sites=[Site(RESID_PRE, N_LAYERS)]).sites_on(tiny_layout())
 
     def test_takes_another_direction(self) -> None:
         """Controls put random directions in its place: everything else stays."""
-        direction = self.direction()
-        if direction is None:
+        directions = self.directions()
+        if not directions:
             pytest.skip("takes no direction")
-        other = direction.with_vectors(torch.randn(self.rank, D_MODEL, generator=_generator(5)), "other")
-        made = self.intervention(sites=[self.site()], positions=Positions.parse(-1)).with_direction(other)
-        assert made.sites(tiny_layout()) == (self.site(),) and made.positions == Positions.parse(-1)
-        update = made.update(self.site())
+        others = {
+            one.name: one.with_vectors(torch.randn(self.rank, D_MODEL, generator=_generator(5 + number)))
+            for number, one in enumerate(directions)
+        }
+        made = self.intervention(sites=[self.site()], positions=Positions.parse(-1)).with_directions(others)
+        assert made.sites_on(tiny_layout()) == (self.site(),) and made.positions == Positions.parse(-1)
+        update = _update(made, self.site())
         assert update is not None
-        error = (apply_update(_as_double(update), self.x()) - self.definition(self.x(), _vectors(other))).abs().max()
+        expected = self.definition(self.x(), _vectors(tuple(others.values())))
+        error = (apply_update(_as_double(update), self.x()) - expected).abs().max()
         assert float(error) < 1e-5, "With another direction the update isn't the definition with its vectors."
 
     def test_zero_is_nothing(self) -> None:
@@ -177,7 +182,7 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
         before = seen(model, tap)
         with steered(model, [self.intervention(sites=[self.site()])]):
             after = seen(model, tap)
-        expected = self.definition(before.double(), _vectors(self.direction()))
+        expected = self.definition(before.double(), _vectors(self.directions()))
         error = float((after.double() - expected).abs().max())
         assert error < 1e-4, f"The stream at {self.site()} is {error:.1e} away from the definition."
 
@@ -185,7 +190,7 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
     def test_edits_its_positions_only(self, side: str) -> None:
         """With positions named, the other tokens of the site keep their bits, padding among them."""
         model, tap = small_model(), tiny_layout().tap(self.site())
-        frame = frame_of_prompts([4, 6], [None, None], width=6, padding_side=side)
+        frame = frame_of_prompts([4, 6], [(), ()], width=6, padding_side=side)
         before = seen(model, tap)
         with steered(model, [self.intervention([self.site()], Positions.parse("prompt[-2:]"))], frame):
             after = seen(model, tap)
@@ -194,14 +199,14 @@ class InterventionSuite(PluginSuite[InterventionSpec]):
         for row, end in enumerate(ends):
             edited[row, end - 2 : end] = True
         assert torch.equal(before[~edited], after[~edited]), "A token that wasn't meant has changed."
-        expected = self.definition(before.double(), _vectors(self.direction()))
+        expected = self.definition(before.double(), _vectors(self.directions()))
         assert float((after.double() - expected)[edited].abs().max()) < 1e-4, "A token that was meant isn't edited."
 
     def test_composes(self) -> None:
         """Twice at one site is the definition of the definition."""
         model, tap = small_model(), tiny_layout().tap(self.site())
         made = self.intervention(sites=[self.site()])
-        before, vectors = seen(model, tap).double(), _vectors(self.direction())
+        before, vectors = seen(model, tap).double(), _vectors(self.directions())
         with steered(model, [made, made]):
             after = seen(model, tap).double()
         expected = self.definition(self.definition(before, vectors), vectors)
@@ -249,10 +254,12 @@ def tiny_layout() -> Layout:
 
 
 @contextmanager
-def steered(model: nn.Module, interventions: Sequence[Intervention[Any]], frame: Frame | None = None) -> Iterator[None]:
+def steered(
+    model: nn.Module, placements: Sequence[Placement | Intervention[Any]], frame: Frame | None = None
+) -> Iterator[None]:
     """The model under interventions; ``frame`` says where prompts lie."""
     layout = tiny_layout()
-    with attached(model, layout, at_sites(interventions, layout)) as cursor:
+    with attached(model, layout, at_sites(placements, layout)) as cursor:
         cursor.set_frame(frame)
         yield
 
@@ -278,8 +285,12 @@ def seen(model: nn.Module, tap: Tap) -> Tensor:
     return values[0]
 
 
-def _vectors(direction: Direction | None) -> Tensor:
-    return torch.zeros(0, D_MODEL, dtype=torch.float64) if direction is None else direction.vectors.double()
+def _update(placement: Placement, site: Site) -> Affine | Pointwise | None:
+    return placement.intervention.update(site, tiny_layout())
+
+
+def _vectors(directions: Sequence[Direction]) -> Tensor:
+    return torch.cat([torch.zeros(0, D_MODEL), *(one.vectors for one in directions)]).double()
 
 
 def _as_double(update: Affine | Pointwise) -> Affine | Pointwise:

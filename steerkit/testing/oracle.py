@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Tap
-from steerkit.api.intervention import Affine, Intervention, Update
+from steerkit.api.intervention import Affine, Intervention, Placement, Update
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import Handler, register_tap
 from steerkit.errors import AttachError, PositionError
@@ -31,13 +31,13 @@ from steerkit.types import FROM_TOKEN, RESID_MID, Positions, Site
 if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
 
-Condition: TypeAlias = Intervention[Any] | Sequence[Intervention[Any]] | None
+Steer: TypeAlias = Placement | Intervention[Any] | Sequence[Placement | Intervention[Any]] | None
 
 
 def oracle_logits(
     live: LiveModel,
     ids: Sequence[int] | Tensor,
-    condition: Condition,
+    condition: Steer,
     *,
     prompt_length: int | None = None,
     instruction: tuple[int, int] | None = None,
@@ -56,11 +56,11 @@ def oracle_logits(
         AttachError: for a gate whose site comes after an edit that it decides on.
     """
     row = _Row(live, [int(token) for token in ids], prompt_length, instruction)
-    given = [condition] if isinstance(condition, Intervention) else list(condition or ())
-    steps = [_Step(row, intervention) for intervention in given]
+    given = [condition] if isinstance(condition, (Placement, Intervention)) else list(condition or ())
+    steps = [_Step(row, one if isinstance(one, Placement) else Placement(one)) for one in given]
     with ExitStack() as stack:
         for site in live.layout.sites():
-            if any(site in step.sites or step.reads_at(site) for step in steps):
+            if any(step.acts_within(site) or step.reads_at(site) for step in steps):
                 for tap, handler in _handlers(row, steps, site):
                     stack.callback(register_tap(live.model, tap, handler).remove)
         return row.logits()
@@ -69,7 +69,7 @@ def oracle_logits(
 def oracle_weights(
     live: LiveModel,
     ids: Sequence[int] | Tensor,
-    intervention: Intervention[Any],
+    placement: Placement,
     *,
     prompt_length: int | None = None,
     instruction: tuple[int, int] | None = None,
@@ -77,10 +77,10 @@ def oracle_weights(
     """The weight of each token before any gate is asked, ``[len]``, float64. Arguments as of ``oracle_logits``."""
     row = _Row(live, [int(token) for token in ids], prompt_length, instruction)
     weights = torch.zeros(len(row.ids), dtype=torch.float64)
-    for t in row.places(intervention.positions):
-        weights[t] = 1.0 if intervention.factor is None else float(intervention.factor.detach())
-        if not intervention.schedule.is_constant:
-            weights[t] *= intervention.schedule.factor(t - row.need_prompt("A schedule"))
+    for t in row.places(placement.positions):
+        weights[t] = 1.0 if placement.factor is None else float(placement.factor.detach())
+        if not placement.schedule.is_constant:
+            weights[t] *= placement.schedule.factor(t - row.need_prompt("A schedule"))
     return weights
 
 
@@ -120,7 +120,8 @@ class _Row:
         if not positions.indices:
             return set(role)
         there = [index for index in positions.indices if -len(role) <= index < len(role)]
-        if len(there) < len(positions.indices) and positions.role != "generated":  # which may still come
+        # Generated tokens may still come.
+        if len(there) < len(positions.indices) and positions.role not in ("generated", "completion"):
             raise PositionError(f"Positions '{positions}': the row has only {len(role)} tokens of that role.")
         return {role[index] for index in there}
 
@@ -132,8 +133,10 @@ class _Row:
         end = self.need_prompt(f"'{positions}'")
         if positions.role in ("prompt", ""):
             return everything[:end]
-        if positions.role == "generated":
+        if positions.role in ("generated", "completion"):
             return everything[end:]
+        if positions.role not in ("instruction", "post_instruction"):
+            raise PositionError(f"'{positions}' are a turn's tokens, and the oracle is told of no turns.")
         if self.instruction is None:
             raise PositionError(f"'{positions}' depends on where the user's text lies. Pass instruction.")
         start, stop = self.instruction
@@ -156,12 +159,12 @@ class _Row:
 class _Step:
     """An intervention in one row: its sites, its weights, and what its gate has read."""
 
-    def __init__(self, row: _Row, intervention: Intervention[Any]) -> None:
+    def __init__(self, row: _Row, placement: Placement) -> None:
         layout = row.live.layout
-        self.row, self.update, self.gate = row, intervention.update, intervention.gate
-        self.sites = intervention.sites(layout)
+        self.row, self.intervention, self.gate = row, placement.intervention, placement.gate
+        self.sites = placement.sites_on(layout)
         self.weights = oracle_weights(
-            row.live, row.ids, intervention, prompt_length=row.prompt_length, instruction=row.instruction
+            row.live, row.ids, placement, prompt_length=row.prompt_length, instruction=row.instruction
         )
         self.projections: list[float] = []
         if self.gate is None or self.gate.site is None:
@@ -171,16 +174,21 @@ class _Step:
             with ExitStack() as stack:
                 stack.callback(register_tap(row.live.model, tap, lambda x: self.read_gate(x[0].double())).remove)
                 row.prompt().logits()
-        elif any(layout.sites().index(self.gate.site) > layout.sites().index(site) for site in self.sites):
+        elif any(layout.sites().index(self.gate.site.whole) > layout.sites().index(site.whole) for site in self.sites):
             raise AttachError(f"The gate {self.gate} is read behind a site that it decides on.")
 
+    def acts_within(self, site: Site) -> bool:
+        """Whether it acts at a site, or at one of its heads."""
+        return any(own.whole == site for own in self.sites)
+
     def reads_at(self, site: Site) -> bool:
-        """Whether the gate is read at a site of the steered pass."""
-        return self.gate is not None and not self.gate.prepass and self.gate.site == site
+        """Whether the gate is read at a site of the steered pass, or at one of its heads."""
+        return self.gate is not None and not self.gate.prepass and self.gate.read_at.whole == site
 
     def read_gate(self, x: Tensor) -> None:
         """Note ``x[t]·v / ‖v‖`` of every token of ``[len, d_model]``."""
         assert self.gate is not None
+        x = x[:, self.row.live.layout.columns(self.gate.read_at)]
         v = self.gate.direction.vectors[0].to(x)
         self.projections = [float(x[t] @ v / v.norm()) for t in range(len(x))]
 
@@ -230,12 +238,14 @@ def _edited(steps: Sequence[_Step], site: Site, x: Tensor, dtype: torch.dtype) -
             step.read_gate(x)
     new = x.clone()
     for step in steps:
-        for _ in range(step.sites.count(site)):
-            update = step.update(site)
+        layout = step.row.live.layout
+        for own in [own for own in step.sites if own.whole == site]:
+            update, columns = step.intervention.update(own, layout), layout.columns(own)
             for t in range(len(x)):
                 weight = step.weight(t)
                 if update is not None and weight != 0:
-                    new[t] = new[t] + weight * (_applied(update, new[t], dtype) - new[t])
+                    old = new[t, columns]
+                    new[t, columns] = old + weight * (_applied(update, old, dtype) - old)
     return new
 
 

@@ -103,6 +103,25 @@ class Example:
         """Whether it is one user turn and nothing else, as a plain text is."""
         return len(self.messages) == 1 and self.messages[0].role == "user" and self.completion is None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it ends with a turn of the assistant's, so that there is no answer to write or to predict."""
+        return self.messages[-1].role == "assistant"
+
+    def to_json(self) -> str | dict[str, Any]:
+        """As JSON values: a text where it is nothing else, otherwise what there is of it."""
+        about = {
+            "completion": self.completion,
+            "label": self.label,
+            "id": self.id,
+            "fields": dict(self.fields) or None,
+            "pair": self.pair,
+        }
+        about = {key: value for key, value in about.items() if value is not None}
+        if len(self.messages) == 1 and self.messages[0].role == "user":
+            return {"prompt": self.text, **about} if about else self.text
+        return {"messages": [{"role": item.role, "content": item.content} for item in self.messages], **about}
+
 
 ExampleLike: TypeAlias = str | Sequence[Mapping[str, str] | Message] | Example
 """What stands for an example where a user passes one."""

@@ -10,8 +10,9 @@ import pytest
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.catalog import Catalog
 from steerkit.engine.loading.load import facts_of
-from steerkit.engine.tiny.models import TINY_MODEL_TYPES, tiny_model, tiny_tokenizer
+from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import UnsupportedModelError
+from steerkit.sources import TINY_MODEL_TYPES
 from steerkit_architectures import gemma, llama, qwen, yi
 from tests.architectures.conftest import built
 

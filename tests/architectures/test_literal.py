@@ -10,28 +10,32 @@ from torch import Tensor
 
 from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import NoOptions
-from steerkit.api.intervention import Affine, Intervention
+from steerkit.api.intervention import Affine, Intervention, Placement
 from steerkit.engine.hooking.attach import attached
 from steerkit.engine.lowering.lower import at_sites
 from steerkit.engine.sites.taps import register_tap
-from steerkit.engine.tiny.models import TINY_MODEL_TYPES
+from steerkit.sources import TINY_MODEL_TYPES
 from steerkit.types import EMBED, HEAD_OUT, Site
 from tests.architectures.conftest import IDS, built
 from tests.architectures.literal import Literal
 
 
-class Add(Intervention[NoOptions]):
-    """Adds a vector at a site."""
+class Added(Intervention[NoOptions]):
+    """Adds a vector."""
 
-    def __init__(self, site: Site, vector: Tensor) -> None:
-        super().__init__(NoOptions(), None, [site])
+    def __init__(self, vector: Tensor) -> None:
+        super().__init__(NoOptions())
         self._vector = vector
 
     def default_sites(self, layout: Layout) -> list[Site]:
         raise AssertionError("sites are given")
 
-    def update(self, site: Site) -> Affine:
+    def update(self, site: Site, layout: Layout) -> Affine:
         return Affine(bias=self._vector)
+
+
+def add(site: Site, vector: Tensor) -> Placement:
+    return Placement(Added(vector), (site,))
 
 
 def close(found: Tensor, expected: Tensor, what: object = "") -> None:
@@ -70,7 +74,7 @@ def test_every_site_writes_where_it_reads(model_type: str) -> None:
             continue  # More than the stream reads the embedding there; it has a test of its own.
         vector = torch.randn(layout.width(site), generator=torch.Generator().manual_seed(1))
         by_hand = Literal(model, IDS, {str(site): lambda value, vector=vector: value + vector})
-        with torch.no_grad(), attached(model, layout, at_sites([Add(site, vector)], layout)):
+        with torch.no_grad(), attached(model, layout, at_sites([add(site, vector)], layout)):
             found = model(input_ids=IDS, use_cache=False).logits
         close(found, by_hand.logits, site)
         assert (found - plain).abs().max() > 1e-3, f"an edit at {site} shows nowhere"
@@ -85,9 +89,9 @@ def test_an_edit_at_the_embedding_of_gemma4_reaches_its_per_layer_inputs(model_t
         edited = model.model.embed_tokens(IDS) + vector
         per_layer = model.model.get_per_layer_inputs(IDS)
         expected = model(inputs_embeds=edited, per_layer_inputs=per_layer, use_cache=False).logits
-        with attached(model, layout, at_sites([Add(Site(EMBED), vector)], layout)):
+        with attached(model, layout, at_sites([add(Site(EMBED), vector)], layout)):
             found = model(input_ids=IDS, use_cache=False).logits
-        with attached(model, layout, at_sites([Add(Site("resid_pre", 0), vector)], layout)):
+        with attached(model, layout, at_sites([add(Site("resid_pre", 0), vector)], layout)):
             in_the_stream_alone = model(input_ids=IDS, use_cache=False).logits
     close(found, expected)
     assert (found - in_the_stream_alone).abs().max() > 1e-3

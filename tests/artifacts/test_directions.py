@@ -203,7 +203,7 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema_version": 2}, "has schema version 2, and this steerkit reads version 1"),
+        ({"schema_version": 3}, "has schema version 3, and this steerkit reads 1 to 2"),
         ({"directions": None}, "lists no directions"),
         ({"directions": [{"name": "warmth"}]}, "a direction in it can't be read"),
         ({"directions": [{"name": "other", "site": "embed", "positions": "all", "provenance": {}}]}, "can't be read"),
@@ -235,3 +235,86 @@ def test_tensors_that_do_not_fit(tmp_path: Path, key: str, value: torch.Tensor, 
     path.write_bytes(save({**tensors, key: value}, metadata={module.HEADER: json.dumps(header)}))
     with pytest.raises(ArtifactError, match=said):
         load_directions(path)
+
+
+# Several sites, older files, and files that lack something
+
+
+def several() -> Direction:
+    sites = [Site("resid_pre", layer) for layer in (3, 1, 2)]
+    vectors = {site: torch.full((2, 8), float(site.layer)) for site in sites}
+    return direction("deep", vectors=vectors, site=None, reference_mean={sites[1]: torch.ones(8)})
+
+
+def test_several_sites_come_back_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    save_directions(path, [several(), direction()])
+    found = load_directions(path)
+    deep = found["deep"]
+    assert [str(site) for site in deep.sites] == [f"blocks.{layer}.resid_pre" for layer in (3, 1, 2)]
+    assert all(torch.equal(vectors, several().by_site[site]) for site, vectors in deep.items())
+    assert list(deep.reference_means) == [Site("resid_pre", 1)] and dict(deep.provenance) == dict(several().provenance)
+    assert same(found["warmth"], direction())
+    header, tensors = header_of(path)
+    assert (
+        header["schema_version"] == 2 and "deep.vectors@blocks.3.resid_pre" in tensors and "warmth.vectors" in tensors
+    )
+
+
+def test_heads_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    save_directions(path, [direction(site="blocks.3.head_out[5]", vectors=torch.ones(1, 4), reference_mean=None)])
+    assert load_directions(path)["warmth"].site == Site("head_out", 3, 5)
+
+
+def test_files_of_version_1_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    entry = {"name": "old", "site": "blocks.2.mlp_out", "positions": "last", "provenance": {"estimator": "x"}}
+    header = {"schema_version": 1, "directions": [entry]}
+    tensors = {"old.vectors": torch.ones(1, 4), "old.reference_mean": torch.zeros(4)}
+    path.write_bytes(save(tensors, metadata={module.HEADER: json.dumps(header)}))
+    old = load_directions(path)["old"]
+    assert (old.site, old.positions, old.provenance) == (Site("mlp_out", 2), Positions("last"), {"estimator": "x"})
+    assert old.vectors.tolist() == [[1, 1, 1, 1]] and old.reference_mean is not None
+
+
+def without_a_site(path: Path) -> None:
+    save_directions(path, [direction()])
+    header, tensors = header_of(path)
+    header["directions"][0] |= {"sites": None, "positions": None}
+    path.write_bytes(save(tensors, metadata={module.HEADER: json.dumps(header)}))
+
+
+def test_what_a_file_lacks_can_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    without_a_site(path)
+    with pytest.raises(ArtifactError, match=r"doesn't say at which site direction 'warmth' .* Give it as site"):
+        load_directions(path)
+    found = load_directions(path, site="blocks.4.resid_mid", positions="instruction")["warmth"]
+    assert (found.site, found.positions) == (Site("resid_mid", 4), Positions("instruction"))
+    assert load_directions(path, site="embed")["warmth"].positions == Positions("", (-1,))
+
+
+def test_what_a_file_says_is_not_overruled(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    save_directions(path, [direction()])
+    assert same(
+        load_directions(path, site="blocks.14.resid_pre", positions="post_instruction[-1]")["warmth"], direction()
+    )
+    with pytest.raises(ArtifactError, match=r"estimated at blocks\.14\.resid_pre, not at embed"):
+        load_directions(path, site="embed")
+    with pytest.raises(ArtifactError, match=r"positions 'post_instruction\[-1\]', not 'prompt\[-1\]'"):
+        load_directions(path, positions="last")
+    save_directions(path, [several()])
+    assert load_directions(path, site="blocks.*.resid_pre")["deep"].sites == several().sites
+    for other in ("blocks.*.resid_post", "blocks.1-2.resid_pre", "blocks.1.resid_pre"):
+        with pytest.raises(ArtifactError, match=r"estimated at blocks\.3\.resid_pre to blocks\.2\.resid_pre, not at"):
+            load_directions(path, site=other)
+
+
+def test_a_mean_of_another_width_names_its_site(tmp_path: Path) -> None:
+    odd = direction(
+        "odd", vectors=dict(several().items()), site=None, reference_mean={several().sites[0]: torch.ones(3)}
+    )
+    with pytest.raises(ArtifactError, match=r"odd\.reference_mean@blocks\.3\.resid_pre has shape \[3\]"):
+        save_directions(tmp_path / "d.safetensors", [odd])

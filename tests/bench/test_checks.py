@@ -12,7 +12,7 @@ import torch
 from steerkit.bench import checks
 from steerkit.bench.checks import WrongCaseError, ask, check
 from steerkit.bench.compiled import Compiled, static_cache
-from steerkit.bench.conditions import CASES, MODES, Condition, build, known_cases, observe, steered
+from steerkit.bench.conditions import CASES, MODES, Case, build, known_cases, observe, steered
 from steerkit.bench.machine import pinned
 from steerkit.bench.measure import MeasurementError
 from steerkit.bench.models import LAUNCH_BOUND, load_subject
@@ -26,7 +26,7 @@ def workload(live: LiveModel, batch: int = 2) -> Workload:
     return Workload("decode", live.hf_model, prompts(batch, 8, 288, live.device))
 
 
-def made(live: LiveModel, case: str, batch: int = 2) -> tuple[Condition, Workload]:
+def made(live: LiveModel, case: str, batch: int = 2) -> tuple[Case, Workload]:
     work = workload(live, batch)
     return build(case, live, observe(live, work), batch), work
 
@@ -42,7 +42,7 @@ def test_every_case_is_its_definition(llama: LiveModel, case: str, mode: str) ->
 
 def test_the_cases_are_where_they_say(llama: LiveModel) -> None:
     def sites(case: str) -> list[str]:
-        return [str(site) for one in made(llama, case)[0].shared for site in one.sites(llama.layout)]
+        return [str(site) for one in made(llama, case)[0].shared for site in one.sites_on(llama.layout)]
 
     pre = [f"blocks.{layer}.resid_pre" for layer in range(3)]
     assert sites("add_one") == pre[1:2] and sites("add_all") == pre
@@ -55,11 +55,11 @@ def test_the_cases_are_where_they_say(llama: LiveModel) -> None:
     assert vectors.shape == (3, 3, 32) and not torch.equal(vectors[0], vectors[1])
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, wrong: Condition) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch, wrong: Case) -> None:
     """Attach something else wherever a case is lowered; the interpreter stays literal."""
 
     @contextmanager
-    def other(live: LiveModel, condition: Condition, mode: str) -> Iterator[None]:
+    def other(live: LiveModel, condition: Case, mode: str) -> Iterator[None]:
         with steered(live, condition if mode == "interpret" else wrong, mode):
             yield
 
@@ -69,7 +69,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, wrong: Condition) -> None:
 def test_a_case_that_computes_something_else_is_refused(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
     condition, work = made(llama, "add_one")
     near = condition.shared[0].direction.vectors * 1.001
-    stand_in(monkeypatch, Condition("add_one", (add(condition.shared[0].direction.with_vectors(near)),)))
+    stand_in(monkeypatch, Case("add_one", (add(condition.shared[0].direction.with_vectors(near)),)))
     with pytest.raises(WrongCaseError, match=r"'add_one' in mode 'hook' gives logits .* from the definition's"):
         check(llama, condition, "hook", work, work, ask(llama, condition, work))
 
@@ -84,7 +84,7 @@ def test_logits_that_are_no_numbers_are_refused(llama: LiveModel) -> None:
 
 def test_a_case_that_changes_nothing_proves_nothing(llama: LiveModel) -> None:
     condition, work = made(llama, "idle")
-    named = Condition("add_all", condition.shared)
+    named = Case("add_all", condition.shared)
     with pytest.raises(WrongCaseError, match="proves nothing"):
         check(llama, named, "hook", work, work, ask(llama, named, work))
 
@@ -103,7 +103,7 @@ def test_a_trace_on_the_model_is_refused(llama: LiveModel, monkeypatch: pytest.M
     handles = []
 
     @contextmanager
-    def untidy(live: LiveModel, condition: Condition, mode: str) -> Iterator[None]:
+    def untidy(live: LiveModel, condition: Case, mode: str) -> Iterator[None]:
         with steered(live, condition, mode):
             yield
         if mode != "interpret":

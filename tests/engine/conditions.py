@@ -7,7 +7,7 @@ simplifies and may simplify too much.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from steerkit.api.architecture import Layout
 from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import NoOptions
-from steerkit.api.intervention import Affine, Gate, Intervention, Pointwise, Update
+from steerkit.api.intervention import Affine, Gate, Intervention, Placement, Pointwise, Update
 from steerkit.engine.tiny.models import VOCAB_SIZE, YI_VOCAB_SIZE, tiny_model, tiny_tokenizer
 from steerkit.session import wrap
 from steerkit.session.model import LiveModel
@@ -50,8 +50,24 @@ def vectors(width: int, rank: int, seed: int = 0) -> Tensor:
     return torch.randn(rank, width, generator=torch.Generator().manual_seed(seed))
 
 
-class Given(Intervention[NoOptions]):
+class Updates(Intervention[NoOptions]):
+    """Updates given as such, one per site."""
+
+    def __init__(self, updates: Mapping[Site, Update]) -> None:
+        super().__init__(NoOptions())
+        self.updates = updates
+
+    def default_sites(self, layout: Layout) -> list[Site]:
+        raise AssertionError("sites are given")
+
+    def update(self, site: Site, layout: Layout) -> Update:
+        return self.updates[site]
+
+
+class Given(Placement):
     """Updates given as such, one per site, in forward order or any other."""
+
+    label: str
 
     def __init__(
         self,
@@ -63,20 +79,13 @@ class Given(Intervention[NoOptions]):
         factor: Tensor | None = None,
         label: str = "",
     ) -> None:
-        sites = [Site.parse(site) for site in updates]
+        parsed = {Site.parse(site): update for site, update in updates.items()}
         chosen = Schedule.parse(schedule)
-        super().__init__(NoOptions(), None, sites, Positions.parse(positions), chosen, gate, factor)
-        self._updates = {Site.parse(site): update for site, update in updates.items()}
-        self.label = label
-
-    def default_sites(self, layout: Layout) -> list[Site]:
-        raise AssertionError("sites are given")
-
-    def update(self, site: Site) -> Update:
-        return self._updates[site]
+        super().__init__(Updates(parsed), tuple(parsed), Positions.parse(positions), chosen, gate, factor)
+        object.__setattr__(self, "label", label)
 
     def __repr__(self) -> str:
-        parts = [self.label or ", ".join(str(site) for site in self._updates), f"at {self.positions}"]
+        parts = [self.label or ", ".join(map(str, self.sites or ())), f"at {self.positions}"]
         parts += [] if self.schedule.is_constant else [f"× {self.schedule}"]
         parts += [] if self.gate is None else [f"if {self.gate}"]
         parts += [] if self.factor is None else [f"factor {self.factor.tolist()}"]
@@ -238,7 +247,7 @@ def gates(draw: st.DrawFn, layout: Layout, first: Site, known: Known) -> Gate:
     order = [site for site in layout.sites() if site.stream != HEAD_OUT]
     at = draw(st.sampled_from(["token", "prompt"])) if known.prompt else "token"
     prepass = at == "prompt" and draw(st.booleans())
-    before = [site for site in order if layout.sites().index(site) <= layout.sites().index(first)]
+    before = [site for site in order if layout.order[site] <= layout.order[first]]
     site = draw(st.sampled_from(order if prepass else before))
     return _gate(
         layout.d_model,
@@ -261,10 +270,18 @@ def _gate(
     return Gate(direction, threshold, side, at=at, positions=Positions.parse(positions), prepass=prepass)
 
 
+def _n_heads(layout: Layout, site: Site) -> int:
+    heads = layout.blocks[site.layer].heads
+    assert heads is not None  # otherwise there is no such site
+    return heads.n_heads
+
+
 @st.composite
 def interventions(draw: st.DrawFn, layout: Layout, known: Known, plain: bool, focus: Site | None) -> Given:
     """One intervention; ``plain``: at all tokens and always; ``focus``: a site at which it may well meet others."""
     heads = layout.sites_of(HEAD_OUT)
+    # All heads of a layer side by side, and single ones, the first and the last.
+    heads = (*heads, *(replace(site, head=head) for site in heads for head in (0, _n_heads(layout, site) - 1)))
     groups = _site_groups(layout)
     where = draw(st.sampled_from(["one", "one", "some", "heads", *groups, *(["writers"] * 2 if plain else [])]))
     if focus is not None and draw(st.booleans()):
@@ -291,7 +308,7 @@ def interventions(draw: st.DrawFn, layout: Layout, known: Known, plain: bool, fo
     factor = draw(st.sampled_from([None] * 6 + [0.5, -1.0]))
     gate = None
     if draw(st.integers(0, 3)) == 0:
-        gate = draw(gates(layout, min(sites, key=layout.sites().index), known))
+        gate = draw(gates(layout, min(sites, key=layout.order.__getitem__), known))
         if gate.at == "prompt" and not gate.prepass:
             positions = draw(st.sampled_from(["all", "generated", "generated[1:]"]))
     return Given(

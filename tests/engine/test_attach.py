@@ -12,7 +12,7 @@ from torch import Tensor
 from steerkit.api.architecture import Layout
 from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import NoOptions
-from steerkit.api.intervention import Affine, Intervention, Pointwise, Update
+from steerkit.api.intervention import Affine, Intervention, Placement, Pointwise, Update
 from steerkit.engine.prompts.batches import position_ids
 from steerkit.errors import AttachError, PositionError, SiteError, SteerkitError
 from steerkit.session import ablate, add
@@ -23,18 +23,22 @@ from tests.conftest import assert_clean, tiny_live
 IDS = torch.tensor([[2, 30, 31, 32, 33, 34], [2, 40, 41, 42, 43, 44]])
 
 
-class Edit(Intervention[NoOptions]):
+class Updating(Intervention[NoOptions]):
     """An update given as such, for tests."""
 
-    def __init__(self, update: Update, site: str, positions: str | int = "all") -> None:
-        super().__init__(NoOptions(), None, [Site.parse(site)], Positions.parse(positions))
+    def __init__(self, update: Update) -> None:
+        super().__init__(NoOptions())
         self._update = update
 
     def default_sites(self, layout: Layout) -> list[Site]:
         raise AssertionError("sites are given")
 
-    def update(self, site: Site) -> Update:
+    def update(self, site: Site, layout: Layout) -> Update:
         return self._update
+
+
+def placed(update: Update, site: str, positions: str | int = "all") -> Placement:
+    return Placement(Updating(update), (Site.parse(site),), Positions.parse(positions))
 
 
 def literal_llama(live: LiveModel, ids: Tensor, edits: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
@@ -81,7 +85,7 @@ def test_an_affine_update_is_what_it_says_at_every_site(
         return new if bias is None else new + bias
 
     expected = literal_llama(llama, IDS, {site: definition})
-    with llama.steer(Edit(Affine(reads, writes, bias), site)):
+    with llama.steer(placed(Affine(reads, writes, bias), site)):
         steered = llama.forward(IDS).logits
     assert torch.allclose(steered, expected, atol=1e-4, rtol=1e-5)
     plain = literal_llama(llama, IDS, {})
@@ -97,7 +101,7 @@ def test_a_function_acts_at_chosen_tokens_only(llama: LiveModel) -> None:
         return new
 
     expected = literal_llama(llama, IDS, {"blocks.1.resid_mid": edit})
-    with llama.steer(Edit(Pointwise(lambda x: torch.tanh(3 * x)), "blocks.1.resid_mid", 2)):
+    with llama.steer(placed(Pointwise(lambda x: torch.tanh(3 * x)), "blocks.1.resid_mid", 2)):
         steered = llama.forward(IDS).logits
     assert torch.allclose(steered, expected, atol=1e-4)
     assert torch.equal(steered[:, :2], llama.forward(IDS).logits[:, :2])
@@ -106,8 +110,8 @@ def test_a_function_acts_at_chosen_tokens_only(llama: LiveModel) -> None:
 def test_interventions_at_one_site_act_in_the_order_given(llama: LiveModel) -> None:
     v = vectors(llama, 1)[0]
     unit = v / v.norm()
-    shift = Edit(Affine(bias=4 * v), "blocks.1.resid_pre")
-    project = Edit(Affine(reads=-unit[None], writes=unit[None]), "blocks.1.resid_pre")
+    shift = placed(Affine(bias=4 * v), "blocks.1.resid_pre")
+    project = placed(Affine(reads=-unit[None], writes=unit[None]), "blocks.1.resid_pre")
     for edits, expected in (
         ((shift, project), lambda x: (x + 4 * v) - ((x + 4 * v) @ unit)[..., None] * unit),
         ((project, shift), lambda x: x - (x @ unit)[..., None] * unit + 4 * v),
@@ -119,8 +123,8 @@ def test_interventions_at_one_site_act_in_the_order_given(llama: LiveModel) -> N
 
 def test_nested_steering_equals_steering_at_once(llama: LiveModel) -> None:
     """An inner edit of resid_pre must reach an outer one of resid_mid, whichever hook was registered first."""
-    outer = Edit(Affine(bias=vectors(llama, 1, 1)[0]), "blocks.1.resid_mid", "[1,2]")
-    inner = Edit(Affine(bias=vectors(llama, 1, 2)[0]), "blocks.1.resid_pre")
+    outer = placed(Affine(bias=vectors(llama, 1, 1)[0]), "blocks.1.resid_mid", "[1,2]")
+    inner = placed(Affine(bias=vectors(llama, 1, 2)[0]), "blocks.1.resid_pre")
     with llama.steer(outer, inner):
         at_once = llama.forward(IDS).logits
     with llama.steer(outer):
@@ -154,14 +158,14 @@ def test_coefficient_zero_attaches_nothing_and_changes_no_bit(llama: LiveModel) 
 def test_an_attach_that_fails_leaves_nothing_behind(
     llama: LiveModel, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = Edit(Affine(bias=vectors(llama, 1)[0]), "blocks.0.resid_pre")
+    good = placed(Affine(bias=vectors(llama, 1)[0]), "blocks.0.resid_pre")
     width = llama.layout.d_model
     bad = {
-        "unknown site": Edit(Affine(bias=torch.ones(width)), "blocks.99.resid_pre"),
-        "wrong width": Edit(Affine(bias=torch.ones(width + 1)), "blocks.1.resid_pre"),
-        "not finite": Edit(Affine(bias=torch.full((width,), torch.nan)), "blocks.1.resid_pre"),
-        "half of an update": Edit(Affine(reads=torch.ones(1, width)), "blocks.1.resid_pre"),
-        "late failure": Edit(Affine(bias=torch.ones(width)), "blocks.1.resid_pre"),
+        "unknown site": placed(Affine(bias=torch.ones(width)), "blocks.99.resid_pre"),
+        "wrong width": placed(Affine(bias=torch.ones(width + 1)), "blocks.1.resid_pre"),
+        "not finite": placed(Affine(bias=torch.full((width,), torch.nan)), "blocks.1.resid_pre"),
+        "half of an update": placed(Affine(reads=torch.ones(1, width)), "blocks.1.resid_pre"),
+        "late failure": placed(Affine(bias=torch.ones(width)), "blocks.1.resid_pre"),
     }[where]
     expected: type[Exception] = SiteError if where == "unknown site" else AttachError
     if where == "late failure":
@@ -188,7 +192,7 @@ def test_an_exception_in_the_body_or_in_a_pass_leaves_nothing_behind(llama: Live
 
     plain = llama.forward(IDS).logits
     for body in (lambda: llama.forward(IDS), lambda: llama.generate("some words", max_new_tokens=3)):
-        with pytest.raises(ZeroDivisionError), llama.steer(Edit(Pointwise(fail), "blocks.1.resid_mid", "[0]")):
+        with pytest.raises(ZeroDivisionError), llama.steer(placed(Pointwise(fail), "blocks.1.resid_mid", "[0]")):
             body()
         assert_clean(llama)
     assert torch.equal(llama.forward(IDS).logits, plain)
@@ -196,11 +200,14 @@ def test_an_exception_in_the_body_or_in_a_pass_leaves_nothing_behind(llama: Live
 
 def test_positions_that_nobody_knows_are_refused(llama: LiveModel) -> None:
     v = Affine(bias=vectors(llama, 1)[0])
-    with llama.steer(Edit(v, "blocks.1.resid_pre", "generated")), pytest.raises(PositionError, match="prompt_lengths"):
+    with (
+        llama.steer(placed(v, "blocks.1.resid_pre", "generated")),
+        pytest.raises(PositionError, match="prompt_lengths"),
+    ):
         llama.forward(IDS)
-    with llama.steer(Edit(v, "blocks.1.resid_pre", "generated")):
+    with llama.steer(placed(v, "blocks.1.resid_pre", "generated")):
         known = llama.forward(IDS, prompt_lengths=[4, 4]).logits
-    with llama.steer(Edit(v, "blocks.1.resid_pre", "[4,5]")):
+    with llama.steer(placed(v, "blocks.1.resid_pre", "[4,5]")):
         assert torch.equal(known, llama.forward(IDS).logits)
 
 
@@ -216,8 +223,8 @@ def test_cached_generation_equals_uncached_teacher_forcing(model_type: str, posi
     middle = live.layout.n_layers // 2
     update = Affine(bias=4 * vectors(live, 1)[0])
     edits = [
-        Edit(update, f"blocks.{middle}.resid_pre", positions),
-        Edit(update, f"blocks.{middle}.resid_mid", positions),
+        placed(update, f"blocks.{middle}.resid_pre", positions),
+        placed(update, f"blocks.{middle}.resid_mid", positions),
     ]
     with live.steer(*edits):
         cached = live.complete(PROMPTS, max_new_tokens=6)
@@ -239,8 +246,8 @@ def test_cached_generation_equals_uncached_teacher_forcing(model_type: str, posi
         }.get(positions, positions)
         sequence = torch.tensor([[*rendered.token_ids, *ids]])
         literal = [
-            Edit(update, f"blocks.{middle}.resid_pre", explicit),
-            Edit(update, f"blocks.{middle}.resid_mid", explicit),
+            placed(update, f"blocks.{middle}.resid_pre", explicit),
+            placed(update, f"blocks.{middle}.resid_mid", explicit),
         ]
         with live.steer(*literal), torch.no_grad():
             logits = live.forward(sequence, use_cache=False).logits[0, length - 1 : -1]
@@ -260,7 +267,7 @@ def test_left_and_right_padding_give_the_same_logits(model_type: str, positions:
         for index, row in enumerate(rows):
             place = slice(width - len(row), None) if side == "left" else slice(0, len(row))
             ids[index, place], mask[index, place] = torch.tensor(row), 1
-        with live.steer(Edit(Affine(bias=3 * vectors(live, 1)[0]), "blocks.1.resid_pre", positions)), torch.no_grad():
+        with live.steer(placed(Affine(bias=3 * vectors(live, 1)[0]), "blocks.1.resid_pre", positions)), torch.no_grad():
             found = live.forward(ids, mask, prompt_lengths=prompts).logits
         logits[side] = [found[index][mask[index].bool()] for index in range(3)]
     for left, right in zip(logits["left"], logits["right"], strict=True):
@@ -269,7 +276,7 @@ def test_left_and_right_padding_give_the_same_logits(model_type: str, positions:
 
 def test_beams_and_return_sequences_follow_their_prompt(llama: LiveModel) -> None:
     """A batch gives each prompt the beams that it gets alone."""
-    edit = Edit(Affine(bias=4 * vectors(llama, 1)[0]), "blocks.1.resid_pre", "instruction")
+    edit = placed(Affine(bias=4 * vectors(llama, 1)[0]), "blocks.1.resid_pre", "instruction")
     with llama.steer(edit):
         together = llama.complete(PROMPTS, max_new_tokens=4, num_beams=3, num_return_sequences=2)
         alone = [
@@ -298,7 +305,10 @@ def test_a_bfloat16_stream_stays_bfloat16_beside_float32_norms() -> None:
         seen.append(x.dtype)
         return x
 
-    edits = [Edit(Affine(bias=vectors(live, 1)[0]), "blocks.1.attn_out"), Edit(Pointwise(spy), "blocks.1.resid_mid")]
+    edits = [
+        placed(Affine(bias=vectors(live, 1)[0]), "blocks.1.attn_out"),
+        placed(Pointwise(spy), "blocks.1.resid_mid"),
+    ]
     with live.steer(*edits):
         assert live.forward(IDS).logits.dtype == torch.bfloat16
     assert seen == [torch.bfloat16]
@@ -309,9 +319,9 @@ def test_an_end_that_moves_is_never_counted_from(llama: LiveModel) -> None:
     mask = torch.ones_like(IDS)
     arguments = {"attention_mask": mask, "max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
     update = Affine(bias=4 * vectors(llama, 1)[0])
-    with llama.steer(Edit(update, "blocks.1.resid_pre", -1)), pytest.raises(PositionError, match="isn't known"):
+    with llama.steer(placed(update, "blocks.1.resid_pre", -1)), pytest.raises(PositionError, match="isn't known"):
         llama.hf_model.generate(IDS, **arguments)
-    with llama.steer(Edit(update, "blocks.1.resid_pre", 1)):
+    with llama.steer(placed(update, "blocks.1.resid_pre", 1)):
         cached = llama.hf_model.generate(IDS, use_cache=True, **arguments)
         uncached = llama.hf_model.generate(IDS, use_cache=False, **arguments)
     assert torch.equal(cached, uncached)
@@ -319,22 +329,22 @@ def test_an_end_that_moves_is_never_counted_from(llama: LiveModel) -> None:
 
 
 def test_what_is_no_intervention_is_refused_before_anything_happens(llama: LiveModel) -> None:
-    edits = [Edit(Affine(bias=vectors(llama, 1)[0]), "blocks.1.resid_pre")]
+    edits = [placed(Affine(bias=vectors(llama, 1)[0]), "blocks.1.resid_pre")]
     with pytest.raises(AttachError, match="unpack a list"), llama.steer(edits):  # type: ignore[arg-type]
         raise AssertionError("the body must not run")
 
 
 def test_contexts_may_close_in_any_order(llama: LiveModel) -> None:
     """A generator can hold one open past the end of another; each takes off its own and nothing else."""
-    first = llama.steer(Edit(Affine(bias=vectors(llama, 1, 1)[0]), "blocks.0.resid_pre"))
-    second = llama.steer(Edit(Affine(bias=vectors(llama, 1, 2)[0]), "blocks.1.resid_pre"))
+    first = llama.steer(placed(Affine(bias=vectors(llama, 1, 1)[0]), "blocks.0.resid_pre"))
+    second = llama.steer(placed(Affine(bias=vectors(llama, 1, 2)[0]), "blocks.1.resid_pre"))
     plain = llama.forward(IDS).logits
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
     left = llama.forward(IDS).logits
     second.__exit__(None, None, None)
-    with llama.steer(Edit(Affine(bias=vectors(llama, 1, 2)[0]), "blocks.1.resid_pre")):
+    with llama.steer(placed(Affine(bias=vectors(llama, 1, 2)[0]), "blocks.1.resid_pre")):
         assert torch.equal(llama.forward(IDS).logits, left)
     assert_clean(llama)
     assert torch.equal(llama.forward(IDS).logits, plain)
@@ -346,7 +356,7 @@ def test_a_coefficient_is_any_number_and_nothing_else(llama: LiveModel) -> None:
     direction = Direction(vectors(llama, 1), Site.parse("blocks.1.resid_pre"))
     site = Site.parse("blocks.1.resid_pre")
     for number in (2, 2.0, np.float32(2), np.int64(2), [np.float64(2)]):
-        update = add(direction, coefficient=number).update(site)  # type: ignore[arg-type]
+        update = add(direction, coefficient=number).intervention.update(site, llama.layout)  # type: ignore[arg-type]
         assert isinstance(update, Affine) and update.bias is not None
         assert torch.equal(update.bias, 2 * direction.vectors[0])
     for wrong in ("2", None, True, float("nan")):

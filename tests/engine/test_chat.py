@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from steerkit.engine.prompts import chat
+from steerkit import templates
 from steerkit.engine.prompts.chat import ChatFormat
 from steerkit.engine.tiny.models import tiny_tokenizer
 from steerkit.errors import ModelError
@@ -108,7 +108,7 @@ def test_a_text_that_the_system_prompt_holds_too_is_found_in_its_own_place() -> 
 
 def test_a_text_that_the_template_uses_twice_is_found_once() -> None:
     chat = ChatFormat(tiny_tokenizer(), template=TWICE)
-    assert user_text(chat, " why? ") == "why?"
+    assert user_text(chat, " why? ") == " why? "
     rendered = chat.render("why?")
     assert rendered.instruction is not None
     assert chat.tokenizer.decode(rendered.token_ids[rendered.instruction[1] :]) == ") A:"
@@ -256,9 +256,9 @@ class WithoutGlibc(date):
 
 
 def test_a_date_is_printed_on_platforms_that_know_no_day_without_a_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "TODAY", WithoutGlibc(2024, 7, 6))
+    monkeypatch.setattr(templates, "TODAY", WithoutGlibc(2024, 7, 6))
     template = "{{ strftime_now('%-d|%d %b %Y') }}{{ messages[-1]['content'] }}"
     tokenizer = tiny_tokenizer()
     rendered = ChatFormat(tokenizer, template=template).render("x").token_ids
     assert tokenizer.decode(rendered) == "6|06 Jul 2024x"
-    assert chat.strftime_now("%-d|%d %b %Y") == "6|06 Jul 2024"
+    assert templates.strftime_now("%-d|%d %b %Y") == "6|06 Jul 2024"

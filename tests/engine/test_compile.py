@@ -430,7 +430,7 @@ def test_a_compiled_model_sees_what_is_folded(model_type: str) -> None:
     assert torch.equal(logits(live), plain)
     for _ in range(2):
         with live.steer(everywhere(live, 0), add(1), mode="fold"):
-            assert not live.steering._program.slots
+            assert not live.steering.shared.now.program.slots
             assert float((logits(live) - expected).abs().max()) < 1e-4
             graphs = counter.frame_count
         assert torch.equal(logits(live), plain)

@@ -13,15 +13,15 @@ from torch import Tensor
 from steerkit.api.direction import Direction
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
-from steerkit.api.intervention import Intervention
+from steerkit.api.intervention import Placement
 from steerkit.engine.measuring import prompting
 from steerkit.engine.measuring.evaluate import Evaluation, Job, SampleRequest
-from steerkit.engine.prompts.chat import ChatFormat
+from steerkit.engine.prompts.chat import ChatFormat, Rendered
 from steerkit.engine.reading.passes import next_token_logits, sequence_logits
-from steerkit.errors import PluginError
+from steerkit.errors import DataError, PluginError
 from steerkit.session import ablate, add
 from steerkit.session.model import LiveModel
-from steerkit.types import Site
+from steerkit.types import Example, Message, Site
 from tests.conftest import assert_clean, tiny_live
 
 TEXTS = ["one", "two words", "three words now", "and a fourth one"]
@@ -165,7 +165,7 @@ EVERYTHING = {
 }
 
 
-def conditions_of(live: LiveModel) -> list[list[Intervention]]:
+def conditions_of(live: LiveModel) -> list[list[Placement]]:
     """Several that differ in all that rows can differ in, one of them empty."""
     generator = torch.Generator().manual_seed(0)
     one, other = (
@@ -287,7 +287,7 @@ def test_one_condition_alone_is_lowered_for_as_many_tokens_as_a_pass_has(
 def test_prompts_are_rendered_once(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered: list[str] = []
     render = ChatFormat.render
-    monkeypatch.setattr(ChatFormat, "render", lambda self, prompt: rendered.append(prompt) or render(self, prompt))
+    monkeypatch.setattr(ChatFormat, "render", lambda self, prompt: rendered.append(prompt.text) or render(self, prompt))
     evaluation = everything(llama)
     evaluation.run()
     evaluation.run_many(conditions_of(llama))
@@ -315,3 +315,44 @@ def test_tokens_of_a_completion_are_generated_ones_wherever_they_are_read() -> N
     plain = evaluation.run().scores[("mean", "d")]
     values = [tuple(score.value for score in scores) for scores in (plain, *found.values())]
     assert len(set(values)) == 4
+
+
+def test_examples_reach_evaluators_and_completions_are_read_behind_their_prompts(llama: LiveModel) -> None:
+    examples = [
+        Example((Message("user", "hi"),), completion="abc", label="x"),
+        Example((Message("system", "s"), Message("user", "hello there")), completion="de", fields={"k": [1]}),
+        Example.of("plain"),
+    ]
+    along, after = Spy(llama), Spy(llama)
+    jobs = [
+        Job("along", along, Needs(sequence_logits=True), "x"),
+        Job("after", after, Needs(next_token_logits=True, max_new_tokens=2, baseline=True), "x"),
+    ]
+    scores = Evaluation(llama, jobs, {"x": examples}).run().scores
+    assert [one.value for one in scores[("along", "x")]] == [2.0, 11.0, 5.0]
+    (seen,) = after.seen
+    assert list(seen.examples) == examples and seen.baseline is not None and list(seen.baseline.examples) == examples
+    prompts = [llama.chat.render(one).token_ids for one in examples]
+    torch.testing.assert_close(seen.next_token_logits, next_token_logits(llama, [Rendered(ids) for ids in prompts]))
+    counted = {}
+    for outputs in along.seen:
+        assert outputs.token_ids is not None and outputs.token_mask is not None
+        for row, example in enumerate(outputs.examples):
+            assert outputs.texts[row] == example.text
+            counted[example.text] = outputs.token_ids[row][outputs.token_mask[row]].tolist()
+    raw = llama.chat.render_text("plain").token_ids[1:]
+    encode = llama.chat.tokenizer.encode
+    own = [encode(text, add_special_tokens=False) for text in ("abc", "de")]
+    assert counted == {"hi": own[0], "hello there": own[1], "plain": list(raw)}
+
+
+def test_a_conversation_that_is_answered_already_is_not_scored_by_an_answer(llama: LiveModel) -> None:
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    for needs in (Needs(next_token_logits=True), Needs(max_new_tokens=2)):
+        with pytest.raises(DataError, match="ends with a turn of the assistant"):
+            Evaluation(llama, [Job("spy", Spy(llama), needs, "x")], {"x": [talk]}).run()
+    spy = Spy(llama)
+    Evaluation(llama, [Job("spy", spy, Needs(sequence_logits=True), "x")], {"x": [talk]}).run()
+    (outputs,) = spy.seen
+    assert outputs.token_mask is not None
+    assert int(outputs.token_mask.sum()) == len(llama.chat.render(talk).token_ids) - 1

@@ -10,7 +10,7 @@ import torch
 
 from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import NoOptions
-from steerkit.api.intervention import Intervention, Pointwise, Update
+from steerkit.api.intervention import Intervention, Placement, Pointwise, Update
 from steerkit.engine.lowering.edits import MODES, Mode
 from steerkit.engine.lowering.explain import WIDTH
 from steerkit.session import ablate, add, gate
@@ -26,7 +26,7 @@ def direction(name: str = "refusal", seed: int = 0, rank: int = 1) -> Direction:
     return Direction(vectors, Site("resid_pre", 1), name=name)
 
 
-def many(live: LiveModel, n: int = 30) -> list[Intervention]:
+def many(live: LiveModel, n: int = 30) -> list[Placement]:
     return [add(direction(f"v{i}", i), sites=f"blocks.{i % live.layout.n_layers}.resid_post") for i in range(n)]
 
 
@@ -36,11 +36,11 @@ class Square(Intervention[NoOptions]):
     def default_sites(self, layout: object) -> Sequence[Site]:
         return [Site("mlp_out", 0)]
 
-    def update(self, site: Site) -> Update | None:
+    def update(self, site: Site, layout: object) -> Update | None:
         return Pointwise(lambda x: x + x**2)
 
 
-def everything(live: LiveModel) -> list[list[Intervention]]:
+def everything(live: LiveModel) -> list[list[Placement]]:
     early = gate(direction("mood", 3), above=0.5, at="prompt", positions="instruction", prepass=True)
     late = gate(direction("a mood with a very long name indeed", 4), below=-1.25, site="embed")
     return [
@@ -49,7 +49,7 @@ def everything(live: LiveModel) -> list[list[Intervention]]:
         [ablate(direction(), gate=early)],
         [add(direction(), positions="from_token(</think>)", schedule="exponential(0.97)", gate=late)],
         [add(direction(), coefficient=2.0), add(direction(), coefficient=-2.0)],
-        [Square(NoOptions())],
+        [Placement(Square(NoOptions()))],
     ]
 
 
@@ -62,7 +62,7 @@ def test_a_table_fits_a_terminal_and_every_update_is_in_it(model_type: str, mode
         lines = str(explained).splitlines()
         assert max(map(len, lines)) <= WIDTH, (mode, interventions)
         assert not any(line != line.rstrip() for line in lines)
-        updates = sum(len(one.sites(live.layout)) for one in interventions)
+        updates = sum(len(one.sites_on(live.layout)) for one in interventions)
         assert sum(row.count for row in explained.rows if not row.intervention.startswith("gate ")) == updates
         assert json.loads(json.dumps(explained.to_json()))["rows"][0]["intervention"]
 

@@ -59,7 +59,7 @@ def test_an_ablation_at_every_writer_is_no_hook_at_all(rank: int) -> None:
         expected = logits(live)
     with unchanged(live):
         with live.steer(built, mode="fold"):
-            assert_clean(live)
+            assert_clean(live, door=True)
             assert_close(logits(live), expected)
         assert_close(logits(live), logits(fresh()))
 
@@ -88,7 +88,7 @@ def test_a_constant_is_a_bias_where_there_was_none() -> None:
     assert projection.bias is None
     with unchanged(live):
         with live.steer(*adds):  # auto: a bias always pays
-            assert_clean(live)
+            assert_clean(live, door=True)
             assert isinstance(projection.bias, nn.Parameter)
             assert_close(logits(live), expected)
         assert projection.bias is None
@@ -103,7 +103,7 @@ def test_what_meets_in_one_projection_is_one_fold() -> None:
     with live.steer(heads, out, shift, mode="interpret"):
         expected = logits(live)
     with unchanged(live), live.steer(heads, out, shift, mode="fold"):
-        assert_clean(live)
+        assert_clean(live, door=True)
         assert_close(logits(live), expected)
     explained = live.explain(heads, out, shift, mode="fold")
     assert explained.hooks == 0 and explained.parameters == 1
@@ -144,7 +144,7 @@ def test_what_is_linear_goes_into_stacked_experts_and_a_constant_does_not(model_
     with live.steer(built, mode="interpret"):
         expected = logits(live)
     with unchanged(live), live.steer(built, mode="fold"):
-        assert_clean(live)
+        assert_clean(live, door=True)
         assert_close(logits(live), expected)
     shift = add(direction(live.layout.d_model), sites="blocks.1.mlp_out")
     with live.steer(shift, mode="interpret"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from steerkit.api.direction import Direction
-from steerkit.api.intervention import Gate, Intervention
+from steerkit.api.intervention import Gate, Placement
 from steerkit.errors import AttachError, PositionError
 from steerkit.session import ablate, add, gate
 from steerkit.session.model import LiveModel
@@ -36,7 +37,7 @@ def test_rows_that_share_a_gate_read_it_each_in_its_own_turn(llama: LiveModel, a
     first = add(direction(llama, 0), sites="blocks.0.resid_post")
     shared = gate(direction(llama, 1), above=0.0, site="blocks.1.resid_pre", at=at)
     second = add(direction(llama, 2), sites=["blocks.1.resid_pre", "blocks.2.resid_pre"], gate=shared)
-    steer: list[list[Intervention]] = [[first, second], [second]]
+    steer: list[list[Placement]] = [[first, second], [second]]
     together = logits(llama, steer=steer, prompt_lengths=[3, 3])
     for row, condition in enumerate(steer):
         with llama.steer(*condition):
@@ -180,7 +181,6 @@ def test_a_token_gate_needs_no_mask(llama: LiveModel) -> None:
 def test_odd_values_are_refused(llama: LiveModel) -> None:
     with pytest.raises(AttachError, match="finite"):
         Gate(direction(llama), float("nan"))
-    built = add(direction(llama))
-    built.factor = 2.0  # type: ignore[assignment]
+    built = replace(add(direction(llama)), factor=2.0)  # type: ignore[arg-type]
     with pytest.raises(AttachError, match="one element"), llama.steer(built):
         pass

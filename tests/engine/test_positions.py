@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.engine.sequence.positions import Frame, edit_mask, frame_of_mask, frame_of_prompts, intervals
+from steerkit.engine.sequence.positions import Frame, Turn, edit_mask, frame_of_mask, frame_of_prompts, intervals
 from steerkit.errors import PositionError
 from steerkit.types import Positions
 
@@ -18,7 +18,7 @@ def columns(text: str | int, frame: Frame, width: int) -> list[list[int]]:
 
 
 # Two prompts of 4 and 6 tokens in a batch of width 6; the user's text is tokens 1..3 and 2..5.
-LENGTHS, SPANS = [4, 6], [(1, 3), (2, 5)]
+LENGTHS, SPANS = [4, 6], [(Turn("user", (1, 3)),), (Turn("user", (2, 5)),)]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_masks_agree_with_labels_written_token_by_token(
     lengths = [sum(part) for part in parts]
     width = max(lengths)
     frame = frame_of_prompts(
-        lengths, [(before, before + own) for before, own, _ in parts], width=width, padding_side=side
+        lengths, [(Turn("user", (before, before + own)),) for before, own, _ in parts], width=width, padding_side=side
     )
     expected = []
     for before, own, after in parts:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from steerkit.api.direction import Direction
-from steerkit.api.intervention import Affine, Gate, Intervention
+from steerkit.api.intervention import Affine, Gate, Placement
 from steerkit.engine.lowering.algebra import apply_update, compose, shorten
 from steerkit.engine.lowering.edits import edits_of
 from steerkit.engine.lowering.lower import lower, lower_rows
@@ -24,7 +24,7 @@ def direction(live: LiveModel, seed: int = 0, rank: int = 1, site: str = "blocks
     return Direction(vectors, Site.parse(site), name=f"d{seed}")
 
 
-def hooked(live: LiveModel, *interventions: Intervention) -> Program:
+def hooked(live: LiveModel, *interventions: Placement) -> Program:
     return lower(edits_of(interventions, live.layout), live.layout, fates=True)
 
 
@@ -53,7 +53,7 @@ def test_a_site_is_kept_where_something_writes_into_the_span_in_between(llama: L
     again = ablate(one, sites="blocks.1.resid_mid")
     clean = ablate(one, sites=[*block, Site("attn_out", 1)])
 
-    def dropped(*interventions: Intervention) -> list[str]:
+    def dropped(*interventions: Placement) -> list[str]:
         return [str(fate.edit.site) for fate in hooked(llama, *interventions).fates if fate.became == "dropped"]
 
     assert dropped(clean, again) == ["blocks.1.resid_mid"]

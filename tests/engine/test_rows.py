@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from steerkit.api.direction import Direction
-from steerkit.api.intervention import Gate, Intervention
-from steerkit.engine.lowering.edits import Condition
+from steerkit.api.intervention import Gate, Placement
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.reading.passes import next_token_logits, sequence_logits
 from steerkit.session import ablate, add
 from steerkit.session.model import LiveModel
-from steerkit.types import Schedule, Site
+from steerkit.types import Site
 from tests.conftest import assert_clean, tiny_live
 
 DENSE = ["llama", "qwen3", "gemma3_text"]
@@ -28,12 +28,11 @@ def direction(live: LiveModel, seed: int, rank: int = 1) -> Direction:
     return Direction(vectors, Site("resid_pre", 1), name=f"d{seed}")
 
 
-def row_conditions(live: LiveModel) -> list[Condition]:
+def row_conditions(live: LiveModel) -> list[Steer]:
     """One for each text; rows 1 and 4 are left alone."""
-    fading = add(direction(live, 3), coefficient=2.0)
-    fading.schedule = Schedule.parse("linear(1, 0, 4)")
-    gated = add(direction(live, 4), coefficient=-3.0, sites="blocks.1.resid_mid")
-    gated.gate = Gate(direction(live, 5), 0.0, "above", Site("resid_pre", 1))
+    fading = add(direction(live, 3), coefficient=2.0, schedule="linear(1, 0, 4)")
+    gate = Gate(direction(live, 5), 0.0, "above", Site("resid_pre", 1))
+    gated = add(direction(live, 4), coefficient=-3.0, sites="blocks.1.resid_mid", gate=gate)
     return [
         add(direction(live, 0), coefficient=2.0),
         None,
@@ -44,11 +43,11 @@ def row_conditions(live: LiveModel) -> list[Condition]:
     ]
 
 
-def read_next(live: LiveModel, steer: Sequence[Condition] | None) -> list[Tensor]:
+def read_next(live: LiveModel, steer: Sequence[Steer] | None) -> list[Tensor]:
     return list(next_token_logits(live, TEXTS, steer=steer))
 
 
-def read_along(live: LiveModel, steer: Sequence[Condition] | None) -> list[Tensor]:
+def read_along(live: LiveModel, steer: Sequence[Steer] | None) -> list[Tensor]:
     # As prompts, so that positions within them mean something.
     found: dict[int, Tensor] = {}
     for part in sequence_logits(live, live.rendered(TEXTS), [1] * len(TEXTS), steer):
@@ -57,7 +56,7 @@ def read_along(live: LiveModel, steer: Sequence[Condition] | None) -> list[Tenso
     return [found[index] for index in range(len(TEXTS))]
 
 
-def read_sites(live: LiveModel, steer: Sequence[Condition] | None) -> list[Tensor]:
+def read_sites(live: LiveModel, steer: Sequence[Steer] | None) -> list[Tensor]:
     read = live.capture(TEXTS, SITES, ["-1", "prompt"], kind="rows", steer=steer, progress=False)
     pieces: list[list[Tensor]] = [[] for _ in TEXTS]
     for statistics in read.values():
@@ -67,15 +66,15 @@ def read_sites(live: LiveModel, steer: Sequence[Condition] | None) -> list[Tenso
     return [torch.cat(row) for row in pieces]
 
 
-Read = Callable[[LiveModel, "Sequence[Condition] | None"], list[Tensor]]
+Read = Callable[[LiveModel, "Sequence[Steer] | None"], list[Tensor]]
 PASSES: dict[str, Read] = {"next token": read_next, "along": read_along, "capture": read_sites}
 
 
-def alone(live: LiveModel, read: Read, conditions: Sequence[Condition]) -> list[Tensor]:
+def alone(live: LiveModel, read: Read, conditions: Sequence[Steer]) -> list[Tensor]:
     """Every row from a pass of the same batch in which all rows are under that row's condition."""
     found = []
     for row, condition in enumerate(conditions):
-        listed = [condition] if isinstance(condition, Intervention) else condition or []
+        listed = [condition] if isinstance(condition, Placement) else condition or []
         with live.steer(*listed, mode="hook"):
             found.append(read(live, None)[row])
     return found
@@ -119,7 +118,7 @@ def test_completions_follow_their_row_and_one_left_alone_is_as_it_would_be() -> 
     found = live.complete(TEXTS, max_new_tokens=6, steer=conditions)
     plain = live.complete(TEXTS, max_new_tokens=6)
     for row, condition in enumerate(conditions):
-        listed = [condition] if isinstance(condition, Intervention) else condition or []
+        listed = [condition] if isinstance(condition, Placement) else condition or []
         with live.steer(*listed, mode="hook"):
             assert found[row] == live.complete(TEXTS, max_new_tokens=6)[row]
         assert condition or found[row] == plain[row]

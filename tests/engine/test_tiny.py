@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerkit.engine.tiny.models import BOS, TINY_MODEL_TYPES, randomise, tiny_model, tiny_tokenizer
+from steerkit.engine.tiny.models import _KEYS, _VARIANTS, BOS, randomise, tiny_model, tiny_tokenizer
 from steerkit.errors import ModelError
+from steerkit.sources import TINY_MODEL_TYPES
 
 
 @pytest.mark.parametrize("model_type", TINY_MODEL_TYPES)
@@ -92,3 +93,7 @@ def test_a_vocabulary_of_any_size_decodes_to_its_end() -> None:
     assert len(tokenizer) == 300 and tokenizer.decode([299]).startswith("<filler")
     with pytest.raises(ModelError, match="at least 262"):
         tiny_tokenizer(100)
+
+
+def test_the_types_that_a_plan_knows_are_those_that_are_built() -> None:
+    assert sorted(TINY_MODEL_TYPES) == sorted((*_KEYS, *_VARIANTS))

@@ -18,6 +18,7 @@ from steerkit.types import Site
 from steerkit_interventions._ablate import Ablate
 
 SITE = Site("resid_pre", 1)
+LAYOUT = tiny_layout()
 
 
 def project_out(x: torch.Tensor, vectors: torch.Tensor, fraction: float = 1.0) -> torch.Tensor:
@@ -49,7 +50,7 @@ def ablate(vectors: torch.Tensor, coefficient: float = 1.0) -> Ablate:
 
 
 def applied(made: Ablate, x: torch.Tensor) -> torch.Tensor:
-    update = made.update(SITE)
+    update = made.update(SITE, LAYOUT)
     assert update is not None
     return apply_update(update, x)
 
@@ -81,7 +82,7 @@ def test_agrees_with_least_squares(rank: int, fraction: float, magnitudes: list[
 
 def test_reads_are_orthonormal_and_do_it_once() -> None:
     vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
-    update = ablate(vectors).update(SITE)
+    update = ablate(vectors).update(SITE, LAYOUT)
     assert update is not None and update.reads is not None
     assert torch.allclose(update.reads @ update.reads.T, torch.eye(3), atol=1e-6)
     once = apply_update(update, torch.randn(4, 16, generator=torch.Generator().manual_seed(1)))
@@ -91,7 +92,7 @@ def test_reads_are_orthonormal_and_do_it_once() -> None:
 def test_dependent_vectors_reduce_the_rank() -> None:
     pair = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
     dependent = torch.stack([pair[0], pair[1], 2 * pair[0] - 0.1 * pair[1], 1e4 * pair[1]])
-    update, plain = ablate(dependent).update(SITE), ablate(pair).update(SITE)
+    update, plain = ablate(dependent).update(SITE, LAYOUT), ablate(pair).update(SITE, LAYOUT)
     assert update is not None and update.reads is not None and update.reads.shape == (2, 16)
     assert plain is not None
     x = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
@@ -99,7 +100,7 @@ def test_dependent_vectors_reduce_the_rank() -> None:
 
 
 def test_a_small_vector_is_not_a_dependent_one() -> None:
-    update = ablate(torch.tensor([[1e6, 0.0, 0.0], [0.0, 1e-6, 0.0]])).update(SITE)
+    update = ablate(torch.tensor([[1e6, 0.0, 0.0], [0.0, 1e-6, 0.0]])).update(SITE, LAYOUT)
     assert update is not None and update.reads is not None and update.reads.shape == (2, 3)
 
 
@@ -110,7 +111,7 @@ def test_two_mirrors() -> None:
 
 
 def test_zero_is_no_update_even_of_a_zero_vector() -> None:
-    assert ablate(torch.zeros(1, 4), 0.0).update(SITE) is None
+    assert ablate(torch.zeros(1, 4), 0.0).update(SITE, LAYOUT) is None
 
 
 @pytest.mark.parametrize(
@@ -118,12 +119,12 @@ def test_zero_is_no_update_even_of_a_zero_vector() -> None:
 )
 def test_vectors_that_span_nothing_are_refused(row: torch.Tensor, said: str) -> None:
     with pytest.raises(DataError, match=f"vector 1 of direction 'd' {said}"):
-        ablate(torch.stack([torch.ones(4), row])).update(SITE)
+        ablate(torch.stack([torch.ones(4), row])).update(SITE, LAYOUT)
 
 
 def test_default_sites_are_everything_that_writes() -> None:
     layout = tiny_layout()
-    assert ablate(torch.ones(1, 32)).sites(layout) == layout.writer_sites()
+    assert ablate(torch.ones(1, 32)).default_sites(layout) == layout.writer_sites()
     assert len(layout.writer_sites()) == 2 * layout.n_layers + 1
 
 

@@ -13,10 +13,12 @@ from steerkit.api.direction import Direction
 from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import AttachError
 from steerkit.testing import InterventionSuite
+from steerkit.testing.intervention import tiny_layout
 from steerkit.types import Site
 from steerkit_interventions._add import Add
 
 SITE = Site("resid_pre", 1)
+LAYOUT = tiny_layout()
 
 
 class TestOneVector(InterventionSuite):
@@ -41,20 +43,20 @@ def add(vectors: list[list[float]], coefficient: object = 1.0) -> Add:
 
 
 def test_the_direction_is_added_raw() -> None:
-    update = add([[3.0, 4.0]]).update(SITE)
+    update = add([[3.0, 4.0]]).update(SITE, LAYOUT)
     assert update is not None
     assert apply_update(update, torch.tensor([[1.0, 1.0], [0.0, -1.0]])).tolist() == [[4.0, 5.0], [3.0, 3.0]]
 
 
 def test_one_number_multiplies_every_vector() -> None:
-    update = add([[1.0, 0.0], [0.0, 2.0]], -2.0).update(SITE)
+    update = add([[1.0, 0.0], [0.0, 2.0]], -2.0).update(SITE, LAYOUT)
     assert update is not None and update.bias is not None
     assert update.bias.tolist() == [-2.0, -4.0]
 
 
 @pytest.mark.parametrize("zero", [0, 0.0, -0.0, [0.0, 0.0]])
 def test_zero_is_no_update(zero: object) -> None:
-    assert add([[1.0, 0.0], [0.0, 2.0]], zero).update(SITE) is None
+    assert add([[1.0, 0.0], [0.0, 2.0]], zero).update(SITE, LAYOUT) is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,7 +65,9 @@ def test_agrees_with_the_formula_written_as_a_loop(coefficients: list[float], se
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(len(coefficients), 5, generator=generator, dtype=torch.float64)
     x = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-    update = Add(plugin.AddOptions(coefficient=tuple(coefficients)), Direction(vectors, SITE)).update(SITE)
+    update = Add(plugin.AddOptions(coefficient=tuple(coefficients)), Direction(vectors, SITE)).update(
+        SITE, tiny_layout()
+    )
     assert update is not None
     literal = x.clone()
     for coefficient, vector in zip(coefficients, vectors, strict=True):
@@ -77,7 +81,7 @@ def test_default_site_is_where_the_direction_was_estimated() -> None:
 
 def test_gradients_reach_the_direction() -> None:
     vectors = torch.ones(1, 4, requires_grad=True)
-    update = Add(plugin.AddOptions(coefficient=3.0), Direction(vectors, SITE)).update(SITE)
+    update = Add(plugin.AddOptions(coefficient=3.0), Direction(vectors, SITE)).update(SITE, LAYOUT)
     assert update is not None
     apply_update(update, torch.zeros(2, 4)).sum().backward()
     assert vectors.grad is not None
@@ -86,7 +90,7 @@ def test_gradients_reach_the_direction() -> None:
 
 def test_a_list_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(AttachError, match="2 coefficients for direction 'direction' of rank 1"):
-        add([[1.0]], [1.0, 2.0]).update(SITE)
+        add([[1.0]], [1.0, 2.0]).update(SITE, LAYOUT)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from steerkit.api.direction import Direction
 from steerkit.api.intervention import Intervention
 from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import DataError
+from steerkit.testing.intervention import tiny_layout
 from steerkit.types import Site
 from steerkit_interventions._ablate import Ablate
 from steerkit_interventions._add import Add
@@ -23,6 +24,7 @@ from steerkit_interventions.affine_concept_editing import AffineConceptEditingOp
 from steerkit_interventions.set_projection import SetProjectionOptions
 
 SITE = Site("resid_pre", 1)
+LAYOUT = tiny_layout()
 Make = Callable[[Direction], Intervention]
 
 MAKERS: dict[str, Make] = {
@@ -55,7 +57,7 @@ def random(*shape: int, seed: int = 2) -> Tensor:
 
 
 def result(made: Intervention, x: Tensor) -> Tensor:
-    update = made.update(SITE)
+    update = made.update(SITE, LAYOUT)
     assert update is not None
     return apply_update(update, x)
 
@@ -109,7 +111,7 @@ def test_a_reference_mean_can_be_learned_alone() -> None:
 @pytest.mark.parametrize("name", SPANS)
 def test_constants_are_worked_out_once_for_all_sites(name: str) -> None:
     made = MAKERS[name](Direction(vectors_of("oblique"), SITE, reference_mean=random(6)))
-    assert made.update(SITE) is made.update(Site("resid_pre", 2))
+    assert made.update(SITE, LAYOUT) is made.update(Site("resid_pre", 2), LAYOUT)
 
 
 @pytest.mark.parametrize("name", SPANS)
@@ -126,4 +128,4 @@ def test_dependent_vectors_have_no_gradient(name: str) -> None:
     vectors = torch.tensor([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0]], requires_grad=True)
     direction = Direction(vectors, SITE, name="d", reference_mean=torch.ones(3))
     with pytest.raises(DataError, match=r"vectors of direction 'd' are linearly dependent, .* Leave out"):
-        MAKERS[name](direction).update(SITE)
+        MAKERS[name](direction).update(SITE, LAYOUT)

@@ -14,6 +14,7 @@ from steerkit.plan.cost import PREPASS
 from steerkit.plan.tokens import token_counter
 from steerkit.progress import SILENT
 from steerkit.sharing import count_batches
+from steerkit.types import Example, Message
 from tests.plan.conftest import RECIPE, Planner
 
 PLAIN = "add: {direction: warmth}"
@@ -55,10 +56,16 @@ def test_counted_tokens_are_those_that_the_engine_renders(
 
     chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer_folder), template=template, system_prompt=system)
     counter = token_counter(tokenizer_folder, template, system)
-    texts = ["hello there", "a", "über <|user|> x"]
+    texts = ["hello there", "a", "über <|user|> x", "<bos>begun"]
+    answered = [Example((Message("user", "hello"),), completion=" you")]
+    talks = [Example((Message("user", "a"), Message("assistant", "b"))), Example.of("c")] if template != "none" else []
     assert not counter.estimated
-    assert counter.prompts(texts) == [len(chat.render(text).token_ids) for text in texts]
-    assert counter.texts(texts) == [len(chat.render_text(text).token_ids) for text in texts]
+    for examples in ([Example.of(text) for text in texts], [*answered, *map(Example.of, texts)], talks):
+        assert counter.count(examples) == [len(chat.render(one).token_ids) for one in examples]
+        assert counter.count(examples, "whole") == [
+            len(chat.render(one, completion=True).token_ids) for one in examples
+        ]
+        assert counter.count(examples, "text") == [len(chat.render_reading(one).token_ids) for one in examples]
 
 
 def test_an_estimate_says_that_it_is_one(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,9 +221,9 @@ def engine_calls(found: Plan) -> int:
         directions = stages.estimate(found, live, SILENT)
         stages.separations(found, live, SILENT)
         evaluation = stages.evaluation(found, live, SILENT)
-        evaluation.monitor(stages.monitors(found, directions))
+        evaluation.monitor(stages.monitors(found, directions, live.layout.n_layers))
         for group in stages.groups(stages.conditions(found, directions), evaluation):
-            evaluation.run_many([one.interventions for one in group], samples=group[0].kind != "control")
+            evaluation.run_many([one.steered for one in group], samples=group[0].kind != "control")
     return len(counted)
 
 

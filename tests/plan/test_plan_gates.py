@@ -247,10 +247,12 @@ def test_where_a_direction_from_a_file_was_estimated_is_not_known(plan: Planner,
     assert item.gate is not None and item.gate.site is None
 
 
-def test_directions_are_not_read_behind_a_token(problems: Problems) -> None:
-    ((line, where, message),) = problems(PLAIN, "directions.harm.positions=from_token(x)")
+def test_directions_are_read_behind_a_token_and_not_at_generated_ones(plan: Planner, problems: Problems) -> None:
+    found = plan(PLAIN, "directions.harm.positions=from_token(x)")
+    assert Positions("from_token", after="x") in [item.positions for item in found.directions]
+    ((line, where, message),) = problems(PLAIN, "directions.harm.positions=generated")
     assert (line, where) == (None, "--set directions.harm.positions")
-    assert message.startswith("from_token(x) can be steered, not read")
+    assert message.startswith("prompts have no generated tokens") and "write completion" in message
 
 
 def test_a_sweep_tells_a_gates_problem_once(problems: Problems) -> None:
@@ -288,20 +290,20 @@ def test_interventions_are_built_with_schedule_and_gate_and_controls_keep_the_ga
 
     found = directions()
     baseline, late, *controls = conditions(plan(), found)
-    assert baseline.interventions == ()
-    (built,) = late.interventions
+    assert baseline.placements == ()
+    (built,) = late.placements
     assert (built.positions, built.schedule) == (Positions("from_token", after="</think>"), Schedule.parse([1, 0.5]))
     assert built.gate is not None and built.gate.direction is found["harm"]
     assert (built.gate.threshold, built.gate.side, built.gate.at, built.gate.prepass) == (3.0, "below", "prompt", True)
     assert (built.gate.site, built.gate.positions) == (Site("resid_mid", 0), Positions("instruction"))
     assert len(controls) == 2
     for control in controls:
-        (other,) = control.interventions
+        (other,) = control.placements
         assert other.direction.name.startswith("warmth/random-")
         assert not other.direction.vectors.equal(built.direction.vectors)
         assert other.gate is not None and other.gate.direction is found["harm"]
         assert other.gate.site == built.gate.site and other.schedule == built.schedule
-    (plain,) = conditions(plan(PLAIN), found)[1].interventions
+    (plain,) = conditions(plan(PLAIN), found)[1].placements
     assert (plain.schedule, plain.gate, plain.factor) == (Schedule(), None, None)
 
 
@@ -310,7 +312,7 @@ def test_a_gate_along_the_interventions_own_direction_keeps_it_in_controls(plan:
 
     found = directions()
     _, _, control, _ = conditions(plan(GATE.replace("harm", "warmth")), found)
-    (built,) = control.interventions
+    (built,) = control.placements
     assert built.gate is not None and built.gate.direction is found["warmth"]
     assert built.direction is not found["warmth"]
 
@@ -321,7 +323,7 @@ def test_a_direction_that_decides_nothing_names_its_condition(plan: Planner) -> 
     from steerkit.stages import conditions
 
     found = directions()
-    found["harm"] = replace(found["harm"], vectors=torch.ones(2, 3))
+    found["harm"] = found["harm"].with_vectors(torch.ones(2, 3))
     with pytest.raises(AttachError, match="Condition late: A gate needs one finite vector"):
         conditions(plan(), found)
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from steerkit.bundled import BUNDLED
 from steerkit.catalog import Catalog
 from steerkit.cli.main import main
 from steerkit.errors import RecipeError
 from steerkit.plan import Plan, plan_recipe
-from steerkit.plan.model import _TINY_TYPES
-from steerkit.recipe.paths import BUNDLED_NAMES
 from tests.plan.conftest import Planner
 
 RECIPE = """\
@@ -165,12 +164,8 @@ def test_a_directions_file_is_one(plan: Planner, problem: Problem, tmp_path: Pat
         assert plan(RECIPE, "directions.warmth={file: d.safetensors}").directions[0].file == tmp_path / "d.safetensors"
 
 
-def test_names_that_are_kept_without_torch_are_those_of_the_engine() -> None:
-    from steerkit.bundled import BUNDLED
-    from steerkit.engine.tiny.models import TINY_MODEL_TYPES
-
-    assert sorted(_TINY_TYPES) == sorted(TINY_MODEL_TYPES)
-    assert sorted(BUNDLED_NAMES) == sorted(BUNDLED)
+def test_bundled_models_are_known_before_they_are_fetched() -> None:
+    assert all(model.model_type and model.n_layers for model in BUNDLED.values())
 
 
 def test_a_plan_is_the_same_however_paths_are_written(

@@ -222,7 +222,6 @@ report: {samples: {data: tow, n: 0}, titel: x}
         (8, "directions.sited"),
         (8, "directions.sited.estimator"),
         (8, "directions.sited.site"),
-        (9, "directions.filed"),
         (9, "directions.filed.file"),
         (9, "directions.filed.positions"),
         (11, "conditions.plain.0.add.coeficient"),

@@ -14,13 +14,19 @@ from hypothesis import strategies as st
 
 from steerkit.errors import DataError
 from steerkit.recipe import DataRef, Recipe
-from steerkit.recipe.data import Splits, load_data, parse_ref, split_texts
+from steerkit.recipe.data import Splits, load_data, parse_ref, split_rows
 from steerkit.recipe.schema import DatasetRecipe, SplitRecipe
 
 TEXTS = ["one, two", 'a "quoted" word', "über-lang", "line\nbreak"]
 
 
-def load(folder: Path, **data: dict[str, Any]) -> tuple[dict[str, Splits], list[str]]:
+def load(folder: Path, **data: dict[str, Any]) -> tuple[dict[str, dict[str, tuple[str, ...]]], list[str]]:
+    """The texts of every split, and the problems."""
+    found, problems = load_examples(folder, **data)
+    return {name: {part: tuple(one.text for one in by[part]) for part in by} for name, by in found.items()}, problems
+
+
+def load_examples(folder: Path, **data: dict[str, Any]) -> tuple[dict[str, Splits], list[str]]:
     recipe = Recipe.from_mapping({"name": "r", "seed": 1, "model": {"source": "m"}, "data": data}, folder)
     found, problems = load_data(recipe)
     return found, [f"{problem.where}: {problem.message}" for problem in problems]
@@ -157,7 +163,7 @@ def test_splits_have_their_sizes_are_disjoint_and_depend_on_the_seed_alone(
 ) -> None:
     dataset = DatasetRecipe(inline=(), split=SplitRecipe(train=train, validation=validation, test=test))
     texts = [f"t{index:03}" for index in range(train + validation + test + n)]
-    splits = split_texts(texts, dataset, seed)
+    splits = split_rows(texts, dataset, seed)
     assert {part: len(found) for part, found in splits.items()} == {
         "train": train,
         "validation": validation,
@@ -166,15 +172,15 @@ def test_splits_have_their_sizes_are_disjoint_and_depend_on_the_seed_alone(
     drawn = [text for found in splits.values() for text in found]
     assert len(set(drawn)) == len(drawn)
     assert all(list(found) == sorted(found) for found in splits.values())
-    assert splits == split_texts(texts, dataset, seed)
-    pairs = split_texts([f"p{text}" for text in texts], dataset, seed)
+    assert splits == split_rows(texts, dataset, seed)
+    pairs = split_rows([f"p{text}" for text in texts], dataset, seed)
     assert [[text[1:] for text in pairs[part]] for part in pairs] == [list(splits[part]) for part in splits]
 
 
 def test_another_seed_draws_another_split() -> None:
     dataset = DatasetRecipe(inline=(), split=SplitRecipe(train=10))
     texts = [str(index) for index in range(100)]
-    assert len({split_texts(texts, dataset, seed)["train"] for seed in range(20)}) == 20
+    assert len({split_rows(texts, dataset, seed)["train"] for seed in range(20)}) == 20
 
 
 def test_a_data_sets_own_seed_comes_before_the_recipes(tmp_path: Path) -> None:

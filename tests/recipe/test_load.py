@@ -108,7 +108,7 @@ data:
 directions:
   warmth: {estimator: m, positive: warm, negative: cold, site: blocks.1.resid_pree, positions: lsat}
   part: {estimator: m}
-  both: {file: x.safetensors, site: embed}
+  both: {file: d.safetensors, estimator: mean_difference}
 conditions:
   warmer:
     - {a: 1, b: 2}
@@ -144,7 +144,7 @@ def test_every_problem_is_told_at_once_with_its_line_and_the_nearest_name(tmp_pa
         (9, "directions.warmth.site", "Did you mean 'resid_pre'"),
         (9, "directions.warmth.positions", "Did you mean 'last'?"),
         (10, "directions.part", "expected positive, negative, site as well"),
-        (11, "directions.both", "has its own site"),
+        (11, "directions.both", "has its own estimator"),
         (14, "conditions.warmer.0", "expected one plugin with its options"),
         (15, "conditions.warmer.1.add.direction", "expected text, not 5"),
         (15, "conditions.warmer.1.add.positions", "expected positions"),
@@ -152,7 +152,7 @@ def test_every_problem_is_told_at_once_with_its_line_and_the_nearest_name(tmp_pa
         (19, "conditions.dose.sweep.coefficient.1", 'expected a number, not "x"'),
         (19, "conditions.dose.sweep.coefficient.2", "expected a number, not true"),
         (22, "conditions.two.sweep", "expected one option"),
-        (23, "conditions.none", "expected at least 1 item(s)"),
+        (23, "conditions.none", "expected a list of interventions, a system_prompt, or both"),
         (25, "evaluate.0.refusal_score.data", "required"),
         (26, "control", "expected a mapping (key: value), not 5"),
         (27, "report.samples.n", "expected a whole number, not 1.5"),

@@ -106,7 +106,7 @@ def intervention_suite(
         def default_sites(self, layout: Layout) -> Sequence[Site]:
             return (self.direction.site,) if default is None else default(self, layout)
 
-        def update(self, site: Site) -> Any:
+        def update(self, site: Site, layout: Layout) -> Any:
             return update(self, site)
 
     class Suite(InterventionSuite):

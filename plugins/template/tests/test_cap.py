@@ -7,6 +7,7 @@ import steerkit_template.cap as plugin
 from steerkit.api.direction import Direction
 from steerkit.errors import DataError
 from steerkit.testing import InterventionSuite
+from steerkit.testing.intervention import tiny_layout
 from steerkit.types import Site
 from steerkit_template._cap import Cap
 
@@ -26,4 +27,4 @@ class TestCap(InterventionSuite):
 def test_refuses_a_direction_that_it_cant_use(vectors):
     site = Site.parse("blocks.0.resid_pre")
     with pytest.raises(DataError, match="cap: direction 'd'"):
-        Cap(plugin.CapOptions(), Direction(vectors, site, name="d")).update(site)
+        Cap(plugin.CapOptions(), Direction(vectors, site, name="d")).update(site, tiny_layout())

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.hooking.compiled import Hook, Hooks
+from steerkit.engine.hooking.folded import Folded
 from steerkit.engine.hooking.steps import Applied, Like, build, build_literal, chain
-from steerkit.engine.lowering.fold import Swap
 from steerkit.engine.lowering.places import Probe
 from steerkit.engine.lowering.program import Program, Slot, Step
 from steerkit.engine.sequence.cursor import Cursor, require_copies
@@ -21,6 +20,9 @@ from steerkit.engine.sequence.sequences import Memory
 from steerkit.engine.sites.taps import Handler, input_hook, output_hook, submodule
 from steerkit.errors import AttachError
 from steerkit.types import Site
+
+Begins: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+"""What a program wants to know of a pass of the base model before it runs: its arguments."""
 
 
 class Attachment:
@@ -56,46 +58,62 @@ class Attachment:
     ) -> None:
         self._likes = {} if likes is None else likes
         self.cursor = Cursor(memory, find, program.n_rows)
+        self.begins: Begins | None = None
+        self.is_on = False
         self._hooks: list[Hook] = []
         # New parameters first: they are worked out from the old ones, which nothing has touched yet.
-        with torch.inference_mode(False), torch.no_grad():
-            self._swaps: list[Swap] = [swap for fold in program.folds for swap in fold.swaps(model)]
-        self._kept = [(module, name, module._parameters[name]) for module, name, _ in self._swaps]
-        self._versions = [0 if value is None else value._version for _, _, value in self._kept]
+        self._folded = Folded(model, program.folds)
         self._built: dict[Hashable, Applied] = {}
         pending = dict(readers or {})
         order = layout.order
         for slot in program.slots:
             for site in [site for site in pending if order[site] < order[slot.site]]:
-                self._tap(model, layout.tap(site), pending.pop(site))
-            for tap, handler in self._handlers(model, slot):
-                self._tap(model, tap, handler)
+                self._read(model, layout.tap(site), pending.pop(site))
+            if slot.resid_pre is not None:
+                self._carry(model, slot, slot.resid_pre)
+            else:
+                self._tap(model, slot.tap, self._run_of(slot.items, self._like(model, slot), slot.literal))
         for site in sorted(pending, key=order.__getitem__):
-            self._tap(model, layout.tap(site), pending[site])
+            self._read(model, layout.tap(site), pending[site])
         if any(isinstance(item, Probe) for slot in program.slots for item in (*slot.items, *slot.carried)) or any(
             not edit.when.always for edit in program.edits
         ):
-            base = submodule(model, layout.base)
-            self._hooks.insert(0, (base, "input", self.cursor.before_forward))
+            self.begins = self.cursor.before_forward
         elif program.n_rows is not None:
-            self._hooks.insert(0, (submodule(model, layout.base), "input", _row_check(program.n_rows)))
+            self.begins = _row_check(program.n_rows)
+        if self.begins is not None:
+            self._hooks.insert(0, (submodule(model, layout.base), "seen", self._begin(self.begins)))
         self._put = Hooks(self._hooks)
+
+    def _begin(self, begins: Begins) -> Begins:
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            # A pass that has just begun holds a list of the hooks that were there.
+            if self.is_on:
+                begins(module, args, kwargs)
+
+        return begin
 
     def _tap(self, model: nn.Module, tap: Tap, handler: Handler) -> None:
         hook = input_hook(handler, tap.keyword) if tap.side == "input" else output_hook(handler)
         self._hooks.append((submodule(model, tap.module), tap.side, hook))
 
-    def _handlers(self, model: nn.Module, slot: Slot) -> list[tuple[Tap, Handler]]:
-        """What to register for a slot. The model's weights tell device and dtype once, here."""
+    def _read(self, model: nn.Module, tap: Tap, handler: Handler) -> None:
+        hook = input_hook(handler, tap.keyword) if tap.side == "input" else output_hook(handler)
+        # What comes out of a block is read before the next one's updates, which stand there too.
+        self._hooks.append((submodule(model, tap.module), "seen" if tap.side == "input" else "output", hook))
+
+    def _like(self, model: nn.Module, slot: Slot) -> Like:
+        """Dtype and device of a slot's value: a guess from the weights, looked up once; a step that meets a value of
+        another kind casts again."""
         path = slot.tap.module
         if path not in self._likes:
-            # A guess from the weights; a step casts again where its value turns out to be something else.
             self._likes[path] = like_of(submodule(model, path), model)
-        like = self._likes[path]
-        own = self._run_of(slot.items, like, slot.literal)
-        if slot.resid_pre is None:
-            return [(slot.tap, own)]
-        carried = self._run_of(slot.carried, like, slot.literal)
+        return self._likes[path]
+
+    def _carry(self, model: nn.Module, slot: Slot, resid_pre: Tap) -> None:
+        """Edit the sum of what goes into a block and what its first writer adds, by way of what that one adds."""
+        like = self._like(model, slot)
+        own, carried = self._run_of(slot.items, like, slot.literal), self._run_of(slot.carried, like, slot.literal)
         held: list[Tensor] = []
 
         def keep(x: Tensor) -> None:
@@ -108,7 +126,8 @@ class Attachment:
             # As a difference, so that tokens that nothing edited keep their attn_out to the bit.
             return attn_out if new is resid_mid else attn_out + (new - resid_mid)
 
-        return [(slot.resid_pre, keep), (slot.tap, between)]
+        self._hooks.append((submodule(model, resid_pre.module), "seen", input_hook(keep, resid_pre.keyword)))
+        self._tap(model, slot.tap, between)
 
     def _run_of(self, items: Sequence[Step | Probe], like: Like, literal: bool) -> Applied:
         steps: list[Applied] = []
@@ -129,26 +148,42 @@ class Attachment:
     def attach(self) -> None:
         """Put it on."""
         try:
-            for module, name, parameter in self._swaps:
-                module._parameters[name] = parameter
+            self._folded.on()
             self._put.attach()
+            self.is_on = True
         except BaseException:
             self.detach()
             raise
 
+    @property
+    def intact(self) -> bool:
+        """Whether all the parameters that were put on the model are there."""
+        return self._folded.intact
+
     def fits_still(self) -> bool:
-        """Whether the parameters that it was worked out from are what they were."""
-        return all(
-            module._parameters[name] is value and (value is None or value._version == version)
-            for (module, name, value), version in zip(self._kept, self._versions, strict=True)
-        )
+        """Whether the parameters that it was worked out from are what they were. Asked while it is off."""
+        return self._folded.fits
 
     def detach(self) -> None:
         """Take it off."""
-        self.cursor.close()
+        self.is_on = False
         self._put.detach()
-        for module, name, parameter in self._kept:
-            module._parameters[name] = parameter
+        self._folded.off()
+
+    def close(self) -> None:
+        """Let go of the sequences that it followed: it will not be put on again.
+
+        Raises:
+            AttachError: where somebody wrote into a parameter that was folded; the model's own is back, without that.
+        """
+        self.cursor.close()
+        lost, self._folded.lost = self._folded.lost, []
+        if lost:
+            raise AttachError(
+                f"{', '.join(lost[:3])} was written into while the model was steered by it. The model has its own "
+                "parameter back, without what was written. Change parameters outside of the block, or steer with "
+                "mode='hook', which touches none."
+            )
 
 
 @contextmanager
@@ -173,6 +208,7 @@ def attached(
             attachment.detach()
         finally:
             attachment.detach()
+            attachment.close()
 
 
 def certainly(undo: Callable[[], None]) -> None:
@@ -184,7 +220,7 @@ def certainly(undo: Callable[[], None]) -> None:
         raise
 
 
-def _row_check(n_rows: int) -> Callable[..., None]:
+def _row_check(n_rows: int) -> Begins:
     def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
         if given is not None:

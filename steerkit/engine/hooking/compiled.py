@@ -24,7 +24,10 @@ MOST_DEAD: Final = 4
 """Of the graphs of one function; torch.compile makes 8 unless told otherwise."""
 
 Hook: TypeAlias = tuple[nn.Module, str, Callable[..., Any]]
-"""A module, ``input`` or ``output``, and a hook (with keyword arguments, on the input side)."""
+"""A module, a side, and a hook (with keyword arguments, on the input side).
+
+``input`` and ``output`` hooks run before those of others; ``seen`` looks at the input behind all others.
+"""
 
 
 class Hooks:
@@ -33,7 +36,7 @@ class Hooks:
     Taking off never relies on how far putting on came, and both may be repeated.
 
     Args:
-        hooks: in the order in which they are registered.
+        hooks: in the order in which they run.
     """
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
@@ -44,11 +47,15 @@ class Hooks:
         """Put them on, once."""
         self.detach()
         self._marks.set()
-        for module, side, hook in self._hooks:
+        # Before anybody else's, so that who observes a value sees what the model goes on with.
+        for module, side, hook in reversed(self._hooks):
             if side == "input":
+                module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+            elif side == "output":
+                module.register_forward_hook(hook, prepend=True)
+        for module, side, hook in self._hooks:
+            if side == "seen":
                 module.register_forward_pre_hook(hook, with_kwargs=True)
-            else:
-                module.register_forward_hook(hook)
 
     def detach(self) -> None:
         """Take them off."""

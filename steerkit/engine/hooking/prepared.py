@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
-from steerkit.api.intervention import Affine, Intervention
-from steerkit.engine.hooking.attach import like_of
+from steerkit.api.intervention import Affine, Intervention, Placement
+from steerkit.engine.hooking.attach import Begins, like_of
 from steerkit.engine.hooking.compiled import Hook, Hooks
 from steerkit.engine.lowering.algebra import compose, is_constant, wants_gradient
-from steerkit.engine.lowering.edits import Edit, Mode, edits_of
+from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_of
 from steerkit.engine.lowering.lower import arrange, place_of
 from steerkit.engine.lowering.places import Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
@@ -28,7 +28,7 @@ from steerkit.engine.sites.taps import input_hook, submodule
 from steerkit.errors import AttachError
 from steerkit.types import HEAD_OUT, RESID_MID, Site
 
-Where: TypeAlias = Site | str | Intervention
+Where: TypeAlias = Site | str | Placement | Intervention
 """A site, or whatever sites an intervention needs."""
 
 INPUT: Final = "_steerkit_input"
@@ -114,7 +114,7 @@ class Prepared:
             mid = self.places.get((tap, True))
             if mid is not None and mid.resid_pre is not None:
                 keep, edit = _edit_sum(mid.resid_pre)
-                found += [(submodule(model, mid.resid_pre.module), "input", keep), (mid.module, tap.side, edit)]
+                found += [(submodule(model, mid.resid_pre.module), "seen", keep), (mid.module, tap.side, edit)]
             else:
                 hook = _edit_output() if tap.side == "output" else _edit_input(tap.keyword)
                 found.append((self.places[tap, False].module, tap.side, hook))
@@ -210,6 +210,8 @@ class Filled:
     def __init__(self, prepared: Prepared, values: dict[Place, Tensor]) -> None:
         self.prepared, self.values = prepared, values
         self.cursor = Cursor()
+        self.begins: Begins | None = None
+        self.intact = True
 
     def attach(self) -> None:
         """Copy it in."""
@@ -222,6 +224,13 @@ class Filled:
         """Put the zeros back."""
         for place in self.values:
             place.clear()
+
+    def fits_still(self) -> bool:
+        """Whether it can be put on as it is."""
+        return True
+
+    def close(self) -> None:
+        """It will not be put on again."""
 
 
 def _laid_out(updates: Sequence[Affine | None], like: Tensor) -> Tensor:
@@ -245,17 +254,19 @@ def _chosen(sites: Where | Sequence[Where] | None, layout: Layout) -> tuple[set[
     if sites is None:
         return {place_of(site, layout) for site in layout.sites() if site.stream not in (HEAD_OUT, RESID_MID)}, 0
     chosen: set[Site] = set()
-    interventions: list[Intervention] = []
-    for one in [sites] if isinstance(sites, (Site, str, Intervention)) else sites:
-        if isinstance(one, Intervention):
-            interventions.append(one)
-            # An update that is nothing at all for now, since its coefficient is 0, may be something later.
-            chosen |= {place_of(site, layout) for site in one.sites(layout) if one.update(site) is None}
-        else:
-            site = Site.parse(one)
+    placements: list[Placement] = []
+    for given in [sites] if isinstance(sites, (Site, str, Placement, Intervention)) else sites:
+        if isinstance(given, (Site, str)):
+            site = Site.parse(given)
             layout.require(site)
-            chosen.add(place_of(site, layout))
-    edits = edits_of(interventions, layout)
+            chosen.add(place_of(site.whole, layout))
+            continue
+        (one,) = placements_of(given)
+        placements.append(one)
+        # An update that is nothing at all for now, since its coefficient is 0, may be something later.
+        idle = [site for site in one.sites_on(layout) if one.intervention.update(site, layout) is None]
+        chosen |= {place_of(site.whole, layout) for site in idle}
+    edits = edits_of(placements, layout)
     places = arrange(edits, layout, Record(edits, wanted=False))
     updates = [item.update for items in places.values() for item in items if isinstance(item, Edit)]
     read = [update.reads for update in updates if isinstance(update, Affine) and update.reads is not None]

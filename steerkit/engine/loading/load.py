@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,14 +13,14 @@ import torch
 
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED
-from steerkit.engine.loading.unwrap import original
+from steerkit.engine.loading.unwrap import plain_model, plain_tokenizer
 from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
 from steerkit.errors import ModelError, UnknownNameError, nearest
+from steerkit.sources import TINY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-TINY: Final = "tiny-random:"
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -106,12 +107,13 @@ def from_live(
     """Take a causal language model that is already loaded. Nothing of it is changed.
 
     Of what ``torch.compile(model)`` returns, the model inside is taken; what steers that one steers both. For passes
-    of ours to be compiled as well, compile the model in place: ``model.compile()``.
+    of ours to be compiled as well, compile the model in place: ``model.compile()``. Of a ``PeftModel`` the model inside
+    is taken, with the adapters in its layers; of a processor the tokenizer.
 
     Raises:
-        ModelError: where it isn't a causal language model of transformers.
+        ModelError: where it isn't a causal language model of transformers, or what is around it can't be taken off.
     """
-    model = original(model)
+    model, tokenizer = plain_model(model), plain_tokenizer(tokenizer)
     if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
         raise ModelError(f"A causal language model of transformers is needed, not {type(model).__name__}.")
     _require_causal(model.config, source, architecture=type(model).__name__)
@@ -176,7 +178,8 @@ def _loader(source: str) -> Callable[[str, _Request], _Parts]:
         raise ModelError(f"{source} is a file. A model is a folder with config.json and safetensors, or a .gguf file.")
     if _HUB_ID.fullmatch(source) is None or (source.count("/") == 1 and path.parent.is_dir()):
         raise ModelError(f"There is no {source}. {_siblings(path)}")
-    if "/" not in source and "Did you mean" in (hint := nearest(source, BUNDLED, "bundled model")):
+    if "/" not in source and get_close_matches(source, BUNDLED, cutoff=0.5):
+        hint = nearest(source, BUNDLED, "bundled model")
         raise UnknownNameError(f"Unknown model {source!r}. {hint} A hub model is named <organisation>/<name>.")
     return _load_hub
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from steerkit.api.intervention import Affine, Pointwise, Update
 
@@ -39,6 +40,25 @@ def times(update: Update, factor: Tensor) -> Update:
     value = factor.reshape(())
     writes = None if update.writes is None else update.writes * value.to(update.writes)
     return Affine(update.reads, writes, None if update.bias is None else update.bias * value.to(update.bias))
+
+
+def embedded(update: Update, columns: slice, width: int) -> Update:
+    """An update of some columns of a value, as one of the whole value, ``[*, width]``; the others keep their bits.
+
+    Args:
+        update: of what the columns hold, such as one head's output.
+        columns: where they lie.
+        width: of the whole value.
+    """
+    if isinstance(update, Pointwise):
+        function = update.function
+
+        def of_columns(x: Tensor) -> Tensor:
+            return torch.cat([x[..., : columns.start], function(x[..., columns]).to(x), x[..., columns.stop :]], -1)
+
+        return Pointwise(of_columns)
+    around = columns.start, width - columns.stop
+    return Affine(*(None if part is None else pad(part, around) for part in (update.reads, update.writes, update.bias)))
 
 
 def compose(first: Affine, second: Affine) -> Affine | None:

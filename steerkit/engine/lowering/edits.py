@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
 from steerkit.api.architecture import Layout
-from steerkit.api.intervention import Affine, Intervention, Update
-from steerkit.engine.lowering.algebra import times
+from steerkit.api.intervention import Affine, Intervention, Placement, Update
+from steerkit.engine.lowering.algebra import embedded, times
 from steerkit.engine.sequence.when import When
 from steerkit.errors import AttachError, PositionError, nearest
 from steerkit.types import FROM_TOKEN, Site
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["auto", "fold", "hook", "interpret"]
 MODES: tuple[Mode, ...] = ("auto", "fold", "hook", "interpret")
 
-Condition: TypeAlias = Intervention | Sequence[Intervention] | None
-"""What a row is steered by: nothing, an intervention, or several in this order."""
+Steer: TypeAlias = Placement | Intervention | Sequence[Placement | Intervention] | None
+"""What a row is steered by: nothing, an intervention, or several in this order. One that isn't placed acts at its own
+sites and at all tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +31,13 @@ class Edit:
     """One update at one site.
 
     Args:
-        site: where the update is defined.
+        site: where the update is defined; of one head, the site of all heads, of whose width the update is then.
         when: at which tokens, how much, under what condition.
         update: what happens there.
         name: of the intervention, for a reader.
         sources: places in the list of all edits of what it is made of.
         mode: how its interventions ask to be lowered.
+        head: the head that was meant, for a reader; -1 for none in particular.
     """
 
     site: Site
@@ -44,32 +46,46 @@ class Edit:
     name: str
     sources: tuple[int, ...] = ()
     mode: Mode = "auto"
+    head: int = -1
+
+    @property
+    def stream(self) -> str:
+        """The stream, with the head that was meant: ``head_out[5]``."""
+        return self.site.stream if self.head < 0 else f"{self.site.stream}[{self.head}]"
 
 
-def interventions_of(condition: Condition) -> tuple[Intervention, ...]:
-    """A condition as the tuple of its interventions.
+def placements_of(steer: Steer, placed: dict[int, Placement] | None = None) -> tuple[Placement, ...]:
+    """What a row is steered by as a tuple of placements.
+
+    Args:
+        steer: what a user gave.
+        placed: bare interventions that were placed before, by identity, so that rows with one of them share it.
 
     Raises:
         AttachError: for anything that isn't one.
     """
-    if condition is None:
+    if steer is None:
         return ()
-    listed = (condition,) if isinstance(condition, Intervention) else condition
-    if not isinstance(listed, Sequence) or not all(isinstance(item, Intervention) for item in listed):
-        odd = listed if not isinstance(listed, Sequence) else next(i for i in listed if not isinstance(i, Intervention))
+    placed = {} if placed is None else placed
+    listed = (steer,) if isinstance(steer, (Placement, Intervention)) else steer
+    kinds = (Placement, Intervention)
+    if not isinstance(listed, Sequence) or not all(isinstance(item, kinds) for item in listed):
+        odd = listed if not isinstance(listed, Sequence) else next(i for i in listed if not isinstance(i, kinds))
         raise AttachError(
             f"steer takes interventions, one after the other, not {type(odd).__name__}. Build one with steerkit.add, "
             "steerkit.ablate or steerkit.intervention; unpack a list with *. In a list of conditions each is one of "
             "them, a list of them, or None."
         )
-    return tuple(listed)
+    return tuple(
+        item if isinstance(item, Placement) else placed.setdefault(id(item), Placement(item)) for item in listed
+    )
 
 
-def edits_of(interventions: Iterable[Intervention], layout: Layout, modes: Sequence[Mode] = ()) -> list[Edit]:
+def edits_of(placements: Iterable[Placement], layout: Layout, modes: Sequence[Mode] = ()) -> list[Edit]:
     """Every update of interventions, in forward order of their sites, and at a site in the order given.
 
     Args:
-        interventions: of one condition.
+        placements: interventions that act together.
         layout: the model's.
         modes: how each one asks to be lowered; ``auto`` if not given.
 
@@ -78,38 +94,35 @@ def edits_of(interventions: Iterable[Intervention], layout: Layout, modes: Seque
         AttachError: for an update whose width isn't that of its site, or a gate behind what it decides.
         PositionError: for positions that a gate leaves nothing of.
     """
-    found: list[tuple[int, Site, When, Update, str, Mode]] = []
-    finite: dict[int, bool] = {}
+    found: list[tuple[int, Edit]] = []
+    finite = Finite()
     order = layout.order
-    for place, one in enumerate(interventions):
+    for place, one in enumerate(placements):
         when = When(one.positions, one.schedule, one.gate)
-        sites = one.sites(layout)
+        sites = one.sites_on(layout)
         _check_gate(when, sites, layout, order)
-        name = _name(one)
+        name = str(one)
         mode = modes[place] if modes else "auto"
         if one.factor is not None and not (isinstance(one.factor, torch.Tensor) and one.factor.numel() == 1):
             raise AttachError(f"{name}: factor is a tensor of one element, or None.")
         scaled: dict[int, tuple[Update, Update]] = {}
         for site in sites:
-            update = one.update(site)
+            update = one.intervention.update(site, layout)
+            check(update, site, layout, finite)
             if update is None or (isinstance(update, Affine) and update.bias is None and update.reads is None):
-                check(update, site, layout, finite)
                 continue
             if one.factor is not None:
                 # One object for all sites stays one object, so that what is worked out for it is worked out once.
                 if id(update) not in scaled:
                     scaled[id(update)] = (update, times(update, one.factor))
                 update = scaled[id(update)][1]
-            check(update, site, layout, finite)
-            found.append((order[site], site, when, update, name, mode))
+                check(update, site, layout, finite)
+            if site.head >= 0:
+                update = embedded(update, layout.columns(site), layout.width(site.whole))
+            found.append((order[site], Edit(site.whole, when, update, name, (), mode, site.head)))
     # Stable, so that interventions at one site keep their order.
     found.sort(key=lambda item: item[0])
-    return [Edit(site, when, update, name, (n,), mode) for n, (_, site, when, update, name, mode) in enumerate(found)]
-
-
-def _name(one: Intervention) -> str:
-    direction = one._direction
-    return type(one).__name__.lower() + (f" {direction.name}" if direction is not None else "")
+    return [replace(edit, sources=(number,)) for number, (_, edit) in enumerate(found)]
 
 
 def _check_gate(when: When, sites: Sequence[Site], layout: Layout, order: dict[Site, int]) -> None:
@@ -131,15 +144,29 @@ def _check_gate(when: When, sites: Sequence[Site], layout: Layout, order: dict[S
                 f"A gate at {gate.site} is decided behind {early[0]}, where it should decide already. Put the gate at "
                 "an earlier site, or let it be decided on the prompt by an extra pass (at='prompt', prepass=True)."
             )
-    if when.generated_only and when.positions.role not in ("all", "generated", FROM_TOKEN):
+    if when.generated_only and when.positions.role not in ("all", "generated", "completion", FROM_TOKEN):
         raise PositionError(
             f"Positions '{when.positions}' lie in the prompt, and a gate that the prompt decides edits generated "
             "tokens only. Use 'all' or 'generated', or allow an extra pass over the prompt (prepass=True)."
         )
 
 
-def check(update: Update | None, site: Site, layout: Layout, finite: dict[int, bool]) -> None:
-    """Raise ``AttachError`` where an update doesn't fit its site; ``finite`` remembers tensors that were looked at."""
+class Finite:
+    """Whether tensors are finite; each is looked at once, however many sites it stands at."""
+
+    def __init__(self) -> None:
+        # The tensor is kept beside the answer, since another one could get its identity.
+        self._known: dict[int, tuple[Tensor, bool]] = {}
+
+    def holds(self, value: Tensor) -> bool:
+        """Whether every element is finite."""
+        if id(value) not in self._known:
+            self._known[id(value)] = value, bool(torch.isfinite(value).all())
+        return self._known[id(value)][1]
+
+
+def check(update: Update | None, site: Site, layout: Layout, finite: Finite) -> None:
+    """Raise ``AttachError`` where an update doesn't fit its site."""
     if not isinstance(update, Affine):
         return
     width = layout.width(site)
@@ -152,9 +179,7 @@ def check(update: Update | None, site: Site, layout: Layout, finite: dict[int, b
                 f"An update at {site} has {name} of width {value.shape[-1]}, and the model's is {width}. "
                 "Was the direction estimated on another model?"
             )
-        if id(value) not in finite:
-            finite[id(value)] = bool(torch.isfinite(value).all())
-        if not finite[id(value)]:
+        if not finite.holds(value):
             raise AttachError(f"An update at {site} has {name} with NaN or infinite values.")
     if (update.reads is None) != (update.writes is None):
         raise AttachError(f"An update at {site} has reads without writes, or writes without reads.")

@@ -206,7 +206,7 @@ def _rows(units: Sequence[Sequence[Fate]], itemsize: int, tried: bool, *, coarse
         names = tuple(dict.fromkeys(fate.edit.name.partition(" ")[0] if coarse else fate.edit.name for fate in unit))
         why = _NUMBER.sub("*", _why(first, tried))
         place = (first.became, _NUMBER.sub("*", first.where))
-        groups.setdefault((names, first.edit.when, first.edit.site.stream, *place, why), []).append(unit)
+        groups.setdefault((names, first.edit.when, first.edit.stream, *place, why), []).append(unit)
     return tuple(_row(found, itemsize, tried) for found in groups.values())
 
 
@@ -270,7 +270,7 @@ def _names(names: Iterable[str]) -> str:
 def _sites(fates: Sequence[Fate]) -> str:
     layers: dict[str, list[int]] = {}
     for fate in fates:
-        layers.setdefault(fate.edit.site.stream, []).append(fate.edit.site.layer)
+        layers.setdefault(fate.edit.stream, []).append(fate.edit.site.layer)
     return ", ".join(
         stream if min(numbers) < 0 else f"blocks.{_ranges(numbers)}.{stream}" for stream, numbers in layers.items()
     )

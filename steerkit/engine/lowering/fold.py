@@ -220,7 +220,7 @@ class _Folding:
             return f"an update at {at} comes in between"
         if not writer.projections:
             return writer.not_foldable or "its adapter names no projection"
-        why = self._blocked(writer)
+        why = self._blocked(writer) or watched(writer.projections[0], block.module, self.model)
         if why:
             return why
         self._take(place, edit, Fold(writer.projections[0], outer=cast(Affine, edit.update)))
@@ -232,6 +232,9 @@ class _Folding:
         if not writer.projections:
             return self._weighed(place, edit, writer)
         why = self._blocked(writer)
+        why = why or next(
+            (why for one in writer.projections if (why := watched(one, writer.tap.module, self.model))), ""
+        )
         if why:
             return why
         first, *others = writer.projections
@@ -250,6 +253,7 @@ class _Folding:
             return reason
         folds = [Fold(path, self._kind(path), outer=Affine(update.reads, update.writes)) for path in writer.weighed]
         why = next((why for fold in folds if (why := self._why_blocked(fold))), "")
+        why = why or next((why for fold in folds if (why := watched(fold.path, writer.tap.module, self.model))), "")
         if why:
             return why
         if not self.worth(edit, place_width := self._width(folds[0])):
@@ -324,6 +328,19 @@ def blocked(module: nn.Module, path: str, model: nn.Module) -> str:
     if module._forward_hooks or module._forward_pre_hooks:
         return f"{path} has a hook, which would see the change"
     return _blocked_parameter(module, module._parameters.get("weight"), f"{path}.weight")
+
+
+def watched(path: str, place: str, model: nn.Module) -> str:
+    """Why what a module puts out must not change: somebody observes a module around it, within that of the place where
+    the change is meant; empty where nobody does."""
+    parent = path.rpartition(".")[0]
+    while parent.startswith(f"{place}."):
+        hooks = submodule(model, parent)._forward_hooks.values()
+        # What transformers records of attention weights is not of the stream.
+        if any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks):
+            return f"{parent} has a hook, which would see the change"
+        parent = parent.rpartition(".")[0]
+    return ""
 
 
 def _blocked_parameter(owner: nn.Module, value: Tensor | None, path: str) -> str:

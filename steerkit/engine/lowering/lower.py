@@ -22,9 +22,9 @@ from dataclasses import replace
 from torch import nn
 
 from steerkit.api.architecture import Layout, Tap
-from steerkit.api.intervention import Affine, Gate, Intervention
+from steerkit.api.intervention import Affine, Gate, Intervention, Placement
 from steerkit.engine.lowering.algebra import compose, is_constant
-from steerkit.engine.lowering.edits import Edit, Mode, edits_of
+from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_of
 from steerkit.engine.lowering.fold import Fold, fold_places
 from steerkit.engine.lowering.places import Fate, Item, Places, Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
@@ -39,6 +39,7 @@ def lower(
     *,
     expected_tokens: int = 0,
     by_site: bool = False,
+    at_taps: bool = False,
     fates: bool = False,
 ) -> Program:
     """Lower a condition.
@@ -49,6 +50,7 @@ def lower(
         model: the live model; without it nothing is folded.
         expected_tokens: how many tokens will pass; decides in mode ``auto`` what is worth folding.
         by_site: keep every update at its own site, so that values read beside it are as defined.
+        at_taps: and at the very value that its adapter names for the site.
         fates: write down what became of each update.
     """
     if not edits:
@@ -60,16 +62,16 @@ def lower(
     folds: tuple[Fold, ...] = ()
     if model is not None and not by_site:
         folds = fold_places(places, layout, model, record, expected_tokens)
-    slots = _slots([places], layout, by_site)
+    slots = _slots([places], layout, by_site, at_taps)
     if fates:
         for slot in slots:
             _note_hook(slot, record, layout)
     return Program(tuple(slots), folds, tuple(record.fates[place] for place in sorted(record.fates)))
 
 
-def at_sites(interventions: Iterable[Intervention], layout: Layout) -> Program:
+def at_sites(placements: Iterable[Placement | Intervention], layout: Layout) -> Program:
     """A condition with every update hooked at its own site: what holds adapters and plugins to their word."""
-    return lower(edits_of(interventions, layout), layout, by_site=True)
+    return lower(edits_of(placements_of(tuple(placements)), layout), layout, by_site=True, at_taps=True)
 
 
 def lower_rows(rows: Sequence[Sequence[Edit]], layout: Layout, *, by_site: bool = False) -> Program:
@@ -106,7 +108,7 @@ def arrange(edits: Sequence[Edit], layout: Layout, record: Record, *, by_site: b
         record.note(edits[number], "dropped", why="the stream holds nothing of it there")
     at: dict[Site, list[Item]] = {}
     for gate in _read(edits):
-        at.setdefault(gate.read_at, []).append(Probe(gate))
+        at.setdefault(gate.read_at.whole, []).append(Probe(gate))
     for number, edit in enumerate(edits):
         if number not in dropped:
             at.setdefault(edit.site, []).append(edit)
@@ -156,13 +158,17 @@ def _common_mode(one: Mode, other: Mode) -> Mode:
     return one if one == other else "hook" if "hook" in (one, other) else "auto"
 
 
-def _slots(rows: Sequence[Places], layout: Layout, by_site: bool) -> list[Slot]:
-    """One slot per tap, in forward order of the first site that meets there."""
+def _slots(rows: Sequence[Places], layout: Layout, by_site: bool, at_taps: bool = False) -> list[Slot]:
+    """One slot per tap, in forward order of the first site that meets there.
+
+    However a condition is lowered, what goes into a block is edited as what comes out of the one before: whoever
+    observes the stream in between sees the same then.
+    """
     slots: dict[object, Slot] = {}
     met = {site for places in rows for site in places}
     for place in sorted(met, key=layout.order.__getitem__):
         items = _side_by_side([places.get(place, []) for places in rows])
-        tap, carried, resid_pre = layout.tap(place), items, None
+        tap, carried, resid_pre = layout.tap(place if at_taps else place_of(place, layout)), items, None
         if place.stream == RESID_MID:
             block = layout.blocks[place.layer]
             tap, items, resid_pre = block.writers[0].tap, (), Tap(block.module, "input")
@@ -212,7 +218,7 @@ def _literal_rows(rows: Sequence[Sequence[Edit]], layout: Layout) -> Program:
     for edits in rows:
         at: Places = {}
         for gate in _read(edits):
-            at.setdefault(gate.read_at, []).append(Probe(gate))
+            at.setdefault(gate.read_at.whole, []).append(Probe(gate))
         for edit in edits:
             at.setdefault(edit.site, []).append(edit)
         places.append(at)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score, Scored
 from steerkit.api.hookspecs import Needs
-from steerkit.api.intervention import Intervention
+from steerkit.api.intervention import Placement
+from steerkit.engine.lowering.edits import Mode
 from steerkit.errors import PluginError
 from steerkit.sharing import Sampling, greedy_tokens
 
@@ -16,12 +17,29 @@ if TYPE_CHECKING:
     from steerkit.api.monitor import Readings
 
 BASELINE = "baseline"
-Interventions: TypeAlias = Sequence[Intervention]
 Completions: TypeAlias = list[list[int]]
 Cause: TypeAlias = Literal["gate", "text", "positions"]
 """What chooses the tokens of an edit that doesn't act everywhere."""
 Activity: TypeAlias = Mapping[tuple[str, str], Mapping[tuple[str, Cause], int]]
 """``{(data, kind of pass): {(when an edit acts, what chooses): how many tokens it edited}}``."""
+
+BY_ITSELF: Final[tuple[Mode, ...]] = ("fold", "interpret")
+"""Modes of conditions that share no batch with others: rows that differ are hooked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Steered:
+    """What outputs are looked at under.
+
+    Args:
+        placements: interventions, in order.
+        system_prompt: takes the place of the model's own system prompt, and of an example's own system turn.
+        mode: how the interventions are lowered; see ``Runtime.steer``.
+    """
+
+    placements: tuple[Placement, ...] = ()
+    system_prompt: str | None = None
+    mode: Mode = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +50,7 @@ class Job:
         name: as records call it.
         evaluator: the evaluator.
         needs: what it must see.
-        data: key of its texts.
+        data: key of its examples.
         labels: what records call each of the values that it gives per example; empty: one score, called ``name``.
     """
 
@@ -65,7 +83,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Completions that a reader wants to see: of the first ``n`` texts of a data set."""
+    """Completions that a reader wants to see: of the first ``n`` examples of a data set."""
 
     data: str
     n: int
@@ -77,7 +95,7 @@ class ConditionScores:
     """What one condition gave.
 
     Args:
-        scores: ``{(label, data): one score per text}``.
+        scores: ``{(label, data): one score per example}``.
         completions: ``{data: completions of its first texts}``.
         readings: ``{data: what monitors read along the prompts and completions that a reader sees}``.
         activity: how many tokens were edited by what doesn't act everywhere.
@@ -96,7 +114,7 @@ class Member:
     """One of the conditions that are run together, with what it gave so far.
 
     Args:
-        interventions: its.
+        under: its interventions, its system prompt, and how it is lowered.
         name: what its samples are drawn by.
         ids: greedy completions by data set.
         sampled: sampled completions, by data set and kind, prompt by prompt.
@@ -106,7 +124,7 @@ class Member:
         notes: by evaluator and data set.
     """
 
-    interventions: Interventions
+    under: Steered
     name: str = ""
     ids: dict[str, Completions] = field(default_factory=dict)
     sampled: dict[tuple[str, Sampling], list[list[str]]] = field(default_factory=dict)
@@ -120,7 +138,12 @@ class Member:
     @property
     def acts(self) -> bool:
         """Whether it is another condition than the baseline."""
-        return bool(self.interventions)
+        return bool(self.under.placements) or self.under.system_prompt is not None
+
+    @property
+    def system_prompt(self) -> str | None:
+        """Its own, which members that are run together have in common."""
+        return self.under.system_prompt
 
     def take(self, job: Job, places: Sequence[int], outputs: Outputs) -> None:
         """Let a job score outputs of the texts at these places."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from steerkit.api.evaluator import Outputs
-from steerkit.engine.measuring.jobs import BASELINE, Completions, Job, Member
+from steerkit.engine.measuring.jobs import BASELINE, Completions, Job, Member, Steered
 from steerkit.engine.measuring.setting import Setting
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key
@@ -46,7 +46,7 @@ def prepare_baseline(setting: Setting, data: str, jobs: Sequence[Job]) -> None:
         observer.step(f"baseline completions on {data}")
         plain.completions[data] = setting.live.complete(prompts, max_new_tokens=longest, progress=observer.progress)
     against = [job for job in jobs if job.needs.baseline]
-    member = Member((), BASELINE, ids={data: plain.completions.get(data, [])})
+    member = Member(Steered(), BASELINE, ids={data: plain.completions.get(data, [])})
     for wanted in samplings(job.needs for job in against):
         sample(setting, member, data, wanted)
     for length in reading_lengths(job.needs for job in against):
@@ -61,7 +61,7 @@ def complete(setting: Setting, members: Sequence[Member], data: str, jobs: Seque
         members[0].ids[data] = [row[:longest] for row in kept]
     elif longest:
         setting.observer.step(f"completions on {data}")
-        generate(setting, members, data, setting.prompts(data), longest)
+        generate(setting, members, data, setting.prompts(data, members[0].system_prompt), longest)
     keep_completions(setting, members, data)
     for wanted in samplings(job.needs for job in jobs):
         for member in members:
@@ -94,7 +94,7 @@ def sample(setting: Setting, member: Member, data: str, wanted: Sampling) -> lis
     if not member.acts and key in setting.plain.sampled:
         return setting.plain.sampled[key]
     setting.observer.step(f"samples on {data}")
-    prompts = setting.prompts(data)
+    prompts = setting.prompts(data, member.system_prompt)
     one = sampling(lengths_of(prompts), wanted)
     places = [(place, number) for place in range(len(prompts)) for number in range(wanted.n)]
     with setting.steering([member], one, data):
@@ -135,7 +135,7 @@ def read(setting: Setting, members: Sequence[Member], data: str, jobs: Sequence[
     asking = [job for job in jobs if length in reading_lengths([job.needs])]
     keys = list(dict.fromkeys(key for job in asking for key in keys_of(setting, job)))
     monitors = setting.monitors if any(job.needs.monitors for job in asking) else ()
-    prompts = setting.prompts(data)
+    prompts = setting.prompts(data, members[0].system_prompt)
     one, found = reading(lengths_of(prompts), length), []
     for part in setting.parts(members, one):
         texts = [text for member in part for text in _written(prompts, member.ids.get(data), length)]
@@ -192,7 +192,7 @@ def score_prompts(setting: Setting, members: Sequence[Member], data: str, jobs: 
     ready = [
         _Ready(member, {length: rows[at] for length, rows in by_length.items()}) for at, member in enumerate(members)
     ]
-    prompts = setting.prompts(data)
+    prompts = setting.prompts(data, members[0].system_prompt)
     chunks = [range(len(prompts))[start : start + CHUNK] for start in range(0, len(prompts), CHUNK)]
     kept = setting.plain.logits.get(data) if not members[0].acts else None
     if kept is not None or not any(job.needs.next_token_logits for job in asking):
@@ -223,7 +223,7 @@ def _score_chunk(
         baseline = None
         if job.needs.baseline:
             held = plain.logits.get(data)
-            unsteered = Member((), ids={data: plain.completions.get(data, [])}, sampled=plain.sampled)
+            unsteered = Member(Steered(), ids={data: plain.completions.get(data, [])}, sampled=plain.sampled)
             own = None if held is None else held[chunk.start : chunk.stop]
             rows = {length: found for (where, length), found in plain.read.items() if where == data}
             baseline = _outputs(setting, _Ready(unsteered, rows), job, chunk, own)

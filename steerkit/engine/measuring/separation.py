@@ -14,7 +14,7 @@ from steerkit.api.estimator import ClassStatistics, Estimator
 from steerkit.api.hookspecs import StatisticsKind
 from steerkit.engine.reading.capture import capture
 from steerkit.errors import DataError
-from steerkit.types import RESID_POST, RESID_PRE, Positions, Site
+from steerkit.types import RESID_POST, RESID_PRE, Example, Positions, Site
 
 if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
@@ -60,8 +60,8 @@ def separation(
     live: Runtime,
     estimator: Estimator,
     kind: StatisticsKind,
-    train: Mapping[str, Sequence[str]],
-    held_out: Mapping[str, Sequence[str]],
+    train: Mapping[str, Sequence[Example]],
+    held_out: Mapping[str, Sequence[Example]],
     positions: Positions,
     progress: Progress | bool = True,
 ) -> list[Separation]:
@@ -71,14 +71,14 @@ def separation(
         live: the model.
         estimator: the direction's estimator.
         kind: the statistics that it asks for.
-        train: prompts of classes ``positive`` and ``negative``.
-        held_out: other prompts of the same classes (or the same ones, which the report then says).
+        train: examples of classes ``positive`` and ``negative``.
+        held_out: other examples of the same classes (or the same ones, which the report then says).
         positions: at which tokens; a prompt with several projects as their mean.
         progress: told how many prompts of a class are done.
     """
     sites = layer_sites(live.layout)
 
-    def read(prompts: Sequence[str], what: StatisticsKind) -> dict[Site, ClassStatistics]:
+    def read(prompts: Sequence[Example], what: StatisticsKind) -> dict[Site, ClassStatistics]:
         found = capture(live, prompts, sites, [positions], kind=what, progress=progress)
         return {site: statistics for (site, _), statistics in found.items()}
 

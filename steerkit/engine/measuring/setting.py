@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from steerkit.api.evaluator import Outputs
 from steerkit.api.monitor import Monitor
-from steerkit.engine.lowering.edits import Condition, edits_of
+from steerkit.engine.lowering.edits import Steer, edits_of
 from steerkit.engine.measuring.asking import Kept, answer
-from steerkit.engine.measuring.jobs import Cause, Completions, Interventions, Job, Member
-from steerkit.engine.prompts.chat import Rendered
+from steerkit.engine.measuring.jobs import BY_ITSELF, Cause, Completions, Job, Member, Steered
+from steerkit.engine.prompts.chat import ChatFormat, Rendered
 from steerkit.engine.reading.monitors import Read
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.engine.sequence.tally import Tally, counting
@@ -54,26 +54,36 @@ class Setting:
     kept: Kept | None = None
     monitors: Sequence[Monitor] = ()
     plain: Plain = field(default_factory=Plain)
-    _rendered: dict[tuple[str, bool], list[Rendered]] = field(default_factory=dict)
+    _rendered: dict[tuple[str, bool, str | None], list[Rendered]] = field(default_factory=dict)
 
-    def prompts(self, data: str) -> list[Rendered]:
-        """The prompts of a data set; they are rendered once."""
-        return self._render(data, raw=False)
-
-    def raw_texts(self, data: str) -> list[Rendered]:
-        """The texts of a data set, read as they are, with no prompt around them."""
-        return self._render(data, raw=True)
-
-    def _render(self, data: str, *, raw: bool) -> list[Rendered]:
-        key = (data, raw)
+    def prompts(self, data: str, system_prompt: str | None = None) -> list[Rendered]:
+        """The prompts of a data set, with a condition's system prompt where it has one; they are rendered once."""
+        key = (data, False, system_prompt)
         if key not in self._rendered:
-            render: Callable[[str], Rendered] = self.live.chat.render_text if raw else self.live.chat.render
-            self._rendered[key] = [render(example.text) for example in self.examples[data]]
+            chat = self._chat(system_prompt)
+            self._rendered[key] = [chat.render(example) for example in self.examples[data]]
         return self._rendered[key]
 
-    def acts(self, interventions: Interventions) -> bool:
-        """Whether interventions do anything at all; a coefficient of 0 doesn't."""
-        return bool(edits_of(interventions, self.live.layout))
+    def raw_texts(self, data: str, system_prompt: str | None = None) -> list[Rendered]:
+        """What is read along of a data set: texts by themselves, completions behind their prompts, else conversations.
+
+        A condition's system prompt stands before prompts; what is read as it is has none.
+        """
+        key = (data, True, system_prompt)
+        if key not in self._rendered:
+            own, plain = self._chat(system_prompt), self.live.chat
+            self._rendered[key] = [
+                (plain if example.completion is None else own).render_reading(example)
+                for example in self.examples[data]
+            ]
+        return self._rendered[key]
+
+    def _chat(self, system_prompt: str | None) -> ChatFormat:
+        return self.live.chat if system_prompt is None else self.live.chat.with_system_prompt(system_prompt)
+
+    def acts(self, under: Steered) -> bool:
+        """Whether a condition does anything at all: interventions of coefficient 0 don't, a system prompt does."""
+        return under.system_prompt is not None or bool(edits_of(under.placements, self.live.layout))
 
     def parts(self, members: Sequence[Member], one: Pass) -> Iterator[Sequence[Member]]:
         """Members that share a batch of a pass."""
@@ -85,7 +95,7 @@ class Setting:
     @contextmanager
     def steering(
         self, part: Sequence[Member], one: Pass, data: str, *, by_row: bool = False
-    ) -> Iterator[list[Condition] | None]:
+    ) -> Iterator[list[Steer] | None]:
         """Steer a pass of some members: all of it, or row by row, one member's texts after the other's.
 
         One that comes alone is lowered for the tokens of this pass, so it may be folded. So what a pass gives depends
@@ -95,19 +105,22 @@ class Setting:
             part: the members.
             one: the pass.
             data: its texts.
-            by_row: steer by row also where one member comes alone.
+            by_row: steer by row also where one member comes alone. One whose mode that isn't is left to the caller.
 
         Yields:
             conditions for the rows, or None where all is done already.
         """
-        if not any(member.acts for member in part):
+        if not any(member.under.placements for member in part):
             yield None
             return
         with counting(Tally()) as tally:
-            if len(part) > 1 or by_row:
-                yield [member.interventions for member in part for _ in one.lengths]
+            under = part[0].under
+            if len(part) == 1 and by_row and under.mode in BY_ITSELF:
+                yield None
+            elif len(part) > 1 or by_row:
+                yield [member.under.placements for member in part for _ in one.lengths]
             else:
-                with self.live.steer(*part[0].interventions, expected_tokens=one.tokens):
+                with self.live.steer(*under.placements, mode=under.mode, expected_tokens=one.tokens):
                     yield None
         for (place, when), tokens in tally.edited.items():
             member = part[place // len(one.lengths)] if len(part) > 1 else part[0]

@@ -64,19 +64,18 @@ def batches(
         else:
             cut.append([index])
     growing = extra_tokens > 0
-    return [
-        _pad([prompts[index] for index in rows], tuple(rows), padding_side, pad_id, device, growing) for rows in cut
-    ]
+    return [pad([prompts[index] for index in rows], tuple(rows), padding_side, pad_id, device, growing) for rows in cut]
 
 
-def _pad(
+def pad(
     prompts: Sequence[Rendered],
     order: tuple[int, ...],
     side: PaddingSide,
     pad_id: int,
     device: torch.device,
-    growing: bool,
+    growing: bool = False,
 ) -> Batch:
+    """One batch of prompts, in the order given. Arguments as of ``batches``; ``order`` names their places."""
     lengths = [len(prompt.token_ids) for prompt in prompts]
     width = max(lengths)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
@@ -87,7 +86,7 @@ def _pad(
         mask[row, place] = True
     frame = frame_of_prompts(
         lengths,
-        [prompt.instruction for prompt in prompts],
+        [prompt.turns for prompt in prompts],
         width=width,
         padding_side=side,
         growing=growing,

@@ -1,167 +1,206 @@
-"""How prompts become tokens, and which of the tokens are the user's own text."""
+"""How examples become tokens, and which of the tokens are whose."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
-from functools import cached_property
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
 
-from steerkit.errors import ModelError
+from steerkit.engine.prompts.encoding import continued, encode
+from steerkit.engine.sequence.positions import Turn, Turns
+from steerkit.errors import DataError, ModelError
+from steerkit.templates import Locator, dated, messages_of, require_arguments
+from steerkit.templates import Turns as Messages
+from steerkit.types import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from steerkit.types import ExampleLike
+
 DEFAULT: Final = "default"
 NONE: Final = "none"
-
-TODAY: Final = date(2024, 7, 26)
-"""What a template is told when it asks for the date, on whatever day it asks: equal prompts give equal tokens.
-It is the date that Llama 3's templates name where they can't ask."""
-
-_MARK: Final = "steerkit0marks0the0instruction"
-"""Stands for the user's text. Plain letters and digits, so that no template's trimming changes it."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt as the model reads it.
+    """An example as the model reads it.
 
     Args:
         token_ids: with special tokens, without padding.
-        instruction: ``[start, stop)``, the tokens that hold the user's own text; a token that holds
-            some of it and some of the template's counts as the user's. None where nobody knows.
+        turns: the turns of its conversation, in its order, with the tokens that hold their own text; empty where
+            nobody knows any.
         prompt: how many of the tokens are the prompt, where a completion follows; None: all.
+        closed: whether it ends with a turn of the assistant's, so that no answer can follow.
     """
 
     token_ids: tuple[int, ...]
-    instruction: tuple[int, int] | None = None
+    turns: Turns = ()
     prompt: int | None = None
+    closed: bool = False
+
+    @property
+    def instruction(self) -> tuple[int, int] | None:
+        """``[start, stop)``, the tokens that hold the last user turn's own text. None where nobody knows."""
+        return next((turn.span for turn in reversed(self.turns) if turn.role == "user"), None)
 
     def cut(self, tokens: int) -> Rendered:
-        """The first tokens. Of the user's own part nobody knows then whether it is whole."""
-        return Rendered(self.token_ids[:tokens], None, None if self.prompt is None else min(self.prompt, tokens))
+        """The first tokens. Where not all of the prompt is among them, nobody knows whether its turns are whole."""
+        prompt = len(self.token_ids) if self.prompt is None else self.prompt
+        if tokens >= prompt:
+            return replace(self, token_ids=self.token_ids[:tokens])
+        return Rendered(self.token_ids[:tokens], (), None if self.prompt is None else tokens)
+
+    def require_open(self) -> None:
+        """Raise ``DataError`` for a conversation that an answer can't follow."""
+        if self.closed:
+            raise DataError(
+                "A conversation ends with a turn of the assistant's, so there is no answer to write or to predict. "
+                "Leave the turn out, or read the conversation with capture; text that a prompt is followed by is "
+                "Example(messages, completion=...)."
+            )
 
 
 class ChatFormat:
-    """Renders prompts through a chat template, or as they are.
+    """Renders examples through a chat template, or as they are.
 
     Args:
         tokenizer: a transformers tokenizer.
         template: ``default`` for the tokenizer's own, ``none`` for raw text, or a Jinja template.
-        system_prompt: a system message before the prompt; None for none, which lets some templates put
-            in one of their own.
+        system_prompt: a system message before conversations that have none of their own; None for none, which lets
+            some templates put in one of theirs.
+        arguments: the template's own variables, as in ``{"enable_thinking": False}``.
+        instead: whether the system prompt takes the place of a conversation's own.
 
     Raises:
         ModelError: where ``default`` is asked for and the tokenizer has no template, or where a system
-            prompt is given and nothing would render it.
+            prompt or arguments are given and nothing would render them.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, template: str | None = DEFAULT, system_prompt: str | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template: str | None = DEFAULT,
+        system_prompt: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        instead: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
-        self.system_prompt = system_prompt
+        self.system_prompt, self.instead = system_prompt, instead
+        self.arguments = dict(arguments or {})
+        require_arguments(self.arguments)
         self._template: str | None = None
+        self._open, self._closed = Locator(self._prompt), Locator(self._conversation)
         self.name = NONE if template is None else template if template in (DEFAULT, NONE) else "custom"
         if self.name == DEFAULT:
             self._template = _own_template(tokenizer)
         elif self.name == "custom":
             self._template = template
-        elif system_prompt is not None:
+        elif system_prompt is not None or self.arguments:
+            what = "A system prompt needs" if system_prompt is not None else "chat_template_arguments need"
+            key = "system_prompt" if system_prompt is not None else "chat_template_arguments"
             raise ModelError(
-                "A system prompt needs a chat template, and chat_template is none. Remove system_prompt, "
+                f"{what} a chat template, and chat_template is none. Remove {key}, "
                 "or set chat_template to default or to a Jinja template."
             )
 
     @property
     def hash(self) -> str:
-        """sha256 of the template and the system prompt, for provenance."""
-        return hashlib.sha256(repr((self._template, self.system_prompt)).encode()).hexdigest()
+        """sha256 of the template, its arguments and the system prompt, for provenance."""
+        arguments = json.dumps(self.arguments, sort_keys=True, default=repr)
+        return hashlib.sha256(repr((self._template, self.system_prompt, arguments)).encode()).hexdigest()
 
-    def render(self, prompt: str) -> Rendered:
-        """One user turn, up to where the model's answer begins.
+    def with_system_prompt(self, system_prompt: str) -> ChatFormat:
+        """The same format with another system prompt, in the place of its own and of a conversation's.
+
+        Raises:
+            ModelError: where nothing would render it.
+        """
+        template = self._template if self.name == "custom" else self.name
+        return ChatFormat(
+            self.tokenizer, template=template, system_prompt=system_prompt, arguments=self.arguments, instead=True
+        )
+
+    def render(self, prompt: ExampleLike, *, completion: bool = False) -> Rendered:
+        """A conversation up to where the model's answer begins; one that ends with the assistant's turn, up to its end.
+
+        Args:
+            prompt: a text, a list of messages, or an example.
+            completion: whether the example's completion follows, where it has one. It begins right behind what the
+                template puts before an answer, and the prompt's tokens stay as they are without it.
 
         Raises:
             ModelError: where the template refuses, with the template's own words.
+            DataError: for what is no example, or a conversation that nothing renders.
         """
-        if self._template is None:
-            return self._encode(prompt, (0, len(prompt)), special=True)
-        text = self._apply(prompt)
-        return self._encode(text, self._locate(text, prompt), special=False)
+        example = Example.of(prompt)
+        if example.is_closed and example.completion is not None:
+            raise DataError(
+                "An example has a completion, and its conversation ends with the assistant's turn already. A "
+                "completion follows what somebody else said: leave one of the two out."
+            )
+        text, turns, special = self._text(example)
+        ids, spans = encode(self.tokenizer, text, [span for _, span in turns], special=special)
+        located = tuple(Turn(role, span) for (role, _), span in zip(turns, spans, strict=True))
+        if not completion or example.completion is None:
+            return Rendered(ids, located, closed=example.is_closed)
+        whole = continued(self.tokenizer, ids, text, example.completion, special=special)
+        return Rendered(whole, located, len(ids))
 
     def render_text(self, text: str) -> Rendered:
         """Raw text, with the special tokens that the tokenizer adds of itself."""
-        return self._encode(text, None, special=True)
+        return Rendered(encode(self.tokenizer, text, special=True)[0])
 
-    def _apply(self, content: str) -> str:
-        messages = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
-        messages.append({"role": "user", "content": content})
+    def render_reading(self, example: Example) -> Rendered:
+        """What evaluators read along: a completion behind its prompt, a plain text by itself, else the conversation."""
+        return self.render_text(example.text) if example.is_plain else self.render(example, completion=True)
+
+    def _text(self, example: Example) -> tuple[str, list[tuple[str, tuple[int, int] | None]], bool]:
+        """What is read, the characters of each turn in it, and whether special tokens are still to be added."""
+        if self._template is None:
+            if len(example.messages) > 1 or example.messages[0].role != "user":
+                roles = ", ".join(message.role for message in example.messages)
+                raise DataError(
+                    f"A conversation ({roles}) needs a chat template, and chat_template is none. Set one, or pass the "
+                    "conversation as one text, as the model is to read it."
+                )
+            content = example.messages[0].content
+            return content, [("user", (0, len(content)))], True
+        messages = messages_of(example, self.system_prompt, instead=self.instead)
+        locator = self._closed if example.is_closed else self._open
+        text = locator.render(messages)
+        spans = locator.locate(messages, text)
+        return text, [(message["role"], span) for message, span in zip(messages, spans, strict=True)], False
+
+    def _prompt(self, messages: Messages) -> str:
+        return self._apply(messages, True)
+
+    def _conversation(self, messages: Messages) -> str:
+        return self._apply(messages, False)
+
+    def _apply(self, messages: Messages, generation: bool) -> str:
+        assert self._template is not None  # raw text isn't rendered
         try:
             rendered = self.tokenizer.apply_chat_template(
-                messages, chat_template=_dated(self._template), tokenize=False, add_generation_prompt=True
+                [dict(message) for message in messages],
+                chat_template=dated(self._template),
+                tokenize=False,
+                add_generation_prompt=generation,
+                **self.arguments,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             advice = "Check the template."
-            if self.system_prompt is not None:
+            if any(message["role"] == "system" for message in messages):
                 advice = "Some templates take no system role: set system_prompt to null, or begin the prompts with it."
+            elif len(messages) > 1:
+                advice = f"Check the template, and the order of turns ({', '.join(item['role'] for item in messages)})."
             raise ModelError(f"The chat template ({self.name}) can't render this prompt: {error}. {advice}") from error
         return str(rendered)
-
-    @cached_property
-    def _frame(self) -> tuple[str, str] | None:
-        """What the template puts before and after the user's text; None where it isn't used exactly once."""
-        parts = self._apply(_MARK).split(_MARK)
-        return (parts[0], parts[1]) if len(parts) == 2 else None
-
-    def _locate(self, text: str, prompt: str) -> tuple[int, int] | None:
-        """The characters of the user's text in the rendered one.
-
-        By what is around it, not by searching for it: a system prompt or the template may hold the same words.
-        """
-        if self._frame is not None:
-            head, tail = self._frame
-            if text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail):
-                return len(head), len(text) - len(tail)
-        needle = prompt.strip()
-        start = text.rfind(needle) if needle else -1
-        return None if start < 0 else (start, start + len(needle))
-
-    def _encode(self, text: str, characters: tuple[int, int] | None, *, special: bool) -> Rendered:
-        arguments: dict[str, Any] = {"add_special_tokens": special, "truncation": False, "verbose": False}
-        if characters is None:
-            return Rendered(tuple(self.tokenizer(text, **arguments)["input_ids"]))
-        if self.tokenizer.is_fast:
-            encoded = self.tokenizer(text, **arguments, return_offsets_mapping=True)
-            return Rendered(tuple(encoded["input_ids"]), _overlap(characters, encoded["offset_mapping"]))
-        ids = tuple(self.tokenizer(text, **arguments)["input_ids"])
-        start, stop = (tuple(self.tokenizer(text[:end], **arguments)["input_ids"]) for end in characters)
-        return Rendered(ids, _span_by_prefixes(ids, start, stop))
-
-
-def strftime_now(form: str) -> str:
-    """What templates call to print a date, with the fixed one."""
-    for part, text in _date_parts().items():
-        form = form.replace(part, text)
-    return form
-
-
-def _date_parts() -> dict[str, str]:
-    parts = ("%d", "%m", "%b", "%B", "%y", "%Y", "%A", "%a", "%H", "%M", "%S")
-    # `%-d` is glibc's: other platforms refuse it.
-    return {"%-d": str(TODAY.day), **{part: TODAY.strftime(part) for part in parts}}
-
-
-def _dated(template: str | None) -> str | None:
-    """The template with a fixed date. A macro of that name goes before transformers' function of today's date."""
-    if template is None or "strftime_now" not in template:
-        return template
-    replaced = "".join(f" | replace('{part}', '{text}')" for part, text in _date_parts().items())
-    return f"{{%- macro strftime_now(form) -%}}{{{{ form{replaced} }}}}{{%- endmacro -%}}{template}"
 
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -178,35 +217,3 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
         raise ModelError(
             f"The tokenizer's chat templates have no default: {error}. Give the one to use as chat_template."
         ) from error
-
-
-def _overlap(characters: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The tokens ``[start, stop)`` that hold any of the characters ``[first, end)``.
-
-    A token of no width is either one that the tokenizer adds (at 0), or white space whose offsets were
-    trimmed to its end.
-    """
-    first, end = characters
-    inside = [
-        index
-        for index, (start, stop) in enumerate(offsets)
-        if (start < end and stop > first if start < stop else first < stop <= end)
-    ]
-    if inside:
-        return inside[0], inside[-1] + 1
-    place = next((index for index, (start, stop) in enumerate(offsets) if start >= end and stop > start), len(offsets))
-    return place, place
-
-
-def _span_by_prefixes(ids: Sequence[int], start: Sequence[int], stop: Sequence[int]) -> tuple[int, int]:
-    """The same for a tokenizer without offsets, from the tokens of the texts that end where the span does.
-
-    Where they disagree with the whole text's, a token reaches over the boundary: it holds some of the user's text.
-    """
-    first, last = _agreement(ids, start), _agreement(ids, stop)
-    return first, max(first, last + (last < len(stop)))
-
-
-def _agreement(ids: Sequence[int], prefix: Sequence[int]) -> int:
-    pairs = enumerate(zip(prefix, ids, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(prefix), len(ids)))

@@ -5,7 +5,7 @@ The pass computes no head, stops behind the last tap that is read, and keeps the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
@@ -15,17 +15,19 @@ from torch import Tensor
 
 from steerkit.api.estimator import ClassStatistics
 from steerkit.api.hookspecs import StatisticsKind
-from steerkit.engine.lowering.edits import Condition
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch, PaddingSide, forward_arguments
 from steerkit.engine.runtime.steering import require_rows
-from steerkit.engine.sequence.positions import edit_mask, intervals
+from steerkit.engine.sequence.positions import BEHIND, FAR, edit_mask, intervals
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import submodule
 from steerkit.errors import DataError, nearest
 from steerkit.progress import Progress, shown
-from steerkit.types import Positions, Site
+from steerkit.types import FROM_TOKEN, Positions, Site
 
 if TYPE_CHECKING:
+    from steerkit.engine.prompts.chat import Rendered
+    from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.runtime.runtime import Runtime
 
 Key = tuple[Site, Positions]
@@ -57,23 +59,26 @@ class _Accumulator:
 
 def capture(
     live: Runtime,
-    prompts: Sequence[str],
+    prompts: Prompts,
     sites: Sequence[Site],
     positions: Sequence[Positions] = (Positions("", (-1,)),),
     *,
     kind: StatisticsKind = "mean",
     padding_side: PaddingSide = "right",
-    steer: Sequence[Condition] | None = None,
+    steer: Sequence[Steer] | None = None,
     progress: Progress | bool = True,
 ) -> dict[Key, ClassStatistics]:
     """Read activations of prompts at every given site and position.
 
     Args:
         live: the model.
-        prompts: texts; the model's chat format renders them.
+        prompts: texts, lists of messages or examples, which the chat format renders, or token ids as they are. A
+            conversation that ends with the assistant's turn is read to its end, and no answer is begun.
         sites: where to read.
         positions: which tokens; each entry has its own statistics, and every token that it names counts
-            as one observation.
+            as one observation. Explicit ones count within the prompt; ``completion`` are the tokens of an example's
+            completion; ``from_token(...)`` those behind the first place where that text is complete, in each prompt
+            where it is.
         kind: ``mean``; ``moments``, also ``[d_model, d_model]`` second moments; ``rows``, also every
             vector, in the order of the prompts (memory then grows with their number).
         padding_side: ``right`` needs no mask in a causal model and is the faster one; the numbers are equal.
@@ -89,16 +94,17 @@ def capture(
             takes nothing from it.
         SiteError: for a site that the model doesn't have.
     """
-    if not prompts:
-        raise DataError("There are no prompts to capture. Check the data set and its split.")
     if kind not in get_args(StatisticsKind):
         raise DataError(f"Unknown kind of statistics {kind!r}. {nearest(kind, get_args(StatisticsKind), 'kind')}")
     if padding_side not in get_args(PaddingSide):
         raise DataError(f"Padding goes left or right, not {padding_side!r}.")
     for site in sites:
         live.layout.require(site)
-    require_rows(steer, len(prompts))
-    rendered = [live.chat.render(prompt) for prompt in prompts]
+    rendered = live.rendered(prompts, completion=any(reads_behind(one) for one in positions))
+    if not rendered:
+        raise DataError("There are no prompts to capture. Check the data set and its split.")
+    require_rows(steer, len(rendered))
+    _require_completions(rendered, positions)
     sums = {(site, position): _Accumulator(kind) for site in sites for position in positions}
     rows: dict[Key, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {key: [] for key in sums}
     done = 0
@@ -110,8 +116,23 @@ def capture(
                 if kind == "rows":
                     rows[key].append((batch.order, values.float().cpu(), counts))
             done += len(batch.order)
-            tell(done, len(prompts))
+            tell(done, len(rendered))
     return {key: _finish(key, acc, rows[key]) for key, acc in sums.items()}
+
+
+def reads_behind(positions: Positions) -> bool:
+    """Whether positions may name tokens behind the prompt, so that completions have to be read."""
+    return positions.role in ("all", FROM_TOKEN, *BEHIND)
+
+
+def _require_completions(rendered: Sequence[Rendered], positions: Iterable[Positions]) -> None:
+    asking = next((one for one in positions if one.role in BEHIND), None)
+    lacking = next((place for place, one in enumerate(rendered) if one.prompt is None), None)
+    if asking is not None and lacking is not None:
+        raise DataError(
+            f"Positions '{asking}': prompt {lacking} has no completion, and nothing is generated while activations are "
+            "read. Pass Example(messages, completion=...), or in a recipe's data set name a field: completion: <field>."
+        )
 
 
 def _finish(key: Key, acc: _Accumulator, rows: list[tuple[tuple[int, ...], Tensor, Tensor]]) -> ClassStatistics:
@@ -140,7 +161,7 @@ def read_batch(
     batch: Batch,
     sites: Sequence[Site],
     positions: Sequence[Positions],
-    steer: Sequence[Condition] | None = None,
+    steer: Sequence[Steer] | None = None,
 ) -> dict[Key, tuple[Tensor, Tensor]]:
     """Read one batch.
 
@@ -155,14 +176,16 @@ def read_batch(
         for each site and position the tokens ``[tokens, d_model]``, row by row, and how many of them
         each row has, ``[rows]``.
     """
-    picks = {position: pick(position, batch) for position in positions}
+    picks = {position: pick(live, position, batch) for position in positions}
     found: dict[Key, tuple[Tensor, Tensor]] = {}
     pending = set(sites)
 
     def reader(site: Site) -> Callable[[Tensor], None]:
+        columns = live.layout.columns(site)
+
         def read(x: Tensor) -> None:
             for position, (row, column, counts) in picks.items():
-                found[(site, position)] = (x[row, column].detach(), counts)
+                found[(site, position)] = (x[row, column][:, columns].detach(), counts)
             pending.discard(site)
             if not pending:
                 raise _Stop
@@ -175,9 +198,12 @@ def read_batch(
     return found
 
 
-def pick(positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def pick(live: Runtime, positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Row and column of every token that positions name, ordered by row, and the count per row."""
-    low, high = intervals(positions, batch.frame)
+    if positions.role == FROM_TOKEN:
+        low, high = _behind(live, positions, batch)
+    else:
+        low, high = intervals(positions, batch.frame)
     if positions.indices:
         rows, chosen = low.shape
         row = torch.arange(rows).repeat_interleave(chosen)
@@ -185,3 +211,12 @@ def pick(positions: Positions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     mask = edit_mask((low, high), 0, batch.input_ids.shape[1])
     row, column = mask.nonzero(as_tuple=True)
     return row, column, mask.sum(1)
+
+
+def _behind(live: Runtime, positions: Positions, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The columns behind the first place in each row where what ``from_token`` names is complete."""
+    starts = []
+    for ids, first, end in zip(batch.input_ids.tolist(), batch.frame.first, batch.frame.end, strict=True):
+        place = live.steering.find(positions, ids[int(first) : int(end)], 0)
+        starts.append(int(end) if place >= FAR else int(first) + place)
+    return torch.tensor(starts)[:, None], batch.frame.end[:, None]

@@ -12,20 +12,21 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from steerkit.api.monitor import Completion, Monitor, Readings
-from steerkit.engine.lowering.edits import Condition
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch, forward_arguments
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key, pick
 from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.steering import require_rows
-from steerkit.engine.sequence.gates import projection
-from steerkit.engine.sequence.positions import edit_mask, frame_of_prompts, intervals
+from steerkit.engine.sequence.gates import at_head, projection
+from steerkit.engine.sequence.positions import BEHIND, edit_mask, frame_of_prompts, intervals
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import Handler, submodule
 from steerkit.errors import AttachError, DataError
 
 if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
+    from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.runtime.runtime import Runtime
     from steerkit.types import Positions, Site
 
@@ -50,8 +51,9 @@ def require_fits(monitors: Sequence[Monitor], layout: Layout) -> None:
 
 
 def _vector(monitor: Monitor, site: Site) -> Tensor:
-    """The vector that a monitor reads along at a site, ``[d_model]``."""
-    return monitor.direction.vectors[0].detach()
+    """The vector that a monitor reads along at a site, ``[width]``."""
+    direction = monitor.direction if monitor.direction.is_single else monitor.direction.at(site)
+    return direction.vectors[0].detach()
 
 
 class Watch:
@@ -97,7 +99,7 @@ class Watch:
         if key not in self._units:
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             vector = _vector(monitor, site).to(wide)
-            self._units[key] = (vector / vector.norm()).to(x.device)
+            self._units[key] = at_head((vector / vector.norm()).to(x.device), site, x)
         return self._units[key]
 
     def readings(self, monitor: Monitor, row: int, first: int, text: Rendered) -> Readings:
@@ -123,9 +125,9 @@ class Watch:
 
 def _places(monitor: Monitor, text: Rendered, total: int, prompt: int) -> tuple[int, ...]:
     """The tokens of a row that a monitor's positions name."""
-    if monitor.positions.role == "generated" and total == prompt:
+    if monitor.positions.role in BEHIND and total == prompt:
         return ()
-    frame = frame_of_prompts([total], [text.instruction], width=total, padding_side="right", prompts=[prompt])
+    frame = frame_of_prompts([total], [text.turns], width=total, padding_side="right", prompts=[prompt])
     mask = edit_mask(intervals(monitor.positions, frame), 0, total)
     return tuple(mask[0].nonzero()[:, 0].tolist())
 
@@ -149,7 +151,7 @@ def read_along(
     texts: Sequence[Rendered],
     monitors: Sequence[Monitor] = (),
     keys: Sequence[Key] = (),
-    steer: Sequence[Condition] | None = None,
+    steer: Sequence[Steer] | None = None,
 ) -> list[Read]:
     """Read monitors and activations along texts, in one pass, in the order of the texts.
 
@@ -170,7 +172,7 @@ def read_along(
     require_rows(steer, len(texts))
     found: dict[int, Read] = {}
     for batch in live.batched(texts, "right"):
-        watch, taken = Watch(monitors, batch.input_ids.shape[1]), _Taken(keys, batch)
+        watch, taken = Watch(monitors, batch.input_ids.shape[1]), _Taken(live, keys, batch)
         readers = {site: _both(watch.readers.get(site), taken.readers.get(site)) for site in watch.sites | taken.sites}
         with live.running(batch, steer=steer, readers=readers), evaluating(live.model):
             submodule(live.model, live.layout.base)(**forward_arguments(batch))
@@ -184,9 +186,10 @@ def read_along(
 class _Taken:
     """Activations of one batch, by row."""
 
-    def __init__(self, keys: Sequence[Key], batch: Batch) -> None:
+    def __init__(self, live: Runtime, keys: Sequence[Key], batch: Batch) -> None:
         self.rows: dict[Key, list[Tensor]] = {}
-        picks = {positions: pick(positions, batch) for _, positions in keys}
+        self._layout = live.layout
+        picks = {positions: pick(live, positions, batch) for _, positions in keys}
         self.readers: dict[Site, Handler] = {}
         for site in dict.fromkeys(site for site, _ in keys):
             own = [positions for where, positions in keys if where == site]
@@ -197,9 +200,11 @@ class _Taken:
         return set(self.readers)
 
     def _reader(self, site: Site, picks: Mapping[Positions, tuple[Tensor, Tensor, Tensor]]) -> Handler:
+        columns = self._layout.columns(site)
+
         def read(x: Tensor) -> None:
             for positions, (row, column, counts) in picks.items():
-                values = x[row.to(x.device), column.to(x.device)].detach().float().cpu()
+                values = x[row.to(x.device), column.to(x.device)][:, columns].detach().float().cpu()
                 self.rows[(site, positions)] = list(values.split(counts.tolist()))
 
         return read
@@ -220,25 +225,27 @@ def _both(one: Handler | None, other: Handler | None) -> Handler:
 
 def completions(
     live: Runtime,
-    prompts: Sequence[str | Rendered],
+    prompts: Prompts,
     monitors: Sequence[Monitor] = (),
     *,
     max_new_tokens: int,
-    steer: Sequence[Condition] | None = None,
+    steer: Sequence[Steer] | None = None,
     **settings: Any,
 ) -> list[Completion]:
     """Complete prompts while monitors read, in the order of the prompts. See ``LiveModel.completions``."""
-    if not prompts:
+    rendered = live.rendered(prompts)
+    if not rendered:
         raise DataError("There are no prompts to complete.")
     require_fits(monitors, live.layout)
-    require_rows(steer, len(prompts))
+    require_rows(steer, len(rendered))
+    for prompt in rendered:
+        prompt.require_open()
     odd = [name for name in _OTHER_ROWS if settings.get(name) not in (None, 1)] if monitors else []
     if odd:
         raise AttachError(
             f"Monitors read one row of every pass for each completion, and {odd[0]} makes other passes. Leave it out, "
             "or read the completions afterwards."
         )
-    rendered = live.rendered(prompts)
     found: dict[int, list[Completion]] = {}
     for batch in live.batched(rendered, "left", extra_tokens=max_new_tokens):
         watch = Watch(monitors, batch.input_ids.shape[1])
@@ -251,7 +258,7 @@ def completions(
             row, index = place // copies, batch.order[place // copies]
             held = _completion(live, watch, monitors, place, int(batch.frame.first[row]), rendered[index], ids)
             found.setdefault(index, []).append(held)
-    return [one for index in range(len(prompts)) for one in found[index]]
+    return [one for index in range(len(rendered)) for one in found[index]]
 
 
 def _completion(
@@ -264,4 +271,4 @@ def _completion(
 
 def behind(prompt: Rendered, ids: Sequence[int]) -> Rendered:
     """A prompt with the tokens of its completion."""
-    return Rendered((*prompt.token_ids, *ids), prompt.instruction, len(prompt.token_ids))
+    return Rendered((*prompt.token_ids, *ids), prompt.turns, len(prompt.token_ids))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Layout
-from steerkit.engine.lowering.edits import Condition
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch, forward_arguments
 from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.sampling import sampling_settings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from steerkit.engine.prompts.chat import Rendered
+    from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.runtime.runtime import Runtime
     from steerkit.types import TokenIds, TokenMask
 
@@ -43,7 +44,7 @@ def logits_of(model: PreTrainedModel, layout: Layout, hidden: Tensor) -> Tensor:
     return logits if layout.softcap is None else layout.softcap * torch.tanh(logits / layout.softcap)
 
 
-def _hidden(live: Runtime, batch: Batch, steer: Sequence[Condition] | None) -> Tensor:
+def _hidden(live: Runtime, batch: Batch, steer: Sequence[Steer] | None) -> Tensor:
     with live.running(batch, steer=steer), evaluating(live.model):
         output = submodule(live.model, live.layout.base)(**forward_arguments(batch))
     hidden: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
@@ -53,20 +54,23 @@ def _hidden(live: Runtime, batch: Batch, steer: Sequence[Condition] | None) -> T
 @torch.no_grad()
 def next_token_logits(
     live: Runtime,
-    prompts: Sequence[str | Rendered],
+    prompts: Prompts,
     progress: Progress = SILENT.progress,
-    steer: Sequence[Condition] | None = None,
+    steer: Sequence[Steer] | None = None,
 ) -> Tensor:
     """Logits after each prompt's last token, ``[n, vocab]``, float32 on the CPU, in the order of the prompts.
 
     ``steer`` holds a condition for each prompt, None where it is left alone.
     """
-    if not prompts:
+    rendered = live.rendered(prompts)
+    if not rendered:
         raise DataError("There are no prompts to evaluate.")
-    require_rows(steer, len(prompts))
-    rows: list[Tensor | None] = [None] * len(prompts)
+    require_rows(steer, len(rendered))
+    for prompt in rendered:
+        prompt.require_open()
+    rows: list[Tensor | None] = [None] * len(rendered)
     done = 0
-    for batch in live.batched(live.rendered(prompts), "right"):
+    for batch in live.batched(rendered, "right"):
         hidden = _hidden(live, batch, steer)
         last = (batch.frame.end - 1).to(hidden.device)
         picked = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
@@ -74,7 +78,7 @@ def next_token_logits(
         for place, index in enumerate(batch.order):
             rows[index] = logits[place]
         done += len(batch.order)
-        progress(done, len(prompts))
+        progress(done, len(rendered))
     return torch.stack([row for row in rows if row is not None])
 
 
@@ -97,7 +101,7 @@ class SequenceLogits:
 
 @torch.no_grad()
 def sequence_logits(
-    live: Runtime, texts: Sequence[Rendered], skip: Sequence[int], steer: Sequence[Condition] | None = None
+    live: Runtime, texts: Sequence[Rendered], skip: Sequence[int], steer: Sequence[Steer] | None = None
 ) -> Iterator[SequenceLogits]:
     """Logits along texts, a batch at a time, since they are too large to be kept.
 
@@ -141,6 +145,8 @@ def sampled_completions(
 
     Equal keys, prompts and batches give equal bytes, whatever was drawn before; see ``engine.runtime.sampling``.
     """
+    for prompt in prompts:
+        prompt.require_open()
     found: list[list[int]] = [[]] * len(prompts)
     done = 0
     for batch in live.batched(prompts, "left", extra_tokens=max_new_tokens):

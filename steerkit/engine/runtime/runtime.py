@@ -13,14 +13,17 @@ from torch import Tensor
 
 from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import ModelFacts
-from steerkit.api.intervention import Intervention
+from steerkit.api.intervention import Intervention, Placement
 from steerkit.engine.hooking.prepared import Prepared, Where
-from steerkit.engine.lowering.edits import Condition, Mode, interventions_of, require_mode
+from steerkit.engine.loading.unwrap import input_device
+from steerkit.engine.lowering.edits import Mode, Steer, placements_of, require_mode
 from steerkit.engine.lowering.explain import Explanation, explain
-from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, position_ids
+from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, pad, position_ids
+from steerkit.engine.prompts.inputs import read_prompts
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
+from steerkit.engine.runtime.blocks import Group
 from steerkit.engine.runtime.generation import generate_batch
-from steerkit.engine.runtime.steering import Group, Steering, require_rows
+from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
 from steerkit.engine.sequence.positions import frame_of_mask, goes_on
 from steerkit.engine.sequence.tally import begin_batch
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
     from steerkit.engine.prompts.chat import ChatFormat, Rendered
+    from steerkit.engine.prompts.inputs import Prompts
 
 
 @dataclass(eq=False)
@@ -85,15 +89,14 @@ class Runtime:
     @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        return cast(Tensor, self.model.get_input_embeddings().weight).device
+        return input_device(self.model)
 
     @property
     def pad_id(self) -> int:
         """The token that fills rows up; masked everywhere, so any id would do."""
         known = (getattr(self.tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
         # A tokenizer may have got a padding token that the model has no embedding for.
-        rows = cast(Tensor, self.model.get_input_embeddings().weight).shape[0]
-        return next((int(token) for token in known if token is not None and token < rows), 0)
+        return next((int(token) for token in known if token is not None and token < self.n_embeddings), 0)
 
     @property
     def vocabulary(self) -> TokenizerVocabulary:
@@ -103,7 +106,9 @@ class Runtime:
     # Steering
 
     @contextmanager
-    def steer(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Iterator[Runtime]:
+    def steer(
+        self, *interventions: Placement | Intervention, mode: Mode = "auto", expected_tokens: int = 0
+    ) -> Iterator[Runtime]:
         """Run the body under interventions; the model that comes out is the one that went in.
 
         Nested calls add up, outer ones first. Passes through this object (``generate``, ``forward``, ``capture``)
@@ -127,7 +132,7 @@ class Runtime:
             yield self
 
     @contextmanager
-    def steer_rows(self, conditions: Sequence[Condition], *, mode: Mode = "hook") -> Iterator[Runtime]:
+    def steer_rows(self, conditions: Sequence[Steer], *, mode: Mode = "hook") -> Iterator[Runtime]:
         """Run the body with a condition for each row of its batches, None where a row is left alone.
 
         For passes of one's own; ``generate``, ``forward`` and ``capture`` take ``steer=`` and see to the rest. A batch
@@ -177,18 +182,20 @@ class Runtime:
         with self.steering.prepare(Prepared(self.model, self.layout, sites, rank, rows)):
             yield self
 
-    def explain(self, *interventions: Intervention, mode: Mode = "auto", expected_tokens: int = 0) -> Explanation:
+    def explain(
+        self, *interventions: Placement | Intervention, mode: Mode = "auto", expected_tokens: int = 0
+    ) -> Explanation:
         """What ``steer`` would make of interventions, and what each costs per token. Printed, it is a table."""
         group = self._group(interventions, mode, expected_tokens)
         return explain(self.steering.explained(group), self.model, self.layout)
 
-    def _group(self, interventions: tuple[Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
+    def _group(self, steer: tuple[Placement | Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
         require_mode(mode)
-        return Group(interventions_of(interventions), mode, expected_tokens)
+        return Group(placements_of(steer), mode, expected_tokens)
 
     @contextmanager
     def running(
-        self, batch: Batch, *, steer: Sequence[Condition] | None = None, readers: Mapping[Site, Handler] | None = None
+        self, batch: Batch, *, steer: Sequence[Steer] | None = None, readers: Mapping[Site, Handler] | None = None
     ) -> Iterator[None]:
         """Run passes over a batch: an attached program is told where its prompts lie.
 
@@ -212,23 +219,26 @@ class Runtime:
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | Prompts,
         attention_mask: Tensor | None = None,
         *,
         prompt_lengths: Sequence[int] | None = None,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """A bare forward pass. Padding may be on either side; ``position_ids`` are set for left padding.
 
         Args:
-            input_ids: ``[batch, pos]``.
+            input_ids: ``[batch, pos]``; or prompts as of ``generate``, which become one batch, padded on the left, so
+                that ``logits[:, -1]`` predict the first token of each answer. A completion is read behind its prompt.
             attention_mask: ``[batch, pos]``, 1 at real tokens, with a cache of all columns so far; None where all are.
             prompt_lengths: tokens of each row's prompt, for positions that depend on it. With a cache give them
                 with every pass.
             steer: a condition for each row, None where it is left alone.
             kwargs: for the model.
         """
+        if not isinstance(input_ids, Tensor):
+            return self._forward_prompts(input_ids, attention_mask, prompt_lengths, steer, kwargs)
         require_rows(steer, input_ids.shape[0])
         cache = kwargs.get("past_key_values")
         if attention_mask is None:
@@ -247,47 +257,73 @@ class Runtime:
         with self.steering.running(frame, steer=steer, prompt=prompt if begins else None):
             return self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)  # type: ignore[no-any-return]
 
+    def _forward_prompts(
+        self,
+        prompts: Prompts,
+        attention_mask: Tensor | None,
+        prompt_lengths: Sequence[int] | None,
+        steer: Sequence[Steer] | None,
+        arguments: dict[str, Any],
+    ) -> CausalLMOutputWithPast:
+        """A pass over prompts: where they end, and whose the tokens are, is known."""
+        if attention_mask is not None or prompt_lengths is not None or "past_key_values" in arguments:
+            raise DataError("attention_mask, prompt_lengths and past_key_values go with a tensor of token ids only.")
+        rendered = self.rendered(prompts, completion=True)
+        if not rendered:
+            raise DataError("There are no prompts to read.")
+        require_rows(steer, len(rendered))
+        self.require_fitting(rendered)
+        batch = pad(rendered, tuple(range(len(rendered))), "left", self.pad_id, self.device)
+        tensors = {key: value for key, value in forward_arguments(batch).items() if key != "use_cache"}
+        with self.running(batch, steer=steer):
+            return self.model(**tensors, **arguments)  # type: ignore[no-any-return]
+
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompts,
         *,
         max_new_tokens: int = 64,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         **kwargs: Any,
     ) -> list[str]:
         """Complete prompts, greedily unless ``kwargs`` say otherwise. Special tokens are left out.
 
         Args:
-            prompts: one text or several; the chat format renders them.
+            prompts: one or several, each a text, a list of messages ``{"role": ..., "content": ...}`` or an
+                ``Example``, which the chat format renders up to where an answer begins (its completion is left out);
+                or token ids, which are read as they are: a tensor ``[n, pos]``, or what a tokenizer gave.
             max_new_tokens: length of a completion in tokens.
             steer: a condition for each prompt (an intervention, a list of them, or None), all in shared batches. A
                 prompt without one comes out as it would from a batch of the same shape with no steering at all, to
                 the bit; in mixture-of-experts models, where rows share products, within about 1e-5 in float32.
             kwargs: for transformers' ``generate``; ``num_return_sequences=n`` gives n completions per prompt, in a row.
+
+        Raises:
+            DataError: for what is no prompt, and for a conversation that ends with the assistant's turn.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        found = self.complete(texts, max_new_tokens=max_new_tokens, steer=steer, **kwargs)
-        return [self.decode(ids) for ids in found]
+        completions = self.complete(prompts, max_new_tokens=max_new_tokens, steer=steer, **kwargs)
+        return [self.decode(ids) for ids in completions]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without special ones."""
-        assert self.tokenizer is not None  # whoever holds ids of a completion came through the chat format
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        return str(self.chat.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def complete(
         self,
-        prompts: Sequence[str | Rendered],
+        prompts: Prompts,
         *,
         max_new_tokens: int,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         progress: Progress = SILENT.progress,
         **kwargs: Any,
     ) -> list[list[int]]:
         """Token ids of completions, in the order of the prompts, up to and without the end token. See ``generate``."""
-        if not prompts:
-            raise DataError("There are no prompts to complete.")
-        require_rows(steer, len(prompts))
         rendered = self.rendered(prompts)
+        if not rendered:
+            raise DataError("There are no prompts to complete.")
+        require_rows(steer, len(rendered))
+        for prompt in rendered:
+            prompt.require_open()
         found: dict[int, list[list[int]]] = {}
         for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
             with self.running(batch, steer=steer):
@@ -297,12 +333,22 @@ class Runtime:
             copies = len(rows) // len(batch.order)
             for place, index in enumerate(batch.order):
                 found[index] = rows[place * copies : (place + 1) * copies]
-            progress(len(found), len(prompts))
-        return [ids for index in range(len(prompts)) for ids in found[index]]
+            progress(len(found), len(rendered))
+        return [ids for index in range(len(rendered)) for ids in found[index]]
 
-    def rendered(self, prompts: Sequence[str | Rendered]) -> list[Rendered]:
-        """Prompts as the model reads them; those that are rendered already are left as they are."""
-        return [self.chat.render(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    def rendered(self, prompts: Prompts, *, completion: bool = False) -> list[Rendered]:
+        """Prompts as the model reads them; those that are rendered already are left as they are.
+
+        Args:
+            prompts: see ``generate``.
+            completion: whether the completions of examples follow them.
+        """
+        return read_prompts(prompts, lambda: self.chat, vocabulary=self.n_embeddings, completion=completion)
+
+    @property
+    def n_embeddings(self) -> int:
+        """How many token ids the model has an embedding for."""
+        return cast(Tensor, self.model.get_input_embeddings().weight).shape[0]
 
     def batched(self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0) -> list[Batch]:
         """Cut rendered prompts into batches by the model's token budget.
@@ -310,17 +356,7 @@ class Runtime:
         Raises:
             DataError: for a prompt without a token, or one that is longer than the model's context.
         """
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for prompt in rendered:
-            length = len(prompt.token_ids)
-            if length == 0:
-                raise DataError("A prompt has no token at all: its text is empty, and nothing is put around it.")
-            if limit is not None and length + extra_tokens > limit:
-                more = f" and {extra_tokens} to generate" if extra_tokens else ""
-                raise DataError(
-                    f"A prompt of {length} tokens{more} are more than the model's context of {limit}. "
-                    f"Shorten it or leave it out: {self.decode(prompt.token_ids[:24])!r}…"
-                )
+        self.require_fitting(rendered, extra_tokens)
         return batches(
             rendered,
             batch_tokens=self.batch_tokens,
@@ -329,3 +365,18 @@ class Runtime:
             device=self.device,
             extra_tokens=extra_tokens,
         )
+
+    def require_fitting(self, rendered: Sequence[Rendered], extra_tokens: int = 0) -> None:
+        """Raise ``DataError`` for a prompt without a token, or one that is longer than the model's context."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for prompt in rendered:
+            length = len(prompt.token_ids)
+            if length == 0:
+                raise DataError("A prompt has no token at all: its text is empty, and nothing is put around it.")
+            if limit is not None and length + extra_tokens > limit:
+                more = f" and {extra_tokens} to generate" if extra_tokens else ""
+                shown = f": {self.decode(prompt.token_ids[:24])!r}…" if self.tokenizer is not None else "."
+                raise DataError(
+                    f"A prompt of {length} tokens{more} are more than the model's context of {limit}. "
+                    f"Shorten it or leave it out{shown}"
+                )

@@ -1,71 +1,38 @@
-"""What steers a live model at the moment: interventions come and go, and one program stands for all of them."""
+"""What steers a live model: interventions come and go, and one program stands for all that a context asked for."""
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch import nn
 
 from steerkit.api.architecture import Layout
-from steerkit.api.intervention import Gate, Intervention
+from steerkit.api.intervention import Intervention, Placement
 from steerkit.engine.hooking.attach import Attachment, certainly
-from steerkit.engine.hooking.prepared import Filled, Prepared
-from steerkit.engine.hooking.steps import Like
-from steerkit.engine.lowering.edits import Condition, Edit, Mode, edits_of, interventions_of
+from steerkit.engine.hooking.prepared import Prepared
+from steerkit.engine.lowering.edits import Edit, Mode, Steer, edits_of
 from steerkit.engine.lowering.lower import lower, lower_rows
 from steerkit.engine.lowering.program import Program
-from steerkit.engine.sequence.cursor import Cursor
+from steerkit.engine.runtime.blocks import Block, Group, Served, State, enter, forget, shared_of
+from steerkit.engine.runtime.door import Door
+from steerkit.engine.runtime.prepass import decided_before
+from steerkit.engine.sequence.cursor import Pass
 from steerkit.engine.sequence.finding import Finder
-from steerkit.engine.sequence.gates import decide, projection, unit
 from steerkit.engine.sequence.positions import Frame
-from steerkit.engine.sequence.sequences import Memory
-from steerkit.engine.sites.evaluating import evaluating, uncompiled
-from steerkit.engine.sites.taps import Handler, register_tap, submodule
-from steerkit.errors import AttachError, PositionError
+from steerkit.engine.sites.evaluating import uncompiled
+from steerkit.engine.sites.taps import Handler
+from steerkit.errors import AttachError
 
 if TYPE_CHECKING:
     from steerkit.types import Site
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """The interventions of one ``steer``.
-
-    Args:
-        interventions: in order.
-        mode: how they ask to be lowered.
-        expected_tokens: how many tokens will pass.
-        rows: in their place, the interventions of each row of a batch.
-        readers: handlers of values at sites, for passes that read.
-    """
-
-    interventions: tuple[Intervention, ...] = ()
-    mode: Mode = "auto"
-    expected_tokens: int = 0
-    rows: tuple[tuple[Intervention, ...], ...] | None = None
-    readers: Mapping[Site, Handler] | None = None
-
-    @classmethod
-    def of_rows(
-        cls, steer: Sequence[Condition] | None, mode: Mode = "hook", readers: Mapping[Site, Handler] | None = None
-    ) -> Group:
-        """One condition per row; none where no row has any."""
-        rows = tuple(interventions_of(one) for one in steer or ())
-        return cls(mode=mode, rows=rows if any(rows) else None, readers=readers)
-
-
-_State: TypeAlias = tuple[Attachment | Filled | None, Program, list[Group]]
-"""What is attached, the program that it holds, and for which groups."""
-
-
 class Steering:
-    """Keeps a model under one program for all that is active.
+    """Keeps a model under one program for all that the running context asks for.
 
     Args:
         model: the model.
@@ -75,36 +42,167 @@ class Steering:
 
     def __init__(self, model: nn.Module, layout: Layout, find: Finder) -> None:
         self.model, self.layout, self.find = model, layout, find
-        self.groups: list[Group] = []
-        self.prepared: Prepared | None = None
-        self._attachment: Attachment | Filled | None = None
-        self._program = Program()
-        self._outer: list[_State] = []
-        self._memory: Memory = WeakKeyDictionary()
-        self._likes: dict[str, Like] = {}
+        self.shared = shared_of(model)
 
     @property
-    def cursor(self) -> Cursor | None:
-        """That of what is attached, or None."""
-        return None if self._attachment is None else self._attachment.cursor
+    def prepared(self) -> Prepared | None:
+        """The places of a compiled model that are prepared, if any."""
+        return self.shared.prepared
+
+    @property
+    def by_row(self) -> bool:
+        """Whether what is active here differs by row."""
+        return any(block.group.rows is not None for block in self.shared.here())
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self.shared.turns.taken() as fresh:
+            if fresh:
+                # What a thread that is gone left behind.
+                self.shared.served.clear()
+            yield
+
+    # Blocks
 
     @contextmanager
     def steer(self, group: Group) -> Iterator[None]:
-        """Run the body with a group added to what is active, outer ones first."""
+        """Run the body with a group added to what is active in this context, outer ones first."""
+        block = Block(group, self)
         try:
-            self._become([*self.groups, group])
+            with self._turn():
+                enter(block)
+                self.shared.blocks.append(block)
+                state = self.become(self._groups())
+                self._keep(state)
             yield
         finally:
             try:
-                self._drop(group)
+                self._leave(block)
             finally:
                 # An interrupt may fall into the first one, at its very call.
-                if any(one is group for one in self.groups):
-                    self._drop(group)
+                self._leave(block)
 
-    def _drop(self, group: Group) -> None:
-        # By identity: contexts that a generator holds open may close in any order.
-        self._become([one for one in self.groups if one is not group])
+    def _groups(self) -> tuple[Group, ...]:
+        here = self.shared.here()
+        if any(block.owner is not None and block.owner.layout != self.layout for block in here):
+            raise AttachError(
+                "The model is being steered by a block of another steerkit model around the same transformers model, "
+                "with another adapter. Leave that block first, or use one `steerkit.wrap` for both."
+            )
+        return tuple(block.group for block in here)
+
+    def _keep(self, state: State) -> None:
+        """What open blocks need is needed again, and may have taken long to make."""
+        if state.groups and not any(known is state for known, _ in self.shared.states):
+            self.shared.states = [
+                (known, owner) for known, owner in self.shared.states if not known.serves(state.groups)
+            ] + [(state, self)]
+            self._settle()
+
+    def _leave(self, block: Block) -> None:
+        """Take a block's group off. By identity: blocks that a generator holds open may close in any order."""
+        shared, group = self.shared, block.group
+        if block.left:
+            return
+        block.owner = None
+        forget()
+        with self._turn():
+            shared.blocks = [one for one in shared.blocks if one is not block]
+            gone = [state for state, _ in shared.states if _holds(state, group)]
+            shared.states = [(state, owner) for state, owner in shared.states if not _holds(state, group)]
+            self.rest()
+            block.left = True
+            for state in gone:
+                state.close()
+
+    # What is on the model
+
+    def become(self, groups: tuple[Group, ...]) -> State:
+        """Have the program of some groups on the model. Lowering looks at the model, so what is on it comes off before.
+
+        Called by who holds the turn.
+        """
+        shared, before = self.shared, self.shared.now
+        if before.serves(groups) and before.intact:
+            return before
+        try:
+            self._take_off()
+            state = next((known for known, _ in shared.states if known.serves(groups) and _fits(known)), None)
+            state = self._made(groups) if state is None else state
+            if any(known.serves(groups) and known is not state for known, _ in shared.states):
+                self._keep(state)
+            self._put_on(state)
+            self._settle()
+            return state
+        except BaseException:
+            certainly(lambda: self._return(before))
+            raise
+
+    def rest(self) -> None:
+        """What is on the model between passes, or goes on with the pass around this one."""
+        shared = self.shared
+        if shared.served:
+            self._return(shared.served[-1].state)
+            return
+        groups, owner = tuple(block.group for block in shared.here()), self
+        if not groups and shared.states:
+            # What another context's block had on the model.
+            state, owner = shared.states[-1]
+            groups = state.groups
+        owner.become(groups)
+
+    def _take_off(self) -> None:
+        state = self.shared.now
+        if state.attachment is not None:
+            state.attachment.detach()
+        self.shared.now = State()
+
+    def _put_on(self, state: State) -> None:
+        self.shared.now = state
+        if state.attachment is not None:
+            state.attachment.attach()
+
+    def _return(self, state: State) -> None:
+        """Have on the model what was there before."""
+        if self.shared.now is state and state.intact:
+            return
+        self._take_off()
+        if state.attachment is not None:
+            state.attachment.detach()
+        self._put_on(state)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Have the door there while anything is on the model, or belongs there for some context."""
+        shared = self.shared
+        wanted = shared.now.attachment is not None or any(state.attachment is not None for state, _ in shared.states)
+        if wanted:
+            shared.door = shared.door or Door(self)
+            if not shared.door.is_on:
+                shared.door.attach()
+        elif shared.door is not None and shared.door.ticket is None:
+            shared.door.detach()
+            shared.door = None
+
+    def _made(self, groups: Sequence[Group]) -> State:
+        """A program for groups, ready to be attached."""
+        shared = self.shared
+        readers = {site: handler for group in groups for site, handler in (group.readers or {}).items()}
+        program = self.program(groups, by_site=bool(readers))
+        if shared.prepared is not None and not readers and groups:
+            return State(shared.prepared.filled(program, [group.mode for group in groups]), program, tuple(groups))
+        if program.empty and not readers:
+            return State(None, program, tuple(groups))
+        attachment = Attachment(
+            self.model,
+            self.layout,
+            program,
+            memory=shared.memory,
+            find=self.find,
+            readers=readers,
+            likes=shared.likes,
+        )
+        return State(attachment, program, tuple(groups))
 
     def program(self, groups: Sequence[Group], *, by_site: bool = False, fates: bool = False) -> Program:
         """All of some groups' interventions, lowered; rows with the same ones share their lowering."""
@@ -130,71 +228,25 @@ class Steering:
         model = None if self.prepared is not None else self.model
         return lower(rows[0], self.layout, model, expected_tokens=expected, by_site=by_site, fates=fates)
 
-    def _become(self, groups: list[Group]) -> None:
-        """Replace what is attached. Lowering looks at the model, so what is on it comes off before."""
-        before = self._state()
-        try:
-            if self._attachment is not None:
-                self._attachment.detach()
-            self._attachment, self._program, self.groups = None, Program(), groups
-            known = next((one for one in self._outer if _same(one[2], groups) and _fits(one[0])), None)
-            self._attachment, self._program = known[:2] if known is not None else self._made(groups)
-            if self._attachment is not None:
-                self._attachment.attach()
-            # What is active around other contexts is needed again when they end, and may have taken long to make.
-            self._outer = [one for one in self._outer if _within(one[2], groups)]
-            if known is None and groups:
-                self._outer.append(self._state())
-        except BaseException:
-            certainly(lambda: self._return(*before))
-            raise
-
-    def _made(self, groups: Sequence[Group]) -> tuple[Attachment | Filled | None, Program]:
-        """A program for groups, ready to be attached."""
-        readers = {site: handler for group in groups for site, handler in (group.readers or {}).items()}
-        program = self.program(groups, by_site=bool(readers))
-        if self.prepared is not None and not readers:
-            return self.prepared.filled(program, [group.mode for group in groups]), program
-        if program.empty and not readers:
-            return None, program
-        attachment = Attachment(
-            self.model,
-            self.layout,
-            program,
-            memory=self._memory,
-            find=self.find,
-            readers=readers,
-            likes=self._likes,
-        )
-        return attachment, program
-
     def explained(self, group: Group) -> Program:
         """What would become of a group by itself, whatever is active: that comes off while the model is looked at."""
-        attachment = self._attachment
-        try:
-            if attachment is not None:
-                attachment.detach()
+        with self._turn(), alone(self.model):
             return self.program([group], fates=True)
-        finally:
-            if attachment is not None:
-                attachment.detach()
-                attachment.attach()
-
-    @property
-    def by_row(self) -> bool:
-        """Whether what is active differs by row."""
-        return any(group.rows is not None for group in self.groups)
 
     @contextmanager
     def prepare(self, prepared: Prepared) -> Iterator[None]:
         """Run the body with places at which steering needs no new trace of a compiled model."""
-        if self.prepared is not None:
-            raise AttachError("The model is prepared already. Name all sites, the rank and the rows in one `prepare`.")
-        if self._attachment is not None:
-            raise AttachError("The model is being steered. Enter `prepare` first, and `steer` inside of it.")
+        shared = self.shared
         try:
-            prepared.attach()
-            self.prepared, self._outer = prepared, []
+            with self._turn():
+                if shared.prepared is not None:
+                    raise AttachError(
+                        "The model is prepared already. Name all sites, the rank and the rows in one `prepare`."
+                    )
+                if shared.now.attachment is not None or any(state.attachment for state, _ in shared.states):
+                    raise AttachError("The model is being steered. Enter `prepare` first, and `steer` inside of it.")
+                prepared.attach()
+                shared.prepared, shared.states = prepared, []
             yield
         finally:
             # Twice, since an interrupt may fall into the first one, at its very call; it does no harm.
@@ -204,139 +256,162 @@ class Steering:
                 self._unprepare(prepared)
 
     def _unprepare(self, prepared: Prepared) -> None:
-        self.prepared, self._outer = None, []
-        try:
-            if self._attachment is not None:
-                # Contexts that a generator holds open may close in any order.
-                self._become(self.groups)
-        finally:
+        shared = self.shared
+        if shared.prepared is not prepared:
             prepared.detach()
+            return
+        with self._turn():
+            shared.prepared, shared.states = None, []
+            groups = shared.now.groups
+            try:
+                self._take_off()
+                if groups:
+                    # Blocks that a generator holds open may close in any order.
+                    self._keep(self.become(groups))
+            finally:
+                self._settle()
+                prepared.detach()
 
-    def _state(self) -> _State:
-        return self._attachment, self._program, self.groups
-
-    def _return(self, attachment: Attachment | Filled | None, program: Program, groups: list[Group]) -> None:
-        """Go back to what was attached before."""
-        if self._attachment is not None:
-            self._attachment.detach()
-        self._attachment, self._program, self.groups = attachment, program, groups
-        if attachment is not None:
-            attachment.detach()
-            attachment.attach()
+    # Passes
 
     @contextmanager
     def running(
         self,
         frame: Frame | None,
         *,
-        steer: Sequence[Condition] | None = None,
+        steer: Sequence[Steer] | None = None,
         readers: Mapping[Site, Handler] | None = None,
         prompt: Mapping[str, Any] | None = None,
     ) -> Iterator[None]:
-        """Run passes in the body.
+        """Run passes in the body, when it is their turn.
 
         Args:
             frame: where the parts of each row lie, or None where nobody knows.
             steer: a condition for each row, behind what is active for all.
             readers: handlers of values at sites.
             prompt: arguments for the base model that let it read the whole prompts, for gates that need that.
+
+        Raises:
+            AttachError: where nothing says what the pass is steered by: it has no condition, its context has no block,
+                and another one's has.
         """
         group = Group.of_rows(steer, readers=readers)
+        if steer is None:
+            self.shared.require_condition()
         # What reads comes with every batch anew, so that it would be compiled anew for each.
         with (
-            self.steer(group) if group.rows is not None or readers is not None else nullcontext(),
-            self._framed(frame, prompt),
+            self._turn(),
+            self._serving(group if group.rows is not None or readers is not None else None) as state,
+            self._framed(state, frame, prompt),
             uncompiled() if readers is not None else nullcontext(),
         ):
             yield
 
     @contextmanager
-    def _framed(self, frame: Frame | None, prompt: Mapping[str, Any] | None) -> Iterator[None]:
-        cursor = self.cursor
-        if cursor is None:
+    def _serving(self, group: Group | None) -> Iterator[State]:
+        """Run the body with the context's blocks, and a group of the request's own, on the model."""
+        groups = (*self._groups(), *([] if group is None else [group]))
+        served = Served(State())
+        try:
+            served = Served(self.become(groups))
+            self.shared.served.append(served)
+            yield served.state
+        finally:
+            try:
+                self._served(served, group)
+            finally:
+                self._served(served, group)
+
+    def _served(self, served: Served, group: Group | None) -> None:
+        shared = self.shared
+        if served.over:
+            return
+        with self._turn():
+            shared.served = [one for one in shared.served if one is not served]
+            self.rest()
+            served.over = True
+        if group is not None:
+            served.state.close()
+
+    @contextmanager
+    def _framed(self, state: State, frame: Frame | None, prompt: Mapping[str, Any] | None) -> Iterator[None]:
+        if state.attachment is None:
             yield
             return
+        cursor = state.attachment.cursor
         outer = cursor.frame, cursor.decided
-        cursor.set_frame(frame, self._decide(frame, prompt))
+        cursor.set_frame(frame, decided_before(self.model, self.layout, state, frame, prompt))
         try:
             yield
         finally:
             cursor.set_frame(*outer)
 
-    # Gates that an extra pass decides
+    @contextmanager
+    def again(self, state: State, current: Pass | None) -> Iterator[None]:
+        """Run the body, a part of a pass that is over, under what was on the model then, for gradients."""
+        shared = self.shared
+        holder = shared.turns.holder
+        waits = holder is not None and holder.thread != threading.get_ident() and _waits_for_gradients(holder.thread)
+        # A thread of autograd's works for the one that waits, and has its turn.
+        with nullcontext() if waits else self._turn():
+            outer, attachment = shared.now, state.attachment
+            if attachment is None:
+                yield
+                return
+            before = attachment.cursor.now
+            try:
+                if outer is not state:
+                    self._take_off()
+                    if not attachment.fits_still():
+                        raise AttachError(
+                            "A block is computed again for gradients, and parameters that were folded into have "
+                            "changed since the pass. Call backward before the optimiser's step, or use mode='hook'."
+                        )
+                    self._put_on(state)
+                attachment.cursor.now = current
+                yield
+            finally:
+                attachment.cursor.now = before
+                self._return(outer)
 
-    def _decide(self, frame: Frame | None, prompt: Mapping[str, Any] | None) -> dict[Gate, Tensor]:
-        """Whether each gate with a prepass is open, ``[rows]``, by a pass over the prompts with nothing attached."""
-        gates = [gate for gate in self._program.gates if gate.prepass]
-        if not gates or frame is None or prompt is None or frame.prompt_end is None:
-            return {}
-        columns = prompt["input_ids"].shape[1]
-        if int(frame.prompt_end.max()) > columns:
-            raise PositionError(
-                f"The gate '{gates[0]}' is decided by an extra pass over whole prompts, and this pass has only their "
-                "beginning. Give whole prompts, or use generate."
-            )
-        values: dict[Gate, Tensor] = {}
-        attachment = self._attachment
-        assert attachment is not None  # a program with gates is attached
 
-        def reader(gate: Gate) -> Handler:
-            def read(x: Tensor) -> None:
-                seen = projection(x, unit(gate, x))
-                # A layer that sees only the last columns leaves the others unknown.
-                values[gate] = pad(seen, (columns - seen.shape[1], 0), value=torch.nan)
-
-            return read
-
-        handles = []
+@contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """Run the body with nothing of ours on a model, when it is its turn."""
+    shared = shared_of(model)
+    with shared.turns.taken():
+        attachment, door = shared.now.attachment, shared.door
         try:
-            attachment.detach()
-            for gate in gates:
-                assert gate.site is not None
-                handles.append(register_tap(self.model, self.layout.tap(gate.site), reader(gate)))
-            with uncompiled(), evaluating(self.model):
-                submodule(self.model, self.layout.base)(**{**prompt, "use_cache": False})
+            for one in (attachment, door):
+                if one is not None:
+                    one.detach()
+            yield
         finally:
-            for handle in handles:
-                handle.remove()
-            attachment.attach()
-        decided = {}
-        for gate, found in values.items():
-            rows = self._rows_of(gate, frame.rows)
-            asked = torch.zeros(frame.rows, dtype=torch.bool)
-            asked[list(rows)] = True
-            decided[gate] = decide(gate, found, frame, rows, asked)
-        return decided
-
-    def _rows_of(self, gate: Gate, rows: int) -> tuple[int, ...]:
-        """The rows that a gate is for."""
-        n_rows = self._program.n_rows
-        if n_rows is None:
-            return tuple(range(rows))
-        steps = [item for slot in self._program.slots for item in (*slot.items, *slot.carried)]
-        parts = [getattr(step, "parts", ()) for step in steps]
-        found = {row for one in parts for row, part in enumerate(one) if part is not None and part.when.gate is gate}
-        times = rows // n_rows
-        return tuple(row * times + copy for row in sorted(found) for copy in range(times))
+            for one in (attachment, door):
+                if one is not None:
+                    one.attach()
 
 
-def _fits(attachment: Attachment | Filled | None) -> bool:
-    return not isinstance(attachment, Attachment) or attachment.fits_still()
+def _waits_for_gradients(thread: int) -> bool:
+    frame = sys._current_frames().get(thread)
+    while frame is not None and frame.f_code.co_name != "_engine_run_backward":
+        frame = frame.f_back
+    return frame is not None
 
 
-def _same(one: Sequence[Group], other: Sequence[Group]) -> bool:
-    return len(one) == len(other) and all(mine is theirs for mine, theirs in zip(one, other, strict=True))
+def _fits(state: State) -> bool:
+    return state.attachment is None or state.attachment.fits_still()
 
 
-def _within(some: Sequence[Group], groups: Sequence[Group]) -> bool:
-    return all(any(one is other for other in groups) for one in some)
+def _holds(state: State, group: Group) -> bool:
+    return any(one is group for one in state.groups)
 
 
-def require_rows(steer: Sequence[Condition] | None, rows: int) -> None:
+def require_rows(steer: Sequence[Steer] | None, rows: int) -> None:
     """Raise ``AttachError`` unless there is one condition per row, or none are given."""
     if steer is None:
         return
-    if isinstance(steer, (Intervention, str)) or not isinstance(steer, Sequence) or len(steer) != rows:
+    if isinstance(steer, (Placement, Intervention, str)) or not isinstance(steer, Sequence) or len(steer) != rows:
         given = len(steer) if isinstance(steer, Sequence) else type(steer).__name__
         raise AttachError(
             f"steer= takes a list with one condition per prompt ({rows}), None where one is left alone, not {given}. "

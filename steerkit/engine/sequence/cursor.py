@@ -7,9 +7,9 @@ says how many columns came before, and what must be remembered of a sequence is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -28,8 +28,38 @@ if TYPE_CHECKING:
 
     from steerkit.api.intervention import Gate
 
+Like: TypeAlias = tuple[torch.dtype, torch.device]
+"""Dtype and device of a value."""
 WHOLLY: Final = True
 """Every token of the pass is edited, with weight one."""
+
+
+@dataclass(eq=False)
+class Pass:
+    """One forward pass, and what is worked out for it. Its own: later passes change nothing of it.
+
+    A block that is computed again for gradients runs under the pass that it belongs to, which is over then: it finds
+    what was worked out for it and notes nothing anew.
+
+    Args:
+        start: first column that it holds.
+        length: number of columns.
+        frame: where the parts of each row lie.
+        sequences: what is known of its rows.
+        spans: columns that positions mean, by positions and rows; shared by the passes of one frame.
+        open: per gate that tokens decide, whether it is open, ``[rows, pos, 1]``.
+        known: per selection its static weights, and the weights of tokens by dtype and device.
+        over: whether it has run.
+    """
+
+    start: int
+    length: int
+    frame: Frame
+    sequences: Sequences
+    spans: dict[tuple[Positions, tuple[int, ...]], tuple[Tensor, Tensor]]
+    open: dict[Gate, Tensor] = field(default_factory=dict)
+    known: dict[Selection, tuple[Tensor | bool | None, dict[Like, Tensor]]] = field(default_factory=dict)
+    over: bool = False
 
 
 @dataclass(eq=False)
@@ -43,7 +73,7 @@ class Selection:
 
     whens: tuple[When | None, ...]
     cursor: Cursor
-    _stamp: int = -1
+    _pass: Pass | None = None
     _static: Tensor | bool | None = None
     _weights: Tensor | None = None
 
@@ -60,26 +90,39 @@ class Selection:
         last columns of a pass (Gemma 4 drops the rest before its layers that share keys and values), so the weights
         are taken from its end.
         """
-        if self._stamp != self.cursor.stamp:
-            self._static, self._weights, self._stamp = self.cursor.static(self.whens), None, self.cursor.stamp
-            if self._static is None or not self.gates:
-                note(self.whens, self._static, self.cursor.length)
+        if self._pass is not self.cursor.now or self._pass is None:
+            self._enter(self.cursor.current)
         static = self._static
         if static is None or (static is WHOLLY and not self.gates):
             return static
         weights = self._weights
         if weights is None or weights.dtype is not x.dtype or weights.device != x.device:
-            fresh = weights is None
-            weights = self._weights = self._work_out(static, x)
-            if fresh and self.gates:
-                note(self.whens, weights, self.cursor.length)
+            weights = self._weights = self._weighed(static, x)
         return weights if weights.shape[1] == x.shape[1] else weights[:, -x.shape[1] :]
+
+    def _enter(self, current: Pass) -> None:
+        if self not in current.known:
+            static = self.cursor.static(self.whens)
+            current.known[self] = (static, {})
+            if static is None or not self.gates:
+                note(self.whens, static, current.length)
+        self._static, self._weights, self._pass = current.known[self][0], None, current
+
+    def _weighed(self, static: Tensor | bool, x: Tensor) -> Tensor:
+        weights = self.cursor.current.known[self][1]
+        like = (x.dtype, x.device)
+        if like not in weights:
+            fresh = not weights
+            weights[like] = self._work_out(static, x)
+            if fresh and self.gates:
+                note(self.whens, weights[like], self.cursor.current.length)
+        return weights[like]
 
     def _work_out(self, static: Tensor | bool, x: Tensor) -> Tensor:
         if isinstance(static, Tensor):
             weights = static[:, :, None].to(device=x.device, dtype=x.dtype)
         else:
-            weights = torch.ones(x.shape[0], self.cursor.length, 1, device=x.device, dtype=x.dtype)
+            weights = torch.ones(x.shape[0], self.cursor.current.length, 1, device=x.device, dtype=x.dtype)
         for gate in self.gates:
             concerned = torch.tensor([when is not None and when.gate is gate for when in self.whens])
             concerned = concerned.repeat_interleave(x.shape[0] // len(self.whens))
@@ -103,17 +146,25 @@ class Cursor:
     def __init__(self, memory: Memory | None = None, find: Finder | None = None, n_rows: int | None = None) -> None:
         self.frame: Frame | None = None
         self.decided: Mapping[Gate, Tensor] = {}
-        self.stamp = 0
-        self.start = self.length = 0
-        self.running: Frame | None = None
-        self.sequences = Sequences()
+        self.now: Pass | None = None
         self._memory: Memory = WeakKeyDictionary() if memory is None else memory
         self._find, self._n_rows = find, n_rows
         self._selections: dict[tuple[When | None, ...], Selection] = {}
+        self._expanded: Frame | None = None
         self._spans: dict[tuple[Positions, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
-        self._open: dict[Gate, Tensor] = {}
         self._units: dict[tuple[Gate, torch.dtype, torch.device], Tensor] = {}
+        self._followed: WeakSet[Any] = WeakSet()
         self._watches_tokens = self._needs_places = False
+
+    @property
+    def current(self) -> Pass:
+        """The pass that runs, or that a block is computed again for."""
+        if self.now is None:
+            raise PositionError(
+                "A block ran outside its model's forward pass, so positions are not known there. Run the whole model; "
+                "to have blocks computed again for gradients, use model.gradient_checkpointing_enable()."
+            )
+        return self.now
 
     def selection(self, whens: tuple[When | None, ...]) -> Selection:
         """The tokens that steps under these circumstances edit."""
@@ -129,8 +180,7 @@ class Cursor:
             frame: where the parts of each row lie.
             decided: per gate that an extra pass decided, whether it is open, ``[rows]``.
         """
-        self.frame, self.decided, self.running = frame, decided or {}, None
-        self._spans.clear()
+        self.frame, self.decided, self._expanded = frame, decided or {}, None
 
     def before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the base model: note which columns this pass holds."""
@@ -138,61 +188,64 @@ class Cursor:
         embeds = kwargs.get("inputs_embeds") if tokens is None else tokens
         assert embeds is not None  # transformers refuses a pass without either
         cache = kwargs.get("past_key_values")
-        self.start = int(cache.get_seq_length()) if cache is not None else 0
-        rows, self.length = embeds.shape[0], embeds.shape[1]
-        self.stamp += 1
-        self._open.clear()
-        frame = self.frame
+        start = int(cache.get_seq_length()) if cache is not None else 0
+        rows, length = embeds.shape[0], embeds.shape[1]
         if self._n_rows is not None:
             require_copies(rows, self._n_rows)
+        frame, expanded = self.frame, self._expanded
         if frame is None:
             # A sequence that goes on: where it will end nobody knows, so nothing may count from there.
             mask = kwargs.get("attention_mask") if self._needs_places else None
-            frame = _bare_frame(mask, rows, self.start + self.length, cache is not None)
-            self.running = None
-        if self.running is None or self.running.rows != rows:
-            self.running = frame.expand(rows)
-            self._spans.clear()
-        self._remember(cache, tokens, rows)
+            frame, expanded = _bare_frame(mask, rows, start + length, cache is not None), None
+        if expanded is None or expanded.rows != rows:
+            # A new dictionary, since passes that are over keep the old one.
+            expanded, self._spans = frame.expand(rows), {}
+        self._expanded = expanded
+        self.now = Pass(start, length, expanded, self._sequences(cache, tokens, rows, start), self._spans)
 
-    def _remember(self, cache: Any, tokens: Tensor | None, rows: int) -> None:
-        known = self._memory.get(cache) if cache is not None and self.start else None
+    def after_forward(self) -> None:
+        """The pass is over. Its state is kept by who computes some of it again."""
+        if self.now is not None:
+            self.now.over, self.now = True, None
+
+    def _sequences(self, cache: Any, tokens: Tensor | None, rows: int, start: int) -> Sequences:
+        known = self._memory.get(cache) if cache is not None and start else None
         if known is None:
             known = Sequences()
             if cache is not None:
                 self._memory[cache] = known
-        known.cut(self.start)
-        self.sequences = known
+        known.cut(start)
         for gate, is_open in self.decided.items():
             known.decided[gate] = (is_open.repeat_interleave(rows // is_open.shape[0], 0), None)
-        if not self._watches_tokens:
-            return
-        if tokens is None:
-            raise PositionError("from_token looks at token ids, and this pass was given embeddings.")
-        if cache is not None:
-            follow(cache, self._memory)
-        known.add_tokens(tokens.cpu(), self.start)
+        if self._watches_tokens:
+            if tokens is None:
+                raise PositionError("from_token looks at token ids, and this pass was given embeddings.")
+            if cache is not None:
+                follow(cache, self._memory)
+                self._followed.add(cache)
+            known.add_tokens(tokens.cpu(), start)
+        return known
 
     def close(self) -> None:
         """Take off caches what was put on them."""
-        if self._watches_tokens:
-            leave(self._memory)
+        leave(self._followed)
 
     # Weights that depend on places alone
 
     def static(self, whens: tuple[When | None, ...]) -> Tensor | bool | None:
         """``[rows, length]`` on the CPU, ``WHOLLY``, or None where no token gets any."""
-        running = self._require_running()
+        current = self.current
+        rows_running = current.frame.rows
         if len(whens) == 1:
             assert whens[0] is not None
-            weights = self._one(whens[0], tuple(range(running.rows)))
+            weights = self._one(whens[0], tuple(range(rows_running)))
         else:
-            times = running.rows // len(whens)
+            times = rows_running // len(whens)
             groups: dict[When, list[int]] = {}
             for place, when in enumerate(whens):
                 if when is not None:
                     groups.setdefault(when, []).extend(range(place * times, (place + 1) * times))
-            weights = torch.zeros(running.rows, self.length)
+            weights = torch.zeros(rows_running, current.length)
             for when, rows in groups.items():
                 weights[rows] = self._one(when, tuple(rows))
         if not bool(weights.any()):
@@ -201,7 +254,8 @@ class Cursor:
 
     def _one(self, when: When, rows: tuple[int, ...]) -> Tensor:
         """Weights of some rows under one set of circumstances, without what gates decide."""
-        frame = self._require_running().select(rows)
+        current = self.current
+        frame = current.frame.select(rows)
         weights = self.mask(when.positions, rows).float()
         if when.schedule.is_constant and not when.generated_only:
             return weights
@@ -210,7 +264,7 @@ class Cursor:
                 "A schedule, or a gate that the prompt decides, depends on where each prompt ends, and a bare forward "
                 "pass doesn't say. Pass prompt_lengths, or use generate."
             )
-        generated = torch.arange(self.start, self.start + self.length)[None] - frame.prompt_end[:, None]
+        generated = torch.arange(current.start, current.start + current.length)[None] - frame.prompt_end[:, None]
         if not when.schedule.is_constant:
             last = max(int(generated.max()), 0)
             factors = torch.tensor([when.schedule.factor(place) for place in range(last + 1)])
@@ -219,22 +273,18 @@ class Cursor:
 
     def mask(self, positions: Positions, rows: tuple[int, ...]) -> Tensor:
         """Which of the columns of this pass some rows' positions name, ``[rows, length]``."""
+        current = self.current
         if positions.role == FROM_TOKEN:
             low = self._found(positions)[list(rows)][:, None]
-            return edit_mask((low, torch.full_like(low, FAR)), self.start, self.length)
+            return edit_mask((low, torch.full_like(low, FAR)), current.start, current.length)
         key = (positions, rows)
-        if key not in self._spans:
-            self._spans[key] = intervals(positions, self._require_running().select(rows))
-        return edit_mask(self._spans[key], self.start, self.length)
-
-    def _require_running(self) -> Frame:
-        if self.running is None:
-            raise PositionError("A block ran outside its model's forward pass; positions are not known there.")
-        return self.running
+        if key not in current.spans:
+            current.spans[key] = intervals(positions, current.frame.select(rows))
+        return edit_mask(current.spans[key], current.start, current.length)
 
     def _found(self, positions: Positions) -> Tensor:
         """First column of each row that ``from_token`` positions mean, ``[rows]``."""
-        known, running = self.sequences, self._require_running()
+        known, running = self.current.sequences, self.current.frame
         if self._find is None:
             raise PositionError("from_token needs a tokenizer: steerkit.wrap(model, tokenizer).")
         assert known.tokens is not None  # before_forward keeps them where anybody asks
@@ -259,17 +309,20 @@ class Cursor:
             rows: of the program, that it is read for now; empty for all.
             x: ``[rows, pos, d_model]``.
         """
+        current = self.current
+        if current.over:
+            return
         concerned = self._rows(rows, x.shape[0])
         key = (gate, x.dtype, x.device)
         if key not in self._units:
             self._units[key] = unit(gate, x)
         values = projection(x, self._units[key])
         if gate.at == "prompt":
-            self.sequences.add_projections(gate, concerned, values, self.start, self.length)
+            current.sequences.add_projections(gate, concerned, values, current.start, current.length)
             return
-        is_open, before = compare(gate, values)[..., None], self._open.get(gate)
+        is_open, before = compare(gate, values)[..., None], current.open.get(gate)
         # Rows may reach the gate's site by different ways; each keeps what it saw there.
-        self._open[gate] = (
+        current.open[gate] = (
             is_open if before is None else torch.where(concerned.to(x.device)[:, None, None], is_open, before)
         )
 
@@ -289,9 +342,10 @@ class Cursor:
             concerned: ``[rows]``, which rows it decides for.
             static: weights that tokens have otherwise; a row that has any must have been seen by the gate.
         """
+        current = self.current
         if gate.at == "token":
-            return self._open[gate]
-        known, running = self.sequences, self._require_running()
+            return current.open[gate]
+        known, running = current.sequences, current.frame
         if gate.prepass:
             if gate not in known.decided:
                 raise PositionError(
@@ -307,7 +361,7 @@ class Cursor:
                 return is_open[:, None, None]
         asked = concerned & static.any(1) if isinstance(static, Tensor) else concerned
         rows = tuple(concerned.nonzero()[:, 0].tolist())
-        columns = self.start + self.length
+        columns = current.start + current.length
         unseen = torch.full((running.rows, columns), torch.nan)
         is_open = decide(gate, known.projections.get(gate, unseen), running, rows, asked)
         # Kept once every row's prompt is whole and was looked at: a row that nobody asked for may have gaps.

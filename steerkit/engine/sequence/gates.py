@@ -6,20 +6,32 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from steerkit.engine.sequence.positions import Frame, edit_mask, intervals
 from steerkit.errors import PositionError
 
 if TYPE_CHECKING:
     from steerkit.api.intervention import Gate
+    from steerkit.types import Site
 
 
 def unit(gate: Gate, x: Tensor) -> Tensor:
-    """A gate's direction with norm 1, ``[d_model]``: float32, or float64 for a float64 stream, where ``x`` is."""
+    """A gate's direction with norm 1, ``[width]``: float32, or float64 for a float64 stream, where ``x`` is.
+
+    Of a gate at one head the value ``x`` holds all heads side by side; the direction is 0 at the others.
+    """
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     vector = gate.direction.vectors[0].detach().to(wide)
-    found: Tensor = (vector / vector.norm()).to(x.device)
-    return found
+    return at_head((vector / vector.norm()).to(x.device), gate.read_at, x)
+
+
+def at_head(vector: Tensor, site: Site, x: Tensor) -> Tensor:
+    """A vector at a site as one of the width of ``x``, which at a head's site holds all heads side by side."""
+    if site.head < 0:
+        return vector
+    before = site.head * len(vector)
+    return pad(vector, (before, x.shape[-1] - before - len(vector)))
 
 
 def projection(x: Tensor, direction: Tensor) -> Tensor:

@@ -8,19 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 from torch import Tensor
 
 from steerkit.errors import PositionError
-from steerkit.types import FROM_TOKEN, Positions
+from steerkit.types import FROM_TOKEN, TURNS, Positions
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
 FAR = 2**40
 """A column that no sequence reaches: the end of a row that is still growing."""
+
+BEHIND: Final = ("generated", "completion")
+"""Roles of what stands behind the prompt: given or generated, it is the same place."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a row's conversation.
+
+    Args:
+        role: ``system``, ``user``, ``assistant`` or ``tool``.
+        span: ``[start, stop)``, the tokens (in a frame: the columns) that hold some of its own text; None where the
+            chat template leaves it out, or where nobody can tell.
+    """
+
+    role: str
+    span: tuple[int, int] | None
+
+    def moved(self, by: int) -> Turn:
+        """The same turn that many columns on."""
+        return self if self.span is None else Turn(self.role, (self.span[0] + by, self.span[1] + by))
+
+
+Turns: TypeAlias = tuple[Turn, ...]
+"""The turns of one conversation, in its order, whatever the order in which a template shows them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +56,13 @@ class Frame:
         first: ``[rows]``, the first column that isn't padding.
         end: ``[rows]``, the column after the row's last token; ``FAR`` while the row grows.
         prompt_end: ``[rows]``, the column after the prompt, or None where nobody knows.
-        instruction: ``[rows, 2]``, start and end of the user's own text, or None; -1 where a row has none.
+        turns: the turns of each row's conversation, in columns, or None where nobody knows any.
     """
 
     first: Int[Tensor, " rows"]
     end: Int[Tensor, " rows"]
     prompt_end: Int[Tensor, " rows"] | None = None
-    instruction: Int[Tensor, "rows 2"] | None = None
+    turns: tuple[Turns, ...] | None = None
 
     @property
     def rows(self) -> int:
@@ -53,7 +78,7 @@ class Frame:
             self.first[chosen],
             self.end[chosen],
             None if self.prompt_end is None else self.prompt_end[chosen],
-            None if self.instruction is None else self.instruction[chosen],
+            None if self.turns is None else tuple(self.turns[row] for row in chosen),
         )
 
     def expand(self, rows: int) -> Frame:
@@ -63,21 +88,17 @@ class Frame:
         if rows % self.rows:
             raise PositionError(f"{rows} rows in the batch are no multiple of the {self.rows} prompts it began with.")
         times = rows // self.rows
-
-        def repeat(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.repeat_interleave(times, 0)
-
         return Frame(
             self.first.repeat_interleave(times, 0),
             self.end.repeat_interleave(times, 0),
-            repeat(self.prompt_end),
-            repeat(self.instruction),
+            None if self.prompt_end is None else self.prompt_end.repeat_interleave(times, 0),
+            None if self.turns is None else tuple(turns for turns in self.turns for _ in range(times)),
         )
 
 
 def frame_of_prompts(
     lengths: Sequence[int],
-    instructions: Sequence[tuple[int, int] | None],
+    turns: Sequence[Turns],
     *,
     width: int,
     padding_side: str,
@@ -88,7 +109,7 @@ def frame_of_prompts(
 
     Args:
         lengths: tokens of each row.
-        instructions: the instruction's token span within each prompt, or None.
+        turns: the turns of each row's conversation, in its own tokens; empty where nobody knows any.
         width: columns of the batch.
         padding_side: ``left`` or ``right``.
         growing: whether tokens will be generated behind the prompts.
@@ -96,10 +117,10 @@ def frame_of_prompts(
     """
     length = torch.tensor(list(lengths))
     first = width - length if padding_side == "left" else torch.zeros_like(length)
-    spans = torch.tensor([span or (-1, -1) for span in instructions])
-    spans = torch.where(spans >= 0, spans + first[:, None], spans)
+    starts = first.tolist()
+    moved = tuple(tuple(turn.moved(start) for turn in row) for row, start in zip(turns, starts, strict=True))
     end = torch.full_like(length, FAR) if growing else first + length
-    return Frame(first, end, first + (length if prompts is None else torch.tensor(list(prompts))), spans)
+    return Frame(first, end, first + (length if prompts is None else torch.tensor(list(prompts))), moved)
 
 
 def frame_of_mask(
@@ -143,28 +164,56 @@ def goes_on(attention_mask: Tensor) -> bool:
 
 
 def bounds(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
-    """The columns ``[start, end)`` of a role in each row, before any choice within it."""
+    """The columns ``[start, end)`` of a role in each row, before any choice within it: two ``[rows, k]`` tensors.
+
+    ``k`` is 1 but for all turns of a role; a row with fewer has empty ones.
+    """
     if positions.role == FROM_TOKEN:
-        raise PositionError(f"Positions '{positions}' depend on tokens, not on places: steer there; they aren't read.")
+        raise PositionError(f"Positions '{positions}' depend on tokens, not on places: they are searched for.")
     if positions.role == "all" or (positions.role == "" and frame.prompt_end is None):
-        return frame.first, frame.end
+        return frame.first[:, None], frame.end[:, None]
     if frame.prompt_end is None:
         raise PositionError(
             f"Positions '{positions}' depend on where each prompt ends, and a bare forward pass doesn't say. "
             "Pass prompt_lengths, use generate, or use 'all' or explicit indices."
         )
     if positions.role in ("prompt", ""):
-        return frame.first, frame.prompt_end
-    if positions.role == "generated":
-        return frame.prompt_end, frame.end
-    if frame.instruction is None or bool((frame.instruction < 0).any()):
+        return frame.first[:, None], frame.prompt_end[:, None]
+    if positions.role in BEHIND:
+        return frame.prompt_end[:, None], frame.end[:, None]
+    spans = _spans(positions, frame)
+    if positions.role == "post_instruction":
+        return spans[:, 0, 1:], frame.prompt_end[:, None]
+    return spans[..., 0], spans[..., 1]
+
+
+def _spans(positions: Positions, frame: Frame) -> Tensor:
+    """The columns of the turns that are meant, ``[rows, k, 2]``."""
+    if frame.turns is None or not all(frame.turns):
         raise PositionError(
-            f"Positions '{positions}' need the place of the user's text in each prompt, which is known where prompts "
-            "are rendered by a chat template. Pass prompts as text, or use 'prompt' or explicit indices."
+            f"Positions '{positions}' need the place of the user's text in each prompt, or of other turns, which is "
+            "known where prompts are rendered by a chat template. Pass prompts as text or messages, or use 'prompt' "
+            "or explicit indices."
         )
-    if positions.role == "instruction":
-        return frame.instruction[:, 0], frame.instruction[:, 1]
-    return frame.instruction[:, 1], frame.prompt_end
+    spans = [_spans_of(positions, turns, row) for row, turns in enumerate(frame.turns)]
+    most = max(len(row) for row in spans)
+    return torch.tensor([[*row, *[(row[-1][1],) * 2] * (most - len(row))] for row in spans])
+
+
+def _spans_of(positions: Positions, turns: Turns, row: int) -> list[tuple[int, int]]:
+    role, turn = (positions.role, positions.turn) if positions.role in TURNS else ("user", -1)
+    said = [one for one in turns if one.role == role]
+    meant = said if turn is None else said[turn : turn + 1 or None]
+    shown = [one.span for one in meant if one.span is not None]
+    if shown:
+        return sorted(shown)
+    if not meant:
+        there = f"only {len(said)} of its turns are" if said else "none of its turns is"
+        raise PositionError(f"Positions '{positions}': in row {row}'s conversation {there} the {role}'s.")
+    raise PositionError(
+        f"Positions '{positions}': the chat template doesn't show that turn of row {row}'s conversation, or changes it "
+        "so that its place can't be told. Choose positions that it shows, such as 'prompt' or an index."
+    )
 
 
 def intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
@@ -178,8 +227,8 @@ def intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
     if from_end and bool((end >= FAR).any()):
         raise PositionError(f"Positions '{positions}' count from an end that isn't known while tokens are generated.")
     if positions.indices:
-        columns = torch.stack([(start if index >= 0 else end) + index for index in positions.indices], 1)
-        outside = (columns < start[:, None]) | (columns >= end[:, None])
+        columns = torch.cat([(start if index >= 0 else end) + index for index in positions.indices], 1)
+        outside = (columns < start) | (columns >= end)
         if bool(outside.any()):
             row = int(outside.any(1).nonzero()[0])
             raise PositionError(
@@ -188,10 +237,10 @@ def intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
         return columns, columns + 1
     if positions.span is not None:
         first, last = positions.span
-        low = start if first is None else ((start if first >= 0 else end) + first).clamp(min=start)
+        low = start if first is None else torch.maximum((start if first >= 0 else end) + first, start)
         high = end if last is None else torch.minimum((start if last >= 0 else end) + last, end)
-        return low[:, None], high[:, None]
-    return start[:, None], end[:, None]
+        return low, high
+    return start, end
 
 
 def edit_mask(spans: tuple[Tensor, Tensor], start: int, length: int) -> Bool[Tensor, "rows length"]:

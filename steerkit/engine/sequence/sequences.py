@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -109,11 +110,11 @@ def follow(cache: Any, memory: Memory) -> None:
         vars(cache)["reorder_cache"] = MethodType(_reorder, cache)
 
 
-def leave(memory: Memory) -> None:
+def leave(caches: Iterable[Any]) -> None:
     """Take off caches what ``follow`` put on them."""
-    for cache in [one for one, mine in _FOLLOWED.items() if mine is memory]:
-        vars(cache).pop("reorder_cache", None)
-        del _FOLLOWED[cache]
+    for cache in list(caches):
+        if _FOLLOWED.pop(cache, None) is not None:
+            vars(cache).pop("reorder_cache", None)
 
 
 def _reorder(cache: Any, beam_idx: Tensor) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
+from steerkit.engine.loading.unwrap import input_device
 from steerkit.engine.sites.taps import Handler, register_tap, submodule
 from steerkit.errors import SiteError
 from steerkit.types import HEAD_OUT, RESID_PRE, Site
@@ -24,9 +25,16 @@ BATCH, LENGTH = 2, 7
 def tensor_at(model: nn.Module, path: str) -> Tensor:
     """The parameter or buffer at a dotted path. Raises ``SiteError`` when there is none."""
     parent, _, name = path.rpartition(".")
-    value = getattr(submodule(model, parent), name, None)
+    owner = submodule(model, parent)
+    value = getattr(owner, name, None)
     if not isinstance(value, Tensor):
         raise SiteError(f"The model has no parameter or buffer {path!r}. Its adapter doesn't fit it.")
+    if value.is_meta and hasattr(owner, "_hf_hook"):
+        # Offloaded: it is in memory only while its module runs.
+        from accelerate.utils import align_module_device
+
+        with align_module_device(owner):
+            value = cast(Tensor, getattr(owner, name)).detach().clone()
     return value
 
 
@@ -99,7 +107,7 @@ class Bench:
         named = _named_tokens(self.model.config.to_dict())
         usable = torch.tensor([token for token in range(vocabulary) if token not in named] or [0])
         chosen = torch.randint(len(usable), (BATCH, LENGTH), generator=self._generator)
-        return usable[chosen].to(embedding.device)
+        return usable[chosen].to(input_device(self.model))
 
     def noise_like(self, value: Tensor) -> Tensor:
         """A random edit, a third as large as the value it goes on."""

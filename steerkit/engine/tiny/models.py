@@ -15,6 +15,7 @@ from torch import nn
 
 from steerkit.engine.tiny.qwen import TinyQwenConfig, TinyQwenLMHeadModel
 from steerkit.errors import ModelError, nearest
+from steerkit.sources import TINY_MODEL_TYPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -172,9 +173,6 @@ _VARIANTS: Final[dict[str, tuple[str, Callable[[_Shape], dict[str, Any]]]]] = {
         },
     ),
 }
-
-TINY_MODEL_TYPES: Final[tuple[str, ...]] = (*_KEYS, *_VARIANTS)
-"""What ``tiny_model`` builds: model types of transformers, and variants of them (``yi``, ``gemma4_text_moe``)."""
 
 
 def tiny_model(

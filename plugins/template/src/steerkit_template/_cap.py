@@ -22,7 +22,7 @@ class Cap(Intervention[CapOptions]):
         """The site at which the direction was estimated."""
         return (self.direction.site,)
 
-    def update(self, site: Site) -> Pointwise:
+    def update(self, site: Site, layout: Layout) -> Pointwise:
         """The function, ``[*, d_model] -> [*, d_model]``.
 
         Raises:

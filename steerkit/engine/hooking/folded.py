@@ -1,0 +1,238 @@
+"""Parameters of a model that are swapped for folded ones, for a time.
+
+What is read out of the model meanwhile and what is put into it is the plain model: a checkpoint that is saved holds
+plain weights, one that is loaded is folded into anew, and a move or a cast is made with the plain parameters, which
+are then folded into anew. A parameter that somebody puts in place of a folded one stays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.engine.lowering.fold import Fold, Swap
+
+PLAIN: Final = (
+    "This model is being steered by parameters that something is folded into. Its checkpoint is that of the plain "
+    "model, without the steering. To keep a steered one is what `steerkit bake` is for, once it is there; until then "
+    "keep the directions (steerkit.save_directions) and the recipe."
+)
+
+
+@dataclass(eq=False)
+class _Swapped:
+    """A parameter, and what stands in its place.
+
+    Args:
+        module: whose it is.
+        name: of the parameter.
+        put: the folded one.
+        kept: the model's own; None where it has none.
+        tied: other modules that share the model's own, by name. Who ties weights anew meanwhile gives them the folded
+            one.
+    """
+
+    module: nn.Module
+    name: str
+    put: nn.Parameter
+    kept: nn.Parameter | None
+    tied: tuple[tuple[nn.Module, str], ...] = ()
+    put_version: int = 0
+    kept_version: int = 0
+
+    def note_versions(self) -> None:
+        """From here on, whoever writes into one of the two is seen."""
+        self.put_version, self.kept_version = self.put._version, 0 if self.kept is None else self.kept._version
+
+    @property
+    def there(self) -> nn.Parameter | None:
+        """What the module has now."""
+        return self.module._parameters.get(self.name)
+
+    @property
+    def is_on(self) -> bool:
+        return self.there is self.put
+
+    @property
+    def spread(self) -> bool:
+        """Whether others got the folded one too."""
+        return any(module._parameters.get(name) is self.put for module, name in self.tied)
+
+    def place(self, folded: bool) -> None:
+        """Put one of the two there, unless somebody put something else there."""
+        if self.is_on or self.there is self.kept:
+            self.module._parameters[self.name] = self.put if folded else self.kept
+        for module, name in self.tied:
+            if module._parameters.get(name) is self.put:
+                module._parameters[name] = self.kept
+
+
+class Folded:
+    """Folds as parameters, ready to be put on a model. Putting on and taking off may be repeated and interrupted.
+
+    Args:
+        model: the model.
+        folds: what goes into which parameters.
+    """
+
+    def __init__(self, model: nn.Module, folds: Sequence[Fold]) -> None:
+        self._folds: dict[nn.Module, list[tuple[Fold, Callable[[], list[Swap]]]]] = {}
+        self._swapped: dict[nn.Module, list[_Swapped]] = {}
+        self.lost: list[str] = []
+        for fold in folds:
+            swaps = _made(fold, model)
+            for module, name, put in swaps:
+                kept = module._parameters[name]
+                tied = _tied(kept, module, model) if fold.kind == "embedding" else ()
+                item = _Swapped(module, name, put, kept, tied)
+                item.note_versions()
+                self._swapped.setdefault(module, []).append(item)
+            for module in {module for module, _, _ in swaps}:
+                self._folds.setdefault(module, []).append((fold, lambda fold=fold: _made(fold, model)))  # type: ignore[misc]
+
+    def on(self) -> None:
+        """Put them on."""
+        for module, items in self._swapped.items():
+            _watch(module, self)
+            for item in items:
+                item.place(folded=True)
+
+    def off(self) -> None:
+        """Put the model's own back."""
+        for module, items in self._swapped.items():
+            for item in items:
+                if item.is_on and item.put._version != item.put_version:
+                    self.lost.append(f"{item.name} of a {type(module).__name__}")
+                    item.note_versions()
+                item.place(folded=False)
+            _unwatch(module, self)
+
+    @property
+    def intact(self) -> bool:
+        """Whether what was put on is what is there."""
+        return all(item.is_on and not item.spread for items in self._swapped.values() for item in items)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the parameters that they were worked out from are there and what they were."""
+        return all(
+            item.there is item.kept and (item.kept is None or item.kept._version == item.kept_version)
+            for items in self._swapped.values()
+            for item in items
+        )
+
+    # What happens to one module meanwhile
+
+    def plain(self, module: nn.Module) -> None:
+        """Give a module its own parameters, which somebody is about to read or change."""
+        for item in self._swapped[module]:
+            item.place(folded=False)
+
+    def again(self, module: nn.Module) -> None:
+        """Fold anew into whatever a module's parameters are now."""
+        known = {item.name: item for item in self._swapped[module]}
+        for _, made in self._folds[module]:
+            for owner, name, put in made():
+                if owner is module:
+                    item = known[name]
+                    item.put, item.kept = put, module._parameters[name]
+                    item.note_versions()
+        for item in known.values():
+            item.place(folded=True)
+
+    def plain_state(self, module: nn.Module, state: dict[str, Any], prefix: str) -> None:
+        """Replace what a checkpoint of a module holds by its own parameters."""
+        for item in self._swapped[module]:
+            key = prefix + item.name
+            if not item.is_on or key not in state:
+                continue
+            if item.kept is None:
+                del state[key]
+            else:
+                state[key] = item.kept if isinstance(state[key], nn.Parameter) else item.kept.detach()
+
+
+def _made(fold: Fold, model: nn.Module) -> list[Swap]:
+    with torch.inference_mode(False), torch.no_grad():
+        return fold.swaps(model)
+
+
+def _tied(kept: nn.Parameter | None, owner: nn.Module, model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:
+    return tuple(
+        (module, name)
+        for module in model.modules()
+        if module is not owner
+        for name, value in module._parameters.items()
+        if value is not None and value is kept
+    )
+
+
+# A module that is watched has hooks for checkpoints, and an `_apply` of its own, which is what `to` and `double` call.
+# None of them holds on to anything: a copy of the module has copies, and those find nothing here.
+
+_WATCHED: WeakKeyDictionary[nn.Module, Folded] = WeakKeyDictionary()
+
+
+def _watch(module: nn.Module, folded: Folded) -> None:
+    if module in _WATCHED:
+        _WATCHED[module] = folded
+        return
+    _WATCHED[module] = folded
+    module.register_state_dict_post_hook(_when_saved)
+    module.register_load_state_dict_pre_hook(_before_loading)
+    module.register_load_state_dict_post_hook(_after_loading)
+    vars(module)["_apply"] = MethodType(_apply, module)
+
+
+def _unwatch(module: nn.Module, folded: Folded) -> None:
+    if _WATCHED.get(module) is not folded:
+        return
+    vars(module).pop("_apply", None)
+    for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
+        for key in [key for key, hook in hooks.items() if _ours(hook)]:
+            del hooks[key]
+    del _WATCHED[module]
+
+
+def _ours(hook: Any) -> bool:
+    # Torch wraps some of them.
+    return getattr(hook, "hook", hook) in (_when_saved, _before_loading, _after_loading)
+
+
+def _when_saved(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    folded = _WATCHED.get(module)
+    if folded is not None:
+        warnings.warn(PLAIN, UserWarning, stacklevel=2)
+        folded.plain_state(module, state, prefix)
+
+
+def _before_loading(module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+    folded = _WATCHED.get(module)
+    if folded is not None:
+        folded.plain(module)
+
+
+def _after_loading(module: nn.Module, _: Any) -> None:
+    folded = _WATCHED.get(module)
+    if folded is not None:
+        folded.again(module)
+
+
+def _apply(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    """``nn.Module._apply`` on the plain parameters."""
+    folded = _WATCHED.get(module)
+    if folded is not None:
+        folded.plain(module)
+    try:
+        applied: nn.Module = type(module)._apply(module, *args, **kwargs)
+        return applied
+    finally:
+        if folded is not None:
+            folded.again(module)

@@ -1,0 +1,176 @@
+"""Who steers a model: the blocks of every context, and the one program that is on the model at the moment.
+
+A ``with steer`` block belongs to the context (``contextvars``) that entered it. All ``wrap``s of one transformers model
+share what is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from steerkit.api.intervention import Placement
+from steerkit.engine.hooking.attach import Attachment
+from steerkit.engine.hooking.prepared import Filled, Prepared
+from steerkit.engine.hooking.steps import Like
+from steerkit.engine.lowering.edits import Mode, Steer, placements_of
+from steerkit.engine.lowering.program import Program
+from steerkit.engine.runtime.turns import Turns
+from steerkit.engine.sequence.sequences import Memory
+from steerkit.engine.sites.taps import Handler
+from steerkit.errors import AttachError
+
+if TYPE_CHECKING:
+    from steerkit.engine.runtime.door import Door
+    from steerkit.engine.runtime.steering import Steering
+    from steerkit.types import Site
+
+OTHERS: Final = (
+    "The model is being steered by a `with steer` block that another thread or task entered, and this one doesn't "
+    "carry it, so it isn't said whether this pass should be steered. To be steered too, carry the context: "
+    "Thread(target=contextvars.copy_context().run, args=(model.generate, prompt)), made inside the block. Otherwise "
+    "give the request its own condition: steer=[...] of generate, forward or capture, [None] for none; or enter a "
+    "block here."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The interventions of one ``steer``.
+
+    Args:
+        interventions: in order.
+        mode: how they ask to be lowered.
+        expected_tokens: how many tokens will pass.
+        rows: in their place, the interventions of each row of a batch.
+        readers: handlers of values at sites, for passes that read.
+    """
+
+    interventions: tuple[Placement, ...] = ()
+    mode: Mode = "auto"
+    expected_tokens: int = 0
+    rows: tuple[tuple[Placement, ...], ...] | None = None
+    readers: Mapping[Site, Handler] | None = None
+
+    @classmethod
+    def of_rows(
+        cls, steer: Sequence[Steer] | None, mode: Mode = "hook", readers: Mapping[Site, Handler] | None = None
+    ) -> Group:
+        """One condition per row; none where no row has any."""
+        placed: dict[int, Placement] = {}
+        rows = tuple(placements_of(one, placed) for one in steer or ())
+        return cls(mode=mode, rows=rows if any(rows) else None, readers=readers)
+
+
+@dataclass(eq=False)
+class Block:
+    """A ``with steer`` block.
+
+    Args:
+        group: what it steers by.
+        owner: whose ``steer`` was entered; None once it is being left, so that a context that lives on keeps no model.
+        left: whether nothing of it remains.
+    """
+
+    group: Group
+    owner: Steering | None
+    left: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether its body runs."""
+        return self.owner is not None
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What may be on a model: what is attached, the program that it holds, and for which groups."""
+
+    attachment: Attachment | Filled | None = None
+    program: Program = field(default_factory=Program)
+    groups: tuple[Group, ...] = ()
+
+    def serves(self, groups: Sequence[Group]) -> bool:
+        """Whether it is for these very groups."""
+        return len(self.groups) == len(groups) and all(
+            one is other for one, other in zip(self.groups, groups, strict=True)
+        )
+
+    @property
+    def intact(self) -> bool:
+        """Whether nobody replaced what it put on the model."""
+        return self.attachment is None or self.attachment.intact
+
+    def close(self) -> None:
+        """It will not be put on again."""
+        if self.attachment is not None:
+            self.attachment.close()
+
+
+@dataclass(eq=False)
+class Shared:
+    """All that steers one transformers model. Changed by who holds the turn only. Doesn't hold the model.
+
+    Args:
+        turns: passes take turns.
+        blocks: that are open, of all contexts.
+        states: worked out for open blocks, which are needed again, each with who made it.
+        served: states of the passes that the holder of the turn runs, outer ones first.
+        now: what is on the model.
+        door: looks at passes that begin while anything is, or may come, on the model.
+        prepared: places for what steers a compiled model.
+        memory: what is known of unfinished sequences.
+        likes: dtype and device by module path, as far as they are known.
+    """
+
+    turns: Turns = field(default_factory=Turns)
+    blocks: list[Block] = field(default_factory=list)
+    states: list[tuple[State, Steering]] = field(default_factory=list)
+    served: list[Served] = field(default_factory=list)
+    now: State = field(default_factory=State)
+    door: Door | None = None
+    prepared: Prepared | None = None
+    memory: Memory = field(default_factory=WeakKeyDictionary)
+    likes: dict[str, Like] = field(default_factory=dict)
+
+    def here(self) -> tuple[Block, ...]:
+        """The open blocks of the running context, outer ones first."""
+        return tuple(block for block in _ACTIVE.get() if block.owner is not None and block.owner.shared is self)
+
+    def require_condition(self) -> None:
+        """Raise ``AttachError`` where only blocks of other contexts say what the model is steered by."""
+        if any(state.attachment is not None for state, _ in self.states) and not self.here():
+            raise AttachError(OTHERS)
+
+
+@dataclass(eq=False)
+class Served:
+    """A pass of a request, what is on the model for it, and whether it is over."""
+
+    state: State
+    over: bool = False
+
+
+_ACTIVE: ContextVar[tuple[Block, ...]] = ContextVar("steerkit_blocks", default=())
+_SHARED: WeakKeyDictionary[nn.Module, Shared] = WeakKeyDictionary()
+
+
+def enter(block: Block) -> None:
+    """Make a block one of the running context."""
+    _ACTIVE.set((*_ACTIVE.get(), block))
+
+
+def forget() -> None:
+    """Drop blocks that were left from the running context, which need not be the one that entered them."""
+    _ACTIVE.set(tuple(block for block in _ACTIVE.get() if block.open))
+
+
+def shared_of(model: nn.Module) -> Shared:
+    """What all wraps of a model share."""
+    # `setdefault` alone would make two for threads that ask at once and then agree on one.
+    return _SHARED.setdefault(model, Shared())

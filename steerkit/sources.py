@@ -1,0 +1,18 @@
+"""What sources of models are called, known without torch: tiny random models by type, and what marks them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TINY: Final = "tiny-random:"
+"""What the sources of tiny random models begin with."""
+
+TINY_MODEL_TYPES: Final = (
+    *("llama", "diffllama", "yi"),
+    *("qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next"),
+    *("qwen3_5_text", "qwen3_5_moe_text", "qwen3_5", "qwen3_5_moe"),
+    *("gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
+    *("gemma4_text_moe", "vaultgemma"),
+)
+"""What ``steerkit.engine.tiny`` builds: model types of transformers, and variants of them (``yi``,
+``gemma4_text_moe``)."""
