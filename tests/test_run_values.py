@@ -150,3 +150,17 @@ def test_labels_give_an_auroc_with_an_interval_and_a_paired_difference(tmp_path:
     lost = {item["evaluator"]: (item["value"], item["difference"], item["not_computed"]) for item in records}
     assert lost["monitor_auroc"] == lost["peak_reading"] == (None, None, 1) and lost["crossed"][2] == 0
     assert len(notes) == 2
+
+
+def test_a_data_set_with_labels_has_an_auroc(tmp_path: Path) -> None:
+    rows = [{"text": f"{kind} {number}", "kind": kind} for number in range(6) for kind in ("hot", "mild")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = MONITORED.replace("data:\n", "data:\n  rows: {file: rows.jsonl, label: kind, split: {test: 12}}\n", 1)
+    recipe = recipe.replace(
+        "data: [warm.test, cold.test], monitor: heat, positive: 1", "data: rows.test, monitor: heat, positive: hot"
+    )
+    (tmp_path / "labels.yaml").write_text(recipe)
+    results = results_of(run_recipe(tmp_path / "labels.yaml", out=tmp_path / "runs"))
+    whole = record(results, "warmer", "monitor_auroc", "rows.test")
+    assert 0 <= whole["ci_low"] <= whole["value"] <= whole["ci_high"] <= 1 and whole["n"] == 12
+    assert whole["difference"] is not None

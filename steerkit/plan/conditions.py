@@ -179,7 +179,8 @@ class ConditionResolver(ModelResolver):
                 self.complain(message, *path)
             return
         for at, site in enumerate(sites):
-            if isinstance(own, tuple) and isinstance(site, Site) and site not in own:
+            lacks = site not in own if isinstance(own, tuple) else site.stream != own.stream
+            if isinstance(site, Site) and lacks:
                 self.complain(f"direction {direction!r} has no vectors at {site}; {_has(own)}", *path, "sites", at)
 
     def direction_sites(self, name: str) -> tuple[Site, ...] | SitePattern | None:

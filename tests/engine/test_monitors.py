@@ -12,7 +12,7 @@ from steerkit.api.direction import Direction
 from steerkit.api.intervention import Intervention
 from steerkit.api.monitor import Completion, Monitor
 from steerkit.engine.reading.monitors import behind, read_along
-from steerkit.errors import AttachError, PositionError, SiteError
+from steerkit.errors import AttachError, DataError, PositionError, SiteError
 from steerkit.session import ablate, add, gate
 from steerkit.session.model import LiveModel
 from steerkit.types import Positions, Site
@@ -153,3 +153,49 @@ def test_mistakes_are_told(llama: LiveModel) -> None:
         llama.completions("one", monitors=[Monitor("m", good, 0.0)] * 2)
     with pytest.raises(AttachError, match="num_beams"):
         llama.completions("one", monitors=[Monitor("m", good, 0.0)], num_beams=2)
+
+
+def test_of_a_direction_at_several_sites_each_vector_is_read_along_at_its_own(llama: LiveModel) -> None:
+    sites = (Site("resid_post", 0), Site("resid_post", 1))
+    single = [direction(llama, site=str(site), seed=site.layer) for site in sites]
+    several = Direction({one.site: one.vectors for one in single}, name="several")
+    with pytest.raises(AttachError, match="Name the sites to read"):
+        Monitor("m", several, 0.0)
+    with pytest.raises(AttachError, match="no vectors at blocks.0.resid_pre"):
+        Monitor("m", several, 0.0, sites=(Site("resid_pre", 0),))
+    monitors = [Monitor("both", several, 0.0, sites=several.sites)]
+    monitors += [Monitor(f"m{place}", one, 0.0) for place, one in enumerate(single)]
+    (row,) = llama.completions("two words", monitors=monitors, max_new_tokens=1)
+    pairs = zip(row.readings["m0"].values, row.readings["m1"].values, strict=True)
+    assert list(row.readings["both"].values)[:-1] == [max(pair) for pair in pairs][:-1]
+
+
+def test_one_head_is_read(llama: LiveModel) -> None:
+    site = Site.parse("blocks.1.head_out[1]")
+    vector = torch.randn(1, llama.layout.width(site), generator=torch.Generator().manual_seed(4))
+    monitor = Monitor("m", Direction(vector, site), 0.0)
+    text = llama.chat.render("two words here")
+    key = (site, Positions("all"))
+    (read,) = read_along(llama, [text], [monitor], [key])
+    captured = llama.capture("two words here", site, "all", kind="rows")[key].rows
+    torch.testing.assert_close(read.activations[key], captured, rtol=1e-4, atol=1e-5)
+    expected = (captured @ vector[0] / vector.norm()).tolist()
+    assert list(read.readings["m"].values) == pytest.approx(expected, abs=1e-5)
+
+
+def test_conversations_and_token_ids_are_completed_too(llama: LiveModel) -> None:
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "b"},
+    ]
+    monitor = Monitor("m", direction(llama), 0.0, positions=Positions.parse("assistant[-1]"))
+    (row,) = llama.completions(turns, monitors=[monitor], max_new_tokens=2)
+    rendered = llama.chat.render(turns)
+    span = next(turn.span for turn in rendered.turns if turn.role == "assistant")
+    assert span is not None and row.readings["m"].places == tuple(range(*span))[-1:]
+    assert [row.text] == llama.generate(turns, max_new_tokens=2)
+    ids = torch.tensor([rendered.token_ids])
+    assert [one.token_ids for one in llama.completions(ids, max_new_tokens=2)] == [row.token_ids]
+    with pytest.raises(DataError, match="ends with a turn of the assistant's"):
+        llama.completions(turns[:2], max_new_tokens=2)

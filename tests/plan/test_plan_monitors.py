@@ -77,3 +77,35 @@ def test_a_condition_that_does_nothing_is_told(plan: Planner) -> None:
     found = plan(RECIPE.replace("[-8, 0.5]", "[-8, 0]"))
     assert "Condition dose[coefficient=0] does nothing with these options, so it is the baseline." in found.notes
     assert not [note for note in plan().notes if "does nothing" in note]
+
+
+def test_of_a_direction_at_several_sites_a_monitor_says_which_are_read(plan: Planner, problems: Problems) -> None:
+    several = MONITORS.replace("site: blocks.1.resid_pre", 'site: "blocks.*.resid_pre"').replace(
+        "    - ablate", "    - add"
+    )
+    several = several.replace(
+        "{ablate: {direction: warmth, sites: ", "{ablate: {direction: warmth, at: blocks.1.resid_pre, sites: "
+    )
+    found = problems(several)
+    assert any(where == "monitors.harm" and "say which ones are read, sites: [" in text for _, where, text in found)
+    wrong = problems(several.replace("above: 3.0", "above: 3.0, sites: blocks.0.resid_post"))
+    assert any("has no vectors at blocks.0.resid_post" in text for _, _, text in wrong)
+    (monitor,) = plan(several.replace("above: 3.0", 'above: 3.0, sites: "blocks.*.resid_pre"')).monitors
+    assert monitor.to_json()["sites"] == ["blocks.*.resid_pre"]
+
+
+def test_a_system_prompt_counts_as_acting_and_is_not_seen_by_given_texts(plan: Planner) -> None:
+    changed = RECIPE.replace(
+        "conditions:\n",
+        "conditions:\n"
+        "  idle: {system_prompt: Be warm., interventions: [{add: {direction: warmth, coefficient: 0.0}}]}\n"
+        "  asked: {system_prompt: Be warm., interventions: []}\n"
+        "  late: {system_prompt: Be warm., interventions: [{add: {direction: warmth, positions: generated}}]}\n",
+    ).replace("evaluate:\n", "evaluate:\n  - cross_entropy: {data: probe.test}\n")
+    notes = plan(changed).notes
+    assert not any("idle" in note or "late" in note for note in notes)
+    expected = (
+        "Condition asked has a system prompt and no intervention, and cross_entropy reads given texts as they are, so "
+        "it can't differ from the baseline there."
+    )
+    assert expected in notes
