@@ -164,3 +164,16 @@ def test_a_data_set_with_labels_has_an_auroc(tmp_path: Path) -> None:
     whole = record(results, "warmer", "monitor_auroc", "rows.test")
     assert 0 <= whole["ci_low"] <= whole["value"] <= whole["ci_high"] <= 1 and whole["n"] == 12
     assert whole["difference"] is not None
+
+
+def test_a_pattern_of_a_monitor_means_the_sites_that_its_direction_has(tmp_path: Path) -> None:
+    """At block 0 the last token is the same in every prompt, so that an estimate has nothing there."""
+    recipe = MONITORED.replace("site: blocks.1.resid_pre", 'site: "blocks.*.resid_pre"', 1)
+    recipe = recipe.replace("  heat: {direction: warmth, ", '  heat: {direction: warmth, sites: "blocks.*.resid_pre", ')
+    recipe = recipe.replace("ablate: {direction: warmth}", "ablate: {direction: warmth, at: blocks.1.resid_pre}")
+    recipe = recipe.replace("gate: {direction: warmth, ", "gate: {direction: warmth, site: blocks.1.resid_pre, ")
+    (tmp_path / "pattern.yaml").write_text(recipe)
+    results = results_of(run_recipe(tmp_path / "pattern.yaml", out=tmp_path / "runs"))
+    (left_out,) = [note for note in results["notes"] if note.startswith("Direction warmth has no vectors at")]
+    assert "blocks.0.resid_pre" in left_out and "blocks.0.resid_pre" not in results["monitors"][0]["sites"]
+    assert record(results, "warmer", "peak_reading")["not_computed"] == 0

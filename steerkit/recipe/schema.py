@@ -220,8 +220,8 @@ class MonitorRecipe(Section):
     direction: str = Field(description="name of the direction that the stream is projected on")
     above: float | None = Field(default=None, description="a reading crosses where it is above this number")
     below: float | None = Field(default=None, description="a reading crosses where it is below this number")
-    sites: tuple[SiteText, ...] | None = Field(
-        default=None, description="where it is read; the direction's own site where None"
+    sites: tuple[SitesText, ...] | None = Field(
+        default=None, description="where it is read, sites or patterns; the direction's own site where None"
     )
     positions: PositionsText = Field(default="all", description="at which tokens it is read")
 

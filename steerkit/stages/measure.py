@@ -11,9 +11,10 @@ from steerkit.artifacts.answers import AnswersOnDisk
 from steerkit.artifacts.provenance import code_hash, tokenizer_hash
 from steerkit.bundled import cache_folder
 from steerkit.catalog import Catalog, implementation
-from steerkit.errors import ArtifactError, SteerkitError
+from steerkit.errors import ArtifactError, AttachError, SteerkitError
 from steerkit.plan import DataRef, Plan, PlannedDirection, held_out
-from steerkit.types import resolve_sites
+from steerkit.plan.types import PlannedMonitor
+from steerkit.types import Site, resolve_sites
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -115,12 +116,33 @@ def monitors(plan: Plan, directions: Mapping[str, Direction], n_layers: int) -> 
     built = []
     for item in plan.monitors:
         try:
-            sites = None if item.sites is None else tuple(resolve_sites(item.sites, n_layers))
             direction = directions[item.direction]
+            sites = monitor_sites(item, direction, n_layers)
             built.append(Monitor(item.name, direction, item.threshold, item.side, sites, item.positions))
         except SteerkitError as error:
             raise type(error)(f"monitors.{item.name}: {error}") from None
     return built
+
+
+def monitor_sites(item: PlannedMonitor, direction: Direction, n_layers: int) -> tuple[Site, ...] | None:
+    """Where a monitor reads, or None for its direction's own site.
+
+    A pattern means those of its sites that a direction of several has vectors at: an estimator may leave some out.
+    """
+    if item.sites is None:
+        return None
+    several = not direction.is_single or "left_out" in direction.provenance
+    found: dict[Site, None] = {}
+    for written in item.sites:
+        meant = resolve_sites(written, n_layers)
+        if several and not isinstance(written, Site):
+            meant = [site for site in meant if site in direction.sites]
+            if not meant:
+                raise AttachError(
+                    f"direction {direction.name!r} has no vectors at {written}; it has them at {direction.describe()}."
+                )
+        found.update(dict.fromkeys(meant))
+    return tuple(found)
 
 
 def evaluated_examples(plan: Plan) -> dict[str, tuple[Example, ...]]:

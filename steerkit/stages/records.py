@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
@@ -11,7 +12,7 @@ from steerkit.catalog import implementation
 from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention
 from steerkit.plan.types import options_as_json
 from steerkit.stages.condition import BASELINE, Condition
-from steerkit.stages.measure import evaluated_examples, facts_of
+from steerkit.stages.measure import evaluated_examples, facts_of, monitor_sites
 from steerkit.stages.values import readings_as_json, readings_of_json, records_of, remarks_on
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def collect(
         "directions": [describe_direction(direction) for direction in directions.values()],
         "conditions": [describe_condition(condition, live) for condition in conditions],
         "evaluators": [entry for planned in plan.evaluations for entry in _describe_evaluator(planned)],
-        **({"monitors": _describe_monitors(plan, directions)} if plan.monitors else {}),
+        **({"monitors": _describe_monitors(plan, directions, live)} if plan.monitors else {}),
         "records": records,
         "separation": list(separation),
         "notes": [*_unmeasured(plan, separation), *_left_out(directions), *dict.fromkeys(notes)],
@@ -175,8 +176,12 @@ def _describe_evaluator(planned: PlannedEvaluation) -> list[dict[str, Any]]:
     ]
 
 
-def _describe_monitors(plan: Plan, directions: Mapping[str, Direction]) -> list[dict[str, Any]]:
-    return [item.to_json(directions[item.direction].sites) for item in plan.monitors]
+def _describe_monitors(plan: Plan, directions: Mapping[str, Direction], live: LiveModel) -> list[dict[str, Any]]:
+    """The monitors, with the sites at which they really read."""
+    return [
+        replace(item, sites=monitor_sites(item, direction, live.layout.n_layers)).to_json(direction.sites)
+        for item, direction in ((item, directions[item.direction]) for item in plan.monitors)
+    ]
 
 
 def _left_out(directions: Mapping[str, Direction]) -> list[str]:

@@ -161,7 +161,7 @@ def test_of_a_direction_at_several_sites_each_vector_is_read_along_at_its_own(ll
     several = Direction({one.site: one.vectors for one in single}, name="several")
     with pytest.raises(AttachError, match="Name the sites to read"):
         Monitor("m", several, 0.0)
-    with pytest.raises(AttachError, match="no vectors at blocks.0.resid_pre"):
+    with pytest.raises(AttachError, match=r"no vectors at blocks\.0\.resid_pre"):
         Monitor("m", several, 0.0, sites=(Site("resid_pre", 0),))
     monitors = [Monitor("both", several, 0.0, sites=several.sites)]
     monitors += [Monitor(f"m{place}", one, 0.0) for place, one in enumerate(single)]
