@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction as Direction
     from steerkit.api.intervention import Gate as Gate
+    from steerkit.api.monitor import Completion as Completion
+    from steerkit.api.monitor import Monitor as Monitor
     from steerkit.artifacts.directions import load_directions as load_directions
     from steerkit.artifacts.directions import save_directions as save_directions
     from steerkit.errors import SteerkitError as SteerkitError
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Completion": "steerkit.api.monitor",
     "Direction": "steerkit.api.direction",
     "Example": "steerkit.types",
     "Gate": "steerkit.api.intervention",
     "LiveModel": "steerkit.session.model",
     "Message": "steerkit.types",
+    "Monitor": "steerkit.api.monitor",
     "Positions": "steerkit.types",
     "Schedule": "steerkit.types",
     "Site": "steerkit.types",

@@ -90,6 +90,15 @@ class AttachError(SteerkitError):
     """A program that can't be put on a model. The model is left as it was."""
 
 
+class TryAgainError(SteerkitError):
+    """Something outside didn't answer and may do so later: a limit of requests, a timeout. ``after`` are seconds that
+    it asks to wait, or None."""
+
+    def __init__(self, message: str, after: float | None = None) -> None:
+        self.after = after
+        super().__init__(message)
+
+
 class ArtifactError(SteerkitError):
     """A file of ours that is missing, damaged or from another version."""
 

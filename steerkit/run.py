@@ -79,6 +79,7 @@ def execute(
                 directions = _directions(plan, graph, outputs, directory.path)
                 conditions = stages.conditions(plan, directions)
                 stages.require_possible(conditions, plan, model)
+                stages.require_monitors(plan, directions, model)
                 found = outputs.want(graph.wanted)
 
             scores = stages.read_scores(plan, graph, found, model)

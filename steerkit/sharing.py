@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from steerkit.api.hookspecs import Needs
 
@@ -40,11 +40,15 @@ class Pass:
         lengths: tokens of each text.
         new_tokens: tokens to generate behind each.
         most_rows: most rows whose outputs are held at once; 0 where that doesn't matter.
+        kind: what is looked at.
+        alone: whether no other condition shares its batches, so that what it gives depends on one condition only.
     """
 
     lengths: tuple[int, ...]
     new_tokens: int = 0
     most_rows: int = 0
+    kind: Literal["completions", "samples", "next token", "reading", "along", "baseline along"] = "reading"
+    alone: bool = False
 
     @property
     def tokens(self) -> int:
@@ -53,7 +57,7 @@ class Pass:
 
     def together(self, budget: int) -> int:
         """How many conditions share a batch: as many as fit into one with all their rows, at least one."""
-        if not self.lengths:
+        if not self.lengths or self.alone:
             return 1
         rows = len(self.lengths)
         fitting = budget // (rows * max(1, max(self.lengths) + self.new_tokens))
@@ -76,13 +80,68 @@ class Pass:
 
 
 def completing(prompts: Sequence[int], new_tokens: int) -> Pass:
-    """Completions of prompts of these lengths."""
-    return Pass(tuple(prompts), new_tokens)
+    """Greedy completions of prompts of these lengths."""
+    return Pass(tuple(prompts), new_tokens, kind="completions")
+
+
+def sampling(prompts: Sequence[int], wanted: Sampling) -> Pass:
+    """Sampled completions, those of a prompt side by side."""
+    lengths = tuple(length for length in prompts for _ in range(wanted.n))
+    return Pass(lengths, wanted.new_tokens, kind="samples", alone=True)
+
+
+def next_tokens(prompts: Sequence[int]) -> Pass:
+    """Next-token logits after prompts of these lengths."""
+    return Pass(tuple(prompts), most_rows=CHUNK, kind="next token")
+
+
+def reading(prompts: Sequence[int], completion_tokens: int) -> Pass:
+    """Activations and readings along prompts and completions of that many tokens."""
+    return Pass(tuple(length + completion_tokens for length in prompts), kind="reading")
 
 
 def along(lengths: Sequence[int], limit: int) -> Pass:
     """Logits along texts of these lengths, cut at a limit where there is one."""
-    return Pass(tuple(min(n, limit) for n in lengths) if limit else tuple(lengths))
+    return Pass(tuple(min(n, limit) for n in lengths) if limit else tuple(lengths), kind="along")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are sampled.
+
+    Args:
+        n: of each prompt.
+        new_tokens: their length.
+        temperature: of the distribution.
+        top_p: the share of it that takes part.
+    """
+
+    n: int
+    new_tokens: int
+    temperature: float
+    top_p: float
+
+    @classmethod
+    def of(cls, needs: Needs) -> Sampling | None:
+        """What an evaluator asks for, or None."""
+        if not needs.samples:
+            return None
+        return cls(needs.samples, needs.max_new_tokens, needs.temperature, needs.top_p)
+
+
+def samplings(needs: Iterable[Needs]) -> list[Sampling]:
+    """The distinct ways in which evaluators want samples. Each is a pass of its own: nobody's follow from another's."""
+    return list(dict.fromkeys(one for need in needs if (one := Sampling.of(need)) is not None))
+
+
+def greedy_tokens(needs: Needs) -> int:
+    """The length of the greedy completions that an evaluator sees under a condition; 0 for none."""
+    return 0 if needs.samples or needs.baseline_completions else needs.max_new_tokens
+
+
+def reading_lengths(needs: Iterable[Needs]) -> list[int]:
+    """How many tokens of greedy completions lie behind the prompts along which activations and readings are wanted."""
+    return list(dict.fromkeys(greedy_tokens(need) for need in needs if need.activations or need.monitors))
 
 
 def texts_wanted(needs: Needs) -> tuple[int, int]:
@@ -91,9 +150,14 @@ def texts_wanted(needs: Needs) -> tuple[int, int]:
     return (needs.max_new_tokens if needs.baseline_completions else 0, needs.max_text_tokens)
 
 
+def compares_along(needs: Iterable[Needs], wanted: tuple[int, int]) -> bool:
+    """Whether anybody wants the baseline's logits along these texts too."""
+    return any(need.sequence_logits and need.baseline and texts_wanted(need) == wanted for need in needs)
+
+
 def compares_completions(needs: Needs) -> bool:
     """Whether an evaluator looks at the baseline's completions, beside others or along them."""
-    return needs.baseline_completions or (needs.baseline and needs.max_new_tokens > 0)
+    return needs.baseline_completions or (needs.baseline and greedy_tokens(needs) > 0)
 
 
 def evenly(count: int, most: int) -> list[int]:

@@ -39,9 +39,16 @@ _MARK: Final = "steerkit0marks0the0text"
 """Stands for a turn's text. Plain letters and digits, so that no template's trimming changes it."""
 
 
-def messages_of(example: Example, system_prompt: str | None) -> list[dict[str, str]]:
-    """An example's conversation as templates take it, with the system prompt before one that has none of its own."""
-    messages = [{"role": message.role, "content": message.content} for message in example.messages]
+def messages_of(example: Example, system_prompt: str | None, *, instead: bool = False) -> list[dict[str, str]]:
+    """An example's conversation as templates take it, with the system prompt before one that has none of its own.
+
+    With ``instead`` the system prompt takes the place of the conversation's own.
+    """
+    messages = [
+        {"role": message.role, "content": message.content}
+        for message in example.messages
+        if not (instead and system_prompt is not None and message.role == "system")
+    ]
     if system_prompt is not None and not any(message["role"] == "system" for message in messages):
         messages.insert(0, {"role": "system", "content": system_prompt})
     return messages

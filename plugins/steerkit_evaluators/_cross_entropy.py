@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score
-from steerkit_evaluators._outputs import required
+from steerkit_evaluators._outputs import CHUNK, required
 from steerkit_evaluators.cross_entropy import CrossEntropyOptions
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
-
-# In float64 a row of a vocabulary of 256,000 takes 2 MB; this many rows are converted at a time.
-CHUNK = 64
 
 
 class CrossEntropy(Evaluator[CrossEntropyOptions]):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# In float64 a row of a vocabulary of 256,000 takes 2 MB; this many rows are converted at a time.
+CHUNK = 64
+
 
 def required(value: T | None, evaluator: str, what: str) -> T:
     """The value, or a ``PluginError``: what runs the evaluator didn't give what its spec says that it needs."""

@@ -1,6 +1,8 @@
-"""Evaluator ``kl_divergence``: how far the steered next-token distribution is from the baseline's."""
+"""Evaluator ``kl_divergence``: how far steered next-token distributions are from the baseline's."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,6 +14,14 @@ STEERKIT_CONTRACT = 2
 class KlDivergenceOptions(Options):
     """Options of ``kl_divergence``."""
 
+    along: Literal["prompt", "completions"] = Field(
+        default="prompt",
+        description="Where the distributions are compared: after the prompt, or at every token of the completion that "
+        "the unsteered model gives (the value is then per token, and long completions count more).",
+    )
+    max_new_tokens: int = Field(
+        default=64, ge=1, strict=True, description="With `along: completions`, their length in tokens."
+    )
     epsilon: float = Field(
         default=1e-6,
         ge=0,
@@ -22,7 +32,9 @@ class KlDivergenceOptions(Options):
 
 
 def _needs(options: KlDivergenceOptions) -> Needs:
-    return Needs(next_token_logits=True, baseline=True)
+    if options.along == "prompt":
+        return Needs(next_token_logits=True, baseline=True)
+    return Needs(sequence_logits=True, baseline=True, baseline_completions=True, max_new_tokens=options.max_new_tokens)
 
 
 @hookimpl
@@ -31,7 +43,7 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
     return [
         EvaluatorSpec(
             name="kl_divergence",
-            summary="KL(baseline ‖ steered) of the next-token distribution after the prompt.",
+            summary="KL(baseline ‖ steered) of next-token distributions, after the prompt or along completions.",
             implementation="steerkit_evaluators._kl_divergence:KlDivergence",
             options=KlDivergenceOptions,
             needs=_needs,

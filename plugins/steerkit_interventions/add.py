@@ -27,6 +27,11 @@ class AddOptions(Options):
         return read_numbers(value, "coefficient")
 
 
+def _idle(options: AddOptions) -> bool:
+    coefficient = options.coefficient
+    return not any(coefficient if isinstance(coefficient, tuple) else (coefficient,))
+
+
 @hookimpl
 def steerkit_interventions() -> list[InterventionSpec]:
     """Provide ``add``."""
@@ -37,6 +42,7 @@ def steerkit_interventions() -> list[InterventionSpec]:
             implementation="steerkit_interventions._add:Add",
             options=AddOptions,
             directions=1,
+            idle=_idle,
             many_sites=True,
         )
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias
 
 from typing_extensions import TypeVar
 
@@ -15,7 +15,8 @@ from steerkit.types import Example
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steerkit.types import TokenIds, TokenMask
+    from steerkit.api.monitor import Readings
+    from steerkit.types import Example, Positions, Site, TokenIds, TokenMask
 
 OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
 
@@ -49,9 +50,15 @@ class Outputs:
         token_ids: ``[n, pos]``, the tokens to be predicted.
         token_mask: ``[n, pos]``, True where a token counts (no padding, no prompt).
         completions: greedy completions.
-        baseline: the unsteered model's outputs for the same examples.
+        baseline: the unsteered model's outputs for the same examples. Its ``sequence_logits`` are along the same
+            tokens.
         examples: the examples themselves, with conversation, completion, label and other fields; where none are given,
             each text as one user turn.
+        samples: per example its sampled completions, ``needs.samples`` of them.
+        activations: ``{(site, positions): one [tokens, d_model] per example}``, float32 on the CPU, after that site's
+            own updates; no token where a range is empty.
+        readings: ``{monitor: one per example}``.
+        answers: per example what came back for each of its ``questions``; None for one that stays unanswered.
     """
 
     texts: Sequence[str]
@@ -62,10 +69,28 @@ class Outputs:
     completions: Sequence[str] | None = None
     baseline: Outputs | None = None
     examples: Sequence[Example] = ()
+    samples: Sequence[Sequence[str]] | None = None
+    activations: Mapping[tuple[Site, Positions], Sequence[Tensor]] | None = None
+    readings: Mapping[str, Sequence[Readings]] | None = None
+    answers: Sequence[Sequence[str | None]] | None = None
 
     def __post_init__(self) -> None:
         if not self.examples:
             object.__setattr__(self, "examples", tuple(Example.of(text) for text in self.texts))
+
+    def select(self, rows: Sequence[int]) -> Outputs:
+        """The outputs of some of the examples, in the order of ``rows``."""
+        places = list(rows)
+        tensors = ("next_token_logits", "sequence_logits", "token_ids", "token_mask")
+        lists = ("texts", "completions", "examples", "samples", "answers")
+        changes: dict[str, Any] = {
+            name: value[places] for name in tensors if (value := getattr(self, name)) is not None
+        }
+        changes |= {name: [value[row] for row in places] for name in lists if (value := getattr(self, name))}
+        for name in ("activations", "readings"):
+            if (held := getattr(self, name)) is not None:
+                changes[name] = {key: [value[row] for row in places] for key, value in held.items()}
+        return replace(self, **changes, baseline=None if self.baseline is None else self.baseline.select(places))
 
 
 @dataclass(frozen=True)
@@ -82,23 +107,66 @@ class Score:
     weight: float = 1.0
 
 
+Scored: TypeAlias = Score | Mapping[str, Score]
+"""What an evaluator gives for an example: its score, or one for each of its values that isn't of the whole set."""
+
+
 class Evaluator(ABC, Generic[OptionsT]):
     """Scores a model's outputs, example by example.
+
+    One that asks something slow outside, such as a judge, writes ``questions`` and ``ask``: the runner calls them in
+    one place, with retries, a cache on disk and the budget of ``needs.calls``, and then ``score`` finds the answers
+    in ``outputs.answers``.
 
     Class attributes:
         aggregate: ``mean`` (normal interval) or ``proportion`` of examples with value 1 (Wilson interval).
         unit: as the report prints it: ``nats``, ``log-odds``, ``fraction``.
         derived: further names with a monotone function of the mean, such as perplexity of cross-entropy.
+        questions_at_once: most questions of one call of ``ask``.
     """
 
     aggregate: ClassVar[Literal["mean", "proportion"]] = "mean"
     unit: ClassVar[str] = ""
     derived: ClassVar[Mapping[str, Callable[[float], float]]] = {}
+    questions_at_once: ClassVar[int] = 16
 
     def __init__(self, options: OptionsT, vocabulary: Vocabulary) -> None:
         self.options = options
         self.vocabulary = vocabulary
 
     @abstractmethod
-    def score(self, outputs: Outputs) -> Sequence[Score]:
-        """One score per example of the batch, in order. A score that can't be computed is NaN, never 0."""
+    def score(self, outputs: Outputs) -> Sequence[Scored]:
+        """One score per example of the batch, in order, or one mapping with a score for each value by its name.
+
+        A score that can't be computed is NaN, never 0; such scores are counted.
+        """
+
+    @classmethod
+    def whole(
+        cls, options: OptionsT, examples: Sequence[Example], scores: Sequence[Mapping[str, Score]]
+    ) -> Mapping[str, float]:
+        """Values of a whole data set, such as a correlation, for each that the spec's ``values`` call ``whole``.
+
+        It is also called with examples drawn anew, some of them several times, for the interval.
+
+        Args:
+            options: the plugin's.
+            examples: the rows of data.
+            scores: what ``score`` gave for each, by name.
+
+        Returns:
+            NaN for what can't be computed.
+        """
+        return {}
+
+    def questions(self, outputs: Outputs) -> Sequence[Sequence[str]]:
+        """Per example what to ask about it. Equal texts are asked once, and an answer is kept on disk."""
+        return [()] * len(outputs.texts)
+
+    def ask(self, questions: Sequence[str]) -> Sequence[str | None]:
+        """Ask something outside, at most ``questions_at_once`` questions at a time; one answer each, or None.
+
+        Raises:
+            TryAgainError: where it is worth trying again: these questions are asked again, later and later.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has questions and no `ask` to ask them.")

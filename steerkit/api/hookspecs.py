@@ -76,18 +76,46 @@ class Needs:
         next_token_logits: logits after the last prompt token, ``[n, vocab]``.
         sequence_logits: logits at every token of a text, a batch at a time.
         max_text_tokens: how many tokens of each text ``sequence_logits`` reads, from its start; 0 for all.
-        max_new_tokens: greedy completions of this length; 0 for none.
+        max_new_tokens: length of completions; 0 for none.
+        samples: so many sampled completions of each prompt, in place of the greedy one.
+        temperature: of the samples.
+        top_p: samples come from the likeliest tokens that have this share of the probability together.
         baseline: the same outputs of the unsteered model beside the steered ones.
         baseline_completions: the unsteered model's own completions, of ``max_new_tokens``, as the texts of
             ``sequence_logits``; the steered model then generates nothing.
+        activations: ``(site or pattern of sites, positions)`` to read along the prompt, and along the completion
+            where there is a greedy one.
+        monitors: names of monitors whose readings it scores, along the same tokens; True: all that there are.
+        calls: most questions that it asks of something slow outside, for a data set under a condition; 0: it asks none.
     """
 
     next_token_logits: bool = False
     sequence_logits: bool = False
     max_text_tokens: int = 0
     max_new_tokens: int = 0
+    samples: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
     baseline: bool = False
     baseline_completions: bool = False
+    activations: tuple[tuple[str, str], ...] = ()
+    monitors: bool | tuple[str, ...] = False
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Value:
+    """One of several values that an evaluator gives.
+
+    Args:
+        unit: as the report prints it.
+        aggregate: ``mean`` or ``proportion`` of a score per example; ``whole``: a value of all examples together.
+        bootstrap: for ``whole``: whether drawing examples anew tells its uncertainty; without it there is no interval.
+    """
+
+    unit: str = ""
+    aggregate: Literal["mean", "proportion", "whole"] = "mean"
+    bootstrap: bool = True
 
 
 @dataclass(frozen=True)
@@ -180,11 +208,13 @@ class InterventionSpec(Spec):
         directions: how many directions it takes: 0, 1, 2, ...
         many_sites: whether it takes a direction at several sites as such, and uses at each site the vectors of that
             site. Otherwise a direction at several sites needs an option ``at`` that chooses one of them.
+        idle: from the options to whether it does nothing at all with them, so that a plan can say so.
     """
 
     kind: ClassVar[str] = "intervention"
     directions: int = 1
     many_sites: bool = False
+    idle: Callable[[Any], bool] | None = None
 
 
 def _no_needs(options: Any) -> Needs:
@@ -198,11 +228,20 @@ class EvaluatorSpec(Spec):
     Args:
         needs: from the options to what it must see.
         derived: names of the values that the implementation's ``derived`` adds, so that a plan knows them.
+        values: its values by name, where they are several; the plugin's own name is the one that it is called by.
+            Empty: one score per example, with the class's unit and aggregate.
     """
 
     kind: ClassVar[str] = "evaluator"
     needs: Callable[[Any], Needs] = _no_needs
     derived: tuple[str, ...] = ()
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    def label(self, value: str, called: str) -> str:
+        """What results call one of its values, where a recipe calls the evaluator so."""
+        if value == self.name:
+            return called
+        return value if called == self.name else f"{called}.{value}"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Entry(BaseModel):
     @model_serializer(mode="wrap")
     def _only_what_is_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return {key: item for key, item in written.items() if key not in self._rare or item not in (None, {})}
+        return {key: item for key, item in written.items() if key not in self._rare or item not in (None, {}, ())}
 
 
 class ModelEntry(Entry):
@@ -120,7 +120,8 @@ class EvaluatorEntry(Entry):
 class RecordEntry(Entry):
     """One value: a condition, an evaluator, a data set. Null means not measured.
 
-    ``difference`` is the condition minus the baseline on the same examples, paired, with its own interval.
+    ``difference`` is the condition minus the baseline on the same examples, paired, with its own interval;
+    ``not_computed`` says how many examples have no score.
     """
 
     condition: str
@@ -134,8 +135,21 @@ class RecordEntry(Entry):
     difference: Number = None
     difference_ci_low: Number = None
     difference_ci_high: Number = None
+    not_computed: int = 0
     aggregate: str = "mean"
     unit: str = ""
+
+
+class MonitorEntry(Entry):
+    """A monitor, with the sites at which it really reads."""
+
+    _rare: ClassVar[tuple[str, ...]] = ("above", "below")
+    name: str
+    direction: str
+    above: Number = None
+    below: Number = None
+    sites: tuple[str, ...] | None = None
+    positions: str | None = None
 
 
 class SeparationEntry(Entry):
@@ -165,6 +179,7 @@ class SeparationEntry(Entry):
 class Results(Entry):
     """The whole of ``results.json``."""
 
+    _rare: ClassVar[tuple[str, ...]] = ("monitors",)
     schema_version: int = SCHEMA_VERSION
     name: str
     title: str | None = None
@@ -178,21 +193,24 @@ class Results(Entry):
     records: tuple[RecordEntry, ...] = ()
     separation: tuple[SeparationEntry, ...] = ()
     notes: tuple[str, ...] = ()
+    monitors: tuple[MonitorEntry, ...] = ()
 
 
 class Sample(Entry):
     """One completion, with the scores of that one example. Null means not measured.
 
     ``example`` is what the example holds beside its prompt: messages, completion, label, id, fields, pair.
+    ``readings`` are those of each monitor along prompt and completion.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("example",)
+    _rare: ClassVar[tuple[str, ...]] = ("example", "readings")
     prompt: str
     data: str = ""
     condition: str
     completion: str | None = None
     scores: Mapping[str, Number] = {}
     example: Mapping[str, Any] = {}
+    readings: Mapping[str, Any] = {}
 
     @property
     def about(self) -> str:
@@ -236,6 +254,7 @@ def sample_rows(
     examples: Sequence[Example],
     completions: Sequence[str],
     scores: Mapping[str, Sequence[float]],
+    readings: Sequence[Mapping[str, Any]] = (),
 ) -> list[Sample]:
     """One line per example: what the model wrote, where it wrote anything, and how each evaluator scored it.
 
@@ -248,6 +267,7 @@ def sample_rows(
         examples: its examples.
         completions: of its first examples; may be fewer than these.
         scores: ``{evaluator: one value per example}``.
+        readings: what monitors read of its first examples, as JSON values; none where there are no monitors.
     """
     rows = []
     for index, example in enumerate(examples):
@@ -259,7 +279,13 @@ def sample_rows(
         beside = {key: value for key, value in plain.items() if key != "prompt"} if isinstance(plain, dict) else {}
         rows.append(
             Sample(
-                prompt=example.text, data=data, condition=condition, completion=written, scores=values, example=beside
+                prompt=example.text,
+                data=data,
+                condition=condition,
+                completion=written,
+                scores=values,
+                example=beside,
+                readings=dict(readings[index]) if index < len(readings) else {},
             )
         )
     return rows

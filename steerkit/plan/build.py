@@ -7,16 +7,18 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
+from typing import Literal
 
 from steerkit.api.hookspecs import EstimatorSpec, Needs, Options
 from steerkit.catalog import Catalog, needs_of
-from steerkit.errors import PluginError, RecipeError, SteerkitError
+from steerkit.errors import PluginError, RecipeError, SteerkitError, nearest
 from steerkit.plan.conditions import ConditionResolver
 from steerkit.plan.cost import Meter, meter_directions, meter_groups
 from steerkit.plan.files import directions_fault
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.names import KeyPart
 from steerkit.plan.plan import Plan
+from steerkit.plan.reach import asked_outside, unprompted, unreached
 from steerkit.plan.tokens import token_counter, turns_shown
 from steerkit.plan.turns import closed, lacking, unrendered, within_prompt, without_completion
 from steerkit.plan.types import (
@@ -24,6 +26,7 @@ from steerkit.plan.types import (
     PlannedDirection,
     PlannedEvaluation,
     PlannedLoading,
+    PlannedMonitor,
     PlannedReport,
     PlannedSamples,
     PlannedSeparation,
@@ -33,8 +36,8 @@ from steerkit.recipe.draft import EVALUATION_KEYS, OPTIONS, Draft
 from steerkit.recipe.load import draft_recipe
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.rows import describe_shared, identity, prompt_of
-from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, Recipe
-from steerkit.types import TURNS, Positions
+from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, MonitorRecipe, Recipe
+from steerkit.types import FROM_TOKEN, TURNS, Positions
 
 
 def plan_recipe(source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog) -> Plan:
@@ -84,14 +87,19 @@ class _Planner(ConditionResolver):
         evaluations = tuple(filter(None, (self.evaluation(*item) for item in enumerate(self.recipe.evaluate))))
         self.check_labels(evaluations)
         samples = self.samples()
+        monitors = tuple(filter(None, (self.monitor(*item) for item in self.recipe.monitors.items())))
+        self.check_monitors(evaluations)
         self.check_whole()
         self.check_rendered(template)
+        self.notes += unreached(conditions, evaluations) + unprompted(conditions, evaluations, self.examples)
+        controls = sum(one.n_controls(self.recipe.control.random_directions) for one in conditions)
+        self.notes += asked_outside(evaluations, 1 + len(conditions) + controls)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
         recipe = self.recipe
         random_directions = recipe.control.random_directions
         separations = plan_separations(directions, self.data) if recipe.report.separation else ()
-        groups = plan_groups(conditions, random_directions, evaluations, samples)
+        groups = plan_groups(conditions, random_directions, evaluations, samples, monitored=bool(monitors))
         return Plan(
             recipe=recipe,
             source=self.draft.source,
@@ -112,6 +120,7 @@ class _Planner(ConditionResolver):
             cost=self.cost(template, directions, separations, groups),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
+            monitors=monitors,
         )
 
     def report(self) -> PlannedReport:
@@ -277,7 +286,7 @@ class _Planner(ConditionResolver):
         names = [item.name for item in self.recipe.evaluate]
         taken = {name: name for name in names}
         for item in evaluations:
-            for label in item.derived:
+            for label in item.added:
                 other = taken.setdefault(label, item.name)
                 if other != item.name:
                     message = f"{item.name} adds {label!r} to the results, and so would {other}; give one `name: ...`"
@@ -304,6 +313,40 @@ class _Planner(ConditionResolver):
         if ref is not None:
             self.measured.setdefault(ref, path)
 
+    # Monitors.
+
+    def monitor(self, name: str, written: MonitorRecipe) -> PlannedMonitor | None:
+        """One monitor, or None where it has problems."""
+        path, before = ("monitors", name), len(self.problems)
+        self.check_known(written.direction, path)
+        sites = self.sites(written.sites, (*path, "sites"))
+        self.check_monitored(written.direction, sites, path)
+        positions = Positions.parse(written.positions)
+        if positions.role == FROM_TOKEN:
+            self.complain(f"{positions} can be steered, not read: write a role such as all", *path, "positions")
+        if len(self.problems) > before:
+            return None
+        threshold = written.above if written.above is not None else written.below
+        assert threshold is not None
+        side: Literal["above", "below"] = "above" if written.above is not None else "below"
+        return PlannedMonitor(name, written.direction, threshold, side, sites, positions)
+
+    def check_monitors(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+        """Evaluators that score readings find their monitors, and monitors somebody who looks at them."""
+        known, names = self.recipe.monitors, [item.name for item in self.recipe.evaluate]
+        for item in evaluations:
+            path = ("evaluate", names.index(item.name))
+            if item.needs.monitors is True and not known:
+                self.complain(f"{item.name} scores readings of monitors: add section `monitors`", *path)
+            for name in () if isinstance(item.needs.monitors, bool) else item.needs.monitors:
+                if name not in known and not self.draft.lost("monitors", name):
+                    self.complain(f"unknown monitor {name!r}. {nearest(name, known, 'monitor')}", *path)
+        if self.recipe.report.samples is None and not any(item.needs.monitors for item in evaluations):
+            self.notes += [
+                f"Monitor {name!r} is read by no evaluator, and there are no report.samples to show it."
+                for name in known
+            ]
+
     # All together.
 
     def check_whole(self) -> None:
@@ -323,11 +366,11 @@ class _Planner(ConditionResolver):
         used = {ref.dataset for ref in (*self.estimated, *self.measured)}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
-        steering = {name for item in listed for name in item.directions} | {
-            item.gate.direction for item in listed if item.gate
-        }
+        steering = {name for item in listed for name in item.directions}
+        steering |= {item.gate.direction for item in listed if item.gate}
+        steering |= {item.direction for item in recipe.monitors.values()}
         self.notes += [
-            f"Direction {name!r} is not used by any condition."
+            f"Direction {name!r} is not used by any condition{' or monitor' if recipe.monitors else ''}."
             for name in recipe.directions
             if not any(used == name or str(used).startswith(f"{name}.") for used in steering)
         ]
@@ -379,7 +422,9 @@ class _Planner(ConditionResolver):
         section = self.recipe.model
         arguments = section.chat_template_arguments
         counter = partial(token_counter, self.model.folder, template, arguments=arguments)
-        meter = Meter(self.data, counter(section.system_prompt), section.batch_tokens, cache(counter))
+        meter = Meter(
+            self.data, counter(section.system_prompt), section.batch_tokens, cache(partial(counter, instead=True))
+        )
         meter_directions(meter, directions, separations)
         meter_groups(meter, groups)
         return meter.cost()

@@ -164,6 +164,24 @@ class ConditionResolver(ModelResolver):
                     *path,
                 )
 
+    def check_monitored(
+        self, direction: str, sites: Sequence[Site | SitePattern] | None, path: tuple[KeyPart, ...]
+    ) -> None:
+        """Of a direction at several sites a monitor says at which ones it reads, as far as they are known."""
+        own = self.direction_sites(direction)
+        if own is None or (isinstance(own, tuple) and len(own) == 1):
+            return
+        if sites is None:
+            if not self.draft.lost(*path, "sites"):
+                example = "<site>" if isinstance(own, SitePattern) else own[len(own) // 2]
+                message = f"of direction {direction!r} {_has(own)}; say which ones are read, sites: [{example}]"
+                self.complain(message, *path)
+            return
+        for at, site in enumerate(sites):
+            lacks = site not in own if isinstance(own, tuple) else site.stream != own.stream
+            if isinstance(site, Site) and lacks:
+                self.complain(f"direction {direction!r} has no vectors at {site}; {_has(own)}", *path, "sites", at)
+
     def direction_sites(self, name: str) -> tuple[Site, ...] | SitePattern | None:
         """Where a direction has vectors, as far as recipe, model and file tell; None where they don't."""
         direction = self.recipe.directions.get(name)

@@ -55,6 +55,14 @@ class Meter:
             self._lengths[key] = counter.count(self.data[ref.dataset][ref.split], how)
         return self._lengths[key]
 
+    def texts(self, ref: DataRef, system_prompt: str | None = None) -> list[int]:
+        """Tokens of what is read along. A condition's system prompt stands before prompts that a completion follows."""
+        plain = self.lengths(ref, "text")
+        if system_prompt is None:
+            return plain
+        own, rows = self.lengths(ref, "text", system_prompt), self.data[ref.dataset][ref.split]
+        return [plain[at] if one.completion is None else own[at] for at, one in enumerate(rows)]
+
     def add(self, part: Part, run: Pass, *, members: int = 1, apart: bool = False, prepass: bool = False) -> None:
         """A pass that conditions make side by side, or each ``apart``; with ``prepass`` an unsteered one before each
         of its prompts.
@@ -112,14 +120,20 @@ def meter_groups(meter: Meter, groups: Sequence[PlannedGroup]) -> None:
         prepass = condition is not None and condition.has_prepass
         lengths = _lengths_under(meter, group.system_prompt)
         for look in group.looks:
-            run, members = look.runs(lengths), group.members(look)
+            members = group.members(look)
             # Conditions that differ by their names alone are one.
             known = (None if condition is None else condition.nameless, members, look)
-            if run is not None and known not in taken:
+            if known not in taken:
                 taken.append(known)
-                meter.add(part, run, members=members, apart=group.apart, prepass=prepass)
+                for run in look.passes(lengths):
+                    apart = group.apart or run.alone
+                    meter.add(part, run, members=members, apart=apart, prepass=prepass and run.kind != "baseline along")
 
 
 def _lengths_under(meter: Meter, system_prompt: str | None) -> Lengths:
-    """Lengths under a condition. What is read along is read as it is, whatever prompts begin with."""
-    return lambda ref, how: meter.lengths(ref, how, system_prompt if how == "prompt" else None)
+    """Lengths under a condition."""
+
+    def lengths(ref: DataRef, how: Reading) -> Sequence[int]:
+        return meter.texts(ref, system_prompt) if how == "text" else meter.lengths(ref, how, system_prompt)
+
+    return lengths

@@ -7,15 +7,30 @@ evaluators that read it. Which looks a group takes never depends on which other 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
+from steerkit.api.hookspecs import Needs
 from steerkit.plan.tokens import Reading
 from steerkit.plan.types import PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples, PlannedSeparation
 from steerkit.recipe.data import DataRef, Splits
-from steerkit.sharing import BY_ITSELF, CHUNK, Pass, along, compares_completions, completing, texts_wanted
+from steerkit.sharing import (
+    BY_ITSELF,
+    Pass,
+    Sampling,
+    along,
+    compares_completions,
+    completing,
+    greedy_tokens,
+    next_tokens,
+    reading,
+    reading_lengths,
+    sampling,
+    samplings,
+    texts_wanted,
+)
 
-LookKind: TypeAlias = Literal["completions", "reference", "after_prompts", "along"]
+LookKind: TypeAlias = Literal["completions", "reference", "after_prompts", "along", "readings"]
 
 Lengths: TypeAlias = Callable[[DataRef, Reading], Sequence[int]]
 """Tokens of each example of a split: as a ``prompt``, or as the ``text`` that is read along."""
@@ -27,16 +42,19 @@ class Look:
 
     Args:
         kind: ``completions`` writes them; ``reference`` keeps the baseline's next-token logits, which others are
-            compared with; ``after_prompts`` scores next-token logits, completions, or both; ``along`` scores logits
-            along texts.
+            compared with; ``after_prompts`` scores next-token logits, completions, samples, activations and readings;
+            ``along`` scores logits along texts; ``readings`` are those of monitors along what a reader is shown.
         data: the texts.
         first: how many of them, from the start; None for all.
-        new_tokens: of ``completions``: how many; of ``along``: the length of the baseline's completions that are read,
-            0 for the data's own texts.
+        new_tokens: of ``completions`` and ``readings``: how many; of ``along``: the length of the baseline's
+            completions that are read, 0 for the data's own texts.
         most_tokens: of ``along``: tokens that are read of each text, 0 for all.
         evaluations: places of the evaluators, among the plan's, that score it.
-        needs_pass: whether the model runs; not where what is scored is there already.
+        needs_pass: whether next-token logits are computed, or completions written; not where they are there already.
         alone: whether controls don't take it.
+        samplings: of ``after_prompts``: how completions are sampled.
+        readings: of ``after_prompts``: the lengths of completions along which activations and readings are taken.
+        compared: of ``along``: whether the baseline's logits are taken beside.
     """
 
     kind: LookKind
@@ -47,17 +65,26 @@ class Look:
     evaluations: tuple[int, ...] = ()
     needs_pass: bool = True
     alone: bool = False
+    samplings: tuple[Sampling, ...] = ()
+    readings: tuple[int, ...] = ()
+    compared: bool = False
 
-    def runs(self, lengths: Lengths) -> Pass | None:
-        """The pass that it makes, or None."""
-        if not self.needs_pass:
-            return None
+    def passes(self, lengths: Lengths) -> list[Pass]:
+        """The passes that it makes."""
         if self.kind == "along":
+            texts = list(lengths(self.data, "text"))
             if self.new_tokens:
-                return along([n + self.new_tokens for n in lengths(self.data, "prompt")], self.most_tokens)
-            return along(lengths(self.data, "text"), self.most_tokens)
+                texts = [n + self.new_tokens for n in lengths(self.data, "prompt")]
+            run = along(texts, self.most_tokens)
+            return [run, *([replace(run, kind="baseline along")] if self.compared else [])]
         prompts = list(lengths(self.data, "prompt"))[: self.first]
-        return completing(prompts, self.new_tokens) if self.new_tokens else Pass(tuple(prompts), most_rows=CHUNK)
+        if self.kind == "readings":
+            return [reading(prompts, self.new_tokens)]
+        if self.kind == "completions":
+            return [completing(prompts, self.new_tokens)]
+        runs = [sampling(prompts, wanted) for wanted in self.samplings]
+        runs += [next_tokens(prompts)] if self.needs_pass else []
+        return runs + [reading(prompts, length) for length in self.readings]
 
 
 @dataclass(frozen=True)
@@ -106,21 +133,22 @@ def plan_groups(
     random_directions: int,
     evaluations: Sequence[PlannedEvaluation],
     samples: PlannedSamples | None,
+    *,
+    monitored: bool = False,
 ) -> tuple[PlannedGroup, ...]:
-    """The groups of a run, the baseline first."""
-    found = [PlannedGroup(None, 0, _looks(evaluations, samples, baseline=True))]
-    looks = _looks(evaluations, samples, baseline=False)
+    """The groups of a run, the baseline first. ``monitored``: whether there are monitors, which read the samples."""
+    found = [PlannedGroup(None, 0, _looks(evaluations, samples, monitored, baseline=True))]
+    looks = _looks(evaluations, samples, monitored, baseline=False)
     return (*found, *(PlannedGroup(item, item.n_controls(random_directions), looks) for item in conditions))
 
 
 def completion_length(evaluations: Sequence[PlannedEvaluation], data: DataRef) -> int:
     """Tokens of the completions on a split that evaluators score under every condition; 0 where none does."""
-    wanted = [item.needs for item in evaluations if data in item.data]
-    return max((needs.max_new_tokens for needs in wanted if not needs.baseline_completions), default=0)
+    return max((greedy_tokens(item.needs) for item in evaluations if data in item.data), default=0)
 
 
 def _looks(
-    evaluations: Sequence[PlannedEvaluation], samples: PlannedSamples | None, *, baseline: bool
+    evaluations: Sequence[PlannedEvaluation], samples: PlannedSamples | None, monitored: bool, *, baseline: bool
 ) -> tuple[Look, ...]:
     found: list[Look] = []
     for data in dict.fromkeys(ref for item in evaluations for ref in item.data):
@@ -128,21 +156,45 @@ def _looks(
         longest = completion_length(evaluations, data)
         compared = baseline and any(compares_completions(needs) for needs in here.values())
         # The baseline's own are cut from what others are compared with, which is as long as anybody asks for.
-        written = max(needs.max_new_tokens for needs in here.values()) if compared else longest
+        asked = (0 if needs.samples else needs.max_new_tokens for needs in here.values())
+        written = max(asked) if compared else longest
         kept = baseline and any(needs.baseline and needs.next_token_logits for needs in here.values())
         found += [Look("reference", data)] if kept else []
         found += [Look("completions", data, new_tokens=written)] if written else []
         after = tuple(place for place, needs in here.items() if not needs.sequence_logits)
         if after:
-            passes = not kept and any(here[place].next_token_logits for place in after)
-            found.append(Look("after_prompts", data, evaluations=after, needs_pass=passes))
-        along_texts = {place: texts_wanted(needs) for place, needs in here.items() if needs.sequence_logits}
-        for wanted in dict.fromkeys(along_texts.values()):
-            asking = tuple(place for place, texts in along_texts.items() if texts == wanted)
-            found.append(Look("along", data, None, *wanted, evaluations=asking))
-    if samples is not None and not completion_length(evaluations, samples.data):
-        found.append(Look("completions", samples.data, samples.n, samples.max_new_tokens, alone=True))
+            needs_after = [here[place] for place in after]
+            passes = not kept and any(needs.next_token_logits for needs in needs_after)
+            sampled, read = tuple(samplings(needs_after)), tuple(reading_lengths(needs_after))
+            look = Look("after_prompts", data, evaluations=after, needs_pass=passes, samplings=sampled, readings=read)
+            found.append(look)
+        found += _along(data, here, baseline)
+    if samples is not None:
+        written = completion_length(evaluations, samples.data)
+        length = written or samples.max_new_tokens
+        found += [] if written else [Look("completions", samples.data, samples.n, length, alone=True)]
+        found += [Look("readings", samples.data, samples.n, length, alone=True)] if monitored else []
     return tuple(found)
+
+
+def _along(data: DataRef, needs: Mapping[int, Needs], baseline: bool) -> list[Look]:
+    """Looks along texts. Those beside the baseline's are looks of their own: they are steered row by row."""
+    asked = {
+        place: (*texts_wanted(one), one.baseline and not baseline)
+        for place, one in needs.items()
+        if one.sequence_logits
+    }
+    return [
+        Look(
+            "along",
+            data,
+            new_tokens=new_tokens,
+            most_tokens=most,
+            evaluations=tuple(place for place, wanted in asked.items() if wanted == (new_tokens, most, compared)),
+            compared=compared,
+        )
+        for new_tokens, most, compared in dict.fromkeys(asked.values())
+    ]
 
 
 # Directions.

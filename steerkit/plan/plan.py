@@ -18,6 +18,7 @@ from steerkit.plan.types import (
     PlannedEvaluation,
     PlannedLoading,
     PlannedModel,
+    PlannedMonitor,
     PlannedReport,
     PlannedSamples,
     PlannedSeparation,
@@ -54,6 +55,7 @@ class Plan:
         cost: what it will take.
         plugins: kind, name, distribution and version of each plugin that is used.
         notes: what a reader should know, as sentences.
+        monitors: in the recipe's order.
     """
 
     recipe: Recipe
@@ -75,11 +77,14 @@ class Plan:
     cost: Cost
     plugins: tuple[Mapping[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    monitors: tuple[PlannedMonitor, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:
         """The baseline, and each condition with its controls, with the looks that they take."""
-        return plan_groups(self.conditions, self.random_directions, self.evaluations, self.samples)
+        return plan_groups(
+            self.conditions, self.random_directions, self.evaluations, self.samples, monitored=bool(self.monitors)
+        )
 
     @cached_property
     def separations(self) -> tuple[PlannedSeparation, ...]:
@@ -110,6 +115,7 @@ class Plan:
             "conditions": [
                 condition_as_json(item, item.n_controls(self.random_directions)) for item in self.conditions
             ],
+            **({"monitors": [item.to_json() for item in self.monitors]} if self.monitors else {}),
             "evaluate": [evaluation_as_json(item) for item in self.evaluations],
             "samples": None
             if self.samples is None

@@ -60,15 +60,21 @@ class TokenCounter:
 
 
 def token_counter(
-    folder: Path | None, template: str, system_prompt: str | None, arguments: Mapping[str, Any] | None = None
+    folder: Path | None,
+    template: str,
+    system_prompt: str | None,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    instead: bool = False,
 ) -> TokenCounter:
     """The best counter that a model's files allow.
 
     Args:
         folder: the model's files, or None.
         template: ``default``, ``none``, or a Jinja template.
-        system_prompt: the recipe's.
+        system_prompt: the recipe's, or a condition's.
         arguments: of the template.
+        instead: whether the system prompt takes the place of a conversation's own.
     """
     raw = _raw_counter(folder) if folder is not None else None
     if folder is None or raw is None:
@@ -79,7 +85,7 @@ def token_counter(
     if template == "none":
         return TokenCounter(_of_texts(plain), plain, behind, False, "counted with the model's tokenizer")
     source = chat_template(folder) if template == "default" else template
-    render = _renderer(folder, source, system_prompt, arguments or {}) if source is not None else None
+    render = _renderer(folder, source, system_prompt, arguments or {}, instead) if source is not None else None
 
     def count(examples: Sequence[Example]) -> list[int]:
         assert render is not None
@@ -184,8 +190,8 @@ def _raw_counter(folder: Path) -> Callable[[bool], Callable[[Sequence[str]], lis
 
 
 def _renderer(
-    folder: Path, source: str, system_prompt: str | None, arguments: Mapping[str, Any]
+    folder: Path, source: str, system_prompt: str | None, arguments: Mapping[str, Any], instead: bool
 ) -> Callable[[Example], str]:
     """Renders an example as the engine does."""
     templates = {closed: _template(folder, source, not closed, arguments) for closed in (False, True)}
-    return lambda example: templates[example.is_closed](messages_of(example, system_prompt))
+    return lambda example: templates[example.is_closed](messages_of(example, system_prompt, instead=instead))

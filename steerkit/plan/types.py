@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from steerkit.api.hookspecs import (
     Needs,
     NoOptions,
     Options,
+    Value,
 )
 from steerkit.recipe.data import DataRef
 from steerkit.types import Positions, Schedule, Site, SitePattern
@@ -185,6 +186,38 @@ class PlannedCondition:
 
 
 @dataclass(frozen=True)
+class PlannedMonitor:
+    """What reads the stream and never edits it. See ``steerkit.api.monitor.Monitor``.
+
+    Args:
+        name: as the recipe calls it.
+        direction: name of the direction that the stream is projected on.
+        threshold: what readings are compared with.
+        side: ``above`` or ``below`` the threshold.
+        sites: where it is read, sites or patterns of several; None for the direction's own.
+        positions: at which tokens.
+    """
+
+    name: str
+    direction: str
+    threshold: float
+    side: Literal["above", "below"]
+    sites: tuple[Site | SitePattern, ...] | None
+    positions: Positions
+
+    def to_json(self, sites: Sequence[Site] | None = None) -> dict[str, Any]:
+        """As a recipe writes it, with its name; ``sites`` where the plan has none."""
+        where = self.sites or sites
+        return {
+            "name": self.name,
+            "direction": self.direction,
+            self.side: self.threshold,
+            "sites": None if where is None else [str(site) for site in where],
+            "positions": str(self.positions),
+        }
+
+
+@dataclass(frozen=True)
 class PlannedEvaluation:
     """An evaluator with its options, what it must see, and the data that it is run on."""
 
@@ -199,6 +232,22 @@ class PlannedEvaluation:
         """What results call the values that are derived from this one."""
         renamed = self.name != self.spec.name
         return tuple(f"{self.name}.{label}" if renamed else label for label in self.spec.derived)
+
+    @property
+    def values(self) -> Mapping[str, Value]:
+        """What results call its values, where they are several; empty where it gives one score per example."""
+        return {self.spec.label(name, self.name): value for name, value in self.spec.values.items()}
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Of each value per example, by the name that the evaluator gives it, what results call it."""
+        per_example = (name for name, value in self.spec.values.items() if value.aggregate != "whole")
+        return {name: self.spec.label(name, self.name) for name in per_example}
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The names beside its own that it adds to results."""
+        return tuple(dict.fromkeys((*self.derived, *(label for label in self.values if label != self.name))))
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,8 @@ class Draft:
             if condition["mode"] == "auto":
                 del condition["mode"]
             condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
+        if not out["monitors"]:
+            del out["monitors"]
         out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]
         return out
 

@@ -162,6 +162,8 @@ class _Grammar:
             out["conditions"] = {
                 name: self._condition(item, ("conditions", name)) for name, item in out["conditions"].items()
             }
+        if isinstance(out.get("monitors"), dict):
+            out["monitors"] = {name: self._monitor(item, name) for name, item in out["monitors"].items()}
         if isinstance(out.get("evaluate"), list):
             items = self._items(out["evaluate"], ("evaluate",), ("evaluate",), EVALUATION_KEYS)
             out["evaluate"] = [self._evaluation(item, ("evaluate", index)) for index, item in enumerate(items)]
@@ -177,6 +179,12 @@ class _Grammar:
         if template == "file" or "chat_template_file" in model:
             self._complain(("model", "chat_template"), "expected default, none, or {file: template.jinja}")
         return model
+
+    def _monitor(self, item: Any, name: str) -> Any:
+        if isinstance(item, dict) and isinstance(item.get("sites"), str):
+            item = {**item, "sites": [item["sites"]]}
+            self.moved[("monitors", name, "sites", 0)] = ("monitors", name, "sites")
+        return item
 
     def _condition(self, item: Any, path: KeyPath) -> Any:
         if isinstance(item, list):

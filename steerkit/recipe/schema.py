@@ -181,6 +181,14 @@ class DirectionRecipe(Section):
         return self
 
 
+def _require_one_side(section: Section) -> None:
+    given = [name for name in ("above", "below") if getattr(section, name) is not None]
+    if not given:
+        raise _lacking("expected a number as above or as below", ("above", "below"))
+    if len(given) > 1:
+        raise _excess("expected one of above and below, not both", given)
+
+
 class GateRecipe(Section):
     """A condition on the stream under which an intervention acts. See ``steerkit.api.intervention.Gate``."""
 
@@ -194,11 +202,7 @@ class GateRecipe(Section):
 
     @model_validator(mode="after")
     def _one_side(self) -> GateRecipe:
-        given = [name for name in ("above", "below") if getattr(self, name) is not None]
-        if not given:
-            raise _lacking("expected a number as above or as below", ("above", "below"))
-        if len(given) > 1:
-            raise _excess("expected one of above and below, not both", given)
+        _require_one_side(self)
         return self
 
     @model_validator(mode="after")
@@ -206,6 +210,23 @@ class GateRecipe(Section):
         given = [name for name in ("positions", "prepass") if getattr(self, name) not in (None, False)]
         if given and self.at == "token":
             raise _lacking(f"{' and '.join(given)} can be given only with at: prompt", ("at",))
+        return self
+
+
+class MonitorRecipe(Section):
+    """One monitor of section ``monitors``: what reads the stream and never edits it."""
+
+    direction: str = Field(description="name of the direction that the stream is projected on")
+    above: float | None = Field(default=None, description="a reading crosses where it is above this number")
+    below: float | None = Field(default=None, description="a reading crosses where it is below this number")
+    sites: tuple[SitesText, ...] | None = Field(
+        default=None, description="where it is read, sites or patterns; the direction's own site where None"
+    )
+    positions: PositionsText = Field(default="all", description="at which tokens it is read")
+
+    @model_validator(mode="after")
+    def _one_side(self) -> MonitorRecipe:
+        _require_one_side(self)
         return self
 
 
@@ -295,6 +316,7 @@ class Recipe(Section):
     data: Mapping[Name, DatasetRecipe] = Field(default_factory=dict, description="section: data sets by name")
     directions: Mapping[Name, DirectionRecipe] = Field(default_factory=dict, description="section: by name")
     conditions: Mapping[Name, ConditionRecipe] = Field(default_factory=dict, description="section: by name")
+    monitors: Mapping[Name, MonitorRecipe] = Field(default_factory=dict, description="section: by name")
     evaluate: tuple[EvaluationRecipe, ...] = Field(default=(), description="section: list of evaluators")
     control: ControlRecipe = Field(default=ControlRecipe(), description="random_directions, or false")
     report: ReportRecipe = Field(default=ReportRecipe(), description="section")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steerkit.api.hookspecs import StatisticsKind
 from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import PaddingSide
 from steerkit.engine.reading.capture import Key, capture
+from steerkit.engine.reading.monitors import completions
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.progress import Progress
 from steerkit.types import Positions, Site, as_sites
 
 if TYPE_CHECKING:
     from steerkit.api.estimator import ClassStatistics
+    from steerkit.api.monitor import Completion, Monitor
     from steerkit.engine.prompts.inputs import Prompts
 
 
@@ -44,3 +46,30 @@ class LiveModel(Runtime):
             steer=steer,
             progress=progress,
         )
+
+    def completions(
+        self,
+        prompts: Prompts,
+        *,
+        monitors: Sequence[Monitor] = (),
+        max_new_tokens: int = 64,
+        steer: Sequence[Steer] | None = None,
+        **kwargs: Any,
+    ) -> list[Completion]:
+        """Complete prompts as ``generate`` does, with token ids and with what monitors read meanwhile.
+
+        Reading costs a product per token and site, and no pass. The last token of a completion that its length ended
+        is written and never read: its reading is NaN.
+
+        Args:
+            prompts: one or several, as of ``generate``.
+            monitors: what is read.
+            max_new_tokens: length of a completion in tokens.
+            steer: a condition for each prompt, as in ``generate``; what is active is read under too.
+            kwargs: for transformers' ``generate``. With monitors no beams and no drafts of other models.
+
+        Raises:
+            SiteError, AttachError: for a monitor that doesn't fit the model.
+            DataError: for what is no prompt, and for a conversation that ends with the assistant's turn.
+        """
+        return completions(self, prompts, monitors, max_new_tokens=max_new_tokens, steer=steer, **kwargs)

@@ -5,12 +5,11 @@ model, and ``records`` turns outputs into results. All of it reads the plan, and
 """
 
 from steerkit.stages.carry import Bench, carry_out, read_direction
-from steerkit.stages.condition import Condition, conditions, random_like, require_possible
+from steerkit.stages.condition import Condition, conditions, random_like, require_monitors, require_possible
 from steerkit.stages.graph import BASELINE, Graph, GroupTasks, make_graph, saved_direction
 from steerkit.stages.model import facts_of, load, model_use, plugins_of
 from steerkit.stages.preview import Preview, preview
 from steerkit.stages.records import (
-    ConditionScores,
     collect,
     describe_condition,
     evaluated_examples,
@@ -23,7 +22,6 @@ __all__ = [
     "BASELINE",
     "Bench",
     "Condition",
-    "ConditionScores",
     "Graph",
     "GroupTasks",
     "ModelUse",
@@ -44,6 +42,7 @@ __all__ = [
     "read_direction",
     "read_scores",
     "read_separations",
+    "require_monitors",
     "require_possible",
     "saved_direction",
 ]

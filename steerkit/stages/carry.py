@@ -6,17 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from steerkit.artifacts.answers import AnswersOnDisk
 from steerkit.artifacts.keys import hash_of
-from steerkit.artifacts.rundir import plain
+from steerkit.artifacts.rundir import plain as as_json
+from steerkit.bundled import cache_folder
 from steerkit.progress import SILENT, Observer
-from steerkit.stages.condition import steer_group
+from steerkit.stages.condition import build_monitors, steer_group
 from steerkit.stages.model import load_use
+from steerkit.stages.readings import readings_as_json
 from steerkit.stages.tasks import (
     CompletionsTask,
     EstimateTask,
     Examples,
     GroupUse,
     ModelUse,
+    ReadingsTask,
     ReferenceTask,
     ScoresTask,
     SeparationTask,
@@ -26,7 +30,11 @@ from steerkit.stages.tasks import (
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
     from steerkit.api.estimator import Estimator
-    from steerkit.engine.measuring.evaluate import Evaluation, Job, Seen, Steered
+    from steerkit.api.hookspecs import Needs
+    from steerkit.api.monitor import Monitor
+    from steerkit.engine.measuring.evaluate import Evaluation, Job, Plain, Steered
+    from steerkit.engine.measuring.jobs import Activity, ConditionScores
+    from steerkit.plan import PlannedMonitor
     from steerkit.session.model import LiveModel
 
 
@@ -57,7 +65,9 @@ class Bench:
         data: str,
         examples: Examples,
         jobs: Sequence[Job] = (),
-        seen: Seen | None = None,
+        plain: Plain | None = None,
+        monitors: Sequence[Monitor] = (),
+        seed: int = 0,
         key: str = "",
     ) -> Evaluation:
         """An evaluation of some examples, with their prompts rendered once for all groups that look at them.
@@ -67,15 +77,22 @@ class Bench:
             data: what the examples are called.
             examples: the examples.
             jobs: what is to be scored.
-            seen: outputs of the baseline.
-            key: of jobs and outputs.
+            plain: outputs of the baseline.
+            monitors: those whose readings are scored.
+            seed: that samples are drawn by.
+            key: of all of these.
         """
         from steerkit.engine.measuring.evaluate import Evaluation
 
         live = self.live(use)
         known = hash_of([data, examples, key])
         if known not in self._evaluations:
-            self._evaluations[known] = Evaluation(live, jobs, {data: examples}, None, self.observer, seen)
+            kept = AnswersOnDisk(cache_folder() / "answers") if any(job.needs.calls for job in jobs) else None
+            evaluation = Evaluation(
+                live, jobs, {data: examples}, None, self.observer, seed=seed, kept=kept, plain=plain
+            )
+            evaluation.monitor(monitors)
+            self._evaluations[known] = evaluation
         return self._evaluations[known]
 
 
@@ -101,6 +118,8 @@ def carry_out(tasks: Sequence[Task], inputs: Mapping[str, bytes], bench: Bench) 
         return {first.key: _separation(payload, bench)}
     if isinstance(payload, CompletionsTask):
         return {first.key: _completions(payload, given, bench)}
+    if isinstance(payload, ReadingsTask):
+        return {first.key: _readings(payload, given, bench)}
     return {first.key: _reference(payload, bench)}
 
 
@@ -143,7 +162,20 @@ def _separation(payload: SeparationTask, bench: Bench) -> bytes:
 def _completions(payload: CompletionsTask, given: Mapping[str, bytes], bench: Bench) -> bytes:
     bench.observer.step(f"completions on {payload.data}")
     evaluation = bench.evaluation(payload.model, payload.data, payload.examples)
-    return to_bytes(evaluation.complete(_steering(payload.group, given), payload.data, payload.new_tokens))
+    written = evaluation.complete(_steering(payload.group, given), payload.data, payload.new_tokens)
+    return to_bytes([{"ids": ids, "activity": pack_activity(activity)} for ids, activity in written])
+
+
+def _readings(payload: ReadingsTask, given: Mapping[str, bytes], bench: Bench) -> bytes:
+    bench.observer.step(f"readings of completions on {payload.data}")
+    live, n = bench.live(payload.model), len(payload.examples)
+    monitors = _monitors(payload.monitors, given, live)
+    key = hash_of([payload.monitors, sorted(hash_of(content) for content in given.values())])
+    evaluation = bench.evaluation(payload.model, payload.data, payload.examples, monitors=monitors, key=key)
+    ids = [row[: payload.new_tokens] for row in from_bytes(given["completions"])[0]["ids"][:n]]
+    (steered,) = _steering(payload.group, given)
+    rows, _ = evaluation.read(steered, payload.data, ids, payload.new_tokens)
+    return to_bytes([{name: readings_as_json(one) for name, one in row.items()} for row in rows])
 
 
 def _reference(payload: ReferenceTask, bench: Bench) -> bytes:
@@ -160,35 +192,63 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
     payloads = [cast(ScoresTask, task.payload) for task in tasks]
     first, data = payloads[0], payloads[0].data
     live = bench.live(first.model)
-    jobs = [Job(item.name, item.build(live.vocabulary), item.needs, data) for item in payloads]
+    # Names of their own, so that what is kept doesn't depend on what the recipe calls its evaluators.
+    labels = [{name: f"{place}:{name}" for name in item.values} for place, item in enumerate(payloads)]
+    jobs = [
+        Job(str(place), item.build(live.vocabulary), item.needs, data, labels[place])
+        for place, item in enumerate(payloads)
+    ]
+    monitors = {one.name: one for item in payloads for one in item.monitors}
+    drawn = next((item.drawn for item in payloads if item.drawn is not None), (0, data))
     compared = sorted({task.inputs[part] for task in tasks for part in task.inputs if part in _COMPARED})
-    asked = [[item.name, item.evaluator, item.options, item.needs] for item in payloads]
-    key = hash_of([asked, compared])
-    evaluation = bench.evaluation(first.model, data, first.examples, jobs, _seen(given, data), key)
-    bench.observer.step(f"{', '.join(item.name for item in payloads)} on {data}")
-    known = {data: from_bytes(given["completions"])} if "completions" in given else {}
-    members = evaluation.run_many(_steering(first.group, given), samples=False, known=known)
-    return {
-        task.key: to_bytes([pack_scores(member.scores[(item.name, data)]) for member in members])
+    read = [
+        [one, task.inputs[f"direction {one.direction}"]]
         for task, item in zip(tasks, payloads, strict=True)
+        for one in item.monitors
+    ]
+    asked = [[item.evaluator, item.options, item.needs, item.values, item.drawn] for item in payloads]
+    evaluation = bench.evaluation(
+        first.model,
+        drawn[1],
+        first.examples,
+        jobs,
+        _plain(given, data),
+        _monitors(list(monitors.values()), given, live),
+        drawn[0],
+        hash_of([asked, compared, read]),
+    )
+    bench.observer.step(f"{', '.join(item.name for item in payloads)} on {data}")
+    known = {data: [one["ids"] for one in from_bytes(given["completions"])]} if "completions" in given else {}
+    steering = _steering(first.group, given)
+    called = [f"{hash_of(first.group.condition)}/{number}" for number in range(len(steering))]
+    members = evaluation.run_many(steering, samples=False, known=known, names=called)
+    return {
+        task.key: to_bytes([pack_scores(member, str(place), item, labels[place]) for member in members])
+        for place, (task, item) in enumerate(zip(tasks, payloads, strict=True))
     }
 
 
 _COMPARED = ("reference", "baseline completions")
 
 
-def _seen(given: Mapping[str, bytes], data: str) -> Seen:
+def _plain(given: Mapping[str, bytes], data: str) -> Plain:
     """The baseline's outputs that evaluators compare with."""
     from safetensors.torch import load
 
-    from steerkit.engine.measuring.evaluate import Seen
+    from steerkit.engine.measuring.evaluate import Plain
 
-    found = Seen()
+    plain = Plain()
     if "reference" in given:
-        found.logits[data] = load(given["reference"])["logits"]
+        plain.logits[data] = load(given["reference"])["logits"]
     if "baseline completions" in given:
-        found.completions[data] = from_bytes(given["baseline completions"])[0]
-    return found
+        plain.completions[data] = from_bytes(given["baseline completions"])[0]["ids"]
+    return plain
+
+
+def _monitors(planned: Sequence[PlannedMonitor], given: Mapping[str, bytes], live: LiveModel) -> list[Monitor]:
+    names = {item.direction for item in planned}
+    directions = {name: read_direction(given[f"direction {name}"], name) for name in names}
+    return build_monitors(planned, directions, live.layout.n_layers)
 
 
 def _steering(group: GroupUse, given: Mapping[str, bytes]) -> list[Steered]:
@@ -210,7 +270,7 @@ def read_direction(content: bytes, name: str) -> Direction:
 
 def to_bytes(value: Any) -> bytes:
     """A value as JSON, the same bytes for equal values. What isn't finite was not measured and becomes null."""
-    return json.dumps(plain(value), ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+    return json.dumps(as_json(value), ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
 
 
 def from_bytes(content: bytes) -> Any:
@@ -218,9 +278,38 @@ def from_bytes(content: bytes) -> Any:
     return json.loads(content)
 
 
-def pack_scores(scores: Sequence[Any]) -> list[list[Any]]:
-    """Scores as plain values."""
-    return [[score.value, score.weight] for score in scores]
+def pack_scores(member: ConditionScores, job: str, payload: ScoresTask, labels: Mapping[str, str]) -> dict[str, Any]:
+    """What one evaluator gave under one condition, as plain values, by its own names ("" where it has one value)."""
+    data = next((where for _, where in member.scores), payload.data)
+    named = {name: member.scores[(label, data)] for name, label in labels.items()} or {"": member.scores[(job, data)]}
+    kinds = _kinds(payload.needs)
+    activity = {place: counts for place, counts in member.activity.items() if place[1] in kinds}
+    return {
+        "values": {name: [[score.value, score.weight] for score in scores] for name, scores in named.items()},
+        "activity": pack_activity(activity),
+        "asking": [note for (name, _), notes in member.asking.items() if name == job for note in notes],
+        "idle": member.idle,
+    }
+
+
+def _kinds(needs: Needs) -> set[str]:
+    """The kinds of passes that an evaluator looks at, beside greedy completions."""
+    asked = {
+        "next token": needs.next_token_logits,
+        "samples": needs.samples,
+        "reading": needs.activations or needs.monitors,
+        "along": needs.sequence_logits,
+    }
+    return {kind for kind, wanted in asked.items() if wanted}
+
+
+def pack_activity(activity: Activity) -> list[list[Any]]:
+    """How many tokens were edited, as plain values. By kinds of passes: what the data are called is the reader's."""
+    return [
+        [kind, when, cause, tokens]
+        for (_, kind), counts in activity.items()
+        for (when, cause), tokens in counts.items()
+    ]
 
 
 def unpack_scores(packed: Sequence[Sequence[Any]]) -> tuple[Any, ...]:

@@ -8,18 +8,19 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from steerkit.api.intervention import Gate, Intervention, Placement
+from steerkit.api.monitor import Monitor
 from steerkit.catalog import implementation
-from steerkit.errors import SteerkitError
-from steerkit.plan import Plan, PlannedCondition
+from steerkit.errors import AttachError, SteerkitError
+from steerkit.plan import Plan, PlannedCondition, PlannedMonitor
 from steerkit.plan.types import PlannedIntervention
 from steerkit.stages.graph import condition_names
-from steerkit.types import FROM_TOKEN, Example
+from steerkit.types import FROM_TOKEN, Example, Site, resolve_sites
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
     from steerkit.engine.lowering.edits import Mode
     from steerkit.engine.measuring.evaluate import Steered
-    from steerkit.engine.prompts.chat import Rendered
+    from steerkit.engine.prompts.chat import ChatFormat, Rendered
     from steerkit.engine.sequence.positions import Frame
     from steerkit.session.model import LiveModel
 
@@ -166,15 +167,17 @@ def require_possible(conditions: Sequence[Condition], plan: Plan, live: LiveMode
     from steerkit.engine.lowering.lower import at_sites
     from steerkit.engine.sequence.positions import intervals
 
-    raw = [batch.frame for batch in live.batched(_read(plan, live.chat.render_reading, raw=True), "right")]
     frames: dict[str | None, list[Frame]] = {}
     for condition in conditions:
         try:
             system_prompt = condition.system_prompt
             if system_prompt not in frames:
                 chat = live.chat if system_prompt is None else live.chat.with_system_prompt(system_prompt)
-                prompts = _read(plan, chat.render, raw=False)
-                frames[system_prompt] = [batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)] + raw
+                prompts, texts = _read(plan, chat.render, raw=False), _read(plan, reading(live, chat), raw=True)
+                frames[system_prompt] = [
+                    *(batch.frame for batch in live.batched(prompts, "left", extra_tokens=1)),
+                    *(batch.frame for batch in live.batched(texts, "right")),
+                ]
             at_sites(condition.placements, live.layout)
             gates = [item.gate for item in condition.placements if item.gate is not None]
             named = {item.positions for item in condition.placements}
@@ -184,6 +187,67 @@ def require_possible(conditions: Sequence[Condition], plan: Plan, live: LiveMode
                     intervals(positions, frame)
         except SteerkitError as error:
             raise type(error)(f"Condition {condition.name}: {error}") from None
+
+
+def require_monitors(plan: Plan, directions: Mapping[str, Direction], live: LiveModel) -> None:
+    """Build every monitor, before anything is measured.
+
+    Raises:
+        SteerkitError: for a monitor that doesn't fit the model.
+    """
+    from steerkit.engine.reading.monitors import require_fits
+
+    require_fits(build_monitors(plan.monitors, directions, live.layout.n_layers), live.layout)
+
+
+def reading(live: LiveModel, chat: ChatFormat) -> Callable[[Example], Rendered]:
+    """How an example is read along under a condition: its system prompt stands before prompts that a completion
+    follows, and what is read as it is has none."""
+
+    def render(example: Example) -> Rendered:
+        return (live.chat if example.completion is None else chat).render_reading(example)
+
+    return render
+
+
+def build_monitors(
+    planned: Sequence[PlannedMonitor], directions: Mapping[str, Direction], n_layers: int
+) -> list[Monitor]:
+    """A recipe's monitors.
+
+    Raises:
+        SteerkitError: naming the monitor, where its direction or its sites can't be read.
+    """
+    built = []
+    for item in planned:
+        try:
+            direction = directions[item.direction]
+            sites = monitor_sites(item, direction, n_layers)
+            built.append(Monitor(item.name, direction, item.threshold, item.side, sites, item.positions))
+        except SteerkitError as error:
+            raise type(error)(f"monitors.{item.name}: {error}") from None
+    return built
+
+
+def monitor_sites(item: PlannedMonitor, direction: Direction, n_layers: int) -> tuple[Site, ...] | None:
+    """Where a monitor reads, or None for its direction's own site.
+
+    A pattern means those of its sites that a direction of several has vectors at: an estimator may leave some out.
+    """
+    if item.sites is None:
+        return None
+    several = not direction.is_single or "left_out" in direction.provenance
+    found: dict[Site, None] = {}
+    for written in item.sites:
+        meant = resolve_sites(written, n_layers)
+        if several and not isinstance(written, Site):
+            meant = [site for site in meant if site in direction.sites]
+            if not meant:
+                raise AttachError(
+                    f"direction {direction.name!r} has no vectors at {written}; it has them at {direction.describe()}."
+                )
+        found.update(dict.fromkeys(meant))
+    return tuple(found)
 
 
 def _read(plan: Plan, render: Callable[[Example], Rendered], *, raw: bool) -> list[Rendered]:

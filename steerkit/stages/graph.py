@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING
 from steerkit.artifacts.keys import hash_of
 from steerkit.catalog import needs_of
 from steerkit.errors import ArtifactError
-from steerkit.plan import DataRef, Look, Plan, PlannedCondition, PlannedDirection, PlannedGroup, PlannedSeparation
+from steerkit.plan import (
+    DataRef,
+    Look,
+    Plan,
+    PlannedCondition,
+    PlannedDirection,
+    PlannedGroup,
+    PlannedMonitor,
+    PlannedSeparation,
+)
 from steerkit.progress import StageKind
-from steerkit.sharing import compares_completions
+from steerkit.sharing import compares_completions, greedy_tokens
 from steerkit.stages.model import code_of, plugin
 from steerkit.stages.tasks import (
     CompletionsTask,
@@ -20,6 +29,7 @@ from steerkit.stages.tasks import (
     GroupUse,
     ModelUse,
     Payload,
+    ReadingsTask,
     ReferenceTask,
     ScoresTask,
     SeparationTask,
@@ -38,6 +48,7 @@ _KINDS: Mapping[type, TaskKind] = {
     CompletionsTask: "completions",
     ReferenceTask: "reference",
     ScoresTask: "scores",
+    ReadingsTask: "readings",
 }
 
 
@@ -50,6 +61,7 @@ class GroupTasks:
         names: its conditions, the controls last.
         completions: ``{split: task}``, of what evaluators score or compare with.
         samples: the task that writes completions for the reader alone, or None.
+        readings: the task that reads along completions that the reader sees, or None.
         scores: ``{(evaluator, split): task}``, in the order of the looks.
         references: ``{split: task}``.
     """
@@ -60,12 +72,13 @@ class GroupTasks:
     samples: Task | None
     scores: Mapping[tuple[str, DataRef], Task]
     references: Mapping[DataRef, Task]
+    readings: Task | None = None
 
     @property
     def tasks(self) -> tuple[Task, ...]:
         """All of them, inputs before what needs them."""
-        samples = () if self.samples is None else (self.samples,)
-        return (*self.references.values(), *self.completions.values(), *self.scores.values(), *samples)
+        shown = [task for task in (self.samples, self.readings) if task is not None]
+        return (*self.references.values(), *self.completions.values(), *self.scores.values(), *shown)
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Graph:
         found = [task for _, task in self.separations]
         for group in self.groups:
             found += [*group.completions.values(), *group.scores.values()]
-            found += [] if group.samples is None else [group.samples]
+            found += [task for task in (group.samples, group.readings) if task is not None]
         return tuple(found)
 
 
@@ -217,28 +230,47 @@ class _Grapher:
             if look.alone:
                 return replace(group, samples=task)
             return replace(group, completions={**group.completions, look.data: task})
-        looked_at = [look.kind, look.new_tokens, look.most_tokens]
+        if look.kind == "readings":
+            shown = group.samples or group.completions[look.data]
+            monitors = self.plan.monitors
+            reading = ReadingsTask(self.model, use, _prompts(examples), look.new_tokens, monitors, data)
+            inputs = {**steering, **self.keys_of_monitors(monitors), "completions": shown.key}
+            return replace(group, readings=self.task(reading, inputs, "condition", title))
+        looked_at = [look.kind, look.new_tokens, look.most_tokens, look.compared]
         together = hash_of([self.model, use, examples, sorted(steering.items()), looked_at])
         scores = dict(group.scores)
         for place in look.evaluations:
             name = self.plan.evaluations[place].name
             scoring = self.scores(place, use, examples, data)
-            inputs = {**steering, **self.outputs_for(scoring, group, look.data)}
+            read = self.keys_of_monitors(scoring.monitors)
+            inputs = {**steering, **read, **self.outputs_for(scoring, group, look.data)}
             scores[(name, look.data)] = self.task(scoring, inputs, "condition", title, together)
         return replace(group, scores=scores)
 
     def scores(self, place: int, use: GroupUse, examples: Examples, data: str) -> ScoresTask:
         """What one evaluator scores."""
         item = self.plan.evaluations[place]
-        evaluator = plugin(item.spec)
-        return ScoresTask(self.model, use, examples, evaluator, item.options, item.needs, item.name, data)
+        wanted = item.needs.monitors
+        monitors = [one for one in self.plan.monitors if wanted is True or (wanted and one.name in wanted)]
+        return ScoresTask(
+            self.model,
+            use,
+            examples,
+            plugin(item.spec),
+            item.options,
+            item.needs,
+            tuple(item.labels),
+            tuple(monitors),
+            (self.plan.seed, data) if item.needs.samples else None,
+            item.name,
+            data,
+        )
 
     def outputs_for(self, payload: ScoresTask, group: GroupTasks, data: DataRef) -> dict[str, str]:
         """Keys of the outputs that an evaluator's scores are made from, beside its own pass."""
         needs, baseline = payload.needs, self.baseline or group
         found = {}
-        own = needs.max_new_tokens and not needs.baseline_completions
-        if own and data in group.completions:
+        if greedy_tokens(needs) and data in group.completions:
             found["completions"] = group.completions[data].key
         if compares_completions(needs):
             found["baseline completions"] = baseline.completions[data].key
@@ -246,6 +278,10 @@ class _Grapher:
         if compared and data in baseline.references:
             found["reference"] = baseline.references[data].key
         return found
+
+    def keys_of_monitors(self, monitors: Sequence[PlannedMonitor]) -> dict[str, str]:
+        """Keys of the directions that monitors read along."""
+        return {f"direction {one.direction}": self.directions[one.direction] for one in monitors}
 
     def keys_of(self, condition: PlannedCondition) -> dict[str, str]:
         """Keys of the directions that a condition uses."""

@@ -12,7 +12,7 @@ from steerkit.errors import SteerkitError
 from steerkit.plan import DataRef, Plan, PlannedDirection
 from steerkit.plan.looks import Lengths
 from steerkit.plan.tokens import Reading
-from steerkit.stages.condition import conditions, require_possible
+from steerkit.stages.condition import conditions, reading, require_monitors, require_possible
 from steerkit.stages.graph import saved_direction
 from steerkit.types import resolve_sites
 
@@ -88,8 +88,7 @@ def _lengths(plan: Plan, live: LiveModel, system_prompt: str | None) -> Lengths:
 
     @cache
     def count(ref: DataRef, how: Reading) -> list[int]:
-        # What is read along is read as it is, whatever prompts begin with.
-        render = live.chat.render_reading if how == "text" else chat.render
+        render = reading(live, chat) if how == "text" else chat.render
         return [len(render(example).token_ids) for example in plan.examples(ref)]
 
     return count
@@ -113,6 +112,7 @@ def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
         directions |= {name: stand_in(replace(item, name=name), plan, live) for name in item.further}
     listed = conditions(plan, directions)
     require_possible(listed, plan, live)
+    require_monitors(plan, directions, live)
     groups = {group.condition.name: group for group in plan.groups if group.condition is not None}
     lengths = cache(partial(_lengths, plan, live))
     found: dict[str, Preview] = {}
@@ -121,7 +121,7 @@ def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
             continue
         try:
             group, counted = groups[condition.name], lengths(condition.system_prompt)
-            looks = [(look, run) for look in group.looks if (run := look.runs(counted)) is not None]
+            looks = [(look, run) for look in group.looks for run in look.passes(counted)]
             expected = max((run.tokens for _, run in looks), default=0)
             together = max((group.together(look, run, live.batch_tokens) for look, run in looks), default=1)
             explanation = live.explain(*condition.placements, mode=condition.mode, expected_tokens=expected)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
+from steerkit.api.hookspecs import Value
 from steerkit.artifacts.results import (
     ConditionEntry,
     EvaluatorEntry,
     InterventionEntry,
     ModelEntry,
+    MonitorEntry,
     RecordEntry,
     Results,
     Sample,
@@ -20,55 +22,89 @@ from steerkit.artifacts.results import (
     sample_rows,
 )
 from steerkit.catalog import implementation
-from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention
+from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention, PlannedMonitor
 from steerkit.plan.looks import completion_length
 from steerkit.plan.types import options_as_json
 from steerkit.stages.carry import from_bytes, unpack_scores
-from steerkit.stages.condition import Condition
-from steerkit.stages.graph import BASELINE, Graph
+from steerkit.stages.condition import Condition, monitor_sites
+from steerkit.stages.graph import BASELINE, Graph, GroupTasks
 from steerkit.stages.model import facts_of
+from steerkit.stages.values import records_of, remarks_on
 from steerkit.types import Example
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
+    from steerkit.engine.measuring.jobs import Cause, ConditionScores
     from steerkit.session.model import LiveModel
-
-
-@dataclass(frozen=True)
-class ConditionScores:
-    """What one condition gave.
-
-    Args:
-        scores: ``{(evaluator, split): one score per text}``.
-        completions: ``{split: completions of its first texts}``.
-    """
-
-    scores: Mapping[tuple[str, str], tuple[Score, ...]]
-    completions: Mapping[str, tuple[str, ...]]
 
 
 def read_scores(plan: Plan, graph: Graph, outputs: Mapping[str, bytes], live: LiveModel) -> dict[str, ConditionScores]:
     """What every condition gave, by name, from the outputs of the tasks."""
-    found: dict[str, ConditionScores] = {}
-    for group in graph.groups:
-        scored = {
-            (name, str(data)): [unpack_scores(packed) for packed in from_bytes(outputs[task.key])]
-            for (name, data), task in group.scores.items()
-        }
-        written: dict[str, list[tuple[str, ...]]] = {}
-        for data, task in group.completions.items():
-            # The baseline's are as long as anybody compares with; what is shown is as long as everybody's.
-            length = completion_length(plan.evaluations, data)
-            members = from_bytes(outputs[task.key]) if length else []
-            written[str(data)] = [tuple(live.decode(row[:length]) for row in rows) for rows in members]
-        if group.samples is not None and plan.samples is not None:
-            (rows,) = from_bytes(outputs[group.samples.key])
-            written[str(plan.samples.data)] = [tuple(live.decode(row) for row in rows)]
-        for place, name in enumerate(group.names):
-            scores = {key: members[place] for key, members in scored.items()}
-            completions = {data: rows[place] for data, rows in written.items() if place < len(rows)}
-            found[name] = ConditionScores(scores, completions)
-    return found
+    return {
+        name: scores
+        for group in graph.groups
+        for name, scores in zip(group.names, _group_scores(plan, group, outputs, live), strict=True)
+    }
+
+
+def _group_scores(
+    plan: Plan, group: GroupTasks, outputs: Mapping[str, bytes], live: LiveModel
+) -> Iterator[ConditionScores]:
+    from steerkit.engine.measuring.jobs import ConditionScores
+
+    scored = {place: from_bytes(outputs[task.key]) for place, task in group.scores.items()}
+    written, edited = _completions(plan, group, outputs, live)
+    shown = {} if group.readings is None else {_shown(plan): from_bytes(outputs[group.readings.key])}
+    for place in range(len(group.names)):
+        scores: dict[tuple[str, str], tuple[Score, ...]] = {}
+        activity: dict[tuple[str, str], dict[tuple[str, Cause], int]] = {}
+        asking: dict[tuple[str, str], tuple[str, ...]] = {}
+        idle = False
+        for (name, ref), members in scored.items():
+            own, data, planned = members[place], str(ref), _named(plan, name)
+            labels = planned.labels or {"": name}
+            for value, packed in own["values"].items():
+                scores[(labels.get(value, name), data)] = unpack_scores(packed)
+            _add_activity(activity, data, own["activity"])
+            asking[name, data] = tuple(own["asking"])
+            idle = idle or own["idle"]
+        for data, counts in edited.items():
+            _add_activity(activity, data, counts[place] if place < len(counts) else [])
+        completions = {data: rows[place] for data, rows in written.items() if place < len(rows)}
+        yield ConditionScores(scores, completions, shown if place == 0 else {}, activity, asking, idle)
+
+
+def _completions(
+    plan: Plan, group: GroupTasks, outputs: Mapping[str, bytes], live: LiveModel
+) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, list[Any]]]:
+    """Completions of each condition as texts, by split, and how many tokens were edited while they were written."""
+    written: dict[str, list[tuple[str, ...]]] = {}
+    edited: dict[str, list[Any]] = {}
+    for ref, task in group.completions.items():
+        # The baseline's are as long as anybody compares with; what is shown is as long as everybody's.
+        length = completion_length(plan.evaluations, ref)
+        members = from_bytes(outputs[task.key]) if length else []
+        written[str(ref)] = [tuple(live.decode(row[:length]) for row in one["ids"]) for one in members]
+        edited[str(ref)] = [one["activity"] for one in members]
+    if group.samples is not None:
+        (one,) = from_bytes(outputs[group.samples.key])
+        written[_shown(plan)] = [tuple(live.decode(row) for row in one["ids"])]
+        edited[_shown(plan)] = [one["activity"]]
+    return written, edited
+
+
+def _shown(plan: Plan) -> str:
+    assert plan.samples is not None  # whoever asks has completions for the reader
+    return str(plan.samples.data)
+
+
+def _add_activity(activity: dict[tuple[str, str], dict[tuple[str, Cause], int]], data: str, packed: Any) -> None:
+    for kind, when, cause, tokens in packed:
+        activity.setdefault((data, kind), {})[(when, cause)] = tokens
+
+
+def _named(plan: Plan, name: str) -> PlannedEvaluation:
+    return next(item for item in plan.evaluations if item.name == name)
 
 
 def describe_condition(condition: Condition, live: LiveModel) -> ConditionEntry:
@@ -107,17 +143,18 @@ def collect(
     separation: Sequence[SeparationEntry],
 ) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
-    kinds = {planned.name: planned for planned in plan.evaluations}
     records: list[RecordEntry] = []
     notes: list[str] = []
     samples: list[Sample] = []
     for condition in conditions:
         found = scores[condition.name]
-        for (name, data), values in found.scores.items():
-            plain = None if condition.kind == "baseline" else scores[BASELINE].scores[(name, data)]
-            rows, remarks = _records(condition.name, kinds[name], data, values, plain)
-            records += rows
-            notes += remarks
+        for planned in plan.evaluations:
+            for ref in planned.data:
+                plain = None if condition.kind == "baseline" else scores[BASELINE]
+                rows, remarks = records_of(plan, planned, ref, condition.name, found, plain)
+                records += rows
+                notes += remarks
+        notes += remarks_on(condition, found)
         if condition.kind != "control":
             samples += _samples(plan, condition.name, found)
     facts = facts_of(live)
@@ -130,10 +167,11 @@ def collect(
         data={f"{name}.{split}": len(rows) for name, by in plan.data.items() for split, rows in by.items()},
         directions=tuple(describe_direction(direction) for direction in directions.values()),
         conditions=tuple(describe_condition(condition, live) for condition in conditions),
-        evaluators=tuple(_describe_evaluator(planned) for planned in plan.evaluations),
+        evaluators=tuple(entry for planned in plan.evaluations for entry in _describe_evaluator(planned)),
         records=tuple(records),
         separation=tuple(separation),
         notes=(*_unmeasured(plan, separation), *_left_out(directions), *dict.fromkeys(notes)),
+        monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
     )
     return results, samples
 
@@ -153,49 +191,14 @@ def read_separations(graph: Graph, outputs: Mapping[str, bytes]) -> list[Separat
     ]
 
 
-def _records(
-    condition: str, planned: PlannedEvaluation, data: str, values: Sequence[Score], plain: Sequence[Score] | None
-) -> tuple[list[RecordEntry], list[str]]:
-    from steerkit.engine.measuring.scores import Summary, derived, paired_difference, summarise
-
-    kind = cast("type[Evaluator]", implementation(planned.spec))
-    summary = summarise(values, kind.aggregate)
-    moved = Summary(None, 0) if plain is None else paired_difference(values, plain, kind.aggregate)
-    summaries = {planned.name: (summary, kind.unit, moved)}
-    for name, function in kind.derived.items():
-        label = name if planned.name == planned.spec.name else f"{planned.name}.{name}"
-        summaries[label] = (derived(summary, function), "", Summary(None, 0))
-    rows, notes = [], []
-    for name, (one, unit, change) in summaries.items():
-        rows.append(
-            RecordEntry(
-                condition=condition,
-                evaluator=name,
-                data=data,
-                value=one.value,
-                n=one.n,
-                standard_error=one.standard_error,
-                ci_low=one.ci_low,
-                ci_high=one.ci_high,
-                difference=change.value,
-                difference_ci_low=change.ci_low,
-                difference_ci_high=change.ci_high,
-                aggregate=kind.aggregate,
-                unit=unit,
-            )
-        )
-        if one.note:
-            notes.append(f"{name} on {data} under {condition}: {one.note}")
-    return rows, notes
-
-
 def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[Sample]:
     rows = []
     for data, examples in evaluated_examples(plan).items():
         columns = {
             name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
         }
-        rows += sample_rows(condition, data, examples, found.completions.get(data, ()), columns)
+        read: Sequence[Any] = found.readings.get(data, ())
+        rows += sample_rows(condition, data, examples, found.completions.get(data, ()), columns, read)
     return rows
 
 
@@ -204,16 +207,27 @@ def evaluated_examples(plan: Plan) -> dict[str, tuple[Example, ...]]:
     return {str(look.data): plan.examples(look.data) for group in plan.groups for look in group.looks}
 
 
-def _describe_evaluator(planned: PlannedEvaluation) -> EvaluatorEntry:
+def _describe_evaluator(planned: PlannedEvaluation) -> list[EvaluatorEntry]:
+    """An entry for each value that isn't derived from another one."""
     kind = cast("type[Evaluator]", implementation(planned.spec))
-    return EvaluatorEntry(
-        name=planned.name,
-        summary=planned.spec.summary,
-        aggregate=kind.aggregate,
-        unit=kind.unit,
-        options=options_as_json(planned.options),
-        derived=tuple(kind.derived),
-    )
+    values = planned.values or {planned.name: Value(kind.unit, kind.aggregate)}
+    return [
+        EvaluatorEntry(
+            name=label,
+            summary=planned.spec.summary,
+            aggregate=value.aggregate,
+            unit=value.unit,
+            options=options_as_json(planned.options),
+            derived=tuple(kind.derived) if label == planned.name else (),
+        )
+        for label, value in values.items()
+    ]
+
+
+def _describe_monitor(planned: PlannedMonitor, direction: Direction, live: LiveModel) -> MonitorEntry:
+    """A monitor, with the sites at which it really reads."""
+    sites = monitor_sites(planned, direction, live.layout.n_layers)
+    return MonitorEntry(**replace(planned, sites=sites).to_json(direction.sites))
 
 
 def _left_out(directions: Mapping[str, Direction]) -> list[str]:

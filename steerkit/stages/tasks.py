@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeAlias, cast
 from steerkit.api.evaluator import Evaluator
 from steerkit.api.hookspecs import EstimatorNeeds, Needs, Options, Spec
 from steerkit.catalog import implementation
-from steerkit.plan import PlannedCondition, PlannedLoading
+from steerkit.plan import PlannedCondition, PlannedLoading, PlannedMonitor
 from steerkit.progress import StageKind
 from steerkit.types import Example, Positions, Site, SitePattern
 
-TaskKind: TypeAlias = Literal["direction", "separation", "completions", "reference", "scores"]
+TaskKind: TypeAlias = Literal["direction", "separation", "completions", "reference", "scores", "readings"]
 
 Examples: TypeAlias = tuple[Example, ...]
 """Examples, in order."""
@@ -140,6 +140,19 @@ class ScoresTask:
     """Score a data set with one evaluator under every condition of a group. Gives JSON: for each condition its scores.
 
     Tasks that read the same pass are carried out together, so that it is made once.
+
+    Args:
+        model: the model.
+        group: the conditions.
+        examples: what is scored.
+        evaluator: the evaluator.
+        options: its options.
+        needs: what it sees.
+        values: names of its values per example; empty where it gives one.
+        monitors: those whose readings it scores.
+        drawn: seed and data set that samples are drawn by; None where there are none.
+        name: as messages call it.
+        data: as messages call the examples.
     """
 
     model: ModelUse
@@ -148,6 +161,9 @@ class ScoresTask:
     evaluator: Plugin
     options: Options
     needs: Needs
+    values: tuple[str, ...] = ()
+    monitors: tuple[PlannedMonitor, ...] = ()
+    drawn: tuple[int, str] | None = None
     name: str = field(default="", compare=False)
     data: str = field(default="", compare=False)
 
@@ -156,7 +172,19 @@ class ScoresTask:
         return cast(Evaluator, self.evaluator.load()(self.options, vocabulary))
 
 
-Payload: TypeAlias = EstimateTask | SeparationTask | CompletionsTask | ReferenceTask | ScoresTask
+@dataclass(frozen=True)
+class ReadingsTask:
+    """Read along prompts and what was written behind them under one condition. Gives JSON: readings of each example."""
+
+    model: ModelUse
+    group: GroupUse
+    examples: Examples
+    new_tokens: int
+    monitors: tuple[PlannedMonitor, ...]
+    data: str = field(default="", compare=False)
+
+
+Payload: TypeAlias = EstimateTask | SeparationTask | CompletionsTask | ReferenceTask | ScoresTask | ReadingsTask
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from steerkit.api.direction import Direction
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
 from steerkit.api.intervention import Placement
-from steerkit.engine.measuring import evaluate
+from steerkit.engine.measuring import prompting
 from steerkit.engine.measuring.evaluate import Evaluation, Job, SampleRequest
 from steerkit.engine.prompts.chat import ChatFormat, Rendered
 from steerkit.engine.reading.passes import next_token_logits, sequence_logits
@@ -43,7 +43,7 @@ class Spy(Evaluator[NoOptions]):
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How often each kind of pass is made."""
     calls = {"logits": 0, "completions": 0}
-    logits, complete = evaluate.next_token_logits, LiveModel.complete
+    logits, complete = prompting.next_token_logits, LiveModel.complete
 
     def count_logits(*args: object, **kwargs: object) -> torch.Tensor:
         calls["logits"] += 1
@@ -53,7 +53,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         calls["completions"] += 1
         return complete(self, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluate, "next_token_logits", count_logits)
+    monkeypatch.setattr(prompting, "next_token_logits", count_logits)
     monkeypatch.setattr(LiveModel, "complete", count_complete)
     return calls
 
@@ -243,16 +243,18 @@ def test_several_conditions_share_batches_as_far_as_they_fit(llama: LiveModel, m
     conditions = conditions_of(llama)
     columns = 2 + max(len(prompt.token_ids) for prompt in evaluation.prompts("x"))
     try:
-        for fitting, calls in ((1, [4] * 8), (2, [8] * 4), (3, [8] * 4), (4, [16] * 2)):
+        for fitting, calls in ((1, [4] * 8), (2, [8, 8, 4, 4, 4, 4]), (3, [12, 12, 4, 4])):
             monkeypatch.setattr(llama, "batch_tokens", columns * len(TEXTS) * fitting)
             sizes.clear()
+            # The one that does nothing is the baseline, which is run alone.
+            evaluation = Evaluation(llama, [Job("spy", Spy(llama), Needs(max_new_tokens=2), "x")], {"x": TEXTS})
             evaluation.run_many(conditions)
             assert sizes == calls
     finally:
         handle.remove()
 
 
-def test_one_condition_alone_is_lowered_for_as_many_tokens_as_it_sees(
+def test_one_condition_alone_is_lowered_for_as_many_tokens_as_a_pass_has(
     llama: LiveModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
@@ -277,7 +279,9 @@ def test_one_condition_alone_is_lowered_for_as_many_tokens_as_it_sees(
         evaluation.run(conditions_of(llama)[0])
     finally:
         handle.remove()
-    assert told == [sum(seen)]
+    assert sum(told) == sum(seen)
+    assert len(told) == 4
+    assert evaluation.expected_tokens() == max(told)
 
 
 def test_prompts_are_rendered_once(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:

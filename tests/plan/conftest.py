@@ -35,6 +35,12 @@ evaluate:
 report: {samples: {data: probe.test, n: 2, max_new_tokens: 7}}
 """
 
+UNSEEN = (
+    "Condition alone edits generated tokens only, and refusal_score reads what follows prompts or given texts, so it "
+    "can't differ from the baseline there."
+)
+"""What a plan of it says."""
+
 Planner = Callable[..., Plan]
 Problems = Callable[..., list[tuple[int | None, str, str]]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steerkit.plan import DataRef
 from steerkit.types import Positions, Site
-from tests.plan.conftest import RECIPE, Planner, Problems
+from tests.plan.conftest import RECIPE, UNSEEN, Planner, Problems
 
 
 def test_every_name_is_resolved(plan: Planner) -> None:
@@ -32,7 +32,7 @@ def test_every_name_is_resolved(plan: Planner) -> None:
     assert found.architecture is not None and found.architecture.name == "llama"
     kinds = {(item["kind"], item["name"]) for item in found.plugins}
     assert kinds >= {("architecture", "llama"), ("estimator", "mean_difference"), ("intervention", "add")}
-    assert found.notes == ()
+    assert found.notes == (UNSEEN,)
     assert json.loads(json.dumps(found.to_json()))["conditions"][1]["swept"] == {"coefficient": -8.0}
 
 
@@ -125,6 +125,7 @@ def test_what_directions_were_estimated_from_may_not_be_measured_on(plan: Planne
     assert "warm.train and probe share 4 texts" in message
     assert plan(RECIPE.replace("warm.test", "warm.train")).notes == (
         "warm.train is measured on, and directions are estimated from it: not held out.",
+        UNSEEN,
     )
 
 
@@ -139,7 +140,7 @@ def test_a_recipe_that_measures_nothing_is_told_so(
 
 def test_unused_parts_are_noted(plan: Planner) -> None:
     text = RECIPE.replace("data:\n", "data:\n  spare: {inline: [s]}\n", 1)
-    assert plan(text).notes == ("Data set 'spare' is not used.",)
+    assert plan(text).notes == ("Data set 'spare' is not used.", UNSEEN)
 
 
 def test_the_hash_follows_what_results_depend_on(plan: Planner, tmp_path: Path) -> None:

@@ -1,2 +1,2 @@
-"""Evaluators under conditions: shared passes to scores, scores to values with intervals, classes apart by layer.
-May import `reading` and below."""
+"""Evaluators under conditions: shared passes to scores, questions to whoever judges, scores to values with intervals,
+classes apart by layer. May import `reading` and below."""

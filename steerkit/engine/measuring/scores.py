@@ -25,6 +25,7 @@ class Summary:
         ci_low: lower end of the 95 % interval, or None.
         ci_high: upper end of the 95 % interval, or None.
         note: what a reader must know, such as why there is no value; empty otherwise.
+        not_computed: how many examples have a score that is NaN or infinite.
     """
 
     value: float | None
@@ -33,6 +34,7 @@ class Summary:
     ci_low: float | None = None
     ci_high: float | None = None
     note: str = ""
+    not_computed: int = 0
 
 
 def summarise(scores: Sequence[Score], aggregate: Literal["mean", "proportion"]) -> Summary:
@@ -55,7 +57,7 @@ def summarise(scores: Sequence[Score], aggregate: Literal["mean", "proportion"])
     finite = sum(math.isfinite(score.value) for score in counted)
     if finite < len(counted):
         note = f"{len(counted) - finite} of {len(counted)} scores are NaN or infinite, so there is no value."
-        return Summary(None, finite, note=note)
+        return Summary(None, finite, note=note, not_computed=len(counted) - finite)
     if not counted:
         why = "none of the examples has anything to measure" if scores else "there are no examples"
         return Summary(None, 0, note=f"No value: {why}.")
@@ -86,7 +88,7 @@ def derived(summary: Summary, function: Callable[[float], float]) -> Summary:
     note = summary.note
     if summary.value is not None and value is None:
         note = " ".join(part for part in (note, "The value is too large for a number.") if part)
-    return Summary(value, summary.n, None, low, high, note)
+    return Summary(value, summary.n, None, low, high, note, summary.not_computed)
 
 
 def paired_difference(

@@ -74,6 +74,7 @@ class ChatFormat:
         system_prompt: a system message before conversations that have none of their own; None for none, which lets
             some templates put in one of theirs.
         arguments: the template's own variables, as in ``{"enable_thinking": False}``.
+        instead: whether the system prompt takes the place of a conversation's own.
 
     Raises:
         ModelError: where ``default`` is asked for and the tokenizer has no template, or where a system
@@ -87,9 +88,10 @@ class ChatFormat:
         template: str | None = DEFAULT,
         system_prompt: str | None = None,
         arguments: Mapping[str, Any] | None = None,
+        instead: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
-        self.system_prompt = system_prompt
+        self.system_prompt, self.instead = system_prompt, instead
         self.arguments = dict(arguments or {})
         require_arguments(self.arguments)
         self._template: str | None = None
@@ -114,13 +116,15 @@ class ChatFormat:
         return hashlib.sha256(repr((self._template, self.system_prompt, arguments)).encode()).hexdigest()
 
     def with_system_prompt(self, system_prompt: str) -> ChatFormat:
-        """The same format with another system prompt, in the place of its own.
+        """The same format with another system prompt, in the place of its own and of a conversation's.
 
         Raises:
             ModelError: where nothing would render it.
         """
         template = self._template if self.name == "custom" else self.name
-        return ChatFormat(self.tokenizer, template=template, system_prompt=system_prompt, arguments=self.arguments)
+        return ChatFormat(
+            self.tokenizer, template=template, system_prompt=system_prompt, arguments=self.arguments, instead=True
+        )
 
     def render(self, prompt: ExampleLike, *, completion: bool = False) -> Rendered:
         """A conversation up to where the model's answer begins; one that ends with the assistant's turn, up to its end.
@@ -167,7 +171,7 @@ class ChatFormat:
                 )
             content = example.messages[0].content
             return content, [("user", (0, len(content)))], True
-        messages = messages_of(example, self.system_prompt)
+        messages = messages_of(example, self.system_prompt, instead=self.instead)
         locator = self._closed if example.is_closed else self._open
         text = locator.render(messages)
         spans = locator.locate(messages, text)

@@ -12,6 +12,8 @@ from torch import Tensor
 from steerkit.api.architecture import Layout
 from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch, forward_arguments
+from steerkit.engine.runtime.generation import generate_batch
+from steerkit.engine.runtime.sampling import sampling_settings
 from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import submodule
@@ -127,3 +129,35 @@ def sequence_logits(
                 batch.input_ids[part, 1:].to(logits.device),
                 mask[part].to(logits.device),
             )
+
+
+def sampled_completions(
+    live: Runtime,
+    prompts: Sequence[Rendered],
+    keys: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    progress: Progress = SILENT.progress,
+) -> list[list[int]]:
+    """Sampled completions of prompts, each drawn by its own key: token ids, in the order of the prompts.
+
+    Equal keys, prompts and batches give equal bytes, whatever was drawn before; see ``engine.runtime.sampling``.
+    """
+    for prompt in prompts:
+        prompt.require_open()
+    found: list[list[int]] = [[]] * len(prompts)
+    done = 0
+    for batch in live.batched(prompts, "left", extra_tokens=max_new_tokens):
+        chosen = [keys[index] for index in batch.order]
+        settings = sampling_settings(chosen, batch.input_ids.shape[1], temperature, top_p)
+        with live.running(batch):
+            rows = generate_batch(
+                live.model, batch, max_new_tokens=max_new_tokens, pad_id=live.pad_id, settings=settings
+            )
+        for place, index in enumerate(batch.order):
+            found[index] = rows[place]
+        done += len(batch.order)
+        progress(done, len(prompts))
+    return found

@@ -26,6 +26,7 @@ from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
 from steerkit.engine.sequence.positions import frame_of_mask, goes_on
+from steerkit.engine.sequence.tally import begin_batch
 from steerkit.engine.sites.taps import Handler
 from steerkit.errors import AttachError, DataError, ModelError
 from steerkit.progress import SILENT, Progress
@@ -210,6 +211,7 @@ class Runtime:
             )
         rows = None if steer is None else [steer[index] for index in batch.order]
         prompt = forward_arguments(batch)
+        begin_batch(batch.order)
         with self.steering.running(batch.frame, steer=rows, readers=readers, prompt=prompt):
             yield
 

@@ -18,6 +18,7 @@ from steerkit.engine.sequence.finding import Finder
 from steerkit.engine.sequence.gates import compare, decide, projection, unit
 from steerkit.engine.sequence.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, intervals
 from steerkit.engine.sequence.sequences import Memory, Sequences, follow, leave
+from steerkit.engine.sequence.tally import note
 from steerkit.engine.sequence.when import When
 from steerkit.errors import AttachError, PositionError
 from steerkit.types import FROM_TOKEN, Positions
@@ -101,14 +102,20 @@ class Selection:
 
     def _enter(self, current: Pass) -> None:
         if self not in current.known:
-            current.known[self] = (self.cursor.static(self.whens), {})
+            static = self.cursor.static(self.whens)
+            current.known[self] = (static, {})
+            if static is None or not self.gates:
+                note(self.whens, static, current.length)
         self._static, self._weights, self._pass = current.known[self][0], None, current
 
     def _weighed(self, static: Tensor | bool, x: Tensor) -> Tensor:
         weights = self.cursor.current.known[self][1]
         like = (x.dtype, x.device)
         if like not in weights:
+            fresh = not weights
             weights[like] = self._work_out(static, x)
+            if fresh and self.gates:
+                note(self.whens, weights[like], self.cursor.current.length)
         return weights[like]
 
     def _work_out(self, static: Tensor | bool, x: Tensor) -> Tensor:

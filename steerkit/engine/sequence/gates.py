@@ -13,6 +13,7 @@ from steerkit.errors import PositionError
 
 if TYPE_CHECKING:
     from steerkit.api.intervention import Gate
+    from steerkit.types import Site
 
 
 def unit(gate: Gate, x: Tensor) -> Tensor:
@@ -22,11 +23,15 @@ def unit(gate: Gate, x: Tensor) -> Tensor:
     """
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     vector = gate.direction.vectors[0].detach().to(wide)
-    found: Tensor = (vector / vector.norm()).to(x.device)
-    if gate.read_at.head < 0:
-        return found
-    before = gate.read_at.head * len(found)
-    return pad(found, (before, x.shape[-1] - before - len(found)))
+    return at_head((vector / vector.norm()).to(x.device), gate.read_at, x)
+
+
+def at_head(vector: Tensor, site: Site, x: Tensor) -> Tensor:
+    """A vector at a site as one of the width of ``x``, which at a head's site holds all heads side by side."""
+    if site.head < 0:
+        return vector
+    before = site.head * len(vector)
+    return pad(vector, (before, x.shape[-1] - before - len(vector)))
 
 
 def projection(x: Tensor, direction: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""A monitor judged by its peak reading of each example: AUROC by ranks, and how often it crossed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steerkit.api.evaluator import Evaluator, Outputs, Score
+from steerkit.api.monitor import Readings
+from steerkit.errors import PluginError
+from steerkit.types import Example
+from steerkit_evaluators._outputs import required
+from steerkit_evaluators.monitor_auroc import MonitorAurocOptions
+
+
+class MonitorAuroc(Evaluator[MonitorAurocOptions]):
+    """The peak reading of each example, whether it crossed, and the AUROC of peaks between two classes of labels.
+
+    A high reading counts for the positive class, also where the monitor warns below its threshold: an AUROC under 0.5
+    then is what one wants. Without examples of both classes there is no AUROC.
+    """
+
+    def score(self, outputs: Outputs) -> Sequence[Mapping[str, Score]]:
+        """Two scores per example; needs the readings of the monitor. NaN where nothing was read."""
+        readings = required(outputs.readings, "monitor_auroc", "readings")
+        if self.options.monitor not in readings:
+            raise PluginError(f"monitor_auroc needs readings of {self.options.monitor!r}, and the outputs hold none.")
+        return [_scores(one) for one in readings[self.options.monitor]]
+
+    @classmethod
+    def whole(
+        cls, options: MonitorAurocOptions, examples: Sequence[Example], scores: Sequence[Mapping[str, Score]]
+    ) -> Mapping[str, float]:
+        """The AUROC: how often a positive example's peak is above another one's, ties counting half."""
+        of_class: dict[bool, list[float]] = {True: [], False: []}
+        for example, score in zip(examples, scores, strict=True):
+            if (label := _label(example, options.field)) is not None:
+                of_class[_equal(label, options.positive)].append(score["peak_reading"].value)
+        return {"monitor_auroc": _auroc(of_class[True], of_class[False])}
+
+
+def _scores(readings: Readings) -> dict[str, Score]:
+    read = not math.isnan(readings.peak)
+    crossed = float(readings.crossed) if read else math.nan
+    return {"crossed": Score(crossed), "peak_reading": Score(float(readings.peak))}
+
+
+def _label(example: Example, field: str) -> Any:
+    return example.label if field == "label" and example.label is not None else example.fields.get(field)
+
+
+def _equal(label: Any, wanted: Any) -> bool:
+    # True is not 1 here, as it isn't in data.
+    return isinstance(label, bool) == isinstance(wanted, bool) and bool(label == wanted)
+
+
+def _auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """By ranks (Mann and Whitney, 1947), in the time that sorting takes."""
+    if not positive or not negative:
+        return math.nan
+    ordered = sorted([(value, True) for value in positive] + [(value, False) for value in negative])
+    wins, below, start = 0.0, 0, 0
+    while start < len(ordered):
+        end = start
+        while end < len(ordered) and ordered[end][0] == ordered[start][0]:
+            end += 1
+        tied = ordered[start:end]
+        ups = sum(one for _, one in tied)
+        downs = len(tied) - ups
+        wins += ups * (below + downs / 2)
+        below, start = below + downs, end
+    return wins / (len(positive) * len(negative))

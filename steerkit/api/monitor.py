@@ -1,0 +1,131 @@
+"""A monitor reads the stream and never edits it: a number per token, and whether it crosses a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite, nan
+from typing import Literal
+
+from steerkit.api.direction import Direction
+from steerkit.errors import AttachError, PositionError
+from steerkit.types import FROM_TOKEN, Positions, Site
+
+
+@dataclass(frozen=True, eq=False)
+class Monitor:
+    """Where the stream is read, along what, and from where on that is worth telling.
+
+    A reading is the projection ``x·v / ‖v‖`` at a site, after that site's own updates, in units of the stream. With
+    several sites a token's reading is that of the site which goes furthest to the threshold's side.
+
+    Args:
+        name: as recipes and results call it.
+        direction: of rank 1. Of one at several sites each vector is read along at its own; ``sites`` says at which.
+        threshold: what readings are compared with.
+        side: a reading crosses where it is ``above`` or ``below`` the threshold.
+        sites: where it is read; None for the direction's own.
+        positions: the tokens that are read, of the prompt and of what follows it.
+    """
+
+    name: str
+    direction: Direction
+    threshold: float
+    side: Literal["above", "below"] = "above"
+    sites: tuple[Site, ...] | None = None
+    positions: Positions = Positions("all")
+
+    def __post_init__(self) -> None:
+        if self.side not in ("above", "below"):
+            raise AttachError(f"Monitor {self.name!r} is 'above' or 'below' its threshold, not {self.side!r}.")
+        if not isfinite(float(self.threshold)):
+            raise AttachError(f"The threshold of monitor {self.name!r} is a finite number, not {self.threshold}.")
+        object.__setattr__(self, "positions", Positions.parse(self.positions))
+        if self.positions.role == FROM_TOKEN:
+            raise PositionError(f"Monitor {self.name!r}: '{self.positions}' can be steered, not read; write 'all'.")
+        if self.sites is not None:
+            sites = (self.sites,) if isinstance(self.sites, (Site, str)) else self.sites
+            object.__setattr__(self, "sites", tuple(Site.parse(site) for site in sites))
+            if not self.sites:
+                raise AttachError(f"Monitor {self.name!r} has no site; leave sites out for the direction's own.")
+        elif not self.direction.is_single:
+            raise AttachError(
+                f"Monitor {self.name!r} takes a direction at one site, and {self.direction.name!r} has vectors at "
+                f"{self.direction.describe()}. Name the sites to read: sites=[{str(self.direction.sites[0])!r}], or "
+                f"sites=direction.sites for all of them."
+            )
+        for site in self.read_at:
+            vectors = self.direction.vectors if self.direction.is_single else self.direction.at(site).vectors
+            if vectors.shape[0] != 1 or not 0 < float(vectors.detach().norm()) < float("inf"):
+                raise AttachError(
+                    f"Monitor {self.name!r} needs one finite vector that isn't zero at each site; direction "
+                    f"{self.direction.name!r} has none at {site}."
+                )
+
+    @property
+    def read_at(self) -> tuple[Site, ...]:
+        """The sites at which it is read."""
+        return self.sites if self.sites is not None else (self.direction.site,)
+
+    def crosses(self, value: float) -> bool:
+        """Whether a reading lies on the threshold's far side. NaN, which wasn't read, doesn't."""
+        return value > self.threshold if self.side == "above" else value < self.threshold
+
+    def furthest(self, values: tuple[float, ...]) -> float:
+        """Of several readings the one that goes furthest to its side; NaN where there is none."""
+        read = [value for value in values if value == value]
+        if not read:
+            return nan
+        return max(read) if self.side == "above" else min(read)
+
+    def __str__(self) -> str:
+        where = ", ".join(map(str, self.read_at))
+        return (
+            f"{self.name}: {self.direction.name} {self.side} {self.threshold:g} at {where}, positions {self.positions}"
+        )
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What a monitor read of one row.
+
+    Args:
+        values: one per token that its positions name. NaN for a token that no pass has read yet: the last one of a
+            completion that its length ended.
+        places: which tokens these are, counted from the start of the prompt.
+        prompt_tokens: how many tokens the prompt has, so that ``places`` from there on are the completion's.
+        peak: the one that goes furthest to the threshold's side; NaN where nothing was read.
+        crossed: whether any crosses the threshold.
+    """
+
+    values: tuple[float, ...]
+    places: tuple[int, ...]
+    prompt_tokens: int
+    peak: float
+    crossed: bool
+
+    @classmethod
+    def of(cls, monitor: Monitor, values: tuple[float, ...], places: tuple[int, ...], prompt_tokens: int) -> Readings:
+        """The readings of a row, judged by their monitor."""
+        peak = monitor.furthest(values)
+        return cls(values, places, prompt_tokens, peak, monitor.crosses(peak))
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote behind a prompt, and what monitors read meanwhile.
+
+    Args:
+        text: without special tokens.
+        token_ids: up to and without the end token.
+        readings: by the monitors' names.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    readings: Mapping[str, Readings] = field(default_factory=dict)
+
+    @property
+    def crossed(self) -> bool:
+        """Whether any monitor's threshold was crossed."""
+        return any(one.crossed for one in self.readings.values())

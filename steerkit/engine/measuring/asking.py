@@ -1,0 +1,126 @@
+"""Questions to something slow outside, such as a judge: asked in one place, again where that is worth it, kept on disk.
+
+An answer is kept by who asks, with what options, and by the text, so that it is asked for once, whatever
+else a run holds. Which questions a budget leaves out follows from their order alone, never from what is kept already.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from steerkit.api.evaluator import Evaluator
+from steerkit.errors import PluginError, SteerkitError, TryAgainError
+
+TRIES: Final = 6
+FIRST_WAIT: Final = 1.0
+LONGEST_WAIT: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came back.
+
+    Args:
+        by_example: per example one answer for each question, None where there is none.
+        asked: how many distinct questions were within the budget.
+        unanswered: how many distinct questions stay without an answer although they were asked.
+        beyond_budget: how many distinct questions were not asked.
+    """
+
+    by_example: tuple[tuple[str | None, ...], ...]
+    asked: int = 0
+    unanswered: int = 0
+    beyond_budget: int = 0
+
+    @property
+    def note(self) -> str:
+        """What a reader must know; empty where all was answered."""
+        parts = [f"{self.unanswered} questions stayed without an answer"] if self.unanswered else []
+        parts += [f"{self.beyond_budget} were beyond the budget of calls"] if self.beyond_budget else []
+        return f"{' and '.join(parts)}." if parts else ""
+
+
+class Kept(Protocol):
+    """Answers that were got before, by who asked and what."""
+
+    def get(self, asker: str, question: str) -> str | None:
+        """The answer, or None."""
+        ...
+
+    def put(self, asker: str, question: str, answer: str) -> None:
+        """Keep an answer."""
+        ...
+
+
+def asker_of(evaluator: Evaluator[Any]) -> str:
+    """Who asks: the evaluator's class with its options. A name that a recipe gives it plays no part."""
+    kind = type(evaluator)
+    options = json.dumps(evaluator.options.model_dump(mode="json"), sort_keys=True)
+    return f"{kind.__module__}:{kind.__qualname__} {options}"
+
+
+def answer(
+    evaluator: Evaluator[Any],
+    questions: Sequence[Sequence[str]],
+    *,
+    budget: int,
+    kept: Kept | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Answers:
+    """Have an evaluator's questions answered.
+
+    Args:
+        evaluator: asks.
+        questions: per example.
+        budget: most distinct questions; those behind stay unanswered, whether an answer is kept or not.
+        kept: answers on disk.
+        sleep: waits so many seconds between two tries.
+
+    Raises:
+        PluginError: for an error other than ``TryAgainError``, and for answers that are no texts, or not one each.
+    """
+    asker = asker_of(evaluator)
+    distinct = list(dict.fromkeys(question for one in questions for question in one))
+    asked = distinct[:budget]
+    known = {question: found for question in asked if kept and (found := kept.get(asker, question)) is not None}
+    open_ones = [question for question in asked if question not in known]
+    step = max(1, evaluator.questions_at_once)
+    for start in range(0, len(open_ones), step):
+        batch = open_ones[start : start + step]
+        for question, found in zip(batch, _ask(evaluator, batch, sleep), strict=True):
+            if found is None:
+                continue
+            known[question] = found
+            if kept is not None:
+                kept.put(asker, question, found)
+    by_example = tuple(tuple(known.get(question) for question in one) for one in questions)
+    return Answers(by_example, len(asked), len(asked) - len(known), len(distinct) - len(asked))
+
+
+def _ask(evaluator: Evaluator[Any], batch: Sequence[str], sleep: Callable[[float], None]) -> Sequence[str | None]:
+    """One call, tried again later and later; nothing is answered where it never succeeds."""
+    name = type(evaluator).__name__
+    wait = FIRST_WAIT
+    for attempt in range(TRIES):
+        try:
+            answers = evaluator.ask(batch)
+        except TryAgainError as error:
+            if attempt < TRIES - 1:
+                sleep(min(LONGEST_WAIT, wait if error.after is None else error.after))
+            wait *= 2
+            continue
+        except SteerkitError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"{name} failed to ask {len(batch)} questions: {type(error).__name__}: {error}. "
+                "Raise steerkit.errors.TryAgainError from `ask` where it is worth trying again."
+            ) from error
+        if len(answers) != len(batch) or not all(found is None or isinstance(found, str) for found in answers):
+            raise PluginError(f"{name} was asked {len(batch)} questions; its `ask` must give a text or None for each.")
+        return answers
+    return [None] * len(batch)

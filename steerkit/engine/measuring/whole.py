@@ -1,0 +1,82 @@
+"""Values of a whole data set, such as an AUROC, with an interval from examples that are drawn anew."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
+
+from steerkit.api.evaluator import Score
+from steerkit.engine.measuring.scores import CONFIDENCE, Summary
+
+DRAWS: Final = 1000
+_SEED: Final = 20240726
+_LOST: Final = 0.05
+"""The share of draws that may have no value; with more of them the interval would be one of other data."""
+
+Compute: TypeAlias = Callable[[Sequence[int]], float]
+"""From places of examples, some perhaps several times, to the value; NaN where there is none."""
+
+
+def not_finite(scores: Sequence[Mapping[str, Score]]) -> int:
+    """How many examples have a score that counts and is NaN or infinite."""
+    return sum(any(one.weight > 0 and not math.isfinite(one.value) for one in score.values()) for score in scores)
+
+
+def whole_value(
+    compute: Compute, units: Sequence[Sequence[int]], *, bootstrap: bool = True, missing: int = 0
+) -> Summary:
+    """A value of all examples, with the percentile interval of the bootstrap (Efron, 1979).
+
+    Args:
+        compute: gives the value.
+        units: places of the examples that are drawn together: one each, or the sides of a pair.
+        bootstrap: whether to draw at all.
+        missing: how many examples have no finite score. One of them leaves the whole without a value.
+    """
+    places = [place for unit in units for place in unit]
+    n = len(places)
+    if missing:
+        note = f"{missing} of {n} examples have scores that are NaN or infinite, so there is no value."
+        return Summary(None, n - missing, note=note, not_computed=missing)
+    value = compute(sorted(places)) if places else math.nan
+    if not math.isfinite(value):
+        why = "it can't be computed from these examples" if places else "there are no examples"
+        return Summary(None, n, note=f"No value: {why}.")
+    if not bootstrap:
+        return Summary(value, n)
+    low, high, note = _interval(compute, units)
+    return Summary(value, n, None, low, high, note)
+
+
+def whole_difference(
+    compute: Compute, baseline: Compute, units: Sequence[Sequence[int]], *, bootstrap: bool = True, missing: int = 0
+) -> Summary:
+    """How far a condition moves a value of all examples; both are computed from the same draws."""
+
+    def moved(places: Sequence[int]) -> float:
+        return compute(places) - baseline(places)
+
+    return whole_value(moved, units, bootstrap=bootstrap, missing=missing)
+
+
+def _interval(compute: Compute, units: Sequence[Sequence[int]]) -> tuple[float | None, float | None, str]:
+    if len(units) < 2:
+        return None, None, ""
+    draw = random.Random(_SEED)
+    values = []
+    for _ in range(DRAWS):
+        chosen = draw.choices(range(len(units)), k=len(units))
+        values.append(compute([place for unit in chosen for place in units[unit]]))
+    finite = sorted(value for value in values if math.isfinite(value))
+    if len(finite) < (1 - _LOST) * DRAWS:
+        return None, None, f"No interval: {DRAWS - len(finite)} of {DRAWS} draws of examples have no value."
+    return _quantile(finite, (1 - CONFIDENCE) / 2), _quantile(finite, (1 + CONFIDENCE) / 2), ""
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])

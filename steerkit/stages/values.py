@@ -1,0 +1,172 @@
+"""From the scores of examples to the values of ``results.json``, each with its interval and its difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from steerkit.api.evaluator import Evaluator, Score
+from steerkit.api.hookspecs import Value
+from steerkit.artifacts.results import RecordEntry
+from steerkit.catalog import implementation
+from steerkit.plan import DataRef, Plan, PlannedEvaluation
+from steerkit.types import Example
+
+if TYPE_CHECKING:
+    from steerkit.engine.measuring.jobs import Cause, ConditionScores
+    from steerkit.engine.measuring.scores import Summary
+    from steerkit.stages.condition import Condition
+
+
+def records_of(
+    plan: Plan,
+    planned: PlannedEvaluation,
+    ref: DataRef,
+    condition: str,
+    found: ConditionScores,
+    plain: ConditionScores | None,
+) -> tuple[list[RecordEntry], list[str]]:
+    """The records of one evaluator on one data set under one condition, and what a reader must know of them.
+
+    Args:
+        plan: the plan.
+        planned: the evaluator.
+        ref: the split.
+        condition: its name.
+        found: what it gave.
+        plain: what the baseline gave; None for the baseline itself.
+    """
+    from steerkit.engine.measuring.scores import Summary, derived, paired_difference, summarise
+
+    data, kind = str(ref), cast("type[Evaluator]", implementation(planned.spec))
+    values = planned.values or {planned.name: Value(kind.unit, kind.aggregate)}
+    rows: dict[str, tuple[Summary, Value, Summary]] = {}
+    for label, value in values.items():
+        if value.aggregate == "whole":
+            continue
+        scores = found.scores[(label, data)]
+        moved = Summary(None, 0)
+        if plain is not None:
+            moved = paired_difference(scores, plain.scores[(label, data)], value.aggregate)
+        rows[label] = (summarise(scores, value.aggregate), value, moved)
+    if any(value.aggregate == "whole" for value in values.values()):
+        rows |= _whole(plan, planned, kind, ref, found, plain)
+    if planned.name in rows:
+        summary, value, _ = rows[planned.name]
+        for name, function in kind.derived.items():
+            label = planned.spec.label(name, planned.name)
+            rows[label] = (derived(summary, function), Value("", value.aggregate), Summary(None, 0))
+    records = [_record(condition, label, data, *row) for label, row in rows.items()]
+    notes = [f"{label} on {data} under {condition}: {one.note}" for label, (one, _, _) in rows.items() if one.note]
+    return records, notes
+
+
+def _record(condition: str, label: str, data: str, summary: Summary, value: Value, moved: Summary) -> RecordEntry:
+    return RecordEntry(
+        condition=condition,
+        evaluator=label,
+        data=data,
+        value=summary.value,
+        n=summary.n,
+        standard_error=summary.standard_error,
+        ci_low=summary.ci_low,
+        ci_high=summary.ci_high,
+        difference=moved.value,
+        difference_ci_low=moved.ci_low,
+        difference_ci_high=moved.ci_high,
+        not_computed=summary.not_computed,
+        aggregate=value.aggregate,
+        unit=value.unit,
+    )
+
+
+def _whole(
+    plan: Plan,
+    planned: PlannedEvaluation,
+    kind: type[Evaluator],
+    ref: DataRef,
+    found: ConditionScores,
+    plain: ConditionScores | None,
+) -> dict[str, tuple[Summary, Value, Summary]]:
+    """Values of all examples together, in the order of the spec."""
+    from steerkit.engine.measuring.scores import Summary
+    from steerkit.engine.measuring.whole import not_finite, whole_difference, whole_value
+
+    data, examples = str(ref), plan.examples(ref)
+    own, units = _by_example(planned, data, found), _units(examples)
+    other = None if plain is None else _by_example(planned, data, plain)
+    missing = not_finite(own)
+    rows = {}
+    for name, value in planned.spec.values.items():
+        if value.aggregate != "whole":
+            continue
+        compute = partial(_compute, kind, planned.options, examples, own, name)
+        moved = Summary(None, 0)
+        if other is not None:
+            against = partial(_compute, kind, planned.options, examples, other, name)
+            lost = missing + not_finite(other)
+            moved = whole_difference(compute, against, units, bootstrap=value.bootstrap, missing=lost)
+        summary = whole_value(compute, units, bootstrap=value.bootstrap, missing=missing)
+        rows[planned.spec.label(name, planned.name)] = (summary, value, moved)
+    return rows
+
+
+def _compute(
+    kind: type[Evaluator],
+    options: Any,
+    examples: Sequence[Example],
+    scores: Sequence[Mapping[str, Score]],
+    name: str,
+    places: Sequence[int],
+) -> float:
+    values = kind.whole(options, [examples[place] for place in places], [scores[place] for place in places])
+    return float(values.get(name, math.nan))
+
+
+def _by_example(planned: PlannedEvaluation, data: str, found: ConditionScores) -> list[dict[str, Score]]:
+    """What the evaluator gave for each example, by its own names."""
+    labels = planned.labels or {planned.spec.name: planned.name}
+    columns = {name: found.scores[(label, data)] for name, label in labels.items()}
+    count = max((len(column) for column in columns.values()), default=0)
+    return [{name: column[place] for name, column in columns.items()} for place in range(count)]
+
+
+def _units(examples: Sequence[Example]) -> list[list[int]]:
+    """Examples that are drawn together: the sides of a pair aren't independent."""
+    units: dict[tuple[str, int], list[int]] = {}
+    for place, example in enumerate(examples):
+        key = ("example", place) if example.pair is None else ("pair", example.pair)
+        units.setdefault(key, []).append(place)
+    return list(units.values())
+
+
+def remarks_on(condition: Condition, found: ConditionScores) -> list[str]:
+    """What a reader must know of a condition: that it does nothing, or didn't act where it was looked at."""
+    notes = [f"Condition {condition.name}: {note}" for note in found.notes] if condition.kind != "control" else []
+    reached: dict[tuple[str, Cause], dict[str, int]] = {}
+    for (data, kind), counts in found.activity.items():
+        for key, tokens in counts.items():
+            reached.setdefault(key, {})[f"{_PASSES.get(kind, kind)} on {data}"] = tokens
+    for (when, cause), by_place in reached.items():
+        idle = [place for place, tokens in by_place.items() if not tokens]
+        if idle and condition.kind != "control":
+            notes.append(f"Condition {condition.name}: '{when}' edited no token of {', '.join(idle)}{_WHY[cause]}.")
+    return notes
+
+
+_PASSES: Mapping[str, str] = {
+    "completions": "completions",
+    "samples": "samples",
+    "next token": "next-token logits",
+    "reading": "readings",
+    "along": "logits along texts",
+}
+
+
+_WHY: Mapping[Cause, str] = {
+    "gate": ": its gate was never open at a token that it may edit",
+    "text": ": its text never came",
+    "positions": ": there are none at its positions",
+}

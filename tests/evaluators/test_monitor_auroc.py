@@ -1,0 +1,69 @@
+"""``monitor_auroc``: ranks, labels wherever they stand, and what wasn't read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pytest
+
+import steerkit_evaluators.monitor_auroc as plugin
+from steerkit.api.evaluator import Outputs, Score
+from steerkit.api.hookspecs import Needs
+from steerkit.api.monitor import Readings
+from steerkit.errors import PluginError
+from steerkit.testing import EvaluatorSuite
+from steerkit.testing.evaluator import FakeVocabulary
+from steerkit.types import Example
+from steerkit_evaluators._monitor_auroc import MonitorAuroc
+
+
+class TestMonitorAuroc(EvaluatorSuite):
+    plugin = plugin
+    settings: ClassVar[dict[str, Any]] = {"monitor": "harm", "positive": 1}
+
+
+def auroc(peaks: Sequence[float], labels: Sequence[object], positive: object = 1, **options: Any) -> float:
+    examples = [Example.of("x") for _ in peaks]
+    rows = [
+        Example(example.messages, label=label if "field" not in options else None, fields={"kind": label})
+        for example, label in zip(examples, labels, strict=True)
+    ]
+    made = plugin.MonitorAurocOptions(monitor="m", positive=positive, **options)
+    scores = [{"peak_reading": Score(peak), "crossed": Score(0.0)} for peak in peaks]
+    return MonitorAuroc.whole(made, rows, scores)["monitor_auroc"]
+
+
+def test_it_is_the_share_of_pairs_in_the_right_order() -> None:
+    peaks, labels = [3.0, 1.0, 2.0, 2.0, 0.0], [1, 1, 0, 1, 0]
+    pairs = [
+        (p, q) for p, a in zip(peaks, labels, strict=True) for q, b in zip(peaks, labels, strict=True) if a and not b
+    ]
+    expected = sum(1.0 if p > q else 0.5 if p == q else 0.0 for p, q in pairs) / len(pairs)
+    assert auroc(peaks, labels) == pytest.approx(expected) == pytest.approx(4.5 / 6)
+    assert auroc([1, 2, 3], [0, 1, 1]) == 1.0
+    assert auroc([3, 2, 1], [0, 1, 1]) == 0.0
+
+
+def test_labels_may_stand_in_another_field_and_true_is_not_one() -> None:
+    assert auroc([1, 2, 3], ["safe", "harm", "harm"], "harm", field="kind") == 1.0
+    assert math.isnan(auroc([1, 2], [True, False], 1)), "no example is labelled 1"
+    assert auroc([1, 2, 9], [0, 1, None]) == 1.0, "an example without a label takes no part"
+    assert math.isnan(auroc([1, 2], [1, 1]))
+
+
+def test_what_was_not_read_is_no_score() -> None:
+    evaluator = MonitorAuroc(plugin.MonitorAurocOptions(monitor="m", positive=1), FakeVocabulary(4))
+    readings = [Readings((2.0,), (0,), 1, 2.0, True), Readings((), (), 1, math.nan, False)]
+    read, unread = evaluator.score(Outputs(["a", "b"], readings={"m": readings}))
+    assert (read["crossed"].value, read["peak_reading"].value) == (1.0, 2.0)
+    assert math.isnan(unread["crossed"].value) and math.isnan(unread["peak_reading"].value)
+    with pytest.raises(PluginError, match="readings of 'm'"):
+        evaluator.score(Outputs(["a"], readings={"other": readings}))
+
+
+def test_needs_follow_from_options() -> None:
+    (spec,) = plugin.steerkit_evaluators()
+    options = plugin.MonitorAurocOptions(monitor="m", positive="x", max_new_tokens=4)
+    assert spec.needs(options) == Needs(monitors=("m",), max_new_tokens=4)

@@ -1,0 +1,111 @@
+"""Section ``monitors``, evaluators of several values, and what conditions can't touch, told before a run."""
+
+from __future__ import annotations
+
+from steerkit.recipe.schema import Recipe
+from tests.plan.conftest import RECIPE, Planner, Problems
+
+MONITORS = RECIPE + "monitors:\n  harm: {direction: warmth, above: 3.0, positions: generated}\n"
+AUROC = "evaluate:\n  - monitor_auroc: {data: probe.test, monitor: harm, positive: 1}\n"
+
+
+def with_auroc(monitors: str = MONITORS) -> str:
+    return monitors.replace("evaluate:\n", AUROC)
+
+
+def test_a_monitor_is_resolved_and_shown(plan: Planner) -> None:
+    found = plan(with_auroc())
+    (monitor,) = found.monitors
+    assert (monitor.name, monitor.threshold, monitor.side) == ("harm", 3.0, "above")
+    expected = {"name": "harm", "direction": "warmth", "above": 3.0, "sites": None, "positions": "generated"}
+    assert found.to_json()["monitors"] == [expected]
+    assert Recipe.from_mapping(found.recipe.resolved()) == found.recipe
+    assert "monitors" not in plan().recipe.resolved(), "a recipe without monitors is written as ever"
+
+
+def test_sites_may_be_one_text(plan: Planner) -> None:
+    found = plan(MONITORS.replace("above: 3.0", "below: -1, sites: blocks.0.resid_post"))
+    assert [str(site) for site in found.monitors[0].sites or ()] == ["blocks.0.resid_post"]
+    assert found.monitors[0].side == "below"
+
+
+def test_mistakes_in_monitors_are_told_with_their_lines(problems: Problems) -> None:
+    for change, where, message in (
+        (("direction: warmth, above", "direction: warm, above"), "monitors.harm.direction", "Did you mean 'warmth'"),
+        (("above: 3.0, ", ""), "monitors.harm", "a number as above or as below"),
+        (("above: 3.0", "above: 3.0, below: 1"), "monitors.harm", "not both"),
+        (("positions: generated", "positions: from_token(x)"), "monitors.harm.positions", "can be steered, not read"),
+        (("above: 3.0", "above: 3.0, sites: [blocks.0.resid]"), "monitors.harm.sites[0]", "Unknown stream"),
+    ):
+        found = problems(MONITORS.replace(*change))
+        assert any(key.startswith(where.split("[")[0]) and message in text for _, key, text in found), (change, found)
+
+
+def test_an_evaluator_finds_its_monitor(problems: Problems, plan: Planner) -> None:
+    found = problems(with_auroc(MONITORS.replace("harm:", "harms:")))
+    assert any("unknown monitor 'harm'. Did you mean 'harms'" in text for _, _, text in found)
+    quiet = plan(MONITORS.replace("report: {samples: {data: probe.test, n: 2, max_new_tokens: 7}}", ""))
+    assert "Monitor 'harm' is read by no evaluator, and there are no report.samples to show it." in quiet.notes
+
+
+def test_names_of_several_values_may_not_clash(problems: Problems) -> None:
+    twice = AUROC + "  - monitor_auroc: {data: probe.test, monitor: harm, positive: 1, name: crossed}\n"
+    found = problems(MONITORS.replace("evaluate:\n", twice))
+    assert any("monitor_auroc adds 'crossed' to the results" in text for _, _, text in found)
+
+
+def test_values_are_called_by_the_evaluators_name(plan: Planner) -> None:
+    found = plan(with_auroc().replace("positive: 1}", "positive: 1, name: mine}"))
+    assert list(found.evaluations[0].values) == ["mine", "mine.crossed", "mine.peak_reading"]
+    assert found.evaluations[0].labels == {"crossed": "mine.crossed", "peak_reading": "mine.peak_reading"}
+    assert list(plan(with_auroc()).evaluations[0].values) == ["monitor_auroc", "crossed", "peak_reading"]
+
+
+def test_a_condition_that_edits_only_what_nobody_reads_is_told(plan: Planner) -> None:
+    late = RECIPE.replace("coefficient: 4.0}", 'coefficient: 4.0, positions: "generated[:3]"}')
+    (note,) = [note for note in plan(late).notes if "can't differ" in note]
+    assert note.startswith("Conditions warmer, alone edit generated tokens only, and refusal_score reads")
+    (usual,) = [note for note in plan().notes if "can't differ" in note]
+    assert usual.startswith("Condition alone edits generated tokens only")
+    written = late.replace(
+        "- refusal_score: {data: [probe.test, warm.test], tokens: [x]}", "- refusal_rate: {data: probe.test}"
+    )
+    assert not [note for note in plan(written).notes if "can't differ" in note]
+
+
+def test_a_condition_that_does_nothing_is_told(plan: Planner) -> None:
+    found = plan(RECIPE.replace("[-8, 0.5]", "[-8, 0]"))
+    assert "Condition dose[coefficient=0] does nothing with these options, so it is the baseline." in found.notes
+    assert not [note for note in plan().notes if "does nothing" in note]
+
+
+def test_of_a_direction_at_several_sites_a_monitor_says_which_are_read(plan: Planner, problems: Problems) -> None:
+    several = MONITORS.replace("site: blocks.1.resid_pre", 'site: "blocks.*.resid_pre"').replace(
+        "    - ablate", "    - add"
+    )
+    several = several.replace(
+        "{ablate: {direction: warmth, sites: ", "{ablate: {direction: warmth, at: blocks.1.resid_pre, sites: "
+    )
+    found = problems(several)
+    assert any(where == "monitors.harm" and "say which ones are read, sites: [" in text for _, where, text in found)
+    wrong = problems(several.replace("above: 3.0", "above: 3.0, sites: blocks.0.resid_post"))
+    assert any("has no vectors at blocks.0.resid_post" in text for _, _, text in wrong)
+    (monitor,) = plan(several.replace("above: 3.0", 'above: 3.0, sites: "blocks.*.resid_pre"')).monitors
+    assert monitor.to_json()["sites"] == ["blocks.*.resid_pre"]
+
+
+def test_a_system_prompt_counts_as_acting_and_is_not_seen_by_given_texts(plan: Planner) -> None:
+    changed = RECIPE.replace(
+        "conditions:\n",
+        "conditions:\n"
+        "  idle: {system_prompt: Be warm., interventions: [{add: {direction: warmth, coefficient: 0.0}}]}\n"
+        "  asked: {system_prompt: Be warm., interventions: []}\n"
+        "  late: {system_prompt: Be warm., interventions: [{add: {direction: warmth, positions: generated}}]}\n",
+    ).replace("evaluate:\n", "evaluate:\n  - cross_entropy: {data: probe.test}\n")
+    notes = plan(changed).notes
+    assert not any("idle" in note or "late" in note for note in notes)
+    expected = (
+        "Condition asked has a system prompt and no intervention, and cross_entropy reads given texts as they are, so "
+        "it can't differ from the baseline there."
+    )
+    assert expected in notes
