@@ -13,7 +13,7 @@ import pytest
 from steerkit.api.evaluator import Score
 from steerkit.catalog import Catalog
 from steerkit.engine.measuring.jobs import ConditionScores
-from steerkit.plan import plan_recipe
+from steerkit.plan import DataRef, plan_recipe
 from steerkit.report import load_run, write_report
 from steerkit.run import run_recipe
 from steerkit.stages.values import records_of
@@ -132,22 +132,22 @@ def test_labels_give_an_auroc_with_an_interval_and_a_paired_difference(tmp_path:
         peaks = tuple(Score(place % 5 + shift * (place % 2)) for place in range(12))
         return ConditionScores({("peak_reading", "cold.test"): peaks, ("crossed", "cold.test"): (Score(1.0),) * 12}, {})
 
-    records, notes = records_of(plan, planned, "cold.test", "c", given(5.0), given(0.0))
-    (whole,) = [item for item in records if item["evaluator"] == "monitor_auroc"]
+    records, notes = records_of(plan, planned, DataRef("cold", "test"), "c", given(5.0), given(0.0))
+    (whole,) = [item for item in records if item.evaluator == "monitor_auroc"]
     (plain,) = [
         item
-        for item in records_of(plan, planned, "cold.test", "baseline", given(0.0), None)[0]
-        if item["evaluator"] == "monitor_auroc"
+        for item in records_of(plan, planned, DataRef("cold", "test"), "baseline", given(0.0), None)[0]
+        if item.evaluator == "monitor_auroc"
     ]
-    assert whole["value"] == 1.0 and whole["ci_low"] == whole["ci_high"] == 1.0 and not notes
-    assert whole["difference"] == pytest.approx(1.0 - plain["value"])
-    assert whole["difference_ci_low"] < whole["difference"] < whole["difference_ci_high"]
-    assert plain["ci_low"] < plain["value"] < plain["ci_high"] and plain["difference"] is None
+    assert whole.value == 1.0 and whole.ci_low == whole.ci_high == 1.0 and not notes
+    assert whole.difference == pytest.approx(1.0 - plain.value)
+    assert whole.difference_ci_low < whole.difference < whole.difference_ci_high
+    assert plain.ci_low < plain.value < plain.ci_high and plain.difference is None
     broken = given(0.0)
     nan = (Score(math.nan), *broken.scores[("peak_reading", "cold.test")][1:])
     broken = replace(broken, scores={**broken.scores, ("peak_reading", "cold.test"): nan})
-    records, notes = records_of(plan, planned, "cold.test", "c", broken, given(0.0))
-    lost = {item["evaluator"]: (item["value"], item["difference"], item["not_computed"]) for item in records}
+    records, notes = records_of(plan, planned, DataRef("cold", "test"), "c", broken, given(0.0))
+    lost = {item.evaluator: (item.value, item.difference, item.not_computed) for item in records}
     assert lost["monitor_auroc"] == lost["peak_reading"] == (None, None, 1) and lost["crossed"][2] == 0
     assert len(notes) == 2
 

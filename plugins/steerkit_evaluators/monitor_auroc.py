@@ -8,6 +8,8 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from steerkit.api.hookspecs import EvaluatorSpec, Needs, Options, Value, hookimpl
 
+STEERKIT_CONTRACT = 2
+
 LabelValue: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
 
 

@@ -281,7 +281,6 @@ def test_one_condition_alone_is_lowered_for_as_many_tokens_as_a_pass_has(
         handle.remove()
     assert sum(told) == sum(seen)
     assert len(told) == 4
-    assert evaluation.expected_tokens() == max(told)
 
 
 def test_prompts_are_rendered_once(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from steerkit.api.evaluator import Evaluator, Outputs, Score, Scored
 from steerkit.api.hookspecs import Needs, NoOptions
 from steerkit.api.intervention import Intervention
 from steerkit.api.monitor import Monitor
-from steerkit.engine.measuring.evaluate import IDLE, Evaluation, Job, SampleRequest
+from steerkit.engine.measuring.evaluate import Evaluation, Job, SampleRequest
+from steerkit.engine.measuring.jobs import IDLE
 from steerkit.engine.reading.monitors import behind, read_along
 from steerkit.errors import PluginError
 from steerkit.session import ablate, add, gate

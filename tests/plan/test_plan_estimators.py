@@ -16,11 +16,13 @@ import steerkit_formats.steerkit
 import steerkit_interventions.add
 from steerkit.api.estimator import Estimate, EstimationRequest, Estimator
 from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, NoOptions, hookimpl
+from steerkit.artifacts.directions import load_directions
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
 from steerkit.plan import make_plan
 from steerkit.progress import SILENT
 from steerkit.recipe import Draft, draft_recipe
+from steerkit.run import execute
 
 
 class Both(Estimator[NoOptions]):
@@ -82,12 +84,10 @@ def recipe(folder: Path, direction: str, estimator: str = "both") -> Draft:
 
 
 def test_a_condition_may_use_what_an_estimator_gives_beside_its_direction(tmp_path: Path, catalog: Catalog) -> None:
-    from steerkit import stages
-
     plan = make_plan(recipe(tmp_path, "d.back"), catalog)
     assert plan.directions[0].further == ("d.back",)
     assert not any("not used" in note for note in plan.notes)
-    found = stages.estimate(plan, stages.load(plan), SILENT)
+    found = load_directions(execute(plan, tmp_path / "runs", SILENT) / "directions.safetensors")
     assert list(found) == ["d", "d.back"]
     assert found["d.back"].vectors.equal(-found["d"].vectors)
     assert found["d.back"].provenance["diagnostics"] == {"n": 2.0}

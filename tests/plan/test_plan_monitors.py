@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from steerkit.recipe.schema import Recipe
+from steerkit.recipe import recipe_from_mapping
+from steerkit.recipe.document import read_document
 from tests.plan.conftest import RECIPE, Planner, Problems
 
 MONITORS = RECIPE + "monitors:\n  harm: {direction: warmth, above: 3.0, positions: generated}\n"
@@ -19,8 +20,8 @@ def test_a_monitor_is_resolved_and_shown(plan: Planner) -> None:
     assert (monitor.name, monitor.threshold, monitor.side) == ("harm", 3.0, "above")
     expected = {"name": "harm", "direction": "warmth", "above": 3.0, "sites": None, "positions": "generated"}
     assert found.to_json()["monitors"] == [expected]
-    assert Recipe.from_mapping(found.recipe.resolved()) == found.recipe
-    assert "monitors" not in plan().recipe.resolved(), "a recipe without monitors is written as ever"
+    assert recipe_from_mapping(read_document(found.report.recipe).value).recipe == found.recipe
+    assert "monitors" not in read_document(plan().report.recipe).value, "a recipe without monitors is written as ever"
 
 
 def test_sites_may_be_one_text(plan: Planner) -> None:
