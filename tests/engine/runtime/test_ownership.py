@@ -19,7 +19,7 @@ from steerkit.errors import SteerkitError
 from steerkit.session import wrap
 from steerkit.session.model import LiveModel
 from tests.engine.conditions import MODES, Given, Trace, vectors
-from tests.engine.test_no_trace import Stop, eager_switching
+from tests.engine.hooking.test_no_trace import Stop, eager_switching
 
 IDS = torch.tensor([[2, 70, 71, 72, 73, 74], [2, 75, 74, 73, 72, 71]])
 PROMPTS = ["ab", "cabbage"]

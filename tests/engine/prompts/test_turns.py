@@ -189,7 +189,7 @@ def test_a_text_that_begins_already_gets_no_second_begin() -> None:
 @pytest.mark.parametrize("completion", ["x", " yes\n", "\n\n", "é", ""])
 @pytest.mark.parametrize("template", [CHATML, FOLDED, "none"])
 def test_a_completion_follows_the_prompt_and_leaves_its_tokens_alone(template: str, completion: str) -> None:
-    from tests.engine.test_chat import bpe
+    from tests.engine.prompts.test_chat import bpe
 
     # "\n\n" and "]x" are tokens that would reach over the boundary.
     for tokenizer in (tiny_tokenizer(), bpe("Ċ Ċ", "] x", template=CHATML)):

@@ -334,7 +334,7 @@ def test_a_refusal_gives_its_reason_unless_another_adapter_claims_the_type() -> 
 def test_an_unclaimed_model_type_tells_how_to_write_an_adapter() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         architectures(LLAMA).adapter_for(ModelFacts("lama", {}))
-    template = Path(__file__).parents[1] / "plugins" / "template"
+    template = Path(__file__).parents[2] / "plugins" / "template"
     for part in ("'lama'", "Did you mean 'llama'", f"a copy of {template}", "steerkit.testing.ArchitectureSuite"):
         assert part in str(caught.value)
     assert caught.value.model_type == "lama"
