@@ -51,8 +51,10 @@ install: $(INSTALLED)
 quickstart: install
 	$(BIN)/steerkit run recipes/quickstart.yaml
 
+# One thread for each of the processes, which share the cores; a file's tests stay together, and so do their fixtures.
+test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 test: install
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -92,7 +92,7 @@ def test_a_case_that_changes_nothing_proves_nothing(llama: LiveModel) -> None:
 def test_an_idle_case_that_attaches_something_is_refused(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
     condition, work = made(llama, "idle")
     stand_in(monkeypatch, made(llama, "add_all")[0])
-    with pytest.raises(WrongCaseError, match="attaches 3 hooks"):
+    with pytest.raises(WrongCaseError, match="attaches 5 hooks"):
         check(llama, condition, "hook", work, work, ask(llama, condition, work))
     with pytest.raises(WrongCaseError, match="changes logits by"):
         check(llama, condition, "fold", work, work, ask(llama, condition, work))

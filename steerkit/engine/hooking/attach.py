@@ -86,9 +86,9 @@ class Attachment:
         self._put = Hooks(self._hooks)
 
     def _begin(self, begins: Begins) -> Begins:
-        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # A pass that has just begun holds a list of the hooks that were there.
-            if self.is_on:
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            # A pass that waited holds a list of the hooks that were there. Torch hands one that is gone no keywords.
+            if self.is_on and kwargs is not None:
                 begins(module, args, kwargs)
 
         return begin
