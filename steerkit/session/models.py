@@ -88,10 +88,10 @@ def wrap(
 
     Of a ``PeftModel`` the model inside is taken, with the adapters in its layers; of a processor the tokenizer.
     """
-    from steerkit.engine.loading.load import from_live
+    from steerkit.engine.loading.load import adopt
     from steerkit.engine.loading.unwrap import processor_template
 
-    loaded = from_live(model, tokenizer)
+    loaded = adopt(model, tokenizer)
     if chat_template == "default":
         chat_template = processor_template(tokenizer) or chat_template
     chat = chat_format(loaded, chat_template, system_prompt, chat_template_arguments)

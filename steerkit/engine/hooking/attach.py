@@ -133,7 +133,7 @@ class Attachment:
         steps: list[Applied] = []
         for item in items:
             if isinstance(item, Probe):
-                steps.append(_probe(item, self.cursor))
+                steps.append(_probe_hook(item, self.cursor))
             elif literal:
                 steps.append(build_literal(item, self.cursor))
             else:
@@ -229,7 +229,7 @@ def _row_check(n_rows: int) -> Begins:
     return check
 
 
-def _probe(probe: Probe, cursor: Cursor) -> Applied:
+def _probe_hook(probe: Probe, cursor: Cursor) -> Applied:
     def read(x: Tensor) -> Tensor:
         cursor.probe(probe.gate, probe.rows, x)
         return x

@@ -101,7 +101,7 @@ class Marks:
         self._state.active = True
         for module in self.modules:
             now = vars(module).get("forward")
-            if _state(now) is not self._state:
+            if _state_of_mark(now) is not self._state:
                 self._state.hidden[module] = now
                 vars(module)["forward"] = self._mark(module, now)
 
@@ -110,7 +110,7 @@ class Marks:
         self._state.active = False
         for module in self.modules:
             now = found = vars(module).get("forward")
-            while (state := _state(found)) is not None and not state.active:
+            while (state := _state_of_mark(found)) is not None and not state.active:
                 found = state.hidden[module]
             if found is None:
                 vars(module).pop("forward", None)
@@ -155,7 +155,7 @@ def _drop_dead() -> None:
                 reset(code)
 
 
-def _state(forward: Any) -> _State | None:
+def _state_of_mark(forward: Any) -> _State | None:
     state = getattr(forward, _STATE, None)
     return state if isinstance(state, _State) else None
 

@@ -87,20 +87,20 @@ class Folded:
         self._swapped: dict[nn.Module, list[_Swapped]] = {}
         self.lost: list[str] = []
         for fold in folds:
-            swaps = _made(fold, model)
+            swaps = _swaps_of_fold(fold, model)
             for module, name, put in swaps:
                 kept = module._parameters[name]
-                tied = _tied(kept, module, model) if fold.kind == "embedding" else ()
+                tied = _tied_parameter(kept, module, model) if fold.kind == "embedding" else ()
                 item = _Swapped(module, name, put, kept, tied)
                 item.note_versions()
                 self._swapped.setdefault(module, []).append(item)
             for module in {module for module, _, _ in swaps}:
-                self._folds.setdefault(module, []).append((fold, lambda fold=fold: _made(fold, model)))  # type: ignore[misc]
+                self._folds.setdefault(module, []).append((fold, lambda fold=fold: _swaps_of_fold(fold, model)))  # type: ignore[misc]
 
     def on(self) -> None:
         """Put them on."""
         for module, items in self._swapped.items():
-            _watch(module, self)
+            _watch_state_dicts(module, self)
             for item in items:
                 item.place(folded=True)
 
@@ -112,7 +112,7 @@ class Folded:
                     self.lost.append(f"{item.name} of a {type(module).__name__}")
                     item.note_versions()
                 item.place(folded=False)
-            _unwatch(module, self)
+            _unwatch_state_dicts(module, self)
 
     @property
     def intact(self) -> bool:
@@ -159,12 +159,12 @@ class Folded:
                 state[key] = item.kept if isinstance(state[key], nn.Parameter) else item.kept.detach()
 
 
-def _made(fold: Fold, model: nn.Module) -> list[Swap]:
+def _swaps_of_fold(fold: Fold, model: nn.Module) -> list[Swap]:
     with torch.inference_mode(False), torch.no_grad():
         return fold.swaps(model)
 
 
-def _tied(kept: nn.Parameter | None, owner: nn.Module, model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:
+def _tied_parameter(kept: nn.Parameter | None, owner: nn.Module, model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:
     return tuple(
         (module, name)
         for module in model.modules()
@@ -180,7 +180,7 @@ def _tied(kept: nn.Parameter | None, owner: nn.Module, model: nn.Module) -> tupl
 _WATCHED: WeakKeyDictionary[nn.Module, Folded] = WeakKeyDictionary()
 
 
-def _watch(module: nn.Module, folded: Folded) -> None:
+def _watch_state_dicts(module: nn.Module, folded: Folded) -> None:
     if module in _WATCHED:
         _WATCHED[module] = folded
         return
@@ -191,7 +191,7 @@ def _watch(module: nn.Module, folded: Folded) -> None:
     vars(module)["_apply"] = MethodType(_apply, module)
 
 
-def _unwatch(module: nn.Module, folded: Folded) -> None:
+def _unwatch_state_dicts(module: nn.Module, folded: Folded) -> None:
     if _WATCHED.get(module) is not folded:
         return
     vars(module).pop("_apply", None)

@@ -84,7 +84,7 @@ class Prepared:
     ) -> None:
         if rank < 0 or rows < 1:
             raise AttachError(f"prepare takes a rank of 0 or more and 1 row or more, not rank={rank} and rows={rows}.")
-        chosen, needed = _chosen(sites, layout)
+        chosen, needed = _sites_to_prepare(sites, layout)
         self.layout, self.rank, self.rows = layout, max(rank, needed), rows
         self.attached = False
         self.places: dict[tuple[Tap, bool], Place] = {}
@@ -249,7 +249,7 @@ def _laid_out(updates: Sequence[Affine | None], like: Tensor) -> Tensor:
     return found
 
 
-def _chosen(sites: Where | Sequence[Where] | None, layout: Layout) -> tuple[set[Site], int]:
+def _sites_to_prepare(sites: Where | Sequence[Where] | None, layout: Layout) -> tuple[set[Site], int]:
     """Where updates are carried out, and the highest rank that given interventions have there."""
     if sites is None:
         return {place_of(site, layout) for site in layout.sites() if site.stream not in (HEAD_OUT, RESID_MID)}, 0
@@ -339,15 +339,15 @@ def _changed(x: Tensor, seen: Tensor, buffer: Tensor | None) -> Tensor:
     if buffer.dtype != x.dtype or buffer.device != x.device:
         buffer = buffer.to(x.device, x.dtype)
     if rows == 1:
-        return _sum(x, seen, buffer[0], rank)
+        return _sum_of_buffers(x, seen, buffer[0], rank)
     if x.shape[0] % rows:
         raise AttachError(f"A pass over {x.shape[0]} rows, and the model was prepared for rows={rows}. {LEAVE}")
     # Copies of a row lie side by side, so a row's copies are one long row.
     wide = x.reshape(rows, -1, x.shape[-1]), seen.reshape(rows, -1, x.shape[-1])
-    return _sum(*wide, buffer, rank).reshape(x.shape)
+    return _sum_of_buffers(*wide, buffer, rank).reshape(x.shape)
 
 
-def _sum(x: Tensor, seen: Tensor, buffer: Tensor, rank: int) -> Tensor:
+def _sum_of_buffers(x: Tensor, seen: Tensor, buffer: Tensor, rank: int) -> Tensor:
     x = x + buffer[..., -1:, :]
     if rank == 0:
         return x

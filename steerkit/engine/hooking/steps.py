@@ -31,7 +31,7 @@ def build(step: Step, cursor: Cursor, like: Like) -> Applied:
     affine = tuple(part if part is not None and isinstance(part.update, Affine) else None for part in step.parts)
     if any(part is not None for part in affine):
         selection = cursor.selection(tuple(None if part is None else part.when for part in affine))
-        run.append(_weighted(_Affines(affine, like), selection))
+        run.append(_weighted_step(_Affines(affine, like), selection))
     functions: dict[int, list[int]] = {}
     for row, part in enumerate(step.parts):
         if part is not None and isinstance(part.update, Pointwise):
@@ -53,7 +53,7 @@ def chain(steps: Sequence[Applied]) -> Applied:
     return run
 
 
-def _weighted(update: _Affines, selection: Selection) -> Applied:
+def _weighted_step(update: _Affines, selection: Selection) -> Applied:
     if selection.always:
         return update.everywhere()
 

@@ -45,7 +45,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         )
         if key in facts
     }
-    tokenizer = _wrap(_byte_level(facts, splitter, special.get("bos_token")), special)
+    tokenizer = _as_transformers_tokenizer(_byte_level(facts, splitter, special.get("bos_token")), special)
     tokenizer.chat_template = facts.get("chat_template")
     return tokenizer
 
@@ -100,12 +100,14 @@ def _byte_level(facts: Mapping[str, Any], splitter: list[pre_tokenizers.PreToken
 
 def _plain(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
     """The same, free of the family's own class, whose constructor builds everything a second time at each load."""
-    plain = _wrap(Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), tokenizer.special_tokens_map)
+    plain = _as_transformers_tokenizer(
+        Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), tokenizer.special_tokens_map
+    )
     plain.chat_template = tokenizer.chat_template
     return plain
 
 
-def _wrap(backend: Tokenizer, special: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+def _as_transformers_tokenizer(backend: Tokenizer, special: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, padding_side="left", clean_up_tokenization_spaces=False, **special
     )

@@ -51,14 +51,14 @@ def explained(source: str, *, local: bool) -> Iterator[None]:
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise
-        raise ModelError(_advice(source, error, local=local)) from error
+        raise ModelError(_advice_on_download(source, error, local=local)) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust", "tokenizers"):
             raise ModelError(f"{source} is damaged: {error}. Copy or download it anew.") from error
         raise
 
 
-def _advice(source: str, error: Exception, *, local: bool) -> str:
+def _advice_on_download(source: str, error: Exception, *, local: bool) -> str:
     said = str(error).strip()
     if "trust_remote_code" in said:
         return (

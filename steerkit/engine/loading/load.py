@@ -86,7 +86,7 @@ def load(
         ModelError: where it can't be found, read or used; says what to do.
     """
     text = str(source)
-    chosen = _device(device)
+    chosen = _device_to_load_on(device)
     request = _Request(_dtype(dtype, chosen), chosen, revision, trust_remote_code, accept_terms)
     loader = _loader(text)
     if revision is not None and loader is not _load_hub:
@@ -98,10 +98,10 @@ def load(
         raise ModelError(
             f"{text} doesn't fit into the memory of {chosen}. Use dtype bfloat16, another device, or a smaller model."
         ) from error
-    return LoadedModel(_ready(model), tokenizer, text, facts_of(model.config, tokenizer), weights_hash)
+    return LoadedModel(_ready_for_steering(model), tokenizer, text, facts_of(model.config, tokenizer), weights_hash)
 
 
-def from_live(
+def adopt(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, source: str = "live"
 ) -> LoadedModel:
     """Take a causal language model that is already loaded. Nothing of it is changed.
@@ -130,7 +130,7 @@ def facts_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None
     return ModelFacts(str(config.model_type), config.to_dict(), frozenset(special))
 
 
-def _ready(model: PreTrainedModel) -> PreTrainedModel:
+def _ready_for_steering(model: PreTrainedModel) -> PreTrainedModel:
     model.requires_grad_(False)
     model.eval()
     return model
@@ -146,7 +146,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype | None:
         raise ModelError(f"Unknown dtype {name!r}. {nearest(name, [*DTYPES, 'auto'], 'dtype')}") from None
 
 
-def _device(name: str) -> torch.device:
+def _device_to_load_on(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

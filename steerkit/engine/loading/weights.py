@@ -48,7 +48,7 @@ def _sha256(path: Path) -> str:
     path = path.resolve()
     before = _state(path)
     note = cache_folder() / "hashes" / hashlib.sha256(str(path).encode()).hexdigest()
-    known = _remembered(note, before)
+    known = _remembered_hash(note, before)
     if known is not None:
         return known
     with path.open("rb") as file:
@@ -65,7 +65,7 @@ def _state(path: Path) -> dict[str, Any]:
     return {"path": str(path), "size": seen.st_size, "inode": seen.st_ino, "device": seen.st_dev, **times}
 
 
-def _remembered(note: Path, state: Mapping[str, Any]) -> str | None:
+def _remembered_hash(note: Path, state: Mapping[str, Any]) -> str | None:
     try:
         found = json.loads(note.read_text("utf-8"))
     except (OSError, ValueError):

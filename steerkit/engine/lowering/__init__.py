@@ -1,2 +1,3 @@
-"""From interventions to the cheapest equal program: edits, algebra, redundancy, folding into parameters, and what
-became of each update in words. May import `sequence` and `sites`; puts nothing on a model."""
+"""From interventions to the cheapest equal program: edits, their algebra, what of them is redundant, what can be folded
+into which parameters, what a step costs, and what became of each update in words. May import `sequence` and `sites`;
+puts nothing on a model."""

@@ -68,8 +68,8 @@ def compose(first: Affine, second: Affine) -> Affine | None:
     ``A = [A₁; A₂]``, ``Q = [Q₁ + Q₁A₂ᵀQ₂; Q₂]``, ``b = b₁ + b₂ + (b₁A₂ᵀ) Q₂``.
     """
     differentiable = wants_gradient(first) or wants_gradient(second)
-    reads1, writes1, bias1 = _parts(first, differentiable)
-    reads2, writes2, bias2 = _parts(second, differentiable)
+    reads1, writes1, bias1 = _parts_of_update(first, differentiable)
+    reads2, writes2, bias2 = _parts_of_update(second, differentiable)
     bias = bias1 if bias2 is None else bias2 if bias1 is None else bias1 + bias2
     if reads2 is None or writes2 is None:
         reads, writes = reads1, writes1
@@ -118,7 +118,7 @@ def shorten(reads: Tensor, writes: Tensor) -> tuple[Tensor, Tensor] | None:
     return (left @ (one[:, :rank] * root)).T.contiguous(), (right @ (other[:rank].T * root)).T.contiguous()
 
 
-def _parts(update: Affine, differentiable: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _parts_of_update(update: Affine, differentiable: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     values = (update.reads, update.writes, update.bias)
     wide = [
         None if value is None else value.double() if differentiable else value.detach().double() for value in values

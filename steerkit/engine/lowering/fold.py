@@ -51,12 +51,12 @@ class Fold:
             parent, _, name = self.path.rpartition(".")
             owner = submodule(model, parent)
             weight = cast(Tensor, getattr(owner, name))
-            return [(owner, name, _parameter(_behind(_wide(weight), self.outer), weight))]
+            return [(owner, name, _as_parameter(_behind(_wide(weight), self.outer), weight))]
         module = submodule(model, self.path)
         weight = cast(Tensor, module.weight)
         if self.kind == "embedding":
             rows = _wide(weight)
-            return [(module, "weight", _parameter(_row_update(rows, self.outer), weight))]
+            return [(module, "weight", _as_parameter(_row_update(rows, self.outer), weight))]
         return _linear_swaps(cast(nn.Linear, module), self.inner, self.outer)
 
 
@@ -76,9 +76,9 @@ def _linear_swaps(module: nn.Linear, inner: Affine | None, outer: Affine | None)
             bias = _row_update(weight.new_zeros(weight.shape[0]) if bias is None else bias, outer)
     found: list[Swap] = []
     if not _only_constant(inner) or not _only_constant(outer):
-        found.append((module, "weight", _parameter(weight, module.weight)))
+        found.append((module, "weight", _as_parameter(weight, module.weight)))
     if bias is not None:
-        found.append((module, "bias", _parameter(bias, module.weight)))
+        found.append((module, "bias", _as_parameter(bias, module.weight)))
     return found
 
 
@@ -91,7 +91,7 @@ def _wide(value: Tensor) -> Tensor:
     return value if value.dtype == torch.float64 else value.float()
 
 
-def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
+def _as_parameter(value: Tensor, like: Tensor) -> nn.Parameter:
     return nn.Parameter(value.to(like.dtype).contiguous(), requires_grad=False)
 
 
@@ -122,7 +122,7 @@ def fold_places(
     """
     folding = _Folding(places, layout, model, record, expected_tokens)
     for place in list(places):
-        item = places[place][_end(place)]
+        item = places[place][_folded_end(place)]
         if isinstance(item, Edit):
             folding.try_place(place, item)
         if not places[place]:
@@ -292,7 +292,7 @@ class _Folding:
 
     def _take(self, place: Site, edit: Edit, *folds: Fold) -> None:
         """The update is in the folds now, and no longer at its place."""
-        self.places[place].pop(_end(place))
+        self.places[place].pop(_folded_end(place))
         names = ", ".join(f"{fold.path}{'' if fold.kind == 'stacked' else f' ({_touched(fold)})'}" for fold in folds)
         self.record.note(edit, "folded", names)
         self._add(*folds)
@@ -309,7 +309,7 @@ class _Folding:
             self.folds[fold.path] = replace(before, outer=outer)
 
 
-def _end(place: Site) -> int:
+def _folded_end(place: Site) -> int:
     return -1 if place.stream == HEAD_OUT else 0
 
 

@@ -132,7 +132,7 @@ def _composed(items: Sequence[Item], record: Record) -> list[Item]:
     found: list[Item] = []
     for item in items:
         last = found[-1] if found else None
-        if not isinstance(item, Edit) or not isinstance(last, Edit) or not _composable(last, item):
+        if not isinstance(item, Edit) or not isinstance(last, Edit) or not _edits_compose(last, item):
             found.append(item)
             continue
         assert isinstance(last.update, Affine) and isinstance(item.update, Affine)
@@ -146,7 +146,7 @@ def _composed(items: Sequence[Item], record: Record) -> list[Item]:
     return found
 
 
-def _composable(first: Edit, second: Edit) -> bool:
+def _edits_compose(first: Edit, second: Edit) -> bool:
     if first.when != second.when or not isinstance(first.update, Affine) or not isinstance(second.update, Affine):
         return False
     # A factor between 0 and 1 on each of two updates isn't that factor on both in a row, unless they are constants.

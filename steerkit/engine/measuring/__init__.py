@@ -1,2 +1,2 @@
-"""Evaluators under conditions: shared passes to scores, questions to whoever judges, scores to values with intervals,
-classes apart by layer. May import `reading` and below."""
+"""Evaluators under conditions: jobs that share passes, scores of prompts, completions and texts, questions to whoever
+judges, scores to values with intervals, how far classes are apart by layer. May import `reading` and below."""

@@ -26,7 +26,7 @@ def score_along(setting: Setting, members: Sequence[Member], data: str, jobs: Se
     asking = [job for job in jobs if job.needs.sequence_logits]
     for wanted in dict.fromkeys(texts_wanted(job.needs) for job in asking):
         sharing = [job for job in asking if texts_wanted(job.needs) == wanted]
-        _score(setting, members, data, sharing, *wanted)
+        _score_members(setting, members, data, sharing, *wanted)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Texts:
         return _Texts([self.rendered[place] for place in places], [self.skip[place] for place in places])
 
 
-def _score(
+def _score_members(
     setting: Setting, members: Sequence[Member], data: str, jobs: Sequence[Job], completion_tokens: int, limit: int
 ) -> None:
     setting.observer.step(f"logits along {data}")
@@ -159,13 +159,13 @@ def _score_piece(
         mine = None if len(rows) == len(piece.order) else rows
         places = [piece.order[row] % n for row in rows]
         for job in jobs:
-            outputs = _rows(setting, job, places, piece, mine)
+            outputs = _rows_of_job(setting, job, places, piece, mine)
             if job.needs.baseline and plain is not None:
-                outputs = replace(outputs, baseline=_rows(setting, job, places, plain, mine))
+                outputs = replace(outputs, baseline=_rows_of_job(setting, job, places, plain, mine))
             setting.take(member, job, places, outputs)
 
 
-def _rows(
+def _rows_of_job(
     setting: Setting, job: Job, places: Sequence[int], piece: SequenceLogits, rows: Sequence[int] | None
 ) -> Outputs:
     mine = slice(None) if rows is None else list(rows)

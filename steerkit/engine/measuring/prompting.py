@@ -148,7 +148,7 @@ def read(setting: Setting, members: Sequence[Member], data: str, jobs: Sequence[
     prompts = setting.prompts(data, members[0].system_prompt)
     one, found = reading(lengths_of(prompts), length), []
     for part in setting.parts(members, one):
-        texts = [text for member in part for text in _written(prompts, member.ids.get(data), length)]
+        texts = [text for member in part for text in _prompts_with_written(prompts, member.ids.get(data), length)]
         with setting.steering(part, one, data) as steer:
             all_read = read_along(setting.live, texts, monitors, keys, steer)
         n = len(prompts)
@@ -158,7 +158,7 @@ def read(setting: Setting, members: Sequence[Member], data: str, jobs: Sequence[
     return found
 
 
-def _written(prompts: Sequence[Rendered], ids: Completions | None, length: int) -> list[Rendered]:
+def _prompts_with_written(prompts: Sequence[Rendered], ids: Completions | None, length: int) -> list[Rendered]:
     if not length or ids is None:
         return list(prompts)
     return [behind(prompt, row[:length]) for prompt, row in zip(prompts, ids, strict=True)]

@@ -63,7 +63,7 @@ def summarise(scores: Sequence[Score], aggregate: Literal["mean", "proportion"])
         return Summary(None, 0, note=f"No value: {why}.")
     left_out = len(scores) - len(counted)
     note = f"{left_out} of {len(scores)} examples have nothing to measure and are left out." if left_out else ""
-    return _proportion(counted, note) if aggregate == "proportion" else _mean(counted, note)
+    return _proportion_of_scores(counted, note) if aggregate == "proportion" else _mean(counted, note)
 
 
 def derived(summary: Summary, function: Callable[[float], float]) -> Summary:
@@ -144,7 +144,7 @@ def _check_weights(scores: Sequence[Score]) -> None:
         raise PluginError(f"A score has weight {bad[0]}: an evaluator's weights are finite and not negative.")
 
 
-def _proportion(scores: Sequence[Score], note: str) -> Summary:
+def _proportion_of_scores(scores: Sequence[Score], note: str) -> Summary:
     odd = [score.value for score in scores if score.value not in (0.0, 1.0)]
     if odd:
         raise PluginError(f"A score of {odd[0]} in a proportion: its evaluator may only give 0 and 1.")

@@ -125,7 +125,7 @@ class Setting:
         for (place, when), tokens in tally.edited.items():
             member = part[place // len(one.lengths)] if len(part) > 1 else part[0]
             counts = member.activity.setdefault((data, one.kind), {})
-            key = (str(when), _cause(when))
+            key = (str(when), _cause_of_when(when))
             counts[key] = counts.get(key, 0) + tokens
 
     # Scores
@@ -149,7 +149,7 @@ class Setting:
         member.take(job, places, outputs)
 
 
-def _cause(when: When) -> Cause:
+def _cause_of_when(when: When) -> Cause:
     if when.gate is not None:
         return "gate"
     return "text" if when.positions.role == FROM_TOKEN else "positions"

@@ -46,7 +46,7 @@ def whole_value(
         return Summary(None, n, note=f"No value: {why}.")
     if not bootstrap:
         return Summary(value, n)
-    low, high, note = _interval(compute, units)
+    low, high, note = _bootstrap_interval(compute, units)
     return Summary(value, n, None, low, high, note)
 
 
@@ -61,7 +61,7 @@ def whole_difference(
     return whole_value(moved, units, bootstrap=bootstrap, missing=missing)
 
 
-def _interval(compute: Compute, units: Sequence[Sequence[int]]) -> tuple[float | None, float | None, str]:
+def _bootstrap_interval(compute: Compute, units: Sequence[Sequence[int]]) -> tuple[float | None, float | None, str]:
     if len(units) < 2:
         return None, None, ""
     draw = random.Random(_SEED)
@@ -72,10 +72,10 @@ def _interval(compute: Compute, units: Sequence[Sequence[int]]) -> tuple[float |
     finite = sorted(value for value in values if math.isfinite(value))
     if len(finite) < (1 - _LOST) * DRAWS:
         return None, None, f"No interval: {DRAWS - len(finite)} of {DRAWS} draws of examples have no value."
-    return _quantile(finite, (1 - CONFIDENCE) / 2), _quantile(finite, (1 + CONFIDENCE) / 2), ""
+    return _quantile_of_draws(finite, (1 - CONFIDENCE) / 2), _quantile_of_draws(finite, (1 + CONFIDENCE) / 2), ""
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float:
+def _quantile_of_draws(ordered: Sequence[float], share: float) -> float:
     place = share * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)

@@ -117,7 +117,7 @@ def capture(
                     rows[key].append((batch.order, values.float().cpu(), counts))
             done += len(batch.order)
             tell(done, len(rendered))
-    return {key: _finish(key, acc, rows[key]) for key, acc in sums.items()}
+    return {key: _statistics_of(key, acc, rows[key]) for key, acc in sums.items()}
 
 
 def reads_behind(positions: Positions) -> bool:
@@ -135,7 +135,7 @@ def _require_completions(rendered: Sequence[Rendered], positions: Iterable[Posit
         )
 
 
-def _finish(key: Key, acc: _Accumulator, rows: list[tuple[tuple[int, ...], Tensor, Tensor]]) -> ClassStatistics:
+def _statistics_of(key: Key, acc: _Accumulator, rows: list[tuple[tuple[int, ...], Tensor, Tensor]]) -> ClassStatistics:
     site, positions = key
     if acc.total is None or acc.count == 0:
         raise DataError(f"No token at positions '{positions}' in any prompt.")

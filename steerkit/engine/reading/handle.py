@@ -124,7 +124,7 @@ class Handle:
         readers: dict[Site, Callable[[Tensor], None]] = {}
         for site in dict.fromkeys(site for site, _ in capture):
             wanted = {place: tokens_of(live, place, batch) for of, place in capture if of == site}
-            readers[site] = _reader(site, wanted, batch, gathered)
+            readers[site] = _capture_reader(site, wanted, batch, gathered)
         arguments = forward_arguments(batch)
         with live.running(batch, steer=steer, readers=readers or None), evaluating(live.model), torch.enable_grad():
             output: Any = submodule(live.model, live.layout.base)(**arguments)
@@ -147,7 +147,7 @@ class Handle:
             gathered.tokens[index] = torch.tensor(ids[start:], dtype=torch.long, device=logits.device)
 
 
-def _reader(
+def _capture_reader(
     site: Site, wanted: dict[Positions, tuple[Tensor, Tensor, Tensor]], batch: Batch, gathered: _Gathered
 ) -> Callable[[Tensor], None]:
     def read(x: Tensor) -> None:

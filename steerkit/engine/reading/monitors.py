@@ -173,7 +173,9 @@ def read_along(
     found: dict[int, Read] = {}
     for batch in live.batched(texts, "right"):
         watch, taken = Watch(monitors, batch.input_ids.shape[1]), _Taken(live, keys, batch)
-        readers = {site: _both(watch.readers.get(site), taken.readers.get(site)) for site in watch.sites | taken.sites}
+        readers = {
+            site: _both_handlers(watch.readers.get(site), taken.readers.get(site)) for site in watch.sites | taken.sites
+        }
         with live.running(batch, steer=steer, readers=readers), evaluating(live.model):
             submodule(live.model, live.layout.base)(**forward_arguments(batch))
         for row, index in enumerate(batch.order):
@@ -210,7 +212,7 @@ class _Taken:
         return read
 
 
-def _both(one: Handler | None, other: Handler | None) -> Handler:
+def _both_handlers(one: Handler | None, other: Handler | None) -> Handler:
     if one is None or other is None:
         only = one or other
         assert only is not None  # the site is one of theirs
@@ -256,12 +258,14 @@ def completions(
         copies = len(rows) // len(batch.order)
         for place, ids in enumerate(rows):
             row, index = place // copies, batch.order[place // copies]
-            held = _completion(live, watch, monitors, place, int(batch.frame.first[row]), rendered[index], ids)
+            held = _completion_with_readings(
+                live, watch, monitors, place, int(batch.frame.first[row]), rendered[index], ids
+            )
             found.setdefault(index, []).append(held)
     return [one for index in range(len(rendered)) for one in found[index]]
 
 
-def _completion(
+def _completion_with_readings(
     live: Runtime, watch: Watch, monitors: Sequence[Monitor], row: int, first: int, prompt: Rendered, ids: list[int]
 ) -> Completion:
     text = behind(prompt, ids)

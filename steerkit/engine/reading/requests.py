@@ -94,15 +94,15 @@ def with_statistics(
     """A request at the sites of what was read, with as much of it as the needs name and no more."""
     differences = {}
     if needs.statistics == "paired_rows":
-        differences = {site: _differences(classes, request.positions) for site, classes in read.items()}
+        differences = {site: _paired_differences(classes, request.positions) for site, classes in read.items()}
     offered = {
-        site: {label: _offered(needs, statistics) for label, statistics in classes.items()}
+        site: {label: _statistics_offered(needs, statistics) for label, statistics in classes.items()}
         for site, classes in read.items()
     }
     return replace(request, sites=tuple(read), statistics=offered, differences=differences)
 
 
-def _offered(needs: EstimatorNeeds, statistics: ClassStatistics) -> ClassStatistics:
+def _statistics_offered(needs: EstimatorNeeds, statistics: ClassStatistics) -> ClassStatistics:
     second = statistics.second_moment
     if needs.statistics == "moments" and second is None and statistics.rows is not None:
         rows = statistics.rows.double()
@@ -112,7 +112,7 @@ def _offered(needs: EstimatorNeeds, statistics: ClassStatistics) -> ClassStatist
     return replace(statistics, second_moment=second, rows=None, tokens_per_prompt=None)
 
 
-def _differences(classes: Mapping[str, ClassStatistics], positions: Positions) -> Tensor:
+def _paired_differences(classes: Mapping[str, ClassStatistics], positions: Positions) -> Tensor:
     for label, statistics in classes.items():
         counts = statistics.tokens_per_prompt
         lacking = 0 if counts is None else int((counts == 0).sum())

@@ -1,2 +1,2 @@
-"""A model that serves requests one after the other: forward, generate, steer, by row or as a whole. May import every
-room below `reading`."""
+"""A model that serves requests one after the other: whose turn it is, who steers which pass and row, forward,
+generation and sampling. May import every room below `reading`."""

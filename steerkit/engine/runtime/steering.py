@@ -108,8 +108,8 @@ class Steering:
         forget()
         with self._turn():
             shared.blocks = [one for one in shared.blocks if one is not block]
-            gone = [state for state, _ in shared.states if _holds(state, group)]
-            shared.states = [(state, owner) for state, owner in shared.states if not _holds(state, group)]
+            gone = [state for state, _ in shared.states if _state_holds(state, group)]
+            shared.states = [(state, owner) for state, owner in shared.states if not _state_holds(state, group)]
             self.rest()
             block.left = True
             for state in gone:
@@ -127,7 +127,7 @@ class Steering:
             return before
         try:
             self._take_off()
-            state = next((known for known, _ in shared.states if known.serves(groups) and _fits(known)), None)
+            state = next((known for known, _ in shared.states if known.serves(groups) and _state_fits(known)), None)
             state = self._made(groups) if state is None else state
             if any(known.serves(groups) and known is not state for known, _ in shared.states):
                 self._keep(state)
@@ -402,11 +402,11 @@ def _waits_for_gradients(thread: int) -> bool:
     return frame is not None
 
 
-def _fits(state: State) -> bool:
+def _state_fits(state: State) -> bool:
     return state.attachment is None or state.attachment.fits_still()
 
 
-def _holds(state: State, group: Group) -> bool:
+def _state_holds(state: State, group: Group) -> bool:
     return any(one is group for one in state.groups)
 
 

@@ -1,2 +1,2 @@
-"""An adapter's layout on a live model: where values are tapped, passes that are looked at, and the self-test that
-holds a layout to its word. May import `loading` for its cache alone."""
+"""An adapter's layout on a live model: the module where each site's value is tapped, and the self-test, check by check,
+that holds a layout to its word. May import `loading`, for the folder of what is remembered on disk."""

@@ -130,30 +130,30 @@ def self_test(model: PreTrainedModel, layout: Layout, *, seed: int = 0, adapter:
     """
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
     with uncompiled(), bench(model, layout, seed) as on:
-        return SelfTestReport(adapter, model_type, tuple(_checks(on)), tuple(on.taps.items()))
+        return SelfTestReport(adapter, model_type, tuple(_run_checks(on)), tuple(on.taps.items()))
 
 
-def _checks(on: Bench) -> list[Check]:
-    found = [_modules(on)]
+def _run_checks(on: Bench) -> list[Check]:
+    found = [_check_modules(on)]
     if not found[0].passed:
         return found
     plain = on.run(head=True)
     trace = on.zero_update()
-    found.append(_sites(on, trace))
+    found.append(_check_sites(on, trace))
     if not found[-1].passed:
         return found
     found += [
-        _zero_update(on, plain, trace),
-        _block_sum(on, trace),
-        _resid_chain(on, trace),
-        _embed(on, trace),
-        _embed_weight(on, trace),
-        _resid_mid(on, trace),
-        _projections(on, trace),
-        _head_out(on, trace),
-        _logits(on, trace),
-        _edited(on),
-        _coverage(on),
+        _check_zero_update(on, plain, trace),
+        _check_block_sum(on, trace),
+        _check_resid_chain(on, trace),
+        _check_embed(on, trace),
+        _check_embed_weight(on, trace),
+        _check_resid_mid(on, trace),
+        _check_projections(on, trace),
+        _check_head_out(on, trace),
+        _check_logits(on, trace),
+        _check_edited(on),
+        _check_coverage(on),
     ]
     return found
 
@@ -201,7 +201,7 @@ def _rows(value: Tensor, factor: float) -> Tensor:
     return factor * torch.finfo(value.dtype).eps * _wide(value).abs().amax(-1, keepdim=True)
 
 
-def _modules(on: Bench) -> Check:
+def _check_modules(on: Bench) -> Check:
     meaning = "every module that the layout names is there"
     layout = on.layout
     paths = [layout.base, layout.embed.module, layout.final_norm, layout.head]
@@ -220,7 +220,7 @@ def _modules(on: Bench) -> Check:
     return Check("modules", meaning, True)
 
 
-def _sites(on: Bench, trace: Trace) -> Check:
+def _check_sites(on: Bench, trace: Trace) -> Check:
     meaning = "a forward pass meets every site once, with one vector per token, of the declared width"
     for site, tap in on.taps.items():
         seen = trace.seen[site]
@@ -233,7 +233,7 @@ def _sites(on: Bench, trace: Trace) -> Check:
     return Check("sites", meaning, True)
 
 
-def _zero_update(on: Bench, plain: Tensor, trace: Trace) -> Check:
+def _check_zero_update(on: Bench, plain: Tensor, trace: Trace) -> Check:
     meaning = "adding zero at every site leaves the logits bit-identical"
     check = _result("zero_update", meaning, [_compare("logits", trace.output, plain, 0.0)])
     if check.passed:
@@ -250,7 +250,7 @@ def _contributions(block: Block, layer: int, trace: Trace) -> list[Tensor]:
     return [trace[Site(writer.stream, layer)] for writer in block.writers]
 
 
-def _block_sum(on: Bench, trace: Trace) -> Check:
+def _check_block_sum(on: Bench, trace: Trace) -> Check:
     meaning = "a block's input and its writers, times the block's scale, sum to its output"
 
     def block_sum(layer: int, block: Block) -> _Finding:
@@ -267,13 +267,13 @@ def _block_sum(on: Bench, trace: Trace) -> Check:
     return _result("block_sum", meaning, (block_sum(*item) for item in enumerate(on.layout.blocks)))
 
 
-def _resid_chain(on: Bench, trace: Trace) -> Check:
+def _check_resid_chain(on: Bench, trace: Trace) -> Check:
     meaning = "a block's output is the next one's input"
     links = ((Site(RESID_PRE, layer + 1), Site(RESID_POST, layer)) for layer in range(on.layout.n_layers - 1))
     return _result("resid_chain", meaning, (_compare(after, trace[after], trace[last], 0.0) for after, last in links))
 
 
-def _embed(on: Bench, trace: Trace) -> Check:
+def _check_embed(on: Bench, trace: Trace) -> Check:
     meaning = "embed and blocks.0.resid_pre are one place: equal, and an edit at either does the same"
     if not on.layout.embed_is_first_resid_pre:
         detail = "Declared distinct from blocks.0.resid_pre, so nothing is compared."
@@ -289,7 +289,7 @@ def _embed(on: Bench, trace: Trace) -> Check:
     return _result("embed", meaning, findings)
 
 
-def _embed_weight(on: Bench, trace: Trace) -> Check:
+def _check_embed_weight(on: Bench, trace: Trace) -> Check:
     meaning = "the embedding is the declared weight's rows, times one factor"
     if not on.layout.embed_weight:
         return _result("embed_weight", meaning, [])
@@ -301,7 +301,7 @@ def _embed_weight(on: Bench, trace: Trace) -> Check:
     return _result("embed_weight", meaning, [_compare(EMBED, value, factor * rows, _rows(value, 4))])
 
 
-def _resid_mid(on: Bench, trace: Trace) -> Check:
+def _check_resid_mid(on: Bench, trace: Trace) -> Check:
     meaning = "between the first two writers lies the block's input plus the first contribution"
 
     def middle(layer: int, block: Block) -> _Finding:
@@ -313,7 +313,7 @@ def _resid_mid(on: Bench, trace: Trace) -> Check:
     return _result("resid_mid", meaning, (middle(*item) for item in declared))
 
 
-def _projections(on: Bench, trace: Trace) -> Check:
+def _check_projections(on: Bench, trace: Trace) -> Check:
     meaning = "the outputs of a writer's declared projections sum to its contribution"
     findings = []
     declared = [(layer, writer) for layer, block in enumerate(on.layout.blocks) for writer in block.writers]
@@ -328,7 +328,7 @@ def _projections(on: Bench, trace: Trace) -> Check:
     return _result("projections", meaning, findings)
 
 
-def _head_out(on: Bench, trace: Trace) -> Check:
+def _check_head_out(on: Bench, trace: Trace) -> Check:
     meaning = "a token's heads are all that its attn_out is made of: with zeros there, it is the same at every token"
     with_heads = [(layer, block) for layer, block in enumerate(on.layout.blocks) if block.heads]
     silent = on.without_heads()
@@ -343,14 +343,14 @@ def _head_out(on: Bench, trace: Trace) -> Check:
     return _result("head_out", meaning, findings)
 
 
-def _logits(on: Bench, trace: Trace) -> Check:
+def _check_logits(on: Bench, trace: Trace) -> Check:
     meaning = "final norm, head and the declared scale and soft cap on the last resid_post give the logits"
     last = Site(RESID_POST, on.layout.n_layers - 1)
     expected = by_hand_logits(on.model, on.layout, trace[last])
     return _result("logits", meaning, [_compare("logits", trace.output, expected, _rows(trace.output, 4))])
 
 
-def _edited(on: Bench) -> Check:
+def _check_edited(on: Bench) -> Check:
     meaning = "an edited resid_post gives what the later blocks and the head, run by hand on it, give"
     run = on.edited_run()
     findings = []
@@ -367,7 +367,7 @@ def _edited(on: Bench) -> Check:
     return _result("edited_resid_post", meaning, findings)
 
 
-def _coverage(on: Bench) -> Check:
+def _check_coverage(on: Bench) -> Check:
     meaning = "with a random direction ablated at the embedding and every writer, none of it is left anywhere"
     unit = on.unit()
     trace = on.ablated(unit)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, T5Config
 
 from steerkit.engine.loading import hub
-from steerkit.engine.loading.load import from_live, load
+from steerkit.engine.loading.load import adopt, load
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import ModelError, UnknownNameError
 
@@ -122,7 +122,7 @@ def test_a_damaged_tokenizer_is_not_taken_for_none(folder: Path) -> None:
 
 def test_a_live_model_is_left_alone() -> None:
     model = tiny_model("llama").train()
-    loaded = from_live(model)
+    loaded = adopt(model)
     assert loaded.model is model and model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert loaded.source == "live" and loaded.weights_hash is None and loaded.tokenizer is None
@@ -130,7 +130,7 @@ def test_a_live_model_is_left_alone() -> None:
 
 def test_something_else_is_not_a_live_model() -> None:
     with pytest.raises(ModelError, match="not Linear"):
-        from_live(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+        adopt(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
 
 
 # What can't be loaded
@@ -221,7 +221,7 @@ def test_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="a 'bert' model, not a causal language model"):
         load(tmp_path / "bert")
     with pytest.raises(ModelError, match="not a causal language model"):
-        from_live(BertForMaskedLM(config))
+        adopt(BertForMaskedLM(config))
 
 
 def test_an_encoder_decoder_is_refused(folder: Path) -> None:
