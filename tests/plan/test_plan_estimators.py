@@ -19,7 +19,6 @@ from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, NoOptions, hoo
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
 from steerkit.plan import make_plan
-from steerkit.progress import SILENT
 from steerkit.recipe import Draft, draft_recipe
 
 
@@ -87,11 +86,17 @@ def test_a_condition_may_use_what_an_estimator_gives_beside_its_direction(tmp_pa
     plan = make_plan(recipe(tmp_path, "d.back"), catalog)
     assert plan.directions[0].further == ("d.back",)
     assert not any("not used" in note for note in plan.notes)
-    found = stages.estimate(plan, stages.load(plan), SILENT)
-    assert list(found) == ["d", "d.back"]
-    assert found["d.back"].vectors.equal(-found["d"].vectors)
-    assert found["d.back"].provenance["diagnostics"] == {"n": 2.0}
-    assert found["d.back"].provenance["positive"] == found["d"].provenance["positive"]
+    live = stages.load(plan)
+    use = stages.model_use(plan, live)
+    graph = stages.make_graph(plan, use)
+    (task,) = graph.estimates
+    assert graph.directions == {"d": task.key, "d.back": task.key}
+    # The condition waits for the task that gives its direction, and takes that one of the two.
+    assert all(scored.inputs["direction d.back"] == task.key for scored in graph.groups[1].scores.values())
+    content = stages.carry_out([task], {}, stages.Bench(use, live))[task.key]
+    main, back = (stages.read_direction(content, name) for name in ("d", "d.back"))
+    assert back.vectors.equal(-main.vectors)
+    assert back.provenance["diagnostics"] == main.provenance["diagnostics"] == {"n": 2.0}
 
 
 @pytest.mark.parametrize(
