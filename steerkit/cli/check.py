@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from steerkit.api.hookspecs import Options
     from steerkit.plan import Plan, PlannedCondition, PlannedDirection
+    from steerkit.recipe.data import Splits
     from steerkit.stages import Preview
 
 
@@ -99,10 +100,7 @@ def print_plan(plan: Plan) -> None:
     console.print(Text.assemble((recipe.name, "bold"), f" is valid. {recipe.description}".rstrip()))
     console.print()
     _table(console, "model", ("", ""), _model_rows(plan))
-    sizes = [
-        [name, *(str(len(by.get(part, ()))) if part in by else "" for part in _parts(plan))]
-        for name, by in plan.data.items()
-    ]
+    sizes = [[name, *(_size(by, part) for part in _parts(plan))] for name, by in plan.data.items()]
     _table(console, "data (number of texts)", ("name", *_parts(plan)), sizes)
     _table(
         console,
@@ -134,7 +132,17 @@ def _model_rows(plan: Plan) -> list[list[str]]:
 
 def _parts(plan: Plan) -> tuple[str, ...]:
     order = ("train", "validation", "test", "all")
-    return tuple(part for part in order if any(part in splits for splits in plan.data.values()))
+    return tuple(part for part in order if any(_size(splits, part) for splits in plan.data.values()))
+
+
+def _size(splits: Splits, part: str) -> str:
+    """How many texts, or pairs, a part has; nothing where there is no such part."""
+    from steerkit.recipe.data import SIDES
+
+    if part in splits:
+        return str(len(splits[part]))
+    side = SIDES[0] if part == "all" else f"{part}.{SIDES[0]}"
+    return f"{len(splits[side])} pairs" if side in splits else ""
 
 
 def _direction_row(item: PlannedDirection) -> list[str]:

@@ -188,7 +188,9 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[
     console.print(title, style="bold")
     table = Table(pad_edge=False, box=None, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
-        table.add_column(column, style="cyan" if index == 0 else "", header_style="dim", overflow="fold")
+        # A name is what people copy: it stays in one piece, and what explains it wraps.
+        style = "cyan" if index == 0 else ""
+        table.add_column(column, style=style, header_style="dim", overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(Text(cell, style="red" if cell == "FAILED" else "") for cell in row))
     console.print(table)

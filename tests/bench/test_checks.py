@@ -92,10 +92,21 @@ def test_a_case_that_changes_nothing_proves_nothing(llama: LiveModel) -> None:
 def test_an_idle_case_that_attaches_something_is_refused(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
     condition, work = made(llama, "idle")
     stand_in(monkeypatch, made(llama, "add_all")[0])
+    # One at each of three layers, and two that look at passes that begin.
     with pytest.raises(WrongCaseError, match="attaches 5 hooks"):
         check(llama, condition, "hook", work, work, ask(llama, condition, work))
-    with pytest.raises(WrongCaseError, match="changes logits by"):
+    with pytest.raises(WrongCaseError, match="attaches 2 hooks"):
         check(llama, condition, "fold", work, work, ask(llama, condition, work))
+
+
+def test_an_idle_case_that_changes_logits_is_refused(llama: LiveModel) -> None:
+    condition, work = made(llama, "idle")
+    oracle = ask(llama, condition, work)
+    moved = oracle.plain.clone()
+    moved[0, -1, 3] += 1e-3
+    assert checks._check_idle("idle", "fold", set(), oracle.plain.clone(), oracle).equal
+    with pytest.raises(WrongCaseError, match=r"changes logits by 0\.001, not by 0"):
+        checks._check_idle("idle", "fold", set(), moved, oracle)
 
 
 def test_a_trace_on_the_model_is_refused(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from steerkit.errors import AttachError
 from steerkit.types import Site
 
 Begins: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
-"""What a program wants to know of a pass of the base model before it runs: its arguments."""
+"""What a program wants to know of a pass of the base model before it runs: its arguments. May be told twice."""
 
 
 class Attachment:
@@ -85,9 +85,10 @@ class Attachment:
             self._hooks.insert(0, (submodule(model, layout.base), "seen", self._begin(self.begins)))
         self._put = Hooks(self._hooks)
 
-    def _begin(self, begins: Begins) -> Begins:
+    def _begin(self, begins: Begins) -> Callable[..., None]:
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-            # A pass that waited holds a list of the hooks that were there. Torch hands one that is gone no keywords.
+            # A pass that waited for its turn holds a list of the hooks that were there before. One that came off
+            # since is called without keyword arguments, whether or not it is there again.
             if self.is_on and kwargs is not None:
                 begins(module, args, kwargs)
 

@@ -100,11 +100,10 @@ class Door:
                     shared.door.detach()
                 shared.door = self
             self.attach()
-        before = shared.now
         owner = here[-1].owner if here else None
         state = (owner or self._steering).become(tuple(block.group for block in here))
-        if state is not before and state.attachment is not None and state.attachment.begins is not None:
-            # This pass has the list of hooks that were there when it began.
+        if state.attachment is not None and state.attachment.begins is not None:
+            # This pass has the list of hooks that were there when it began: before it waited, if it did.
             state.attachment.begins(module, args, kwargs)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -39,11 +39,15 @@ class Ticket:
 
     @property
     def stale(self) -> bool:
-        """Whether its thread has ended, or the call that it is for."""
-        frame = sys._current_frames().get(self.thread)
+        """Whether its thread has ended, or the call that it is for.
+
+        Its thread goes on while this one looks. A generator that it left meanwhile has no caller any more, so that a
+        look that ends there says nothing.
+        """
+        frame, last = sys._current_frames().get(self.thread), None
         while frame is not None and frame is not self.frame:
-            frame = frame.f_back
-        return frame is None
+            frame, last = frame.f_back, frame
+        return frame is None and (last is None or not last.f_code.co_flags & _SUSPENDS)
 
 
 class Turns:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import random
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -157,6 +159,38 @@ def test_two_wraps_of_one_model_share_what_is_on_it() -> None:
         second.__exit__(None, None, None)
         trace.check()
         assert torch.equal(logits(two), plain)
+
+
+def test_a_pass_that_waited_while_others_were_served_is_steered_like_any() -> None:
+    live = fresh()
+    turns = live.steering.shared.turns
+    for other in ([None, None], [add(2), add(3, "[0]")]):
+        with live.steer(add(1, "[1,2]"), mode="hook"):
+            expected, got = bare(live), []
+            with turns.taken():
+                context = contextvars.copy_context()
+                thread = threading.Thread(target=lambda: got.append(context.run(bare, live)))  # noqa: B023
+                thread.start()
+                while len(turns._queue) < 2:
+                    time.sleep(0.001)
+                # Meanwhile the hooks that the pass began with come off, and on again.
+                logits(live, steer=other)
+            thread.join(30)
+            assert len(got) == 1 and torch.equal(got[0], expected)
+
+
+def test_a_turn_is_not_taken_from_a_call_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = fresh().steering.shared
+    with shared.turns.taken():
+        ticket = shared.turns.holder
+        assert ticket is not None and not ticket.stale
+        left = (one for one in "ab")
+        next(left)
+        # What its thread was running when somebody looked, and has left since: nothing is behind it any more.
+        monkeypatch.setattr(sys, "_current_frames", lambda: {ticket.thread: left.gi_frame})
+        assert left.gi_frame.f_back is None and not ticket.stale
+        monkeypatch.setattr(sys, "_current_frames", dict)
+        assert ticket.stale
 
 
 # The soak
