@@ -15,6 +15,9 @@ from steerkit import Direction, Site
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import ModelError
 
+# peft itself asks transformers by an older name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 IDS = torch.tensor([[65, 66, 67, 68]])
 
 
