@@ -30,11 +30,14 @@ class Done:
         unit: the unit.
         outputs: by key, one for each of its tasks.
         seconds: how long it took where it ran.
+        passing: keys of outputs that may be others another time, as where a judge could not be reached: this run has
+            them, and no store keeps them.
     """
 
     unit: Unit
     outputs: Mapping[str, bytes]
     seconds: float
+    passing: frozenset[str] = frozenset()
 
 
 class Executor(Protocol):

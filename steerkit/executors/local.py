@@ -6,7 +6,7 @@ import time
 from collections import deque
 
 from steerkit.executors.base import Done, Unit
-from steerkit.stages.carry import Bench, carry_out
+from steerkit.stages.carry import Bench, carry_out, is_lasting
 
 
 class LocalExecutor:
@@ -45,4 +45,5 @@ def run_unit(unit: Unit, bench: Bench | None = None) -> Done:
     """
     began = time.perf_counter()
     outputs = carry_out(unit.tasks, unit.inputs, _BENCH if bench is None else bench)
-    return Done(unit, outputs, time.perf_counter() - began)
+    passing = frozenset(task.key for task in unit.tasks if not is_lasting(task, outputs[task.key]))
+    return Done(unit, outputs, time.perf_counter() - began, passing)

@@ -33,7 +33,9 @@ class Outputs:
         began: Began = lambda task: None,
         ended: Ended = lambda done: None,
     ) -> None:
-        self._tasks = {task.key: task for task in tasks}
+        self._tasks: dict[str, Task] = {}
+        for task in tasks:
+            self._tasks.setdefault(task.key, task)
         self._values = dict(given)
         self._store, self._executor, self._began, self._ended = store, executor, began, ended
 
@@ -70,7 +72,8 @@ class Outputs:
     def _take(self, done: Done) -> None:
         """Keep what came back."""
         for key, content in done.outputs.items():
-            self._store.put(key, content)
+            if key not in done.passing:
+                self._store.put(key, content)
             self._values[key] = content
         self._ended(done)
 

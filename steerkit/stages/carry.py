@@ -108,7 +108,11 @@ def carry_out(tasks: Sequence[Task], inputs: Mapping[str, bytes], bench: Bench) 
         the outputs, by key.
     """
     first = tasks[0]
-    given = {part: inputs[key] for task in tasks for part, key in task.inputs.items()}
+    parts: dict[str, str] = {}
+    for part, key in (item for task in tasks for item in task.inputs.items()):
+        if parts.setdefault(part, key) != key:
+            raise RuntimeError(f"Tasks that are carried out together need two outputs as their {part}.")
+    given = {part: inputs[key] for part, key in parts.items()}
     payload = first.payload
     if isinstance(payload, ScoresTask):
         return _scores(tasks, given, bench)
@@ -288,8 +292,14 @@ def pack_scores(member: ConditionScores, job: str, payload: ScoresTask, labels: 
         "values": {name: [[score.value, score.weight] for score in scores] for name, scores in named.items()},
         "activity": pack_activity(activity),
         "asking": [note for (name, _), notes in member.asking.items() if name == job for note in notes],
+        "unanswered": any(name == job for name, _ in member.unanswered),
         "idle": member.idle,
     }
+
+
+def is_lasting(task: Task, content: bytes) -> bool:
+    """Whether an output would be the same another time. Not where whoever answers questions could not be reached."""
+    return not isinstance(task.payload, ScoresTask) or not any(one["unanswered"] for one in from_bytes(content))
 
 
 def _kinds(needs: Needs) -> set[str]:

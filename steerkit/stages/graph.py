@@ -236,7 +236,8 @@ class _Grapher:
             reading = ReadingsTask(self.model, use, _prompts(examples), look.new_tokens, monitors, data)
             inputs = {**steering, **self.keys_of_monitors(monitors), "completions": shown.key}
             return replace(group, readings=self.task(reading, inputs, "condition", title))
-        looked_at = [look.kind, look.new_tokens, look.most_tokens, look.compared]
+        # By name too: equal examples under two names are shown other outputs and draw other samples.
+        looked_at = [data, look.kind, look.new_tokens, look.most_tokens, look.compared]
         together = hash_of([self.model, use, examples, sorted(steering.items()), looked_at])
         scores = dict(group.scores)
         for place in look.evaluations:

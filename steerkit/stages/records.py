@@ -71,7 +71,7 @@ def _group_scores(
         for data, counts in edited.items():
             _add_activity(activity, data, counts[place] if place < len(counts) else [])
         completions = {data: rows[place] for data, rows in written.items() if place < len(rows)}
-        yield ConditionScores(scores, completions, shown if place == 0 else {}, activity, asking, idle)
+        yield ConditionScores(scores, completions, shown if place == 0 else {}, activity, asking, idle=idle)
 
 
 def _completions(

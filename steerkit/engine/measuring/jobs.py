@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score, Scored
 from steerkit.api.hookspecs import Needs
@@ -98,6 +99,8 @@ class ConditionScores:
         readings: ``{data: what monitors read along the prompts and completions that a reader sees}``.
         activity: how many tokens were edited by what doesn't act everywhere.
         asking: ``{(job name, data): what a reader must know of its questions, as sentences}``.
+        unanswered: the job names and data where a question that was asked stayed without an answer: asked again, it
+            may get one.
         idle: whether its interventions do nothing, so that these are the baseline's own outputs.
     """
 
@@ -106,6 +109,7 @@ class ConditionScores:
     readings: Mapping[str, Sequence[Mapping[str, Readings]]] = field(default_factory=dict)
     activity: Activity = field(default_factory=dict)
     asking: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    unanswered: Set[tuple[str, str]] = frozenset()
     idle: bool = False
 
     @property
@@ -128,6 +132,7 @@ class Member:
         completions: ``{data: completions}``.
         asked: how many questions an evaluator has asked on a data set.
         notes: by job and data set, on its questions.
+        unanswered: jobs and data sets where a question that was asked stayed without an answer.
     """
 
     under: Steered
@@ -140,6 +145,7 @@ class Member:
     activity: dict[tuple[str, str], dict[tuple[str, Cause], int]] = field(default_factory=dict)
     asked: dict[tuple[str, str], int] = field(default_factory=dict)
     notes: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    unanswered: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def acts(self) -> bool:
@@ -161,13 +167,40 @@ class Member:
             )
         for place, scored in zip(places, scores, strict=True):
             for label, score in job.labelled(scored).items():
-                self.scores.setdefault((label, job.data), {})[place] = score
+                self.scores.setdefault((label, job.data), {})[place] = _as_numbers(job, label, score)
 
     def finished(self) -> ConditionScores:
         """All that it gave, in the order of the texts."""
         scores = {key: tuple(found[place] for place in sorted(found)) for key, found in self.scores.items()}
         asking = {key: tuple(dict.fromkeys(notes)) for key, notes in self.notes.items()}
-        return ConditionScores(scores, self.completions, self.readings, self.activity, asking)
+        return ConditionScores(
+            scores, self.completions, self.readings, self.activity, asking, frozenset(self.unanswered)
+        )
+
+
+def _as_numbers(job: Job, label: str, score: Score) -> Score:
+    """A score of plain numbers, which can be kept: numpy's and torch's own are turned into Python's."""
+    value, weight = (_number(score.value), _number(score.weight)) if isinstance(score, Score) else (None, None)
+    if value is None or weight is None:
+        raise PluginError(
+            f"Evaluator {job.name!r} gave {label} on {job.data} as {score!r}. A score is a steerkit.api.Score of "
+            "numbers; NaN where it can't be computed."
+        )
+    # Where something is kept as JSON, null stands for a value that isn't finite; a weight has no such meaning.
+    if not (math.isfinite(weight) and weight >= 0):
+        raise PluginError(
+            f"Evaluator {job.name!r} gave {label} on {job.data} the weight {weight}. A weight is finite and at least 0."
+        )
+    return Score(value, weight)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, (str, bytes)):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def require_possible(job: Job) -> None:

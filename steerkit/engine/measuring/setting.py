@@ -144,6 +144,8 @@ class Setting:
             answers = answer(job.evaluator, questions, budget=max(0, job.needs.calls - spent), kept=self.kept)
             member.asked[key] = spent + answers.asked
             outputs = replace(outputs, answers=answers.by_example)
+            if answers.unanswered:
+                member.unanswered.add(key)
             if answers.note:
                 member.notes.setdefault(key, []).append(answers.note)
         member.take(job, places, outputs)
