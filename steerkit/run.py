@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from steerkit import stages
 from steerkit.artifacts.provenance import Provenance, describe_run
@@ -18,6 +18,8 @@ from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, plan_recipe
 from steerkit.progress import SILENT, Noted, Observer, Stage
 from steerkit.stages import Bench, Graph, Task
+
+MOST_THREADS: Final = 1024
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -49,6 +51,10 @@ def run_recipe(
     Raises:
         RecipeError: with every problem of the recipe; nothing was run.
     """
+    if not isinstance(recipe, (str, Path)):
+        raise SteerkitError(
+            f"A recipe is the path of a file or the name of a shipped one, not a {type(recipe).__name__}."
+        )
     plan = plan_recipe(recipe, overrides, Catalog.discover())
     chosen = None if store is None else Path(store)
     return execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads)
@@ -58,6 +64,8 @@ def execute(
     plan: Plan, out: Path, observer: Observer = SILENT, *, store: Path | None = None, threads: int | None = None
 ) -> Path:
     """Carry out a plan. It needs nothing else: neither the recipe's file nor that its plugins are installed."""
+    if store is not None and str(store) == ".":  # what an empty path is, too
+        raise SteerkitError("A store is a folder of its own. Name one, or leave it out for .store beside the runs.")
     with _threads(threads):
         observer.step(Stage("loading", f"loading {plan.loading.source}"))
         model = stages.load(plan)
@@ -144,8 +152,8 @@ def _threads(number: int | None) -> Iterator[None]:
     """Run the body with so many CPU threads; None leaves them as they are."""
     import torch
 
-    if number is not None and number < 1:
-        raise SteerkitError(f"A run needs at least one thread, not {number}.")
+    if number is not None and not 1 <= number <= MOST_THREADS:
+        raise SteerkitError(f"A run takes 1 to {MOST_THREADS} threads, not {number}.")
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)

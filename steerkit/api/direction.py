@@ -170,6 +170,10 @@ class Direction:
 
 
 def _shaped(vectors: Vectors) -> Vectors:
+    if not isinstance(vectors, Tensor):
+        raise ValueError(
+            f"Direction needs vectors as a tensor of shape [rank, d_model], not a {type(vectors).__name__}."
+        )
     if not vectors.is_floating_point():
         # Whole numbers would cut coefficients to whole numbers too.
         vectors = vectors.float()

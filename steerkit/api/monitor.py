@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite, nan
+from numbers import Real
 from typing import Literal
 
 from steerkit.api.direction import Direction
@@ -36,10 +37,17 @@ class Monitor:
     positions: Positions = Positions("all")
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise AttachError(f"A monitor's name is a text that readings go by, not {self.name!r}.")
+        if not isinstance(self.direction, Direction):
+            raise AttachError(
+                f"Monitor {self.name!r} reads along one steerkit.Direction, not a {type(self.direction).__name__}."
+            )
         if self.side not in ("above", "below"):
             raise AttachError(f"Monitor {self.name!r} is 'above' or 'below' its threshold, not {self.side!r}.")
-        if not isfinite(float(self.threshold)):
-            raise AttachError(f"The threshold of monitor {self.name!r} is a finite number, not {self.threshold}.")
+        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
+        if not number or not isfinite(self.threshold):
+            raise AttachError(f"The threshold of monitor {self.name!r} is a finite number, not {self.threshold!r}.")
         object.__setattr__(self, "positions", Positions.parse(self.positions))
         if self.positions.role == FROM_TOKEN:
             raise PositionError(f"Monitor {self.name!r}: '{self.positions}' can be steered, not read; write 'all'.")

@@ -44,12 +44,13 @@ def save_directions(
     from steerkit.api.direction_bytes import directions_to_bytes
     from steerkit.api.format import Contents, Written
 
-    path = Path(path)
+    path, directions = _path(path), _listed(directions)
     names = [direction.name for direction in directions]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not names:
         problem = f"two directions are called {repeated[0]!r}" if repeated else "there is no direction to save"
-        raise ArtifactError(f"{path}: {problem}. Give each direction a name of its own.")
+        hint = "Give each direction a name of its own." if repeated else "Pass a list of at least one."
+        raise ArtifactError(f"{path}: {problem}. {hint}")
     contents = Contents({direction.name: direction for direction in directions})
     try:
         # Ours needs no plugin: a run writes it whatever is installed.
@@ -100,7 +101,7 @@ def read_file(
     """As ``load_directions``, with what is lost in reading."""
     from steerkit.api.format import Given
 
-    path = Path(path)
+    path = _path(path)
     name = format
     if name is None:
         claiming = claims(path, catalog or installed())
@@ -130,3 +131,17 @@ def claims(path: Path, catalog: Catalog) -> list[str]:
 def _format(name: str, catalog: Catalog | None) -> Format:
     spec = (catalog or installed()).get("format", name)
     return cast("Format", implementation(spec)(spec.options()))
+
+
+def _path(path: object) -> Path:
+    if not isinstance(path, (str, Path)):
+        raise ArtifactError(f"A file of directions is named by its path, not by a {type(path).__name__}.")
+    return Path(path)
+
+
+def _listed(directions: object) -> list[Direction]:
+    """Directions as a list: a file holds several, so a single one is not taken for a list of its vectors."""
+    given = list(directions.values()) if isinstance(directions, Mapping) else directions
+    if not isinstance(given, Sequence) or not all(isinstance(one, Direction) for one in given):
+        raise ArtifactError(f"Directions to save are a list of steerkit.Direction, not a {type(directions).__name__}.")
+    return list(given)

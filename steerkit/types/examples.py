@@ -34,6 +34,8 @@ class Message:
                 f"The content of a {self.role} message is {type(self.content).__name__}, and text is wanted: "
                 '{"role": "user", "content": "..."}.'
             )
+        if any("\ud800" <= letter <= "\udfff" for letter in self.content):
+            raise DataError(f"A {self.role} message holds half of a surrogate pair, which no tokenizer reads.")
 
     @classmethod
     def of(cls, value: object) -> Message:
@@ -68,6 +70,10 @@ class Example:
     pair: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.messages, (list, tuple)):
+            raise DataError(
+                f"An example's messages are a list, not a {type(self.messages).__name__}; Example.of(text) takes a text."
+            )
         object.__setattr__(self, "messages", tuple(Message.of(message) for message in self.messages))
         if not self.messages:
             raise DataError("An example needs a conversation of at least one message, or a text.")

@@ -188,4 +188,4 @@ def check(update: Update | None, site: Site, layout: Layout, finite: Finite) -> 
 def require_mode(mode: str) -> None:
     """Raise ``AttachError`` for a mode that isn't there."""
     if mode not in MODES:
-        raise AttachError(f"Unknown mode {mode!r}. {nearest(mode, MODES, 'mode')}")
+        raise AttachError(f"Unknown mode {mode!r}. {nearest(str(mode), MODES, 'mode')}")

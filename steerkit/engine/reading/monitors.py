@@ -36,6 +36,9 @@ _OTHER_ROWS: Final = ("num_beams", "prompt_lookup_num_tokens", "assistant_model"
 
 def require_fits(monitors: Sequence[Monitor], layout: Layout) -> None:
     """Raise where a monitor's sites or width aren't the model's, or two have one name."""
+    wrong = [one for one in monitors if not isinstance(one, Monitor)] if isinstance(monitors, Sequence) else [monitors]
+    if wrong:
+        raise AttachError(f"monitors is a list of steerkit.Monitor, and it holds or is a {type(wrong[0]).__name__}.")
     names = [monitor.name for monitor in monitors]
     if len(set(names)) < len(names):
         raise AttachError(f"Two monitors have one name among {', '.join(names)}; readings go by the name.")

@@ -325,6 +325,8 @@ class Runtime:
         for prompt in rendered:
             prompt.require_open()
         found: dict[int, list[list[int]]] = {}
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise DataError(f"max_new_tokens is a whole number of at least 1, not {max_new_tokens!r}.")
         for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
             with self.running(batch, steer=steer):
                 rows = generate_batch(
