@@ -124,7 +124,7 @@ class Handle:
         readers: dict[Site, Callable[[Tensor], None]] = {}
         for site in dict.fromkeys(site for site, _ in capture):
             wanted = {place: tokens_of(live, place, batch) for of, place in capture if of == site}
-            readers[site] = _capture_reader(site, wanted, batch, gathered)
+            readers[site] = _capture_reader(site, live.layout.columns(site), wanted, batch, gathered)
         arguments = forward_arguments(batch)
         with live.running(batch, steer=steer, readers=readers or None), evaluating(live.model), torch.enable_grad():
             output: Any = submodule(live.model, live.layout.base)(**arguments)
@@ -148,11 +148,15 @@ class Handle:
 
 
 def _capture_reader(
-    site: Site, wanted: dict[Positions, tuple[Tensor, Tensor, Tensor]], batch: Batch, gathered: _Gathered
+    site: Site,
+    columns: slice,
+    wanted: dict[Positions, tuple[Tensor, Tensor, Tensor]],
+    batch: Batch,
+    gathered: _Gathered,
 ) -> Callable[[Tensor], None]:
     def read(x: Tensor) -> None:
         for positions, (row, column, counts) in wanted.items():
-            pieces = x[row, column].split(counts.tolist())
+            pieces = x[row, column][:, columns].split(counts.tolist())
             gathered.captures[(site, positions)].update(zip(batch.order, pieces, strict=True))
 
     return read

@@ -64,6 +64,16 @@ def test_captures_are_behind_the_updates_and_in_the_order_of_the_examples(llama:
     assert torch.allclose(moved.captures[key], expected.rows + bias, atol=1e-5)
 
 
+def test_a_capture_at_one_head_is_that_heads_own(llama: LiveModel) -> None:
+    whole, keys = Site.parse("blocks.1.head_out"), [Site.parse(f"blocks.1.head_out[{head}]") for head in range(2)]
+    found = Handle(llama, 0).run(as_examples(TEXTS), capture=[(site, ALL) for site in (whole, *keys)]).captures
+    for site in keys:
+        assert found[site, ALL].shape[1] == llama.layout.width(site) < llama.layout.width(whole)
+        assert torch.equal(found[site, ALL], found[whole, ALL][:, llama.layout.columns(site)])
+        expected = llama.capture(TEXTS, site, "all", kind="rows", progress=False)[site, ALL].rows
+        assert expected is not None and torch.allclose(found[site, ALL], expected, atol=1e-5)
+
+
 def test_gradients_reach_updates_and_nothing_else(llama: LiveModel) -> None:
     bias = torch.zeros(llama.layout.d_model, requires_grad=True)
     asked = [parameter.requires_grad for parameter in llama.model.parameters()]
