@@ -182,7 +182,7 @@ class Steering:
             shared.door = shared.door or Door(self)
             if not shared.door.is_on:
                 shared.door.attach()
-        elif shared.door is not None and shared.door.ticket is None:
+        elif shared.door is not None and (shared.door.ticket is None or shared.door.ticket is not shared.turns.holder):
             shared.door.detach()
             shared.door = None
 
