@@ -112,7 +112,11 @@ class Door:
         if self._shared.now.attachment is not None:
             self._shared.now.attachment.cursor.after_forward()
         self._release()
-        ticket, self.ticket = self.ticket, None
+        ticket = self.ticket
+        if ticket is not None and ticket.frame is not sys._getframe(1) and not ticket.stale:
+            # A pass inside of the one that took the turn, which goes on. (Behind one that failed it is stale.)
+            return
+        self.ticket = None
         if ticket is not None and ticket is self._shared.turns.holder:
             try:
                 self._steering.rest()
