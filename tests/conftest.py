@@ -37,7 +37,9 @@ def llama() -> Iterator[LiveModel]:
 
 
 def assert_clean(live: LiveModel, *, door: bool = False) -> None:
-    """No hook of ours is left on any module; with ``door``, but those that look at whose passes begin.
+    """No hook of ours is left on any module, nor anything around what runs its blocks for gradients.
+
+    With ``door``, but the hooks that look at whose passes begin.
 
     (transformers keeps some of its own once hidden states were asked for.)
     """
@@ -45,3 +47,5 @@ def assert_clean(live: LiveModel, *, door: bool = False) -> None:
     for name, module in live.model.named_modules():
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
             assert getattr(hook, "__module__", "").startswith(allowed), f"{name}: {hook}"
+        runs = vars(module).get("_gradient_checkpointing_func")
+        assert not getattr(runs, "__module__", "").startswith("steerkit."), f"{name}: {runs}"

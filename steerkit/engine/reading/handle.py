@@ -111,25 +111,35 @@ class Handle:
         placed = [Placement(_Own(one.update), one.sites, one.positions) for one in placements]
         steer = [placed] * len(examples) if placed else None
         gathered = _Gathered(captures={key: {} for key in capture})
-        with _parameters_as_constants(live.model):
-            for batch in live.batched(rendered, "right"):
-                hidden = self._hidden(batch, steer, capture, gathered)
-                self._gather(batch, hidden, rendered, gathered)
+        for batch in live.batched(rendered, "right"):
+            self._read(batch, steer, capture, rendered, gathered)
         return gathered.outputs(len(examples))
 
-    def _hidden(
-        self, batch: Batch, steer: Sequence[list[Placement]] | None, capture: Sequence[Key], gathered: _Gathered
-    ) -> Tensor:
+    def _read(
+        self,
+        batch: Batch,
+        steer: Sequence[list[Placement]] | None,
+        capture: Sequence[Key],
+        rendered: Sequence[Rendered],
+        gathered: _Gathered,
+    ) -> None:
+        """Run one batch, and keep what it gives."""
         live = self._live
         readers: dict[Site, Callable[[Tensor], None]] = {}
         for site in dict.fromkeys(site for site, _ in capture):
             wanted = {place: tokens_of(live, place, batch) for of, place in capture if of == site}
-            readers[site] = _capture_reader(site, wanted, batch, gathered)
+            readers[site] = _capture_reader(site, live.layout.columns(site), wanted, batch, gathered)
         arguments = forward_arguments(batch)
-        with live.running(batch, steer=steer, readers=readers or None), evaluating(live.model), torch.enable_grad():
+        with (
+            live.running(batch, steer=steer, readers=readers or None),
+            evaluating(live.model),
+            # Inside of the turn, so that no pass of another thread finds parameters that want no gradients.
+            _parameters_as_constants(live.model),
+            torch.enable_grad(),
+        ):
             output: Any = submodule(live.model, live.layout.base)(**arguments)
-        hidden: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
-        return hidden
+            hidden: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
+            self._gather(batch, hidden, rendered, gathered)
 
     def _gather(self, batch: Batch, hidden: Tensor, rendered: Sequence[Rendered], gathered: _Gathered) -> None:
         """Logits behind each prompt's last token, and those that predict its completion."""
@@ -140,19 +150,22 @@ class Handle:
             start = len(ids) if prompt is None else prompt
             # Token t is predicted from what the token before it leaves; behind the last one nothing is asked for.
             last = max(start, len(ids) - 1)
-            with torch.enable_grad():
-                logits = logits_of(live.model, live.layout, hidden[row, start - 1 : last])
+            logits = logits_of(live.model, live.layout, hidden[row, start - 1 : last])
             gathered.next_token[index] = logits[0]
             gathered.logits[index] = logits[: len(ids) - start]
             gathered.tokens[index] = torch.tensor(ids[start:], dtype=torch.long, device=logits.device)
 
 
 def _capture_reader(
-    site: Site, wanted: dict[Positions, tuple[Tensor, Tensor, Tensor]], batch: Batch, gathered: _Gathered
+    site: Site,
+    columns: slice,
+    wanted: dict[Positions, tuple[Tensor, Tensor, Tensor]],
+    batch: Batch,
+    gathered: _Gathered,
 ) -> Callable[[Tensor], None]:
     def read(x: Tensor) -> None:
         for positions, (row, column, counts) in wanted.items():
-            pieces = x[row, column].split(counts.tolist())
+            pieces = x[row, column][:, columns].split(counts.tolist())
             gathered.captures[(site, positions)].update(zip(batch.order, pieces, strict=True))
 
     return read
@@ -162,9 +175,9 @@ def _capture_reader(
 def _parameters_as_constants(model: nn.Module) -> Iterator[None]:
     """Run the body without gradients to parameters, so that an estimator's backward pass leaves none on them."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
     try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
         yield
     finally:
         for parameter in wanted:

@@ -37,6 +37,11 @@ OTHERS: Final = (
     "give the request its own condition: steer=[...] of generate, forward or capture, [None] for none; or enter a "
     "block here."
 )
+INSIDE: Final = (
+    "A request inside of a pass: a hook asked steerkit for a pass while the transformers model runs one of its own "
+    "that is steered, and to serve it would change the hooks and positions of that one. Ask before the pass or behind "
+    "it, or run the outer pass through steerkit too (forward, generate)."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +153,12 @@ class Shared:
         """Raise ``AttachError`` where only blocks of other contexts say what the model is steered by."""
         if any(state.attachment is not None for state, _ in self.states) and not self.here():
             raise AttachError(OTHERS)
+
+    def require_outside(self) -> None:
+        """Raise ``AttachError`` inside of somebody's own pass, which holds the turn of this thread."""
+        holder = self.turns.holder
+        if holder is not None and holder.bare:
+            raise AttachError(INSIDE)
 
 
 @dataclass(eq=False)

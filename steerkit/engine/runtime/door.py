@@ -59,6 +59,8 @@ class Door:
     def detach(self) -> None:
         """Take it off."""
         self.is_on, base = False, self._base
+        # An interrupt skips the hooks behind a pass, so what was bound for it may be bound still.
+        self._release()
         if self._shared.keys is None:
             return
         for hooks, flags, key in (
@@ -78,9 +80,7 @@ class Door:
         holder = self._shared.turns.holder
         if holder is None or holder.thread != threading.get_ident() or holder.bare:
             self._admit(sys._getframe(1), module, args, kwargs)
-        if self._bound is not None:
-            self._bound.release()
-            self._bound = None
+        self._release()
         if torch.is_grad_enabled() and self._checkpointed and self._shared.now.attachment is not None:
             self._bound = Bound(self._checkpointed, self._remember)
 
@@ -111,15 +111,22 @@ class Door:
             return
         if self._shared.now.attachment is not None:
             self._shared.now.attachment.cursor.after_forward()
-        if self._bound is not None:
-            self._bound.release()
-            self._bound = None
-        ticket, self.ticket = self.ticket, None
+        self._release()
+        ticket = self.ticket
+        if ticket is not None and ticket.frame is not sys._getframe(1) and not ticket.stale:
+            # A pass inside of the one that took the turn, which goes on. (Behind one that failed it is stale.)
+            return
+        self.ticket = None
         if ticket is not None and ticket is self._shared.turns.holder:
             try:
                 self._steering.rest()
             finally:
                 self._shared.turns.give(ticket)
+
+    def _release(self) -> None:
+        if self._bound is not None:
+            self._bound.release()
+            self._bound = None
 
     def _remember(self) -> Callable[[], AbstractContextManager[None]]:
         state = self._shared.now

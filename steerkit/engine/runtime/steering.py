@@ -55,8 +55,10 @@ class Steering:
         return any(block.group.rows is not None for block in self.shared.here())
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, *, outside: bool = False) -> Iterator[None]:
         with self.shared.turns.taken() as fresh:
+            if outside:
+                self.shared.require_outside()
             if fresh:
                 # What a thread that is gone left behind.
                 self.shared.served.clear()
@@ -182,7 +184,7 @@ class Steering:
             shared.door = shared.door or Door(self)
             if not shared.door.is_on:
                 shared.door.attach()
-        elif shared.door is not None and shared.door.ticket is None:
+        elif shared.door is not None and (shared.door.ticket is None or shared.door.ticket is not shared.turns.holder):
             shared.door.detach()
             shared.door = None
 
@@ -296,14 +298,14 @@ class Steering:
 
         Raises:
             AttachError: where nothing says what the pass is steered by: it has no condition, its context has no block,
-                and another one's has.
+                and another one's has. And inside of somebody's own pass of a steered model.
         """
         group = Group.of_rows(steer, readers=readers)
         if steer is None:
             self.shared.require_condition()
         # What reads comes with every batch anew, so that it would be compiled anew for each.
         with (
-            self._turn(),
+            self._turn(outside=True),
             self._serving(group if group.rows is not None or readers is not None else None) as state,
             self._framed(state, frame, prompt),
             uncompiled() if readers is not None else nullcontext(),

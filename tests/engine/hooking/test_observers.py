@@ -13,6 +13,7 @@ from steerkit.engine.tiny.models import tiny_model
 from steerkit.errors import PositionError
 from steerkit.session import wrap
 from steerkit.session.model import LiveModel
+from tests.conftest import assert_clean
 from tests.engine.conditions import MODES, Given, vectors
 
 IDS = torch.tensor([[2, 70, 71, 72, 73, 74], [2, 75, 74, 73, 72, 71]])
@@ -104,6 +105,30 @@ def test_what_is_computed_again_is_what_was_computed(
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
     assert all(value.abs().max() > 0 for value in expected[:1])
+
+
+@pytest.mark.parametrize("mode", ["hook", "fold"])
+@pytest.mark.parametrize("bare", [True, False])
+def test_an_interrupted_pass_leaves_what_runs_blocks_for_gradients(bare: bool, mode: Any) -> None:
+    live = fresh("llama")
+    model: Any = live.hf_model
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    model.train()
+    name = "_gradient_checkpointing_func"
+    before = {path: vars(module)[name] for path, module in model.named_modules() if name in vars(module)}
+    assert before
+
+    def interrupt(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.model.layers[2].register_forward_hook(interrupt)
+    condition = Given({"blocks.1.attn_out": Affine(bias=vectors(32, 1, 3)[0])})
+    with pytest.raises(KeyboardInterrupt), live.steer(condition, mode=mode):
+        (model if bare else live.forward)(input_ids=IDS, use_cache=False)
+    handle.remove()
+    assert_clean(live)
+    assert {path: vars(module)[name] for path, module in model.named_modules() if name in vars(module)} == before
 
 
 def test_a_block_that_is_run_by_itself_knows_no_positions() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -64,6 +66,16 @@ def test_captures_are_behind_the_updates_and_in_the_order_of_the_examples(llama:
     assert torch.allclose(moved.captures[key], expected.rows + bias, atol=1e-5)
 
 
+def test_a_capture_at_one_head_is_that_heads_own(llama: LiveModel) -> None:
+    whole, keys = Site.parse("blocks.1.head_out"), [Site.parse(f"blocks.1.head_out[{head}]") for head in range(2)]
+    found = Handle(llama, 0).run(as_examples(TEXTS), capture=[(site, ALL) for site in (whole, *keys)]).captures
+    for site in keys:
+        assert found[site, ALL].shape[1] == llama.layout.width(site) < llama.layout.width(whole)
+        assert torch.equal(found[site, ALL], found[whole, ALL][:, llama.layout.columns(site)])
+        expected = llama.capture(TEXTS, site, "all", kind="rows", progress=False)[site, ALL].rows
+        assert expected is not None and torch.allclose(found[site, ALL], expected, atol=1e-5)
+
+
 def test_gradients_reach_updates_and_nothing_else(llama: LiveModel) -> None:
     bias = torch.zeros(llama.layout.d_model, requires_grad=True)
     asked = [parameter.requires_grad for parameter in llama.model.parameters()]
@@ -75,6 +87,44 @@ def test_gradients_reach_updates_and_nothing_else(llama: LiveModel) -> None:
     assert bias.grad is not None and float(bias.grad.norm()) > 0
     assert all(parameter.grad is None for parameter in llama.model.parameters())
     assert [parameter.requires_grad for parameter in llama.model.parameters()] == asked
+
+
+def test_parameters_are_constants_only_while_it_is_the_handles_turn(llama: LiveModel) -> None:
+    """Before, between batches and behind, another thread's pass may train the model."""
+    turns, asked = llama.steering.shared.turns, [one.requires_grad for one in llama.model.parameters()]
+    assert any(asked)
+    seen: list[bool] = []
+
+    def look(*given: object) -> None:
+        seen.append(any(one.requires_grad for one in llama.model.parameters()))
+
+    def work() -> None:
+        bias = torch.zeros(llama.layout.d_model, requires_grad=True)
+        found = Handle(llama, 0).run(as_examples(TEXTS), [PlacedUpdate(Affine(bias=bias), (SITE,))])
+        gradients.append(torch.autograd.grad(found.next_token_logits.logsumexp(-1).sum(), bias)[0])
+
+    gradients: list[torch.Tensor] = []
+    work()
+    watch = llama.model.get_submodule(llama.layout.base).register_forward_pre_hook(look)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    try:
+        with turns.taken():
+            for thread in threads:
+                thread.start()
+            while len(turns._queue) < 3:
+                time.sleep(0.001)
+            assert [one.requires_grad for one in llama.model.parameters()] == asked
+            llama.forward(torch.tensor([[2, 70, 71]])).logits.sum().backward()
+            assert all(one.grad is not None for one in llama.model.parameters() if one.requires_grad)
+            del seen[:]
+        for thread in threads:
+            thread.join(60)
+    finally:
+        watch.remove()
+        llama.model.zero_grad()
+    assert len(seen) >= 2 and not any(seen)
+    assert len(gradients) == 3 and all(torch.allclose(one, gradients[0], atol=1e-5) for one in gradients)
+    assert [one.requires_grad for one in llama.model.parameters()] == asked
 
 
 def test_a_gradient_is_the_slope(llama: LiveModel) -> None:

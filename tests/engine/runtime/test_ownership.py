@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steerkit.api.intervention import Affine, Pointwise
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
-from steerkit.errors import SteerkitError
+from steerkit.errors import AttachError, SteerkitError
 from steerkit.session import wrap
 from steerkit.session.model import LiveModel
 from tests.engine.conditions import MODES, Given, Trace, vectors
@@ -191,6 +191,52 @@ def test_a_turn_is_not_taken_from_a_call_that_goes_on(monkeypatch: pytest.Monkey
         assert left.gi_frame.f_back is None and not ticket.stale
         monkeypatch.setattr(sys, "_current_frames", dict)
         assert ticket.stale
+
+
+@pytest.mark.parametrize("how", ["request", "pass", "failing pass"])
+def test_what_a_hook_runs_inside_of_a_pass_leaves_that_pass_its_turn(how: str) -> None:
+    """A request inside of somebody's own pass is refused; a pass of the model itself is steered as its block says."""
+    live = fresh()
+    trace, shared = Trace(live.model), live.steering.shared
+    got: list[Any] = []
+
+    def fail(*given: Any) -> None:
+        raise Stop
+
+    def inside(*given: Any) -> None:
+        handle.remove()
+        ticket = shared.turns.holder
+        if how == "request":
+            for call in (lambda: logits(live, steer=[add(2)] * 2), lambda: live.generate(PROMPTS, max_new_tokens=2)):
+                with pytest.raises(AttachError, match="A request inside of a pass"):
+                    call()
+        elif how == "pass":
+            got.append(bare(live))
+        else:
+            other = live.model.get_submodule("model.layers.1").register_forward_hook(fail)
+            with pytest.raises(Stop):
+                bare(live)
+            other.remove()
+        assert ticket is not None and shared.turns.holder is ticket and shared.turns.mine
+
+    with live.steer(add(1), mode="hook"):
+        expected = bare(live)
+        handle = live.model.get_submodule("model.layers.0").register_forward_hook(inside)
+        assert torch.equal(bare(live), expected)
+        assert shared.turns.holder is None
+        assert all(torch.equal(one, expected) for one in got) and len(got) == (how == "pass")
+        alone = logits(live, steer=[add(2)] * 2)
+        assert not torch.allclose(alone, expected, atol=1e-2)
+        # A pass that a request runs is the request's own, and so is what its hooks ask for.
+        nested: list[Tensor] = []
+
+        def asked(*given: Any) -> None:
+            again.remove()
+            nested.append(logits(live, steer=[add(2)] * 2))
+
+        again = live.model.get_submodule("model.layers.0").register_forward_hook(asked)
+        assert torch.equal(logits(live), expected) and torch.equal(nested[0], alone)
+    trace.check()
 
 
 # The soak
