@@ -175,6 +175,8 @@ def test_why_there_is_no_difference_is_told(tmp_path: Path) -> None:
         f"{name} on cold.test under c, difference to the baseline" for name in ("peak_reading", "monitor_auroc")
     }
     assert all("1 of 12" in note for note in of_baseline)
+    # An example without a score under both conditions is one example.
+    assert len(notes(given(lost=1), given(lost=1))) == 2
     # The same note of the value and of its difference is told once.
     assert len(notes(given(lost=1), given())) == 2
 

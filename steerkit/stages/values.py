@@ -115,7 +115,7 @@ def _whole(
         moved = Summary(None, 0)
         if other is not None:
             against = partial(_compute, kind, planned.options, examples, other, name)
-            lost = missing + not_finite(other)
+            lost = not_finite(own, other)
             moved = whole_difference(compute, against, units, bootstrap=value.bootstrap, missing=lost)
         summary = whole_value(compute, units, bootstrap=value.bootstrap, missing=missing)
         rows[planned.spec.label(name, planned.name)] = (summary, value, moved)
