@@ -152,6 +152,35 @@ def test_labels_give_an_auroc_with_an_interval_and_a_paired_difference(tmp_path:
     assert len(notes) == 2
 
 
+def test_why_there_is_no_difference_is_told(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(MONITORED)
+    plan = plan_recipe(tmp_path / "small.yaml", (), Catalog.discover())
+    labelled = tuple(replace(Example.of(f"text {place}"), label=place % 2) for place in range(12))
+    plan = replace(plan, data={**plan.data, "cold": {"test": labelled}})
+    (planned,) = [item for item in plan.evaluations if item.name == "monitor_auroc"]
+
+    def given(crossed: float = 1.0, weight: float = 1.0, lost: int = 0) -> ConditionScores:
+        peaks = tuple(Score(math.nan if place < lost else float(place % 5)) for place in range(12))
+        scores = {("peak_reading", "cold.test"): peaks, ("crossed", "cold.test"): (Score(crossed, weight),) * 12}
+        return ConditionScores(scores, {})
+
+    def notes(found: ConditionScores, plain: ConditionScores) -> list[str]:
+        return records_of(plan, planned, DataRef("cold", "test"), "c", found, plain)[1]
+
+    assert notes(given(), given()) == []
+    (weights,) = notes(given(weight=2.0), given())
+    assert weights.startswith("crossed on cold.test under c, difference to the baseline: Weights differ")
+    of_baseline = notes(given(), given(lost=1))
+    assert {note.partition(": ")[0] for note in of_baseline} == {
+        f"{name} on cold.test under c, difference to the baseline" for name in ("peak_reading", "monitor_auroc")
+    }
+    assert all("1 of 12" in note for note in of_baseline)
+    # An example without a score under both conditions is one example.
+    assert len(notes(given(lost=1), given(lost=1))) == 2
+    # The same note of the value and of its difference is told once.
+    assert len(notes(given(lost=1), given())) == 2
+
+
 def test_a_data_set_with_labels_has_an_auroc(tmp_path: Path) -> None:
     rows = [{"text": f"{kind} {number}", "kind": kind} for number in range(6) for kind in ("hot", "mild")]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

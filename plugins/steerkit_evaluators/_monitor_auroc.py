@@ -9,7 +9,7 @@ from typing import Any
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.monitor import Readings
 from steerkit.errors import PluginError
-from steerkit.types import Example
+from steerkit.types import Example, same_value
 from steerkit_evaluators._outputs import required
 from steerkit_evaluators.monitor_auroc import MonitorAurocOptions
 
@@ -36,7 +36,7 @@ class MonitorAuroc(Evaluator[MonitorAurocOptions]):
         of_class: dict[bool, list[float]] = {True: [], False: []}
         for example, score in zip(examples, scores, strict=True):
             if (label := _label(example, options.field)) is not None:
-                of_class[_equal(label, options.positive)].append(score["peak_reading"].value)
+                of_class[same_value(label, options.positive)].append(score["peak_reading"].value)
         return {"monitor_auroc": _auroc(of_class[True], of_class[False])}
 
 
@@ -48,11 +48,6 @@ def _scores(readings: Readings) -> dict[str, Score]:
 
 def _label(example: Example, field: str) -> Any:
     return example.label if field == "label" and example.label is not None else example.fields.get(field)
-
-
-def _equal(label: Any, wanted: Any) -> bool:
-    # True is not 1 here, as it isn't in data.
-    return isinstance(label, bool) == isinstance(wanted, bool) and bool(label == wanted)
 
 
 def _auroc(positive: Sequence[float], negative: Sequence[float]) -> float:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from loguru import Record
 
 STAGES = "stages"
-"""Folder that marks an unfinished run: whose it is, and its times so far. It goes when the run is finished."""
+"""Folder of an unfinished run: whose it is, and its times so far. It goes when the run is finished."""
+
+DIGEST = "digest"
+"""The file of ``STAGES`` that marks the run as unfinished, and says whose it is."""
 
 LOG = "run.log"
 """What began when, over all tries. Like ``timings.json``, it is no part of the results."""
@@ -95,7 +98,10 @@ class RunDirectory:
         write_lines(self.path / "samples.jsonl", [sample.model_dump() for sample in samples])
         write_json(self.path / "timings.json", Timings(seconds=self.timings).model_dump())
         write_json(self.path / "results.json", results.model_dump())
-        shutil.rmtree(self.path / STAGES)
+        # The digest goes first: without it nobody takes the run for an unfinished one, also where another process looks
+        # in and makes the lock anew while the rest goes. What it makes may stay behind.
+        (self.path / STAGES / DIGEST).unlink(missing_ok=True)
+        shutil.rmtree(self.path / STAGES, ignore_errors=True)
 
 
 @contextmanager
@@ -141,14 +147,14 @@ def _claim(out: Path, stem: str, digest: str) -> tuple[Path, FileLock, bool]:
         (path / STAGES).mkdir()
         lock = FileLock(path / STAGES / ".lock")
         lock.acquire(blocking=False)
-        write_text(path / STAGES / "digest", digest)
+        write_text(path / STAGES / DIGEST, digest)
         return path, lock, False
     raise ArtifactError(f"A hundred runs of {stem} began in one second in {out}.")
 
 
 def _digest_of(path: Path) -> str | None:
     try:
-        return (path / STAGES / "digest").read_text()
+        return (path / STAGES / DIGEST).read_text()
     except OSError:
         return None
 

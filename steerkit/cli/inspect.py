@@ -12,6 +12,7 @@ from steerkit.types import RESID_POST, Site
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from steerkit.api.architecture import Layout
     from steerkit.engine.sites.selftest import Check, SelfTestReport
@@ -99,12 +100,14 @@ def _print(live: LiveModel, report: SelfTestReport) -> None:
         console.print("Passed: the model is what its adapter declares.", style="green")
 
 
-def _check_row(check: Check) -> tuple[str, str, str, str, str]:
+def _check_row(check: Check) -> tuple[str | Text, ...]:
+    from rich.text import Text
+
     # Where no error was found, no place is worse than another.
     where = f" ({check.site})" if check.site and (check.max_abs_error or not check.passed) else ""
     return (
         check.name,
-        "passed" if check.passed else "FAILED",
+        "passed" if check.passed else Text("FAILED", style="red"),
         _number(check.max_abs_error),
         _number(check.tolerance),
         f"{check.meaning}{where}{'. ' if check.detail else ''}{check.detail}",
@@ -181,7 +184,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2g}"
 
 
-def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -192,6 +195,7 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[
         style = "cyan" if index == 0 else ""
         table.add_column(column, style=style, header_style="dim", overflow="fold", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*(Text(cell, style="red" if cell == "FAILED" else "") for cell in row))
+        # Text of a model is shown as it is: brackets in it are no markup.
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     console.print(table)
     console.print()

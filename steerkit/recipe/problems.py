@@ -111,7 +111,7 @@ def _translate(error: ValidationError, model: type[BaseModel], value: Any, besid
         faults = found.setdefault(loc, [])
         if fault.message not in [other.message for other in faults]:
             faults.append(fault)
-    return [replace(faults[0], message=_join([fault.message for fault in faults])) for faults in found.values()]
+    return [replace(faults[0], message=_join(faults)) for faults in found.values()]
 
 
 def _fault(detail: ErrorDetails, loc: Path, model: type[BaseModel], value: Any, beside: tuple[str, ...]) -> Fault:
@@ -190,17 +190,25 @@ def _message(detail: ErrorDetails) -> str:
         return f"expected {words} {context[bound]}, not {_show(given)}"
     if kind in ("too_short", "string_too_short"):
         return f"expected at least {context.get('min_length')} {'item' if kind == 'too_short' else 'character'}(s)"
-    for name, expected in _EXPECTED.items():
-        if kind in (f"{name}_type", f"{name}_parsing", f"{name}_from_float", name):
-            quote = "; put it in quotes" if name == "string" and isinstance(given, (int, float)) else ""
-            return f"expected {expected}, not {_show(given)}{quote}"
+    if (name := _wanted(kind)) is not None:
+        quote = "; put it in quotes" if name == "string" and isinstance(given, (int, float)) else ""
+        return f"expected {_EXPECTED[name]}, not {_show(given)}{quote}"
     return f"{detail['msg']}, not {_show(given)}"
 
 
-def _join(messages: list[str]) -> str:
+def _wanted(kind: str) -> str | None:
+    """Which of the types in ``_EXPECTED`` an error of pydantic's wanted, or None where it is of another kind."""
+    return next(
+        (name for name in _EXPECTED if kind in (f"{name}_type", f"{name}_parsing", f"{name}_from_float", name)), None
+    )
+
+
+def _join(faults: Sequence[Fault]) -> str:
     """One sentence of what the members of a union say, each of which expected something else."""
-    if any(message.startswith("expected a number, ") for message in messages):
-        messages = [message for message in messages if not message.startswith("expected a whole number, ")]
+    wanted = [_wanted(fault.kind) for fault in faults]
+    # Whoever may write any number may write a whole one.
+    dropped = "int" if "float" in wanted else ""
+    messages = [fault.message for fault, name in zip(faults, wanted, strict=True) if name != dropped]
     heads = [message.partition(", not ") for message in messages]
     if len(messages) > 1 and all(head.startswith("expected ") for head, _, _ in heads):
         return f"{' or '.join([heads[0][0], *(head[9:] for head, _, _ in heads[1:])])}, not {heads[0][2]}"

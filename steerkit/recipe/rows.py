@@ -14,7 +14,7 @@ from steerkit.recipe.document import HALF, is_whole
 from steerkit.recipe.schema import DatasetRecipe
 from steerkit.recipe.tables import Row
 from steerkit.recipe.values import fields_of, fill
-from steerkit.types import Example, Message
+from steerkit.types import Example, Message, same_value
 from steerkit.types.examples import Role
 
 Sides: TypeAlias = tuple[Example, ...]
@@ -266,14 +266,8 @@ def _id(value: object) -> str:
 
 
 def _is(value: object, wanted: object) -> bool:
-    """Whether a field has one of the wanted values. Where all fields are text, numbers are compared as written."""
-    for one in wanted if isinstance(wanted, (list, tuple)) else (wanted,):
-        if isinstance(value, str) and not isinstance(one, str):
-            if value == json.dumps(one):
-                return True
-        elif isinstance(value, bool) == isinstance(one, bool) and value == one:
-            return True
-    return False
+    """Whether a field has one of the wanted values."""
+    return any(same_value(value, one) for one in (wanted if isinstance(wanted, (list, tuple)) else (wanted,)))
 
 
 def _any_lists(rows: Sequence[Row]) -> bool:

@@ -59,8 +59,17 @@ def records_of(
             label = planned.spec.label(name, planned.name)
             rows[label] = (derived(summary, function), Value("", value.aggregate), Summary(None, 0))
     records = [_record(condition, label, data, *row) for label, row in rows.items()]
-    notes = [f"{label} on {data} under {condition}: {one.note}" for label, (one, _, _) in rows.items() if one.note]
+    notes = [note for label, (one, _, moved) in rows.items() for note in _notes(label, data, condition, one, moved)]
     return records, notes
+
+
+def _notes(label: str, data: str, condition: str, summary: Summary, moved: Summary) -> list[str]:
+    where = f"{label} on {data} under {condition}"
+    told = [f"{where}: {summary.note}"] if summary.note else []
+    # What is so of the value is so of its difference, and is said once.
+    if moved.note and moved.note != summary.note:
+        told.append(f"{where}, difference to the baseline: {moved.note}")
+    return told
 
 
 def _record(condition: str, label: str, data: str, summary: Summary, value: Value, moved: Summary) -> RecordEntry:
@@ -106,7 +115,7 @@ def _whole(
         moved = Summary(None, 0)
         if other is not None:
             against = partial(_compute, kind, planned.options, examples, other, name)
-            lost = missing + not_finite(other)
+            lost = not_finite(own, other)
             moved = whole_difference(compute, against, units, bootstrap=value.bootstrap, missing=lost)
         summary = whole_value(compute, units, bootstrap=value.bootstrap, missing=missing)
         rows[planned.spec.label(name, planned.name)] = (summary, value, moved)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from steerkit.types.examples import Example, ExampleLike, Label, Message, Role, as_examples
+from steerkit.types.examples import Example, ExampleLike, Label, Message, Role, as_examples, same_value
 from steerkit.types.positions import FROM_TOKEN, ROLES, TURNS, Positions
 from steerkit.types.schedules import Schedule
 from steerkit.types.sites import (
@@ -61,4 +61,5 @@ __all__ = [
     "as_sites",
     "parse_sites",
     "resolve_sites",
+    "same_value",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
@@ -153,6 +154,17 @@ def as_examples(values: object) -> list[Example]:
         except DataError as error:
             raise DataError(f"Prompt {place}: {error}") from None
     return examples
+
+
+def same_value(value: object, wanted: object) -> bool:
+    """Whether a field or a label has a wanted value.
+
+    A table that knows text alone (CSV) has numbers, true and false as text: they are compared as JSON writes them.
+    True is not 1.
+    """
+    if isinstance(value, str) and not isinstance(wanted, str):
+        return value == json.dumps(wanted)
+    return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
 
 
 def _is_conversation(value: object) -> bool:

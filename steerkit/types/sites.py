@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 from steerkit.errors import SiteError, nearest
@@ -97,12 +98,14 @@ class SitePattern:
         _require_stream(self.stream)
         if self.stream == EMBED:
             raise SiteError("'embed' is one site and has no layers; write 'embed'.")
+        if self.layers is not None and self.share is not None:
+            raise SiteError(f"{self}: layers by number or as a share of the depth, not both.")
         if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
             raise SiteError(f"{self}: the first layer comes before the last one, as in 'blocks.8-20.{self.stream}'.")
         if self.share is not None and not 0 <= self.share[0] < self.share[1] <= 1:
             raise SiteError(f"{self}: shares of the depth rise from 0 to 1, as in 'blocks.[0.25-0.75].{self.stream}'.")
-        if self.head != -1 and self.stream != HEAD_OUT:
-            raise SiteError(f"{self}: only head_out has heads, as in 'blocks.*.head_out[5]'.")
+        if self.head != -1 and (self.stream != HEAD_OUT or self.head < 0):
+            raise SiteError(f"{self}: only head_out has heads, counted from 0, as in 'blocks.*.head_out[5]'.")
 
     @classmethod
     def parse(cls, text: str) -> SitePattern:
@@ -138,7 +141,7 @@ class SitePattern:
         if self.share is None:
             return True
         low, high = self.share
-        return low <= layer / n_layers < high or (high == 1 and layer / n_layers >= low)
+        return low <= layer / n_layers < high or (high == 1 and layer == n_layers - 1)
 
     def __str__(self) -> str:
         head = "" if self.head == -1 else f"[{self.head}]"
@@ -146,7 +149,7 @@ class SitePattern:
         if self.layers is not None:
             which = f"{self.layers[0]}-{self.layers[1]}"
         elif self.share is not None:
-            which = f"[{self.share[0]:g}-{self.share[1]:g}]"
+            which = f"[{_digits(self.share[0])}-{_digits(self.share[1])}]"
         return f"blocks.{which}.{self.stream}{head}"
 
 
@@ -172,6 +175,12 @@ def as_sites(sites: Sequence[Site | str] | Site | str) -> list[Site]:
     if isinstance(sites, (Site, str)):
         return [Site.parse(sites)]
     return [Site.parse(site) for site in sites]
+
+
+def _digits(share: float) -> str:
+    # As many digits as it takes to read the same number again, and no exponent: a dash parts the two shares.
+    text = format(Decimal(repr(float(share) + 0.0)), "f")  # -0.0 + 0.0 is 0.0
+    return text.removesuffix(".0")
 
 
 def _require_stream(stream: str) -> None:

@@ -56,6 +56,27 @@ def test_a_failed_check_is_marked_in_the_table(
     assert code == 3 and "FAILED" in out and "Passed" not in out
 
 
+def test_what_is_red_has_failed_whatever_its_words() -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from steerkit.cli.inspect import _check_row, _table
+    from steerkit.engine.sites.selftest import Check
+
+    def printed(passed: bool, name: str) -> str:
+        console = Console(file=StringIO(), force_terminal=True, color_system="standard", width=200)
+        check = Check(name, "what holds", passed)
+        _table(console, "self-test", ("check", "", "error", "allowed", "says"), [_check_row(check)])
+        file = console.file
+        assert isinstance(file, StringIO)
+        return file.getvalue()
+
+    red = "\x1b[31m"
+    assert f"{red}FAILED" in printed(False, "block_sum")
+    assert red not in printed(True, "FAILED")
+
+
 def test_a_model_that_no_adapter_claims(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 

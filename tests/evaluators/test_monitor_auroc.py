@@ -53,6 +53,13 @@ def test_labels_may_stand_in_another_field_and_true_is_not_one() -> None:
     assert math.isnan(auroc([1, 2], [1, 1]))
 
 
+def test_labels_that_a_table_has_as_text_are_compared_as_written() -> None:
+    assert auroc([1, 2, 3], ["0", "1", "1"]) == 1.0
+    assert auroc([1, 2, 3], ["0.5", "1.5", "1.5"], 1.5, field="kind") == 1.0
+    assert auroc([1, 2, 3], ["false", "true", "true"], True) == 1.0
+    assert math.isnan(auroc([1, 2, 3], [0, 1, 1], "1")), "text that is asked for is not a number"
+
+
 def test_what_was_not_read_is_no_score() -> None:
     evaluator = MonitorAuroc(plugin.MonitorAurocOptions(monitor="m", positive=1), FakeVocabulary(4))
     readings = [Readings((2.0,), (0,), 1, 2.0, True), Readings((), (), 1, math.nan, False)]

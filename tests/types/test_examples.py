@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from steerkit.errors import DataError
-from steerkit.types import Example, Message, as_examples
+from steerkit.types import Example, Message, as_examples, same_value
 
 TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
 
@@ -54,3 +54,24 @@ def test_nothing_else_becomes_text(value: Any) -> None:
 def test_a_message_has_a_known_role_and_text(message: dict[str, Any], part: str) -> None:
     with pytest.raises(DataError, match=part):
         Example.of([message])
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "same"),
+    [
+        (1, 1, True),
+        (1.0, 1, True),
+        ("1", 1, True),
+        ("1.0", 1, False),
+        ("true", True, True),
+        ("null", None, True),
+        (True, 1, False),
+        (1, True, False),
+        (1, "1", False),
+        ("a", "a", True),
+        ("a", "b", False),
+        (None, 1, False),
+    ],
+)
+def test_a_value_of_a_table_of_text_is_compared_as_written(value: object, wanted: object, same: bool) -> None:
+    assert same_value(value, wanted) is same

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from steerkit.errors import SiteError
-from steerkit.types import Site, SitePattern, parse_sites, resolve_sites
+from steerkit.types import HEAD_OUT, STREAMS, Site, SitePattern, parse_sites, resolve_sites
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,8 @@ from steerkit.types import Site, SitePattern, parse_sites, resolve_sites
         ("blocks.[0.25-0.75].resid_pre", [2, 3, 4, 5]),
         ("blocks.[0.5-1].resid_pre", [4, 5, 6, 7]),
         ("blocks.[0-.25].resid_pre", [0, 1]),
+        ("blocks.[0.99-1].resid_pre", [7]),
+        ("blocks.[0.875-1].resid_pre", [7]),
     ],
 )
 def test_a_pattern_names_layers_of_a_model(text: str, layers: list[int]) -> None:
@@ -24,6 +28,39 @@ def test_a_pattern_names_layers_of_a_model(text: str, layers: list[int]) -> None
     assert isinstance(pattern, SitePattern)
     assert [site.layer for site in pattern.sites(8)] == layers
     assert SitePattern.parse(str(pattern)) == pattern
+
+
+SHARES = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: pair[0] < pair[1])
+LAYERS = st.tuples(st.integers(0, 200), st.integers(0, 200)).map(lambda pair: (min(pair), max(pair)))
+
+
+@st.composite
+def patterns(draw: st.DrawFn) -> SitePattern:
+    stream = draw(st.sampled_from([*STREAMS[1:], "per_layer_out"]))
+    layers, share = draw(
+        st.one_of(st.just((None, None)), LAYERS.map(lambda two: (two, None)), SHARES.map(lambda two: (None, two)))
+    )
+    return SitePattern(stream, layers, share, draw(st.integers(-1, 40)) if stream == HEAD_OUT else -1)
+
+
+@given(patterns())
+@example(SitePattern("resid_post", share=(1 / 3, 0.9)))
+@example(SitePattern("resid_post", share=(1e-05, 0.5)))
+@example(SitePattern("resid_post", share=(-0.0, 5e-324)))
+def test_the_text_of_a_pattern_is_the_pattern(pattern: SitePattern) -> None:
+    assert parse_sites(str(pattern)) == pattern
+
+
+def test_shares_are_written_as_people_write_them() -> None:
+    for text in ("blocks.[0-1].resid_post", "blocks.[0.25-0.75].resid_post", "blocks.[0.00001-0.5].resid_post"):
+        assert str(SitePattern.parse(text)) == text
+
+
+def test_what_no_text_can_say_is_no_pattern() -> None:
+    with pytest.raises(SiteError, match="not both"):
+        SitePattern("resid_post", layers=(0, 1), share=(0.0, 0.5))
+    with pytest.raises(SiteError, match="counted from 0"):
+        SitePattern("head_out", head=-2)
 
 
 def test_a_head_is_a_site_of_its_own() -> None:

@@ -19,9 +19,17 @@ Compute: TypeAlias = Callable[[Sequence[int]], float]
 """From places of examples, some perhaps several times, to the value; NaN where there is none."""
 
 
-def not_finite(scores: Sequence[Mapping[str, Score]]) -> int:
-    """How many examples have a score that counts and is NaN or infinite."""
-    return sum(any(one.weight > 0 and not math.isfinite(one.value) for one in score.values()) for score in scores)
+def not_finite(*conditions: Sequence[Mapping[str, Score]]) -> int:
+    """How many examples have a score that counts and is NaN or infinite, under one condition or another.
+
+    Args:
+        conditions: the scores under each condition, of the same examples in the same order.
+    """
+    return sum(any(map(_lacks, example)) for example in zip(*conditions, strict=True))
+
+
+def _lacks(scores: Mapping[str, Score]) -> bool:
+    return any(one.weight > 0 and not math.isfinite(one.value) for one in scores.values())
 
 
 def whole_value(
@@ -33,7 +41,7 @@ def whole_value(
         compute: gives the value.
         units: places of the examples that are drawn together: one each, or the sides of a pair.
         bootstrap: whether to draw at all.
-        missing: how many examples have no finite score. One of them leaves the whole without a value.
+        missing: how many examples have no finite score, each once. One of them leaves the whole without a value.
     """
     places = [place for unit in units for place in unit]
     n = len(places)

@@ -67,3 +67,9 @@ def test_only_scores_that_count_are_missing() -> None:
     nan = Score(math.nan)
     scores = [{"a": Score(1.0), "b": nan}, {"a": Score(1.0), "b": Score(2.0)}, {"a": Score(math.nan, 0.0)}]
     assert not_finite(scores) == 1
+
+
+def test_an_example_that_lacks_scores_under_two_conditions_is_missing_once() -> None:
+    good, bad = {"a": Score(1.0)}, {"a": Score(math.nan)}
+    assert not_finite([bad, good, bad, good], [bad, bad, good, good]) == 3
+    assert not_finite([], []) == 0

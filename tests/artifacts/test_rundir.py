@@ -1,0 +1,54 @@
+"""A run directory is whole from one moment on, whatever other processes do in it at the time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerkit.artifacts.results import Results
+from steerkit.artifacts.rundir import STAGES, RunDirectory
+
+DIGEST = "0" * 64
+
+
+def test_a_run_ends_well_where_another_process_makes_its_lock_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = os.rmdir
+
+    def and_somebody_looks(path: Any, **options: Any) -> None:
+        (done.path / STAGES / ".lock").touch()
+        remove(path, **options)
+
+    with RunDirectory.open(tmp_path, "small", DIGEST) as done:
+        monkeypatch.setattr(os, "rmdir", and_somebody_looks)
+        done.finish(Results.model_construct(), [])
+        monkeypatch.undo()
+    assert (done.path / "results.json").is_file() and (done.path / STAGES / ".lock").exists()
+    # What is left of the stages doesn't make it an unfinished run.
+    with RunDirectory.open(tmp_path, "small", DIGEST) as other:
+        assert other.path != done.path and not other.resumed
+
+
+def test_a_run_is_whole_before_its_lock_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that makes the lock anew while the stages go must not take the run for an unfinished one."""
+    begun: list[Path] = []
+    clear = shutil.rmtree
+
+    def and_somebody_opens(path: Path, **options: Any) -> None:
+        if not begun:
+            (path / ".lock").unlink()
+            begun.append(path)
+            with RunDirectory.open(tmp_path, "small", DIGEST) as other:
+                begun.append(other.path)
+        clear(path, **options)
+
+    with RunDirectory.open(tmp_path, "small", DIGEST) as done:
+        monkeypatch.setattr(shutil, "rmtree", and_somebody_opens)
+        done.finish(Results.model_construct(), [])
+    assert begun[0] == done.path / STAGES and begun[1] != done.path
+    assert not (done.path / STAGES).exists()
