@@ -170,7 +170,7 @@ class Direction:
 
 
 def _shaped(vectors: Vectors) -> Vectors:
-    if not isinstance(vectors, Tensor):
+    if not hasattr(vectors, "is_floating_point"):  # what plans a run knows directions, and no torch
         raise ValueError(
             f"Direction needs vectors as a tensor of shape [rank, d_model], not a {type(vectors).__name__}."
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite, nan
-from numbers import Real
 from typing import Literal
 
 from steerkit.api.direction import Direction
@@ -45,8 +44,8 @@ class Monitor:
             )
         if self.side not in ("above", "below"):
             raise AttachError(f"Monitor {self.name!r} is 'above' or 'below' its threshold, not {self.side!r}.")
-        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
-        if not number or not isfinite(self.threshold):
+        number: object = self.threshold
+        if not isinstance(number, (int, float)) or isinstance(number, bool) or not isfinite(number):
             raise AttachError(f"The threshold of monitor {self.name!r} is a finite number, not {self.threshold!r}.")
         object.__setattr__(self, "positions", Positions.parse(self.positions))
         if self.positions.role == FROM_TOKEN:

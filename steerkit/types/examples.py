@@ -73,7 +73,8 @@ class Example:
     def __post_init__(self) -> None:
         if not isinstance(self.messages, (list, tuple)):
             raise DataError(
-                f"An example's messages are a list, not a {type(self.messages).__name__}; Example.of(text) takes a text."
+                f"An example's messages are a list, not a {type(self.messages).__name__}. "
+                "Example.of(text) takes a text."
             )
         object.__setattr__(self, "messages", tuple(Message.of(message) for message in self.messages))
         if not self.messages:
