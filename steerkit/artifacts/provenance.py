@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from steerkit.types import Example
+
+_PARSING = threading.Lock()
 
 
 class _Facts(BaseModel):
@@ -134,7 +137,9 @@ def _source(module: str) -> bytes | None:
 def _imports_within(source: bytes, module: str) -> list[str]:
     """Modules of its own top-level package that a module's source names in imports, or that might be such modules."""
     try:
-        tree = ast.parse(source)
+        # Python before 3.11.5 fails now and then where two threads do this at once.
+        with _PARSING:
+            tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return []
     package = module.partition(".")[0]

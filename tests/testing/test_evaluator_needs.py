@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score
-from steerkit.api.hookspecs import EvaluatorSpec, Needs, NoOptions, Value
+from steerkit.api.hookspecs import CONTRACT, EvaluatorSpec, Needs, NoOptions, Value
 from steerkit.testing import EvaluatorSuite
 from steerkit.types import Example
 
@@ -61,6 +61,7 @@ class Greedy(Evaluator[NoOptions]):
 
 def plugin(values: Mapping[str, Value] = VALUES) -> ModuleType:
     made = ModuleType("made_up")
+    made.STEERKIT_CONTRACT = CONTRACT  # type: ignore[attr-defined]
     where = f"{__name__}:Greedy"
     spec = EvaluatorSpec("greedy", "All at once.", where, NoOptions, needs=lambda options: NEEDS, values=values)
     made.steerkit_evaluators = lambda: [spec]  # type: ignore[attr-defined]
