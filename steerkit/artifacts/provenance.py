@@ -137,7 +137,7 @@ def _source(module: str) -> bytes | None:
 def _imports_within(source: bytes, module: str) -> list[str]:
     """Modules of its own top-level package that a module's source names in imports, or that might be such modules."""
     try:
-        # Python before 3.11.5 fails now and then where two threads do this at once.
+        # Python 3.11 fails now and then (SystemError) where two threads do this at once.
         with _PARSING:
             tree = ast.parse(source)
     except (SyntaxError, ValueError):
