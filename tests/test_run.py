@@ -448,7 +448,7 @@ def test_a_run_has_as_many_threads_as_it_is_told(tmp_path: Path) -> None:
     for number, run in runs.items():
         assert json.loads((run / "provenance.json").read_text())["model"]["threads"] == number
     assert runs[1].name.rsplit("-", 1)[1] != runs[2].name.rsplit("-", 1)[1]
-    with pytest.raises(SteerkitError, match="at least one thread"):
+    with pytest.raises(SteerkitError, match="1 to 1024 threads, not 0"):
         run_recipe(path, out=tmp_path / "runs", threads=0)
 
 

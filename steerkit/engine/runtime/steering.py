@@ -398,10 +398,12 @@ def alone(model: nn.Module) -> Iterator[None]:
 
 
 def _waits_for_gradients(thread: int) -> bool:
+    """Whether a thread waits in torch for autograd's own threads: then that call is its innermost one of Python.
+
+    The frames behind it aren't asked, since a thread that doesn't wait leaves them meanwhile.
+    """
     frame = sys._current_frames().get(thread)
-    while frame is not None and frame.f_code.co_name != "_engine_run_backward":
-        frame = frame.f_back
-    return frame is not None
+    return frame is not None and frame.f_code.co_name == "_engine_run_backward"
 
 
 def _state_fits(state: State) -> bool:

@@ -39,15 +39,16 @@ class Ticket:
 
     @property
     def stale(self) -> bool:
-        """Whether its thread has ended, or the call that it is for.
+        """Whether the call that it is for has ended.
 
-        Its thread goes on while this one looks. A generator that it left meanwhile has no caller any more, so that a
-        look that ends there says nothing.
+        Only the frame itself is asked: its thread goes on meanwhile, and a walk along a running thread's frames meets
+        memory that is none. A frame that runs, or that waits for what it called, refuses to be cleared.
         """
-        frame, last = sys._current_frames().get(self.thread), None
-        while frame is not None and frame is not self.frame:
-            frame, last = frame.f_back, frame
-        return frame is None and (last is None or not last.f_code.co_flags & _SUSPENDS)
+        try:
+            self.frame.clear()
+        except RuntimeError:
+            return False
+        return True
 
 
 class Turns:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.intervention import Affine, Pointwise
+from steerkit.engine.runtime.turns import Ticket
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import AttachError, SteerkitError
 from steerkit.session import wrap
@@ -179,18 +180,32 @@ def test_a_pass_that_waited_while_others_were_served_is_steered_like_any() -> No
             assert len(got) == 1 and torch.equal(got[0], expected)
 
 
-def test_a_turn_is_not_taken_from_a_call_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = fresh().steering.shared
-    with shared.turns.taken():
-        ticket = shared.turns.holder
-        assert ticket is not None and not ticket.stale
-        left = (one for one in "ab")
-        next(left)
-        # What its thread was running when somebody looked, and has left since: nothing is behind it any more.
-        monkeypatch.setattr(sys, "_current_frames", lambda: {ticket.thread: left.gi_frame})
-        assert left.gi_frame.f_back is None and not ticket.stale
-        monkeypatch.setattr(sys, "_current_frames", dict)
-        assert ticket.stale
+def test_a_turn_is_not_taken_from_a_call_that_goes_on() -> None:
+    """Not from a call that runs or waits for what it called, whoever looks; from one that has ended, also by an error,
+    and from a thread that is gone."""
+    tickets: list[Ticket] = []
+    inside, go_on = threading.Event(), threading.Event()
+
+    def waits() -> None:
+        tickets.append(Ticket(threading.get_ident(), sys._getframe(), bare=True))
+        inside.set()
+        go_on.wait()
+
+    def fails() -> None:
+        tickets.append(Ticket(threading.get_ident(), sys._getframe(), bare=True))
+        assert not tickets[-1].stale
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=waits)
+    thread.start()
+    inside.wait()
+    assert not tickets[0].stale
+    go_on.set()
+    thread.join()
+    assert tickets[0].stale
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert tickets[1].stale
 
 
 @pytest.mark.parametrize("how", ["request", "pass", "failing pass"])
