@@ -90,6 +90,16 @@ class AttachError(SteerkitError):
     """A program that can't be put on a model. The model is left as it was."""
 
 
+class SelectionError(SteerkitError):
+    """A table of candidates that can't be chosen from."""
+
+
+class NoCandidateError(SteerkitError):
+    """A search whose constraints no candidate meets: a result, not a mistake. What was computed is kept."""
+
+    exit_code = 3
+
+
 class TryAgainError(SteerkitError):
     """Something outside didn't answer and may do so later: a limit of requests, a timeout. ``after`` are seconds that
     it asks to wait, or None."""

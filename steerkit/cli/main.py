@@ -20,6 +20,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "plugins": "steerkit.cli.plugins:plugins_command",
     "inspect": "steerkit.cli.inspect:inspect_command",
     "report": "steerkit.cli.report:report_command",
+    "select": "steerkit.cli.select:select_command",
     "fetch": "steerkit.cli.fetch:fetch_command",
     "bench": "steerkit.cli.bench:bench_command",
 }

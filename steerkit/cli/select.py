@@ -1,0 +1,86 @@
+"""``steerkit select``: choose a candidate from a table of scores, as a search does, without a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerkit.errors import NoCandidateError, SelectionError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from steerkit.selection import Candidate, Rule, Selection
+
+
+def select_command(
+    scores: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SCORES.json",
+            help="A list of {position, layer, refusal_score, steering_score, kl_div_score}; refusal_score_se may stand "
+            "beside them.",
+        ),
+    ],
+    layers: Annotated[int, typer.Option("--layers", metavar="N", help="How many layers the model has.")],
+    preset: Annotated[str, typer.Option("--preset", help="The rule to choose by.")] = "arditi2024",
+    near_tie: Annotated[
+        float,
+        typer.Option(
+            "--near-tie", metavar="X", help="What is this close to the winner is a near-tie, without refusal_score_se."
+        ),
+    ] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Choose a candidate from a table of scores. Exit code 3 where no candidate meets the constraints."""
+    from steerkit.selection import PRESETS, read_table, select
+
+    if preset not in PRESETS:
+        raise UnknownNameError(f"Unknown preset {preset!r}. {nearest(preset, PRESETS, 'preset')}")
+    if layers < 1:
+        raise SelectionError(f"A model has at least one layer, not {layers}: give its number as --layers.")
+    if not near_tie >= 0:
+        raise SelectionError(f"--near-tie is a distance, a number from 0 up, not {near_tie}.")
+    rule = PRESETS[preset]
+    chosen = select(read_table(scores, rule), rule, layers, near_tie=near_tie)
+    if as_json:
+        typer.echo(json.dumps(_as_json(chosen, rule), indent=2))
+    else:
+        _print(chosen, rule)
+    if chosen.winner is None:
+        raise NoCandidateError(chosen.why_none(rule))
+
+
+def _as_json(chosen: Selection, rule: Rule) -> dict[str, Any]:
+    winner = chosen.winner
+    return {
+        "position": None if winner is None else winner.position,
+        "layer": None if winner is None else winner.layer,
+        "near_ties": [_row(one, rule) for one in chosen.near_ties],
+        "feasible": chosen.feasible,
+        "removed_by": dict(chosen.removed_by),
+    }
+
+
+def _row(one: Candidate, rule: Rule) -> dict[str, float]:
+    return {"position": one.position, "layer": one.layer, rule.objective: one.scores[rule.objective]}
+
+
+def _print(chosen: Selection, rule: Rule) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if chosen.winner is not None:
+        table = Table("", "position", "layer", *rule.scores)
+        for label, one in (("winner", chosen.winner), *(("near-tie", tie) for tie in chosen.near_ties)):
+            table.add_row(
+                label, str(one.position), str(one.layer), *(f"{one.scores[name]:.3f}" for name in rule.scores)
+            )
+        console.print(table)
+    console.print(f"{chosen.feasible} of {chosen.candidates} candidates are feasible.", markup=False)
+    says = rule.says()
+    for name, count in chosen.removed_by.items():
+        if count:
+            console.print(f"  {count} removed by {name}, which asks for {says[name]}", markup=False)

@@ -1,0 +1,19 @@
+"""Which candidate a search takes, as pure functions over tables of scores: an objective, bounds, ties. Plain values:
+no model, no torch, and none of ours but errors."""
+
+from steerkit.selection.presets import ARDITI_2024, PRESETS
+from steerkit.selection.rule import Bound, Candidate, LayerBound, Removed, Rule, Selection, select
+from steerkit.selection.table import read_table
+
+__all__ = [
+    "ARDITI_2024",
+    "PRESETS",
+    "Bound",
+    "Candidate",
+    "LayerBound",
+    "Removed",
+    "Rule",
+    "Selection",
+    "read_table",
+    "select",
+]

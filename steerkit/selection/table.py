@@ -1,0 +1,91 @@
+"""Tables of scores from files: a JSON list of rows, one for each candidate."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Final
+
+from steerkit.errors import SelectionError, nearest
+from steerkit.selection.rule import Candidate, Rule
+
+ERROR_SUFFIX: Final = "_se"
+
+
+def read_table(path: Path, rule: Rule) -> list[Candidate]:
+    """Read candidates from a JSON list of ``{position, layer, <scores of the rule>}``.
+
+    A score that is null or NaN is NaN. ``<score>_se`` beside a score is its standard error. Other keys are ignored.
+
+    Raises:
+        SelectionError: what can't be read, with the row.
+    """
+    try:
+        # What floats would round or lose is refused: no constants but those that other writers use for "no number".
+        rows = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_unique)
+    except OSError as error:
+        raise SelectionError(f"{path} can't be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise SelectionError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(rows, list) or not rows:
+        what = "an empty list" if rows == [] else f"a {_kind(rows)}"
+        raise SelectionError(f"{path} holds {what}; expected a list of candidates: {_example(rule)}.")
+    return [_candidate(row, rule, f"{path}, row {index}") for index, row in enumerate(rows)]
+
+
+def _candidate(row: Any, rule: Rule, where: str) -> Candidate:
+    if not isinstance(row, dict):
+        raise SelectionError(f"{where}: expected a mapping such as {_example(rule)}, not a {_kind(row)}.")
+    for name in ("position", "layer", *rule.scores):
+        if name not in row:
+            raise SelectionError(f"{where}: there is no {name!r}. {nearest(name, map(str, row), 'key')}")
+    scores = {name: _number(row[name], name, where) for name in rule.scores}
+    written = {name: row.get(f"{name}{ERROR_SUFFIX}") for name in rule.scores}
+    errors = {name: _error(value, f"{name}{ERROR_SUFFIX}", where) for name, value in written.items()}
+    return Candidate(
+        _whole(row["position"], "position", where),
+        _whole(row["layer"], "layer", where),
+        scores,
+        {name: error for name, error in errors.items() if not math.isnan(error)},
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SelectionError(f"{where}: {name} is {value!r}; expected a number, or null where there is none.")
+    try:
+        return float(value)
+    except OverflowError:
+        raise SelectionError(f"{where}: {name} is too large a number.") from None
+
+
+def _error(value: Any, name: str, where: str) -> float:
+    error = _number(value, name, where)
+    if error < 0:
+        raise SelectionError(f"{where}: {name} is {error:g}; a standard error is not negative.")
+    return error
+
+
+def _whole(value: Any, name: str, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SelectionError(f"{where}: {name} is {value!r}; expected a whole number.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return {dict: "mapping", list: "list", str: "text", type(None): "null"}.get(type(value), "number")
+
+
+def _example(rule: Rule) -> str:
+    return "{position: -1, layer: 14, " + ", ".join(f"{name}: …" for name in rule.scores) + "}"
