@@ -18,15 +18,19 @@ class SteerkitError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with an input: where (dotted key and line, when known) and what."""
+    """One thing that is wrong with an input: where (dotted key and line, when known) and what.
+
+    ``file`` is named where it isn't the one that was asked for: a recipe may extend others.
+    """
 
     message: str
     where: str = ""
     line: int | None = None
+    file: str = ""
 
     def __str__(self) -> str:
         place = f"line {self.line}" if self.line is not None else ""
-        head = ", ".join(part for part in (place, self.where) if part)
+        head = ", ".join(part for part in (self.file, place, self.where) if part)
         return f"{head}: {self.message}" if head else self.message
 
 

@@ -31,6 +31,7 @@ def run_recipe(
     recipe: str | Path,
     *,
     overrides: Sequence[str] = (),
+    profile: str | None = None,
     out: str | Path = "runs",
     store: str | Path | None = None,
     threads: int | None = None,
@@ -41,6 +42,7 @@ def run_recipe(
     Args:
         recipe: path of a recipe, or the name of a shipped one.
         overrides: settings such as ``"seed=1"`` or ``"conditions.warmer.0.add.coefficient=2"``.
+        profile: name of one of the recipe's profiles, which is laid over it before the overrides.
         out: where run directories go. An unfinished run of the same recipe there is continued.
         store: where outputs are kept by what they depend on, for this run and others; ``.store`` in ``out`` if not
             given. What is there is not computed again.
@@ -55,7 +57,7 @@ def run_recipe(
         raise SteerkitError(
             f"A recipe is the path of a file or the name of a shipped one, not a {type(recipe).__name__}."
         )
-    plan = plan_recipe(recipe, overrides, Catalog.discover())
+    plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
     chosen = None if store is None else Path(store)
     return execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads)
 

@@ -6,7 +6,7 @@ With ``--explain`` the model is loaded, and each condition told as it would be p
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +25,9 @@ def check_command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A profile of the recipe; all of them are checked if not given.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Load the model, and tell what becomes of each condition on it.")
@@ -34,13 +37,17 @@ def check_command(
     from steerkit.catalog import Catalog
     from steerkit.plan import plan_recipe
 
-    plan = plan_recipe(recipe, settings or (), Catalog.discover())
+    catalog = Catalog.discover()
+    plan = plan_recipe(recipe, settings or (), catalog, profile)
+    profiles = {name: plan_recipe(recipe, settings or (), catalog, name) for name in plan.profiles}
     previews, stand_ins = _explain(plan) if explain else ([], [])
     if as_json:
         told = {"explain": [one.to_json() for one in previews], "stand_ins": stand_ins} if explain else {}
+        costs = {name: one.to_json()["cost"] for name, one in profiles.items()}
+        told |= {"profiles": costs} if costs else {}
         typer.echo(json.dumps({**plan.to_json(), **told}, indent=2, ensure_ascii=False))
         return
-    print_plan(plan)
+    print_plan(plan, profiles)
     if explain:
         print_previews(previews, stand_ins)
 
@@ -89,8 +96,8 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
             console.print(f"That is for the {one.expected_tokens:,} tokens that the condition sees.", markup=False)
 
 
-def print_plan(plan: Plan) -> None:
-    """Print a plan as tables."""
+def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
+    """Print a plan as tables, and beside its cost that of its profiles."""
     from rich.console import Console
     from rich.text import Text
 
@@ -113,6 +120,12 @@ def print_plan(plan: Plan) -> None:
     evaluators = [[item.name, ", ".join(map(str, item.data)), _options(item.options)] for item in plan.evaluations]
     _table(console, "evaluators", ("name", "data", "options"), evaluators)
     _table(console, "cost, at most", ("", ""), _cost_rows(plan))
+    _table(
+        console,
+        "profiles, at most",
+        ("--profile", "forward passes", "prompt tokens", "generated tokens"),
+        [[name, *_totals(one)] for name, one in (profiles or {}).items()],
+    )
     for note in plan.notes:
         console.print(f"Note: {note}", markup=False)
 
@@ -176,6 +189,11 @@ def _cost_rows(plan: Plan) -> list[list[str]]:
         ["generated tokens", f"{cost.generated_tokens:,}"],
         ["tokens are", cost.basis],
     ]
+
+
+def _totals(plan: Plan) -> list[str]:
+    cost = plan.cost
+    return [f"{number:,}" for number in (cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)]
 
 
 def _options(options: Options) -> str:

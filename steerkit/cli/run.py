@@ -19,6 +19,9 @@ def run_command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A profile of the recipe, such as laptop, laid over it.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where run directories go.")] = Path("runs"),
     store: Annotated[
         Path | None, typer.Option(help="Where outputs are kept for later runs; .store beside the runs if not given.")
@@ -32,14 +35,20 @@ def run_command(
 
     shown = _Shown(_bar())
     try:
-        path = _run(recipe, settings or (), out, store, threads, shown)
+        path = _run(recipe, settings or (), profile, out, store, threads, shown)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(shown.kept) from None
     summary(path)
 
 
 def _run(
-    recipe: str, settings: Sequence[str], out: Path, store: Path | None, threads: int | None, shown: _Shown
+    recipe: str,
+    settings: Sequence[str],
+    profile: str | None,
+    out: Path,
+    store: Path | None,
+    threads: int | None,
+    shown: _Shown,
 ) -> Path:
     from steerkit.bundled import settle_terms
     from steerkit.catalog import Catalog
@@ -48,7 +57,7 @@ def _run(
     from steerkit.run import execute
 
     with shown.bar.console.status("checking the recipe"):
-        plan = plan_recipe(recipe, settings, Catalog.discover())
+        plan = plan_recipe(recipe, settings, Catalog.discover(), profile)
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
         path = execute(plan, out, shown, store=store, threads=threads)

@@ -40,18 +40,21 @@ from steerkit.recipe.schema import DirectionRecipe, EvaluationRecipe, MonitorRec
 from steerkit.types import FROM_TOKEN, TURNS, Positions
 
 
-def plan_recipe(source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog) -> Plan:
+def plan_recipe(
+    source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog, profile: str | None = None
+) -> Plan:
     """Read a recipe and resolve every name of it.
 
     Args:
         source: a file, or the name of a shipped recipe.
         overrides: ``"a.b=value"`` each.
         catalog: the plugins that it may name.
+        profile: name of one of its profiles, or None.
 
     Raises:
         RecipeError: with every problem: what can't be read doesn't hide what can't be resolved.
     """
-    return make_plan(draft_recipe(source, overrides), catalog)
+    return make_plan(draft_recipe(source, overrides, profile), catalog)
 
 
 def make_plan(recipe: Recipe | Draft, catalog: Catalog) -> Plan:
@@ -121,6 +124,7 @@ class _Planner(ConditionResolver):
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
             monitors=monitors,
+            profiles=self.draft.profiles,
         )
 
     def report(self) -> PlannedReport:

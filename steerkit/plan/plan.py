@@ -56,6 +56,7 @@ class Plan:
         plugins: kind, name, distribution and version of each plugin that is used.
         notes: what a reader should know, as sentences.
         monitors: in the recipe's order.
+        profiles: names of the profiles that the recipe has; none where one of them was chosen.
     """
 
     recipe: Recipe
@@ -78,6 +79,7 @@ class Plan:
     plugins: tuple[Mapping[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     monitors: tuple[PlannedMonitor, ...] = ()
+    profiles: tuple[str, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:

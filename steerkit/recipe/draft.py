@@ -10,6 +10,7 @@ from typing import Any
 from steerkit.errors import Problem
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, write_document
+from steerkit.recipe.layers import Origin
 from steerkit.recipe.paths import local_model, readable_path
 from steerkit.recipe.schema import Recipe
 
@@ -28,14 +29,14 @@ class Written:
     Args:
         source: the recipe's file, or None.
         folder: where relative paths start.
-        lines: path of a key as written to its line.
+        origins: path of a key to where it was written: of which file, and as what.
         moved: path of a key as validated to the path as written, where they differ.
         overridden: paths, as written, that ``--set`` gave.
     """
 
     source: Path | None = field(default=None, compare=False)
     folder: Path = field(default_factory=Path, compare=False)
-    lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False)
+    origins: Mapping[KeyPath, Origin] = field(default_factory=dict, compare=False)
     moved: Mapping[KeyPath, KeyPath] = field(default_factory=dict, compare=False)
     overridden: frozenset[KeyPath] = field(default=frozenset(), compare=False)
 
@@ -46,15 +47,16 @@ class Written:
                 return (*self.moved[path[:length]], *path[length:])
         return path
 
-    def place(self, path: KeyPath) -> tuple[str, int | None]:
-        """The dotted key as written, and its line where it (or what holds it) has one."""
+    def place(self, path: KeyPath) -> tuple[str, int | None, str]:
+        """The dotted key as written, its line where it (or what holds it) has one, and its file if it is another."""
         path = self.path(path)
         for length in range(len(path), 0, -1):
             if path[:length] in self.overridden:
-                return f"--set {dotted(path)}", None
-            if path[:length] in self.lines:
-                return dotted(path), self.lines[path[:length]]
-        return dotted(path), None
+                return f"--set {dotted(path)}", None, ""
+            origin = self.origins.get(path[:length])
+            if origin is not None:
+                return dotted((*origin.key, *path[length:])), origin.line, str(origin.file or "")
+        return dotted(path), None, ""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ class Draft:
         written: where it was read.
         problems: what is wrong, in the order of the file.
         lost_paths: paths, as written, at which ``recipe`` doesn't hold what was meant.
+        profiles: names of the profiles that could be laid over it.
     """
 
     recipe: Recipe
     written: Written = field(default_factory=Written)
     problems: tuple[Problem, ...] = ()
     lost_paths: frozenset[KeyPath] = frozenset()
+    profiles: tuple[str, ...] = ()
 
     @property
     def source(self) -> Path | None:
@@ -96,8 +100,8 @@ class Draft:
         """
         return readable_path(file, self.written.folder).resolve()
 
-    def place(self, *path: str | int) -> tuple[str, int | None]:
-        """The dotted key and line of a part of the recipe, for messages."""
+    def place(self, *path: str | int) -> tuple[str, int | None, str]:
+        """The dotted key, line and file of a part of the recipe, for messages."""
         return self.written.place(path)
 
     def resolved(self) -> dict[str, Any]:

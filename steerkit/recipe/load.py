@@ -14,25 +14,27 @@ from steerkit.errors import Problem, RecipeError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, is_whole, read_document
 from steerkit.recipe.draft import EVALUATION_KEYS, INTERVENTION_KEYS, OPTIONS, Draft, Written
+from steerkit.recipe.layers import lay
 from steerkit.recipe.mend import Mender
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.shipped import find_recipe
 
 
-def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Draft:
+def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = (), profile: str | None = None) -> Draft:
     """Read a recipe from a YAML file, or a shipped one by name: a draft without problems.
 
     Args:
         path: a file, or the name of a shipped recipe.
         overrides: ``"a.b=value"`` each, the value in YAML; list items by index.
+        profile: name of one of its profiles, which is laid over it before the overrides.
 
     Raises:
         RecipeError: with every problem that was found, with lines and nearest names.
     """
-    return _whole(draft_recipe(path, overrides), str(path))
+    return _whole(draft_recipe(path, overrides, profile), str(path))
 
 
-def draft_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Draft:
+def draft_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = (), profile: str | None = None) -> Draft:
     """Read a recipe as ``load_recipe`` does, but keep its problems instead of raising them.
 
     What is broken is left out or has a stand-in, so that the rest can be checked as well: ``make_plan`` raises these
@@ -42,24 +44,25 @@ def draft_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) ->
         RecipeError: where there is nothing to check: no file, no YAML or no mapping.
     """
     source = find_recipe(path)
-    document = read_document(_read_text(source))
-    problems = list(document.problems)
-    value: Any = document.value
+    layered = lay(read_document(_read_text(source)), source, source.resolve().parent, profile)
+    problems = list(layered.problems)
+    value: Any = layered.value
     if not problems and not isinstance(value, dict):
         what = "empty" if value is None else f"a {_kind(value)}"
         example = "model: {source: smollm2-135m-instruct}"
         problems.append(Problem(f"the file is {what}; a recipe is a mapping of sections, beginning with {example!r}"))
     given: set[KeyPath] = set()
-    lost = set(document.lost)
+    lost = set(layered.lost)
     if isinstance(value, dict):
         for text in overrides:
             problems += _override(value, text, given, lost)
         value.setdefault("name", re.sub(r"[^A-Za-z0-9_-]+", "-", source.stem).strip("-") or "recipe")
-    lines = {key: line for key, line in document.lines.items() if key}
-    written = Written(source, source.resolve().parent, lines, {}, frozenset(given))
+    written = Written(source, source.resolve().parent, layered.origins, {}, frozenset(given))
     if not isinstance(value, dict):
         raise RecipeError(in_order(problems), str(path))
-    return _draft(value, written, problems, lost, str(path))
+    return replace(
+        _draft(value, written, problems, lost, str(path)), profiles=layered.profiles if profile is None else ()
+    )
 
 
 def recipe_from_mapping(mapping: Mapping[str, Any], folder: str | os.PathLike[str] = ".") -> Draft:
@@ -72,10 +75,10 @@ def recipe_from_mapping(mapping: Mapping[str, Any], folder: str | os.PathLike[st
     from steerkit.recipe.document import write_document
 
     document = read_document(write_document(_plain(mapping)))
-    problems = [Problem(item.message, item.where) for item in document.problems]
-    return _whole(
-        _draft(document.value, Written(None, Path(folder).resolve()), problems, document.lost, "recipe"), "recipe"
-    )
+    bare = replace(document, lines={}, problems=tuple(replace(item, line=None) for item in document.problems))
+    written = Written(None, Path(folder).resolve())
+    layered = lay(bare, None, written.folder, None)
+    return _whole(_draft(layered.value, written, list(layered.problems), layered.lost, "recipe"), "recipe")
 
 
 def _read_text(source: Path) -> str:
@@ -273,8 +276,7 @@ class _Grammar:
             self.moved[(*target, key, 0)] = (*self.moved[target], key)
 
     def _complain(self, path: KeyPath, message: str) -> None:
-        where, line = self.written.place(path)
-        self.problems.append(Problem(message, where, line))
+        self.problems.append(Problem(message, *self.written.place(path)))
         self.lost.add(path)
 
 

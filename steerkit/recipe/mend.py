@@ -15,6 +15,7 @@ from typing import Any, Final
 from steerkit.errors import Problem
 from steerkit.recipe.document import Path
 from steerkit.recipe.draft import Written
+from steerkit.recipe.layers import LAYER_KEYS
 from steerkit.recipe.problems import BAD_KEY, EXCESS, LACKING, MISSING, UNKNOWN, Fault, find_faults
 from steerkit.recipe.schema import Recipe
 
@@ -69,7 +70,7 @@ class Mender:
     def mended(self) -> Recipe | None:
         """The recipe, or None where it can't be mended."""
         for _ in range(_ROUNDS):
-            recipe, faults = find_faults(Recipe, self.value)
+            recipe, faults = find_faults(Recipe, self.value, LAYER_KEYS)
             if recipe is not None:
                 return recipe
             # An unknown key says which known one is lost, which is then no further fault of the same round.

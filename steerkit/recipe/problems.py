@@ -97,8 +97,8 @@ def news(faults: Sequence[Fault], *, partial: bool = False) -> list[Fault]:
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems in the order of the file, each once; those that have no line come first."""
-    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line or 0, problem.where))
+    """Problems in the order of the file, each once; those that have no line come first, those of other files last."""
+    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line or 0, problem.where))
 
 
 def _translate(error: ValidationError, model: type[BaseModel], value: Any, beside: tuple[str, ...]) -> list[Fault]:
@@ -126,7 +126,7 @@ def _fault(detail: ErrorDetails, loc: Path, model: type[BaseModel], value: Any, 
         description = fields[key].description if key in fields else None
         return Fault(loc, kind, f"required{f': {description}' if description else ''}")
     fields = {name: info for name, info in fields.items() if info.json_schema_extra != INTERNAL}
-    known = [*fields, *beside]
+    known = [*fields, *(beside if len(loc) == 1 else ())]
     message = f"unknown key. {nearest(key, known, 'key')}" if known else "unknown key: nothing can be set here"
     absent = [name for name in fields if name not in _inside(value, loc[:-1])]
     meant = next(iter(difflib.get_close_matches(key, absent, n=1)), None)
