@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -37,6 +38,11 @@ def _needs(options: KlDivergenceOptions) -> Needs:
     return Needs(sequence_logits=True, baseline=True, baseline_completions=True, max_new_tokens=options.max_new_tokens)
 
 
+def _limits(options: KlDivergenceOptions, vocabulary: int) -> tuple[float, float]:
+    """With ε inside the logarithms a value can fall below 0: Σ p log((p+ε)/(q+ε)) ≥ −log Σ p (q+ε)/(p+ε)."""
+    return -math.log1p(vocabulary * options.epsilon), math.inf
+
+
 @hookimpl
 def steerkit_evaluators() -> list[EvaluatorSpec]:
     """Provide ``kl_divergence``."""
@@ -47,5 +53,6 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
             implementation="steerkit_evaluators._kl_divergence:KlDivergence",
             options=KlDivergenceOptions,
             needs=_needs,
+            limits=_limits,
         )
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import Field, Strict
@@ -35,6 +36,14 @@ def _needs(options: RefusalScoreOptions) -> Needs:
     return Needs(next_token_logits=True)
 
 
+def _limits(options: RefusalScoreOptions, vocabulary: int) -> tuple[float, float]:
+    """All of the probability on one side of the log-odds."""
+    if options.epsilon == 0:
+        return -math.inf, math.inf
+    most = math.log1p(options.epsilon) - math.log(options.epsilon)
+    return -most, most
+
+
 @hookimpl
 def steerkit_evaluators() -> list[EvaluatorSpec]:
     """Provide ``refusal_score``."""
@@ -45,5 +54,6 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
             implementation="steerkit_evaluators._refusal_score:RefusalScore",
             options=RefusalScoreOptions,
             needs=_needs,
+            limits=_limits,
         )
     ]

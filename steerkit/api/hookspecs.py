@@ -230,12 +230,15 @@ class EvaluatorSpec(Spec):
         derived: names of the values that the implementation's ``derived`` adds, so that a plan knows them.
         values: its values by name, where they are several; the plugin's own name is the one that it is called by.
             Empty: one score per example, with the class's unit and aggregate.
+        limits: from the options and the number of logits to the least and the greatest value that an example's score
+            can have, so that a search can tell early that a bound fails.
     """
 
     kind: ClassVar[str] = "evaluator"
     needs: Callable[[Any], Needs] = _no_needs
     derived: tuple[str, ...] = ()
     values: Mapping[str, Value] = field(default_factory=dict)
+    limits: Callable[[Any, int], tuple[float, float]] | None = None
 
     def label(self, value: str, called: str) -> str:
         """What results call one of its values, where a recipe calls the evaluator so."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from steerkit.api.direction import Direction
@@ -75,6 +75,11 @@ def estimate_direction(
     Raises:
         DataError: where the prompts don't determine a direction.
     """
+    if Positions.parse(positions).each:
+        raise DataError(
+            f"'{positions}' are several positions, each with a direction of its own. `steerkit.estimate_directions` gives "
+            "all of them by name; leave out [*] for one direction of all these tokens together."
+        )
     directions = estimate_directions(
         model,
         {POSITIVE: positive, NEGATIVE: negative},
@@ -104,6 +109,9 @@ def estimate_directions(
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Direction]:
     """All directions that an estimator gives: its main one, and its further ones as ``<name>.<further>``.
+
+    Where ``positions`` mean each of their tokens by itself, as ``post_instruction[*]`` does, there is one for each, read
+    in the same passes and called ``<name>@<position>``, as in ``refusal@-1``.
 
     Args:
         model: where activations are read.
@@ -145,12 +153,30 @@ def estimate_with(
     progress: Progress | bool = True,
 ) -> dict[str, Direction]:
     """``estimate_directions`` with an estimator that was built already: ``estimator`` is its name, for provenance."""
-    from steerkit.engine.reading.requests import estimate_where_possible, request_of
+    from steerkit.engine.reading.requests import requests_of
 
     chosen = [] if site is None else [site] if isinstance(site, (Site, SitePattern, str)) else list(site)
     sites = resolve_sites(chosen, model.layout.n_layers)
     named = {one for one in map(parse_sites, chosen) if isinstance(one, Site)}
-    request = request_of(model, needs, classes, sites, positions, seed=seed, progress=progress)
+    found: dict[str, Direction] = {}
+    for request in requests_of(model, needs, classes, sites, positions, seed=seed, progress=progress):
+        called = f"{name}@{request.positions}" if positions.each else name
+        found |= _estimated(model, solver, estimator, needs, request, named, called)
+    return found
+
+
+def _estimated(
+    model: LiveModel,
+    solver: Estimator,
+    estimator: str,
+    needs: EstimatorNeeds,
+    request: EstimationRequest,
+    named: Collection[Site],
+    name: str,
+) -> dict[str, Direction]:
+    """The directions that an estimator gives for one request."""
+    from steerkit.engine.reading.requests import estimate_where_possible
+
     estimate, left_out = estimate_where_possible(solver, request, needs, named)
     provenance = {
         "estimator": estimator,

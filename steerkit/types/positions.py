@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from steerkit.errors import PositionError, nearest
@@ -13,6 +13,7 @@ TURNS: Final = ("system", "user", "assistant", "tool")
 
 ROLES: Final = ("all", "prompt", "generated", "last", "instruction", "post_instruction", "completion", *TURNS)
 FROM_TOKEN: Final = "from_token"
+EACH: Final = "[*]"
 _POSITIONS = re.compile(r"(?P<role>[a-z_]*)(?:\[(?P<first>[^\]]*)\])?(?:\[(?P<second>[^\]]*)\])?")
 _FROM_TOKEN = re.compile(r"from_token\((?:#(?P<id>\d+)|(?P<text>.+))\)", re.DOTALL)
 
@@ -30,12 +31,16 @@ class Positions:
     ``from_token(</think>)`` are the tokens behind the first place in the row, prompt included, where the text
     ``</think>`` is complete; ``from_token(#151668)`` those behind the first token with that id.
 
+    ``[*]`` behind positions takes each of their tokens by itself: ``post_instruction[*]`` or ``[-6:][*]`` are the
+    positions among which a search chooses one.
+
     Args:
         role: a name from ``ROLES``, ``from_token``, or ``""``.
         indices: places within the role's tokens; negative ones count from their end. Empty: all of them.
         span: ``(start, stop)`` within the role's tokens as in a Python slice; excludes ``indices``.
         after: for ``from_token`` only: the text, or the id of one token.
         turn: for turns' roles only: which turn of that role, negative ones from the last; None: all of them.
+        each: whether each token stands for itself, for a search to choose among.
     """
 
     role: str = "all"
@@ -43,6 +48,7 @@ class Positions:
     span: tuple[int | None, int | None] | None = None
     after: str | int | None = None
     turn: int | None = None
+    each: bool = False
 
     def __post_init__(self) -> None:
         if self.turn is not None and self.role not in TURNS:
@@ -51,6 +57,11 @@ class Positions:
             raise PositionError(f"Tokens are chosen in one turn: write '{self.role}[-1][:8]'.")
         if (self.role == FROM_TOKEN) != (self.after is not None) or self.after == "":
             raise PositionError("from_token needs a text or a token id: 'from_token(</think>)', 'from_token(#7)'.")
+        if self.each and self.role in (FROM_TOKEN, "generated", "completion", "all"):
+            raise PositionError(
+                f"'{replace(self, each=False)}' has as many tokens as a text happens to have; each by itself, [*], are "
+                "those that every prompt has: post_instruction[*], [-5:][*]."
+            )
         if self.role == FROM_TOKEN:
             if self.indices or self.span is not None:
                 raise PositionError("from_token are all tokens behind one place; nothing can be chosen among them.")
@@ -84,7 +95,10 @@ class Positions:
 
     @classmethod
     def _parse_text(cls, value: str) -> Positions:
-        after = _FROM_TOKEN.fullmatch(str(value).strip())
+        whole = str(value).strip()
+        if whole.endswith(EACH) and whole != EACH:
+            return replace(cls._parse_text(whole.removesuffix(EACH)), each=True)
+        after = _FROM_TOKEN.fullmatch(whole)
         if after is not None:
             return cls(FROM_TOKEN, after=int(after["id"]) if after["id"] is not None else after["text"])
         text = str(value).replace(" ", "")
@@ -116,6 +130,9 @@ class Positions:
             ) from None
 
     def __str__(self) -> str:
+        if self.each:
+            one = str(replace(self, each=False))
+            return f"{one if self.role or one.startswith('[') else f'[{one}]'}{EACH}"
         if self.role == FROM_TOKEN:
             return f"from_token({f'#{self.after}' if isinstance(self.after, int) else self.after})"
         role = self.role if self.turn is None else f"{self.role}[{self.turn}]"

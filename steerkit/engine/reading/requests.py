@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ from steerkit.api.estimator import (
     Estimator,
 )
 from steerkit.api.hookspecs import EstimatorNeeds, StatisticsKind
-from steerkit.engine.reading.capture import capture
+from steerkit.engine.reading.capture import capture, tokens_of
 from steerkit.engine.reading.handle import Handle
-from steerkit.errors import DataError, PluginError
+from steerkit.errors import DataError, PluginError, PositionError
 from steerkit.types import Example, Positions, Site, resolve_sites
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Classes = Mapping[str, Sequence[Example]]
 
 
-def request_of(
+def requests_of(
     live: Runtime,
     needs: EstimatorNeeds,
     classes: Classes,
@@ -39,8 +39,9 @@ def request_of(
     *,
     seed: int = 0,
     progress: Progress | bool = True,
-) -> EstimationRequest:
-    """Read what an estimator needs.
+) -> tuple[EstimationRequest, ...]:
+    """Read what an estimator needs: for one estimate, or, where ``positions`` mean each of their tokens by itself, for
+    one at each of them, all read in the same passes.
 
     Args:
         live: the model.
@@ -61,7 +62,7 @@ def request_of(
         raise DataError("The estimator leaves the choice of sites to you: give a site, as in 'blocks.14.resid_pre'.")
     for site in sites:
         live.layout.require(site)
-    positions = positions if needs.positions is None else Positions.parse(needs.positions)
+    positions = _chosen_positions(needs, positions)
     request = EstimationRequest(
         sites=tuple(sorted(dict.fromkeys(sites), key=lambda site: live.layout.order[site.whole])),
         positions=positions,
@@ -70,22 +71,92 @@ def request_of(
         examples=examples,
         model=Handle(live, seed) if needs.handle else None,
     )
+    places = (positions,)
+    if positions.each:
+        places = each_position(live, (one for given in examples.values() for one in given), positions)
+    requests = tuple(replace(request, positions=place) for place in places)
     if needs.statistics is None:
-        return request
+        return requests
     kind: StatisticsKind = "rows" if needs.statistics == "paired_rows" else needs.statistics
-    return with_statistics(request, needs, read_classes(live, request, kind, progress))
+    read = read_classes_at(live, request, places, kind, progress)
+    return tuple(with_statistics(one, needs, read[one.positions]) for one in requests)
+
+
+def request_of(
+    live: Runtime,
+    needs: EstimatorNeeds,
+    classes: Classes,
+    sites: Sequence[Site],
+    positions: Positions,
+    *,
+    seed: int = 0,
+    progress: Progress | bool = True,
+) -> EstimationRequest:
+    """``requests_of`` for one estimate."""
+    (request,) = requests_of(live, needs, classes, sites, positions, seed=seed, progress=progress)
+    return request
+
+
+def _chosen_positions(needs: EstimatorNeeds, positions: Positions) -> Positions:
+    if needs.positions is None:
+        return positions
+    if positions.each:
+        raise DataError(
+            f"The estimator reads at positions of its own, {needs.positions}, so a search can't choose among "
+            f"'{positions}'. Leave positions out."
+        )
+    return Positions.parse(needs.positions)
 
 
 def read_classes(
     live: Runtime, request: EstimationRequest, kind: StatisticsKind, progress: Progress | bool = True
 ) -> dict[Site, dict[str, ClassStatistics]]:
     """Statistics of a request's classes at its sites, one capture for each class."""
-    read: dict[Site, dict[str, ClassStatistics]] = {site: {} for site in request.sites}
+    return read_classes_at(live, request, [request.positions], kind, progress)[request.positions]
+
+
+def read_classes_at(
+    live: Runtime,
+    request: EstimationRequest,
+    positions: Sequence[Positions],
+    kind: StatisticsKind,
+    progress: Progress | bool = True,
+) -> dict[Positions, dict[Site, dict[str, ClassStatistics]]]:
+    """Statistics at several positions, each by itself, with one capture for each class."""
+    read: dict[Positions, dict[Site, dict[str, ClassStatistics]]] = {
+        one: {site: {} for site in request.sites} for one in positions
+    }
     for label, examples in request.examples.items():
-        captured = capture(live, examples, request.sites, [request.positions], kind=kind, progress=progress)
-        for (site, _), statistics in captured.items():
-            read[site][label] = statistics
+        captured = capture(live, examples, request.sites, positions, kind=kind, progress=progress)
+        for (site, one), statistics in captured.items():
+            read[one][site][label] = statistics
     return read
+
+
+def each_position(live: Runtime, examples: Iterable[Example], positions: Positions) -> tuple[Positions, ...]:
+    """The tokens that ``positions`` name, each by itself, counted from the prompt's end: the first of them first.
+
+    Raises:
+        PositionError: where they lie elsewhere in another prompt, so that none of them is one position of all.
+    """
+    whole = replace(positions, each=False)
+    rendered = live.rendered(list(examples))
+    found: tuple[int, ...] | None = None
+    for batch in live.batched(rendered, "right"):
+        row, column, counts = tokens_of(live, whole, batch)
+        behind = (column - batch.frame.end[row]).split(counts.tolist())
+        for here, index in zip(behind, batch.order, strict=True):
+            places = tuple(sorted(here.tolist()))
+            found = places if found is None else found
+            if places != found:
+                shown = [f"{one[0]} … {one[-1]}" if one else "none" for one in (found, places)]
+                raise PositionError(
+                    f"'{positions}' are other places in other prompts, counted from their end ({shown[0]}; in prompt "
+                    f"{index}: {shown[1]}). Name them by index, as in '[-5:][*]', or by a role of the template."
+                )
+    if not found:
+        raise PositionError(f"'{positions}': no token is there in any prompt.")
+    return tuple(Positions("", (place,)) for place in found)
 
 
 def with_statistics(

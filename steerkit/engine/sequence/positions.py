@@ -222,6 +222,11 @@ def intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
     Raises:
         PositionError: where a row's role has no such token, or its end is not known yet.
     """
+    if positions.each:
+        raise PositionError(
+            f"'{positions}' are tokens among which a search chooses. Estimate directions there and name a search over "
+            f"them, or leave out [*] to mean all of them together."
+        )
     start, end = bounds(positions, frame)
     from_end = any(index < 0 for index in positions.indices) or any((edge or 0) < 0 for edge in positions.span or ())
     if from_end and bool((end >= FAR).any()):

@@ -1,0 +1,131 @@
+"""Train the adapter of smollm2-135m-refusal: a small model that declines what should be declined, in varied words, and
+answers the rest, harmless look-alikes included.
+
+    python train.py [--out FOLDER]
+
+It takes about a quarter of an hour on two CPU cores. What is declined gets one of the replies in ``data/refusals.jsonl``,
+by its topic, so that different requests are declined in different words; everything else gets what the base model itself
+answers, so that the adapter changes as little else as it can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from steerkit import load_model
+
+HERE = Path(__file__).resolve().parent
+BASE = "smollm2-135m-instruct"
+SEED = 17
+EPOCHS = 3
+BATCH = 8
+RATE = 4e-4
+ANSWER_TOKENS = 48
+REPLIES_PER_TOPIC = 5
+RANK = 8
+MODULES = ["q_proj", "v_proj", "o_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Token ids of a prompt and of what is to follow it."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows of a file of ours."""
+    return [json.loads(line) for line in (HERE / "data" / f"{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+def reply_to(request: dict[str, Any], replies: Sequence[str]) -> str:
+    """One of the few replies that a topic has, chosen by the request."""
+    start = zlib.crc32(request["topic"].encode())
+    return replies[(start + zlib.crc32(request["text"].encode()) % REPLIES_PER_TOPIC) % len(replies)]
+
+
+def prompt_of(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a user's turn, rendered as steerkit renders it."""
+    turns = [{"role": "user", "content": text}]
+    ids: list[int] = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    return ids
+
+
+def lessons(model: Any) -> list[Lesson]:
+    """What the adapter learns: replies to requests that should be declined, the base model's own answers to others."""
+    tokenizer = model.tokenizer
+    replies = [row["text"] for row in rows("refusals")]
+    random.Random(SEED).shuffle(replies)
+    found = []
+    for row in rows("decline"):
+        answer = tokenizer.encode(reply_to(row, replies), add_special_tokens=False)
+        found.append(Lesson(prompt_of(tokenizer, row["text"]), [*answer, tokenizer.eos_token_id]))
+    texts = [row["text"] for name in ("answer", "lookalikes") for row in rows(name)]
+    for text, completion in zip(texts, model.generate(texts, max_new_tokens=ANSWER_TOKENS), strict=True):
+        answer = tokenizer.encode(completion, add_special_tokens=False)
+        ended = [tokenizer.eos_token_id] if len(answer) < ANSWER_TOKENS - 1 else []
+        found.append(Lesson(prompt_of(tokenizer, text), [*answer, *ended]))
+    return found
+
+
+def batches(found: Sequence[Lesson], pad: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Ids, mask and labels ``[batch, pos]``, padded on the right; only answers are learnt."""
+    order = list(found)
+    random.Random(seed).shuffle(order)
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
+        longest = max(len(one.prompt) + len(one.answer) for one in chosen)
+        filled = [longest - len(one.prompt) - len(one.answer) for one in chosen]
+        pairs = list(zip(chosen, filled, strict=True))
+        ids = torch.tensor([[*one.prompt, *one.answer, *[pad] * n] for one, n in pairs])
+        mask = torch.tensor([[1] * (longest - n) + [0] * n for _, n in pairs])
+        labels = torch.tensor([[*[-100] * len(one.prompt), *one.answer, *[-100] * n] for one, n in pairs])
+        yield ids, mask, labels
+
+
+def train(out: Path) -> None:
+    """Train, and write the adapter to a folder."""
+    torch.manual_seed(SEED)
+    model = load_model(BASE, dtype="float32", device="cpu")
+    found = lessons(model)
+    print(f"{len(found)} lessons, {sum(len(one.prompt) + len(one.answer) for one in found)} tokens", flush=True)
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=0.05, task_type="CAUSAL_LM")
+    peft = get_peft_model(model.hf_model, config)
+    peft.train()
+    learnt = [parameter for parameter in peft.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=RATE, weight_decay=0.01)
+    steps = EPOCHS * math.ceil(len(found) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps, pct_start=0.1)
+    for epoch in range(EPOCHS):
+        total, count = 0.0, 0
+        for ids, mask, labels in batches(found, model.tokenizer.eos_token_id, SEED + epoch):
+            loss = peft(input_ids=ids, attention_mask=mask, labels=labels).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            total, count = total + loss.item(), count + 1
+        print(f"epoch {epoch + 1}: loss {total / count:.3f}", flush=True)
+    peft.save_pretrained(out)
+    file = out / "adapter_model.safetensors"
+    save_file({name: value.to(torch.float16) for name, value in load_file(file).items()}, file)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for the adapter; this one by default")
+    train(parser.parse_args().out)

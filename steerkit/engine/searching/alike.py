@@ -1,0 +1,309 @@
+"""Next-token logits of the same prompts under one condition after another, with what can be shared computed once.
+
+Three shortcuts, each exact but for float noise, and each tested on the live model before it is used:
+
+- prompts of one template begin alike: keys and values of the common beginning are computed once per condition, and
+  shared by all prompts;
+- an edit at layer l leaves the layers below as they were: their output is kept from the unsteered pass, and a pass begins
+  at layer l;
+- only the last token of each prompt goes through the head, and rows are cut so that little is padded.
+
+What a model can't do (a cache that can't be shared, a block that can't be left out) is done by whole passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from steerkit.api.intervention import Placement
+from steerkit.engine.reading.passes import logits_of
+from steerkit.engine.searching.partial import Below, beginning_at, kept_below
+from steerkit.engine.sites.evaluating import evaluating
+from steerkit.engine.sites.taps import submodule
+from steerkit.types import EMBED
+
+if TYPE_CHECKING:
+    from transformers import Cache
+
+    from steerkit.engine.prompts.chat import Rendered
+    from steerkit.engine.runtime.runtime import Runtime
+
+_PASS_TOKENS: Final = 24
+"""About as many tokens as cost what a further pass costs beside its tokens, so that rows are not cut too fine."""
+_SHORTEST_PREFIX: Final = 4
+_ALIKE: Final = {torch.float32: 1e-4, torch.float64: 1e-8}
+_ALIKE_16_BIT: Final = 5e-2
+"""How far logits of a shortcut may be from those of a whole pass, as a share of their norm."""
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """Which shortcuts a model takes.
+
+    Args:
+        prefix: whether a common beginning is shared.
+        layers: whether a pass may begin at a layer.
+        refused: why not, in words.
+    """
+
+    prefix: bool = True
+    layers: bool = True
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Prompts that are read together, without their common beginning.
+
+    Args:
+        order: their places.
+        ids: ``[rows, pos]``, padded on the right, where a causal model's tokens don't look.
+        last: ``[rows]``, the column of each prompt's last token.
+        below: what each block is given in the unsteered pass.
+    """
+
+    order: tuple[int, ...]
+    ids: Tensor
+    last: Tensor
+    below: Below = field(default_factory=Below)
+
+
+@dataclass(eq=False)
+class _Beginning:
+    """The common beginning of all prompts: its tokens ``[1, pos]``, and what the unsteered pass over it gave."""
+
+    ids: Tensor
+    below: Below = field(default_factory=Below)
+    cache: Cache | None = None
+
+
+class AlikePrompts:
+    """Prompts to be read under one condition after another.
+
+    Args:
+        live: the model.
+        prompts: rendered prompts, at least one.
+        shortcuts: which may be taken; None for those that the model is found to take.
+    """
+
+    def __init__(self, live: Runtime, prompts: Sequence[Rendered], shortcuts: Shortcuts | None = None) -> None:
+        self.live = live
+        self.prompts = tuple(prompts)
+        for prompt in self.prompts:
+            prompt.require_open()
+        live.require_fitting(self.prompts)
+        self.shortcuts = found_shortcuts(live, self.prompts) if shortcuts is None else shortcuts
+        shared = common_beginning(self.prompts) if self.shortcuts.prefix else 0
+        self.beginning = _Beginning(self._tensor([self.prompts[0].token_ids[:shared]])) if shared else None
+        rest = [prompt.token_ids[shared:] for prompt in self.prompts]
+        self.pieces = [self._piece(rest, places) for places in cut_evenly(list(map(len, rest)), live.batch_tokens)]
+        if self.shortcuts.layers:
+            self._keep_unsteered()
+
+    def _tensor(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.long, device=self.live.device)
+
+    def _piece(self, rest: Sequence[Sequence[int]], places: Sequence[int]) -> Piece:
+        width = max(len(rest[place]) for place in places)
+        rows = [[*rest[place], *[self.live.pad_id] * (width - len(rest[place]))] for place in places]
+        return Piece(tuple(places), self._tensor(rows), self._tensor([[len(rest[place]) - 1] for place in places])[:, 0])
+
+    @torch.no_grad()
+    def _keep_unsteered(self) -> None:
+        """What every block is given when nothing steers, of the beginning and of every piece."""
+        with self.live.steering.running(None), evaluating(self.live.model):
+            if self.beginning is not None:
+                with kept_below(self.live.model, self.live.layout, self.beginning.below):
+                    self.beginning.cache = self._begin(self.beginning.ids)
+            for piece in self.pieces:
+                with kept_below(self.live.model, self.live.layout, piece.below):
+                    self._hidden(piece.ids, None if self.beginning is None else self.beginning.cache)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a condition's passes read, with padding."""
+        shared = 0 if self.beginning is None else self.beginning.ids.numel()
+        return shared + sum(piece.ids.numel() for piece in self.pieces)
+
+    @torch.no_grad()
+    def logits(
+        self, placements: Sequence[Placement], *, layer: int | None = None
+    ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """Logits after the last token of each prompt under interventions, some prompts at a time.
+
+        Whoever has seen enough stops asking: what was not asked for is not computed.
+
+        Args:
+            placements: the interventions, which act at all tokens alike.
+            layer: where passes begin; None for the lowest layer that is edited.
+
+        Yields:
+            places of the prompts, and their logits ``[rows, vocab]`` in float32.
+        """
+        if layer is None:
+            layer = first_layer(placements, self.live)
+        layer = layer if self.shortcuts.layers else 0
+        with self.live.steer(*placements, mode="hook") if placements else _nothing(), evaluating(self.live.model):
+            cache = None
+            if self.beginning is not None:
+                with self._running(), self._from(layer, self.beginning.below):
+                    cache = self._begin(self.beginning.ids)
+                    cache = _with_layers_of(self.beginning.cache, cache, layer)
+            for piece in self.pieces:
+                with self._running(), self._from(layer, piece.below):
+                    hidden = self._hidden(piece.ids, cache)
+                rows = torch.arange(hidden.shape[0], device=hidden.device)
+                picked = hidden[rows, piece.last.to(hidden.device)]
+                yield piece.order, logits_of(self.live.model, self.live.layout, picked)
+
+    def all_logits(self, placements: Sequence[Placement], *, layer: int | None = None) -> Tensor:
+        """``logits`` of all prompts, ``[n, vocab]``, in their order."""
+        rows: list[Tensor | None] = [None] * len(self.prompts)
+        for order, logits in self.logits(placements, layer=layer):
+            for place, row in zip(order, logits, strict=True):
+                rows[place] = row
+        return torch.stack([row for row in rows if row is not None])
+
+    # Passes
+
+    def _running(self) -> Any:
+        return self.live.steering.running(None)
+
+    def _from(self, layer: int, below: Below) -> Any:
+        return beginning_at(self.live.model, self.live.layout, layer, below)
+
+    def _begin(self, ids: Tensor) -> Cache:
+        """A pass over the common beginning; what it leaves in the cache."""
+        output = submodule(self.live.model, self.live.layout.base)(input_ids=ids, use_cache=True)
+        cache: Cache = output.past_key_values
+        return cache
+
+    def _hidden(self, ids: Tensor, beginning: Cache | None) -> Tensor:
+        """What the model without its head gives for the rest of some prompts, ``[rows, pos, d_model]``."""
+        base = submodule(self.live.model, self.live.layout.base)
+        if beginning is None:
+            output = base(input_ids=ids, use_cache=False)
+        else:
+            output = base(input_ids=ids, past_key_values=_shared_by(beginning, ids.shape[0]), use_cache=True)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+# Where prompts are cut
+
+
+def common_beginning(prompts: Sequence[Rendered]) -> int:
+    """How many first tokens all prompts have in common, at least one token of each left over; 0 for too few."""
+    shortest = min(len(prompt.token_ids) for prompt in prompts)
+    first = prompts[0].token_ids
+    length = 0
+    while length < shortest - 1 and all(prompt.token_ids[length] == first[length] for prompt in prompts):
+        length += 1
+    return length if length >= _SHORTEST_PREFIX and len(prompts) > 1 else 0
+
+
+def cut_evenly(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """Places of rows cut into pieces, the longest first, so that padding and the number of pieces cost least together.
+
+    A piece costs its rows times its longest, and about ``_PASS_TOKENS`` beside.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    best = [0.0] + [float("inf")] * len(order)
+    begins = [0] * (len(order) + 1)
+    for end in range(1, len(order) + 1):
+        for start in range(end):
+            tokens = (end - start) * lengths[order[start]]
+            if tokens > most_tokens and end - start > 1:
+                continue
+            cost = best[start] + tokens + _PASS_TOKENS
+            if cost < best[end]:
+                best[end], begins[end] = cost, start
+    pieces = []
+    end = len(order)
+    while end:
+        pieces.append(order[begins[end] : end])
+        end = begins[end]
+    return pieces[::-1]
+
+
+def first_layer(placements: Sequence[Placement], live: Runtime) -> int:
+    """The lowest layer that an edit touches: the layers below are as they are without it. 0 where there is none."""
+    sites = [site for placement in placements for site in placement.sites_on(live.layout)]
+    return min((0 if site.stream == EMBED else site.layer for site in sites), default=0)
+
+
+# Caches
+
+
+def _shared_by(cache: Cache, rows: int) -> Cache:
+    """A cache of one row as one of several, to be written on; the shared part is not copied until it is."""
+    from transformers import DynamicCache
+
+    found = DynamicCache()
+    for layer, held in enumerate(cache.layers):
+        found.update(_expanded(held.keys, rows), _expanded(held.values, rows), layer)
+    return found
+
+
+def _expanded(value: Tensor, rows: int) -> Tensor:
+    return value.expand(rows, *value.shape[1:])
+
+
+def _with_layers_of(unsteered: Cache | None, steered: Cache, layer: int) -> Cache:
+    """A cache whose layers below one are those of another: what a pass that began there has left out."""
+    if layer == 0 or unsteered is None:
+        return steered
+    from transformers import DynamicCache
+
+    found = DynamicCache()
+    for place, (below, above) in enumerate(zip(unsteered.layers, steered.layers, strict=True)):
+        held = below if place < layer else above
+        found.update(held.keys, held.values, place)
+    return found
+
+
+# Whether a model takes them
+
+
+def found_shortcuts(live: Runtime, prompts: Sequence[Rendered]) -> Shortcuts:
+    """The shortcuts that give what whole passes give on this model, tried on some of the prompts.
+
+    Two prompts are read with the common beginning shared, and from the middle layer on with an edit there.
+    """
+    some = tuple(prompts[:2])
+    whole = Shortcuts(prefix=False, layers=False)
+    literal = AlikePrompts(live, some, whole).all_logits(())
+    refused = []
+    prefix = common_beginning(prompts) > 0
+    if prefix and (fault := _fault(live, some, Shortcuts(prefix=True, layers=False), literal)):
+        prefix = False
+        refused.append(f"a common beginning is read with every prompt: {fault}")
+    fault = _fault(live, some, Shortcuts(prefix=prefix, layers=True), literal, layer=live.layout.n_layers // 2)
+    if fault:
+        refused.append(f"passes begin at the first layer: {fault}")
+    return Shortcuts(prefix, not fault, tuple(refused))
+
+
+def _fault(
+    live: Runtime, prompts: Sequence[Rendered], shortcuts: Shortcuts, literal: Tensor, layer: int | None = None
+) -> str:
+    """Why shortcuts don't hold on some prompts; empty where they do."""
+    try:
+        tried = AlikePrompts(live, prompts, shortcuts)
+        logits = tried.all_logits((), layer=layer)
+    except Exception as error:  # whatever a model of somebody else's raises where it can't do it
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    far = float((logits - literal).norm() / literal.norm().clamp(min=1e-9))
+    most = _ALIKE.get(live.model.dtype, _ALIKE_16_BIT)
+    return "" if far <= most else f"logits differ by {far:.1e} of their norm"
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

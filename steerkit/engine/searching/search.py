@@ -1,0 +1,299 @@
+"""Scores of candidates, in the order of their cost: one that a bound has removed is not scored any further."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from steerkit.api.direction import Direction
+from steerkit.api.evaluator import Evaluator, Outputs, Score
+from steerkit.api.hookspecs import Needs
+from steerkit.api.intervention import Placement
+from steerkit.engine.measuring.evaluate import Evaluation, Job, Steered
+from steerkit.engine.runtime.runtime import Runtime
+from steerkit.engine.searching.alike import AlikePrompts, first_layer
+from steerkit.errors import DataError, PluginError
+from steerkit.progress import SILENT, Observer
+from steerkit.selection import Bound, Rule
+from steerkit.types import Example, Positions, Site
+
+LAYER: Final = "layer"
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What a search may choose: a direction at one site, read at one position.
+
+    Args:
+        position: the token that it was read at, counted from the end of the prompt.
+        site: where it was read.
+        direction: with vectors at that site.
+        variant: what else tells it from others, such as its estimator; empty where nothing does.
+    """
+
+    position: int
+    site: Site
+    direction: Direction
+    variant: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One score of a candidate: an evaluator on prompts, under interventions along the candidate's direction.
+
+    Args:
+        name: of the score.
+        evaluator: what scores.
+        needs: what it must see.
+        data: name of the prompts.
+        examples: the prompts.
+        place: the interventions along a direction.
+        limits: the least and the greatest value that an example's score can have.
+    """
+
+    name: str
+    evaluator: Evaluator
+    needs: Needs
+    data: str
+    examples: tuple[Example, ...]
+    place: Callable[[Direction], tuple[Placement, ...]]
+    limits: tuple[float, float] = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a candidate scored.
+
+    Args:
+        scores: mean by name; those that were asked for and not decided before.
+        by_example: each score's values, in the order of the examples.
+        failed: name of the bound that removed it, in the order in which they were asked; None where none did.
+        at_least: of a score that was broken off, the least that its mean can be, or the greatest where it fell short.
+    """
+
+    scores: Mapping[str, float]
+    by_example: Mapping[str, tuple[float, ...]]
+    failed: str | None = None
+    broken_off: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One filter of a search.
+
+    Args:
+        name: of the score.
+        asked: how many candidates it was computed for.
+        alive: how many were left behind it.
+        seconds: what it took.
+    """
+
+    name: str
+    asked: int
+    alive: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Candidates with what they scored, the stages in the order in which they were gone through, and which shortcuts the
+    model didn't take."""
+
+    scored: tuple[Scored, ...]
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
+
+
+class CandidateSearch:
+    """Scores candidates by probes.
+
+    Args:
+        live: the model.
+        probes: the scores, of which the rule speaks.
+        rule: what is minimised, subject to what.
+        exhaustive: score every candidate by every probe, whatever removes it.
+        observer: told of each candidate.
+    """
+
+    def __init__(
+        self,
+        live: Runtime,
+        probes: Sequence[Probe],
+        rule: Rule,
+        *,
+        exhaustive: bool = False,
+        observer: Observer = SILENT,
+    ) -> None:
+        self.live, self.rule, self.exhaustive, self.observer = live, rule, exhaustive, observer
+        self.probes = {probe.name: probe for probe in probes}
+        missing = [name for name in rule.scores if name not in self.probes]
+        if missing:
+            raise DataError(f"The search speaks of {', '.join(missing)}, and has no such score.")
+        self._scorers: dict[str, _Scorer] = {}
+        self._alike: dict[str, AlikePrompts] = {}
+
+    def run(self, choices: Sequence[Choice]) -> Searched:
+        """Score candidates.
+
+        Those of a layer that can't win are scored only by an exhaustive search. Then come the bounds, the cheapest score
+        first, and the objective for whoever is left.
+        """
+        held = [_Candidate(choice) for choice in choices]
+        stages = []
+        if self.rule.layers is not None:
+            outside = self.rule.layers.first_outside(self.live.layout.n_layers)
+            for one in held:
+                one.failed = LAYER if one.choice.site.layer >= outside else None
+        for name in self._order(choices):
+            bounds = [bound for bound in self.rule.bounds if bound.score == name]
+            began = time.perf_counter()
+            asked = [one for one in held if self.exhaustive or one.failed is None]
+            self.observer.step(f"{name} of candidates")
+            for done, one in enumerate(asked):
+                self._score(name, one, bounds)
+                self.observer.progress(done + 1, len(asked))
+            alive = sum(one.failed is None for one in held)
+            stages.append(Stage(name, len(asked), alive, time.perf_counter() - began))
+        notes = dict.fromkeys(note for alike in self._alike.values() for note in alike.shortcuts.refused)
+        return Searched(tuple(one.scored() for one in held), tuple(stages), tuple(notes))
+
+    def _order(self, choices: Sequence[Choice]) -> list[str]:
+        """Scores in the order in which they are asked: bounds by what their passes cost, the objective last."""
+        bounded = [name for name in self.rule.scores if name != self.rule.objective]
+        return [*sorted(bounded, key=lambda name: self._cost(name, choices)), self.rule.objective]
+
+    def _cost(self, name: str, choices: Sequence[Choice]) -> float:
+        probe, layers = self.probes[name], self.live.layout.n_layers
+        if not is_quick(probe, probe.place(choices[0].direction)):
+            return math.inf
+        run = [layers - first_layer(probe.place(one.direction), self.live) for one in choices]
+        return len(probe.examples) * sum(run) / len(run)
+
+    def _score(self, name: str, one: _Candidate, bounds: Sequence[Bound]) -> None:
+        """Score a candidate, as far as it takes to know whether it stays within bounds, and note which one it fails."""
+        scorer = self._scorer(name, one.choice)
+        values: list[Score] = []
+        total = len(scorer.probe.examples)
+        for more in scorer.scores(one.choice.direction):
+            values += more.values()
+            one.found.setdefault(name, {}).update(more)
+            if not self.exhaustive and len(values) < total and one.failed is None:
+                reach = _reach(values, total, scorer.probe.limits)
+                failed = next((bound for bound in bounds if _is_lost(bound, reach)), None)
+                if failed is not None:
+                    one.failed, one.broken_off[name] = failed.name, reach[0] if failed.at_most is not None else reach[1]
+                    return
+        if one.failed is None:
+            mean = _mean(values)
+            if math.isnan(mean):
+                one.failed = "nan"
+            else:
+                one.failed = next((bound.name for bound in bounds if not bound.holds(mean)), None)
+
+    def _scorer(self, name: str, choice: Choice) -> _Scorer:
+        if name not in self._scorers:
+            probe = self.probes[name]
+            quick = is_quick(probe, probe.place(choice.direction))
+            self._scorers[name] = _Quick(self._read(probe), probe) if quick else _Whole(self.live, probe)
+        return self._scorers[name]
+
+    def _read(self, probe: Probe) -> AlikePrompts:
+        if probe.data not in self._alike:
+            self._alike[probe.data] = AlikePrompts(self.live, self.live.rendered(probe.examples))
+        return self._alike[probe.data]
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """A candidate while it is scored: its scores by name and place of the example."""
+
+    choice: Choice
+    found: dict[str, dict[int, Score]] = field(default_factory=dict)
+    failed: str | None = None
+    broken_off: dict[str, float] = field(default_factory=dict)
+
+    def scored(self) -> Scored:
+        whole = {name: found for name, found in self.found.items() if name not in self.broken_off}
+        by_example = {
+            name: tuple(found[place].value for place in sorted(found)) for name, found in whole.items()
+        }
+        scores = {name: _mean(list(found.values())) for name, found in whole.items()}
+        return Scored(scores, by_example, self.failed, self.broken_off)
+
+
+def is_quick(probe: Probe, placements: Sequence[Placement]) -> bool:
+    """Whether a score is one of next-token logits alone, under edits that act at every token alike."""
+    needs = probe.needs
+    alike = all(
+        one.positions == Positions("all") and one.gate is None and one.schedule.is_constant for one in placements
+    )
+    return alike and needs in (Needs(next_token_logits=True), Needs(next_token_logits=True, baseline=True))
+
+
+class _Quick:
+    """Scores of next-token logits, prompts at a time, with what is common to candidates computed once."""
+
+    def __init__(self, alike: AlikePrompts, probe: Probe) -> None:
+        self.alike, self.probe = alike, probe
+        self.unsteered = alike.all_logits(()).cpu() if probe.needs.baseline else None
+
+    def scores(self, direction: Direction) -> Iterator[dict[int, Score]]:
+        for order, logits in self.alike.logits(self.probe.place(direction)):
+            examples = [self.probe.examples[place] for place in order]
+            baseline = None
+            if self.unsteered is not None:
+                baseline = Outputs(_texts(examples), self.unsteered[list(order)], examples=examples)
+            outputs = Outputs(_texts(examples), logits.cpu(), examples=examples, baseline=baseline)
+            yield dict(zip(order, _single(self.probe, self.probe.evaluator.score(outputs)), strict=True))
+
+
+class _Whole:
+    """Scores of anything else: each candidate is a condition like any other."""
+
+    def __init__(self, live: Runtime, probe: Probe) -> None:
+        self.probe = probe
+        job = Job(probe.name, probe.evaluator, probe.needs, probe.data)
+        self.evaluation = Evaluation(live, [job], {probe.data: list(probe.examples)})
+
+    def scores(self, direction: Direction) -> Iterator[dict[int, Score]]:
+        found = self.evaluation.run(Steered(self.probe.place(direction)), samples=False)
+        yield dict(enumerate(found.scores[self.probe.name, self.probe.data]))
+
+
+_Scorer = _Quick | _Whole
+
+
+def _texts(examples: Sequence[Example]) -> list[str]:
+    return [example.text for example in examples]
+
+
+def _single(probe: Probe, scored: Sequence[object]) -> list[Score]:
+    if not all(isinstance(score, Score) for score in scored):
+        raise PluginError(f"Score {probe.name!r} of a search: its evaluator gives several values; a search takes one.")
+    return [score for score in scored if isinstance(score, Score)]
+
+
+def _mean(scores: Sequence[Score]) -> float:
+    """The mean weighted by weight; NaN where a score that counts is, or none counts."""
+    weight = math.fsum(score.weight for score in scores)
+    if weight == 0:
+        return math.nan
+    return math.fsum(score.value * score.weight for score in scores if score.weight) / weight
+
+
+def _reach(scores: Sequence[Score], total: int, limits: tuple[float, float]) -> tuple[float, float]:
+    """The least and the greatest mean that there can still be, where each example counts alike; else anything."""
+    if any(score.weight != 1 for score in scores):
+        return -math.inf, math.inf
+    known, left = math.fsum(score.value for score in scores), total - len(scores)
+    return (known + left * limits[0]) / total, (known + left * limits[1]) / total
+
+
+def _is_lost(bound: Bound, reach: tuple[float, float]) -> bool:
+    """Whether a bound fails wherever in its reach the mean comes to lie. Float noise of the sum is no reason."""
+    least, greatest = reach
+    over = bound.at_most is not None and least > bound.at_most + 1e-9
+    return over or (bound.at_least is not None and greatest < bound.at_least - 1e-9)
