@@ -116,9 +116,7 @@ def _outputs(graph: Graph, store: Store, executor: Executor, directory: RunDirec
     return outputs
 
 
-def _directions(
-    plan: Plan, model: LiveModel, graph: Graph, outputs: Outputs, folder: Path
-) -> dict[str, Direction]:
+def _directions(plan: Plan, model: LiveModel, graph: Graph, outputs: Outputs, folder: Path) -> dict[str, Direction]:
     """Directions have a file of their own, in which each says what it came from."""
     from steerkit.artifacts.directions import save_directions
 

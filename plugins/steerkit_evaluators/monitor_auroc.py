@@ -63,8 +63,9 @@ def _lacks(options: MonitorAurocOptions, examples: Sequence[Example]) -> Lack | 
 
 def _instead(name: str, known: Sequence[str]) -> str:
     """What there is instead, the nearest one by name."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    bare = {one.strip('"'): one for one in known}  # quotes are no likeness
+    near = difflib.get_close_matches(name.strip('"'), bare, n=1, cutoff=0.5)
+    hint = f" Did you mean {bare[near[0]]}?" if near else ""
     return f".{hint} Available: {', '.join(known[:_SHOWN])}{', …' if len(known) > _SHOWN else ''}" if known else ""
 
 

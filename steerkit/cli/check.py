@@ -179,7 +179,7 @@ def _cost_rows(plan: Plan) -> list[list[str]]:
 
 
 def _options(options: Options) -> str:
-    from steerkit.plan.types import options_as_json
+    from steerkit.plan.listed import options_as_json
 
     values = options_as_json(options, changed_only=True)
     return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())

@@ -89,7 +89,7 @@ def test_what_the_labels_lack_is_named_with_what_there_is() -> None:
         'no example has label "harmful". Did you mean "harm"? Available: "harm", "safe"',
         "positive",
     )
-    assert lack([1, 0], "1") == ('no example has label "1". Available: 1, 0', "positive")
+    assert lack([1, 0], "1") == ('no example has label "1". Did you mean 1? Available: 1, 0', "positive")
     assert lack([True, False], 1)[1] == "positive"
     assert lack(range(10), 11) == (
         "no example has label 11. Did you mean 1? Available: 0, 1, 2, 3, 4, 5, 6, 7, …",
@@ -101,4 +101,4 @@ def test_what_the_labels_lack_is_named_with_what_there_is() -> None:
         "no example has a field 'knid', so none has \"x\" there. Did you mean kind? Available: kind",
         "field",
     )
-    assert lack([None], "x", "kind", kind="y") == ("no example has field 'kind' \"x\". Available: \"y\"", "positive")
+    assert lack([None], "x", "kind", kind="y") == ('no example has field \'kind\' "x". Available: "y"', "positive")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from steerkit.recipe import recipe_from_mapping
 from steerkit.recipe.document import read_document
 from tests.plan.conftest import RECIPE, Planner, Problems
@@ -110,3 +113,30 @@ def test_a_system_prompt_counts_as_acting_and_is_not_seen_by_given_texts(plan: P
         "it can't differ from the baseline there."
     )
     assert expected in notes
+
+
+def test_an_unknown_label_is_told_with_those_that_there_are(plan: Planner, problems: Problems, tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "kind": kind} for n, kind in enumerate(("harm", "safe", "harm", "safe"))]
+    (tmp_path / "kinds.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    kinds = "kinds: {file: kinds.jsonl, label: kind}"
+    more = f"  {kinds}\n  harmless: {{file: kinds.jsonl, label: kind, where: {{kind: safe}}}}"
+    labelled = with_auroc().replace("probe.test, monitor: harm, positive: 1", "kinds, monitor: harm, positive: harm")
+    labelled = labelled.replace("data:\n", f"data:\n{more}\n", 1)
+    assert not [note for note in plan(labelled).notes if "no value" in note]
+    ((line, where, message),) = problems(labelled.replace("positive: harm", "positive: harmful"))
+    assert (where, line) == ("evaluate.0.monitor_auroc.positive", labelled[: labelled.index("auroc")].count("\n") + 1)
+    assert message == 'no example has label "harmful". Did you mean "harm"? Available: "harm", "safe"'
+    ((_, where, message),) = problems(labelled.replace("positive: harm", "positive: harm, field: topic"))
+    assert where == "evaluate.0.monitor_auroc.field" and "no example has a field 'topic'" in message
+    # One of several data sets without the label is a result, and said beforehand.
+    both = labelled.replace("data: kinds, monitor", "data: [kinds, harmless], monitor")
+    (note,) = [note for note in plan(both).notes if "no value" in note]
+    assert note == 'monitor_auroc has no value on harmless: no example has label "harm". Available: "safe".'
+    (note,) = [note for note in plan(with_auroc()).notes if "no value" in note]
+    assert note == "monitor_auroc has no value on probe.test: no example has a label, so none has 1 there."
+
+
+def test_data_that_cannot_be_read_have_one_problem(problems: Problems) -> None:
+    broken = with_auroc().replace("inline: [p1, p2, p3]", "file: missing.jsonl")
+    ((_, where, _),) = problems(broken)
+    assert where == "data.probe"
