@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from steerkit.api.hookspecs import EstimatorSpec, Options
 from steerkit.catalog import Catalog, needs_of
@@ -17,7 +18,10 @@ from steerkit.recipe.data import DataRef, load_data
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.rows import describe_shared, identity, prompt_of
 from steerkit.recipe.schema import DirectionRecipe
-from steerkit.types import Example, Positions, Site, SitePattern, parse_sites
+from steerkit.types import HEAD_OUT, Example, Positions, Site, SitePattern, parse_sites
+
+if TYPE_CHECKING:
+    from steerkit.api.format import Given, Places
 
 
 class DirectionResolver(ModelResolver):
@@ -98,10 +102,24 @@ class DirectionResolver(ModelResolver):
         if fault is None:
             places = saved_places(file, self.catalog, format)
             own = name if name in places else next(iter(places), name)
-            fault = given.fault(own, places[own].sites, places[own].positions) if own in places else None
+            if own in places:
+                fault = given.fault(own, places[own].sites, places[own].positions)
+                fault = fault or self.width_fault(own, places[own], given)
         if fault is None:
             return PlannedDirection(name, site=given.site, positions=given.positions, file=file, format=format)
         self.complain(fault, "directions", name, "file")
+        return None
+
+    def width_fault(self, name: str, places: Places, given: Given) -> str | None:
+        """That the vectors of a file are another model's by their width; None where they may be this one's."""
+        sites = places.sites or (() if not isinstance(given.site, Site) else (given.site,))
+        for site, width in zip(sites, places.widths, strict=False):
+            # How wide heads are is known where the model is loaded.
+            if self.model.d_model is not None and site.stream != HEAD_OUT and width != self.model.d_model:
+                return (
+                    f"direction {name!r} has vectors of width {width} at {site}, and the model's width is "
+                    f"{self.model.d_model}: name a file that was made on this model"
+                )
         return None
 
     def check_classes(self, classes: Sequence[DataRef | None], positions: Positions, path: tuple[KeyPart, ...]) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from steerkit.plan.model import look_at
+from steerkit.types import Site
 from tests.plan.conftest import Planner, Problems
 
 RECIPE = """\
@@ -116,3 +118,38 @@ def test_a_base_model_without_a_template_is_told_before_loading(
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }}", "utf-8")
     found = plan(RECIPE, f"model.source={folder}", "model.chat_template={file: t.jinja}")
     assert found.loading.chat_template == "{{ messages[0].content }}"
+
+
+def test_the_depth_of_a_tiny_model_is_known(problems: Problems) -> None:
+    for before, after, where in (
+        ("site: blocks.1.resid_pre", "site: blocks.3.resid_pre", "directions.warmth.site"),
+        ("site: blocks.1.resid_pre", 'site: "blocks.1-3.resid_pre"', "directions.warmth.site"),
+        ("coefficient: 4.0", "coefficient: 4.0, sites: [blocks.7.resid_post]", "conditions.warmer.0.add.sites.0"),
+    ):
+        assert before in RECIPE
+        found = [item for item in problems(RECIPE.replace(before, after)) if item[1] == where]
+        assert len(found) == 1 and "the model has 3 layers" in found[0][2], found
+
+
+def test_a_file_of_directions_of_another_width_is_refused(plan: Planner, problems: Problems, tmp_path: Path) -> None:
+    from steerkit.api.direction import Direction
+    from steerkit.artifacts.directions import save_directions
+
+    def saved(name: str, site: str, width: int) -> str:
+        save_directions(tmp_path / name, [Direction({Site.parse(site): torch.ones(1, width)}, name="warmth")])
+        return f"directions.warmth={{file: {name}}}"
+
+    good = saved("good.safetensors", "blocks.1.resid_pre", 32)
+    head = saved("head.safetensors", "blocks.1.head_out[0]", 8)
+    wide = saved("wide.safetensors", "blocks.1.resid_pre", 64)
+    plan(RECIPE, good)
+    plan(RECIPE, head)
+    ((_, where, message),) = problems(RECIPE, wide)
+    assert where == "--set directions.warmth" and message == (
+        "direction 'warmth' has vectors of width 64 at blocks.1.resid_pre, and the model's width is 32: name a file "
+        "that was made on this model"
+    )
+    folder = write_model(tmp_path / "wider", num_hidden_layers=3, hidden_size=64)
+    plan(RECIPE, wide, f"model.source={folder}")
+    assert problems(RECIPE, good, f"model.source={folder}")
+    plan(RECIPE, wide, "model.source=somebody/unknown")
