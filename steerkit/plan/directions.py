@@ -105,6 +105,7 @@ class DirectionResolver(ModelResolver):
             if own in places:
                 fault = given.fault(own, places[own].sites, places[own].positions)
                 fault = fault or self.width_fault(own, places[own], given)
+                self.note_depth(own, places[own])
         if fault is None:
             return PlannedDirection(name, site=given.site, positions=given.positions, file=file, format=format)
         self.complain(fault, "directions", name, "file")
@@ -121,6 +122,14 @@ class DirectionResolver(ModelResolver):
                     f"{self.model.d_model}: name a file that was made on this model"
                 )
         return None
+
+    def note_depth(self, name: str, places: Places) -> None:
+        """Say that a file's vectors are of a deeper model. At sites that the recipe names they can still be used."""
+        layers = self.model.n_layers
+        beyond = [] if layers is None else [str(site) for site in places.sites if site.layer >= layers]
+        if layers is not None and beyond:
+            has = f"the model has {layers} layers, 0 to {layers - 1}"
+            self.notes.append(f"Direction {name!r} has vectors at {', '.join(beyond)}, and {has}.")
 
     def check_classes(self, classes: Sequence[DataRef | None], positions: Positions, path: tuple[KeyPart, ...]) -> None:
         """The two classes of a direction have no text in common, and have what is to be read."""

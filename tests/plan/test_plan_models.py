@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from steerkit.api.direction import Direction
+from steerkit.artifacts.directions import save_directions
 from steerkit.plan.model import look_at
 from steerkit.types import Site
 from tests.plan.conftest import Planner, Problems
@@ -132,9 +134,6 @@ def test_the_depth_of_a_tiny_model_is_known(problems: Problems) -> None:
 
 
 def test_a_file_of_directions_of_another_width_is_refused(plan: Planner, problems: Problems, tmp_path: Path) -> None:
-    from steerkit.api.direction import Direction
-    from steerkit.artifacts.directions import save_directions
-
     def saved(name: str, site: str, width: int) -> str:
         save_directions(tmp_path / name, [Direction({Site.parse(site): torch.ones(1, width)}, name="warmth")])
         return f"directions.warmth={{file: {name}}}"
@@ -145,7 +144,7 @@ def test_a_file_of_directions_of_another_width_is_refused(plan: Planner, problem
     plan(RECIPE, good)
     plan(RECIPE, head)
     ((_, where, message),) = problems(RECIPE, wide)
-    assert where == "--set directions.warmth" and message == (
+    assert where == "--set directions.warmth.file" and message == (
         "direction 'warmth' has vectors of width 64 at blocks.1.resid_pre, and the model's width is 32: name a file "
         "that was made on this model"
     )
@@ -153,3 +152,12 @@ def test_a_file_of_directions_of_another_width_is_refused(plan: Planner, problem
     plan(RECIPE, wide, f"model.source={folder}")
     assert problems(RECIPE, good, f"model.source={folder}")
     plan(RECIPE, wide, "model.source=somebody/unknown")
+
+
+def test_a_file_from_a_deeper_model_is_noted(plan: Planner, tmp_path: Path) -> None:
+    """Its vectors can be used at sites that the recipe names, so it is no mistake by itself."""
+    vectors = {Site.parse(site): torch.ones(1, 32) for site in ("blocks.1.resid_pre", "blocks.7.resid_pre")}
+    save_directions(tmp_path / "deep.safetensors", [Direction(vectors, name="warmth")])
+    notes = plan(RECIPE, "directions.warmth={file: deep.safetensors}").notes
+    assert "Direction 'warmth' has vectors at blocks.7.resid_pre, and the model has 3 layers, 0 to 2." in notes
+    assert not any("has vectors at" in note for note in plan(RECIPE).notes)
