@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from steerkit.artifacts.directions import load_directions
+from steerkit.artifacts.directions import load_directions, save_directions
 from steerkit.engine.loading.configs import config_values
 from steerkit.engine.sites.selftest_memory import key_of
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
@@ -41,6 +42,26 @@ def test_the_same_weights_in_another_folder_compute_nothing_again(
     alone = run_recipe(recipes[1], out=tmp_path / "alone")
     assert done
     assert (alone / "directions.safetensors").read_bytes() == (second / "directions.safetensors").read_bytes()
+
+
+def test_a_saved_direction_counts_by_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_recipe(_written(tmp_path / "made.yaml", RECIPE), out=tmp_path / "runs")
+    (made,) = load_directions(first / "directions.safetensors").values()
+    text = re.sub(r"  warmth: \{estimator.*", "  warmth: {file: saved.safetensors}", RECIPE)
+    runs = []
+    for source in ("one", "another"):
+        save_directions(tmp_path / "saved.safetensors", [made.replace(provenance={"model": source})])
+        with monkeypatch.context() as patch:
+            done = carried(patch)
+            runs.append(run_recipe(_written(tmp_path / "read.yaml", text), out=tmp_path / "runs"))
+        assert bool(done) == (source == "one")
+        (direction,) = load_directions(runs[-1] / "directions.safetensors").values()
+        assert direction.provenance["model"] == source
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
 
 
 def test_a_config_counts_by_all_but_where_it_was_loaded_from() -> None:

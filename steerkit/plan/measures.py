@@ -90,11 +90,15 @@ class MeasureResolver(ConditionResolver):
     def lack(self, item: PlannedEvaluation, refs: Sequence[DataRef], path: tuple[KeyPart, ...]) -> Lack | None:
         """What the examples of some splits together lack for an evaluator, or None."""
         try:
-            return item.spec.lacks(item.options, [one for ref in refs for one in self.examples(ref)])
+            lack: object = item.spec.lacks(item.options, [one for ref in refs for one in self.examples(ref)])
         except Exception as error:
             what = "failed to say what examples lack"
             self.complain(f"{item.spec.name} {what}: {type(error).__name__}: {error}", *path)
             return None
+        if lack is not None and not isinstance(lack, Lack):
+            what = f"`lacks` returned {type(lack).__name__}, not steerkit.api.hookspecs.Lack"
+            raise PluginError(f"Evaluator {item.spec.name!r}: {what}.")
+        return lack
 
     def samples(self) -> PlannedSamples | None:
         """The samples, or None."""
