@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
+import pytest
+
+from steerkit.catalog import Catalog
+from steerkit.errors import PluginError, RecipeError
+from steerkit.plan import plan_recipe
 from steerkit.recipe import recipe_from_mapping
 from steerkit.recipe.document import read_document
+from steerkit_architectures import llama
 from tests.plan.conftest import RECIPE, Planner, Problems
 
 MONITORS = RECIPE + "monitors:\n  harm: {direction: warmth, above: 3.0, positions: generated}\n"
@@ -140,3 +148,40 @@ def test_data_that_cannot_be_read_have_one_problem(problems: Problems) -> None:
     broken = with_auroc().replace("inline: [p1, p2, p3]", "file: missing.jsonl")
     ((_, where, _),) = problems(broken)
     assert where == "data.probe"
+
+
+ODD = """
+from steerkit.api.hookspecs import EvaluatorSpec, Options, hookimpl
+
+STEERKIT_CONTRACT = 2
+
+
+class How(Options):
+    fails: bool = False
+
+
+def lacks(options, examples):
+    return len(examples) / 0 if options.fails else "a sentence"
+
+
+@hookimpl
+def steerkit_evaluators():
+    return [EvaluatorSpec("odd", "O.", "nowhere:A", How, lacks=lacks)]
+"""
+
+
+def test_an_evaluator_that_says_nonsense_of_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd_lacks_of_a_test.py").write_text(ODD, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    catalog = Catalog.from_modules(importlib.import_module("odd_lacks_of_a_test"), llama)
+    monkeypatch.delitem(sys.modules, "odd_lacks_of_a_test")
+
+    def plan_with(option: str) -> None:
+        text = 'name: odd\nmodel: {source: "tiny-random:llama"}\ndata: {texts: {inline: [a, b]}}\n'
+        (tmp_path / "odd.yaml").write_text(f"{text}evaluate: [{{odd: {{data: texts, fails: {option}}}}}]\n", "utf-8")
+        plan_recipe(tmp_path / "odd.yaml", (), catalog)
+
+    with pytest.raises(RecipeError, match="odd failed to say what examples lack: ZeroDivisionError"):
+        plan_with("true")
+    with pytest.raises(PluginError, match=r"Evaluator 'odd': `lacks` returned str, not steerkit\.api\.hookspecs\.Lack"):
+        plan_with("false")
