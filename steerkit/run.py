@@ -86,7 +86,7 @@ def execute(
             with closing(LocalExecutor(Bench(use, model, observer))) as executor:
                 outputs = _outputs(graph, Store(store or out / STORE), executor, directory, observer)
                 # What can't work is found here, before hours of measuring: sites, widths and positions.
-                directions = _directions(plan, graph, outputs, directory.path)
+                directions = _directions(plan, model, graph, outputs, directory.path)
                 conditions = stages.conditions(plan, directions)
                 stages.require_possible(conditions, plan, model)
                 stages.require_monitors(plan, directions, model)
@@ -118,7 +118,7 @@ def _outputs(graph: Graph, store: Store, executor: Executor, directory: RunDirec
     return outputs
 
 
-def _directions(plan: Plan, graph: Graph, outputs: Outputs, folder: Path) -> dict[str, Direction]:
+def _directions(plan: Plan, model: LiveModel, graph: Graph, outputs: Outputs, folder: Path) -> dict[str, Direction]:
     """Directions have a file of their own, in which each says what it came from."""
     from steerkit.artifacts.directions import save_directions
 
@@ -128,10 +128,12 @@ def _directions(plan: Plan, graph: Graph, outputs: Outputs, folder: Path) -> dic
     directions = []
     for planned in plan.directions:
         classes = {"positive": str(planned.positive), "negative": str(planned.negative), "recipe_hash": plan.hash}
+        # Of what may have been kept by another run: this run's names for what it came from.
+        own = {**classes, "model": model.source}
         for name in (planned.name, *planned.further):
             direction = stages.read_direction(found[graph.directions[name]], name)
             if planned.file is None:
-                direction = direction.replace(provenance={**direction.provenance, **classes})
+                direction = direction.replace(provenance={**direction.provenance, **own})
             directions.append(direction)
     save_directions(folder / "directions.safetensors", directions)
     return {direction.name: direction for direction in directions}

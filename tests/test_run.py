@@ -563,7 +563,7 @@ def test_a_recipe_with_one_prompt_per_class_says_what_it_cannot_know(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("conditions.warmer.0.add.sites=[blocks.99.resid_pre]", "Condition warmer: .*layers"),
+        ('conditions.warmer.0.add.sites=["blocks.1.head_out[99]"]', "Condition warmer: .*heads"),
         ("conditions.warmer.0.add.coefficient=[1, 2]", "Condition warmer"),
         ("conditions.warmer.0.add.positions=-500", "Condition warmer: .*has only"),
     ],

@@ -66,7 +66,8 @@ def test_values_of_examples_and_of_the_whole_are_records(run: Path) -> None:
     assert peak["unit"] == "projection" and peak["difference"] is not None and peak["not_computed"] == 0
     whole = record(results, "warmer", "monitor_auroc")
     assert whole["aggregate"] == "whole" and whole["value"] is None, "plain texts have no label"
-    assert any("monitor_auroc on cold.test under warmer: No value" in note for note in results["notes"])
+    said = "monitor_auroc on cold.test under warmer: No value: no example has a label, so none has 1 there."
+    assert said in results["notes"]
     names = [entry["name"] for entry in results["evaluators"]]
     assert names[:3] == ["monitor_auroc", "crossed", "peak_reading"]
     assert results["monitors"][0]["sites"] == ["blocks.1.resid_pre"]
@@ -179,6 +180,18 @@ def test_why_there_is_no_difference_is_told(tmp_path: Path) -> None:
     assert len(notes(given(lost=1), given(lost=1))) == 2
     # The same note of the value and of its difference is told once.
     assert len(notes(given(lost=1), given())) == 2
+
+
+def test_a_label_that_no_example_has_is_named_by_the_runs_note(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(MONITORED)
+    plan = plan_recipe(tmp_path / "small.yaml", (), Catalog.discover())
+    labelled = tuple(replace(Example.of(f"text {place}"), label="safe") for place in range(4))
+    plan = replace(plan, data={**plan.data, "cold": {"test": labelled}})
+    (planned,) = [item for item in plan.evaluations if item.name == "monitor_auroc"]
+    scores = (Score(1.0),) * 4
+    found = ConditionScores({("peak_reading", "cold.test"): scores, ("crossed", "cold.test"): scores}, {})
+    (note,) = records_of(plan, planned, DataRef("cold", "test"), "c", found, found)[1]
+    assert note == 'monitor_auroc on cold.test under c: No value: no example has label 1. Available: "safe".'
 
 
 def test_a_data_set_with_labels_has_an_auroc(tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.monitor import Readings
 from steerkit.errors import PluginError
 from steerkit.types import Example, same_value
 from steerkit_evaluators._outputs import required
-from steerkit_evaluators.monitor_auroc import MonitorAurocOptions
+from steerkit_evaluators.monitor_auroc import MonitorAurocOptions, label_of
 
 
 class MonitorAuroc(Evaluator[MonitorAurocOptions]):
@@ -35,7 +34,7 @@ class MonitorAuroc(Evaluator[MonitorAurocOptions]):
         """The AUROC: how often a positive example's peak is above another one's, ties counting half."""
         of_class: dict[bool, list[float]] = {True: [], False: []}
         for example, score in zip(examples, scores, strict=True):
-            if (label := _label(example, options.field)) is not None:
+            if (label := label_of(example, options.field)) is not None:
                 of_class[same_value(label, options.positive)].append(score["peak_reading"].value)
         return {"monitor_auroc": _auroc(of_class[True], of_class[False])}
 
@@ -44,10 +43,6 @@ def _scores(readings: Readings) -> dict[str, Score]:
     read = not math.isnan(readings.peak)
     crossed = float(readings.crossed) if read else math.nan
     return {"crossed": Score(crossed), "peak_reading": Score(float(readings.peak))}
-
-
-def _label(example: Example, field: str) -> Any:
-    return example.label if field == "label" and example.label is not None else example.fields.get(field)
 
 
 def _auroc(positive: Sequence[float], negative: Sequence[float]) -> float:

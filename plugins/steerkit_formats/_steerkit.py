@@ -22,13 +22,14 @@ class SteerkitFormat(Format[SteerkitOptions]):
 
     def sniff(self, path: Path) -> bool:
         """Whether the file's header says that it holds directions of steerkit's."""
-        return HEADER in _metadata(path)
+        metadata = _header(path).get("__metadata__")
+        return isinstance(metadata, dict) and HEADER in metadata
 
     def places(self, path: Path) -> Mapping[str, Places]:
-        """Sites and positions of each direction, from the header alone."""
+        """Sites, positions and widths of each direction, from the header alone."""
         try:
-            return {name: Places(*places) for name, places in places_in(_metadata(path)[HEADER]).items()}
-        except (ValueError, KeyError, TypeError, AttributeError, SteerkitError):
+            return {name: Places(*places) for name, places in places_in(_header(path)).items()}
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, SteerkitError):
             return {}  # what is wrong is said where the file is read
 
     def read(self, path: Path, given: Given = Given()) -> Contents:
@@ -53,13 +54,12 @@ class SteerkitFormat(Format[SteerkitOptions]):
         return Written(directions_to_bytes(list(contents.directions.values())))
 
 
-def _metadata(path: Path) -> Mapping[str, Any]:
-    """What the header of a safetensors file says beside its tensors; nothing for any other file."""
+def _header(path: Path) -> Mapping[str, Any]:
+    """The header of a safetensors file; nothing for any other file."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             header = json.loads(file.read(length)) if 0 < length <= _LONGEST_HEADER else None
     except (OSError, ValueError, RecursionError):
         return {}
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    return metadata if isinstance(metadata, dict) else {}
+    return header if isinstance(header, dict) else {}

@@ -78,9 +78,14 @@ def directions_from_bytes(data: bytes, where: str = "directions", given: Given =
     return {direction.name: direction for direction in directions}
 
 
-def places_in(text: str) -> dict[str, tuple[tuple[Site, ...], Positions | None]]:
-    """Sites and positions of each direction, from the text of the header alone."""
-    return {name: (sites, positions) for name, sites, positions in map(_places_of, json.loads(text)["directions"])}
+def places_in(header: Mapping[str, Any]) -> dict[str, tuple[tuple[Site, ...], Positions | None, tuple[int, ...]]]:
+    """Sites, positions and widths of each direction, from the header of a file alone: tensors and metadata."""
+    found = {}
+    for entry in json.loads(header["__metadata__"][HEADER])["directions"]:
+        name, sites, positions = _places_of(entry)
+        keys = [_key(name, VECTORS, site) for site in sites] if len(sites) > 1 else [_key(name, VECTORS, None)]
+        found[name] = (sites, positions, tuple(int(header[key]["shape"][-1]) for key in keys))
+    return found
 
 
 def _tensors(direction: Direction) -> dict[str, Tensor]:

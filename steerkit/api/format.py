@@ -80,10 +80,12 @@ class Places:
     Args:
         sites: none where it doesn't say.
         positions: None where it doesn't say.
+        widths: of the vectors at each site; none where only reading the file tells.
     """
 
     sites: tuple[Site, ...] = ()
     positions: Positions | None = None
+    widths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ class Format(ABC, Generic[OptionsT]):
         """Whether a file is of this format, from as little of it as will do. Never raises for a file that isn't."""
 
     def places(self, path: Path) -> Mapping[str, Places]:
-        """Sites and positions of each direction, from as little of the file as will do; nothing where only reading it
-        tells. With it ``steerkit check`` finds sites that a model doesn't have."""
+        """Sites, positions and widths of each direction, from as little of the file as will do; nothing where only
+        reading it tells. With it ``steerkit check`` finds sites that a model doesn't have, and vectors of another one.
+        """
         return {}
 
     @abstractmethod

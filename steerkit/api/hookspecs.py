@@ -28,10 +28,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
 import pluggy
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from steerkit.types import Example
 
 CONTRACT: Final = 2
 """The version of this page. A plugin's module says the one that it was written for, as ``STEERKIT_CONTRACT``; one of an
@@ -116,6 +121,20 @@ class Value:
     unit: str = ""
     aggregate: Literal["mean", "proportion", "whole"] = "mean"
     bootstrap: bool = True
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What examples lack, so that an evaluator has no value of the whole set.
+
+    Args:
+        what: in words, as "No value: ..." goes on; perhaps with what there is instead.
+        option: the evaluator's option that names what no example has, so that a plan is refused where that is so of all
+            its data; None where examples may well lack it, and a plan says so in a note.
+    """
+
+    what: str
+    option: str | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +240,10 @@ def _no_needs(options: Any) -> Needs:
     return Needs()
 
 
+def _lacks_nothing(options: Any, examples: Sequence[Example]) -> Lack | None:
+    return None
+
+
 @dataclass(frozen=True)
 class EvaluatorSpec(Spec):
     """An evaluator. See ``steerkit.api.evaluator.Evaluator``.
@@ -232,6 +255,8 @@ class EvaluatorSpec(Spec):
             Empty: one score per example, with the class's unit and aggregate.
         limits: from the options and the number of logits to the least and the greatest value that an example's score
             can have, so that a search can tell early that a bound fails.
+        lacks: from the options and the examples of a data set to what these lack for its values of the whole, or None.
+            A plan asks before anything is run, and a value that there isn't says so.
     """
 
     kind: ClassVar[str] = "evaluator"
@@ -239,6 +264,7 @@ class EvaluatorSpec(Spec):
     derived: tuple[str, ...] = ()
     values: Mapping[str, Value] = field(default_factory=dict)
     limits: Callable[[Any, int], tuple[float, float]] | None = None
+    lacks: Callable[[Any, Sequence[Example]], Lack | None] = _lacks_nothing
 
     def label(self, value: str, called: str) -> str:
         """What results call one of its values, where a recipe calls the evaluator so."""

@@ -13,9 +13,18 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     from steerkit.api.hookspecs import Options
-    from steerkit.plan import Plan, PlannedCondition, PlannedDirection
+    from steerkit.plan import (
+        Plan,
+        PlannedCondition,
+        PlannedDirection,
+        PlannedGate,
+        PlannedIntervention,
+        PlannedMonitor,
+    )
     from steerkit.recipe.data import Splits
     from steerkit.stages import Preview
 
@@ -116,7 +125,9 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
         [_direction_row(item) for item in plan.directions],
     )
     conditions = [["baseline", "nothing", ""], *(_condition_row(plan, item) for item in plan.conditions)]
-    _table(console, "conditions", ("name", "interventions", "controls"), conditions)
+    _table(console, "conditions", ("name", "what is done", "controls"), conditions)
+    monitors = [_monitor_row(item) for item in plan.monitors]
+    _table(console, "monitors", ("name", "direction", "warns", "sites", "positions"), monitors)
     evaluators = [[item.name, ", ".join(map(str, item.data)), _options(item.options)] for item in plan.evaluations]
     _table(console, "evaluators", ("name", "data", "options"), evaluators)
     _table(console, "cost, at most", ("", ""), _cost_rows(plan))
@@ -165,17 +176,34 @@ def _direction_row(item: PlannedDirection) -> list[str]:
 
 
 def _condition_row(plan: Plan, item: PlannedCondition) -> list[str]:
-    lines = []
-    for one in item.interventions:
-        where = ", ".join(map(str, one.sites)) if one.sites is not None else "its default sites"
-        what = " ".join(part for part in (one.spec.name, one.direction_text or "", _options(one.options)) if part)
-        lines.append(f"{what} at {where}, positions {one.positions}")
+    lines = [_intervention(one) for one in item.interventions]
     if item.system_prompt is not None:
         lines.append(f"system prompt {json.dumps(item.system_prompt, ensure_ascii=False)}")
     if item.mode != "auto":
         lines.append(f"mode {item.mode}")
     controls = item.n_controls(plan.random_directions)
     return [item.name, "\n".join(lines), f"{controls} random" if controls else "none"]
+
+
+def _intervention(item: PlannedIntervention) -> str:
+    """What it does, where, and when, in the words of a report."""
+    where = ", ".join(map(str, item.sites)) if item.sites is not None else "its default sites"
+    what = " ".join(part for part in (item.spec.name, item.direction_text or "", _options(item.options)) if part)
+    schedule = [] if item.schedule.is_constant else [f"times {item.schedule}"]
+    gate = [] if item.gate is None else [_gate(item.gate)]
+    return ", ".join([f"{what} at {where}", f"positions {item.positions}", *schedule, *gate])
+
+
+def _gate(gate: PlannedGate) -> str:
+    decides = "the token" if gate.at == "token" else f"the prompt's {gate.positions}"
+    where = f" at {gate.site}" if gate.site is not None else ""
+    extra = " in an extra pass" if gate.prepass else ""
+    return f"where {decides} projects on {gate.direction} {gate.side} {gate.threshold:g}{where}{extra}"
+
+
+def _monitor_row(item: PlannedMonitor) -> list[str]:
+    sites = "where its direction is" if item.sites is None else ", ".join(map(str, item.sites))
+    return [item.name, item.direction, f"{item.side} {item.threshold:g}", sites, str(item.positions)]
 
 
 def _cost_rows(plan: Plan) -> list[list[str]]:
@@ -197,13 +225,14 @@ def _totals(plan: Plan) -> list[str]:
 
 
 def _options(options: Options) -> str:
-    from steerkit.plan.types import options_as_json
+    from steerkit.plan.listed import options_as_json
 
     values = options_as_json(options, changed_only=True)
     return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
 
 
 def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; a cell of several lines is a list."""
     from rich.table import Table
     from rich.text import Text
 
@@ -215,6 +244,22 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[
     for index, column in enumerate(columns):
         table.add_column(column, style="cyan" if index == 0 else "", header_style="dim", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*map(_cell, row))
     console.print(table)
     console.print()
+
+
+def _cell(text: str) -> Text | Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    items = text.split("\n")
+    if len(items) < 2:
+        return Text(text)
+    # A table of its own, so that an item that is broken over lines is told from the next one.
+    listed = Table.grid()
+    listed.add_column()
+    listed.add_column(overflow="fold")
+    for item in items:
+        listed.add_row("- ", Text(item))
+    return listed

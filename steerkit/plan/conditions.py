@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from steerkit.api.hookspecs import InterventionSpec, Options
 from steerkit.errors import SteerkitError, nearest
-from steerkit.plan.adapter import ModelResolver
+from steerkit.plan.directions import DirectionResolver
 from steerkit.plan.names import KeyPart
 from steerkit.plan.types import PlannedCondition, PlannedGate, PlannedIntervention
 from steerkit.recipe.draft import INTERVENTION_KEYS, OPTIONS
@@ -26,14 +26,13 @@ from steerkit.types import (
     Schedule,
     Site,
     SitePattern,
-    parse_sites,
 )
 
 _STREAMS_IN_ORDER: Final = (RESID_PRE, HEAD_OUT, ATTN_OUT, RESID_MID, MLP_OUT, "other writers", RESID_POST)
 _WITHIN_PROMPTS: Final = ("prompt", "instruction", "post_instruction", "", *TURNS)
 
 
-class ConditionResolver(ModelResolver):
+class ConditionResolver(DirectionResolver):
     """Resolves section ``conditions``."""
 
     def condition(self, name: str, written: ConditionRecipe) -> list[PlannedCondition]:
@@ -134,14 +133,6 @@ class ConditionResolver(ModelResolver):
             for direction in directions:
                 self.check_known(direction, path)
 
-    def check_known(self, direction: str, path: tuple[KeyPart, ...]) -> None:
-        """There is such a direction."""
-        known = [*self.recipe.directions, *self.further]
-        if direction not in known and not self.draft.lost("directions", direction):
-            self.complain(
-                f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
-            )
-
     def check_sites(
         self, spec: InterventionSpec, options: Options, directions: Sequence[str], path: tuple[KeyPart, ...]
     ) -> None:
@@ -153,59 +144,16 @@ class ConditionResolver(ModelResolver):
                 continue
             if at is not None:
                 if isinstance(sites, tuple) and Site.parse(at) not in sites:
-                    self.complain(f"direction {name!r} has no vectors at {at}; {_has(sites)}", *path, OPTIONS, "at")
+                    self.complain(f"direction {name!r} has no vectors at {at}; {held_at(sites)}", *path, OPTIONS, "at")
             elif isinstance(sites, SitePattern) or len(sites) > 1:
                 advice = "choose a direction at one site"
                 if "at" in type(options).model_fields:
                     example = "<site>" if isinstance(sites, SitePattern) else sites[len(sites) // 2]
                     advice = f"say whose vectors are meant, at: {example}"
                 self.complain(
-                    f"{spec.name} uses the vectors of one site, and of direction {name!r} {_has(sites)}; {advice}",
+                    f"{spec.name} uses the vectors of one site, and of direction {name!r} {held_at(sites)}; {advice}",
                     *path,
                 )
-
-    def check_monitored(
-        self, direction: str, sites: Sequence[Site | SitePattern] | None, path: tuple[KeyPart, ...]
-    ) -> None:
-        """Of a direction at several sites a monitor says at which ones it reads, as far as they are known."""
-        own = self.direction_sites(direction)
-        if own is None or (isinstance(own, tuple) and len(own) == 1):
-            return
-        if sites is None:
-            if not self.draft.lost(*path, "sites"):
-                example = "<site>" if isinstance(own, SitePattern) else own[len(own) // 2]
-                message = f"of direction {direction!r} {_has(own)}; say which ones are read, sites: [{example}]"
-                self.complain(message, *path)
-            return
-        for at, site in enumerate(sites):
-            lacks = site not in own if isinstance(own, tuple) else site.stream != own.stream
-            if isinstance(site, Site) and lacks:
-                self.complain(f"direction {direction!r} has no vectors at {site}; {_has(own)}", *path, "sites", at)
-
-    def direction_sites(self, name: str) -> tuple[Site, ...] | SitePattern | None:
-        """Where a direction has vectors, as far as recipe, model and file tell; None where they don't."""
-        direction = self.recipe.directions.get(name)
-        if direction is None or self.draft.lost("directions", name, "site"):
-            return None
-        if direction.file is not None:
-            from steerkit.artifacts.directions import saved_places
-
-            try:
-                saved = saved_places(self.draft.path_of(direction.file), self.catalog, direction.format)
-            except SteerkitError:
-                return None
-            own = saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else None)
-            if own is not None and own.sites:
-                return own.sites
-        if direction.site is None:
-            return None
-        written = parse_sites(direction.site)
-        if isinstance(written, Site):
-            return (written,)
-        try:
-            return written if self.model.n_layers is None else written.sites(self.model.n_layers)
-        except SteerkitError:
-            return None  # told where the direction stands
 
     def sites(self, written: Sequence[str] | None, path: tuple[KeyPart, ...]) -> tuple[Site | SitePattern, ...] | None:
         """The sites of an intervention, or None for its own choice."""
@@ -249,14 +197,15 @@ class ConditionResolver(ModelResolver):
         if gate.site is not None:
             site = self.site(gate.site, *path, "site")
             if several and isinstance(sites, tuple) and site not in sites:
-                self.complain(f"direction {gate.direction!r} has no vector at {site}; {_has(sites)}", *path, "site")
+                self.complain(f"direction {gate.direction!r} has no vector at {site}; {held_at(sites)}", *path, "site")
             return site
         direction = self.recipe.directions.get(gate.direction)
         if self.draft.lost(*path, "site") or direction is None or sites is None:
             return None
         if several:
             self.complain(
-                f"a gate reads one vector, and of direction {gate.direction!r} {_has(sites)}; add site: <site>", *path
+                f"a gate reads one vector, and of direction {gate.direction!r} {held_at(sites)}; add site: <site>",
+                *path,
             )
         # What only a file tells is left to it.
         return sites[0] if isinstance(sites, tuple) and not several and direction.site is not None else None
@@ -297,7 +246,7 @@ class ConditionResolver(ModelResolver):
             )
 
 
-def _has(sites: tuple[Site, ...] | SitePattern) -> str:
+def held_at(sites: tuple[Site, ...] | SitePattern) -> str:
     """Where vectors are, as the end of a sentence."""
     if isinstance(sites, SitePattern):
         return f"there are vectors at {sites}"

@@ -7,14 +7,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED, bundled_folder
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.types import PlannedModel
 from steerkit.recipe.paths import local_model
-from steerkit.sources import TINY, TINY_MODEL_TYPES
+from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_WIDTH
+
+_DEPTH_KEYS: Final = ("num_hidden_layers", "n_layer")
+_WIDTH_KEYS: Final = ("hidden_size", "n_embd")
 
 
 def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts | None]:
@@ -27,7 +30,7 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
         model_type = source.removeprefix(TINY)
         if model_type not in TINY_MODEL_TYPES:
             raise ModelError(f"no tiny model {model_type!r}. {nearest(model_type, TINY_MODEL_TYPES, 'tiny model')}")
-        return PlannedModel(source, model_type), ModelFacts(model_type, {})
+        return PlannedModel(source, model_type, TINY_LAYERS, None, TINY_WIDTH), ModelFacts(model_type, {})
     folder = model_folder(source, revision)
     config = read_json(folder / "config.json") if folder is not None else {}
     if not config:
@@ -37,7 +40,8 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
         return PlannedModel(source, known.model_type, known.n_layers, folder), ModelFacts(known.model_type, {})
     assert folder is not None
     model_type = str(config.get("model_type", ""))
-    model = PlannedModel(source, model_type, _n_layers(config), folder)
+    depth, width = _number(config, *_DEPTH_KEYS), _number(config, *_WIDTH_KEYS)
+    model = PlannedModel(source, model_type, depth, folder, width)
     return model, ModelFacts(model_type, config, special_tokens(folder))
 
 
@@ -118,10 +122,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _n_layers(config: Mapping[str, Any]) -> int | None:
+def _number(config: Mapping[str, Any], *keys: str) -> int | None:
+    """What a config says under the first of some keys that it has, itself or for its text model."""
     inner = config.get("text_config")
     for values in (config, inner if isinstance(inner, dict) else {}):
-        for key in ("num_hidden_layers", "n_layer"):
+        for key in keys:
             if isinstance(values.get(key), int):
                 return int(values[key])
     return None

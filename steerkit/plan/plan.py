@@ -10,6 +10,7 @@ from typing import Any
 
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.catalog import Catalog
+from steerkit.plan.listed import condition_as_json, direction_as_json, evaluation_as_json
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.types import (
     Cost,
@@ -22,9 +23,6 @@ from steerkit.plan.types import (
     PlannedReport,
     PlannedSamples,
     PlannedSeparation,
-    condition_as_json,
-    direction_as_json,
-    evaluation_as_json,
 )
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.recipe.schema import Recipe

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic_core import to_jsonable_python
-
 from steerkit.api.hookspecs import (
     EstimatorSpec,
     EvaluatorSpec,
@@ -91,7 +89,7 @@ class PlannedGate:
     def to_json(self, site: Site | None = None) -> dict[str, Any]:
         """As a recipe writes it, without the keys that mean nothing here; ``site`` where the plan has none."""
         found: dict[str, Any] = {"direction": self.direction, self.side: self.threshold}
-        found |= {"site": _text(self.site or site), "at": self.at}
+        found |= {"site": as_text(self.site or site), "at": self.at}
         return found | ({"positions": str(self.positions), "prepass": self.prepass} if self.at == "prompt" else {})
 
 
@@ -268,12 +266,14 @@ class PlannedModel:
         model_type: of transformers, or None where no config is at hand.
         n_layers: number of blocks, or None.
         folder: where its config and tokenizer files are, or None.
+        d_model: width of the residual stream, or None.
     """
 
     source: str
     model_type: str | None = None
     n_layers: int | None = None
     folder: Path | None = None
+    d_model: int | None = None
 
 
 @dataclass(frozen=True)
@@ -347,60 +347,6 @@ class Cost:
     parts: tuple[tuple[str, int], ...] = ()
 
 
-def options_as_json(options: Options, *, changed_only: bool = False) -> dict[str, Any]:
-    """Options as JSON values. (pydantic's own JSON mode warns about a tuple in a union with a number.)"""
-    values: dict[str, Any] = to_jsonable_python(options.model_dump(exclude_defaults=changed_only))
-    return values
-
-
-def _text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
+    """A value as recipes write it; None where there is none."""
     return None if value is None else str(value)
-
-
-def direction_as_json(item: PlannedDirection) -> dict[str, Any]:
-    """A direction as ``plan.json`` lists it."""
-    if item.file is not None:
-        given = {"format": item.format, "site": _text(item.site), "positions": _text(item.positions)}
-        return {"name": item.name, "file": str(item.file), **{key: text for key, text in given.items() if text}}
-    return {
-        "name": item.name,
-        "estimator": item.estimator.name if item.estimator else None,
-        "options": options_as_json(item.options),
-        "positive": _text(item.positive),
-        "negative": _text(item.negative),
-        "site": _text(item.site),
-        "positions": _text(item.positions),
-    }
-
-
-def condition_as_json(item: PlannedCondition, controls: int) -> dict[str, Any]:
-    """A condition as ``plan.json`` lists it."""
-    interventions = [
-        {
-            "name": one.spec.name,
-            "direction": one.direction_text,
-            "options": options_as_json(one.options),
-            "sites": None if one.sites is None else [str(site) for site in one.sites],
-            "positions": str(one.positions),
-            **one.when(),
-        }
-        for one in item.interventions
-    ]
-    return {
-        "name": item.name,
-        "sweep": item.sweep,
-        "swept": dict(item.swept),
-        "interventions": interventions,
-        "controls": controls,
-        **item.how(),
-    }
-
-
-def evaluation_as_json(item: PlannedEvaluation) -> dict[str, Any]:
-    """An evaluator as ``plan.json`` lists it."""
-    return {
-        "name": item.name,
-        "evaluator": item.spec.name,
-        "options": options_as_json(item.options),
-        "data": [str(ref) for ref in item.data],
-    }

@@ -47,6 +47,9 @@ LACKING: Final = "lacking"
 """A section lacks the fault's ``keys``."""
 EXCESS: Final = "excess"
 """The fault's ``keys`` don't belong in their section."""
+EXPECTED: Final = "expected"
+"""A validator's own error of something else that was ``wanted`` than what was ``given``, which its context holds:
+``PydanticCustomError(EXPECTED, "expected {wanted}, not {given}", {"wanted": ..., "given": ...})``."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Fault:
         message: for the user.
         keys: of the section at ``path``, for ``LACKING`` and ``EXCESS``.
         meant: for an unknown key: the absent one that it is nearest to.
+        expected: what was wanted and what was given, each in words, where the message says nothing else.
     """
 
     path: Path
@@ -66,6 +70,7 @@ class Fault:
     message: str
     keys: tuple[str, ...] = ()
     meant: str | None = None
+    expected: tuple[str, str] | None = None
 
 
 def find_faults(model: type[ModelT], value: Any, beside: Iterable[str] = ()) -> tuple[ModelT | None, list[Fault]]:
@@ -118,7 +123,8 @@ def _fault(detail: ErrorDetails, loc: Path, model: type[BaseModel], value: Any, 
     kind = detail["type"]
     if kind not in (MISSING, UNKNOWN):
         kind = BAD_KEY if detail["loc"][-1:] == ("[key]",) else kind
-        return Fault(loc, kind, _message(detail), tuple(detail.get("ctx", {}).get("keys", ())))
+        keys, expected = tuple(detail.get("ctx", {}).get("keys", ())), _expected(detail)
+        return Fault(loc, kind, _message(detail) if expected is None else _sentence(*expected), keys, None, expected)
     section = _model_at(model, loc[:-1])
     fields = section.model_fields if section else {}
     key = str(loc[-1])
@@ -176,24 +182,36 @@ def _unwrap(annotation: Any) -> Any:
     return annotation
 
 
+def _expected(detail: ErrorDetails) -> tuple[str, str] | None:
+    """What was wanted and what was given, in words; None for an error that says something else."""
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == EXPECTED:
+        return str(context["wanted"]), str(context["given"])
+    if kind == "literal_error":
+        return str(context["expected"]), _show(given)
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"{words} {context[bound]}", _show(given)
+    if (name := _wanted(kind)) is not None:
+        quote = "; put it in quotes" if name == "string" and isinstance(given, (int, float)) else ""
+        return _EXPECTED[name], f"{_show(given)}{quote}"
+    return None
+
+
+def _sentence(wanted: str, given: str) -> str:
+    return f"expected {wanted}, not {given}"
+
+
 def _message(detail: ErrorDetails) -> str:
-    kind, given = detail["type"], detail["input"]
-    context = detail.get("ctx", {})
+    """An error that isn't one of something else expected."""
+    kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
     if kind in (LACKING, EXCESS):
         return str(detail["msg"])
-    if kind == "literal_error":
-        return f"expected {context['expected']}, not {_show(given)}"
-    if kind in _BOUNDS:
-        words, bound = _BOUNDS[kind]
-        return f"expected {words} {context[bound]}, not {_show(given)}"
     if kind in ("too_short", "string_too_short"):
         return f"expected at least {context.get('min_length')} {'item' if kind == 'too_short' else 'character'}(s)"
-    if (name := _wanted(kind)) is not None:
-        quote = "; put it in quotes" if name == "string" and isinstance(given, (int, float)) else ""
-        return f"expected {_EXPECTED[name]}, not {_show(given)}{quote}"
-    return f"{detail['msg']}, not {_show(given)}"
+    return f"{detail['msg']}, not {_show(detail['input'])}"
 
 
 def _wanted(kind: str) -> str | None:
@@ -208,11 +226,11 @@ def _join(faults: Sequence[Fault]) -> str:
     wanted = [_wanted(fault.kind) for fault in faults]
     # Whoever may write any number may write a whole one.
     dropped = "int" if "float" in wanted else ""
-    messages = [fault.message for fault, name in zip(faults, wanted, strict=True) if name != dropped]
-    heads = [message.partition(", not ") for message in messages]
-    if len(messages) > 1 and all(head.startswith("expected ") for head, _, _ in heads):
-        return f"{' or '.join([heads[0][0], *(head[9:] for head, _, _ in heads[1:])])}, not {heads[0][2]}"
-    return "; ".join(messages)
+    told = [fault for fault, name in zip(faults, wanted, strict=True) if name != dropped]
+    expected = [fault.expected for fault in told if fault.expected is not None]
+    if len(expected) == len(told):
+        return _sentence(" or ".join(what for what, _ in expected), expected[0][1])
+    return "; ".join(fault.message for fault in told)
 
 
 def _show(value: Any) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic_core import PydanticCustomError
 
 from steerkit.errors import SteerkitError
+from steerkit.recipe.problems import EXPECTED
 from steerkit.templates import require_arguments
 from steerkit.types import Positions, Schedule, Site, parse_sites
 
@@ -18,6 +20,10 @@ ValueT = TypeVar("ValueT")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _DEVICE = re.compile(r"auto|cpu|cuda(?::[0-9]{1,3})?")
+
+
+def _unexpected(wanted: str, given: str) -> PydanticCustomError:
+    return PydanticCustomError(EXPECTED, "expected {wanted}, not {given}", {"wanted": wanted, "given": given})
 
 
 def _check_name(value: str) -> str:
@@ -75,7 +81,7 @@ def _check_template(value: str) -> str:
 
 def _check_device(value: str) -> str:
     if not _DEVICE.fullmatch(value):
-        raise ValueError(f"expected auto, cpu, cuda or cuda:<number>, not {value[:40]!r}")
+        raise _unexpected("auto, cpu, cuda or cuda:<number>", repr(value[:40]))
     return value
 
 

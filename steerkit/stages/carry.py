@@ -144,7 +144,15 @@ def _estimate(payload: EstimateTask, bench: Bench) -> bytes:
         seed=payload.seed,
         progress=bench.observer.progress,
     )
-    return directions_to_bytes(list(directions.values()))
+    return directions_to_bytes([_unsourced(direction) for direction in directions.values()])
+
+
+def _unsourced(direction: Direction) -> Direction:
+    """A direction without what its model was called: what is kept is used wherever the same weights lie.
+
+    Whoever writes a run's directory says what the model is called in it.
+    """
+    return direction.replace(provenance={key: said for key, said in direction.provenance.items() if key != "model"})
 
 
 def _separation(payload: SeparationTask, bench: Bench) -> bytes:

@@ -153,9 +153,11 @@ class _Grapher:
         if planned.file is not None:
             from steerkit.api.direction_bytes import directions_to_bytes
 
-            content = directions_to_bytes([saved_direction(planned)])
-            key = hash_of({"kind": "saved", "content": content})
-            self.given[key] = content
+            direction = saved_direction(planned)
+            # By what it does, not by where it says that it came from.
+            bare = directions_to_bytes([direction.replace(provenance={})])
+            key = hash_of({"kind": "saved", "content": bare})
+            self.given[key] = directions_to_bytes([direction])
             self.directions[planned.name] = key
             return None
         assert planned.positive is not None and planned.negative is not None and planned.estimator is not None

@@ -93,12 +93,14 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
     """The loaded model as tasks name it."""
     import torch
 
+    from steerkit.engine.loading.configs import config_values
+
     config, generation = live.model.config, live.model.generation_config
     adapter = plugin(adapter_of(plan, live))
     on_cpu = live.device.type == "cpu"
     depends = {
         "weights": live.weights_hash or _this_process(),
-        "config": _hash_of_text(config.to_json_string(use_diff=False)),
+        "config": hash_of(config_values(config)),
         "generation": None if generation is None else _hash_of_text(generation.to_json_string(use_diff=False)),
         "attention": getattr(config, "_attn_implementation", None),
         "class": f"{type(live.model).__module__}.{type(live.model).__qualname__}",

@@ -23,8 +23,8 @@ from steerkit.artifacts.results import (
 )
 from steerkit.catalog import implementation
 from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention, PlannedMonitor
+from steerkit.plan.listed import options_as_json
 from steerkit.plan.looks import completion_length
-from steerkit.plan.types import options_as_json
 from steerkit.stages.carry import from_bytes, unpack_scores
 from steerkit.stages.condition import Condition, monitor_sites
 from steerkit.stages.graph import BASELINE, Graph, GroupTasks

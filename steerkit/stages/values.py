@@ -104,9 +104,11 @@ def _whole(
     from steerkit.engine.measuring.whole import not_finite, whole_difference, whole_value
 
     data, examples = str(ref), plan.examples(ref)
-    own, units = _by_example(planned, data, found), _units(examples)
+    own, n = _by_example(planned, data, found), len(examples)
     other = None if plain is None else _by_example(planned, data, plain)
     missing = not_finite(own)
+    lack = planned.spec.lacks(planned.options, examples)
+    why = "" if lack is None else lack.what
     rows = {}
     for name, value in planned.spec.values.items():
         if value.aggregate != "whole":
@@ -116,8 +118,8 @@ def _whole(
         if other is not None:
             against = partial(_compute, kind, planned.options, examples, other, name)
             lost = not_finite(own, other)
-            moved = whole_difference(compute, against, units, bootstrap=value.bootstrap, missing=lost)
-        summary = whole_value(compute, units, bootstrap=value.bootstrap, missing=missing)
+            moved = whole_difference(compute, against, n, bootstrap=value.bootstrap, missing=lost, why=why)
+        summary = whole_value(compute, n, bootstrap=value.bootstrap, missing=missing, why=why)
         rows[planned.spec.label(name, planned.name)] = (summary, value, moved)
     return rows
 
@@ -140,15 +142,6 @@ def _by_example(planned: PlannedEvaluation, data: str, found: ConditionScores) -
     columns = {name: found.scores[(label, data)] for name, label in labels.items()}
     count = max((len(column) for column in columns.values()), default=0)
     return [{name: column[place] for name, column in columns.items()} for place in range(count)]
-
-
-def _units(examples: Sequence[Example]) -> list[list[int]]:
-    """Examples that are drawn together: the sides of a pair aren't independent."""
-    units: dict[tuple[str, int], list[int]] = {}
-    for place, example in enumerate(examples):
-        key = ("example", place) if example.pair is None else ("pair", example.pair)
-        units.setdefault(key, []).append(place)
-    return list(units.values())
 
 
 def remarks_on(condition: Condition, found: ConditionScores) -> list[str]:

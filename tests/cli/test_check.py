@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,4 +49,70 @@ def test_sizes_of_data_count_texts_and_pairs(tmp_path: Path, capsys: pytest.Capt
         ["split", "3", "pairs", "2", "pairs"],
         ["whole", "5", "pairs"],
         ["texts", "7"],
+    ]
+
+
+TIMED = """\
+name: timed
+model: {source: "tiny-random:llama"}
+data:
+  warm: {inline: [w1, w2, w3, w4], split: {train: 2, test: 2}}
+  cold: {inline: [c1, c2, c3, c4], split: {train: 2, test: 2}}
+directions:
+  warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}
+conditions:
+  fading: [{add: {direction: warmth, schedule: "linear(1, 0, 64)", positions: generated}}]
+  gated:
+    system_prompt: Be warm, in as few words as you can.
+    mode: hook
+    interventions:
+      - add:
+          direction: warmth
+          sites: [blocks.2.resid_post]
+          gate: {direction: warmth, above: 1.5, at: prompt, prepass: true, positions: instruction}
+      - ablate: {direction: warmth, sites: [blocks.2.resid_post], gate: {direction: warmth, below: -1}}
+monitors:
+  harm: {direction: warmth, above: 3.0, positions: generated}
+  heat: {direction: warmth, below: -0.25, sites: [blocks.1.resid_pre, blocks.2.resid_post], positions: all}
+evaluate: [{kl_divergence: {data: warm.test}}]
+report: {samples: {data: warm.test, n: 1, max_new_tokens: 3}}
+"""
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_conditions_say_when_they_act_and_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    (tmp_path / "timed.yaml").write_text(TIMED, "utf-8")
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_plan(plan_recipe(tmp_path / "timed.yaml", (), Catalog.discover()))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines[lines.index("conditions") : lines.index("evaluators")])) <= width
+    start = lines.index("conditions") + 1
+    # What is done stands in one column, however its lines are broken.
+    column = lines[start].index("what")
+    end = lines[start].index("controls")
+    shown = [line[column:end].rstrip() for line in lines[start + 2 : lines.index("monitors") - 1]]
+    said = " ".join(part.strip() for part in shown)
+    assert said == (
+        "add warmth at its default sites, positions generated, times linear(1, 0, 64) "
+        "- add warmth at blocks.2.resid_post, positions all, where the prompt's instruction projects on warmth above "
+        "1.5 at blocks.1.resid_pre in an extra pass "
+        "- ablate warmth at blocks.2.resid_post, positions all, where the token projects on warmth below -1 at "
+        "blocks.1.resid_pre "
+        '- system prompt "Be warm, in as few words as you can." - mode hook'
+    )
+    # A broken line is set in, so that the next item is told from it.
+    assert all(line.startswith(("- ", "  ")) for line in shown[shown.index(next(x for x in shown if x[0] == "-")) :])
+
+
+def test_monitors_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "timed.yaml").write_text(TIMED, "utf-8")
+    print_plan(plan_recipe(tmp_path / "timed.yaml", (), Catalog.discover()))
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("monitors")
+    assert [re.split(r" {2,}", line.strip()) for line in lines[start + 1 : start + 4]] == [
+        ["name", "direction", "warns", "sites", "positions"],
+        ["harm", "warmth", "above 3", "where its direction is", "generated"],
+        ["heat", "warmth", "below -0.25", "blocks.1.resid_pre, blocks.2.resid_post", "all"],
     ]

@@ -74,3 +74,31 @@ def test_needs_follow_from_options() -> None:
     (spec,) = plugin.steerkit_evaluators()
     options = plugin.MonitorAurocOptions(monitor="m", positive="x", max_new_tokens=4)
     assert spec.needs(options) == Needs(monitors=("m",), max_new_tokens=4)
+
+
+def lack(labels: Sequence[object], positive: object, field: str = "label", **fields: Any) -> tuple[str, str | None]:
+    (spec,) = plugin.steerkit_evaluators()
+    rows = [Example(Example.of("x").messages, label=label, fields=fields) for label in labels]  # type: ignore[arg-type]
+    found = spec.lacks(plugin.MonitorAurocOptions(monitor="m", positive=positive, field=field), rows)
+    return ("", None) if found is None else (found.what, found.option)
+
+
+def test_what_the_labels_lack_is_named_with_what_there_is() -> None:
+    assert lack(["harm", "safe", None], "harm") == lack(["1", "0"], 1) == lack([True, False], True) == ("", None)
+    assert lack(["harm", "safe"], "harmful") == (
+        'no example has label "harmful". Did you mean "harm"? Available: "harm", "safe"',
+        "positive",
+    )
+    assert lack([1, 0], "1") == ('no example has label "1". Did you mean 1? Available: 1, 0', "positive")
+    assert lack([True, False], 1)[1] == "positive"
+    assert lack(range(10), 11) == (
+        "no example has label 11. Did you mean 1? Available: 0, 1, 2, 3, 4, 5, 6, 7, …",
+        "positive",
+    )
+    assert lack([None, None], 1) == ("no example has a label, so none has 1 there", None)
+    assert lack([1, 1, None], 1) == ("every example with a label has 1, so there are no others to tell them from", None)
+    assert lack([None], "x", "knid", kind="y") == (
+        "no example has a field 'knid', so none has \"x\" there. Did you mean kind? Available: kind",
+        "field",
+    )
+    assert lack([None], "x", "kind", kind="y") == ('no example has field \'kind\' "x". Available: "y"', "positive")

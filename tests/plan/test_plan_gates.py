@@ -192,7 +192,7 @@ def test_positions_that_reach_generated_tokens_need_no_pass_in_advance(plan: Pla
         "site: blocks.0.resid_mid",  # where the first edit is: the stream is read as it arrives there
         "site: blocks.0.attn_out",
         "site: embed",
-        "site: blocks.5.resid_post, at: prompt, prepass: true",
+        "site: blocks.2.resid_post, at: prompt, prepass: true",
     ],
 )
 def test_a_gate_may_be_read_at_the_first_edit_or_anywhere_in_advance(plan: Planner, gate: str) -> None:

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from steerkit.api.direction import Direction
+from steerkit.artifacts.directions import save_directions
 from steerkit.plan.model import look_at
+from steerkit.types import Site
 from tests.plan.conftest import Planner, Problems
 
 RECIPE = """\
@@ -116,3 +120,44 @@ def test_a_base_model_without_a_template_is_told_before_loading(
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }}", "utf-8")
     found = plan(RECIPE, f"model.source={folder}", "model.chat_template={file: t.jinja}")
     assert found.loading.chat_template == "{{ messages[0].content }}"
+
+
+def test_the_depth_of_a_tiny_model_is_known(problems: Problems) -> None:
+    for before, after, where in (
+        ("site: blocks.1.resid_pre", "site: blocks.3.resid_pre", "directions.warmth.site"),
+        ("site: blocks.1.resid_pre", 'site: "blocks.1-3.resid_pre"', "directions.warmth.site"),
+        ("coefficient: 4.0", "coefficient: 4.0, sites: [blocks.7.resid_post]", "conditions.warmer.0.add.sites.0"),
+    ):
+        assert before in RECIPE
+        found = [item for item in problems(RECIPE.replace(before, after)) if item[1] == where]
+        assert len(found) == 1 and "the model has 3 layers" in found[0][2], found
+
+
+def test_a_file_of_directions_of_another_width_is_refused(plan: Planner, problems: Problems, tmp_path: Path) -> None:
+    def saved(name: str, site: str, width: int) -> str:
+        save_directions(tmp_path / name, [Direction({Site.parse(site): torch.ones(1, width)}, name="warmth")])
+        return f"directions.warmth={{file: {name}}}"
+
+    good = saved("good.safetensors", "blocks.1.resid_pre", 32)
+    head = saved("head.safetensors", "blocks.1.head_out[0]", 8)
+    wide = saved("wide.safetensors", "blocks.1.resid_pre", 64)
+    plan(RECIPE, good)
+    plan(RECIPE, head)
+    ((_, where, message),) = problems(RECIPE, wide)
+    assert where == "--set directions.warmth.file" and message == (
+        "direction 'warmth' has vectors of width 64 at blocks.1.resid_pre, and the model's width is 32: name a file "
+        "that was made on this model"
+    )
+    folder = write_model(tmp_path / "wider", num_hidden_layers=3, hidden_size=64)
+    plan(RECIPE, wide, f"model.source={folder}")
+    assert problems(RECIPE, good, f"model.source={folder}")
+    plan(RECIPE, wide, "model.source=somebody/unknown")
+
+
+def test_a_file_from_a_deeper_model_is_noted(plan: Planner, tmp_path: Path) -> None:
+    """Its vectors can be used at sites that the recipe names, so it is no mistake by itself."""
+    vectors = {Site.parse(site): torch.ones(1, 32) for site in ("blocks.1.resid_pre", "blocks.7.resid_pre")}
+    save_directions(tmp_path / "deep.safetensors", [Direction(vectors, name="warmth")])
+    notes = plan(RECIPE, "directions.warmth={file: deep.safetensors}").notes
+    assert "Direction 'warmth' has vectors at blocks.7.resid_pre, and the model has 3 layers, 0 to 2." in notes
+    assert not any("has vectors at" in note for note in plan(RECIPE).notes)

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from steerkit.catalog import Catalog
+from steerkit.errors import PluginError, RecipeError
+from steerkit.plan import plan_recipe
 from steerkit.recipe import recipe_from_mapping
 from steerkit.recipe.document import read_document
+from steerkit_architectures import llama
 from tests.plan.conftest import RECIPE, Planner, Problems
 
 MONITORS = RECIPE + "monitors:\n  harm: {direction: warmth, above: 3.0, positions: generated}\n"
@@ -110,3 +121,67 @@ def test_a_system_prompt_counts_as_acting_and_is_not_seen_by_given_texts(plan: P
         "it can't differ from the baseline there."
     )
     assert expected in notes
+
+
+def test_an_unknown_label_is_told_with_those_that_there_are(plan: Planner, problems: Problems, tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "kind": kind} for n, kind in enumerate(("harm", "safe", "harm", "safe"))]
+    (tmp_path / "kinds.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    kinds = "kinds: {file: kinds.jsonl, label: kind}"
+    more = f"  {kinds}\n  harmless: {{file: kinds.jsonl, label: kind, where: {{kind: safe}}}}"
+    labelled = with_auroc().replace("probe.test, monitor: harm, positive: 1", "kinds, monitor: harm, positive: harm")
+    labelled = labelled.replace("data:\n", f"data:\n{more}\n", 1)
+    assert not [note for note in plan(labelled).notes if "no value" in note]
+    ((line, where, message),) = problems(labelled.replace("positive: harm", "positive: harmful"))
+    assert (where, line) == ("evaluate.0.monitor_auroc.positive", labelled[: labelled.index("auroc")].count("\n") + 1)
+    assert message == 'no example has label "harmful". Did you mean "harm"? Available: "harm", "safe"'
+    ((_, where, message),) = problems(labelled.replace("positive: harm", "positive: harm, field: topic"))
+    assert where == "evaluate.0.monitor_auroc.field" and "no example has a field 'topic'" in message
+    # One of several data sets without the label is a result, and said beforehand.
+    both = labelled.replace("data: kinds, monitor", "data: [kinds, harmless], monitor")
+    (note,) = [note for note in plan(both).notes if "no value" in note]
+    assert note == 'monitor_auroc has no value on harmless: no example has label "harm". Available: "safe".'
+    (note,) = [note for note in plan(with_auroc()).notes if "no value" in note]
+    assert note == "monitor_auroc has no value on probe.test: no example has a label, so none has 1 there."
+
+
+def test_data_that_cannot_be_read_have_one_problem(problems: Problems) -> None:
+    broken = with_auroc().replace("inline: [p1, p2, p3]", "file: missing.jsonl")
+    ((_, where, _),) = problems(broken)
+    assert where == "data.probe"
+
+
+ODD = """
+from steerkit.api.hookspecs import EvaluatorSpec, Options, hookimpl
+
+STEERKIT_CONTRACT = 2
+
+
+class How(Options):
+    fails: bool = False
+
+
+def lacks(options, examples):
+    return len(examples) / 0 if options.fails else "a sentence"
+
+
+@hookimpl
+def steerkit_evaluators():
+    return [EvaluatorSpec("odd", "O.", "nowhere:A", How, lacks=lacks)]
+"""
+
+
+def test_an_evaluator_that_says_nonsense_of_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd_lacks_of_a_test.py").write_text(ODD, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    catalog = Catalog.from_modules(importlib.import_module("odd_lacks_of_a_test"), llama)
+    monkeypatch.delitem(sys.modules, "odd_lacks_of_a_test")
+
+    def plan_with(option: str) -> None:
+        text = 'name: odd\nmodel: {source: "tiny-random:llama"}\ndata: {texts: {inline: [a, b]}}\n'
+        (tmp_path / "odd.yaml").write_text(f"{text}evaluate: [{{odd: {{data: texts, fails: {option}}}}}]\n", "utf-8")
+        plan_recipe(tmp_path / "odd.yaml", (), catalog)
+
+    with pytest.raises(RecipeError, match="odd failed to say what examples lack: ZeroDivisionError"):
+        plan_with("true")
+    with pytest.raises(PluginError, match=r"Evaluator 'odd': `lacks` returned str, not steerkit\.api\.hookspecs\.Lack"):
+        plan_with("false")

@@ -53,7 +53,7 @@ def test_a_pattern_is_planned_as_such(plan: Planner) -> None:
 
 def test_what_uses_one_site_of_a_pattern_says_which(problems: Problems, three_layers: str) -> None:
     unsaid = PATTERN.replace(" at: blocks.1.resid_post,", "")
-    ((_, _, message),) = problems(unsaid)
+    ((_, _, message),) = problems(unsaid, "model.source=somebody/unknown")
     assert message.endswith("there are vectors at blocks.*.resid_post; say whose vectors are meant, at: <site>")
     ((line, where, message),) = problems(unsaid, three_layers)
     assert (line, where) == (17, "conditions.alone.interventions.0.ablate")

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import AfterValidator, BaseModel, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic_core import PydanticCustomError
 
-from steerkit.recipe.problems import find_faults
+from steerkit.recipe.problems import EXPECTED, find_faults
 
 
 def _spelled_out(text: str) -> str:
-    raise ValueError(f'expected a number, spelled out, not "{text}"')
+    parts = {"wanted": "a number, spelled out", "given": f'"{text}"'}
+    raise PydanticCustomError(EXPECTED, "expected {wanted}, not {given}", parts)
+
+
+def _in_its_own_words(text: str) -> str:
+    raise ValueError(f"expected, not to say hoped for: a number, spelled out, not {text}")
 
 
 class Words(BaseModel):
     """A whole number or its name."""
 
     it: StrictInt | Annotated[StrictStr, AfterValidator(_spelled_out)]
+
+
+class Free(BaseModel):
+    """A whole number, or what says in words of its own what it wants."""
+
+    it: StrictInt | Annotated[StrictStr, AfterValidator(_in_its_own_words)]
+
+
+class Bounded(BaseModel):
+    """A number within bounds, or a word."""
+
+    it: Annotated[StrictInt, Field(ge=1)] | Literal["all"]
 
 
 class Numbers(BaseModel):
@@ -29,6 +47,8 @@ class Numbers(BaseModel):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
+        (Free, 'expected a whole number, not "x"; expected, not to say hoped for: a number, spelled out, not x'),
+        (Bounded, "expected a whole number or 'all', not \"x\""),
         (Words, 'expected a whole number or a number, spelled out, not "x"'),
         (Numbers, 'expected a number or true or false, not "x"'),
     ],

@@ -104,6 +104,8 @@ def test_pairs_of_completions_stay_pairs(tmp_path: Path) -> None:
             assert yes.pair == no.pair == int(yes.text[1])
             assert yes.fields == {"topic": "t"}
     assert not {one.pair for one in found["train.positive"]} & {one.pair for one in found["test.positive"]}
+    # What can be evaluated never holds two sides of a pair, so that its examples can be drawn one by one.
+    assert all(len({one.pair for one in side}) == len(side) for side in found.values())
     data = {"d": found, "whole": read(tmp_path, CAA, field="question", pairs=BOTH)[0]}
     assert parse_ref("d.train.positive", data) == DataRef("d", "train.positive")
     assert str(parse_ref("whole.negative", data)) == "whole.negative"

@@ -32,51 +32,47 @@ def _lacks(scores: Mapping[str, Score]) -> bool:
     return any(one.weight > 0 and not math.isfinite(one.value) for one in scores.values())
 
 
-def whole_value(
-    compute: Compute, units: Sequence[Sequence[int]], *, bootstrap: bool = True, missing: int = 0
-) -> Summary:
+def whole_value(compute: Compute, n: int, *, bootstrap: bool = True, missing: int = 0, why: str = "") -> Summary:
     """A value of all examples, with the percentile interval of the bootstrap (Efron, 1979).
+
+    Each example is drawn by itself: the two sides of a pair are data of their own, and never in one set.
 
     Args:
         compute: gives the value.
-        units: places of the examples that are drawn together: one each, or the sides of a pair.
+        n: how many examples there are.
         bootstrap: whether to draw at all.
         missing: how many examples have no finite score, each once. One of them leaves the whole without a value.
+        why: what the examples lack, for the note on a value that there isn't.
     """
-    places = [place for unit in units for place in unit]
-    n = len(places)
     if missing:
         note = f"{missing} of {n} examples have scores that are NaN or infinite, so there is no value."
         return Summary(None, n - missing, note=note, not_computed=missing)
-    value = compute(sorted(places)) if places else math.nan
+    value = compute(range(n)) if n else math.nan
     if not math.isfinite(value):
-        why = "it can't be computed from these examples" if places else "there are no examples"
+        why = (why or "it can't be computed from these examples") if n else "there are no examples"
         return Summary(None, n, note=f"No value: {why}.")
     if not bootstrap:
         return Summary(value, n)
-    low, high, note = _bootstrap_interval(compute, units)
+    low, high, note = _bootstrap_interval(compute, n)
     return Summary(value, n, None, low, high, note)
 
 
 def whole_difference(
-    compute: Compute, baseline: Compute, units: Sequence[Sequence[int]], *, bootstrap: bool = True, missing: int = 0
+    compute: Compute, baseline: Compute, n: int, *, bootstrap: bool = True, missing: int = 0, why: str = ""
 ) -> Summary:
     """How far a condition moves a value of all examples; both are computed from the same draws."""
 
     def moved(places: Sequence[int]) -> float:
         return compute(places) - baseline(places)
 
-    return whole_value(moved, units, bootstrap=bootstrap, missing=missing)
+    return whole_value(moved, n, bootstrap=bootstrap, missing=missing, why=why)
 
 
-def _bootstrap_interval(compute: Compute, units: Sequence[Sequence[int]]) -> tuple[float | None, float | None, str]:
-    if len(units) < 2:
+def _bootstrap_interval(compute: Compute, n: int) -> tuple[float | None, float | None, str]:
+    if n < 2:
         return None, None, ""
     draw = random.Random(_SEED)
-    values = []
-    for _ in range(DRAWS):
-        chosen = draw.choices(range(len(units)), k=len(units))
-        values.append(compute([place for unit in chosen for place in units[unit]]))
+    values = [compute(draw.choices(range(n), k=n)) for _ in range(DRAWS)]
     finite = sorted(value for value in values if math.isfinite(value))
     if len(finite) < (1 - _LOST) * DRAWS:
         return None, None, f"No interval: {DRAWS - len(finite)} of {DRAWS} draws of examples have no value."

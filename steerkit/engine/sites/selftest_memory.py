@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerkit.bundled import cache_folder
+from steerkit.engine.loading.configs import config_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,7 +53,7 @@ def key_of(model: PreTrainedModel, layout: Layout, weights_hash: str) -> str:
 
     facts = {
         "weights": weights_hash,
-        "config": model.config.to_dict(),
+        "config": config_values(model.config),
         "attention": getattr(model.config, "_attn_implementation", None),
         "layout": repr(layout),
         "dtype": str(model.dtype),

@@ -15,7 +15,7 @@ from torch import nn
 
 from steerkit.engine.tiny.qwen import TinyQwenConfig, TinyQwenLMHeadModel
 from steerkit.errors import ModelError, nearest
-from steerkit.sources import TINY_MODEL_TYPES
+from steerkit.sources import TINY_LAYERS, TINY_MODEL_TYPES, TINY_WIDTH
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -179,8 +179,8 @@ def tiny_model(
     model_type: str,
     *,
     seed: int = 0,
-    n_layers: int = 3,
-    d_model: int = 32,
+    n_layers: int = TINY_LAYERS,
+    d_model: int = TINY_WIDTH,
     dtype: torch.dtype = torch.float32,
     **overrides: Any,
 ) -> PreTrainedModel:

@@ -11,7 +11,6 @@ from steerkit.api.evaluator import Score
 from steerkit.engine.measuring.whole import not_finite, whole_difference, whole_value
 
 VALUES = [float(place) for place in range(40)]
-UNITS = [[place] for place in range(40)]
 
 
 def mean(places: Sequence[int]) -> float:
@@ -19,38 +18,30 @@ def mean(places: Sequence[int]) -> float:
 
 
 def test_the_bootstrap_of_a_mean_is_that_of_the_mean() -> None:
-    summary = whole_value(mean, UNITS)
+    summary = whole_value(mean, len(VALUES))
     deviation = math.sqrt(sum((value - 19.5) ** 2 for value in VALUES) / 40 / 40)
     assert summary.value == 19.5 and summary.n == 40 and summary.note == ""
     assert summary.ci_low == pytest.approx(19.5 - 1.96 * deviation, abs=0.6)
     assert summary.ci_high == pytest.approx(19.5 + 1.96 * deviation, abs=0.6)
-    assert whole_value(mean, UNITS) == summary, "draws are the same ones every time"
-    bare = whole_value(mean, UNITS, bootstrap=False)
+    assert whole_value(mean, len(VALUES)) == summary, "draws are the same ones every time"
+    bare = whole_value(mean, len(VALUES), bootstrap=False)
     assert (bare.value, bare.ci_low, bare.ci_high) == (19.5, None, None)
 
 
 def test_a_difference_is_of_the_same_draws() -> None:
-    moved = whole_difference(lambda places: mean(places) + 2, mean, UNITS)
+    moved = whole_difference(lambda places: mean(places) + 2, mean, len(VALUES))
     assert (moved.value, moved.ci_low, moved.ci_high) == pytest.approx((2.0, 2.0, 2.0))
 
 
-def test_what_is_drawn_together_makes_the_interval_wider() -> None:
-    """Two copies of each example tell nothing more than one."""
-    twins = [[place, place] for place in range(0, 40, 2)]
-    single = [[place] for place in range(0, 40, 2)]
-    one, other = whole_value(mean, twins), whole_value(mean, single)
-    assert (one.ci_low, one.ci_high) == (other.ci_low, other.ci_high)
-    loose = whole_value(mean, [[place] for pair in twins for place in pair])
-    assert loose.ci_low is not None and one.ci_low is not None and loose.ci_low > one.ci_low
-
-
 def test_no_value_is_said_and_never_zero() -> None:
-    assert whole_value(lambda places: math.nan, UNITS).value is None
-    assert "can't be computed" in whole_value(lambda places: math.nan, UNITS).note
-    missing = whole_value(mean, UNITS, missing=3)
+    assert whole_value(lambda places: math.nan, len(VALUES)).value is None
+    assert "can't be computed" in whole_value(lambda places: math.nan, len(VALUES)).note
+    said = whole_value(lambda places: math.nan, len(VALUES), why="no example is labelled 3").note
+    assert said == "No value: no example is labelled 3."
+    missing = whole_value(mean, len(VALUES), missing=3)
     assert (missing.value, missing.not_computed, missing.n) == (None, 3, 37)
     assert "3 of 40" in missing.note
-    assert whole_value(mean, []).value is None
+    assert whole_value(mean, 0).value is None
 
 
 def test_an_interval_of_other_data_is_none() -> None:
@@ -59,7 +50,7 @@ def test_an_interval_of_other_data_is_none() -> None:
     def rare(places: Sequence[int]) -> float:
         return mean(places) if 0 in places else math.nan
 
-    summary = whole_value(rare, UNITS)
+    summary = whole_value(rare, len(VALUES))
     assert summary.value == 19.5 and summary.ci_low is None and "draws" in summary.note
 
 

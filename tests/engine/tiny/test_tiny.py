@@ -7,7 +7,8 @@ import torch
 
 from steerkit.engine.tiny.models import _KEYS, _VARIANTS, BOS, randomise, tiny_model, tiny_tokenizer
 from steerkit.errors import ModelError
-from steerkit.sources import TINY_MODEL_TYPES
+from steerkit.plan.model import look_at
+from steerkit.sources import TINY, TINY_MODEL_TYPES
 
 
 @pytest.mark.parametrize("model_type", TINY_MODEL_TYPES)
@@ -97,3 +98,10 @@ def test_a_vocabulary_of_any_size_decodes_to_its_end() -> None:
 
 def test_the_types_that_a_plan_knows_are_those_that_are_built() -> None:
     assert sorted(TINY_MODEL_TYPES) == sorted((*_KEYS, *_VARIANTS))
+
+
+@pytest.mark.parametrize("model_type", TINY_MODEL_TYPES)
+def test_what_is_known_of_one_before_it_is_built_is_so(model_type: str) -> None:
+    known, _ = look_at(f"{TINY}{model_type}", None)
+    text = tiny_model(model_type).config.get_text_config()
+    assert (known.n_layers, known.d_model) == (text.num_hidden_layers, text.hidden_size)

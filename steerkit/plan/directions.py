@@ -1,0 +1,193 @@
+"""Section ``directions``: what they are estimated from, or the file that holds them, and where they have vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from steerkit.api.hookspecs import EstimatorSpec, Options
+from steerkit.catalog import Catalog, needs_of
+from steerkit.errors import PluginError, SteerkitError, nearest
+from steerkit.plan.adapter import ModelResolver
+from steerkit.plan.files import directions_fault
+from steerkit.plan.names import KeyPart
+from steerkit.plan.tokens import turns_shown
+from steerkit.plan.turns import lacking, within_prompt, without_completion
+from steerkit.plan.types import PlannedDirection
+from steerkit.recipe.data import DataRef, load_data
+from steerkit.recipe.draft import Draft
+from steerkit.recipe.rows import describe_shared, identity, prompt_of
+from steerkit.recipe.schema import DirectionRecipe
+from steerkit.types import HEAD_OUT, Example, Positions, Site, SitePattern, parse_sites
+
+if TYPE_CHECKING:
+    from steerkit.api.format import Given, Places
+
+
+class DirectionResolver(ModelResolver):
+    """Resolves section ``directions``, and names of directions wherever they stand."""
+
+    shown: Callable[[Example], list[tuple[str, bool]]]
+    """Tells each turn's role, and whether the chat template shows it."""
+
+    def __init__(self, draft: Draft, catalog: Catalog) -> None:
+        super().__init__(draft, catalog)
+        self.estimated: dict[DataRef, None] = {}
+
+    def read_data(self, template: str) -> None:
+        """Read all data sets, and what a chat template shows of them."""
+        section = self.recipe.model
+        self.shown = turns_shown(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
+        self.data, problems = load_data(self.draft)
+        self.problems += problems
+
+    def direction(self, name: str, written: DirectionRecipe) -> PlannedDirection | None:
+        """One direction, or None where it has problems."""
+        before = len(self.problems)
+        path = ("directions", name)
+        if written.file is not None:
+            return self.saved(name, written, written.file)
+        assert written.estimator is not None and written.site is not None
+        spec = self.spec("estimator", written.estimator, *path, "estimator")
+        options = self.options(spec, written.options, *path, "options") if spec else None
+        classes = [
+            self.ref(text or "", *path, key)
+            for key, text in (("positive", written.positive), ("negative", written.negative))
+        ]
+        site = self.sites_of(written.site, *path, "site")
+        positions = Positions.parse(written.positions)
+        if positions.role == "generated":
+            message = "prompts have no generated tokens; directions are read from prompts, or from given completions"
+            self.complain(f"{message}: write completion", *path, "positions")
+        self.estimated.update(dict.fromkeys(filter(None, classes)))
+        self.check_classes(classes, positions, path)
+        if len(self.problems) > before or spec is None or options is None:
+            return None
+        further = self.further_of(name, spec, options)
+        if further is None:
+            return None
+        return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions, further=further)
+
+    def further_of(self, name: str, spec: EstimatorSpec, options: Options) -> tuple[str, ...] | None:
+        """Names of the directions that an estimator gives beside its main one, or None where it can't be used here."""
+        path = ("directions", name, "estimator")
+        try:
+            needs = needs_of(spec, options)
+        except PluginError as error:
+            self.complain(error, *path)
+            return None
+        if needs.sites is not None:
+            self.notes.append(f"{spec.name} chooses its own sites for direction {name!r}: {', '.join(needs.sites)}.")
+        outputs = ("positive", "negative") if needs.outputs == "labels" else needs.outputs
+        further = tuple(f"{name}.{output}" for output in outputs)
+        self.further.update(dict.fromkeys(further))
+        return further
+
+    def saved(self, name: str, written: DirectionRecipe, path: str) -> PlannedDirection | None:
+        """A direction from a file, or None where the file can't be one, or says something else than the recipe."""
+        from steerkit.api.format import Given
+        from steerkit.artifacts.directions import saved_places
+
+        format = written.format
+        if format is not None and self.spec("format", format, "directions", name, "format") is None:
+            return None
+        site = None if written.site is None else self.sites_of(written.site, "directions", name, "site")
+        said = "positions" in written.model_fields_set
+        given = Given(site, Positions.parse(written.positions) if said else None)
+        try:
+            file = self.draft.path_of(path)
+            fault = directions_fault(file, self.catalog, format) if file.is_file() else f"there is no file {file}"
+        except SteerkitError as error:
+            fault = str(error)
+        if fault is None:
+            places = saved_places(file, self.catalog, format)
+            own = name if name in places else next(iter(places), name)
+            if own in places:
+                fault = given.fault(own, places[own].sites, places[own].positions)
+                fault = fault or self.width_fault(own, places[own], given)
+                self.note_depth(own, places[own])
+        if fault is None:
+            return PlannedDirection(name, site=given.site, positions=given.positions, file=file, format=format)
+        self.complain(fault, "directions", name, "file")
+        return None
+
+    def width_fault(self, name: str, places: Places, given: Given) -> str | None:
+        """That the vectors of a file are another model's by their width; None where they may be this one's."""
+        sites = places.sites or (() if not isinstance(given.site, Site) else (given.site,))
+        for site, width in zip(sites, places.widths, strict=False):
+            # How wide heads are is known where the model is loaded.
+            if self.model.d_model is not None and site.stream != HEAD_OUT and width != self.model.d_model:
+                return (
+                    f"direction {name!r} has vectors of width {width} at {site}, and the model's width is "
+                    f"{self.model.d_model}: name a file that was made on this model"
+                )
+        return None
+
+    def note_depth(self, name: str, places: Places) -> None:
+        """Say that a file's vectors are of a deeper model. At sites that the recipe names they can still be used."""
+        layers = self.model.n_layers
+        beyond = [] if layers is None else [str(site) for site in places.sites if site.layer >= layers]
+        if layers is not None and beyond:
+            has = f"the model has {layers} layers, 0 to {layers - 1}"
+            self.notes.append(f"Direction {name!r} has vectors at {', '.join(beyond)}, and {has}.")
+
+    def check_classes(self, classes: Sequence[DataRef | None], positions: Positions, path: tuple[KeyPart, ...]) -> None:
+        """The two classes of a direction have no text in common, and have what is to be read."""
+        for ref in dict.fromkeys(filter(None, classes)):
+            self.check_turns(positions, ref, *path, "positions")
+            fault = without_completion(ref, self.examples(ref)) if positions.role == "completion" else None
+            if fault is not None:
+                self.complain(f"{fault}: name a field, completion: <field>, or pairs of them", *path, "positions")
+        positive, negative = classes
+        if positive is None or negative is None:
+            return
+        whole = {identity(example) for example in self.examples(negative)}
+        shared = [example for example in self.examples(positive) if identity(example) in whole]
+        if shared:
+            self.complain(f"{positive} and {negative} {describe_shared(shared)}", *path, "negative")
+            return
+        # Where only prompts are read, two completions of one prompt are one text, twice.
+        prompts = {prompt_of(one) for one in self.examples(negative) if one.completion is not None}
+        alike = [one for one in self.examples(positive) if one.completion is not None and prompt_of(one) in prompts]
+        if alike and within_prompt(positions):
+            message = f"{positions} are tokens of the prompt, and {positive} and {negative} differ in completions only"
+            self.complain(f"{message}: {describe_shared(alike)}; write completion", *path, "positions")
+
+    def check_turns(self, positions: Positions, ref: DataRef, *path: KeyPart) -> None:
+        """Every example of a split has the turn that positions name."""
+        fault = lacking(positions, ref, self.examples(ref), self.shown)
+        if fault is not None:
+            self.complain(f"'{positions}': {fault}", *path)
+
+    def check_known(self, direction: str, path: tuple[KeyPart, ...]) -> None:
+        """There is such a direction."""
+        known = [*self.recipe.directions, *self.further]
+        if direction not in known and not self.draft.lost("directions", direction):
+            self.complain(
+                f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
+            )
+
+    def direction_sites(self, name: str) -> tuple[Site, ...] | SitePattern | None:
+        """Where a direction has vectors, as far as recipe, model and file tell; None where they don't."""
+        direction = self.recipe.directions.get(name)
+        if direction is None or self.draft.lost("directions", name, "site"):
+            return None
+        if direction.file is not None:
+            from steerkit.artifacts.directions import saved_places
+
+            try:
+                saved = saved_places(self.draft.path_of(direction.file), self.catalog, direction.format)
+            except SteerkitError:
+                return None
+            own = saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else None)
+            if own is not None and own.sites:
+                return own.sites
+        if direction.site is None:
+            return None
+        written = parse_sites(direction.site)
+        if isinstance(written, Site):
+            return (written,)
+        try:
+            return written if self.model.n_layers is None else written.sites(self.model.n_layers)
+        except SteerkitError:
+            return None  # told where the direction stands

@@ -1,0 +1,65 @@
+"""Parts of a plan as ``plan.json`` lists them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from steerkit.api.hookspecs import Options
+from steerkit.plan.types import PlannedCondition, PlannedDirection, PlannedEvaluation, as_text
+
+
+def options_as_json(options: Options, *, changed_only: bool = False) -> dict[str, Any]:
+    """Options as JSON values. (pydantic's own JSON mode warns about a tuple in a union with a number.)"""
+    values: dict[str, Any] = to_jsonable_python(options.model_dump(exclude_defaults=changed_only))
+    return values
+
+
+def direction_as_json(item: PlannedDirection) -> dict[str, Any]:
+    """A direction as ``plan.json`` lists it."""
+    if item.file is not None:
+        given = {"format": item.format, "site": as_text(item.site), "positions": as_text(item.positions)}
+        return {"name": item.name, "file": str(item.file), **{key: text for key, text in given.items() if text}}
+    return {
+        "name": item.name,
+        "estimator": item.estimator.name if item.estimator else None,
+        "options": options_as_json(item.options),
+        "positive": as_text(item.positive),
+        "negative": as_text(item.negative),
+        "site": as_text(item.site),
+        "positions": as_text(item.positions),
+    }
+
+
+def condition_as_json(item: PlannedCondition, controls: int) -> dict[str, Any]:
+    """A condition as ``plan.json`` lists it."""
+    interventions = [
+        {
+            "name": one.spec.name,
+            "direction": one.direction_text,
+            "options": options_as_json(one.options),
+            "sites": None if one.sites is None else [str(site) for site in one.sites],
+            "positions": str(one.positions),
+            **one.when(),
+        }
+        for one in item.interventions
+    ]
+    return {
+        "name": item.name,
+        "sweep": item.sweep,
+        "swept": dict(item.swept),
+        "interventions": interventions,
+        "controls": controls,
+        **item.how(),
+    }
+
+
+def evaluation_as_json(item: PlannedEvaluation) -> dict[str, Any]:
+    """An evaluator as ``plan.json`` lists it."""
+    return {
+        "name": item.name,
+        "evaluator": item.spec.name,
+        "options": options_as_json(item.options),
+        "data": [str(ref) for ref in item.data],
+    }

@@ -1,0 +1,174 @@
+"""Sections ``evaluate``, ``monitors`` and ``report.samples``: what is looked at, on which data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from steerkit.api.hookspecs import Lack, Needs
+from steerkit.catalog import Catalog
+from steerkit.errors import PluginError, nearest
+from steerkit.plan.conditions import ConditionResolver, held_at
+from steerkit.plan.names import KeyPart
+from steerkit.plan.turns import closed
+from steerkit.plan.types import PlannedEvaluation, PlannedMonitor, PlannedSamples
+from steerkit.recipe.data import DataRef
+from steerkit.recipe.draft import EVALUATION_KEYS, OPTIONS, Draft
+from steerkit.recipe.schema import EvaluationRecipe, MonitorRecipe
+from steerkit.types import FROM_TOKEN, Positions, Site, SitePattern
+
+
+class MeasureResolver(ConditionResolver):
+    """Resolves what is measured and shown."""
+
+    def __init__(self, draft: Draft, catalog: Catalog) -> None:
+        super().__init__(draft, catalog)
+        self.measured: dict[DataRef, tuple[KeyPart, ...]] = {}
+
+    def evaluation(self, index: int, written: EvaluationRecipe) -> PlannedEvaluation | None:
+        """One evaluator, or None where it has problems."""
+        path = ("evaluate", index)
+        refs = [self.ref(text, *path, "data", at) for at, text in enumerate(written.data)]
+        for at, ref in enumerate(refs):
+            self.measure(ref, *path, "data", at)
+        known = [ref for ref in refs if ref is not None]
+        if len(set(written.data)) != len(written.data) or len(set(known)) != len(known):
+            self.complain("one data reference stands here twice", *path, "data")
+        if [item.name for item in self.recipe.evaluate].index(written.name) != index:
+            self.complain(f"two evaluators are called {written.name!r}; give one `name: ...`", *path)
+        spec = self.spec("evaluator", written.plugin, *path)
+        options = (
+            self.options(spec, written.options, *path, "options", beside=(*EVALUATION_KEYS, OPTIONS)) if spec else None
+        )
+        if spec is None or options is None:
+            return None
+        try:
+            needs: object = spec.needs(options)
+        except Exception as error:
+            self.complain(f"{spec.name} failed to say what it needs: {type(error).__name__}: {error}", *path)
+            return None
+        if not isinstance(needs, Needs):
+            what = type(needs).__name__
+            raise PluginError(f"Evaluator {spec.name!r}: `needs` returned {what}, not steerkit.api.hookspecs.Needs.")
+        if needs.next_token_logits or needs.max_new_tokens:
+            for ref in known:
+                self.check_open(ref, *path, "data")
+        return PlannedEvaluation(written.name, spec, options, needs, tuple(known))
+
+    def check_open(self, ref: DataRef, *path: KeyPart) -> None:
+        """An answer can follow every conversation of a split."""
+        fault = closed(ref, self.examples(ref))
+        if fault is not None:
+            self.complain(f"{fault}: they end with the assistant's turn; leave that out of what is answered", *path)
+
+    def check_labels(self, evaluations: Iterable[PlannedEvaluation]) -> None:
+        """Results hold each name once: no evaluator is called as a value is that another one derives."""
+        names = [item.name for item in self.recipe.evaluate]
+        taken = {name: name for name in names}
+        for item in evaluations:
+            for label in item.added:
+                other = taken.setdefault(label, item.name)
+                if other != item.name:
+                    message = f"{item.name} adds {label!r} to the results, and so would {other}; give one `name: ...`"
+                    self.complain(message, "evaluate", names.index(other))
+
+    def check_lacks(self, evaluations: Iterable[PlannedEvaluation]) -> None:
+        """Examples hold what evaluators need of them for values of the whole set, as far as these tell."""
+        names = [item.name for item in self.recipe.evaluate]
+        for item in evaluations:
+            if not item.data or not all(map(self.examples, item.data)):
+                continue  # what keeps data from being read is told where they stand
+            path = ("evaluate", names.index(item.name))
+            lack = self.lack(item, item.data, path)
+            if lack is not None and lack.option is not None:
+                self.complain(lack.what, *path, OPTIONS, lack.option)
+                continue
+            for ref in item.data:
+                if (lack := self.lack(item, (ref,), path)) is not None:
+                    self.notes.append(f"{item.name} has no value on {ref}: {lack.what}.")
+
+    def lack(self, item: PlannedEvaluation, refs: Sequence[DataRef], path: tuple[KeyPart, ...]) -> Lack | None:
+        """What the examples of some splits together lack for an evaluator, or None."""
+        try:
+            lack: object = item.spec.lacks(item.options, [one for ref in refs for one in self.examples(ref)])
+        except Exception as error:
+            what = "failed to say what examples lack"
+            self.complain(f"{item.spec.name} {what}: {type(error).__name__}: {error}", *path)
+            return None
+        if lack is not None and not isinstance(lack, Lack):
+            what = f"`lacks` returned {type(lack).__name__}, not steerkit.api.hookspecs.Lack"
+            raise PluginError(f"Evaluator {item.spec.name!r}: {what}.")
+        return lack
+
+    def samples(self) -> PlannedSamples | None:
+        """The samples, or None."""
+        written = self.recipe.report.samples
+        if written is None:
+            return None
+        path = ("report", "samples")
+        ref = self.ref(written.data, *path, "data")
+        if ref is None:
+            return None
+        self.measure(ref, *path, "data")
+        self.check_open(ref, *path, "data")
+        there = len(self.examples(ref))
+        if 0 < there < written.n:  # a data set without texts has a problem of its own
+            self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
+        return PlannedSamples(ref, written.n, written.max_new_tokens)
+
+    def measure(self, ref: DataRef | None, *path: KeyPart) -> None:
+        """Note that something is measured on some texts, and where that is said first."""
+        if ref is not None:
+            self.measured.setdefault(ref, path)
+
+    # Monitors.
+
+    def monitor(self, name: str, written: MonitorRecipe) -> PlannedMonitor | None:
+        """One monitor, or None where it has problems."""
+        path, before = ("monitors", name), len(self.problems)
+        self.check_known(written.direction, path)
+        sites = self.sites(written.sites, (*path, "sites"))
+        self.check_monitored(written.direction, sites, path)
+        positions = Positions.parse(written.positions)
+        if positions.role == FROM_TOKEN:
+            self.complain(f"{positions} can be steered, not read: write a role such as all", *path, "positions")
+        if len(self.problems) > before:
+            return None
+        threshold = written.above if written.above is not None else written.below
+        assert threshold is not None
+        side: Literal["above", "below"] = "above" if written.above is not None else "below"
+        return PlannedMonitor(name, written.direction, threshold, side, sites, positions)
+
+    def check_monitored(
+        self, direction: str, sites: Sequence[Site | SitePattern] | None, path: tuple[KeyPart, ...]
+    ) -> None:
+        """Of a direction at several sites a monitor says at which ones it reads, as far as they are known."""
+        own = self.direction_sites(direction)
+        if own is None or (isinstance(own, tuple) and len(own) == 1):
+            return
+        if sites is None:
+            if not self.draft.lost(*path, "sites"):
+                example = "<site>" if isinstance(own, SitePattern) else own[len(own) // 2]
+                message = f"of direction {direction!r} {held_at(own)}; say which ones are read, sites: [{example}]"
+                self.complain(message, *path)
+            return
+        for at, site in enumerate(sites):
+            lacks = site not in own if isinstance(own, tuple) else site.stream != own.stream
+            if isinstance(site, Site) and lacks:
+                self.complain(f"direction {direction!r} has no vectors at {site}; {held_at(own)}", *path, "sites", at)
+
+    def check_monitors(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+        """Evaluators that score readings find their monitors, and monitors somebody who looks at them."""
+        known, names = self.recipe.monitors, [item.name for item in self.recipe.evaluate]
+        for item in evaluations:
+            path = ("evaluate", names.index(item.name))
+            if item.needs.monitors is True and not known:
+                self.complain(f"{item.name} scores readings of monitors: add section `monitors`", *path)
+            for name in () if isinstance(item.needs.monitors, bool) else item.needs.monitors:
+                if name not in known and not self.draft.lost("monitors", name):
+                    self.complain(f"unknown monitor {name!r}. {nearest(name, known, 'monitor')}", *path)
+        if self.recipe.report.samples is None and not any(item.needs.monitors for item in evaluations):
+            self.notes += [
+                f"Monitor {name!r} is read by no evaluator, and there are no report.samples to show it."
+                for name in known
+            ]

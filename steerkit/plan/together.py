@@ -1,0 +1,91 @@
+"""What no section of a recipe can see by itself: leaks between data, what nobody uses, and turns that data lack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steerkit.plan.measures import MeasureResolver
+from steerkit.plan.reach import asked_outside, unprompted, unreached
+from steerkit.plan.turns import unrendered
+from steerkit.plan.types import PlannedCondition, PlannedEvaluation
+from steerkit.recipe.rows import describe_shared, prompt_of
+from steerkit.types import TURNS, Positions
+
+
+class RecipeResolver(MeasureResolver):
+    """Resolves all sections, and looks at them together."""
+
+    def check_together(
+        self, template: str, conditions: Sequence[PlannedCondition], evaluations: Sequence[PlannedEvaluation]
+    ) -> None:
+        """Everything that takes several sections to see."""
+        self.check_labels(evaluations)
+        self.check_monitors(evaluations)
+        self.check_whole()
+        self.check_rendered(template)
+        self.notes += unreached(conditions, evaluations) + unprompted(conditions, evaluations, self.examples)
+        controls = sum(one.n_controls(self.recipe.control.random_directions) for one in conditions)
+        self.notes += asked_outside(evaluations, 1 + len(conditions) + controls)
+        self.check_lacks(evaluations)
+
+    def check_whole(self) -> None:
+        """What no section can see by itself: whether anything is measured, on what, and what nobody uses."""
+        recipe = self.recipe
+        measures = recipe.evaluate or recipe.report.samples
+        if not measures and not (self.draft.lost_within("evaluate") or self.draft.lost_within("report")):
+            if recipe.conditions:
+                message = "nothing is measured: conditions need `evaluate`, or `report: {samples: ...}`"
+                self.complain(message, "conditions")
+            elif not (
+                recipe.directions or self.draft.lost_within("directions") or self.draft.lost_within("conditions")
+            ):
+                self.complain("nothing to do: add directions, conditions and evaluate, or report.samples")
+        self.check_leaks()
+        self.check_edited()
+        used = {ref.dataset for ref in (*self.estimated, *self.measured)}
+        self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
+        listed = [item for one in recipe.conditions.values() for item in one.interventions]
+        steering = {name for item in listed for name in item.directions}
+        steering |= {item.gate.direction for item in listed if item.gate}
+        steering |= {item.direction for item in recipe.monitors.values()}
+        self.notes += [
+            f"Direction {name!r} is not used by any condition{' or monitor' if recipe.monitors else ''}."
+            for name in recipe.directions
+            if not any(used == name or str(used).startswith(f"{name}.") for used in steering)
+        ]
+
+    def check_leaks(self) -> None:
+        """No text that a direction is estimated from is measured on, unless the recipe says so by name."""
+        seen = {prompt_of(example): ref for ref in self.estimated for example in self.examples(ref)}
+        for ref, path in self.measured.items():
+            shared = [example for example in self.examples(ref) if prompt_of(example) in seen]
+            if shared and ref.part == "train":
+                self.notes.append(f"{ref} is measured on, and directions are estimated from it: not held out.")
+            elif shared:
+                source = seen[prompt_of(shared[0])]
+                advice = "split the data set, and measure on another part" if source == ref else "remove them from one"
+                self.complain(
+                    f"directions are estimated from {source}, and it must not be measured on the same texts: "
+                    f"{source} and {ref} {describe_shared(shared)}; {advice}",
+                    *path,
+                )
+
+    def check_rendered(self, template: str) -> None:
+        """Without a chat template there are texts alone."""
+        for ref in {**self.estimated, **self.measured} if template == "none" else ():
+            fault = unrendered(ref, self.examples(ref))
+            if fault is not None:
+                message = f"{fault}: that needs a chat template, and model.chat_template is none"
+                self.complain(message, "data", ref.dataset)
+
+    def check_edited(self) -> None:
+        """Every example that is measured has the turns that interventions and gates name."""
+        for name, condition in self.recipe.conditions.items():
+            for index, item in enumerate(condition.interventions):
+                path = ("conditions", name, "interventions", index)
+                gate = item.gate.positions if item.gate is not None else None
+                for text, where in ((item.positions, path), (gate, (*path, "gate"))):
+                    positions = Positions.parse(text) if text is not None else None
+                    for ref in self.measured if positions is not None and positions.role in TURNS else ():
+                        assert positions is not None
+                        self.check_turns(positions, ref, *where, "positions")
