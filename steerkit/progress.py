@@ -11,7 +11,9 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many prompts are done, and of how many."""
 
 
-StageKind: TypeAlias = Literal["loading", "directory", "direction", "separation", "condition", "kept", "report"]
+StageKind: TypeAlias = Literal[
+    "loading", "directory", "direction", "search", "separation", "condition", "kept", "report"
+]
 """Which part of a run begins; ``directory`` is where its files are from then on."""
 
 

@@ -23,6 +23,7 @@ MOST_THREADS: Final = 1024
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
+    from steerkit.artifacts.results import SearchEntry
     from steerkit.executors.base import Done, Executor
     from steerkit.session.model import LiveModel
 
@@ -86,6 +87,7 @@ def execute(
             with closing(LocalExecutor(Bench(use, model, observer))) as executor:
                 outputs = _outputs(graph, Store(store or out / STORE), executor, directory, observer)
                 # What can't work is found here, before hours of measuring: sites, widths and positions.
+                searches = _searches(graph, outputs, directory.path)
                 directions = _directions(plan, model, graph, outputs, directory.path)
                 conditions = stages.conditions(plan, directions)
                 stages.require_possible(conditions, plan, model)
@@ -94,7 +96,7 @@ def execute(
 
             scores = stages.read_scores(plan, graph, found, model)
             separation = stages.read_separations(graph, found)
-            results, samples = stages.collect(plan, model, directions, conditions, scores, separation)
+            results, samples = stages.collect(plan, model, directions, conditions, scores, separation, searches)
             directory.finish(results, samples)
             return directory.path
 
@@ -118,25 +120,38 @@ def _outputs(graph: Graph, store: Store, executor: Executor, directory: RunDirec
     return outputs
 
 
+def _searches(graph: Graph, outputs: Outputs, folder: Path) -> list[SearchEntry]:
+    """What candidates scored, each search in a file of its own: also where then none of them can be chosen."""
+    searches = []
+    for search in graph.searches:
+        tables = outputs.want(list(search.scored.values()))
+        searches.append(stages.describe_search(search, tables))
+        write_json(folder / f"candidates-{search.planned.name}.json", stages.candidate_rows(searches[-1]))
+    return searches
+
+
 def _directions(plan: Plan, model: LiveModel, graph: Graph, outputs: Outputs, folder: Path) -> dict[str, Direction]:
     """Directions have a file of their own, in which each says what it came from."""
     from steerkit.artifacts.directions import save_directions
 
     if not plan.directions:
         return {}
-    found = {**graph.given, **outputs.want(graph.estimates)}
-    directions = []
+    found = {**graph.given, **outputs.want([*graph.estimates, *(search.chosen for search in graph.searches)])}
+    directions, chosen = [], []
+    for search in graph.searches:
+        direction = stages.read_direction(found[search.chosen.key], search.planned.name)
+        provenance = {**direction.provenance, "recipe_hash": plan.hash, "model": model.source}
+        chosen.append(direction.replace(provenance=provenance))
     for planned in plan.directions:
         classes = {"positive": str(planned.positive), "negative": str(planned.negative), "recipe_hash": plan.hash}
         # Of what may have been kept by another run: this run's names for what it came from.
         own = {**classes, "model": model.source}
-        for name in (planned.name, *planned.further):
-            direction = stages.read_direction(found[graph.directions[name]], name)
+        for direction in stages.read_estimates(planned, found[graph.directions[planned.name]]):
             if planned.file is None:
                 direction = direction.replace(provenance={**direction.provenance, **own})
             directions.append(direction)
-    save_directions(folder / "directions.safetensors", directions)
-    return {direction.name: direction for direction in directions}
+    save_directions(folder / "directions.safetensors", [*directions, *chosen])
+    return {direction.name: direction for direction in (*directions, *chosen)}
 
 
 def _provenance(plan: Plan, model: LiveModel) -> Provenance:

@@ -176,10 +176,58 @@ class SeparationEntry(Entry):
         return "resid_pre" if stream == "resid_post" and block == str(self.layer - 1) else stream or self.site
 
 
+class CandidateEntry(Entry):
+    """A candidate of a search: the means that it scored, with the standard error of each, and what removed it.
+
+    A score is missing where something had removed the candidate before; ``broken_off`` holds what was known of one when
+    it was clear that its bound fails.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("broken_off", "over")
+    position: int
+    layer: int
+    site: str
+    over: str = ""
+    norm: Number = None
+    scores: Mapping[str, Number] = {}
+    errors: Mapping[str, Number] = {}
+    removed_by: str | None = None
+    broken_off: Mapping[str, Number] = {}
+
+
+class SearchStage(Entry):
+    """One filter of a search: for how many candidates its score was computed, and how many were left behind it."""
+
+    score: str
+    asked: int
+    alive: int
+
+
+class SearchEntry(Entry):
+    """A search: the rule in words, every candidate, and which of them was chosen (by its place among them)."""
+
+    _rare: ClassVar[tuple[str, ...]] = ("notes",)
+    name: str
+    over: tuple[str, ...] = ()
+    objective: str
+    maximise: bool = False
+    subject_to: Mapping[str, str] = {}
+    exhaustive: bool = False
+    n_layers: int = 0
+    scores: Mapping[str, Mapping[str, Any]] = {}
+    candidates: tuple[CandidateEntry, ...] = ()
+    chosen: int | None = None
+    near_ties: tuple[int, ...] = ()
+    feasible: int = 0
+    removed_by: Mapping[str, int] = {}
+    stages: tuple[SearchStage, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class Results(Entry):
     """The whole of ``results.json``."""
 
-    _rare: ClassVar[tuple[str, ...]] = ("monitors",)
+    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches")
     schema_version: int = SCHEMA_VERSION
     name: str
     title: str | None = None
@@ -194,6 +242,7 @@ class Results(Entry):
     separation: tuple[SeparationEntry, ...] = ()
     notes: tuple[str, ...] = ()
     monitors: tuple[MonitorEntry, ...] = ()
+    searches: tuple[SearchEntry, ...] = ()
 
 
 class Sample(Entry):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PlannedGate,
         PlannedIntervention,
         PlannedMonitor,
+        PlannedSearch,
     )
     from steerkit.recipe.data import Splits
     from steerkit.stages import Preview
@@ -124,6 +125,8 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
         ("name", "estimator", "positive − negative", "site", "at"),
         [_direction_row(item) for item in plan.directions],
     )
+    searches = [_search_row(item) for item in plan.searches]
+    _table(console, "search", ("name", "over", "aim", "subject to", "scored on"), searches)
     conditions = [["baseline", "nothing", ""], *(_condition_row(plan, item) for item in plan.conditions)]
     _table(console, "conditions", ("name", "what is done", "controls"), conditions)
     monitors = [_monitor_row(item) for item in plan.monitors]
@@ -167,6 +170,14 @@ def _size(splits: Splits, part: str) -> str:
         return str(len(splits[part]))
     side = SIDES[0] if part == "all" else f"{part}.{SIDES[0]}"
     return f"{len(splits[side])} pairs" if side in splits else ""
+
+
+def _search_row(item: PlannedSearch) -> list[str]:
+    rule = item.rule
+    aim = f"{'maximise' if rule.maximise else 'minimise'} {rule.objective}"
+    bounds = "\n".join(what for name, what in rule.says().items() if name != "nan")
+    refs = dict.fromkeys(str(score.data) for score in item.scores)
+    return [item.name, ", ".join(item.over), aim, bounds, ", ".join(refs)]
 
 
 def _direction_row(item: PlannedDirection) -> list[str]:

@@ -15,6 +15,8 @@ from steerkit.plan.types import (
     PlannedMonitor,
     PlannedReport,
     PlannedSamples,
+    PlannedScore,
+    PlannedSearch,
     PlannedSeparation,
 )
 from steerkit.recipe.data import DataRef
@@ -35,6 +37,8 @@ __all__ = [
     "PlannedMonitor",
     "PlannedReport",
     "PlannedSamples",
+    "PlannedScore",
+    "PlannedSearch",
     "PlannedSeparation",
     "held_out",
     "make_plan",

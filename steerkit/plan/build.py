@@ -10,12 +10,12 @@ from functools import cache, partial
 
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
-from steerkit.plan.cost import Meter, meter_directions, meter_groups
+from steerkit.plan.cost import Meter, meter_directions, meter_groups, meter_searches
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
 from steerkit.plan.together import RecipeResolver
 from steerkit.plan.tokens import token_counter
-from steerkit.plan.types import Cost, PlannedDirection, PlannedLoading, PlannedReport, PlannedSeparation
+from steerkit.plan.types import Cost, PlannedDirection, PlannedLoading, PlannedReport, PlannedSearch, PlannedSeparation
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.load import draft_recipe
 from steerkit.recipe.problems import in_order
@@ -59,11 +59,13 @@ class _Planner(RecipeResolver):
         recipe, architecture, template = self.recipe, self.architecture(), self.template()
         self.read_data(template)
         directions = tuple(filter(None, (self.direction(*item) for item in recipe.directions.items())))
+        searches = tuple(filter(None, (self.search(*item) for item in recipe.search.items())))
         conditions = tuple(one for item in recipe.conditions.items() for one in self.condition(*item))
         evaluations = tuple(filter(None, (self.evaluation(*item) for item in enumerate(recipe.evaluate))))
         samples = self.samples()
         monitors = tuple(filter(None, (self.monitor(*item) for item in recipe.monitors.items())))
         self.check_together(template, conditions, evaluations)
+        self.check_candidates(directions, searches)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
         random_directions = recipe.control.random_directions
@@ -86,11 +88,12 @@ class _Planner(RecipeResolver):
             samples=samples,
             random_directions=random_directions,
             separated=recipe.report.separation,
-            cost=self.cost(template, directions, separations, groups),
+            cost=self.cost(template, directions, separations, groups, searches),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
             monitors=monitors,
             profiles=self.draft.profiles,
+            searches=searches,
         )
 
     def report(self) -> PlannedReport:
@@ -122,6 +125,7 @@ class _Planner(RecipeResolver):
         directions: Sequence[PlannedDirection],
         separations: Sequence[PlannedSeparation],
         groups: Sequence[PlannedGroup],
+        searches: Sequence[PlannedSearch],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
@@ -131,6 +135,7 @@ class _Planner(RecipeResolver):
             self.data, counter(section.system_prompt), section.batch_tokens, cache(partial(counter, instead=True))
         )
         meter_directions(meter, directions, separations)
+        meter_searches(meter, searches, directions, self.model.n_layers)
         meter_groups(meter, groups)
         return meter.cost()
 

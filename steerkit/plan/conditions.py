@@ -85,11 +85,15 @@ class ConditionResolver(DirectionResolver):
         return tuple(filter(None, found))
 
     def intervention(
-        self, written: InterventionRecipe, swept: Mapping[str, Any], *path: KeyPart
+        self, written: InterventionRecipe, swept: Mapping[str, Any], *path: KeyPart, along: str | None = None
     ) -> PlannedIntervention | None:
-        """One intervention, with the value of the sweep put in."""
+        """One intervention, with the value of the sweep put in; ``along`` a direction that the recipe doesn't name."""
         spec = self.spec("intervention", written.plugin, *path)
-        self.check_directions(spec, written.directions, path)
+        if along is None:
+            self.check_directions(spec, written.directions, path)
+        elif spec is not None and spec.directions != 1:
+            takes = "no direction" if not spec.directions else f"{spec.directions} directions"
+            self.complain(f"{spec.name} takes {takes}, and a candidate is one", *path)
         sites = self.sites(written.sites, (*path, "sites"))
         gate = self.gate(written, sites, path)
         if spec is None:
@@ -111,7 +115,8 @@ class ConditionResolver(DirectionResolver):
             return None
         self.check_sites(spec, options, written.directions, path)
         positions, schedule = Positions.parse(written.positions), Schedule.parse(written.schedule)
-        return PlannedIntervention(spec, options, written.directions, sites, positions, schedule, gate)
+        directions = written.directions if along is None else (along,)
+        return PlannedIntervention(spec, options, directions, sites, positions, schedule, gate)
 
     def check_directions(
         self, spec: InterventionSpec | None, directions: Sequence[str], path: tuple[KeyPart, ...]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from steerkit.plan.looks import Lengths, PlannedGroup
 from steerkit.plan.tokens import Reading, TokenCounter
 from steerkit.plan.turns import reads_behind
-from steerkit.plan.types import Cost, PlannedDirection, PlannedSeparation
+from steerkit.plan.types import Cost, PlannedDirection, PlannedSearch, PlannedSeparation
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import Pass
+from steerkit.types import SitePattern
 
 
 class Part(Enum):
@@ -19,6 +21,7 @@ class Part(Enum):
 
     DIRECTIONS = "directions"
     SEPARATION = "separation by layer"
+    SEARCH = "search"
     BASELINE = "baseline"
     CONDITIONS = "conditions"
     CONTROLS = "random controls"
@@ -72,7 +75,7 @@ class Meter:
         alone = run.calls_of(1, self.budget)
         together = members * alone if apart else run.calls_of(members, self.budget)
         self._count(part, alone)
-        self._count(Part.CONTROLS, together - alone)
+        self._count(part if part is Part.SEARCH else Part.CONTROLS, together - alone)
         if prepass:
             batches = members * run.batches(self.budget) if apart else run.batches_of(members, self.budget)
             self._count(Part.PREPASSES, batches)
@@ -104,6 +107,37 @@ def meter_directions(
         for ref in (item.positive, item.negative, *separation.seen):
             if ref is not None:
                 meter.add(Part.SEPARATION, Pass(tuple(meter.lengths(ref, _reading(item)))))
+
+
+_LAYERS: Final = 32
+_POSITIONS: Final = 5
+"""What a search is taken to go over where only the model tells."""
+
+
+def meter_searches(
+    meter: Meter, searches: Iterable[PlannedSearch], directions: Sequence[PlannedDirection], n_layers: int | None
+) -> None:
+    """Every candidate scored by everything: bounds that remove some of them early make it less."""
+    by_name = {item.name: item for item in directions}
+    for search in searches:
+        candidates = sum(_candidates(by_name[name], n_layers) for name in search.over)
+        for score in search.scores:
+            run = Pass(tuple(meter.lengths(score.data)), kind="next token")
+            meter.add(Part.SEARCH, run, members=candidates, apart=True)
+
+
+def _candidates(direction: PlannedDirection, n_layers: int | None) -> int:
+    """How many sites times positions a direction has, as far as is known."""
+    site, positions = direction.site, direction.positions
+    sites = 1
+    if isinstance(site, SitePattern):
+        sites = len(site.sites(n_layers)) if n_layers is not None else _LAYERS
+    if positions is None or not positions.each:
+        return sites
+    if positions.indices:
+        return sites * len(positions.indices)
+    first, last = positions.span or (None, None)
+    return sites * (-first if first is not None and first < 0 and last is None else _POSITIONS)
 
 
 def _reading(direction: PlannedDirection) -> Reading:

@@ -161,8 +161,16 @@ class DirectionResolver(ModelResolver):
 
     def check_known(self, direction: str, path: tuple[KeyPart, ...]) -> None:
         """There is such a direction."""
-        known = [*self.recipe.directions, *self.further]
-        if direction not in known and not self.draft.lost("directions", direction):
+        known = [*self.recipe.directions, *self.recipe.search, *self.further]
+        written = self.recipe.directions.get(direction)
+        if written is not None and Positions.parse(written.positions).each:
+            self.complain(
+                f"direction {direction!r} has one for each of '{written.positions}': name a search that chooses one",
+                *(*path, "direction"),
+            )
+        elif direction not in known and not (
+            self.draft.lost("directions", direction) or self.draft.lost("search", direction)
+        ):
             self.complain(
                 f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
             )

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from steerkit.api.hookspecs import Options
-from steerkit.plan.types import PlannedCondition, PlannedDirection, PlannedEvaluation, as_text
+from steerkit.plan.types import PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSearch, as_text
+from steerkit.selection import NAN
 
 
 def options_as_json(options: Options, *, changed_only: bool = False) -> dict[str, Any]:
@@ -62,4 +63,26 @@ def evaluation_as_json(item: PlannedEvaluation) -> dict[str, Any]:
         "evaluator": item.spec.name,
         "options": options_as_json(item.options),
         "data": [str(ref) for ref in item.data],
+    }
+
+
+def search_as_json(item: PlannedSearch) -> dict[str, Any]:
+    """A search as ``plan.json`` lists it."""
+    scores = [
+        {
+            "name": one.name,
+            "evaluator": one.spec.name,
+            "options": options_as_json(one.options),
+            "data": str(one.data),
+            "under": [under.spec.name for under in one.under],
+        }
+        for one in item.scores
+    ]
+    return {
+        "name": item.name,
+        "over": list(item.over),
+        "scores": scores,
+        "maximise" if item.rule.maximise else "minimise": item.rule.objective,
+        "subject_to": {name: says for name, says in item.rule.says().items() if name != NAN},
+        "exhaustive": item.exhaustive,
     }

@@ -217,8 +217,8 @@ def plan_separations(
     """How the classes of every estimated direction are told apart: on prompts that weren't seen, if there are any."""
     found = []
     for item in directions:
-        if item.positive is None or item.negative is None:
-            continue
+        if item.positive is None or item.negative is None or (item.positions is not None and item.positions.each):
+            continue  # of a direction that was chosen the search says how it does
         unseen = held_out(item.positive, data), held_out(item.negative, data)
         if unseen[0] is not None and unseen[1] is not None:
             found.append(PlannedSeparation(item, (unseen[0], unseen[1]), held_out=True))

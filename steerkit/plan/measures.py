@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from steerkit.api.hookspecs import Lack, Needs
+from steerkit.api.hookspecs import EvaluatorSpec, Lack, Needs, Options
 from steerkit.catalog import Catalog
 from steerkit.errors import PluginError, nearest
 from steerkit.plan.conditions import ConditionResolver, held_at
@@ -42,6 +42,16 @@ class MeasureResolver(ConditionResolver):
         )
         if spec is None or options is None:
             return None
+        needs = self.needs(spec, options, path)
+        if needs is None:
+            return None
+        if needs.next_token_logits or needs.max_new_tokens:
+            for ref in known:
+                self.check_open(ref, *path, "data")
+        return PlannedEvaluation(written.name, spec, options, needs, tuple(known))
+
+    def needs(self, spec: EvaluatorSpec, options: Options, path: tuple[KeyPart, ...]) -> Needs | None:
+        """What an evaluator must see, or None where it fails to say so."""
         try:
             needs: object = spec.needs(options)
         except Exception as error:
@@ -50,10 +60,7 @@ class MeasureResolver(ConditionResolver):
         if not isinstance(needs, Needs):
             what = type(needs).__name__
             raise PluginError(f"Evaluator {spec.name!r}: `needs` returned {what}, not steerkit.api.hookspecs.Needs.")
-        if needs.next_token_logits or needs.max_new_tokens:
-            for ref in known:
-                self.check_open(ref, *path, "data")
-        return PlannedEvaluation(written.name, spec, options, needs, tuple(known))
+        return needs
 
     def check_open(self, ref: DataRef, *path: KeyPart) -> None:
         """An answer can follow every conversation of a split."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.catalog import Catalog
-from steerkit.plan.listed import condition_as_json, direction_as_json, evaluation_as_json
+from steerkit.plan.listed import condition_as_json, direction_as_json, evaluation_as_json, search_as_json
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.types import (
     Cost,
@@ -22,6 +22,7 @@ from steerkit.plan.types import (
     PlannedMonitor,
     PlannedReport,
     PlannedSamples,
+    PlannedSearch,
     PlannedSeparation,
 )
 from steerkit.recipe.data import DataRef, Splits
@@ -55,6 +56,7 @@ class Plan:
         notes: what a reader should know, as sentences.
         monitors: in the recipe's order.
         profiles: names of the profiles that the recipe has; none where one of them was chosen.
+        searches: in the recipe's order.
     """
 
     recipe: Recipe
@@ -78,6 +80,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     monitors: tuple[PlannedMonitor, ...] = ()
     profiles: tuple[str, ...] = ()
+    searches: tuple[PlannedSearch, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:
@@ -112,6 +115,7 @@ class Plan:
                 str(DataRef(name, part)): len(rows) for name, by in self.data.items() for part, rows in by.items()
             },
             "directions": [direction_as_json(item) for item in self.directions],
+            **({"search": [search_as_json(item) for item in self.searches]} if self.searches else {}),
             "conditions": [
                 condition_as_json(item, item.n_controls(self.random_directions)) for item in self.conditions
             ],

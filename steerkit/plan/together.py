@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steerkit.plan.measures import MeasureResolver
 from steerkit.plan.reach import asked_outside, unprompted, unreached
+from steerkit.plan.searches import SearchResolver
 from steerkit.plan.turns import unrendered
 from steerkit.plan.types import PlannedCondition, PlannedEvaluation
 from steerkit.recipe.rows import describe_shared, prompt_of
 from steerkit.types import TURNS, Positions
 
 
-class RecipeResolver(MeasureResolver):
+class RecipeResolver(SearchResolver):
     """Resolves all sections, and looks at them together."""
 
     def check_together(
@@ -48,9 +48,10 @@ class RecipeResolver(MeasureResolver):
         steering = {name for item in listed for name in item.directions}
         steering |= {item.gate.direction for item in listed if item.gate}
         steering |= {item.direction for item in recipe.monitors.values()}
+        steering |= {name for item in recipe.search.values() for name in item.directions}
         self.notes += [
             f"Direction {name!r} is not used by any condition{' or monitor' if recipe.monitors else ''}."
-            for name in recipe.directions
+            for name in (*recipe.directions, *recipe.search)
             if not any(used == name or str(used).startswith(f"{name}.") for used in steering)
         ]
 

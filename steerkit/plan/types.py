@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from steerkit.api.hookspecs import (
     EstimatorSpec,
@@ -17,6 +17,7 @@ from steerkit.api.hookspecs import (
     Value,
 )
 from steerkit.recipe.data import DataRef
+from steerkit.selection import Rule
 from steerkit.types import Positions, Schedule, Site, SitePattern
 
 
@@ -181,6 +182,50 @@ class PlannedCondition:
     def has_prepass(self) -> bool:
         """Whether prompts are read once more, without any intervention, before each pass over them."""
         return any(item.gate is not None and item.gate.prepass for item in self.interventions)
+
+
+CANDIDATE: Final = "candidate"
+"""What the direction of an intervention is called that goes along whatever candidate is scored."""
+
+
+@dataclass(frozen=True)
+class PlannedScore:
+    """One score of a search's candidates.
+
+    Args:
+        name: as the rule speaks of it.
+        spec: the evaluator.
+        options: its options.
+        needs: what it must see.
+        data: the prompts.
+        under: interventions along ``CANDIDATE``.
+    """
+
+    name: str
+    spec: EvaluatorSpec
+    options: Options
+    needs: Needs
+    data: DataRef
+    under: tuple[PlannedIntervention, ...]
+
+
+@dataclass(frozen=True)
+class PlannedSearch:
+    """A direction that is chosen among candidates.
+
+    Args:
+        name: of the search, and of the direction.
+        over: directions whose sites and positions are the candidates.
+        scores: what each is scored by.
+        rule: which one is taken.
+        exhaustive: whether candidates that a bound removed are scored on.
+    """
+
+    name: str
+    over: tuple[str, ...]
+    scores: tuple[PlannedScore, ...]
+    rule: Rule
+    exhaustive: bool = False
 
 
 @dataclass(frozen=True)

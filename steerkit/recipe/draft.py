@@ -16,6 +16,7 @@ from steerkit.recipe.schema import Recipe
 
 INTERVENTION_KEYS = ("direction", "sites", "positions", "schedule", "gate")
 EVALUATION_KEYS = ("data", "name")
+SCORE_KEYS = ("data", "under")
 OPTIONS = "options"
 """Holds options of a plugin that are called as a key of ours is, and any others."""
 _RARE = ("schedule", "gate")
@@ -126,14 +127,21 @@ class Draft:
             if condition["mode"] == "auto":
                 del condition["mode"]
             condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
-        if not out["monitors"]:
-            del out["monitors"]
+        for search in out["search"].values():
+            search["scores"] = {name: _fold_score(item) for name, item in search["scores"].items()}
+        for section in ("monitors", "search"):
+            if not out[section]:
+                del out[section]
         out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]
         return out
 
     def to_yaml(self) -> str:
         """``resolved`` as YAML, which ``load_recipe`` reads back as the same recipe."""
         return write_document(self.resolved())
+
+
+def _fold_score(item: dict[str, Any]) -> dict[str, Any]:
+    return _fold({**item, "under": [_fold(one, INTERVENTION_KEYS) for one in item["under"]]}, SCORE_KEYS)
 
 
 def _fold(item: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:

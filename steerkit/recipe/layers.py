@@ -162,6 +162,11 @@ def _over(base: Layered, own: Layered) -> Layered:
     return Layered(value, origins, (*base.problems, *own.problems), frozenset(lost | own.lost))
 
 
+def merged(base: Any, own: Any) -> Any:
+    """Plain values over others: mappings key by key, everything else as a whole; null takes away."""
+    return _merge(base, own, (), {}, set())
+
+
 def _merge(base: Any, own: Any, path: KeyPath, origins: dict[KeyPath, Origin], lost: set[KeyPath]) -> Any:
     """The merged value; what is replaced is forgotten, also where it was written."""
     if isinstance(base, dict) and isinstance(own, dict):

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steerkit.errors import Problem, RecipeError
+from steerkit.errors import Problem, RecipeError, SteerkitError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, is_whole, read_document
-from steerkit.recipe.draft import EVALUATION_KEYS, INTERVENTION_KEYS, OPTIONS, Draft, Written
-from steerkit.recipe.layers import lay
+from steerkit.recipe.draft import EVALUATION_KEYS, INTERVENTION_KEYS, OPTIONS, SCORE_KEYS, Draft, Written
+from steerkit.recipe.layers import lay, merged
 from steerkit.recipe.mend import Mender
+from steerkit.recipe.presets import preset_search
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.shipped import find_recipe
 
@@ -167,6 +168,8 @@ class _Grammar:
             }
         if isinstance(out.get("monitors"), dict):
             out["monitors"] = {name: self._monitor(item, name) for name, item in out["monitors"].items()}
+        if isinstance(out.get("search"), dict):
+            out["search"] = {name: self._search(item, ("search", name)) for name, item in out["search"].items()}
         if isinstance(out.get("evaluate"), list):
             items = self._items(out["evaluate"], ("evaluate",), ("evaluate",), EVALUATION_KEYS)
             out["evaluate"] = [self._evaluation(item, ("evaluate", index)) for index, item in enumerate(items)]
@@ -202,6 +205,37 @@ class _Grammar:
         for index, entry in enumerate(found):
             self._listed(entry, "sites", (*path, "interventions", index))
         return {**item, "interventions": found}
+
+    def _search(self, item: Any, path: KeyPath) -> Any:
+        if not isinstance(item, dict):
+            return item
+        if "preset" in item:
+            item = self._with_preset(dict(item), path)
+        if not isinstance(item.get("scores"), dict):
+            return item
+        scores = {name: self._score(score, (*path, "scores", name)) for name, score in item["scores"].items()}
+        return {**item, "scores": {name: score for name, score in scores.items() if score is not None}}
+
+    def _with_preset(self, item: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+        """What a preset stands for, under what is written beside it."""
+        try:
+            below = preset_search(item.pop("preset"))
+        except SteerkitError as error:
+            self._complain((*path, "preset"), str(error))
+            self.lost |= {(*path, key) for key in ("scores", "minimise", "maximise")}
+            return item
+        return merged(below, item)
+
+    def _score(self, score: Any, path: KeyPath) -> dict[str, Any] | None:
+        built = self._item(score, path, SCORE_KEYS, path)
+        if built is None or not isinstance(under := built.get("under"), (list, str)):
+            return built
+        listed = [under] if isinstance(under, str) else under
+        at = (*self.moved[path], "under")
+        found = self._items(listed, at, (*path, "under"), INTERVENTION_KEYS)
+        for index, entry in enumerate(found):
+            self._listed(entry, "sites", (*path, "under", index))
+        return {**built, "under": found}
 
     def _items(self, items: list[Any], path: KeyPath, target: KeyPath, own: tuple[str, ...]) -> list[dict[str, Any]]:
         """Read a list of plugins at ``path`` as written, which becomes ``target`` as validated."""

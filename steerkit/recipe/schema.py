@@ -6,7 +6,7 @@ A recipe knows nothing of where it was written: a ``Draft`` does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -284,6 +284,60 @@ class EvaluationRecipe(Section):
     options: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class CandidateScoreRecipe(Section):
+    """One score of a search's candidates: an evaluator on prompts, under interventions along the candidate."""
+
+    plugin: str
+    data: str = Field(description="data reference of the prompts, as in harmful.validation")
+    under: tuple[InterventionRecipe, ...] = Field(
+        default=(), description="list of interventions, along the candidate's direction, as in [ablate]"
+    )
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class BoundRecipe(Section):
+    """A bound on a score of a search's candidates."""
+
+    score: str = Field(description="name of a score")
+    at_least: float | None = Field(default=None, description="lower bound")
+    at_most: float | None = Field(default=None, description="upper bound")
+    strict: bool = Field(default=False, description="whether a candidate that lies on the bound is outside")
+
+    @model_validator(mode="after")
+    def _one_side(self) -> BoundRecipe:
+        if self.at_least is None and self.at_most is None:
+            raise _lacking("expected a number as at_least or as at_most", ("at_least", "at_most"))
+        return self
+
+
+class SearchRecipe(Section):
+    """One search of section ``search``: a direction that is chosen among candidates, under the search's name."""
+
+    over: Names = Field(description="name of a direction, or a list; each site and position of it is a candidate")
+    scores: Mapping[Name, CandidateScoreRecipe] = Field(min_length=1, description="scores of a candidate, by name")
+    minimise: str | None = Field(default=None, description="name of the score that is to be small")
+    maximise: str | None = Field(default=None, description="name of the score that is to be large")
+    subject_to: Mapping[Name, BoundRecipe] = Field(default_factory=dict, description="bounds on scores, by name")
+    layers_below: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="which layers may win, as a share of the depth"
+    )
+    exhaustive: bool = Field(default=False, description="whether candidates that a bound removed are scored on")
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> SearchRecipe:
+        given = [name for name in ("minimise", "maximise") if getattr(self, name) is not None]
+        if not given:
+            raise _lacking("expected the name of a score as minimise or as maximise", ("minimise", "maximise"))
+        if len(given) > 1:
+            raise _excess("expected one of minimise and maximise, not both", given)
+        return self
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """The directions that it searches."""
+        return (self.over,) if isinstance(self.over, str) else self.over
+
+
 class ControlRecipe(Section):
     """Section ``control``: the same interventions along random directions of equal norm."""
 
@@ -315,6 +369,7 @@ class Recipe(Section):
     model: ModelRecipe = Field(description="section; needs at least `source`")
     data: Mapping[Name, DatasetRecipe] = Field(default_factory=dict, description="section: data sets by name")
     directions: Mapping[Name, DirectionRecipe] = Field(default_factory=dict, description="section: by name")
+    search: Mapping[Name, SearchRecipe] = Field(default_factory=dict, description="section: directions to be chosen")
     conditions: Mapping[Name, ConditionRecipe] = Field(default_factory=dict, description="section: by name")
     monitors: Mapping[Name, MonitorRecipe] = Field(default_factory=dict, description="section: by name")
     evaluate: tuple[EvaluationRecipe, ...] = Field(default=(), description="section: list of evaluators")

@@ -27,17 +27,21 @@ class Candidate:
         scores: by name. NaN where one couldn't be computed.
         errors: standard error of the difference of a score to the winner's, where that is known: paired in a run, and
             what the table says of each score otherwise.
+        variant: what else tells it from others of its position and layer; empty where nothing has to.
+        removed_by: the constraint that removed it before all of it was scored; None where that is for the rule to say.
     """
 
     position: int
     layer: int
     scores: Mapping[str, float]
     errors: Mapping[str, float] = field(default_factory=dict)
+    variant: str = ""
+    removed_by: str | None = None
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Position and layer, in the order in which exact ties are broken."""
-        return self.position, self.layer
+    def place(self) -> tuple[int, int, str]:
+        """Position, layer and variant, in the order in which exact ties are broken."""
+        return self.position, self.layer, self.variant
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,12 @@ class Rule:
         return tuple(dict.fromkeys((self.objective, *(bound.score for bound in self.bounds))))
 
     def failure(self, candidate: Candidate, n_layers: int) -> str | None:
-        """The first constraint that a candidate fails, in the order NaN, layer, bounds; None where it passes all."""
+        """The first constraint that a candidate fails, in the order NaN, layer, bounds; None where it passes all.
+
+        What removed a candidate before it was scored goes before: the rest of it isn't known.
+        """
+        if candidate.removed_by is not None and any(math.isnan(candidate.scores[name]) for name in self.scores):
+            return candidate.removed_by
         if any(math.isnan(candidate.scores[name]) for name in self.scores):
             return NAN
         if self.layers is not None and candidate.layer >= self.layers.first_outside(n_layers):

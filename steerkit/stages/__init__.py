@@ -4,7 +4,7 @@ A task (``tasks``) is a plain value with a key. ``graph`` makes the tasks of a p
 model, and ``records`` turns outputs into results. All of it reads the plan, and nothing of the recipe or of a catalog.
 """
 
-from steerkit.stages.carry import Bench, carry_out, read_direction
+from steerkit.stages.carry import Bench, carry_out, read_direction, read_estimates
 from steerkit.stages.condition import Condition, conditions, random_like, require_monitors, require_possible
 from steerkit.stages.graph import BASELINE, Graph, GroupTasks, make_graph, saved_direction
 from steerkit.stages.model import facts_of, load, model_use, plugins_of
@@ -16,6 +16,7 @@ from steerkit.stages.records import (
     read_scores,
     read_separations,
 )
+from steerkit.stages.search import candidate_rows, describe_search
 from steerkit.stages.tasks import ModelUse, Task
 
 __all__ = [
@@ -27,10 +28,12 @@ __all__ = [
     "ModelUse",
     "Preview",
     "Task",
+    "candidate_rows",
     "carry_out",
     "collect",
     "conditions",
     "describe_condition",
+    "describe_search",
     "evaluated_examples",
     "facts_of",
     "load",
@@ -40,6 +43,7 @@ __all__ = [
     "preview",
     "random_like",
     "read_direction",
+    "read_estimates",
     "read_scores",
     "read_separations",
     "require_monitors",

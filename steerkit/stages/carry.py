@@ -15,6 +15,8 @@ from steerkit.stages.condition import build_monitors, steer_group
 from steerkit.stages.model import load_use
 from steerkit.stages.readings import readings_as_json
 from steerkit.stages.tasks import (
+    CandidatesTask,
+    ChooseTask,
     CompletionsTask,
     EstimateTask,
     Examples,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from steerkit.api.monitor import Monitor
     from steerkit.engine.measuring.evaluate import Evaluation, Job, Plain, Steered
     from steerkit.engine.measuring.jobs import Activity, ConditionScores
-    from steerkit.plan import PlannedMonitor
+    from steerkit.plan import PlannedDirection, PlannedMonitor
     from steerkit.session.model import LiveModel
 
 
@@ -118,6 +120,10 @@ def carry_out(tasks: Sequence[Task], inputs: Mapping[str, bytes], bench: Bench) 
         return _scores(tasks, given, bench)
     if isinstance(payload, EstimateTask):
         return {first.key: _estimate(payload, bench)}
+    if isinstance(payload, CandidatesTask):
+        return {first.key: _candidates(payload, given, bench)}
+    if isinstance(payload, ChooseTask):
+        return {first.key: _choice(payload, given)}
     if isinstance(payload, SeparationTask):
         return {first.key: _separation(payload, bench)}
     if isinstance(payload, CompletionsTask):
@@ -153,6 +159,23 @@ def _unsourced(direction: Direction) -> Direction:
     Whoever writes a run's directory says what the model is called in it.
     """
     return direction.replace(provenance={key: said for key, said in direction.provenance.items() if key != "model"})
+
+
+def _candidates(payload: CandidatesTask, given: Mapping[str, bytes], bench: Bench) -> bytes:
+    from steerkit.api.direction_bytes import directions_from_bytes
+    from steerkit.stages.search import score_candidates
+
+    directions = directions_from_bytes(given["direction"]).values()
+    return to_bytes(score_candidates(payload, directions, bench.live(payload.model), bench.observer))
+
+
+def _choice(payload: ChooseTask, given: Mapping[str, bytes]) -> bytes:
+    from steerkit.api.direction_bytes import directions_from_bytes, directions_to_bytes
+    from steerkit.stages.search import chosen_direction
+
+    tables = {name: from_bytes(given[f"candidates {name}"]) for name in payload.over}
+    directions = {name: directions_from_bytes(given[f"direction {name}"]) for name in payload.over}
+    return directions_to_bytes([chosen_direction(payload, tables, directions)])
 
 
 def _separation(payload: SeparationTask, bench: Bench) -> bytes:
@@ -278,6 +301,16 @@ def read_direction(content: bytes, name: str) -> Direction:
     from steerkit.api.direction_bytes import directions_from_bytes
 
     return directions_from_bytes(content)[name]
+
+
+def read_estimates(planned: PlannedDirection, content: bytes) -> list[Direction]:
+    """All directions of one task: the recipe's own and its further ones, or one for each of several positions."""
+    from steerkit.api.direction_bytes import directions_from_bytes
+
+    found = directions_from_bytes(content)
+    if planned.positions is not None and planned.positions.each:
+        return list(found.values())
+    return [found[name] for name in (planned.name, *planned.further)]
 
 
 def to_bytes(value: Any) -> bytes:

@@ -139,6 +139,11 @@ def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) ->
     return Placement(made, planned.sites, planned.positions, planned.schedule, gate)
 
 
+def place_along(planned: PlannedIntervention, direction: Direction) -> Placement:
+    """An intervention along one direction, whatever the plan calls it."""
+    return _place(planned, dict.fromkeys(planned.directions, direction))
+
+
 def random_like(direction: Direction, seed: int, number: int) -> Direction:
     """A random direction whose vectors have the same norms: what any direction of this size would do.
 

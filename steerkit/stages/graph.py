@@ -17,12 +17,16 @@ from steerkit.plan import (
     PlannedDirection,
     PlannedGroup,
     PlannedMonitor,
+    PlannedScore,
+    PlannedSearch,
     PlannedSeparation,
 )
 from steerkit.progress import StageKind
 from steerkit.sharing import compares_completions, greedy_tokens
 from steerkit.stages.model import code_of, plugin
 from steerkit.stages.tasks import (
+    CandidatesTask,
+    ChooseTask,
     CompletionsTask,
     EstimateTask,
     Examples,
@@ -32,6 +36,7 @@ from steerkit.stages.tasks import (
     ReadingsTask,
     ReferenceTask,
     ScoresTask,
+    ScoreUse,
     SeparationTask,
     Task,
     TaskKind,
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 BASELINE = "baseline"
 _KINDS: Mapping[type, TaskKind] = {
     EstimateTask: "direction",
+    CandidatesTask: "candidates",
+    ChooseTask: "direction",
     SeparationTask: "separation",
     CompletionsTask: "completions",
     ReferenceTask: "reference",
@@ -82,6 +89,21 @@ class GroupTasks:
 
 
 @dataclass(frozen=True)
+class SearchTasks:
+    """The tasks of a search.
+
+    Args:
+        planned: the search.
+        scored: ``{direction: the task that scores its candidates}``.
+        chosen: the task that chooses.
+    """
+
+    planned: PlannedSearch
+    scored: Mapping[str, Task]
+    chosen: Task
+
+
+@dataclass(frozen=True)
 class Graph:
     """The tasks of a run.
 
@@ -89,6 +111,7 @@ class Graph:
         given: outputs that no task makes: saved directions, by key.
         directions: key of each direction, in the order of the recipe.
         estimates: the tasks that estimate directions.
+        searches: the tasks of each search.
         separations: what is told apart, each with its task.
         groups: the baseline and the conditions, each with its controls.
     """
@@ -98,12 +121,14 @@ class Graph:
     estimates: tuple[Task, ...]
     separations: tuple[tuple[PlannedSeparation, Task], ...]
     groups: tuple[GroupTasks, ...]
+    searches: tuple[SearchTasks, ...] = ()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
         """All of them, in the order in which they are best carried out."""
         measured = (task for group in self.groups for task in group.tasks)
-        return (*self.estimates, *(task for _, task in self.separations), *measured)
+        searched = (task for search in self.searches for task in (*search.scored.values(), search.chosen))
+        return (*self.estimates, *searched, *(task for _, task in self.separations), *measured)
 
     @property
     def wanted(self) -> tuple[Task, ...]:
@@ -134,9 +159,10 @@ class _Grapher:
     def graph(self) -> Graph:
         """All tasks."""
         estimates = [task for item in self.plan.directions if (task := self.direction(item)) is not None]
+        searches = tuple(self.search(item) for item in self.plan.searches)
         separations = [(item, self.separation(item)) for item in self.plan.separations]
         groups = [self.group(item) for item in self.plan.groups]
-        return Graph(self.given, self.directions, tuple(estimates), tuple(separations), tuple(groups))
+        return Graph(self.given, self.directions, tuple(estimates), tuple(separations), tuple(groups), searches)
 
     def task(
         self, payload: Payload, inputs: Mapping[str, str], part: StageKind, title: str, together: str = ""
@@ -177,6 +203,37 @@ class _Grapher:
         task = self.task(payload, {}, "direction", f"direction {planned.name}")
         self.directions |= dict.fromkeys((planned.name, *planned.further), task.key)
         return task
+
+    def search(self, planned: PlannedSearch) -> SearchTasks:
+        """The tasks that score candidates, and the one that chooses among them."""
+        scores = tuple(self.score_use(item) for item in planned.scores)
+        scored = {}
+        for name in planned.over:
+            payload = CandidatesTask(self.model, scores, planned.rule, planned.exhaustive, name)
+            inputs = {"direction": self.directions[name]}
+            scored[name] = self.task(payload, inputs, "search", f"search {planned.name} over {name}")
+        inputs = {f"candidates {name}": task.key for name, task in scored.items()}
+        inputs |= {f"direction {name}": self.directions[name] for name in planned.over}
+        choice = ChooseTask(planned.name, planned.over, planned.rule)
+        chosen = self.task(choice, inputs, "search", f"choice of {planned.name}")
+        self.directions[planned.name] = chosen.key
+        return SearchTasks(planned, scored, chosen)
+
+    def score_use(self, item: PlannedScore) -> ScoreUse:
+        """A score as tasks name it."""
+        code = tuple(code_of(one.spec) for one in item.under)
+        examples = self.plan.examples(item.data)
+        return ScoreUse(
+            item.name,
+            plugin(item.spec),
+            item.options,
+            item.needs,
+            item.spec.limits,
+            examples,
+            item.under,
+            code,
+            str(item.data),
+        )
 
     def separation(self, planned: PlannedSeparation) -> Task:
         """The task that tells a direction's classes apart."""

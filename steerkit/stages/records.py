@@ -17,6 +17,7 @@ from steerkit.artifacts.results import (
     RecordEntry,
     Results,
     Sample,
+    SearchEntry,
     SeparationEntry,
     describe_direction,
     sample_rows,
@@ -141,6 +142,7 @@ def collect(
     conditions: Sequence[Condition],
     scores: Mapping[str, ConditionScores],
     separation: Sequence[SeparationEntry],
+    searches: Sequence[SearchEntry] = (),
 ) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
     records: list[RecordEntry] = []
@@ -165,15 +167,22 @@ def collect(
         seed=plan.seed,
         model=ModelEntry(**{key: facts[key] for key in ModelEntry.model_fields}),
         data={f"{name}.{split}": len(rows) for name, by in plan.data.items() for split, rows in by.items()},
-        directions=tuple(describe_direction(direction) for direction in directions.values()),
+        directions=tuple(describe_direction(directions[name]) for name in _reported(plan)),
         conditions=tuple(describe_condition(condition, live) for condition in conditions),
         evaluators=tuple(entry for planned in plan.evaluations for entry in _describe_evaluator(planned)),
         records=tuple(records),
         separation=tuple(separation),
         notes=(*_unmeasured(plan, separation), *_left_out(directions), *dict.fromkeys(notes)),
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
+        searches=tuple(searches),
     )
     return results, samples
+
+
+def _reported(plan: Plan) -> list[str]:
+    """The directions that results describe: candidates stand with their search."""
+    estimated = (one for one in plan.directions if one.positions is None or not one.positions.each)
+    return [*(name for one in estimated for name in (one.name, *one.further)), *(one.name for one in plan.searches)]
 
 
 def read_separations(graph: Graph, outputs: Mapping[str, bytes]) -> list[SeparationEntry]:

@@ -7,18 +7,21 @@ again; they are no part of its key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
 from steerkit.api.evaluator import Evaluator
 from steerkit.api.hookspecs import EstimatorNeeds, Needs, Options, Spec
 from steerkit.catalog import implementation
-from steerkit.plan import PlannedCondition, PlannedLoading, PlannedMonitor
+from steerkit.plan import PlannedCondition, PlannedIntervention, PlannedLoading, PlannedMonitor
 from steerkit.progress import StageKind
+from steerkit.selection import Rule
 from steerkit.types import Example, Positions, Site, SitePattern
 
-TaskKind: TypeAlias = Literal["direction", "separation", "completions", "reference", "scores", "readings"]
+TaskKind: TypeAlias = Literal["direction", "separation", "candidates", "completions", "reference", "scores", "readings"]
+
+Limits: TypeAlias = Callable[[Any, int], tuple[float, float]]
 
 Examples: TypeAlias = tuple[Example, ...]
 """Examples, in order."""
@@ -113,6 +116,68 @@ class SeparationTask:
 
 
 @dataclass(frozen=True)
+class ScoreUse:
+    """One score of candidates.
+
+    Args:
+        name: as the rule speaks of it.
+        evaluator: what scores.
+        options: its options.
+        needs: what it must see.
+        limits: the least and the greatest value that an example's score can have, from the options and the number of
+            logits; None where nobody says.
+        examples: the prompts.
+        under: interventions along the candidate.
+        code: sha256 of the source of each.
+        data: as messages call the prompts.
+    """
+
+    name: str
+    evaluator: Plugin
+    options: Options
+    needs: Needs
+    limits: Limits | None
+    examples: Examples
+    under: tuple[PlannedIntervention, ...]
+    code: tuple[str | None, ...]
+    data: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class CandidatesTask:
+    """Score the candidates of one direction: each of its sites and positions. Gives JSON: a row for each.
+
+    Args:
+        model: the model.
+        scores: by what.
+        rule: what makes further scores of a candidate needless.
+        exhaustive: whether they are computed all the same.
+        over: as messages call the direction.
+    """
+
+    model: ModelUse
+    scores: tuple[ScoreUse, ...]
+    rule: Rule
+    exhaustive: bool
+    over: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class ChooseTask:
+    """Choose among scored candidates. Gives the bytes of a file of directions: the one that was chosen.
+
+    Args:
+        name: of the search, and of the direction.
+        over: the directions whose candidates were scored, in order.
+        rule: the rule.
+    """
+
+    name: str
+    over: tuple[str, ...]
+    rule: Rule
+
+
+@dataclass(frozen=True)
 class CompletionsTask:
     """Write completions under every condition of a group. Gives JSON: for each condition token ids of each example.
 
@@ -184,7 +249,16 @@ class ReadingsTask:
     data: str = field(default="", compare=False)
 
 
-Payload: TypeAlias = EstimateTask | SeparationTask | CompletionsTask | ReferenceTask | ScoresTask | ReadingsTask
+Payload: TypeAlias = (
+    EstimateTask
+    | CandidatesTask
+    | ChooseTask
+    | SeparationTask
+    | CompletionsTask
+    | ReferenceTask
+    | ScoresTask
+    | ReadingsTask
+)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,9 @@ class AlikePrompts:
     def _piece(self, rest: Sequence[Sequence[int]], places: Sequence[int]) -> Piece:
         width = max(len(rest[place]) for place in places)
         rows = [[*rest[place], *[self.live.pad_id] * (width - len(rest[place]))] for place in places]
-        return Piece(tuple(places), self._tensor(rows), self._tensor([[len(rest[place]) - 1] for place in places])[:, 0])
+        return Piece(
+            tuple(places), self._tensor(rows), self._tensor([[len(rest[place]) - 1] for place in places])[:, 0]
+        )
 
     @torch.no_grad()
     def _keep_unsteered(self) -> None:

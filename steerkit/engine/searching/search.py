@@ -217,9 +217,7 @@ class _Candidate:
 
     def scored(self) -> Scored:
         whole = {name: found for name, found in self.found.items() if name not in self.broken_off}
-        by_example = {
-            name: tuple(found[place].value for place in sorted(found)) for name, found in whole.items()
-        }
+        by_example = {name: tuple(found[place].value for place in sorted(found)) for name, found in whole.items()}
         scores = {name: _mean(list(found.values())) for name, found in whole.items()}
         return Scored(scores, by_example, self.failed, self.broken_off)
 

@@ -1,0 +1,108 @@
+"""Section ``search``: candidates, what they are scored by, and the rule that takes one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steerkit.errors import nearest
+from steerkit.plan.measures import MeasureResolver
+from steerkit.plan.names import KeyPart
+from steerkit.plan.types import CANDIDATE, PlannedDirection, PlannedIntervention, PlannedScore, PlannedSearch
+from steerkit.recipe.draft import OPTIONS, SCORE_KEYS
+from steerkit.recipe.schema import CandidateScoreRecipe, InterventionRecipe, SearchRecipe
+from steerkit.selection import Bound, LayerBound, Rule
+
+
+class SearchResolver(MeasureResolver):
+    """Resolves searches."""
+
+    def search(self, name: str, written: SearchRecipe) -> PlannedSearch | None:
+        """One search, or None where it has problems."""
+        path, before = ("search", name), len(self.problems)
+        if name in self.recipe.directions:
+            self.complain(f"a direction is called {name!r} too; give the search another name", *path)
+        for direction in written.directions:
+            self.check_searched(direction, (*path, "over"))
+        scores = [self.candidate_score(score, item, (*path, "scores", score)) for score, item in written.scores.items()]
+        objective = written.minimise or written.maximise or ""
+        goal = "minimise" if written.minimise is not None else "maximise"
+        self.check_score(objective, written, (*path, goal))
+        for bound, item in written.subject_to.items():
+            self.check_score(item.score, written, (*path, "subject_to", bound, "score"))
+        spoken_of = {objective, *(item.score for item in written.subject_to.values())}
+        for score in written.scores:
+            if score not in spoken_of:
+                self.complain(f"the search neither bounds {score!r} nor aims at it; remove it", *path, "scores", score)
+        if len(self.problems) > before:
+            return None
+        bounds = tuple(
+            Bound(bound, item.score, item.at_least, item.at_most, item.strict)
+            for bound, item in written.subject_to.items()
+        )
+        layers = None if written.layers_below is None else LayerBound(written.layers_below)
+        rule = Rule(objective, bounds, layers, maximise=written.maximise is not None)
+        return PlannedSearch(name, written.directions, tuple(filter(None, scores)), rule, written.exhaustive)
+
+    def check_searched(self, direction: str, path: tuple[KeyPart, ...]) -> None:
+        """There is such a direction, and it is estimated, at whole streams."""
+        known = self.recipe.directions
+        if direction not in known:
+            if not self.draft.lost("directions", direction):
+                self.complain(f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path)
+        elif known[direction].file is not None:
+            self.complain(f"direction {direction!r} is from a file; candidates are estimated here", *path)
+
+    def check_score(self, score: str, written: SearchRecipe, path: tuple[KeyPart, ...]) -> None:
+        """There is such a score."""
+        if score not in written.scores and not self.draft.lost(*path[:2], "scores"):
+            self.complain(f"unknown score {score!r}. {nearest(score, written.scores, 'score')}", *path)
+
+    def candidate_score(
+        self, name: str, written: CandidateScoreRecipe, path: tuple[KeyPart, ...]
+    ) -> PlannedScore | None:
+        """One score, or None where it has problems."""
+        before = len(self.problems)
+        ref = self.ref(written.data, *path, "data")
+        self.measure(ref, *path, "data")
+        spec = self.spec("evaluator", written.plugin, *path)
+        options = self.options(spec, written.options, *path, OPTIONS, beside=(*SCORE_KEYS, OPTIONS)) if spec else None
+        needs = self.needs(spec, options, path) if spec is not None and options is not None else None
+        if spec is not None and spec.values:
+            self.complain(f"{spec.name} gives several values; a search takes an evaluator of one", *path)
+        if ref is not None and needs is not None and (needs.next_token_logits or needs.max_new_tokens):
+            self.check_open(ref, *path, "data")
+        if needs is not None and (needs.monitors or needs.calls):
+            what = "readings of monitors" if needs.monitors else "answers from outside"
+            self.complain(f"{written.plugin} scores {what}, which a search has none of", *path)
+        under = [self.along_candidate(item, (*path, "under", at)) for at, item in enumerate(written.under)]
+        if spec is None or options is None or needs is None or ref is None or len(self.problems) > before:
+            return None
+        return PlannedScore(name, spec, options, needs, ref, tuple(one for one in under if one is not None))
+
+    def along_candidate(self, item: InterventionRecipe, path: tuple[KeyPart, ...]) -> PlannedIntervention | None:
+        """An intervention along whatever candidate is scored."""
+        if item.directions:
+            self.complain("it goes along the candidate; leave direction out", *path, "direction")
+            return None
+        return self.intervention(item, {}, *path, along=CANDIDATE)
+
+    def check_candidates(self, directions: Sequence[PlannedDirection], searches: Sequence[PlannedSearch]) -> None:
+        """Directions at several positions are chosen among, and by nothing that is reported on."""
+        searched = {name for one in searches for name in one.over}
+        for item in directions:
+            if item.positions is not None and item.positions.each and item.name not in searched:
+                if not self.draft.lost_within("search"):
+                    self.complain(
+                        f"'{item.positions}' are several positions, each with a direction of its own, and no search "
+                        "chooses one of them: add section `search`, or leave out [*]",
+                        *("directions", item.name, "positions"),
+                    )
+        chosen_by = {score.data: one.name for one in searches for score in one.scores}
+        for index, evaluation in enumerate(self.recipe.evaluate):
+            for at, text in enumerate(evaluation.data):
+                ref = self.ref(text, "evaluate", index, "data", at)
+                if ref in chosen_by:
+                    self.notes.append(
+                        f"{evaluation.name} is measured on {ref}, by which search {chosen_by[ref]!r} chooses: not held "
+                        "out."
+                    )
