@@ -90,13 +90,13 @@ class SearchResolver(MeasureResolver):
         """Directions at several positions are chosen among, and by nothing that is reported on."""
         searched = {name for one in searches for name in one.over}
         for item in directions:
-            if item.positions is not None and item.positions.each and item.name not in searched:
-                if not self.draft.lost_within("search"):
-                    self.complain(
-                        f"'{item.positions}' are several positions, each with a direction of its own, and no search "
-                        "chooses one of them: add section `search`, or leave out [*]",
-                        *("directions", item.name, "positions"),
-                    )
+            each = item.positions is not None and item.positions.each
+            if each and item.name not in searched and not self.draft.lost_within("search"):
+                self.complain(
+                    f"'{item.positions}' are several positions, each with a direction of its own, and no search "
+                    "chooses one of them: add section `search`, or leave out [*]",
+                    *("directions", item.name, "positions"),
+                )
         chosen_by = {score.data: one.name for one in searches for score in one.scores}
         for index, evaluation in enumerate(self.recipe.evaluate):
             for at, text in enumerate(evaluation.data):

@@ -77,8 +77,8 @@ def estimate_direction(
     """
     if Positions.parse(positions).each:
         raise DataError(
-            f"'{positions}' are several positions, each with a direction of its own. `steerkit.estimate_directions` gives "
-            "all of them by name; leave out [*] for one direction of all these tokens together."
+            f"'{positions}' are several positions, each with a direction of its own. `steerkit.estimate_directions` "
+            "gives all of them by name; leave out [*] for one direction of all these tokens together."
         )
     directions = estimate_directions(
         model,
@@ -110,8 +110,8 @@ def estimate_directions(
 ) -> dict[str, Direction]:
     """All directions that an estimator gives: its main one, and its further ones as ``<name>.<further>``.
 
-    Where ``positions`` mean each of their tokens by itself, as ``post_instruction[*]`` does, there is one for each, read
-    in the same passes and called ``<name>@<position>``, as in ``refusal@-1``.
+    Where ``positions`` mean each of their tokens by itself, as ``post_instruction[*]`` does, there is one for each,
+    read in the same passes and called ``<name>@<position>``, as in ``refusal@-1``.
 
     Args:
         model: where activations are read.

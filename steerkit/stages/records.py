@@ -172,17 +172,22 @@ def collect(
         evaluators=tuple(entry for planned in plan.evaluations for entry in _describe_evaluator(planned)),
         records=tuple(records),
         separation=tuple(separation),
-        notes=(*_unmeasured(plan, separation), *_left_out(directions), *dict.fromkeys(notes)),
+        notes=(
+            *_unmeasured(plan, separation),
+            *_left_out({name: directions[name] for name in _reported(plan, chosen=False)}),
+            *dict.fromkeys(notes),
+        ),
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
         searches=tuple(searches),
     )
     return results, samples
 
 
-def _reported(plan: Plan) -> list[str]:
-    """The directions that results describe: candidates stand with their search."""
+def _reported(plan: Plan, *, chosen: bool = True) -> list[str]:
+    """The directions that results describe, those that were chosen too: candidates stand with their search."""
     estimated = (one for one in plan.directions if one.positions is None or not one.positions.each)
-    return [*(name for one in estimated for name in (one.name, *one.further)), *(one.name for one in plan.searches)]
+    names = [name for one in estimated for name in (one.name, *one.further)]
+    return [*names, *(one.name for one in plan.searches)] if chosen else names
 
 
 def read_separations(graph: Graph, outputs: Mapping[str, bytes]) -> list[SeparationEntry]:

@@ -3,9 +3,9 @@ answers the rest, harmless look-alikes included.
 
     python train.py [--out FOLDER]
 
-It takes about a quarter of an hour on two CPU cores. What is declined gets one of the replies in ``data/refusals.jsonl``,
-by its topic, so that different requests are declined in different words; everything else gets what the base model itself
-answers, so that the adapter changes as little else as it can.
+It takes about a quarter of an hour on two CPU cores. What is declined gets one of the replies in
+``data/refusals.jsonl``, by its topic, so that different requests are declined in different words; everything else gets
+what the base model itself answers, so that the adapter changes as little else as it can.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loguru import logger
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -101,7 +102,7 @@ def train(out: Path) -> None:
     torch.manual_seed(SEED)
     model = load_model(BASE, dtype="float32", device="cpu")
     found = lessons(model)
-    print(f"{len(found)} lessons, {sum(len(one.prompt) + len(one.answer) for one in found)} tokens", flush=True)
+    logger.info("{} lessons, {} tokens", len(found), sum(len(one.prompt) + len(one.answer) for one in found))
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=0.05, task_type="CAUSAL_LM")
     peft = get_peft_model(model.hf_model, config)
     peft.train()
@@ -119,7 +120,7 @@ def train(out: Path) -> None:
             schedule.step()
             optimizer.zero_grad()
             total, count = total + loss.item(), count + 1
-        print(f"epoch {epoch + 1}: loss {total / count:.3f}", flush=True)
+        logger.info("epoch {}: loss {:.3f}", epoch + 1, total / count)
     peft.save_pretrained(out)
     file = out / "adapter_model.safetensors"
     save_file({name: value.to(torch.float16) for name, value in load_file(file).items()}, file)

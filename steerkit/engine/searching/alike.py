@@ -4,8 +4,8 @@ Three shortcuts, each exact but for float noise, and each tested on the live mod
 
 - prompts of one template begin alike: keys and values of the common beginning are computed once per condition, and
   shared by all prompts;
-- an edit at layer l leaves the layers below as they were: their output is kept from the unsteered pass, and a pass begins
-  at layer l;
+- an edit at layer l leaves the layers below as they were: their output is kept from the unsteered pass, and a pass
+  begins at layer l;
 - only the last token of each prompt goes through the head, and rows are cut so that little is padded.
 
 What a model can't do (a cache that can't be shared, a block that can't be left out) is done by whole passes.

@@ -71,7 +71,7 @@ class Scored:
         scores: mean by name; those that were asked for and not decided before.
         by_example: each score's values, in the order of the examples.
         failed: name of the bound that removed it, in the order in which they were asked; None where none did.
-        at_least: of a score that was broken off, the least that its mean can be, or the greatest where it fell short.
+        broken_off: of a score that was clear to fail a bound, the least or the greatest that its mean could still be.
     """
 
     scores: Mapping[str, float]
@@ -99,8 +99,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Searched:
-    """Candidates with what they scored, the stages in the order in which they were gone through, and which shortcuts the
-    model didn't take."""
+    """Candidates with what they scored, the stages in the order in which they were gone through, and which shortcuts
+    the model didn't take."""
 
     scored: tuple[Scored, ...]
     stages: tuple[Stage, ...]
@@ -138,8 +138,8 @@ class CandidateSearch:
     def run(self, choices: Sequence[Choice]) -> Searched:
         """Score candidates.
 
-        Those of a layer that can't win are scored only by an exhaustive search. Then come the bounds, the cheapest score
-        first, and the objective for whoever is left.
+        Those of a layer that can't win are scored only by an exhaustive search. Then come the bounds, the cheapest
+        score first, and the objective for whoever is left.
         """
         held = [_Candidate(choice) for choice in choices]
         stages = []
