@@ -276,7 +276,7 @@ def _with_layers_of(unsteered: Cache | None, steered: Cache, layer: int) -> Cach
 def found_shortcuts(live: Runtime, prompts: Sequence[Rendered]) -> Shortcuts:
     """The shortcuts that give what whole passes give on this model, tried on some of the prompts.
 
-    Two prompts are read with the common beginning shared, and from the middle layer on with an edit there.
+    Two prompts are read with the common beginning shared, and from the middle layer and the last one on.
     """
     some = tuple(prompts[:2])
     whole = Shortcuts(prefix=False, layers=False)
@@ -286,7 +286,10 @@ def found_shortcuts(live: Runtime, prompts: Sequence[Rendered]) -> Shortcuts:
     if prefix and (fault := _fault(live, some, Shortcuts(prefix=True, layers=False), literal)):
         prefix = False
         refused.append(f"a common beginning is read with every prompt: {fault}")
-    fault = _fault(live, some, Shortcuts(prefix=prefix, layers=True), literal, layer=live.layout.n_layers // 2)
+    # In the middle, and at the last layer, which may use keys and values of others that would then be missing.
+    layers = dict.fromkeys((live.layout.n_layers // 2, live.layout.n_layers - 1))
+    taken = Shortcuts(prefix=prefix, layers=True)
+    fault = next((fault for layer in layers if (fault := _fault(live, some, taken, literal, layer=layer))), "")
     if fault:
         refused.append(f"passes begin at the first layer: {fault}")
     return Shortcuts(prefix, not fault, tuple(refused))

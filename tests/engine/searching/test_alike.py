@@ -1,0 +1,158 @@
+"""Shared beginnings and passes that begin at a layer, against whole passes, on every family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerkit.api.direction import Direction
+from steerkit.api.intervention import Placement
+from steerkit.engine.prompts.chat import Rendered
+from steerkit.engine.reading.passes import next_token_logits
+from steerkit.engine.searching.alike import AlikePrompts, Shortcuts, common_beginning, cut_evenly, found_shortcuts
+from steerkit.engine.searching.partial import Below, beginning_at
+from steerkit.session import ablate, add
+from steerkit.session.model import LiveModel
+from steerkit.types import Site
+from tests.conftest import assert_clean, tiny_live
+
+FAMILIES = ("llama", "qwen2", "qwen3", "qwen3_moe", "qwen3_next", "gemma2", "gemma3_text", "gemma4_text")
+PROMPTS = ["The same words first, then one", "The same words first, then another one", "The same words first, now less"]
+
+
+def direction(live: LiveModel, layer: int, seed: int = 0) -> Direction:
+    vector = torch.randn(1, live.layout.d_model, generator=torch.Generator().manual_seed(seed))
+    return Direction(vector, Site("resid_pre", layer), -1, "d")
+
+
+def conditions(live: LiveModel) -> dict[str, list[Placement]]:
+    last = live.layout.n_layers - 1
+    return {
+        "nothing": [],
+        "ablate": [ablate(direction(live, 1))],
+        "add below": [add(direction(live, 0), coefficient=2.0)],
+        "add above": [add(direction(live, last), coefficient=2.0)],
+        "add to a writer": [add(direction(live, 1), coefficient=2.0, sites=[f"blocks.{last}.mlp_out"])],
+        "both": [ablate(direction(live, 1)), add(direction(live, last, 1))],
+    }
+
+
+def whole(live: LiveModel, rendered: Sequence[Rendered], placements: Sequence[Placement]) -> torch.Tensor:
+    if not placements:
+        return next_token_logits(live, rendered)
+    with live.steer(*placements, mode="hook"):
+        return next_token_logits(live, rendered)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_shared_gives_what_whole_passes_give(family: str) -> None:
+    live = tiny_live(family)
+    rendered = live.rendered(PROMPTS)
+    before = {name: value.clone() for name, value in live.model.state_dict().items()}
+    alike = AlikePrompts(live, rendered)
+    for name, placements in conditions(live).items():
+        expected = whole(live, rendered, placements)
+        found = alike.all_logits(placements)
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4, msg=f"{family}, {name}")
+    assert_clean(live)
+    for name, value in live.model.state_dict().items():
+        assert value.equal(before[name]), name
+
+
+def test_a_llama_takes_both_shortcuts_and_reads_fewer_tokens(llama: LiveModel) -> None:
+    rendered = llama.rendered(PROMPTS)
+    alike = AlikePrompts(llama, rendered)
+    assert alike.shortcuts == Shortcuts()
+    assert alike.beginning is not None
+    shared = common_beginning(rendered)
+    assert alike.beginning.ids.tolist() == [list(rendered[0].token_ids[:shared])]
+    assert alike.tokens < sum(len(prompt.token_ids) for prompt in rendered)
+
+
+def test_blocks_below_an_edit_are_not_run(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    alike = AlikePrompts(llama, llama.rendered(PROMPTS))
+    ran: list[int] = []
+    for layer, block in enumerate(llama.layout.blocks):
+        attention = llama.model.get_submodule(block.module).self_attn
+        own = attention.forward
+        monkeypatch.setattr(
+            attention, "forward", lambda *a, _own=own, _at=layer, **k: (ran.append(_at), _own(*a, **k))[1]
+        )
+    alike.all_logits([add(direction(llama, 2))])
+    assert set(ran) == set(range(2, llama.layout.n_layers))
+
+
+def test_a_model_that_shares_nothing_is_read_whole_and_says_why(
+    llama: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import steerkit.engine.searching.alike as module
+
+    rendered = llama.rendered(PROMPTS)
+
+    def refuse(cache: object, rows: int) -> object:
+        raise RuntimeError("this cache is not shared")
+
+    monkeypatch.setattr(module, "_shared_by", refuse)
+    shortcuts = found_shortcuts(llama, rendered)
+    assert not shortcuts.prefix
+    assert shortcuts.layers
+    assert "this cache is not shared" in shortcuts.refused[0]
+    alike = AlikePrompts(llama, rendered, shortcuts)
+    assert alike.beginning is None
+    placements = [ablate(direction(llama, 1))]
+    torch.testing.assert_close(alike.all_logits(placements), whole(llama, rendered, placements), atol=1e-5, rtol=1e-5)
+
+
+def test_a_shortcut_that_gives_something_else_is_not_taken(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import steerkit.engine.searching.alike as module
+
+    own = module._expanded
+    monkeypatch.setattr(module, "_expanded", lambda value, rows: own(value, rows) * 1.01)
+    shortcuts = found_shortcuts(llama, llama.rendered(PROMPTS))
+    assert not shortcuts.prefix
+    assert "differ by" in shortcuts.refused[0]
+
+
+def test_blocks_are_as_they_were_after_an_exception(llama: LiveModel) -> None:
+    below = Below([torch.zeros(1, 1, llama.layout.d_model)] * llama.layout.n_layers)
+    with pytest.raises(ZeroDivisionError), beginning_at(llama.model, llama.layout, 2, below):
+        assert "forward" in vars(llama.model.get_submodule(llama.layout.blocks[0].module))
+        raise ZeroDivisionError
+    for block in llama.layout.blocks:
+        assert "forward" not in vars(llama.model.get_submodule(block.module))
+
+
+def test_prompts_that_begin_apart_and_a_single_one_share_nothing(llama: LiveModel) -> None:
+    apart = llama.rendered([[3, 4, 5, 6, 7, 8], [4, 4, 5, 6, 7, 8]])
+    assert common_beginning(apart) == 0
+    assert common_beginning(llama.rendered(["only one of them here"])) == 0
+    # At least one token of each is left over.
+    inside = llama.rendered([[3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 7]])
+    assert common_beginning(inside) == 4
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=24), st.integers(60, 400))
+def test_pieces_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    pieces = cut_evenly(lengths, budget)
+    assert sorted(place for piece in pieces for place in piece) == list(range(len(lengths)))
+    for piece in pieces:
+        width = max(lengths[place] for place in piece)
+        assert len(piece) == 1 or width * len(piece) <= budget
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=7))
+def test_pieces_cost_no_more_than_any_cut_of_sorted_rows(lengths: list[int]) -> None:
+    def cost(pieces: list[list[int]]) -> int:
+        return sum(max(lengths[place] for place in piece) * len(piece) + 24 for piece in pieces)
+
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    cuts = []
+    for mask in range(2 ** (len(order) - 1)):
+        ends = [at + 1 for at in range(len(order) - 1) if mask >> at & 1] + [len(order)]
+        starts = [0, *ends[:-1]]
+        cuts.append([order[start:end] for start, end in zip(starts, ends, strict=True)])
+    assert cost(cut_evenly(lengths, 1000)) == min(map(cost, cuts))
