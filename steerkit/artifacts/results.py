@@ -204,7 +204,10 @@ class SearchStage(Entry):
 
 
 class SearchEntry(Entry):
-    """A search: the rule in words, every candidate, and which of them was chosen (by its place among them)."""
+    """A search: the rule, every candidate, and which of them was chosen (by its place among them).
+
+    ``subject_to`` says the constraints in words, ``bounds`` in numbers; ``baseline`` holds scores without intervention.
+    """
 
     _rare: ClassVar[tuple[str, ...]] = ("notes",)
     name: str
@@ -215,6 +218,9 @@ class SearchEntry(Entry):
     exhaustive: bool = False
     n_layers: int = 0
     scores: Mapping[str, Mapping[str, Any]] = {}
+    baseline: Mapping[str, Number] = {}
+    bounds: Mapping[str, Mapping[str, Any]] = {}
+    layers_below: int | None = None
     candidates: tuple[CandidateEntry, ...] = ()
     chosen: int | None = None
     near_ties: tuple[int, ...] = ()

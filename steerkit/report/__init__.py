@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "load_run", "summary", "write_report"]
 
-_OURS: Final = re.compile(r"(conditions|dose|separation)-\d+[^/]*\.svg")
+_OURS: Final = re.compile(r"(conditions|dose|separation|search)-\d+[^/]*\.svg")
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -28,11 +28,12 @@ def write_report(run_dir: Path | str) -> Path:
     """
     from steerkit.report.html import render_html
     from steerkit.report.plots import draw_all
+    from steerkit.report.search import make_searches
     from steerkit.report.separation import make_separations
     from steerkit.report.tables import make_blocks
 
     run = load_run(run_dir)
-    plots = draw_all(make_blocks(run.results), make_separations(run.results))
+    plots = draw_all(make_blocks(run.results), make_separations(run.results), make_searches(run.results))
     page = render_html(run, plots)
     folder, target = run.path / "plots", run.path / "report.html"
     try:

@@ -23,6 +23,7 @@ from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
 from steerkit.report.numbers import NOT_MEASURED, clean, count, sentence_case, significant
 from steerkit.report.read import Run, Sample
+from steerkit.report.search import SearchView, make_searches
 from steerkit.report.separation import Separation, make_separations
 from steerkit.report.tables import Block, make_blocks
 
@@ -91,6 +92,7 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
         views=views,
         diagnostics=make_diagnostics(run.results),
         separations=_with_plots(separations, plots),
+        searches=_searches(run, plots),
         samples=group_samples(run),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
         directions_in_control=_control_size(run),
@@ -146,6 +148,11 @@ def _views(blocks: Sequence[Block], plots: Sequence[Plot]) -> tuple[BlockView, .
 def _with_plots(separations: Sequence[Separation], plots: Sequence[Plot]) -> list[tuple[Separation, Plot]]:
     drawn = [plot for plot in plots if plot.key.startswith("separation-")]
     return list(zip([item for item in separations if item.measured], drawn, strict=True))
+
+
+def _searches(run: Run, plots: Sequence[Plot]) -> list[tuple[SearchView, Plot]]:
+    drawn = [plot for plot in plots if plot.key.startswith("search-")]
+    return list(zip(make_searches(run.results), drawn, strict=True))
 
 
 def _breakable(name: str) -> Markup:

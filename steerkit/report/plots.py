@@ -10,6 +10,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, clean, setting, shorten
+from steerkit.report.search import SearchView
+from steerkit.report.search_plots import draw_search
 from steerkit.report.separation import Separation
 from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED, SERIES, Plot, render
 from steerkit.report.tables import Block, Row, Sweep
@@ -30,7 +32,9 @@ MOST_ROWS: Final = 24
 """Above this many conditions, those of sweeps are left to the dose–response figures."""
 
 
-def draw_all(blocks: Sequence[Block], separations: Sequence[Separation]) -> tuple[Plot, ...]:
+def draw_all(
+    blocks: Sequence[Block], separations: Sequence[Separation], searches: Sequence[SearchView] = ()
+) -> tuple[Plot, ...]:
     """Draw every figure that the numbers allow, in the order of the report."""
     news = [(number, block) for number, block in enumerate(blocks, start=1) if block.derived_from is None]
     plots = [conditions_plot(block, number) for number, block in news if rows_shown(block)]
@@ -38,6 +42,7 @@ def draw_all(blocks: Sequence[Block], separations: Sequence[Separation]) -> tupl
     plots += [dose_plot(block, sweep, number) for number, (block, sweep) in enumerate(sweeps, start=1)]
     shown = [item for item in separations if item.measured]
     plots += [separation_plot(item, number) for number, item in enumerate(shown, start=1)]
+    plots += [search_plot(item, number) for number, item in enumerate(searches, start=1)]
     return tuple(plots)
 
 
@@ -74,6 +79,12 @@ def separation_plot(separation: Separation, number: int) -> Plot:
     title = f"{separation.title}: AUROC and d′ by layer"
     names = (separation.direction, *separation.data)
     return _plot("separation", number, names, title, partial(_draw_separation, separation))
+
+
+def search_plot(view: SearchView, number: int) -> Plot:
+    """A search: each score over the layers, a line for each position, baseline, bounds and choice marked."""
+    title = f"{view.entry.name}: {', '.join(panel.name for panel in view.panels)} of every candidate by layer"
+    return _plot("search", number, (view.entry.name,), title, partial(draw_search, view))
 
 
 def _plot(kind: str, number: int, names: Iterable[str], title: str, draw: partial[Figure]) -> Plot:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from steerkit.report.gaps import missing
 from steerkit.report.numbers import clean, count
 from steerkit.report.read import Run
+from steerkit.report.search import make_searches
 from steerkit.report.separation import make_separations
 from steerkit.report.tables import Block, Row, make_blocks
 
@@ -40,6 +41,8 @@ def print_summary(run: Run, console: Console) -> None:
     if planned:
         number = count(max(planned), "random direction")
         console.print(f"random: the same intervention with {number} of the same norm in its place")
+    for view in make_searches(run.results):
+        console.print(Text(clean(f"{view.entry.name}: {view.sentence}")))
     for item in separations:
         if item.chosen is not None and item.chosen.auroc is not None:
             where = "held-out prompts" if item.held_out else "prompts not known to be held out"

@@ -12,7 +12,7 @@ from steerkit.artifacts.results import CandidateEntry, SearchEntry, SearchStage
 from steerkit.errors import NoCandidateError
 from steerkit.plan import PlannedScore
 from steerkit.plan.listed import options_as_json
-from steerkit.selection import NAN, Candidate, Rule, Selection, select
+from steerkit.selection import NAN, Bound, Candidate, Rule, Selection, select
 from steerkit.stages.condition import place_along
 from steerkit.stages.graph import SearchTasks
 from steerkit.stages.tasks import CandidatesTask, ChooseTask, ScoreUse
@@ -40,6 +40,7 @@ def score_candidates(
         "rows": [_row(choice, scored, payload.rule) for choice, scored in zip(choices, found.scored, strict=True)],
         "stages": [{"score": one.name, "asked": one.asked, "alive": one.alive} for one in found.stages],
         "notes": list(found.notes),
+        "baseline": dict(found.baseline),
     }
 
 
@@ -186,6 +187,7 @@ def describe_search(search: SearchTasks, outputs: Mapping[str, bytes]) -> Search
     several = len(tables) > 1
     rows = [(name, row) for name, table in tables.items() for row in table["rows"]]
     places = {_candidate(row, payload.rule, name if several else "").place: at for at, (name, row) in enumerate(rows)}
+    n_layers = max(table["n_layers"] for table in tables.values())
     fields = ("position", "layer", "site", "norm", "scores", "errors", "removed_by", "broken_off")
     return SearchEntry(
         name=planned.name,
@@ -194,8 +196,11 @@ def describe_search(search: SearchTasks, outputs: Mapping[str, bytes]) -> Search
         maximise=planned.rule.maximise,
         subject_to={name: says for name, says in planned.rule.says().items() if name != NAN},
         exhaustive=planned.exhaustive,
-        n_layers=max(table["n_layers"] for table in tables.values()),
+        n_layers=n_layers,
         scores={one.name: _score_as_json(one) for one in planned.scores},
+        baseline=next(iter(tables.values()))["baseline"],
+        bounds={bound.name: _bound_as_json(bound) for bound in planned.rule.bounds},
+        layers_below=None if planned.rule.layers is None else planned.rule.layers.first_outside(n_layers),
         candidates=tuple(
             CandidateEntry(over=name if several else "", **{field: row[field] for field in fields})
             for name, row in rows
@@ -212,6 +217,10 @@ def describe_search(search: SearchTasks, outputs: Mapping[str, bytes]) -> Search
 def _score_as_json(one: PlannedScore) -> dict[str, Any]:
     under = " and ".join(item.spec.name for item in one.under)
     return {"evaluator": one.spec.name, "data": str(one.data), "under": under, "options": options_as_json(one.options)}
+
+
+def _bound_as_json(bound: Bound) -> dict[str, Any]:
+    return {"score": bound.score, "at_least": bound.at_least, "at_most": bound.at_most}
 
 
 def _added(listed: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[SearchStage, ...]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
+
+from torch import Tensor
 
 from steerkit.api.direction import Direction
 from steerkit.api.evaluator import Evaluator, Outputs, Score
@@ -100,11 +102,12 @@ class Stage:
 @dataclass(frozen=True)
 class Searched:
     """Candidates with what they scored, the stages in the order in which they were gone through, and which shortcuts
-    the model didn't take."""
+    the model didn't take; ``baseline`` holds each score of next-token logits without any intervention."""
 
     scored: tuple[Scored, ...]
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
+    baseline: Mapping[str, float] = field(default_factory=dict)
 
 
 class CandidateSearch:
@@ -158,7 +161,8 @@ class CandidateSearch:
             alive = sum(one.failed is None for one in held)
             stages.append(Stage(name, len(asked), alive, time.perf_counter() - began))
         notes = dict.fromkeys(note for alike in self._alike.values() for note in alike.shortcuts.refused)
-        return Searched(tuple(one.scored() for one in held), tuple(stages), tuple(notes))
+        baseline = {name: one.unsteered_mean() for name, one in self._scorers.items() if isinstance(one, _Quick)}
+        return Searched(tuple(one.scored() for one in held), tuple(stages), tuple(notes), baseline)
 
     def _order(self, choices: Sequence[Choice]) -> list[str]:
         """Scores in the order in which they are asked: bounds by what their passes cost, the objective last."""
@@ -236,16 +240,24 @@ class _Quick:
 
     def __init__(self, alike: AlikePrompts, probe: Probe) -> None:
         self.alike, self.probe = alike, probe
-        self.unsteered = alike.all_logits(()).cpu() if probe.needs.baseline else None
+        self.unsteered = alike.all_logits(()).cpu()
 
     def scores(self, direction: Direction) -> Iterator[dict[int, Score]]:
+        """Scores by place of the example, some of them at a time."""
         for order, logits in self.alike.logits(self.probe.place(direction)):
-            examples = [self.probe.examples[place] for place in order]
-            baseline = None
-            if self.unsteered is not None:
-                baseline = Outputs(_texts(examples), self.unsteered[list(order)], examples=examples)
-            outputs = Outputs(_texts(examples), logits.cpu(), examples=examples, baseline=baseline)
-            yield dict(zip(order, _single(self.probe, self.probe.evaluator.score(outputs)), strict=True))
+            yield dict(zip(order, self._scored(order, logits.cpu()), strict=True))
+
+    def unsteered_mean(self) -> float:
+        """The score without any intervention."""
+        return _mean(self._scored(range(len(self.probe.examples)), self.unsteered))
+
+    def _scored(self, places: Sequence[int], logits: Tensor) -> list[Score]:
+        examples = [self.probe.examples[place] for place in places]
+        outputs = Outputs(_texts(examples), logits, examples=examples)
+        if self.probe.needs.baseline:
+            baseline = Outputs(_texts(examples), self.unsteered[list(places)], examples=examples)
+            outputs = replace(outputs, baseline=baseline)
+        return _single(self.probe, self.probe.evaluator.score(outputs))
 
 
 class _Whole:
@@ -257,6 +269,7 @@ class _Whole:
         self.evaluation = Evaluation(live, [job], {probe.data: list(probe.examples)})
 
     def scores(self, direction: Direction) -> Iterator[dict[int, Score]]:
+        """Scores by place of the example, all at once."""
         found = self.evaluation.run(Steered(self.probe.place(direction)), samples=False)
         yield dict(enumerate(found.scores[self.probe.name, self.probe.data]))
 
