@@ -82,7 +82,7 @@ def find_faults(model: type[ModelT], value: Any, beside: Iterable[str] = ()) -> 
     try:
         return model.model_validate_json(json.dumps(value), strict=True), []
     except ValidationError as error:
-        return None, _translate(error, model, value, tuple(beside))
+        return None, faults_of(error, model, value, beside)
 
 
 def news(faults: Sequence[Fault], *, partial: bool = False) -> list[Fault]:
@@ -101,7 +101,9 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line or 0, problem.where))
 
 
-def _translate(error: ValidationError, model: type[BaseModel], value: Any, beside: tuple[str, ...]) -> list[Fault]:
+def faults_of(error: ValidationError, model: type[BaseModel], value: Any, beside: Iterable[str] = ()) -> list[Fault]:
+    """What pydantic found in a value, one fault per path. See ``find_faults``."""
+    beside = tuple(beside)
     found: dict[Path, list[Fault]] = {}
     for detail in error.errors(include_url=False):
         loc = _real(detail, value)
@@ -185,6 +187,8 @@ def _message(detail: ErrorDetails) -> str:
         return str(detail["msg"])
     if kind == "literal_error":
         return f"expected {context['expected']}, not {_show(given)}"
+    if kind == "finite_number":
+        return f"expected a finite number, not {given!r}"
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return f"expected {words} {context[bound]}, not {_show(given)}"

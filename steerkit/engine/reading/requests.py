@@ -24,6 +24,7 @@ from steerkit.errors import DataError, PluginError
 from steerkit.types import Example, Positions, Site, resolve_sites
 
 if TYPE_CHECKING:
+    from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.runtime.runtime import Runtime
     from steerkit.progress import Progress
 
@@ -39,6 +40,7 @@ def request_of(
     *,
     seed: int = 0,
     progress: Progress | bool = True,
+    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> EstimationRequest:
     """Read what an estimator needs.
 
@@ -50,10 +52,16 @@ def request_of(
         positions: as ``sites``.
         seed: what it draws from.
         progress: told how many prompts of a class are done.
+        token_ids: what is read of a class in place of its examples, row for row.
 
     Raises:
         DataError: where the classes aren't those that the estimator takes.
     """
+    if token_ids and needs.handle:
+        raise DataError(
+            "The estimator runs the model on its examples itself, and takes texts, conversations or Examples, "
+            "not token ids."
+        )
     examples = _checked_classes(needs, classes)
     if needs.sites is not None:
         sites = resolve_sites(needs.sites, live.layout.n_layers)
@@ -73,16 +81,21 @@ def request_of(
     if needs.statistics is None:
         return request
     kind: StatisticsKind = "rows" if needs.statistics == "paired_rows" else needs.statistics
-    return with_statistics(request, needs, read_classes(live, request, kind, progress))
+    return with_statistics(request, needs, read_classes(live, request, kind, progress, token_ids))
 
 
 def read_classes(
-    live: Runtime, request: EstimationRequest, kind: StatisticsKind, progress: Progress | bool = True
+    live: Runtime,
+    request: EstimationRequest,
+    kind: StatisticsKind,
+    progress: Progress | bool = True,
+    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> dict[Site, dict[str, ClassStatistics]]:
-    """Statistics of a request's classes at its sites, one capture for each class."""
+    """Statistics of a request's classes at its sites, one capture for each class: of its token ids, where given."""
     read: dict[Site, dict[str, ClassStatistics]] = {site: {} for site in request.sites}
     for label, examples in request.examples.items():
-        captured = capture(live, examples, request.sites, [request.positions], kind=kind, progress=progress)
+        prompts: Prompts = (token_ids or {}).get(label, examples)
+        captured = capture(live, prompts, request.sites, [request.positions], kind=kind, progress=progress)
         for (site, _), statistics in captured.items():
             read[site][label] = statistics
     return read
