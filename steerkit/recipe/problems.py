@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -186,7 +187,10 @@ def _message(detail: ErrorDetails) -> str:
     if kind in (LACKING, EXCESS):
         return str(detail["msg"])
     if kind == "literal_error":
-        return f"expected {context['expected']}, not {_show(given)}"
+        known = re.findall(r"'([^']*)'", context["expected"])
+        close = difflib.get_close_matches(given, known, n=1, cutoff=0.5) if isinstance(given, str) else []
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"expected {context['expected']}, not {_show(given)}{hint}"
     if kind == "finite_number":
         return f"expected a finite number, not {given!r}"
     if kind in _BOUNDS:

@@ -106,7 +106,7 @@ def _check_words(template: object, system_prompt: object, arguments: object, bat
     """Raise ``ModelError`` for what can be no setting, before minutes of loading."""
     if template is not None and not isinstance(template, str):
         raise ModelError(f"chat_template is default, none, or the text of a Jinja template, not {template!r}.")
-    if system_prompt is not None and (not isinstance(system_prompt, str) or not system_prompt.strip()):
+    if system_prompt is not None and not isinstance(system_prompt, str):
         raise ModelError(f"system_prompt is a text, or None for no system message, not {system_prompt!r}.")
     if arguments is not None and not isinstance(arguments, Mapping):
         raise ModelError(

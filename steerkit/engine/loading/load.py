@@ -86,8 +86,7 @@ def load(
         ModelError: where it can't be found, read or used; says what to do.
     """
     if not isinstance(source, (str, Path)) or not str(source).strip():
-        shown = "an empty text" if isinstance(source, str) else f"a {type(source).__name__}"
-        raise ModelError(f"A model is named by an alias, a hub id, a folder or a .gguf file, not by {shown}.")
+        raise ModelError(f"A model is named by an alias, a hub id, a folder or a .gguf file, not by {source!r}.")
     text = str(source)
     chosen = _device_to_load_on(device)
     request = _Request(_dtype(dtype, chosen), chosen, revision, trust_remote_code, accept_terms)

@@ -106,8 +106,8 @@ class Runtime:
 
     # Steering
 
-    @known_keywords
     @contextmanager
+    @known_keywords
     def steer(
         self, *interventions: Placement | Intervention, mode: Mode = "auto", expected_tokens: int = 0
     ) -> Iterator[Runtime]:
@@ -134,6 +134,7 @@ class Runtime:
             yield self
 
     @contextmanager
+    @known_keywords
     def steer_rows(self, conditions: Sequence[Steer], *, mode: Mode = "hook") -> Iterator[Runtime]:
         """Run the body with a condition for each row of its batches, None where a row is left alone.
 
@@ -149,6 +150,7 @@ class Runtime:
             yield self
 
     @contextmanager
+    @known_keywords
     def prepare(
         self, sites: Where | Sequence[Where] | None = None, *, rank: int = 1, rows: int = 1
     ) -> Iterator[Runtime]:
