@@ -37,7 +37,7 @@ class Direction:
 
     Raises:
         DirectionError: for vectors of another shape or with NaN or infinite values, none at all, or a site given twice
-            or not at all; for reference means that don't fit them.
+            or not at all; for reference means that are no tensors.
     """
 
     by_site: Mapping[Site, Vectors]
@@ -75,7 +75,7 @@ class Direction:
         for where, value in by_site.items():
             _check_finite(value, f"Direction {name!r} at {where}")
             if where in means:
-                _check_mean(means[where], value, f"The reference mean of direction {name!r} at {where}")
+                _check_mean(means[where], f"The reference mean of direction {name!r} at {where}")
         object.__setattr__(self, "by_site", MappingProxyType(by_site))
         object.__setattr__(self, "reference_means", MappingProxyType(dict(means)))
         object.__setattr__(self, "positions", Positions.parse(positions))
@@ -209,12 +209,7 @@ def _check_finite(values: Tensor, what: str) -> None:
         raise DirectionError(f"{what} holds NaN or infinite values, which are no direction. Look where they come from.")
 
 
-def _check_mean(mean: Tensor, vectors: Vectors, what: str) -> None:
+def _check_mean(mean: object, what: str) -> None:
+    # Its width and its values are for those to judge who use it.
     if not hasattr(mean, "is_floating_point"):
-        raise DirectionError(f"{what} is a tensor of shape [{vectors.shape[1]}], not a {type(mean).__name__}.")
-    if mean.shape != vectors.shape[1:]:
-        raise DirectionError(
-            f"{what} has shape {list(mean.shape)}, and the vectors have {list(vectors.shape)}; "
-            "the two are of one width."
-        )
-    _check_finite(mean, what)
+        raise DirectionError(f"{what} is a tensor of shape [width], not a {type(mean).__name__}.")

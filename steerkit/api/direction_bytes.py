@@ -36,9 +36,9 @@ def directions_to_bytes(directions: Sequence[Direction]) -> bytes:
     """
     from safetensors.torch import save
 
-    for key, value in (part for direction in directions for part in _parts(direction)):
-        # Finite when the direction was made, but perhaps written to since, or beyond float32.
-        _check(key, value)
+    for direction in directions:
+        # Vectors were finite when it was made, but may have been written to since, or be beyond float32.
+        _check(direction, "")
     tensors = {key: value for direction in directions for key, value in _tensors(direction).items()}
     header = {"schema_version": SCHEMA_VERSION, "directions": [_entry(direction) for direction in directions]}
     try:
@@ -149,9 +149,8 @@ def _direction(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], where: s
             means = {site: tensors.get(_key(name, REFERENCE_MEAN, told)) for site, told in at.items()}
             known = {site: mean for site, mean in means.items() if mean is not None}
             chosen = positions or given.positions or LAST
-            for part, found in ((VECTORS, vectors), (REFERENCE_MEAN, known)):
-                for site, value in found.items():
-                    _check(f"{where}: {_key(name, part, at[site])}", value)
+            for site, value in vectors.items():  # before a direction refuses them, which knows no file
+                _check_values(f"{where}: {_key(name, VECTORS, at[site])}", value)
             direction = Direction(vectors, None, chosen, name, known or None, dict(entry["provenance"]))
     except ArtifactError:
         raise
@@ -160,10 +159,24 @@ def _direction(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], where: s
         raise ArtifactError(f"{where} is damaged: a direction in it can't be read ({cause}). Make it again.") from None
     if fault is not None:
         raise ArtifactError(f"{where}: {fault}")
+    _check(direction, f"{where}: ")
     return direction
 
 
-def _check(key: str, value: Tensor) -> None:
+def _check(direction: Direction, where: str) -> None:
+    for key, value in _parts(direction):
+        _check_values(f"{where}{key}", value)
+    for site, mean in direction.reference_means.items():
+        vectors = direction.by_site[site]
+        if mean.shape != vectors.shape[1:]:
+            raise ArtifactError(
+                f"{where}{_key(direction.name, REFERENCE_MEAN, None if direction.is_single else site)} has shape "
+                f"{list(mean.shape)}, and the vectors have {list(vectors.shape)}; the two are of one width. "
+                "Estimate the direction again."
+            )
+
+
+def _check_values(key: str, value: Tensor) -> None:
     # As written, in float32; a sum of those in float64 is finite only if each of them is.
     if not math.isfinite(float(value.detach().float().double().sum())):
         raise ArtifactError(f"{key} holds NaN or infinite values, which are no direction. Estimate it again.")

@@ -96,9 +96,10 @@ class Gate:
         if vectors.shape[0] != 1 or not 0 < float(vectors.detach().norm()) < float("inf"):
             raise AttachError(f"A gate needs one finite vector that isn't zero; direction {name!r} is none.")
         if self.at not in GATES_AT:
-            raise AttachError(f"A gate can't be at {self.at!r}. {nearest(self.at, GATES_AT)}")
+            raise AttachError(f"A gate is at 'token' or 'prompt', not {self.at!r}. {nearest(self.at, GATES_AT)}")
         if self.side not in SIDES:
-            raise AttachError(f"A gate's side can't be {self.side!r}. {nearest(self.side, SIDES, 'side')}")
+            hint = nearest(self.side, SIDES, "side")
+            raise AttachError(f"A gate is 'above' or 'below' its threshold, not {self.side!r}. {hint}")
         if self.prepass and self.at == "token":
             raise AttachError("prepass is for gates that a row's prompt decides: at='prompt'.")
         number: object = self.threshold

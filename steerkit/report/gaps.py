@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from steerkit.report.numbers import NOT_MEASURED
-from steerkit.report.read import Run, SeparationEntry
+from steerkit.report.read import SAMPLES, Run, SeparationEntry
 from steerkit.report.separation import Separation
 from steerkit.report.tables import Block, unscored
 
@@ -29,20 +29,26 @@ def missing(run: Run, blocks: Sequence[Block], separations: Sequence[Separation]
         ]
     if not separations and "separation" not in said:
         found.append("Separation of the classes by layer was not measured.")
-    found += lost_parts(run)
+    found += lost_parts(run, (SAMPLES,))
     if run.has_samples and not any(sample.completion is not None for sample in run.samples):
         found.append("There are no completions in this run.")
     return tuple(dict.fromkeys(found))
 
 
-def lost_parts(run: Run) -> list[str]:
-    """A sentence for each file that a finished run has and this directory lacks, with what the report can't show."""
-    return [f"{name} is missing from the run directory: {lack}" for name, lack in _LACKS.items() if name in run.lost]
+def lost_parts(run: Run, among: Sequence[str] | None = None) -> list[str]:
+    """A sentence for each file that a finished run has and this directory lacks, with what can't be shown for it.
+
+    Args:
+        run: the run.
+        among: the files that are asked about; None for all.
+    """
+    lost = [name for name in run.lost if among is None or name in among]
+    return [f"{name} is missing from the run directory: {_LACKS[name]}" for name in lost]
 
 
 _LACKS: Final = {
-    "samples.jsonl": "completions and the scores of single examples can't be shown.",
-    "directions.safetensors": "the directions can be described, not used again.",
+    SAMPLES: "completions and the scores of single examples can't be shown.",
+    "directions.safetensors": "the report describes directions from results.json, and none of them can be used again.",
     "provenance.json": "what the run was made with can't be shown.",
     "timings.json": "how long the run took can't be shown.",
     "recipe.yaml": "the recipe can't be shown.",
@@ -59,8 +65,8 @@ def _block_gaps(block: Block, control_explained: bool) -> list[str]:
     if pointed:
         found.append(
             f"{name}: the interval of {_some(pointed)} is a single point, because nearly every draw of these examples "
-            "gives one value (every draw does where an AUROC of 1 has all pairs in order). It doesn't say how much other "
-            "examples would differ."
+            "gives one value (every draw does where an AUROC of 1 has all pairs in order). It doesn't say how much "
+            "other examples would differ."
         )
     lone = [row.condition.name for row in block.all_rows if row.value is not None and row.interval is None]
     if lone:

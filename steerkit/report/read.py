@@ -43,6 +43,8 @@ __all__ = [
     "load_run",
 ]
 
+SAMPLES: Final = "samples.jsonl"
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -70,7 +72,7 @@ class Run(Entry):
     @property
     def has_samples(self) -> bool:
         """Whether ``samples.jsonl`` is there."""
-        return "samples.jsonl" not in self.lost
+        return SAMPLES not in self.lost
 
     @cached_property
     def origin(self) -> Provenance:
@@ -117,7 +119,7 @@ def load_run(path: Path | str) -> Run:
     run = Run(
         path=root,
         results=results,
-        samples=_read_samples(root / "samples.jsonl"),
+        samples=_read_samples(root / SAMPLES),
         provenance=_read_optional(root / "provenance.json"),
         timings=_read_optional(root / "timings.json"),
         recipe=_read_text(recipe) if recipe.is_file() else None,
@@ -130,7 +132,7 @@ def load_run(path: Path | str) -> Run:
 def _parts_of(results: Results) -> tuple[str, ...]:
     """The files that a finished run has beside its results."""
     directions = ("directions.safetensors",) if results.directions else ()
-    return ("samples.jsonl", *directions, "provenance.json", "timings.json", "recipe.yaml")
+    return (SAMPLES, *directions, "provenance.json", "timings.json", "recipe.yaml")
 
 
 def _check_version(raw: Mapping[str, Any], path: Path) -> None:

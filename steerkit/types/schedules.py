@@ -36,7 +36,8 @@ class Schedule:
             raise ScheduleError(f"Unknown schedule {self.kind!r}. {nearest(self.kind, [*_SCHEDULE_VALUES, 'list'])}")
         if self.kind == "list" and not self.values:
             raise ScheduleError(
-                "A schedule's list holds one factor at least, as in [1, 0.5, 0.25]. For 1 throughout, leave it out."
+                "A schedule's list holds one or more finite numbers, a factor for each generated token, as in "
+                "[1, 0.5, 0.25]. For 1 throughout, leave the schedule out."
             )
         wanted = _SCHEDULE_VALUES.get(self.kind, len(self.values))
         if self.kind == "list" and not all(isfinite(value) for value in self.values):
