@@ -42,7 +42,7 @@ def require_folder(folder: Path, what: str, instead: str) -> None:
         ArtifactError: where it can't.
     """
     # What isn't there is made in the nearest folder above that is.
-    there = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     if not there.is_dir():
         raise ArtifactError(f"Can't write {what} in {folder}: {there} is no folder. {instead}")
     try:
