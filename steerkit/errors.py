@@ -125,7 +125,7 @@ def nearest(name: object, known: Iterable[str], kind: str = "name") -> str:
 
 def known_keywords(function: Callable[P, ResultT]) -> Callable[P, ResultT]:
     """Have a function tell of a misspelt keyword as of any other unknown name, with the nearest that it takes."""
-    code = function.__code__  # type: ignore[attr-defined]  # a plain function, or a method
+    code = function.__code__
     named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     taken = frozenset(named[code.co_posonlyargcount :]) - {"self"}
 

@@ -103,7 +103,7 @@ class Gate:
         if self.prepass and self.at == "token":
             raise AttachError("prepass is for gates that a row's prompt decides: at='prompt'.")
         number: object = self.threshold
-        if not isinstance(number, Real) or isinstance(number, bool) or not isfinite(number):
+        if isinstance(number, bool) or not isinstance(number, Real) or not isfinite(number):
             raise AttachError(f"A gate's threshold is a finite number, not {number!r}.")
         object.__setattr__(self, "site", self.direction.site if self.site is None else Site.parse(self.site))
         positions = Positions.parse(self.positions)

@@ -165,10 +165,10 @@ def remarks_on(condition: Condition, found: ConditionScores, plan: Plan) -> list
             idle_gate = cause == "gate" and when in behind and not _reads_behind(plan, data, kind)
             why = "nothing behind" if idle_gate else cause
             reached.setdefault((when, why), {})[f"{_PASSES.get(kind, kind)} on {data}"] = tokens
-    for (when, cause), by_place in reached.items():
+    for (when, why), by_place in reached.items():
         idle = [place for place, tokens in by_place.items() if not tokens]
         if idle and condition.kind != "control":
-            notes.append(f"Condition {condition.name}: '{when}' edited no token of {', '.join(idle)}{_WHY[cause]}.")
+            notes.append(f"Condition {condition.name}: '{when}' edited no token of {', '.join(idle)}{_WHY[why]}.")
     return notes
 
 

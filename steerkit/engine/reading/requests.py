@@ -94,7 +94,9 @@ def read_classes(
     """Statistics of a request's classes at its sites, one capture for each class: of its token ids, where given."""
     read: dict[Site, dict[str, ClassStatistics]] = {site: {} for site in request.sites}
     for label, examples in request.examples.items():
-        prompts: Prompts = (token_ids or {}).get(label, examples)
+        prompts: Prompts = examples
+        if token_ids and label in token_ids:
+            prompts = [torch.tensor(row) for row in token_ids[label]]
         captured = capture(live, prompts, request.sites, [request.positions], kind=kind, progress=progress)
         for (site, _), statistics in captured.items():
             read[site][label] = statistics

@@ -197,7 +197,7 @@ class Runtime:
     def _group(self, steer: tuple[Placement | Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
         require_mode(mode)
         number: object = expected_tokens
-        if isinstance(number, bool) or not isinstance(number, Real) or not number >= 0:
+        if isinstance(number, bool) or not isinstance(number, Real) or not float(number) >= 0:
             raise AttachError(f"expected_tokens is how many tokens will pass, 0 or more, not {number!r}.")
         return Group(placements_of(steer), mode, expected_tokens)
 
