@@ -6,8 +6,13 @@ The command line prints the message alone, never a traceback, and exits with ``e
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
 
 
 class SteerkitError(Exception):
@@ -78,6 +83,10 @@ class SelfTestError(ModelError):
     exit_code = 3
 
 
+class DirectionError(SteerkitError, ValueError):
+    """Vectors that make no direction: of a shape, at a place or with values that none has."""
+
+
 class SiteError(SteerkitError):
     """A site that is malformed or that the model doesn't have."""
 
@@ -117,11 +126,29 @@ class ArtifactError(SteerkitError):
     """A file of ours that is missing, damaged or from another version."""
 
 
-def nearest(name: str, known: Iterable[str], kind: str = "name") -> str:
+def nearest(name: object, known: Iterable[str], kind: str = "name") -> str:
     """Return the sentence that follows "Unknown <kind> 'x'.": nearest known names, then all of them."""
     names = sorted(set(known))
     if not names:
         return f"No {kind} is known here."
-    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    # What isn't even a text is near to nothing, and gets the list.
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5) if isinstance(name, str) else []
     hint = f"Did you mean {' or '.join(repr(item) for item in close)}? " if close else ""
     return f"{hint}Available: {', '.join(names)}."
+
+
+def known_keywords(function: Callable[P, ResultT]) -> Callable[P, ResultT]:
+    """Have a function tell of a misspelt keyword as of any other unknown name, with the nearest that it takes."""
+    code = function.__code__
+    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    taken = frozenset(named[code.co_posonlyargcount :]) - {"self"}
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> ResultT:
+        unknown = next((name for name in kwargs if name not in taken), None)
+        if unknown is not None:
+            called = function.__qualname__.removesuffix(".__init__")
+            raise UnknownNameError(f"{called} has no argument {unknown!r}. {nearest(unknown, taken, 'argument')}")
+        return function(*args, **kwargs)
+
+    return checked

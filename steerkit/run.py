@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steerkit import stages
+from steerkit.artifacts.files import require_folder
 from steerkit.artifacts.provenance import Provenance, describe_run
 from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
 from steerkit.artifacts.store import STORE, Store
 from steerkit.catalog import Catalog
-from steerkit.errors import SteerkitError
+from steerkit.errors import SteerkitError, known_keywords
 from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, plan_recipe
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
 
 
+@known_keywords
 def run_recipe(
     recipe: str | Path,
     *,
@@ -58,6 +60,10 @@ def run_recipe(
         raise SteerkitError(
             f"A recipe is the path of a file or the name of a shipped one, not a {type(recipe).__name__}."
         )
+    if isinstance(overrides, str):
+        raise SteerkitError(f"overrides is a list of settings: write [{overrides!r}].")
+    if "" in (str(recipe), out, store):
+        raise SteerkitError("A recipe, out and store are paths, and an empty text is none. Name one, or leave it out.")
     plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
     chosen = None if store is None else Path(store)
     return execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads)
@@ -67,8 +73,7 @@ def execute(
     plan: Plan, out: Path, observer: Observer = SILENT, *, store: Path | None = None, threads: int | None = None
 ) -> Path:
     """Carry out a plan. It needs nothing else: neither the recipe's file nor that its plugins are installed."""
-    if store is not None and str(store) == ".":  # what an empty path is, too
-        raise SteerkitError("A store is a folder of its own. Name one, or leave it out for .store beside the runs.")
+    require_places(out, store)
     with _threads(threads):
         observer.step(Stage("loading", f"loading {plan.loading.source}"))
         model = stages.load(plan)
@@ -99,6 +104,18 @@ def execute(
             results, samples = stages.collect(plan, model, directions, conditions, scores, separation, searches)
             directory.finish(results, samples)
             return directory.path
+
+
+def require_places(out: Path, store: Path | None = None) -> None:
+    """Find out whether a run can be written, before anything is asked, loaded or computed for it.
+
+    Raises:
+        SteerkitError: where run directories or kept outputs can't be written.
+    """
+    if store is not None and str(store) == ".":  # what an empty path is, too
+        raise SteerkitError("A store is a folder of its own. Name one, or leave it out for .store beside the runs.")
+    require_folder(out, "run directories", "Choose another --out.")
+    require_folder(store or out / STORE, "kept outputs", "Choose another --store.")
 
 
 def _outputs(graph: Graph, store: Store, executor: Executor, directory: RunDirectory, observer: Observer) -> Outputs:
@@ -171,8 +188,8 @@ def _threads(number: int | None) -> Iterator[None]:
     """Run the body with so many CPU threads; None leaves them as they are."""
     import torch
 
-    if number is not None and not 1 <= number <= MOST_THREADS:
-        raise SteerkitError(f"A run takes 1 to {MOST_THREADS} threads, not {number}.")
+    if number is not None and (not isinstance(number, int) or not 1 <= number <= MOST_THREADS):
+        raise SteerkitError(f"A run takes 1 to {MOST_THREADS} threads, not {number!r}.")
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)

@@ -698,3 +698,19 @@ def test_a_direction_at_several_sites_and_prompted_conditions_run_to_the_end(tmp
     assert "system prompt “Be warm.”" in report and "mode fold" in report and "(2 sites)" in report
     assert load_directions(run / "directions.safetensors")["warmth"].sites[0] == Site("resid_pre", 1)
     assert "no control was run for asked" not in report
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"out": ""}, "an empty text is none"),
+        ({"store": ""}, "an empty text is none"),
+        ({"overrides": "seed=1"}, r"overrides is a list of settings: write \['seed=1'\]"),
+        ({"threads": "two"}, "A run takes 1 to 1024 threads, not 'two'"),
+        ({"ot": "x"}, "run_recipe has no argument 'ot'. Did you mean 'out'"),
+    ],
+)
+def test_words_that_are_none_say_what_to_write(recipe: Path, words: dict[str, Any], said: str) -> None:
+    with pytest.raises(SteerkitError, match=said):
+        run_recipe(recipe, **{"out": recipe.parent / "runs", **words})
+    assert not (recipe.parent / "runs").exists()

@@ -29,6 +29,10 @@ MONITORED = (
         "      - add: {direction: warmth, gate: {direction: warmth, above: 1.0e6}}\n"
         "      - add: {direction: warmth, positions: from_token(zebra)}\n"
         "    control: false\n"
+        "  behind:\n"
+        "    interventions:\n"
+        "      - add: {direction: warmth, gate: {direction: warmth, above: -1.0e6, at: prompt}}\n"
+        "    control: false\n"
         "  late:\n"
         "    interventions: [{add: {direction: warmth, coefficient: 2.0, positions: generated}}]\n"
         "    control: false\n"
@@ -80,6 +84,7 @@ def test_readings_travel_with_samples(run: Path) -> None:
         "baseline",
         "warmer",
         "shut",
+        "behind",
         "late",
         "without",
         "dose[coefficient=0]",
@@ -113,6 +118,17 @@ def test_what_never_acts_is_told(run: Path) -> None:
     assert late.startswith("Condition late: 'generated' edited no token of next-token logits on")
     assert "completions" not in late
     assert not any(note.startswith("Condition warmer") for note in notes)
+
+
+def test_a_gate_with_no_token_to_decide_about_is_not_called_shut(run: Path) -> None:
+    """It is open in every prompt, and edits generated tokens, of which some evaluators have none."""
+    (note,) = [note for note in results_of(run)["notes"] if note.startswith("Condition behind")]
+    what, _, why = note.partition(": it ")
+    assert why == "edits tokens behind the prompt only, and there are none there, so its gate decided nothing."
+    assert "next-token logits on" in what and "logits along texts on text" in what
+    assert "completions" not in what and "along texts on cold.test" not in what
+    (shut,) = [note for note in results_of(run)["notes"] if "its gate was never open" in note]
+    assert shut.startswith("Condition shut: ") and "next-token logits on cold.test" in shut
 
 
 def test_the_report_reads_all_that_is_written(run: Path) -> None:

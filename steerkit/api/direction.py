@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from steerkit.errors import AttachError
+from steerkit.errors import AttachError, DirectionError, known_keywords
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class Direction:
         reference_means: ``{site: [width]}``, of the sites where one is known.
 
     Raises:
-        ValueError: for vectors of another shape, none at all, or a site given twice or not at all.
+        DirectionError: for vectors of another shape or with NaN or infinite values, none at all, or a site given twice
+            or not at all; for reference means that are no tensors.
     """
 
     by_site: Mapping[Site, Vectors]
@@ -45,6 +46,7 @@ class Direction:
     name: str
     provenance: Mapping[str, Any]
 
+    @known_keywords
     def __init__(
         self,
         vectors: Vectors | Mapping[Site, Vectors] | Mapping[str, Vectors],
@@ -54,19 +56,26 @@ class Direction:
         reference_mean: Tensor | Mapping[Site, Tensor] | Mapping[str, Tensor] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
+        _check_words(name, provenance)
         if isinstance(vectors, Mapping) != (site is None):
-            raise ValueError("Direction takes vectors and their site, or vectors by site: Direction({site: vectors}).")
+            raise DirectionError(
+                "Direction takes vectors and their site, or vectors by site: Direction({site: vectors})."
+            )
         given: Mapping[Any, Any] = vectors if isinstance(vectors, Mapping) else {site: vectors}
         by_site = {Site.parse(where): _shaped(value) for where, value in given.items()}
         if not by_site or len(by_site) < len(given):
-            raise ValueError("Direction needs vectors at one site at least, and at each site once.")
+            raise DirectionError("Direction needs vectors at one site at least, and at each site once.")
         means: Mapping[Any, Any] = {}
         if isinstance(reference_mean, Mapping):
             means = {Site.parse(where): value for where, value in reference_mean.items()}
         elif reference_mean is not None:
             means = {Site.parse(site): reference_mean for site in given}
         if (len(by_site) > 1 and means and not isinstance(reference_mean, Mapping)) or means.keys() - by_site.keys():
-            raise ValueError("Direction at several sites needs its reference means by site, at these sites.")
+            raise DirectionError("Direction at several sites needs its reference means by site, at these sites.")
+        for where, value in by_site.items():
+            _check_finite(value, f"Direction {name!r} at {where}")
+            if where in means:
+                _check_mean(means[where], f"The reference mean of direction {name!r} at {where}")
         object.__setattr__(self, "by_site", MappingProxyType(by_site))
         object.__setattr__(self, "reference_means", MappingProxyType(dict(means)))
         object.__setattr__(self, "positions", Positions.parse(positions))
@@ -142,6 +151,7 @@ class Direction:
         """The same direction with other vectors, ``[rank, width]``, or by site where it has several."""
         return self.replace(vectors=vectors, name=name or self.name)
 
+    @known_keywords
     def replace(
         self,
         *,
@@ -171,14 +181,35 @@ class Direction:
 
 def _shaped(vectors: Vectors) -> Vectors:
     if not hasattr(vectors, "is_floating_point"):  # what plans a run knows directions, and no torch
-        raise ValueError(
+        raise DirectionError(
             f"Direction needs vectors as a tensor of shape [rank, d_model], not a {type(vectors).__name__}."
         )
+    if vectors.is_complex():
+        raise DirectionError("Direction needs vectors of real numbers, not of complex ones.")
     if not vectors.is_floating_point():
         # Whole numbers would cut coefficients to whole numbers too.
         vectors = vectors.float()
     if vectors.ndim == 1:
         vectors = vectors[None]
     if vectors.ndim != 2 or vectors.shape[0] == 0:
-        raise ValueError(f"Direction needs vectors of shape [rank, d_model], not {list(vectors.shape)}.")
+        raise DirectionError(f"Direction needs vectors of shape [rank, d_model], not {list(vectors.shape)}.")
     return vectors
+
+
+def _check_words(name: object, provenance: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise DirectionError(f"A direction's name is a text that it goes by, not {name!r}.")
+    if provenance is not None and not isinstance(provenance, Mapping):
+        raise DirectionError(f"Provenance is a mapping from names to JSON values, not a {type(provenance).__name__}.")
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    # Of a tensor on the meta device there are no values to look at.
+    if not values.is_meta and not bool(values.detach().isfinite().all()):
+        raise DirectionError(f"{what} holds NaN or infinite values, which are no direction. Look where they come from.")
+
+
+def _check_mean(mean: object, what: str) -> None:
+    # Its width and its values are for those to judge who use it.
+    if not hasattr(mean, "is_floating_point"):
+        raise DirectionError(f"{what} is a tensor of shape [width], not a {type(mean).__name__}.")

@@ -37,6 +37,7 @@ def directions_to_bytes(directions: Sequence[Direction]) -> bytes:
     from safetensors.torch import save
 
     for direction in directions:
+        # Vectors were finite when it was made, but may have been written to since, or be beyond float32.
         _check(direction, "")
     tensors = {key: value for direction in directions for key, value in _tensors(direction).items()}
     header = {"schema_version": SCHEMA_VERSION, "directions": [_entry(direction) for direction in directions]}
@@ -149,13 +150,18 @@ def _direction(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], where: s
         fault = given.fault(name, sites, positions)
         if fault is None:
             at = {site: None if len(sites) < 2 else site for site in sites or (cast(Site, given.site),)}
-            vectors = {site: tensors[_key(name, VECTORS, where)] for site, where in at.items()}
-            means = {site: tensors.get(_key(name, REFERENCE_MEAN, where)) for site, where in at.items()}
+            vectors = {site: tensors[_key(name, VECTORS, told)] for site, told in at.items()}
+            means = {site: tensors.get(_key(name, REFERENCE_MEAN, told)) for site, told in at.items()}
             known = {site: mean for site, mean in means.items() if mean is not None}
             chosen = positions or given.positions or LAST
+            for site, value in vectors.items():  # before a direction refuses them, which knows no file
+                _check_values(f"{where}: {_key(name, VECTORS, at[site])}", value)
             direction = Direction(vectors, None, chosen, name, known or None, dict(entry["provenance"]))
+    except ArtifactError:
+        raise
     except (KeyError, TypeError, ValueError, SteerkitError) as error:
-        raise ArtifactError(f"{where} is damaged: a direction in it can't be read ({error}). Make it again.") from None
+        cause = str(error).removesuffix(".")
+        raise ArtifactError(f"{where} is damaged: a direction in it can't be read ({cause}). Make it again.") from None
     if fault is not None:
         raise ArtifactError(f"{where}: {fault}")
     _check(direction, f"{where}: ")
@@ -164,11 +170,7 @@ def _direction(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], where: s
 
 def _check(direction: Direction, where: str) -> None:
     for key, value in _parts(direction):
-        # As written, in float32; a sum of those in float64 is finite only if each of them is.
-        if not math.isfinite(float(value.detach().float().double().sum())):
-            raise ArtifactError(
-                f"{where}{key} holds NaN or infinite values, which are no direction. Estimate it again."
-            )
+        _check_values(f"{where}{key}", value)
     for site, mean in direction.reference_means.items():
         vectors = direction.by_site[site]
         if mean.shape != vectors.shape[1:]:
@@ -177,6 +179,12 @@ def _check(direction: Direction, where: str) -> None:
                 f"{list(mean.shape)}, and the vectors have {list(vectors.shape)}; the two are of one width. "
                 "Estimate the direction again."
             )
+
+
+def _check_values(key: str, value: Tensor) -> None:
+    # As written, in float32; a sum of those in float64 is finite only if each of them is.
+    if not math.isfinite(float(value.detach().float().double().sum())):
+        raise ArtifactError(f"{key} holds NaN or infinite values, which are no direction. Estimate it again.")
 
 
 def _unreadable(data: bytes, error: Exception) -> str:

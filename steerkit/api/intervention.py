@@ -6,14 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias
 
 from typing_extensions import TypeVar
 
 from steerkit.api.architecture import Layout
 from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import Options
-from steerkit.errors import AttachError, PositionError
+from steerkit.errors import AttachError, PositionError, nearest
 from steerkit.types import FROM_TOKEN, Positions, Schedule, Site, SitePattern, resolve_sites
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from steerkit.types import Vectors
 
 OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
+
+GATES_AT: Final = ("token", "prompt")
+SIDES: Final = ("above", "below")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +83,8 @@ class Gate:
     prepass: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.direction, Direction):
+            raise AttachError(f"A gate reads along one steerkit.Direction, not a {type(self.direction).__name__}.")
         if not self.direction.is_single:
             if self.site is None:
                 raise AttachError(
@@ -89,12 +95,16 @@ class Gate:
         name, vectors = self.direction.name, self.direction.vectors
         if vectors.shape[0] != 1 or not 0 < float(vectors.detach().norm()) < float("inf"):
             raise AttachError(f"A gate needs one finite vector that isn't zero; direction {name!r} is none.")
-        if self.at not in ("token", "prompt") or self.side not in ("above", "below"):
-            raise AttachError(f"A gate is at 'token' or 'prompt', 'above' or 'below', not {self.at!r}, {self.side!r}.")
+        if self.at not in GATES_AT:
+            raise AttachError(f"A gate is at 'token' or 'prompt', not {self.at!r}. {nearest(self.at, GATES_AT)}")
+        if self.side not in SIDES:
+            hint = nearest(self.side, SIDES, "side")
+            raise AttachError(f"A gate is 'above' or 'below' its threshold, not {self.side!r}. {hint}")
         if self.prepass and self.at == "token":
             raise AttachError("prepass is for gates that a row's prompt decides: at='prompt'.")
-        if not isfinite(float(self.threshold)):
-            raise AttachError(f"A gate's threshold is a finite number, not {self.threshold}.")
+        number: object = self.threshold
+        if isinstance(number, bool) or not isinstance(number, Real) or not isfinite(number):
+            raise AttachError(f"A gate's threshold is a finite number, not {number!r}.")
         object.__setattr__(self, "site", self.direction.site if self.site is None else Site.parse(self.site))
         positions = Positions.parse(self.positions)
         if positions.role in ("generated", "completion", FROM_TOKEN):

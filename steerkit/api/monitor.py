@@ -8,8 +8,8 @@ from math import isfinite, nan
 from typing import Literal
 
 from steerkit.api.direction import Direction
-from steerkit.errors import AttachError, PositionError
-from steerkit.types import FROM_TOKEN, Positions, Site
+from steerkit.errors import AttachError, PositionError, nearest
+from steerkit.types import FROM_TOKEN, Positions, Site, as_sites
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,8 @@ class Monitor:
                 f"Monitor {self.name!r} reads along one steerkit.Direction, not a {type(self.direction).__name__}."
             )
         if self.side not in ("above", "below"):
-            raise AttachError(f"Monitor {self.name!r} is 'above' or 'below' its threshold, not {self.side!r}.")
+            hint = nearest(self.side, ("above", "below"), "side")
+            raise AttachError(f"Monitor {self.name!r} is 'above' or 'below' its threshold, not {self.side!r}. {hint}")
         number: object = self.threshold
         if not isinstance(number, (int, float)) or isinstance(number, bool) or not isfinite(number):
             raise AttachError(f"The threshold of monitor {self.name!r} is a finite number, not {self.threshold!r}.")
@@ -51,8 +52,7 @@ class Monitor:
         if self.positions.role == FROM_TOKEN:
             raise PositionError(f"Monitor {self.name!r}: '{self.positions}' can be steered, not read; write 'all'.")
         if self.sites is not None:
-            sites = (self.sites,) if isinstance(self.sites, (Site, str)) else self.sites
-            object.__setattr__(self, "sites", tuple(Site.parse(site) for site in sites))
+            object.__setattr__(self, "sites", tuple(as_sites(self.sites)))
             if not self.sites:
                 raise AttachError(f"Monitor {self.name!r} has no site; leave sites out for the direction's own.")
         elif not self.direction.is_single:

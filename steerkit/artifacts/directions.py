@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from steerkit.api.direction import Direction
 from steerkit.artifacts.files import write_whole
 from steerkit.catalog import Catalog, implementation, installed
-from steerkit.errors import ArtifactError
+from steerkit.errors import ArtifactError, DirectionError
 from steerkit.types import Positions, Site, SitePattern, parse_sites
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ def read_file(
     given = Given(
         None if site is None else parse_sites(site), None if positions is None else Positions.parse(positions)
     )
-    return _format(name, catalog).read(path, given)
+    try:
+        return _format(name, catalog).read(path, given)
+    except DirectionError as error:  # of a format that leaves it to the direction what none is made of
+        raise ArtifactError(f"{path}: {error}") from None
 
 
 def saved_places(path: Path, catalog: Catalog, format: str | None = None) -> Mapping[str, Places]:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from steerkit.errors import ModelError
+from steerkit.errors import ModelError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -119,5 +119,5 @@ def _kind(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
         return torch.float32 if device == "cpu" else torch.bfloat16
     if dtype not in DTYPES:
-        raise ModelError(f"Unknown dtype {dtype!r}. Write auto, {', '.join(DTYPES)}.")
+        raise ModelError(f"Unknown dtype {dtype!r}. {nearest(dtype, [*DTYPES, 'auto'], 'dtype')}")
     return DTYPES[dtype]

@@ -33,7 +33,15 @@ def bench_command(
     cold_start: Annotated[bool, typer.Option("--cold-start", help="Time the first steered token too.")] = False,
 ) -> None:
     """Measure what steering costs: each case beside the plain model in pairs, after a check of its logits."""
+    from steerkit.artifacts.files import require_folder
     from steerkit.bench.front import Asked, measure
+    from steerkit.errors import ArtifactError
 
+    if json is not None:  # before minutes of measuring
+        if json.is_dir():
+            raise ArtifactError(
+                f"{json} is a folder. Name the file that results are written to: --json {json / 'OUT.json'}."
+            )
+        require_folder(json.parent, "results", "Choose another --json.")
     asked = Asked(device, dtype, cases, modes, phases, batches, repeats, quick, compiled, memory, cold_start)
     measure([model], asked, lambda study: json)

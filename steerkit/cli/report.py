@@ -12,7 +12,9 @@ def report_command(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory that `steerkit run` printed.")],
 ) -> None:
     """Write plots and report.html again from what a run directory holds, and print its summary."""
-    from steerkit.report import summary, write_report
+    from steerkit.report import load_run, lost_parts, summary, write_report
 
     write_report(run_dir)
+    for part in lost_parts(load_run(run_dir)):
+        typer.echo(part, err=True)
     summary(run_dir)

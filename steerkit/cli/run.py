@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+def _folder(text: str) -> Path:
+    if not str(text).strip():  # else it would be the folder that one is in
+        raise typer.BadParameter("an empty text names no folder. Name one, or leave the option out.")
+    return Path(text)
+
+
 def run_command(
     recipe: Annotated[str, typer.Argument(help="Path of a recipe, or the name of a shipped one, such as quickstart.")],
     settings: Annotated[
@@ -22,9 +28,16 @@ def run_command(
     profile: Annotated[
         str | None, typer.Option(metavar="NAME", help="A profile of the recipe, such as laptop, laid over it.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where run directories go.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(parser=_folder, metavar="DIRECTORY", help="Where run directories go.")] = Path(
+        "runs"
+    ),
     store: Annotated[
-        Path | None, typer.Option(help="Where outputs are kept for later runs; .store beside the runs if not given.")
+        Path | None,
+        typer.Option(
+            parser=_folder,
+            metavar="DIRECTORY",
+            help="Where outputs are kept for later runs; .store beside the runs if not given.",
+        ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the process; PyTorch's own choice if not given.")
@@ -54,10 +67,11 @@ def _run(
     from steerkit.catalog import Catalog
     from steerkit.plan import plan_recipe
     from steerkit.report import write_report
-    from steerkit.run import execute
+    from steerkit.run import execute, require_places
 
     with shown.bar.console.status("checking the recipe"):
         plan = plan_recipe(recipe, settings, Catalog.discover(), profile)
+    require_places(out, store)
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
         path = execute(plan, out, shown, store=store, threads=threads)

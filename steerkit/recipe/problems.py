@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -87,7 +88,7 @@ def find_faults(model: type[ModelT], value: Any, beside: Iterable[str] = ()) -> 
     try:
         return model.model_validate_json(json.dumps(value), strict=True), []
     except ValidationError as error:
-        return None, _translate(error, model, value, tuple(beside))
+        return None, faults_of(error, model, value, beside)
 
 
 def news(faults: Sequence[Fault], *, partial: bool = False) -> list[Fault]:
@@ -106,7 +107,9 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line or 0, problem.where))
 
 
-def _translate(error: ValidationError, model: type[BaseModel], value: Any, beside: tuple[str, ...]) -> list[Fault]:
+def faults_of(error: ValidationError, model: type[BaseModel], value: Any, beside: Iterable[str] = ()) -> list[Fault]:
+    """What pydantic found in a value, one fault per path. See ``find_faults``."""
+    beside = tuple(beside)
     found: dict[Path, list[Fault]] = {}
     for detail in error.errors(include_url=False):
         loc = _real(detail, value)
@@ -188,7 +191,12 @@ def _expected(detail: ErrorDetails) -> tuple[str, str] | None:
     if kind == EXPECTED:
         return str(context["wanted"]), str(context["given"])
     if kind == "literal_error":
-        return str(context["expected"]), _show(given)
+        known = re.findall(r"'([^']*)'", context["expected"])
+        close = difflib.get_close_matches(given, known, n=1, cutoff=0.5) if isinstance(given, str) else []
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return str(context["expected"]), f"{_show(given)}{hint}"
+    if kind == "finite_number":
+        return "a finite number", repr(given)
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return f"{words} {context[bound]}", _show(given)

@@ -21,9 +21,11 @@ from steerkit.recipe.values import (
     PromptTemplate,
     ScheduleValue,
     Seed,
+    SitesList,
     SitesText,
     SiteText,
     Sweep,
+    SystemPrompt,
     Template,
     TemplateArguments,
     Where,
@@ -61,7 +63,7 @@ class ModelRecipe(Section):
     chat_template_arguments: TemplateArguments = Field(
         default_factory=dict, description="the template's own variables, as in {enable_thinking: false}"
     )
-    system_prompt: str | None = Field(
+    system_prompt: SystemPrompt | None = Field(
         default=None, description="system message of every prompt that has none of its own"
     )
     trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
@@ -219,7 +221,7 @@ class MonitorRecipe(Section):
     direction: str = Field(description="name of the direction that the stream is projected on")
     above: float | None = Field(default=None, description="a reading crosses where it is above this number")
     below: float | None = Field(default=None, description="a reading crosses where it is below this number")
-    sites: tuple[SitesText, ...] | None = Field(
+    sites: SitesList | None = Field(
         default=None, description="where it is read, sites or patterns; the direction's own site where None"
     )
     positions: PositionsText = Field(default="all", description="at which tokens it is read")
@@ -237,9 +239,7 @@ class InterventionRecipe(Section):
     direction: Names | None = Field(
         default=None, description="name of a direction, or a list of as many as the plugin takes"
     )
-    sites: tuple[SitesText, ...] | None = Field(
-        default=None, description="where it acts; the plugin's choice where None"
-    )
+    sites: SitesList | None = Field(default=None, description="where it acts; the plugin's choice where None")
     positions: PositionsText = Field(default="all", description="at which tokens it acts")
     schedule: ScheduleValue | None = Field(default=None, description="factor on the change at each generated token")
     gate: GateRecipe | None = Field(default=None, description="condition on the stream under which it acts")
@@ -257,7 +257,7 @@ class ConditionRecipe(Section):
     """One condition, or a family of them where there is a sweep: interventions, a system prompt, or both."""
 
     interventions: tuple[InterventionRecipe, ...] = Field(default=(), description="list of interventions")
-    system_prompt: str | None = Field(
+    system_prompt: SystemPrompt | None = Field(
         default=None, description="system message of every prompt, in the place of the model's and of an example's own"
     )
     mode: Literal["auto", "fold", "hook", "interpret"] = Field(
@@ -269,7 +269,9 @@ class ConditionRecipe(Section):
     @model_validator(mode="after")
     def _not_empty(self) -> ConditionRecipe:
         if not self.interventions and self.system_prompt is None:
-            raise _lacking("expected a list of interventions, a system_prompt, or both", ("interventions",))
+            raise _lacking(
+                "expected a list of interventions, a system_prompt, or both", ("interventions", "system_prompt")
+            )
         if not self.interventions and self.mode != "auto":
             raise _excess("mode says how interventions are lowered, and there are none; remove it", ("mode",))
         return self

@@ -139,6 +139,18 @@ def _check_arguments(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return value
 
 
+def _check_sites(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("expected at least one site, as in [blocks.14.resid_pre]; leave sites out for the default")
+    return value
+
+
+def _check_system_prompt(value: str) -> str:
+    if not value.strip():
+        raise ValueError("expected a text, not an empty one; leave system_prompt out where there is to be none")
+    return value
+
+
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
 # Any: pydantic warns about what a plain validator returns where it is told that this is one of two types.
@@ -148,6 +160,8 @@ Names: TypeAlias = Annotated[Any, PlainValidator(_read_names)]
 SiteText: TypeAlias = Annotated[str, BeforeValidator(_read_site)]
 SitesText: TypeAlias = Annotated[str, BeforeValidator(_read_sites)]
 """One site, or a pattern of several."""
+SitesList: TypeAlias = Annotated[tuple[SitesText, ...], AfterValidator(_check_sites)]
+SystemPrompt: TypeAlias = Annotated[str, AfterValidator(_check_system_prompt)]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from steerkit.artifacts.files import write_whole
 from steerkit.errors import ArtifactError
+from steerkit.report.gaps import lost_parts
 from steerkit.report.read import Run, load_run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Run", "load_run", "summary", "write_report"]
+__all__ = ["Run", "load_run", "lost_parts", "summary", "write_report"]
 
 _OURS: Final = re.compile(r"(conditions|dose|separation|search)-\d+[^/]*\.svg")
 

@@ -81,7 +81,8 @@ def value_with_interval(block: Block, row: Row) -> str:
     unit = f" {block.unit}" if block.unit else ""
     text = f"{block.format.number(row.value)}{unit}"
     if row.interval is not None:
-        return f"{text} (95{NO_BREAK}% interval {block.format.interval(*row.interval)})"
+        point = ", one value in nearly every draw of the examples" if row.at_its_end else ""
+        return f"{text} (95{NO_BREAK}% interval {block.format.interval(*row.interval)}{point})"
     reason = "one example, so no interval" if row.record.n == 1 else "no interval"
     return f"{text} ({reason})"
 

@@ -43,6 +43,8 @@ __all__ = [
     "load_run",
 ]
 
+SAMPLES: Final = "samples.jsonl"
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -56,6 +58,7 @@ class Run(Entry):
         provenance: ``provenance.json`` as it stands; empty where there is no such file.
         timings: ``timings.json`` as it stands; empty where there is no such file.
         recipe: the text of ``recipe.yaml``, or None.
+        lost: names of files that a finished run has and the directory lacks.
     """
 
     path: Path
@@ -64,6 +67,12 @@ class Run(Entry):
     provenance: Mapping[str, Any] = {}
     timings: Mapping[str, Any] = {}
     recipe: str | None = None
+    lost: tuple[str, ...] = ()
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether ``samples.jsonl`` is there."""
+        return SAMPLES not in self.lost
 
     @cached_property
     def origin(self) -> Provenance:
@@ -110,13 +119,20 @@ def load_run(path: Path | str) -> Run:
     run = Run(
         path=root,
         results=results,
-        samples=_read_samples(root / "samples.jsonl"),
+        samples=_read_samples(root / SAMPLES),
         provenance=_read_optional(root / "provenance.json"),
         timings=_read_optional(root / "timings.json"),
         recipe=_read_text(recipe) if recipe.is_file() else None,
+        lost=tuple(name for name in _parts_of(results) if not (root / name).is_file()),
     )
     _ = run.origin, run.times  # a damaged file is told of here, not in the middle of a page
     return run
+
+
+def _parts_of(results: Results) -> tuple[str, ...]:
+    """The files that a finished run has beside its results."""
+    directions = ("directions.safetensors",) if results.directions else ()
+    return (SAMPLES, *directions, "provenance.json", "timings.json", "recipe.yaml")
 
 
 def _check_version(raw: Mapping[str, Any], path: Path) -> None:

@@ -63,6 +63,15 @@ class Row:
             return None
         return record.ci_low, record.ci_high
 
+    @property
+    def at_its_end(self) -> bool:
+        """Whether the interval is one point, as that of a bootstrap is where nearly every draw gives one value.
+
+        An AUROC of 1 is the usual case: all pairs are in order, and so they are in every draw.
+        """
+        whole = self.record is not None and self.record.aggregate == "whole"
+        return whole and self.interval is not None and self.interval[0] == self.interval[1]
+
 
 @dataclass(frozen=True)
 class Sweep:

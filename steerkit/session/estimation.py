@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from steerkit.api.direction import Direction
 from steerkit.api.estimator import NEGATIVE, POSITIVE, EstimationRequest, Estimator
 from steerkit.api.hookspecs import EstimatorNeeds, StatisticsKind
 from steerkit.catalog import Catalog, implementation, needs_of
-from steerkit.errors import DataError
+from steerkit.errors import DataError, ModelError, known_keywords
 from steerkit.session.plugins import installed, options_of
-from steerkit.types import Example, ExampleLike, Positions, Site, SitePattern, as_examples, parse_sites, resolve_sites
+from steerkit.types import (
+    Example,
+    Message,
+    Positions,
+    Site,
+    SitePattern,
+    as_examples,
+    list_sites,
+    parse_sites,
+    resolve_sites,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +33,23 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
     from steerkit.types import ExampleLike
 
+PromptList: TypeAlias = "Sequence[ExampleLike] | Sequence[Sequence[int]] | Tensor"
+"""Texts, lists of messages or ``Example``; or token ids, a list of rows or a tensor ``[n, pos]``."""
+
 Sites: TypeAlias = Site | SitePattern | str | Sequence[Site | SitePattern | str]
 
 
+def require_model(model: object, door: str) -> None:
+    """Raise ``ModelError`` for what steerkit hasn't loaded or wrapped."""
+    from steerkit.session.model import LiveModel
+
+    if not isinstance(model, LiveModel):
+        raise ModelError(
+            f"{door} takes a model from steerkit.load_model or steerkit.wrap first, not a {type(model).__name__}."
+        )
+
+
+@known_keywords
 def capture(
     model: LiveModel,
     prompts: Prompts,
@@ -36,13 +60,14 @@ def capture(
     progress: Progress | bool = True,
 ) -> dict[Key, ClassStatistics]:
     """Statistics of activations at sites and positions. See ``steerkit.engine.reading.capture.capture``."""
+    require_model(model, "capture")
     return model.capture(prompts, sites, positions, kind=kind, progress=progress)
 
 
 def estimate_direction(
     model: LiveModel,
-    positive: Sequence[ExampleLike],
-    negative: Sequence[ExampleLike],
+    positive: PromptList,
+    negative: PromptList,
     *,
     site: Sites | None = None,
     positions: Positions | str | int = -1,
@@ -58,7 +83,8 @@ def estimate_direction(
 
     Args:
         model: where activations are read.
-        positive: examples of the class that the direction points to: texts, lists of messages or ``Example``.
+        positive: examples of the class that the direction points to: texts, lists of messages or ``Example``; or token
+            ids, a list of rows or a tensor ``[n, pos]``, which are read as they are.
         negative: examples of the reference class; for an estimator of pairs, each in the place of its other side.
         site: where, as in ``blocks.15.resid_pre``; a pattern (``blocks.*.resid_pre``) or a list for a direction at
             several sites, read in one pass; None where the estimator chooses. A site of a pattern at which the classes
@@ -95,9 +121,10 @@ def estimate_direction(
     return directions[name]
 
 
+@known_keywords
 def estimate_directions(
     model: LiveModel,
-    classes: Mapping[str, Sequence[ExampleLike]],
+    classes: Mapping[str, PromptList],
     *,
     site: Sites | None = None,
     positions: Positions | str | int = -1,
@@ -126,17 +153,65 @@ def estimate_directions(
         progress: told how many prompts of a class are done.
         options: the estimator's own options.
     """
+    require_model(model, "estimate_direction")
     spec = (catalog or installed()).get("estimator", estimator)
-    chosen = options_of(spec, dict(options or {}))
-    for label, prompts in classes.items():
-        if isinstance(prompts, (str, Example)) or not isinstance(prompts, Sequence) or not prompts:
-            raise DataError(f"The {label} class needs a list of prompts, at least one.")
-    examples = {label: as_examples(prompts) for label, prompts in classes.items()}
+    chosen = options_of(spec, dict(options or {}), beside=_WORDS)
+    if not isinstance(classes, Mapping):
+        raise DataError(
+            f"Classes are a mapping from names to prompts, {{'positive': [...], 'negative': [...]}}, not a "
+            f"{type(classes).__name__}."
+        )
+    token_ids = {label: rows for label, given in classes.items() if (rows := _token_ids(label, given)) is not None}
+    examples = {
+        label: _stand_ins(model, token_ids[label]) if label in token_ids else as_examples(prompts)
+        for label, prompts in classes.items()
+    }
     which = Positions.parse(positions)
     solver, needs = cast("Estimator", implementation(spec)(chosen)), needs_of(spec, chosen)
     return estimate_with(
-        model, solver, spec.name, needs, examples, site, which, name=name, seed=seed, progress=progress
+        model,
+        solver,
+        spec.name,
+        needs,
+        examples,
+        site,
+        which,
+        name=name,
+        seed=seed,
+        progress=progress,
+        token_ids=token_ids,
     )
+
+
+_WORDS: Final = ("site", "positions", "estimator", "name", "seed", "catalog", "progress", "options")
+"""What ``estimate_direction`` takes beside an estimator's options."""
+
+
+def _token_ids(label: str, prompts: object) -> list[list[int]] | None:
+    """A class's prompts as rows of token ids, where that is what they plainly are, else None.
+
+    Raises:
+        DataError: for what is no list of prompts.
+    """
+    from steerkit.engine.prompts.inputs import token_rows
+
+    if isinstance(prompts, (str, Example)):
+        what = "one text" if isinstance(prompts, str) else "one Example"
+        raise DataError(f"The {label} class is {what}, and a list of prompts is needed: write [prompt, ...].")
+    rows = token_rows(prompts)
+    if rows is None and (not isinstance(prompts, Sequence) or not prompts):
+        raise DataError(f"The {label} class needs a list of prompts, at least one.")
+    if rows is not None and isinstance(prompts, Sequence) and all(isinstance(item, int) for item in prompts):
+        raise DataError(f"The {label} class is one row of token ids, and a list of rows is needed: write [[...], ...].")
+    return rows
+
+
+def _stand_ins(model: LiveModel, rows: Sequence[Sequence[int]]) -> list[Example]:
+    """What an estimator is shown in the place of token ids: their text, where there is a tokenizer, and they."""
+    known = model.tokenizer is not None
+    return [
+        Example((Message("user", model.decode(row) if known else ""),), fields={"token_ids": list(row)}) for row in rows
+    ]
 
 
 def estimate_with(
@@ -151,15 +226,21 @@ def estimate_with(
     name: str,
     seed: int = 0,
     progress: Progress | bool = True,
+    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> dict[str, Direction]:
-    """``estimate_directions`` with an estimator that was built already: ``estimator`` is its name, for provenance."""
+    """``estimate_directions`` with an estimator that was built already: ``estimator`` is its name, for provenance.
+
+    Of classes in ``token_ids`` these are read, and their examples only stand for them.
+    """
     from steerkit.engine.reading.requests import requests_of
 
-    chosen = [] if site is None else [site] if isinstance(site, (Site, SitePattern, str)) else list(site)
+    chosen = [] if site is None else list_sites(site)
     sites = resolve_sites(chosen, model.layout.n_layers)
     named = {one for one in map(parse_sites, chosen) if isinstance(one, Site)}
     found: dict[str, Direction] = {}
-    for request in requests_of(model, needs, classes, sites, positions, seed=seed, progress=progress):
+    for request in requests_of(
+        model, needs, classes, sites, positions, seed=seed, progress=progress, token_ids=token_ids
+    ):
         called = f"{name}@{request.positions}" if positions.each else name
         found |= _estimated(model, solver, estimator, needs, request, named, called)
     return found

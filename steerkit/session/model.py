@@ -11,6 +11,7 @@ from steerkit.engine.prompts.batches import PaddingSide
 from steerkit.engine.reading.capture import Key, capture
 from steerkit.engine.reading.monitors import completions
 from steerkit.engine.runtime.runtime import Runtime
+from steerkit.errors import known_keywords
 from steerkit.progress import Progress
 from steerkit.types import Positions, Site, as_sites
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 class LiveModel(Runtime):
     """A model in memory, ready to be steered and read. Made by ``steerkit.load_model`` or ``steerkit.wrap``."""
 
+    @known_keywords
     def capture(
         self,
         prompts: Prompts,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from steerkit.api.architecture import ArchitectureAdapter
 from steerkit.api.hookspecs import Spec
 from steerkit.catalog import Catalog, implementation
-from steerkit.errors import UnsupportedModelError
+from steerkit.errors import ModelError, UnsupportedModelError, known_keywords
 from steerkit.session.plugins import installed
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
 
 
+@known_keywords
 def load_model(
     source: str,
     *,
@@ -60,6 +61,7 @@ def load_model(
     """
     from steerkit.engine.loading.load import load
 
+    _check_words(chat_template, system_prompt, chat_template_arguments, batch_tokens)
     loaded = load(
         source,
         revision=revision,
@@ -72,6 +74,7 @@ def load_model(
     return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
 
 
+@known_keywords
 def wrap(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -91,11 +94,26 @@ def wrap(
     from steerkit.engine.loading.load import adopt
     from steerkit.engine.loading.unwrap import processor_template
 
+    _check_words(chat_template, system_prompt, chat_template_arguments, batch_tokens)
     loaded = adopt(model, tokenizer)
     if chat_template == "default":
         chat_template = processor_template(tokenizer) or chat_template
     chat = chat_format(loaded, chat_template, system_prompt, chat_template_arguments)
     return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
+
+
+def _check_words(template: object, system_prompt: object, arguments: object, batch_tokens: object) -> None:
+    """Raise ``ModelError`` for what can be no setting, before minutes of loading."""
+    if template is not None and not isinstance(template, str):
+        raise ModelError(f"chat_template is default, none, or the text of a Jinja template, not {template!r}.")
+    if system_prompt is not None and not isinstance(system_prompt, str):
+        raise ModelError(f"system_prompt is a text, or None for no system message, not {system_prompt!r}.")
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise ModelError(
+            f"chat_template_arguments are a mapping, as in {{'enable_thinking': False}}, not {arguments!r}."
+        )
+    if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
+        raise ModelError(f"batch_tokens is a whole number of at least 1, not {batch_tokens!r}.")
 
 
 def chat_format(

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, cast
 
 from steerkit.api.direction import Direction
 from steerkit.api.intervention import Gate, Intervention, Placement
 from steerkit.catalog import Catalog, implementation
-from steerkit.errors import PositionError, SteerkitError
+from steerkit.errors import PositionError, SiteError, SteerkitError, known_keywords
 from steerkit.session.plugins import installed, options_of
-from steerkit.types import FROM_TOKEN, Positions, Schedule, Site, SitePattern, parse_sites
+from steerkit.types import FROM_TOKEN, Positions, Schedule, Site, SitePattern, list_sites, parse_sites
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,11 +55,16 @@ def intervention(
             f"Intervention {kind!r}: a gate comes from steerkit.gate(direction, above=3.0), not {type(gate).__name__}. "
             "An option of the plugin that is called 'gate' is given as options={'gate': ...}."
         )
-    listed = [sites] if isinstance(sites, (Site, SitePattern, str)) else sites
-    chosen = None if listed is None else tuple(parse_sites(site) for site in listed)
+    chosen = None if sites is None else tuple(parse_sites(site) for site in list_sites(sites))
+    if chosen == ():
+        raise SiteError(f"Intervention {kind!r} is given no site; leave sites out for its own choice.")
     which, when = Positions.parse(positions), Schedule.parse(schedule)
-    made = cast("Intervention", implementation(spec)(options_of(spec, more, options), directions))
+    made = cast("Intervention", implementation(spec)(options_of(spec, more, options, _WORDS), directions))
     return Placement(made, chosen, which, when, gate)
+
+
+_WORDS: Final = ("sites", "positions", "schedule", "gate", "options")
+"""What every intervention takes beside its plugin's options."""
 
 
 def _directions(kind: str, wanted: int, given: object) -> tuple[Direction, ...]:
@@ -76,6 +81,7 @@ def _directions(kind: str, wanted: int, given: object) -> tuple[Direction, ...]:
     return found
 
 
+@known_keywords
 def gate(
     direction: Direction,
     *,

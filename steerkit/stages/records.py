@@ -156,7 +156,7 @@ def collect(
                 rows, remarks = records_of(plan, planned, ref, condition.name, found, plain)
                 records += rows
                 notes += remarks
-        notes += remarks_on(condition, found)
+        notes += remarks_on(condition, found, plan)
         if condition.kind != "control":
             samples += _samples(plan, condition.name, found)
     facts = facts_of(live)

@@ -15,7 +15,7 @@ from steerkit.plan import DataRef, Plan, PlannedEvaluation
 from steerkit.types import Example
 
 if TYPE_CHECKING:
-    from steerkit.engine.measuring.jobs import Cause, ConditionScores
+    from steerkit.engine.measuring.jobs import ConditionScores
     from steerkit.engine.measuring.scores import Summary
     from steerkit.stages.condition import Condition
 
@@ -144,20 +144,39 @@ def _by_example(planned: PlannedEvaluation, data: str, found: ConditionScores) -
     return [{name: column[place] for name, column in columns.items()} for place in range(count)]
 
 
-def remarks_on(condition: Condition, found: ConditionScores) -> list[str]:
+def remarks_on(condition: Condition, found: ConditionScores, plan: Plan) -> list[str]:
     """What a reader must know of a condition: that it does nothing, or didn't act where it was looked at."""
+    from steerkit.engine.sequence.when import When
+
+    whens = [When(one.positions, one.schedule, one.gate) for one in condition.placements]
     notes = [f"Condition {condition.name}: {note}" for note in found.notes] if condition.kind != "control" else []
-    reached: dict[tuple[str, Cause], dict[str, int]] = {}
+    reached: dict[tuple[str, str], dict[str, int]] = {}
+    behind = {str(when) for when in whens if when.only_behind}
     for (data, kind), counts in found.activity.items():
-        for key, tokens in counts.items():
-            reached.setdefault(key, {})[f"{_PASSES.get(kind, kind)} on {data}"] = tokens
-    for (when, cause), by_place in reached.items():
+        for (when, cause), tokens in counts.items():
+            # Where nothing follows the prompts there is no token for such a gate to decide about.
+            idle_gate = cause == "gate" and when in behind and not _reads_behind(plan, data, kind)
+            why = "nothing behind" if idle_gate else cause
+            reached.setdefault((when, why), {})[f"{_PASSES.get(kind, kind)} on {data}"] = tokens
+    for (when, why), by_place in reached.items():
         idle = [place for place, tokens in by_place.items() if not tokens]
         if idle and condition.kind != "control":
-            notes.append(f"Condition {condition.name}: '{when}' edited no token of {', '.join(idle)}{_WHY[cause]}.")
+            notes.append(f"Condition {condition.name}: '{when}' edited no token of {', '.join(idle)}{_WHY[why]}.")
     return notes
 
 
+def _reads_behind(plan: Plan, data: str, kind: str) -> bool:
+    """Whether passes of a kind over a data set hold tokens behind its prompts, generated or given."""
+    if kind in ("completions", "samples"):
+        return True
+    if kind == "next token":
+        return False
+    looks = [look for group in plan.groups for look in group.looks if str(look.data) == data]
+    written = any(look.new_tokens for look in looks if look.kind == _LOOKS.get(kind, kind))
+    return written or any(one.completion is not None for look in looks for one in plan.examples(look.data))
+
+
+_LOOKS: Mapping[str, str] = {"reading": "readings"}
 _PASSES: Mapping[str, str] = {
     "completions": "completions",
     "samples": "samples",
@@ -167,7 +186,8 @@ _PASSES: Mapping[str, str] = {
 }
 
 
-_WHY: Mapping[Cause, str] = {
+_WHY: Mapping[str, str] = {
+    "nothing behind": ": it edits tokens behind the prompt only, and there are none there, so its gate decided nothing",
     "gate": ": its gate was never open at a token that it may edit",
     "text": ": its text never came",
     "positions": ": there are none at its positions",

@@ -23,6 +23,7 @@ from steerkit.types.sites import (
     Site,
     SitePattern,
     as_sites,
+    list_sites,
     parse_sites,
     resolve_sites,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "SitePattern",
     "as_examples",
     "as_sites",
+    "list_sites",
     "parse_sites",
     "resolve_sites",
     "same_value",

@@ -34,7 +34,12 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind != "list" and self.kind not in _SCHEDULE_VALUES:
             raise ScheduleError(f"Unknown schedule {self.kind!r}. {nearest(self.kind, [*_SCHEDULE_VALUES, 'list'])}")
-        wanted = _SCHEDULE_VALUES.get(self.kind, max(1, len(self.values)))
+        if self.kind == "list" and not self.values:
+            raise ScheduleError(
+                "A schedule's list holds one or more finite numbers, a factor for each generated token, as in "
+                "[1, 0.5, 0.25]. For 1 throughout, leave the schedule out."
+            )
+        wanted = _SCHEDULE_VALUES.get(self.kind, len(self.values))
         if self.kind == "list" and not all(isfinite(value) for value in self.values):
             raise ScheduleError(f"{list(self.values)}: the factors of a schedule are finite numbers.")
         if len(self.values) != wanted or not all(isfinite(value) for value in self.values):

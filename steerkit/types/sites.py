@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Final, TypeVar
 
 from steerkit.errors import SiteError, nearest
 
@@ -153,6 +153,9 @@ class SitePattern:
         return f"blocks.{which}.{self.stream}{head}"
 
 
+SiteT = TypeVar("SiteT", bound="Site | SitePattern | str")
+
+
 def parse_sites(text: str | Site | SitePattern) -> Site | SitePattern:
     """Read one site, or a pattern of several."""
     if isinstance(text, (Site, SitePattern)):
@@ -163,7 +166,7 @@ def parse_sites(text: str | Site | SitePattern) -> Site | SitePattern:
 
 def resolve_sites(sites: Sequence[Site | SitePattern | str] | Site | SitePattern | str, n_layers: int) -> list[Site]:
     """Sites and patterns, one or several, as the sites of a model with so many layers, each once, in their order."""
-    listed = [sites] if isinstance(sites, (Site, SitePattern, str)) else list(sites)
+    listed = list_sites(sites)
     resolved: dict[Site, None] = {}
     for one in map(parse_sites, listed):
         resolved.update(dict.fromkeys([one] if isinstance(one, Site) else one.sites(n_layers)))
@@ -172,9 +175,20 @@ def resolve_sites(sites: Sequence[Site | SitePattern | str] | Site | SitePattern
 
 def as_sites(sites: Sequence[Site | str] | Site | str) -> list[Site]:
     """One site or several, in either form, as a list."""
-    if isinstance(sites, (Site, str)):
-        return [Site.parse(sites)]
-    return [Site.parse(site) for site in sites]
+    return [Site.parse(site) for site in list_sites(sites)]
+
+
+def list_sites(sites: Sequence[SiteT] | SiteT) -> list[SiteT]:
+    """One site or pattern, or several, as a list.
+
+    Raises:
+        SiteError: for what is neither.
+    """
+    if isinstance(sites, (Site, SitePattern, str)):
+        return [sites]
+    if not isinstance(sites, Iterable):
+        raise SiteError(f"{sites!r} is neither a site, such as 'blocks.14.resid_pre', nor a list of sites.")
+    return list(sites)
 
 
 def _digits(share: float) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from typing import Any
 
 import pytest
 import torch
 
 from steerkit.api.direction import Direction
-from steerkit.errors import AttachError
+from steerkit.errors import AttachError, DirectionError, UnknownNameError
 from steerkit.types import Positions, Site
 
 FIRST, SECOND = Site("resid_pre", 1), Site("resid_pre", 2)
@@ -83,3 +85,38 @@ def test_shapes_and_sites_that_make_no_direction_are_refused() -> None:
         Direction({FIRST: torch.ones(3), SECOND: torch.ones(3)}, reference_mean=torch.ones(3))
     with pytest.raises(ValueError, match="means by site"):
         Direction({FIRST: torch.ones(3)}, reference_mean={SECOND: torch.ones(3)})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_vector_are_refused_when_it_is_made(value: float) -> None:
+    with pytest.raises(DirectionError, match=r"Direction 'd' at blocks\.2\.resid_pre holds NaN or infinite values"):
+        Direction({FIRST: torch.ones(3), SECOND: torch.tensor([1.0, value, 0.0])}, name="d")
+    with pytest.raises(DirectionError, match="holds NaN or infinite values"):
+        Direction(torch.ones(3), FIRST).with_vectors(torch.full((1, 3), value))
+    learned = torch.ones(1, 3, requires_grad=True)
+    assert Direction(learned, FIRST).vectors is learned
+    assert Direction(torch.empty(1, 3, device="meta"), FIRST).rank == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"name": 3}, "name is a text that it goes by, not 3"),
+        ({"name": ""}, "name is a text that it goes by, not ''"),
+        ({"provenance": 3}, "Provenance is a mapping from names to JSON values, not a int"),
+        ({"reference_mean": [1.0]}, r"reference mean of direction 'direction' at blocks\.\d+\.\w+ is a tensor"),
+        ({"vectors": torch.ones(3, dtype=torch.complex64)}, "real numbers"),
+        ({"vectors": [1.0, 2.0]}, "not a list"),
+    ],
+)
+def test_words_that_make_no_direction_are_refused(words: Any, said: str) -> None:
+    with pytest.raises(DirectionError, match=said):
+        Direction(**{"vectors": torch.ones(3), "site": FIRST, **words})
+
+
+def test_a_misspelt_keyword_gets_the_nearest_one() -> None:
+    with pytest.raises(UnknownNameError, match=r"Direction\.replace has no argument 'nme'\. Did you mean 'name'\?"):
+        several().replace(nme="x")  # type: ignore[call-arg]
+    with pytest.raises(UnknownNameError, match=r"^Direction has no argument 'sight'\. Did you mean 'site'\?"):
+        Direction(torch.ones(3), sight=FIRST)  # type: ignore[call-arg]
+    assert str(inspect.signature(Direction)).startswith("(vectors:")

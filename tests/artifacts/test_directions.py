@@ -35,6 +35,13 @@ def direction(name: str = "warmth", rank: int = 1, **changes: Any) -> Direction:
     return Direction(**{**given_parts, **changes})
 
 
+def spoilt(*values: float) -> Direction:
+    """A direction whose vectors were written to after it was made, since none is made of such values."""
+    made = direction()
+    made.vectors[0, : len(values)] = torch.tensor(values)
+    return made
+
+
 def same(one: Direction, other: Direction) -> bool:
     means = (one.reference_mean, other.reference_mean)
     equal_means = means == (None, None) if None in means else torch.equal(*means)  # type: ignore[arg-type]
@@ -142,9 +149,10 @@ def test_an_older_file_is_replaced_and_a_failed_write_leaves_it(
     [
         ([], "there is no direction"),
         ([direction("a"), direction("a", rank=2)], "two directions are called 'a'"),
-        ([direction(vectors=torch.tensor([[1.0, float("nan")]]))], "warmth.vectors holds NaN"),
+        ([spoilt(float("nan"))], "warmth.vectors holds NaN"),
+        ([direction(vectors=torch.full((1, 8), 1e39, dtype=torch.float64))], "warmth.vectors holds NaN or infinite"),
         ([direction(reference_mean=torch.full((8,), float("inf")))], "warmth.reference_mean holds NaN or infinite"),
-        ([direction(vectors=torch.tensor([[float("inf"), -float("inf")]]))], "holds NaN or infinite"),
+        ([spoilt(float("inf"), -float("inf"))], "warmth.vectors holds NaN or infinite"),
         ([direction(reference_mean=torch.ones(5))], r"reference_mean has shape \[5\]"),
         ([direction(provenance={"when": {1, 2}})], "provenance may hold JSON values only"),
         ([direction(provenance={"score": float("nan")})], "provenance may hold JSON values only"),
@@ -233,8 +241,9 @@ def test_tensors_that_do_not_fit(tmp_path: Path, key: str, value: torch.Tensor, 
     save_directions(path, [direction()])
     header, tensors = header_of(path)
     path.write_bytes(save({**tensors, key: value}, metadata={module.HEADER: json.dumps(header)}))
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=said) as caught:
         load_directions(path)
+    assert str(caught.value).startswith(f"{path}")
 
 
 # Several sites, older files, and files that lack something

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,10 +44,10 @@ def steerkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     monkeypatch.setattr(fetching, "_download", None)
 
-    def run(source: str = "tiny-random:llama", accept: str = "false") -> tuple[int, str]:
+    def run(source: str = "tiny-random:llama", accept: str = "false", *more: str) -> tuple[int, str]:
         Path("r.yaml").write_text(RECIPE.replace("SOURCE", source).replace("ACCEPT", accept), "utf-8")
         with pytest.raises(SystemExit) as leaving:
-            main(["run", "r.yaml"])
+            main(["run", "r.yaml", *more])
         return int(leaving.value.code or 0), capsys.readouterr().err
 
     return run
@@ -111,3 +114,51 @@ def test_an_interrupt_says_what_there_is(
     assert code == 130
     assert f"Interrupted. {said}" in error or (said in error and "measurements are kept" in error)
     assert ("Nothing was run" in error) == (not Path("runs").exists())
+
+
+def loads_nothing(*args: Any, **kwargs: Any) -> NoReturn:
+    raise AssertionError("The model is loaded.")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--out=file", "Can't write run directories in file: file is no folder. Choose another --out."),
+        ("--out=file/x", "Can't write run directories in file/x: file is no folder. Choose another --out."),
+        ("--out=", "an empty text names no folder"),
+        ("--store=file", "Can't write kept outputs in file: file is no folder. Choose another --store."),
+        ("--store=file/x", "Can't write kept outputs in file/x: file is no folder. Choose another --store."),
+        ("--store=link", "Can't write kept outputs in link: link is no folder. Choose another --store."),
+        ("--store=", "an empty text names no folder"),
+        ("--store=.", "A store is a folder of its own."),
+        ("--out=locked", "Can't write run directories in locked: Read-only file system. Choose another --out."),
+        ("--store=locked/x", "Can't write kept outputs in locked/x: Read-only file system. Choose another --store."),
+    ],
+)
+def test_places_that_cannot_be_written_are_told_before_anything_loads(
+    steerkit: Steerkit, monkeypatch: pytest.MonkeyPatch, option: str, said: str
+) -> None:
+    Path("file").touch()
+    Path("link").symlink_to("nowhere")
+    Path("locked").mkdir()
+    make = tempfile.TemporaryFile
+
+    def refusing(*args: Any, dir: Path, **kwargs: Any) -> Any:
+        if Path(dir).name == "locked":  # a root user may write whatever the modes say
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return make(*args, dir=dir, **kwargs)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
+    monkeypatch.setattr(stages, "load", loads_nothing)
+    code, error = steerkit("tiny-random:llama", "false", option)
+    assert code == 2
+    assert said in " ".join(error.replace("│", " ").split())
+    assert {path.name for path in Path().iterdir()} == {"r.yaml", "file", "link", "locked"}
+    assert not any(Path("locked").iterdir())
+
+
+def test_terms_are_no_matter_where_nothing_can_be_written(steerkit: Steerkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled, "_ask", None)
+    Path("file").touch()
+    code, error = steerkit("gemma3-270m", "false", "--out=file")
+    assert (code, error.strip()) == (2, "Can't write run directories in file: file is no folder. Choose another --out.")

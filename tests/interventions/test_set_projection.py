@@ -126,8 +126,10 @@ def test_dependent_vectors_are_refused() -> None:
     ("row", "said"), [(torch.zeros(4), "is zero"), (torch.tensor([1.0, float("inf"), 0, 0]), "is NaN or infinite")]
 )
 def test_vectors_that_span_nothing_are_refused(row: torch.Tensor, said: str) -> None:
+    made = set_projection(torch.ones(2, 4), 1.0)
+    made.direction.vectors[1] = row  # after it was made: no direction is made of infinite values
     with pytest.raises(DataError, match=f"set_projection: vector 1 of direction 'd' {said}"):
-        set_projection(torch.stack([torch.ones(4), row]), 1.0).update(SITE, LAYOUT)
+        made.update(SITE, LAYOUT)
 
 
 def test_a_list_of_the_wrong_length_is_refused() -> None:

@@ -85,6 +85,7 @@ def test_every_problem_is_gathered_before_one_is_told(
         (16, "conditions.a.1.add", "needs a direction"),
         (16, "conditions.a.1.add.coefficient", "'x' is not a coefficient"),
         (17, "conditions.b.0.ad", "Did you mean 'add'"),
+        (19, "conditions.c.interventions.0.add.sites", "expected at least one site"),
         (20, "conditions.c.sweep.coeficient", "Did you mean 'coefficient'"),
         (22, "evaluate.0.refusal_score.data", "twice"),
         (22, "evaluate.0.refusal_score.data.0", "same and warm.test share 1 text"),

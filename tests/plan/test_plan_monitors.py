@@ -47,6 +47,7 @@ def test_mistakes_in_monitors_are_told_with_their_lines(problems: Problems) -> N
         (("above: 3.0, ", ""), "monitors.harm", "a number as above or as below"),
         (("above: 3.0", "above: 3.0, below: 1"), "monitors.harm", "not both"),
         (("positions: generated", "positions: from_token(x)"), "monitors.harm.positions", "can be steered, not read"),
+        (("above: 3.0", "above: 3.0, sites: []"), "monitors.harm.sites", "expected at least one site, as in ["),
         (("above: 3.0", "above: 3.0, sites: [blocks.0.resid]"), "monitors.harm.sites[0]", "Unknown stream"),
     ):
         found = problems(MONITORS.replace(*change))

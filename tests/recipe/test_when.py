@@ -97,7 +97,11 @@ def test_what_is_not_set_leaves_no_key(tmp_path: Path) -> None:
         ("gate: {direction: harm, above: true}", "gate.above", "expected a number, not true"),
         ("gate: {direction: harm, above: .inf}", "gate.above", ".inf is not a finite number"),
         ("gate: {direction: 5, above: 1}", "gate.direction", "expected text, not 5"),
-        ("gate: {direction: harm, above: 1, at: promt}", "gate.at", "expected 'token' or 'prompt', not \"promt\""),
+        (
+            "gate: {direction: harm, above: 1, at: promt}",
+            "gate.at",
+            "expected 'token' or 'prompt', not \"promt\"; did you mean 'prompt'?",
+        ),
         ("gate: {direction: harm, above: 1, site: blocks.1.resid_pree}", "gate.site", "Did you mean 'resid_pre'"),
         ("gate: {direction: harm, above: 1, at: prompt, positions: lst}", "gate.positions", "Did you mean 'last'?"),
         ("gate: {direction: harm, above: 1, prepass: 1}", "gate.prepass", "expected true or false, not 1"),

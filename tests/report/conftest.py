@@ -203,6 +203,7 @@ def write_run(root: Path, results: JsonObject | None = None, **parts: Any) -> Pa
     (root / "timings.json").write_text(
         json.dumps({"seconds": {"load the model": 12.5, "directions": 70.25}}), encoding="utf-8"
     )
+    (root / "directions.safetensors").write_bytes(b"")  # which a report never opens
     (root / "recipe.yaml").write_text("name: quickstart\nseed: 42\n", encoding="utf-8")
     return root
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from pydantic import Field
 from steerkit.api.estimator import Estimate, EstimationRequest, Estimator, Series
 from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, NoOptions, Options, hookimpl
 from steerkit.catalog import Catalog
-from steerkit.errors import DataError, PluginError, SteerkitError
+from steerkit.errors import DataError, ModelError, PluginError, SiteError, SteerkitError
 from steerkit.session import estimate_direction, estimate_directions
 from steerkit.session.model import LiveModel
 from steerkit.types import Example, Positions, Site
@@ -98,6 +99,7 @@ SPECS = [
         OddOptions,
         needs=lambda options: EstimatorNeeds(sites=("blocks.1-1.resid_post",), positions="instruction"),
     ),
+    EstimatorSpec("asking", "Asking.", "odd_estimators:Odd", OddOptions, needs=lambda _: EstimatorNeeds(handle=True)),
     EstimatorSpec("failing", "Failing.", "odd_estimators:Odd", OddOptions, needs=lambda options: 1 / 0),  # type: ignore
 ]
 
@@ -208,3 +210,63 @@ def test_a_probe_tells_the_classes_apart(llama: LiveModel) -> None:
     )
     assert found.provenance["diagnostics"]["cross-validated accuracy"]["at"] == [SITE]
     assert float(found.vectors.norm()) > 0
+
+
+# Prompts that are token ids, and what are no prompts.
+
+
+@pytest.mark.parametrize("form", [list, torch.tensor, lambda rows: {"input_ids": rows}])
+def test_token_ids_are_read_as_they_are(llama: LiveModel, catalog: Catalog, form: Callable[[object], Any]) -> None:
+    warm, cold = [[11, 12, 13], [14, 15, 16]], [[21, 22, 23], [24, 25, 26]]
+    found = estimate_direction(
+        llama, form(warm), form(cold), site=SITE, estimator="odd", catalog=catalog, progress=False
+    )
+    means = [
+        llama.capture(rows, SITE, progress=False)[Site.parse(SITE), Positions.parse(-1)].mean for rows in (warm, cold)
+    ]
+    assert torch.equal(found.vectors[0], (means[0] - means[1]).float())
+    assert found.provenance["n_positive"] == found.provenance["tokens_negative"] == 2
+    (request,) = SEEN
+    assert [one.fields["token_ids"] for one in request.examples["positive"]] == warm
+    assert request.examples["negative"][0].text == llama.decode(cold[0])
+
+
+def test_one_class_may_be_token_ids_and_the_other_texts(llama: LiveModel) -> None:
+    rows = [llama.rendered(text)[0].token_ids for text in WARM]
+    mixed = estimate_direction(llama, [list(row) for row in rows], COLD, site=SITE, progress=False)
+    assert torch.equal(mixed.vectors, estimate_direction(llama, WARM, COLD, site=SITE, progress=False).vectors)
+
+
+@pytest.mark.parametrize(
+    ("positive", "said"),
+    [
+        ("one text", "The positive class is one text, and a list of prompts is needed: write [prompt, ...]."),
+        (Example.of("a"), "The positive class is one Example, and a list of prompts is needed: write [prompt, ...]."),
+        ([1, 2], "The positive class is one row of token ids, and a list of rows is needed: write [[...], ...]."),
+        ([], "The positive class needs a list of prompts, at least one."),
+        (3, "The positive class needs a list of prompts, at least one."),
+        ([[99999]], "Token id 99999 is none of the model's 1000. Encode prompts with its own tokenizer."),
+        (
+            [["a", 1]],
+            "Prompt 0: A conversation is a list of messages {'role': ..., 'content': ...}, and it holds str 'a'.",
+        ),
+    ],
+)
+def test_what_is_no_list_of_prompts_is_told(llama: LiveModel, positive: Any, said: str) -> None:
+    said = said.replace("1000", str(llama.n_embeddings))
+    with pytest.raises(DataError) as caught:
+        estimate_direction(llama, positive, COLD, site=SITE, progress=False)
+    assert str(caught.value) == said
+
+
+def test_what_is_no_site_model_or_class_is_told(llama: LiveModel, catalog: Catalog) -> None:
+    with pytest.raises(SiteError, match=r"^3 is neither a site, such as 'blocks.14.resid_pre', nor a list of sites\.$"):
+        estimate_direction(llama, WARM, COLD, site=3)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="estimate_direction takes a model from steerkit"):
+        estimate_direction("x", WARM, COLD, site=SITE)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="Classes are a mapping from names to prompts"):
+        estimate_directions(llama, [WARM, COLD], site=SITE)  # type: ignore[arg-type]
+    with pytest.raises(SteerkitError, match=r"option 'sight': there is none of that name\. Did you mean 'site'"):
+        estimate_direction(llama, WARM, COLD, sight=SITE)
+    with pytest.raises(DataError, match="takes texts, conversations or Examples, not token ids"):
+        estimate_direction(llama, [[1]], COLD, site=SITE, estimator="asking", catalog=catalog)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -242,3 +243,85 @@ def test_the_names_are_there_and_cost_no_torch() -> None:
     code = "import sys, steerkit; steerkit.gate, steerkit.Schedule, steerkit.Gate; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+# What is misspelt, or no value at all.
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda: steerkit.gate(direction(), above=1, at="propmt"),  # type: ignore[arg-type]
+            "A gate is at 'token' or 'prompt', not 'propmt'. Did you mean 'prompt'? Available: prompt, token.",
+        ),
+        (
+            lambda: steerkit.gate(direction(), abov=1),  # type: ignore[call-arg]
+            "gate has no argument 'abov'. Did you mean 'above'? "
+            "Available: above, at, below, direction, positions, prepass, site.",
+        ),
+        (
+            lambda: Gate(direction(), 1.0, "abov"),  # type: ignore[arg-type]
+            "A gate is 'above' or 'below' its threshold, not 'abov'. Did you mean 'above'? Available: above, below.",
+        ),
+        (lambda: Gate(direction(), "x"), "A gate's threshold is a finite number, not 'x'."),  # type: ignore[arg-type]
+        (lambda: Gate(3, 1.0), "A gate reads along one steerkit.Direction, not a int."),  # type: ignore[arg-type]
+        (
+            lambda: steerkit.Monitor("m", direction(), 1.0, "belw"),  # type: ignore[arg-type]
+            "Monitor 'm' is 'above' or 'below' its threshold, not 'belw'. Did you mean 'below'? "
+            "Available: above, below.",
+        ),
+        (
+            lambda: steerkit.intervention(3, direction()),  # type: ignore[arg-type]
+            "Unknown intervention 3. Available: ablate, add, affine_concept_editing, set_projection.",
+        ),
+        (
+            lambda: steerkit.add(direction(), coeficient=2),
+            "intervention 'add', option 'coeficient': there is none of that name. Did you mean 'coefficient'? "
+            "Available: coefficient, gate, options, positions, schedule, sites.",
+        ),
+        (
+            lambda: steerkit.add(direction(), positon="all"),
+            "intervention 'add', option 'positon': there is none of that name. Did you mean 'positions' or 'options'? "
+            "Available: coefficient, gate, options, positions, schedule, sites.",
+        ),
+        (
+            lambda: steerkit.add(direction(), coefficient=NAN),
+            "intervention 'add', option 'coefficient': nan is not finite: write a number such as 4.0. "
+            "Its options: coefficient.",
+        ),
+        (
+            lambda: steerkit.add(direction(), coefficient=[INF]),
+            "intervention 'add', option 'coefficient': [inf] is not finite: write a number such as 4.0. "
+            "Its options: coefficient.",
+        ),
+        (
+            lambda: steerkit.ablate(direction(), coefficient=NAN),
+            "intervention 'ablate', option 'coefficient': expected a finite number, not nan. "
+            "Its options: coefficient, at.",
+        ),
+        (
+            lambda: steerkit.ablate(direction(), coefficient="x"),  # type: ignore[arg-type]
+            "intervention 'ablate', option 'coefficient': expected a number, not \"x\". Its options: coefficient, at.",
+        ),
+        (
+            lambda: steerkit.add(direction(), schedule=[]),
+            "A schedule's list holds one or more finite numbers, a factor for each generated token, as in "
+            "[1, 0.5, 0.25]. For 1 throughout, leave the schedule out.",
+        ),
+        (
+            lambda: steerkit.add(direction(), sites=[]),
+            "Intervention 'add' is given no site; leave sites out for its own choice.",
+        ),
+        (
+            lambda: steerkit.add(direction(), sites=3),
+            "3 is neither a site, such as 'blocks.14.resid_pre', nor a list of sites.",
+        ),
+    ],
+)
+def test_every_door_says_what_to_write(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(SteerkitError) as caught:
+        call()
+    assert str(caught.value) == said

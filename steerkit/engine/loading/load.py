@@ -85,6 +85,8 @@ def load(
         UnknownNameError: where the source is no path and looks like a misspelt alias.
         ModelError: where it can't be found, read or used; says what to do.
     """
+    if not isinstance(source, (str, Path)) or not str(source).strip():
+        raise ModelError(f"A model is named by an alias, a hub id, a folder or a .gguf file, not by {source!r}.")
     text = str(source)
     chosen = _device_to_load_on(device)
     request = _Request(_dtype(dtype, chosen), chosen, revision, trust_remote_code, accept_terms)
@@ -140,10 +142,9 @@ def _dtype(name: str, device: torch.device) -> torch.dtype | None:
     """The dtype asked for; None for the checkpoint's own."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else None
-    try:
-        return DTYPES[name]
-    except KeyError:
-        raise ModelError(f"Unknown dtype {name!r}. {nearest(name, [*DTYPES, 'auto'], 'dtype')}") from None
+    if not isinstance(name, str) or name not in DTYPES:
+        raise ModelError(f"Unknown dtype {name!r}. {nearest(name, [*DTYPES, 'auto'], 'dtype')}")
+    return DTYPES[name]
 
 
 def _device_to_load_on(name: str) -> torch.device:
@@ -151,7 +152,7 @@ def _device_to_load_on(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ModelError(f"{name!r} is not a device. Write auto, cpu, cuda or cuda:1.") from None
     if device.type == "mps":
         raise ModelError("Device mps has no float64, in which statistics are summed. Use device cpu.")

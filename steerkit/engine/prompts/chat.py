@@ -12,7 +12,7 @@ import jinja2
 
 from steerkit.engine.prompts.encoding import continued, encode
 from steerkit.engine.sequence.positions import Turn, Turns
-from steerkit.errors import DataError, ModelError
+from steerkit.errors import DataError, ModelError, nearest
 from steerkit.templates import Locator, dated, messages_of, require_arguments
 from steerkit.templates import Turns as Messages
 from steerkit.types import Example
@@ -99,7 +99,10 @@ class ChatFormat:
         self.name = NONE if template is None else template if template in (DEFAULT, NONE) else "custom"
         if self.name == DEFAULT:
             self._template = _own_template(tokenizer)
-        elif self.name == "custom":
+        elif template is not None and self.name == "custom":
+            if "{" not in template:  # renders no message, so it is a name that was misspelt
+                hint = nearest(template, (DEFAULT, NONE))
+                raise ModelError(f"chat_template {template[:60]!r} is no Jinja template. {hint}")
             self._template = template
         elif system_prompt is not None or self.arguments:
             what = "A system prompt needs" if system_prompt is not None else "chat_template_arguments need"

@@ -21,7 +21,7 @@ from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.positions import BEHIND, FAR, edit_mask, intervals
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import submodule
-from steerkit.errors import DataError, nearest
+from steerkit.errors import DataError, PositionError, SiteError, nearest
 from steerkit.progress import Progress, shown
 from steerkit.types import FROM_TOKEN, Positions, Site
 
@@ -90,14 +90,19 @@ def capture(
 
     Raises:
         DataError: for no prompts, or activations that aren't finite.
-        PositionError: for a prompt that doesn't have the token of an index. A range that is empty in some prompt
-            takes nothing from it.
-        SiteError: for a site that the model doesn't have.
+        PositionError: for no positions, and for a prompt that doesn't have the token of an index. A range that is empty
+            in some prompt takes nothing from it.
+        SiteError: for no site, and for one that the model doesn't have.
     """
     if kind not in get_args(StatisticsKind):
         raise DataError(f"Unknown kind of statistics {kind!r}. {nearest(kind, get_args(StatisticsKind), 'kind')}")
     if padding_side not in get_args(PaddingSide):
-        raise DataError(f"Padding goes left or right, not {padding_side!r}.")
+        sides = get_args(PaddingSide)
+        raise DataError(f"Padding goes left or right, not {padding_side!r}. {nearest(padding_side, sides, 'side')}")
+    if not sites:
+        raise SiteError("There is no site to read at: name one at least, as in 'blocks.14.resid_pre'.")
+    if not positions:
+        raise PositionError("There are no positions to read: name one at least, as in -1 or 'instruction'.")
     for site in sites:
         live.layout.require(site)
     rendered = live.rendered(prompts, completion=any(reads_behind(one) for one in positions))

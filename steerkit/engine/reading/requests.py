@@ -24,6 +24,7 @@ from steerkit.errors import DataError, PluginError, PositionError
 from steerkit.types import Example, Positions, Site, resolve_sites
 
 if TYPE_CHECKING:
+    from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.runtime.runtime import Runtime
     from steerkit.progress import Progress
 
@@ -39,6 +40,7 @@ def requests_of(
     *,
     seed: int = 0,
     progress: Progress | bool = True,
+    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> tuple[EstimationRequest, ...]:
     """Read what an estimator needs: for one estimate, or, where ``positions`` mean each of their tokens by itself, for
     one at each of them, all read in the same passes.
@@ -51,10 +53,16 @@ def requests_of(
         positions: as ``sites``.
         seed: what it draws from.
         progress: told how many prompts of a class are done.
+        token_ids: what is read of a class in place of its examples, row for row.
 
     Raises:
         DataError: where the classes aren't those that the estimator takes.
     """
+    if token_ids and needs.handle:
+        raise DataError(
+            "The estimator runs the model on its examples itself, and takes texts, conversations or Examples, "
+            "not token ids."
+        )
     examples = _checked_classes(needs, classes)
     if needs.sites is not None:
         sites = resolve_sites(needs.sites, live.layout.n_layers)
@@ -73,12 +81,14 @@ def requests_of(
     )
     places = (positions,)
     if positions.each:
-        places = each_position(live, (one for given in examples.values() for one in given), positions)
+        places = each_position(
+            live, [_prompts_of(label, given, token_ids) for label, given in examples.items()], positions
+        )
     requests = tuple(replace(request, positions=place) for place in places)
     if needs.statistics is None:
         return requests
     kind: StatisticsKind = "rows" if needs.statistics == "paired_rows" else needs.statistics
-    read = read_classes_at(live, request, places, kind, progress)
+    read = read_classes_at(live, request, places, kind, progress, token_ids)
     return tuple(with_statistics(one, needs, read[one.positions]) for one in requests)
 
 
@@ -91,9 +101,10 @@ def request_of(
     *,
     seed: int = 0,
     progress: Progress | bool = True,
+    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> EstimationRequest:
     """``requests_of`` for one estimate."""
-    (request,) = requests_of(live, needs, classes, sites, positions, seed=seed, progress=progress)
+    (request,) = requests_of(live, needs, classes, sites, positions, seed=seed, progress=progress, token_ids=token_ids)
     return request
 
 
@@ -109,10 +120,14 @@ def _chosen_positions(needs: EstimatorNeeds, positions: Positions) -> Positions:
 
 
 def read_classes(
-    live: Runtime, request: EstimationRequest, kind: StatisticsKind, progress: Progress | bool = True
+    live: Runtime,
+    request: EstimationRequest,
+    kind: StatisticsKind,
+    progress: Progress | bool = True,
+    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> dict[Site, dict[str, ClassStatistics]]:
-    """Statistics of a request's classes at its sites, one capture for each class."""
-    return read_classes_at(live, request, [request.positions], kind, progress)[request.positions]
+    """Statistics of a request's classes at its sites, one capture for each class: of its token ids, where given."""
+    return read_classes_at(live, request, [request.positions], kind, progress, token_ids)[request.positions]
 
 
 def read_classes_at(
@@ -121,26 +136,38 @@ def read_classes_at(
     positions: Sequence[Positions],
     kind: StatisticsKind,
     progress: Progress | bool = True,
+    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> dict[Positions, dict[Site, dict[str, ClassStatistics]]]:
     """Statistics at several positions, each by itself, with one capture for each class."""
     read: dict[Positions, dict[Site, dict[str, ClassStatistics]]] = {
         one: {site: {} for site in request.sites} for one in positions
     }
     for label, examples in request.examples.items():
-        captured = capture(live, examples, request.sites, positions, kind=kind, progress=progress)
+        captured = capture(
+            live, _prompts_of(label, examples, token_ids), request.sites, positions, kind=kind, progress=progress
+        )
         for (site, one), statistics in captured.items():
             read[one][site][label] = statistics
     return read
 
 
-def each_position(live: Runtime, examples: Iterable[Example], positions: Positions) -> tuple[Positions, ...]:
+def _prompts_of(
+    label: str, examples: Sequence[Example], token_ids: Mapping[str, Sequence[Sequence[int]]] | None
+) -> Prompts:
+    """What is read of a class: token ids where they are given, which its examples then only stand for."""
+    if token_ids and label in token_ids:
+        return [torch.tensor(row) for row in token_ids[label]]
+    return examples
+
+
+def each_position(live: Runtime, classes: Iterable[Prompts], positions: Positions) -> tuple[Positions, ...]:
     """The tokens that ``positions`` name, each by itself, counted from the prompt's end: the first of them first.
 
     Raises:
         PositionError: where they lie elsewhere in another prompt, so that none of them is one position of all.
     """
     whole = replace(positions, each=False)
-    rendered = live.rendered(list(examples))
+    rendered = [prompt for prompts in classes for prompt in live.rendered(prompts)]
     found: tuple[int, ...] | None = None
     for batch in live.batched(rendered, "right"):
         row, column, counts = tokens_of(live, whole, batch)

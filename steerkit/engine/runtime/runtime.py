@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -28,7 +29,7 @@ from steerkit.engine.sequence.finding import finder
 from steerkit.engine.sequence.positions import frame_of_mask, goes_on
 from steerkit.engine.sequence.tally import begin_batch
 from steerkit.engine.sites.taps import Handler
-from steerkit.errors import AttachError, DataError, ModelError
+from steerkit.errors import AttachError, DataError, ModelError, known_keywords
 from steerkit.progress import SILENT, Progress
 from steerkit.types import Site
 
@@ -106,6 +107,7 @@ class Runtime:
     # Steering
 
     @contextmanager
+    @known_keywords
     def steer(
         self, *interventions: Placement | Intervention, mode: Mode = "auto", expected_tokens: int = 0
     ) -> Iterator[Runtime]:
@@ -132,6 +134,7 @@ class Runtime:
             yield self
 
     @contextmanager
+    @known_keywords
     def steer_rows(self, conditions: Sequence[Steer], *, mode: Mode = "hook") -> Iterator[Runtime]:
         """Run the body with a condition for each row of its batches, None where a row is left alone.
 
@@ -147,6 +150,7 @@ class Runtime:
             yield self
 
     @contextmanager
+    @known_keywords
     def prepare(
         self, sites: Where | Sequence[Where] | None = None, *, rank: int = 1, rows: int = 1
     ) -> Iterator[Runtime]:
@@ -182,6 +186,7 @@ class Runtime:
         with self.steering.prepare(Prepared(self.model, self.layout, sites, rank, rows)):
             yield self
 
+    @known_keywords
     def explain(
         self, *interventions: Placement | Intervention, mode: Mode = "auto", expected_tokens: int = 0
     ) -> Explanation:
@@ -191,6 +196,9 @@ class Runtime:
 
     def _group(self, steer: tuple[Placement | Intervention, ...], mode: Mode, expected_tokens: int) -> Group:
         require_mode(mode)
+        number: object = expected_tokens
+        if isinstance(number, bool) or not isinstance(number, Real) or not float(number) >= 0:
+            raise AttachError(f"expected_tokens is how many tokens will pass, 0 or more, not {number!r}.")
         return Group(placements_of(steer), mode, expected_tokens)
 
     @contextmanager

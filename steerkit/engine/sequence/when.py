@@ -46,6 +46,11 @@ class When:
         """Whether a prompt's own gate keeps it off that prompt."""
         return self.gate is not None and self.gate.at == "prompt" and not self.gate.prepass
 
+    @property
+    def only_behind(self) -> bool:
+        """Whether it acts at tokens behind the prompt only, so that a pass over a prompt by itself has none for it."""
+        return self.generated_only or self.positions.role in ("generated", "completion")
+
     def __str__(self) -> str:
         parts = [str(self.positions)]
         parts += [] if self.schedule.is_constant else [f"× {self.schedule}"]
