@@ -45,7 +45,7 @@ def _excess(message: str, keys: Iterable[str]) -> PydanticCustomError:
 class Section(BaseModel):
     """Base of a recipe's sections."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), defer_build=True)
 
 
 class ModelRecipe(Section):
