@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from steerkit.api.direction import Direction
@@ -115,7 +116,7 @@ def estimate_directions(
         name: what to call the main direction.
         seed: what the estimator draws from.
         catalog: plugins; discovered if not given.
-        progress: told how many prompts of a class are done.
+        progress: told how many prompts of a class are done, then by estimators that take long how many sites.
         options: the estimator's own options.
     """
     spec = (catalog or installed()).get("estimator", estimator)
@@ -146,12 +147,14 @@ def estimate_with(
 ) -> dict[str, Direction]:
     """``estimate_directions`` with an estimator that was built already: ``estimator`` is its name, for provenance."""
     from steerkit.engine.reading.requests import estimate_where_possible, request_of
+    from steerkit.progress import shown
 
     chosen = [] if site is None else [site] if isinstance(site, (Site, SitePattern, str)) else list(site)
     sites = resolve_sites(chosen, model.layout.n_layers)
     named = {one for one in map(parse_sites, chosen) if isinstance(one, Site)}
     request = request_of(model, needs, classes, sites, positions, seed=seed, progress=progress)
-    estimate, left_out = estimate_where_possible(solver, request, needs, named)
+    with shown(progress, "estimating") as tell:
+        estimate, left_out = estimate_where_possible(solver, replace(request, progress=tell), needs, named)
     provenance = {
         "estimator": estimator,
         "options": solver.options.model_dump(mode="json"),
