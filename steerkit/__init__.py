@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from steerkit.types import Schedule as Schedule
     from steerkit.types import Site as Site
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Completion": "steerkit.api.monitor",

@@ -210,6 +210,38 @@ def test_a_label_that_no_example_has_is_named_by_the_runs_note(tmp_path: Path) -
     assert note == 'monitor_auroc on cold.test under c: No value: no example has label 1. Available: "safe".'
 
 
+def test_an_auroc_of_rounding_noise_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(MONITORED)
+    plan = plan_recipe(tmp_path / "small.yaml", (), Catalog.discover())
+    labelled = tuple(replace(Example.of(f"text {place}"), label=place % 2) for place in range(12))
+    plan = replace(plan, data={**plan.data, "cold": {"test": labelled}})
+    (planned,) = [item for item in plan.evaluations if item.name == "monitor_auroc"]
+
+    def told(step: float) -> tuple[float | None, list[str]]:
+        peaks = tuple(Score(3.0 + step * (place % 2)) for place in range(12))
+        scores = {("peak_reading", "cold.test"): peaks, ("crossed", "cold.test"): (Score(1.0),) * 12}
+        records, notes = records_of(plan, planned, DataRef("cold", "test"), "c", ConditionScores(scores, {}), None)
+        return next(item.value for item in records if item.evaluator == "monitor_auroc"), notes
+
+    assert told(1e-4) == (1.0, [])
+    value, (note,) = told(2**-22)
+    assert value == 1.0, "the value stays"
+    assert note.startswith("monitor_auroc on cold.test under c: all peaks lie within 2e-07 of each other near 3")
+    assert told(0.0) == (0.5, []), "peaks that are one are no noise"
+
+
+def test_a_separation_of_rounding_noise_is_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import steerkit.engine.measuring.separation as measuring
+
+    monkeypatch.setattr(measuring, "only_rounding", lambda values, size: True)
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    results = results_of(run_recipe(tmp_path / "small.yaml", out=tmp_path / "runs"))
+    rows = [row for row in results["separation"] if row["auroc"] is not None]
+    assert rows and all(row["only_rounding"] is True for row in rows)
+    (note,) = [note for note in results["notes"] if "tell noise apart" in note]
+    assert note.startswith(f"Separation of warmth at {', '.join(row['site'] for row in rows)}: ")
+
+
 def test_a_data_set_with_labels_has_an_auroc(tmp_path: Path) -> None:
     rows = [{"text": f"{kind} {number}", "kind": kind} for number in range(6) for kind in ("hot", "mild")]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

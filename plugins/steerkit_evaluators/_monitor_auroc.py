@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from steerkit.api.evaluator import Evaluator, Outputs, Score
+from steerkit.api.evaluator import Evaluator, Outputs, Score, only_rounding
 from steerkit.api.monitor import Readings
 from steerkit.errors import PluginError
 from steerkit.types import Example, same_value
@@ -32,11 +32,34 @@ class MonitorAuroc(Evaluator[MonitorAurocOptions]):
         cls, options: MonitorAurocOptions, examples: Sequence[Example], scores: Sequence[Mapping[str, Score]]
     ) -> Mapping[str, float]:
         """The AUROC: how often a positive example's peak is above another one's, ties counting half."""
-        of_class: dict[bool, list[float]] = {True: [], False: []}
-        for example, score in zip(examples, scores, strict=True):
-            if (label := label_of(example, options.field)) is not None:
-                of_class[same_value(label, options.positive)].append(score["peak_reading"].value)
-        return {"monitor_auroc": _auroc(of_class[True], of_class[False])}
+        peaks = _peaks(options, examples, scores)
+        return {"monitor_auroc": _auroc(peaks[True], peaks[False])}
+
+    @classmethod
+    def remarks(
+        cls, options: MonitorAurocOptions, examples: Sequence[Example], scores: Sequence[Mapping[str, Score]]
+    ) -> Sequence[str]:
+        """That peaks differ by rounding alone, where they do."""
+        peaks = _peaks(options, examples, scores)
+        values = [*peaks[True], *peaks[False]]
+        if not only_rounding(values):
+            return ()
+        spread = max(values) - min(values)
+        return (
+            f"all peaks lie within {spread:.1g} of each other near {values[0]:.4g}, which is no more than float32 "
+            "rounds, so the AUROC orders noise.",
+        )
+
+
+def _peaks(
+    options: MonitorAurocOptions, examples: Sequence[Example], scores: Sequence[Mapping[str, Score]]
+) -> dict[bool, list[float]]:
+    """Peak readings of the positive class and of the others. An example without a label takes no part."""
+    peaks: dict[bool, list[float]] = {True: [], False: []}
+    for example, score in zip(examples, scores, strict=True):
+        if (label := label_of(example, options.field)) is not None:
+            peaks[same_value(label, options.positive)].append(score["peak_reading"].value)
+    return peaks
 
 
 def _scores(readings: Readings) -> dict[str, Score]:

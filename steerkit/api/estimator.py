@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias
 
@@ -142,6 +142,10 @@ class ModelHandle(Protocol):
         ...
 
 
+def _untold(done: int, of: int) -> None:
+    """Nobody waits."""
+
+
 @dataclass(frozen=True, eq=False)
 class EstimationRequest:
     """What an estimator is given: all that its needs name, and nothing else.
@@ -156,6 +160,7 @@ class EstimationRequest:
         differences: by site, positive minus negative of each pair, ``[pairs, d_model]``, each side the mean over its
             tokens; only for ``paired_rows``.
         model: runs examples under the estimator's own updates; only where the needs ask for it.
+        progress: to be told how many sites (or steps) are done, and of how many, where estimating takes long.
     """
 
     sites: tuple[Site, ...]
@@ -166,6 +171,7 @@ class EstimationRequest:
     statistics: Mapping[Site, Mapping[str, ClassStatistics]] = field(default_factory=dict)
     differences: Mapping[Site, Tensor] = field(default_factory=dict)
     model: ModelHandle | None = None
+    progress: Callable[[int, int], None] = _untold
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, TypeAlias
 
 from typing_extensions import TypeVar
 
@@ -19,6 +20,24 @@ if TYPE_CHECKING:
     from steerkit.types import Example, Positions, Site, TokenIds, TokenMask
 
 OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
+
+
+_ROUNDING: Final = 16 * 2.0**-23
+"""How far float32 may carry equal numbers apart, as a share of their size: a pass rounds more than once."""
+
+
+def only_rounding(values: Sequence[float], size: float | None = None) -> bool:
+    """Whether values lie no further apart than float32 rounds: then what orders them, as an AUROC does, reads noise.
+
+    Args:
+        values: two or more that are finite; of fewer nothing can be said. Values that are all one are no noise.
+        size: of what they were computed from, such as the length of the projected vectors; the largest value if None.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
+        return False
+    spread = max(finite) - min(finite)
+    return 0 < spread <= _ROUNDING * (max(map(abs, finite)) if size is None else size)
 
 
 class Vocabulary(Protocol):
@@ -158,6 +177,16 @@ class Evaluator(ABC, Generic[OptionsT]):
             NaN for what can't be computed.
         """
         return {}
+
+    @classmethod
+    def remarks(
+        cls, options: OptionsT, examples: Sequence[Example], scores: Sequence[Mapping[str, Score]]
+    ) -> Sequence[str]:
+        """What a reader must know of the values of a whole data set, as sentences: that they tell noise apart.
+
+        Args: as of ``whole``, which gave a value.
+        """
+        return ()
 
     def questions(self, outputs: Outputs) -> Sequence[Sequence[str]]:
         """Per example what to ask about it. Equal texts are asked once, and an answer is kept on disk."""

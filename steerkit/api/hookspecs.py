@@ -51,7 +51,7 @@ Classes: TypeAlias = Literal["two", "pairs", "labels"]
 class Options(BaseModel):
     """Base of a plugin's options: frozen, and unknown keys are errors. Give each field a description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class NoOptions(Options):

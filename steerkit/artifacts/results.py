@@ -153,8 +153,12 @@ class MonitorEntry(Entry):
 
 
 class SeparationEntry(Entry):
-    """How well two classes are told apart at one site."""
+    """How well two classes are told apart at one site.
 
+    ``only_rounding``: the projections differ by no more than float32 rounds, so AUROC and d′ tell noise apart.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("only_rounding",)
     direction: str
     layer: int
     site: str
@@ -168,6 +172,7 @@ class SeparationEntry(Entry):
     n_negative: int | None = None
     rank: int = 1
     reason: str = ""
+    only_rounding: bool | None = None
 
     @property
     def stream(self) -> str:

@@ -82,9 +82,12 @@ class Catalog:
 
         off = (*disabled, *filter(None, os.environ.get(DISABLE_VARIABLE, "").split(",")))
         entries: list[Entry] = []
+        about: dict[int, tuple[str, str]] = {}  # a distribution reads its metadata anew whenever it is asked
         for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
             dist = point.dist
-            origin = Origin(point.name, point.module, dist.name if dist else "(unknown)", dist.version if dist else "")
+            if id(dist) not in about:
+                about[id(dist)] = (dist.name, dist.version) if dist else ("(unknown)", "")
+            origin = Origin(point.name, point.module, *about[id(dist)])
             if not origin.matches(off):
                 entries += load_plugin(origin, point.load)
         return cls._assemble(entries, strict=strict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import importlib
 import io
 import sys
@@ -30,6 +31,8 @@ _KEPT: Final[Mapping[str, str]] = {
     "fetch": "The cache is as it was before.",
     "report": "The run's results are kept.",
 }
+_BRIEF: Final = frozenset({"check", "plugins"})
+"""Commands that load no model and are over in a moment (``check --explain`` is none of them)."""
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -43,7 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = next((word for word in arguments if not word.startswith("-")), None)
     # Help lists all commands; anything else needs one of them, or none.
     known = [name for name in COMMANDS if name == asked]
-    _app(known if known or "--version" in arguments else list(COMMANDS))(args=list(arguments), prog_name="steerkit")
+    # What modules make when they are imported stays: looking for garbage among it is a tenth of a short command.
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        _app(known if known or "--version" in arguments else list(COMMANDS))(args=list(arguments), prog_name="steerkit")
+    finally:
+        if collected:
+            gc.enable()
 
 
 def _app(names: Sequence[str]) -> typer.Typer:
@@ -71,6 +81,8 @@ def _root(
 def _guarded(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        if name not in _BRIEF or kwargs.get("explain"):
+            gc.enable()
         try:
             return command(*args, **kwargs)
         except SteerkitError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -134,8 +134,14 @@ def turns_shown(
 def _template(folder: Path | None, source: str, generation: bool, arguments: Mapping[str, Any]) -> Render:
     """A template as the engine renders it."""
     config = read_json(folder / "tokenizer_config.json") if folder is not None else {}
-    render = compiled(source, {key: token_text(value) for key, value in config.items() if key.endswith("_token")})
-    return partial(render, add_generation_prompt=generation, **arguments)
+    names = tuple((key, token_text(value)) for key, value in config.items() if key.endswith("_token"))
+    return partial(_compiled(source, names), add_generation_prompt=generation, **arguments)
+
+
+@lru_cache(maxsize=16)
+def _compiled(source: str, names: tuple[tuple[str, str], ...]) -> Callable[..., str]:
+    """A template compiled once for everybody who asks, which takes longer than rendering all the prompts."""
+    return compiled(source, dict(names))
 
 
 def _of_texts(count: _Counts, extra: int = 0) -> Callable[[Sequence[Example]], list[int]]:

@@ -47,7 +47,7 @@ def _excess(message: str, keys: Iterable[str]) -> PydanticCustomError:
 class Section(BaseModel):
     """Base of a recipe's sections."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), defer_build=True)
 
 
 class ModelRecipe(Section):
@@ -104,7 +104,9 @@ class DatasetRecipe(Section):
     """One data set of section ``data``: from a file, inline, or from the hub."""
 
     file: str | None = Field(default=None, min_length=1, description="path, relative to the recipe")
-    inline: tuple[str, ...] | None = Field(default=None, description="the texts themselves")
+    inline: tuple[str | Mapping[str, Any], ...] | None = Field(
+        default=None, description="the texts themselves, or rows with fields, as in [{text: Hello., label: warm}]"
+    )
     hub: str | None = Field(default=None, min_length=1, description="org/name of a hub data set")
     config: str | None = Field(default=None, description="configuration of the hub data set")
     hub_split: str = Field(default="train", description="split of the hub data set that is read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from steerkit.api.direction import Direction
@@ -150,7 +151,7 @@ def estimate_directions(
         name: what to call the main direction.
         seed: what the estimator draws from.
         catalog: plugins; discovered if not given.
-        progress: told how many prompts of a class are done.
+        progress: told how many prompts of a class are done, then by estimators that take long how many sites.
         options: the estimator's own options.
     """
     require_model(model, "estimate_direction")
@@ -233,16 +234,18 @@ def estimate_with(
     Of classes in ``token_ids`` these are read, and their examples only stand for them.
     """
     from steerkit.engine.reading.requests import requests_of
+    from steerkit.progress import shown
 
     chosen = [] if site is None else list_sites(site)
     sites = resolve_sites(chosen, model.layout.n_layers)
     named = {one for one in map(parse_sites, chosen) if isinstance(one, Site)}
     found: dict[str, Direction] = {}
-    for request in requests_of(
-        model, needs, classes, sites, positions, seed=seed, progress=progress, token_ids=token_ids
-    ):
+    requests = requests_of(model, needs, classes, sites, positions, seed=seed, progress=progress, token_ids=token_ids)
+    for request in requests:
         called = f"{name}@{request.positions}" if positions.each else name
-        found |= _estimated(model, solver, estimator, needs, request, named, called)
+        with shown(progress, "estimating") as tell:
+            request = replace(request, progress=tell)
+            found |= _estimated(model, solver, estimator, needs, request, named, called)
     return found
 
 

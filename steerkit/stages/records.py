@@ -276,6 +276,13 @@ def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:
             reasons.setdefault((row.direction, row.reason), []).append(row.site)
     for (name, reason), sites in reasons.items():
         notes.append(f"No separation of {name} at {', '.join(sites)}: {reason}")
+    for name in dict.fromkeys(row.direction for row in separation):
+        noisy = [row.site for row in separation if row.direction == name and row.only_rounding]
+        if noisy:
+            notes.append(
+                f"Separation of {name} at {', '.join(noisy)}: the projections differ by no more than float32 rounds, "
+                "so AUROC and d′ there tell noise apart."
+            )
     files = [planned.name for planned in plan.directions if planned.file is not None]
     if files:
         notes.append(f"No separation by layer for {', '.join(files)}: a direction from a file has no prompts here.")

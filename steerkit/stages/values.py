@@ -60,6 +60,9 @@ def records_of(
             rows[label] = (derived(summary, function), Value("", value.aggregate), Summary(None, 0))
     records = [_record(condition, label, data, *row) for label, row in rows.items()]
     notes = [note for label, (one, _, moved) in rows.items() for note in _notes(label, data, condition, one, moved)]
+    if any(value.aggregate == "whole" and rows[label][0].value is not None for label, value in values.items()):
+        said = kind.remarks(planned.options, plan.examples(ref), _by_example(planned, data, found))
+        notes += [f"{planned.name} on {data} under {condition}: {remark}" for remark in said]
     return records, notes
 
 

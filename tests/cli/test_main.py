@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import subprocess
@@ -242,3 +243,15 @@ def test_what_nobody_foresaw_keeps_its_traceback() -> None:
 
     with pytest.raises(ValueError, match="a mistake of ours"):
         cli._guarded("run", command)()
+
+
+@pytest.mark.parametrize(("command", "collected"), [("check", False), ("run", True)])
+def test_garbage_is_looked_for_where_models_are_loaded_and_behind_every_command(
+    monkeypatch: pytest.MonkeyPatch, command: str, collected: bool
+) -> None:
+    seen = []
+    monkeypatch.setitem(cli.COMMANDS, command, f"{__name__}:noting")  # type: ignore[index]
+    monkeypatch.setattr(sys.modules[__name__], "noting", lambda: seen.append(gc.isenabled()), raising=False)
+    with pytest.raises(SystemExit):
+        cli.main([command])
+    assert seen == [collected] and gc.isenabled()

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
+import steerkit_estimators._logistic_probe as implementation
 import steerkit_estimators.logistic_probe as plugin
-from steerkit.api.architecture import Layout, Tap
+from steerkit.api.architecture import Block, Layout, Tap
 from steerkit.api.estimator import ClassStatistics, Estimate, EstimationRequest, Series
+from steerkit.api.hookspecs import EstimatorNeeds
+from steerkit.engine.reading.requests import estimate_where_possible
 from steerkit.errors import DataError
 from steerkit.testing import EstimatorSuite
 from steerkit.types import Positions, Site
@@ -15,7 +21,7 @@ from steerkit_estimators._logistic_probe import LogisticProbe
 
 SITE = Site("resid_pre", 0)
 D = 12
-LAYOUT = Layout(D, "model", Tap("embed"), (), "norm", "head")
+LAYOUT = Layout(D, "model", Tap("embed"), tuple(Block(f"blocks.{n}", ()) for n in range(4)), "norm", "head")
 
 
 class TestConformance(EstimatorSuite):
@@ -123,3 +129,65 @@ def test_one_example_is_too_few() -> None:
     positive, negative = samples(n=8)
     with pytest.raises(DataError, match="the positive class has 1 example"):
         estimate(positive[:1], negative)
+
+
+def several(n: int, fails: int | None = None) -> EstimationRequest:
+    """A request at some sites; at one of them both classes may be alike."""
+    generator = torch.Generator().manual_seed(2)
+    read = {}
+    for layer in range(n):
+        rows = torch.randn(2, 12, D, generator=generator)
+        rows[0, :, 0] += 2
+        read[Site("resid_pre", layer)] = {
+            "positive": statistics(rows[0]),
+            "negative": statistics(rows[0] if layer == fails else rows[1]),
+        }
+    return EstimationRequest(tuple(read), Positions("last"), LAYOUT, statistics=read)
+
+
+def test_says_how_many_sites_are_done() -> None:
+    told: list[tuple[int, int]] = []
+    request = replace(several(3), progress=lambda done, of: told.append((done, of)))
+    LogisticProbe(plugin.LogisticProbeOptions()).estimate(request)
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_it_works_on_one_thread_and_gives_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    seen: list[list[int]] = []
+    fitted = implementation._fitted
+    monkeypatch.setattr(implementation, "_fitted", lambda *given: seen.append(threads()) or fitted(*given))
+    with threadpool_limits(2):
+        before = threads()
+        LogisticProbe(plugin.LogisticProbeOptions()).estimate(several(1))
+        assert threads() == before
+    assert seen and {n for pools in seen for n in pools} == {1}
+
+
+def test_no_weaker_penalty_is_tried_where_a_stronger_one_makes_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[float] = []
+    fitted = implementation._fitted
+    monkeypatch.setattr(implementation, "_fitted", lambda *given: tried.append(given[-1]) or fitted(*given))
+    positive, negative = samples(apart=50.0)
+    found = estimate(positive, negative, regularisation=(1.0, 1e-3, 10.0), folds=4)
+    assert tried == [1e-3] * 5  # four folds, and all of them
+    assert found.diagnostics_as_json()["cross-validated accuracy"]["values"] == [1.0]
+
+
+def test_a_site_without_a_direction_costs_the_others_no_second_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = LogisticProbe(plugin.LogisticProbeOptions())
+    fitted: list[Site] = []
+    one = probe._probe
+    monkeypatch.setattr(probe, "_probe", lambda classes, site, seed: fitted.append(site) or one(classes, site, seed))
+    request = several(4, fails=2)
+    found, left_out = estimate_where_possible(probe, request, EstimatorNeeds(statistics="rows"), set())
+    assert list(left_out) == ["blocks.2.resid_pre"] and len(found.vectors) == 3
+    assert sorted(site.layer or 0 for site in fitted) == [0, 1, 2, 2, 3]
+    # What is remembered is what was shown: other rows, or another seed, are fitted anew.
+    fitted.clear()
+    again = LogisticProbe(plugin.LogisticProbeOptions()).estimate(several(1))
+    assert torch.equal(found.vectors[SITE], again.vectors[SITE])
+    probe.estimate(replace(several(1), seed=3))
+    assert fitted == [SITE]

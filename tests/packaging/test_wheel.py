@@ -91,7 +91,8 @@ def test_the_version_is_one() -> None:
     import steerkit
 
     assert steerkit.__version__ == PROJECT["version"]
-    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    first, *_ = re.findall(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert first == PROJECT["version"], "the newest entry of the changelog is this version's"
 
 
 def pins() -> dict[str, str]:

@@ -86,7 +86,7 @@ evaluate: [{refusal_scor: {data: a}}]
 """
 UNREADABLE = [
     (1, "model.dtpe", "Did you mean 'dtype'"),
-    (2, "data.a.inline.2", "expected text, not 3"),
+    (2, "data.a.inline.2", "expected text or a mapping (key: value), not 3; put it in quotes"),
     (3, "directions.d.positions", "Did you mean 'last'"),
     (3, "directions.d.site", "Did you mean 'resid_post'"),
     (4, "conditions.c.0.addd.coefficient", ".nan is not a finite number"),

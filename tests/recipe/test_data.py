@@ -205,3 +205,27 @@ def test_references_say_what_there_is_instead() -> None:
         with pytest.raises(DataError) as caught:
             parse_ref(text, data)
         assert part in str(caught.value)
+
+
+def test_rows_in_the_recipe_have_fields_as_rows_of_a_file_have(tmp_path: Path) -> None:
+    rows = [
+        {"text": "one", "tone": "warm", "about": {"n": 1}},
+        {"text": "two", "tone": "cold"},
+        {"text": "three", "tone": "warm"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    keys: dict[str, Any] = {"label": "tone", "where": {"tone": "warm"}}
+    found, problems = load_examples(
+        tmp_path, inline={"inline": rows, **keys}, filed={"file": "rows.jsonl", "duplicates": "drop", **keys}
+    )
+    assert problems == []
+    assert found["inline"] == found["filed"]
+    first, last = found["inline"]["all"]
+    assert (first.text, first.label, first.fields) == ("one", "warm", {"about": {"n": 1}}) and last.text == "three"
+    pair = {"inline": [{"q": "Is it?", "yes": "Yes.", "no": "No."}], "field": "q"}
+    found, problems = load_examples(
+        tmp_path, p={**pair, "pairs": {"of": "completions", "positive": "yes", "negative": "no"}}
+    )
+    assert problems == [] and found["p"]["negative"][0].completion == "No."
+    _, problems = load_examples(tmp_path, bad={"inline": ["a", {"text": "b"}, {"text": 5}]})
+    assert problems == ["data.bad.inline.2: inline, row 3 holds int instead of text."]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steerkit.api.estimator import NEGATIVE, POSITIVE, ClassStatistics, Estimator
+from steerkit.api.estimator import NEGATIVE, POSITIVE, ClassStatistics, EstimationRequest, Estimator
+from steerkit.api.evaluator import only_rounding
 from steerkit.api.hookspecs import EstimatorNeeds
 from steerkit.engine.reading.requests import Classes, estimate_checked, read_classes, request_of, with_statistics
 from steerkit.errors import DataError
+from steerkit.progress import shown
 from steerkit.types import RESID_POST, RESID_PRE, Positions, Site
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Separation:
         n_negative: number of negative prompts.
         rank: number of vectors of the direction; 0 where none could be estimated.
         reason: why there is no AUROC; empty where there is one.
+        only_rounding: True where the projections differ by no more than float32 rounds; else None.
     """
 
     site: str
@@ -49,6 +52,7 @@ class Separation:
     n_negative: int
     rank: int = 1
     reason: str = ""
+    only_rounding: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -84,7 +88,7 @@ def separation(
         held_out: other examples of the same classes (or the same ones, which the report then says).
         positions: at which tokens, unless the estimator says; a prompt with several projects as their mean.
         seed: what the estimator draws from.
-        progress: told how many prompts of a class are done.
+        progress: told how many prompts of a class are done, then how many layers.
     """
     sites = layer_sites(live.layout)
     if needs.sites is not None or needs.statistics is None:
@@ -97,17 +101,31 @@ def separation(
         live, replace(asked, examples={label: tuple(given) for label, given in held_out.items()}), "rows", progress
     )
     separations = []
-    for layer, site in enumerate(sites):
-        try:
-            request = with_statistics(asked, needs, {site: fitted[site]})
-            vectors = estimate_checked(estimator, request, needs).vectors[site]
-        except DataError as error:
-            # Before the first block the last template token is one and the same for every prompt: no direction.
-            counts = (seen[site][POSITIVE].prompt_means().shape[0], seen[site][NEGATIVE].prompt_means().shape[0])
-            separations.append(Separation(str(site), layer, None, None, None, *counts, 0, str(error)))
-        else:
-            separations.append(_at_site(site, layer, vectors.detach().cpu().double(), fitted[site], seen[site]))
+    with shown(progress, "estimating") as tell:
+        for layer, site in enumerate(sites):
+            tell(layer, len(sites))
+            separations.append(_estimated(estimator, asked, needs, site, layer, fitted[site], seen[site]))
+        tell(len(sites), len(sites))
     return separations
+
+
+def _estimated(
+    estimator: Estimator,
+    asked: EstimationRequest,
+    needs: EstimatorNeeds,
+    site: Site,
+    layer: int,
+    fitted: Mapping[str, ClassStatistics],
+    seen: Mapping[str, ClassStatistics],
+) -> Separation:
+    try:
+        request = with_statistics(asked, needs, {site: fitted})
+        vectors = estimate_checked(estimator, request, needs).vectors[site]
+    except DataError as error:
+        # Before the first block the last template token is one and the same for every prompt: no direction.
+        counts = (seen[POSITIVE].prompt_means().shape[0], seen[NEGATIVE].prompt_means().shape[0])
+        return Separation(str(site), layer, None, None, None, *counts, 0, str(error))
+    return _at_site(site, layer, vectors.detach().cpu().double(), fitted, seen)
 
 
 def _at_site(
@@ -131,7 +149,9 @@ def _at_site(
             return Separation(str(site), layer, norm, None, None, *counts, rank, reason)
         unit = best
     high, low = positive @ unit, negative @ unit
-    return Separation(str(site), layer, norm, auroc(high, low), d_prime(high, low), *counts, rank)
+    projections, size = torch.cat([high, low]).tolist(), float(torch.cat([positive, negative]).norm(dim=1).max())
+    noise = only_rounding(projections, size) or None
+    return Separation(str(site), layer, norm, auroc(high, low), d_prime(high, low), *counts, rank, only_rounding=noise)
 
 
 def discriminant(vectors: Tensor, positive: Tensor, negative: Tensor) -> Tensor | None:

@@ -21,6 +21,7 @@ from steerkit.api.hookspecs import EstimatorNeeds, StatisticsKind
 from steerkit.engine.reading.capture import capture, tokens_of
 from steerkit.engine.reading.handle import Handle
 from steerkit.errors import DataError, PluginError, PositionError
+from steerkit.progress import SILENT
 from steerkit.types import Example, Positions, Site, resolve_sites
 
 if TYPE_CHECKING:
@@ -305,9 +306,10 @@ def estimate_where_possible(
             raise
         cause = error
     left_out: dict[str, str] = {}
-    for site in request.sites:
+    for done, site in enumerate(request.sites):
+        request.progress(done, len(request.sites))
         try:
-            estimate_checked(estimator, _at(request, [site]), needs)
+            estimate_checked(estimator, replace(_at(request, [site]), progress=SILENT.progress), needs)
         except DataError as error:
             if site in named:
                 raise DataError(f"At {site}: {error}") from None

@@ -9,9 +9,9 @@ import torch
 
 from steerkit.api.estimator import ClassStatistics, Estimate, EstimationRequest, Estimator
 from steerkit.api.hookspecs import EstimatorNeeds, NoOptions
-from steerkit.engine.measuring.separation import auroc, d_prime, discriminant, separation
+from steerkit.engine.measuring.separation import Separation, _at_site, auroc, d_prime, discriminant, separation
 from steerkit.session.model import LiveModel
-from steerkit.types import Positions, as_examples
+from steerkit.types import Positions, Site, as_examples
 
 WARM = ["the sun is out", "a warm day today", "sun and sand", "summer heat is here"]
 COLD = ["ice on the lake", "a cold night", "snow and wind again", "winter frost"]
@@ -113,6 +113,25 @@ def test_fishers_discriminant_by_hand() -> None:
     assert discriminant(span, positive, positive) is None
     # One example a class, no spread at all: what tells them apart is the difference.
     assert discriminant(span, positive[:1], negative[:1]) is not None
+
+
+def test_projections_that_differ_by_rounding_alone_are_told() -> None:
+    generator = torch.Generator().manual_seed(0)
+    same = torch.randn(1, 16, generator=generator) * 50
+    noise = torch.randn(2, 6, 16, generator=generator)
+
+    def measured(size: float) -> Separation:
+        read = {
+            name: ClassStatistics(6, rows.double().mean(0), None, rows, torch.ones(6, dtype=torch.long))
+            for name, rows in zip(("positive", "negative"), (same + noise * size).float(), strict=True)
+        }
+        vectors = (read["positive"].mean - read["negative"].mean)[None]
+        return _at_site(Site("resid_pre", 0), 0, vectors, read, read)
+
+    of_noise, of_more, of_nothing = measured(2e-5), measured(2e-2), measured(0.0)
+    assert of_noise.only_rounding is True and of_noise.auroc is not None
+    assert of_more.only_rounding is None and of_more.auroc is not None
+    assert of_nothing.only_rounding is None and of_nothing.reason == "the estimate is zero there."
 
 
 def test_a_zero_estimate_is_not_measured_and_says_so(llama: LiveModel) -> None:
