@@ -115,14 +115,14 @@ class Attachment:
         """Edit the sum of what goes into a block and what its first writer adds, by way of what that one adds."""
         like = self._like(model, slot)
         own, carried = self._run_of(slot.items, like, slot.literal), self._run_of(slot.carried, like, slot.literal)
-        held: list[Tensor] = []
+        cursor = self.cursor
 
         def keep(x: Tensor) -> None:
-            held[:] = [x]
+            cursor.resid_pre = x
 
         def between(attn_out: Tensor) -> Tensor:
             attn_out = own(attn_out)
-            resid_mid = held.pop() + attn_out
+            resid_mid = cursor.take_resid_pre() + attn_out
             new = carried(resid_mid)
             # As a difference, so that tokens that nothing edited keep their attn_out to the bit.
             return attn_out if new is resid_mid else attn_out + (new - resid_mid)

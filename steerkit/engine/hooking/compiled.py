@@ -13,12 +13,14 @@ Nothing is slower for it: it is the same bytecode, called in the same way.
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType, MethodType
 from typing import Any, Final, TypeAlias
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 MOST_DEAD: Final = 4
 """Of the graphs of one function; torch.compile makes 8 unless told otherwise."""
@@ -33,14 +35,15 @@ Hook: TypeAlias = tuple[nn.Module, str, Callable[..., Any]]
 class Hooks:
     """Hooks that go on together and come off together, on compiled modules too.
 
-    Taking off never relies on how far putting on came, and both may be repeated.
+    Taking off never relies on how far putting on came, and both may be repeated. A hook has one key for good: a call
+    of a module that goes on meanwhile has a list of hooks by key, and finds them as they were once they are on again.
 
     Args:
         hooks: in the order in which they run.
     """
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
-        self._hooks = hooks
+        self._hooks = [(module, side, hook, RemovableHandle(_NO_HOOKS).id) for module, side, hook in hooks]
         self._marks = Marks(module for module, _, _ in hooks)
 
     def attach(self) -> None:
@@ -48,28 +51,31 @@ class Hooks:
         self.detach()
         self._marks.set()
         # Before anybody else's, so that who observes a value sees what the model goes on with.
-        for module, side, hook in reversed(self._hooks):
-            if side == "input":
-                module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
-            elif side == "output":
-                module.register_forward_hook(hook, prepend=True)
-        for module, side, hook in self._hooks:
+        for module, side, hook, key in reversed(self._hooks):
+            if side == "output":
+                module._forward_hooks[key] = hook
+                module._forward_hooks.move_to_end(key, last=False)
+            elif side == "input":
+                module._forward_pre_hooks_with_kwargs[key] = True
+                module._forward_pre_hooks[key] = hook
+                module._forward_pre_hooks.move_to_end(key, last=False)
+        for module, side, hook, key in self._hooks:
             if side == "seen":
-                module.register_forward_pre_hook(hook, with_kwargs=True)
+                module._forward_pre_hooks_with_kwargs[key] = True
+                module._forward_pre_hooks[key] = hook
 
     def detach(self) -> None:
         """Take them off."""
-        for module, _, hook in self._hooks:
-            for hooks, flags in (
-                (module._forward_hooks, module._forward_hooks_with_kwargs),
-                (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
-            ):
-                for key in [key for key, value in hooks.items() if value is hook]:
-                    del hooks[key]
-                    flags.pop(key, None)
+        for module, side, _, key in self._hooks:
+            if side == "output":
+                module._forward_hooks.pop(key, None)
+            else:
+                module._forward_pre_hooks.pop(key, None)
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
         self._marks.clear()
 
 
+_NO_HOOKS: OrderedDict[int, Any] = OrderedDict()
 _STATE = "_steerkit_state"
 
 

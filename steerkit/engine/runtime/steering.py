@@ -19,8 +19,10 @@ from steerkit.engine.lowering.lower import lower, lower_rows
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.runtime.blocks import Block, Group, Served, State, enter, forget, shared_of
 from steerkit.engine.runtime.door import Door
+from steerkit.engine.runtime.nesting import Running, uncounted
 from steerkit.engine.runtime.prepass import decided_before
-from steerkit.engine.sequence.cursor import Pass
+from steerkit.engine.runtime.turns import running_call
+from steerkit.engine.sequence.cursor import Standing
 from steerkit.engine.sequence.finding import Finder
 from steerkit.engine.sequence.positions import Frame
 from steerkit.engine.sites.evaluating import uncompiled
@@ -60,8 +62,7 @@ class Steering:
             if outside:
                 self.shared.require_outside()
             if fresh:
-                # What a thread that is gone left behind.
-                self.shared.served.clear()
+                self.shared.begins_anew()
             yield
 
     # Blocks
@@ -137,14 +138,18 @@ class Steering:
             self._settle()
             return state
         except BaseException:
-            certainly(lambda: self._return(before))
+            certainly(lambda: self.put_back(before))
             raise
 
     def rest(self) -> None:
         """What is on the model between passes, or goes on with the pass around this one."""
         shared = self.shared
+        around = shared.nest.innermost()
+        if around is not None and (around.again or around.inside is not None):
+            self.put_back(around.state)
+            return
         if shared.served:
-            self._return(shared.served[-1].state)
+            self.put_back(shared.served[-1].state)
             return
         groups, owner = tuple(block.group for block in shared.here()), self
         if not groups and shared.states:
@@ -164,7 +169,7 @@ class Steering:
         if state.attachment is not None:
             state.attachment.attach()
 
-    def _return(self, state: State) -> None:
+    def put_back(self, state: State) -> None:
         """Have on the model what was there before."""
         if self.shared.now is state and state.intact:
             return
@@ -180,6 +185,8 @@ class Steering:
         # A prepared model's graph is one and the same whether anything steers it, so the door stays as well.
         wanted = shared.prepared is not None or shared.now.attachment is not None
         wanted = wanted or any(state.attachment is not None for state, _ in shared.states)
+        # A pass that came in by it goes out by it.
+        wanted = wanted or shared.nest.innermost() is not None
         if wanted:
             shared.door = shared.door or Door(self)
             if not shared.door.is_on:
@@ -309,6 +316,7 @@ class Steering:
             self._serving(group if group.rows is not None or readers is not None else None) as state,
             self._framed(state, frame, prompt),
             uncompiled() if readers is not None else nullcontext(),
+            uncounted(self.shared.nest.innermost()),
         ):
             yield
 
@@ -352,7 +360,7 @@ class Steering:
             cursor.set_frame(*outer)
 
     @contextmanager
-    def again(self, state: State, current: Pass | None) -> Iterator[None]:
+    def again(self, state: State, standing: Standing | None) -> Iterator[None]:
         """Run the body, a part of a pass that is over, under what was on the model then, for gradients."""
         shared = self.shared
         holder = shared.turns.holder
@@ -360,24 +368,29 @@ class Steering:
         # A thread of autograd's works for the one that waits, and has its turn.
         with nullcontext() if waits else self._turn():
             outer, attachment = shared.now, state.attachment
-            if attachment is None:
-                yield
-                return
-            before = attachment.cursor.now
+            running = Running(running_call(), shared.asked, state, shared.nest.innermost(), again=True)
+            before = None if attachment is None else attachment.cursor.standing
             try:
+                shared.nest.begin(running)
                 if outer is not state:
                     self._take_off()
-                    if not attachment.fits_still():
+                    if attachment is not None and not attachment.fits_still():
                         raise AttachError(
                             "A block is computed again for gradients, and parameters that were folded into have "
                             "changed since the pass. Call backward before the optimiser's step, or use mode='hook'."
                         )
                     self._put_on(state)
-                attachment.cursor.now = current
+                # A hook that runs again may run a pass again.
+                self._settle()
+                if attachment is not None and standing is not None:
+                    attachment.cursor.stand(standing)
                 yield
             finally:
-                attachment.cursor.now = before
-                self._return(outer)
+                if attachment is not None and before is not None:
+                    attachment.cursor.stand(before)
+                shared.nest.drop(running)
+                self.put_back(outer)
+                self._settle()
 
 
 @contextmanager

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 Like: TypeAlias = tuple[torch.dtype, torch.device]
 """Dtype and device of a value."""
+OUTSIDE: Final = (
+    "A block ran outside its model's forward pass, so positions are not known there. Run the whole model; to have "
+    "blocks computed again for gradients, use model.gradient_checkpointing_enable()."
+)
 WHOLLY: Final = True
 """Every token of the pass is edited, with weight one."""
 
@@ -60,6 +64,23 @@ class Pass:
     open: dict[Gate, Tensor] = field(default_factory=dict)
     known: dict[Selection, tuple[Tensor | bool | None, dict[Like, Tensor]]] = field(default_factory=dict)
     over: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where a cursor stands.
+
+    Args:
+        now: the pass.
+        frame: where the prompts of its passes lie.
+        decided: gates that an extra pass decided.
+        resid_pre: what went into the block that runs, while its first writer does, for who edits their sum.
+    """
+
+    now: Pass | None
+    frame: Frame | None
+    decided: Mapping[Gate, Tensor]
+    resid_pre: Tensor | None
 
 
 @dataclass(eq=False)
@@ -147,6 +168,7 @@ class Cursor:
         self.frame: Frame | None = None
         self.decided: Mapping[Gate, Tensor] = {}
         self.now: Pass | None = None
+        self.resid_pre: Tensor | None = None
         self._memory: Memory = WeakKeyDictionary() if memory is None else memory
         self._find, self._n_rows = find, n_rows
         self._selections: dict[tuple[When | None, ...], Selection] = {}
@@ -160,10 +182,7 @@ class Cursor:
     def current(self) -> Pass:
         """The pass that runs, or that a block is computed again for."""
         if self.now is None:
-            raise PositionError(
-                "A block ran outside its model's forward pass, so positions are not known there. Run the whole model; "
-                "to have blocks computed again for gradients, use model.gradient_checkpointing_enable()."
-            )
+            raise PositionError(OUTSIDE)
         return self.now
 
     def selection(self, whens: tuple[When | None, ...]) -> Selection:
@@ -181,6 +200,29 @@ class Cursor:
             decided: per gate that an extra pass decided, whether it is open, ``[rows]``.
         """
         self.frame, self.decided, self._expanded = frame, decided or {}, None
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands, for ``stand``."""
+        return Standing(self.now, self.frame, self.decided, self.resid_pre)
+
+    def set_aside(self) -> Standing:
+        """Leave the pass that runs, for one inside of it. ``stand`` takes what comes back."""
+        standing = self.standing
+        self.now = self.resid_pre = None
+        return standing
+
+    def stand(self, standing: Standing) -> None:
+        """Stand there again."""
+        self.set_frame(standing.frame, standing.decided)
+        self.now, self.resid_pre = standing.now, standing.resid_pre
+
+    def take_resid_pre(self) -> Tensor:
+        """What went into the block whose first writer runs."""
+        taken, self.resid_pre = self.resid_pre, None
+        if taken is None:
+            raise PositionError(OUTSIDE)
+        return taken
 
     def before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the base model: note which columns this pass holds."""
