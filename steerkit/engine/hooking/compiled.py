@@ -52,17 +52,11 @@ class Hooks:
         self._marks.set()
         # Before anybody else's, so that who observes a value sees what the model goes on with.
         for module, side, hook, key in reversed(self._hooks):
-            if side == "output":
-                module._forward_hooks[key] = hook
-                module._forward_hooks.move_to_end(key, last=False)
-            elif side == "input":
-                module._forward_pre_hooks_with_kwargs[key] = True
-                module._forward_pre_hooks[key] = hook
-                module._forward_pre_hooks.move_to_end(key, last=False)
+            if side != "seen":
+                register_hook(module, side, hook, key)
         for module, side, hook, key in self._hooks:
             if side == "seen":
-                module._forward_pre_hooks_with_kwargs[key] = True
-                module._forward_pre_hooks[key] = hook
+                register_hook(module, side, hook, key)
 
     def detach(self) -> None:
         """Take them off."""
@@ -73,6 +67,16 @@ class Hooks:
                 module._forward_pre_hooks.pop(key, None)
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
         self._marks.clear()
+
+
+def register_hook(module: nn.Module, side: str, hook: Callable[..., Any], key: int) -> None:
+    """Put a hook on under a key of its own, as modules do under a new one."""
+    hooks = module._forward_hooks if side == "output" else module._forward_pre_hooks
+    if side != "output":
+        module._forward_pre_hooks_with_kwargs[key] = True
+    hooks[key] = hook
+    if side != "seen":
+        hooks.move_to_end(key, last=False)
 
 
 _NO_HOOKS: OrderedDict[int, Any] = OrderedDict()
