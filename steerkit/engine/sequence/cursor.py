@@ -187,10 +187,13 @@ class Cursor:
 
     def selection(self, whens: tuple[When | None, ...]) -> Selection:
         """The tokens that steps under these circumstances edit."""
-        present = [when for when in whens if when is not None]
-        self._watches_tokens |= any(when.positions.role == FROM_TOKEN for when in present)
-        self._needs_places |= any(not _is_free(when) for when in present)
-        return self._selections.setdefault(whens, Selection(whens, self))
+        known = self._selections.get(whens)
+        if known is None:
+            present = [when for when in whens if when is not None]
+            self._watches_tokens |= any(when.positions.role == FROM_TOKEN for when in present)
+            self._needs_places |= any(not _is_free(when) for when in present)
+            known = self._selections[whens] = Selection(whens, self)
+        return known
 
     def set_frame(self, frame: Frame | None, decided: Mapping[Gate, Tensor] | None = None) -> None:
         """Say where the prompts of the coming passes lie; None for passes that nobody described.
