@@ -9,7 +9,6 @@ from typing import Final
 from steerkit.api.intervention import Gate
 from steerkit.types import Positions, Schedule
 
-
 _ALL: Final = Positions("all")
 
 
