@@ -16,7 +16,8 @@ from steerkit.api.intervention import Affine, Pointwise
 from steerkit.engine.lowering.algebra import apply_update
 from steerkit.engine.lowering.edits import Edit
 from steerkit.engine.lowering.program import Step
-from steerkit.engine.sequence.cursor import WHOLLY, Cursor, Selection
+from steerkit.engine.sequence.cursor import Cursor
+from steerkit.engine.sequence.selections import WHOLLY, Selection
 
 Applied: TypeAlias = Callable[[Tensor], Tensor]
 Like: TypeAlias = tuple[torch.dtype, torch.device]

@@ -112,6 +112,15 @@ class State:
         """Whether nobody replaced what it put on the model."""
         return self.attachment is None or self.attachment.intact
 
+    @property
+    def fits_still(self) -> bool:
+        """Whether the parameters that it was worked out from are what they were. Asked while it is off."""
+        return self.attachment is None or self.attachment.fits_still()
+
+    def holds(self, group: Group) -> bool:
+        """Whether it is for a group, beside others or not."""
+        return any(one is group for one in self.groups)
+
     def close(self) -> None:
         """It will not be put on again."""
         if self.attachment is not None:

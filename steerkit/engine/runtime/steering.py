@@ -12,15 +12,15 @@ from torch import nn
 
 from steerkit.api.architecture import Layout
 from steerkit.api.intervention import Intervention, Placement
-from steerkit.engine.hooking.attach import Attachment, certainly
+from steerkit.engine.hooking.attach import certainly
 from steerkit.engine.hooking.prepared import Prepared
-from steerkit.engine.lowering.edits import Edit, Mode, Steer, edits_of
-from steerkit.engine.lowering.lower import lower, lower_rows
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.runtime.blocks import Block, Group, Served, State, enter, forget, shared_of
 from steerkit.engine.runtime.door import Door
 from steerkit.engine.runtime.nesting import Running, uncounted
 from steerkit.engine.runtime.prepass import decided_before
+from steerkit.engine.runtime.states import program_of_groups, state_of_groups
 from steerkit.engine.runtime.turns import running_call
 from steerkit.engine.sequence.cursor import Standing
 from steerkit.engine.sequence.finding import Finder
@@ -111,8 +111,8 @@ class Steering:
         forget()
         with self._turn():
             shared.blocks = [one for one in shared.blocks if one is not block]
-            gone = [state for state, _ in shared.states if _state_holds(state, group)]
-            shared.states = [(state, owner) for state, owner in shared.states if not _state_holds(state, group)]
+            gone = [state for state, _ in shared.states if state.holds(group)]
+            shared.states = [(state, owner) for state, owner in shared.states if not state.holds(group)]
             self.rest()
             block.left = True
             for state in gone:
@@ -130,8 +130,8 @@ class Steering:
             return before
         try:
             self._take_off()
-            state = next((known for known, _ in shared.states if known.serves(groups) and _state_fits(known)), None)
-            state = self._made(groups) if state is None else state
+            state = next((known for known, _ in shared.states if known.serves(groups) and known.fits_still), None)
+            state = state_of_groups(groups, self) if state is None else state
             if any(known.serves(groups) and known is not state for known, _ in shared.states):
                 self._keep(state)
             self._put_on(state)
@@ -195,54 +195,10 @@ class Steering:
             shared.door.detach()
             shared.door = None
 
-    def _made(self, groups: Sequence[Group]) -> State:
-        """A program for groups, ready to be attached."""
-        shared = self.shared
-        readers = {site: handler for group in groups for site, handler in (group.readers or {}).items()}
-        program = self.program(groups, by_site=bool(readers))
-        if shared.prepared is not None and not readers and groups:
-            return State(shared.prepared.filled(program, [group.mode for group in groups]), program, tuple(groups))
-        if program.empty and not readers:
-            return State(None, program, tuple(groups))
-        attachment = Attachment(
-            self.model,
-            self.layout,
-            program,
-            memory=shared.memory,
-            find=self.find,
-            readers=readers,
-            likes=shared.likes,
-        )
-        return State(attachment, program, tuple(groups))
-
-    def program(self, groups: Sequence[Group], *, by_site: bool = False, fates: bool = False) -> Program:
-        """All of some groups' interventions, lowered; rows with the same ones share their lowering."""
-        counts = {len(group.rows) for group in groups if group.rows is not None}
-        if len(counts) > 1:
-            raise AttachError(f"Rows are steered twice, as {' and '.join(map(str, sorted(counts)))} rows.")
-        known: dict[tuple[tuple[int, Mode], ...], list[Edit]] = {}
-        rows = []
-        for row in range(max(counts, default=1)):
-            listed = [
-                (one, group.mode)
-                for group in groups
-                for one in (group.interventions if group.rows is None else group.rows[row])
-            ]
-            key = tuple((id(one), mode) for one, mode in listed)
-            if key not in known:
-                known[key] = edits_of([one for one, _ in listed], self.layout, [mode for _, mode in listed])
-            rows.append(known[key])
-        if len(known) > 1:
-            return lower_rows(rows, self.layout, by_site=by_site)
-        expected = max((group.expected_tokens for group in groups), default=0)
-        # A compiled model's parameters stay where they are.
-        model = None if self.prepared is not None else self.model
-        return lower(rows[0], self.layout, model, expected_tokens=expected, by_site=by_site, fates=fates)
-
     def explained(self, group: Group) -> Program:
         """What would become of a group by itself, whatever is active: that comes off while the model is looked at."""
         with self._turn(), alone(self.model):
-            return self.program([group], fates=True)
+            return program_of_groups([group], self, fates=True)
 
     @contextmanager
     def prepare(self, prepared: Prepared) -> Iterator[None]:
@@ -417,14 +373,6 @@ def _waits_for_gradients(thread: int) -> bool:
     """
     frame = sys._current_frames().get(thread)
     return frame is not None and frame.f_code.co_name == "_engine_run_backward"
-
-
-def _state_fits(state: State) -> bool:
-    return state.attachment is None or state.attachment.fits_still()
-
-
-def _state_holds(state: State, group: Group) -> bool:
-    return any(one is group for one in state.groups)
 
 
 def require_rows(steer: Sequence[Steer] | None, rows: int) -> None:
