@@ -71,7 +71,8 @@ class Hooks:
 
 def register_hook(module: nn.Module, side: str, hook: Callable[..., Any], key: int) -> None:
     """Put a hook on under a key of its own, as modules do under a new one."""
-    hooks = module._forward_hooks if side == "output" else module._forward_pre_hooks
+    # Torch declares a dictionary and makes an ordered one.
+    hooks: Any = module._forward_hooks if side == "output" else module._forward_pre_hooks
     if side != "output":
         module._forward_pre_hooks_with_kwargs[key] = True
     hooks[key] = hook
@@ -107,7 +108,7 @@ class Marks:
 
     def set(self) -> None:
         """Mark them."""
-        _drop_dead()
+        _drop_dead_graphs()
         self._state.active = True
         for module in self.modules:
             now = vars(module).get("forward")
@@ -132,21 +133,21 @@ class Marks:
         own = now is None or getattr(now, "__self__", None) is module
         if own and isinstance(function, FunctionType):
             if function not in self._copies:
-                self._copies[function] = self._owned(_copy(function))
+                self._copies[function] = self._owned(_copy_of_forward(function))
             return MethodType(self._copies[function], module)
 
         # Somebody else's forward, such as one that is compiled by itself: called, since it can't be copied.
         def forward(*args: Any, **kwargs: Any) -> Any:
             return now(*args, **kwargs)
 
-        return self._owned(_copy(forward))
+        return self._owned(_copy_of_forward(forward))
 
     def _owned(self, function: FunctionType) -> FunctionType:
         vars(function)[_STATE] = self._state
         return function
 
 
-def _drop_dead() -> None:
+def _drop_dead_graphs() -> None:
     """Let go of graphs that belonged to marks that are gone, before torch.compile counts them as too many.
 
     At ``recompile_limit`` graphs of one function it would go on without compiling, or raise where there must be one
@@ -170,7 +171,7 @@ def _state_of_mark(forward: Any) -> _State | None:
     return state if isinstance(state, _State) else None
 
 
-def _copy(function: Callable[..., Any]) -> FunctionType:
+def _copy_of_forward(function: Callable[..., Any]) -> FunctionType:
     """A function that does the same and whose code is another object."""
     assert isinstance(function, FunctionType)
     code = function.__code__.replace()

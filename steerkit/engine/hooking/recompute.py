@@ -36,7 +36,7 @@ class Bound:
             function = vars(module).get(FUNCTION)
             if function is not None and module.training and getattr(module, "gradient_checkpointing", False):
                 self._undo.append((module, function))
-                vars(module)[FUNCTION] = _bound(function, remember)
+                vars(module)[FUNCTION] = _bound_checkpoint(function, remember)
 
     def release(self) -> None:
         """Have the modules as they were. May be repeated."""
@@ -45,7 +45,7 @@ class Bound:
         self._undo = []
 
 
-def _bound(checkpoint: Callable[..., Any], remember: Remember) -> Callable[..., Any]:
+def _bound_checkpoint(checkpoint: Callable[..., Any], remember: Remember) -> Callable[..., Any]:
     def run(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return checkpoint(_Again(block, remember(args)), *args, **kwargs)
 

@@ -104,7 +104,7 @@ def edits_of(placements: Iterable[Placement], layout: Layout, modes: Sequence[Mo
         when = When(one.positions, one.schedule, one.gate)
         when = whens.setdefault(when, when)
         sites = one.sites_on(layout)
-        _check_gate(when, sites, layout, order)
+        _require_gate_fits_edits(when, sites, layout, order)
         name = str(one)
         mode = modes[place] if modes else "auto"
         if one.factor is not None and not (isinstance(one.factor, torch.Tensor) and one.factor.numel() == 1):
@@ -112,7 +112,7 @@ def edits_of(placements: Iterable[Placement], layout: Layout, modes: Sequence[Mo
         scaled: dict[int, tuple[Update, Update]] = {}
         for site in sites:
             update = one.intervention.update(site, layout)
-            check(update, site, layout, finite)
+            require_update_fits(update, site, layout, finite)
             if update is None or (isinstance(update, Affine) and update.bias is None and update.reads is None):
                 continue
             if one.factor is not None:
@@ -120,7 +120,7 @@ def edits_of(placements: Iterable[Placement], layout: Layout, modes: Sequence[Mo
                 if id(update) not in scaled:
                     scaled[id(update)] = (update, times(update, one.factor))
                 update = scaled[id(update)][1]
-                check(update, site, layout, finite)
+                require_update_fits(update, site, layout, finite)
             if site.head >= 0:
                 update = embedded(update, layout.columns(site), layout.width(site.whole))
             found.append((order[site], site, when, update, name, mode))
@@ -132,7 +132,7 @@ def edits_of(placements: Iterable[Placement], layout: Layout, modes: Sequence[Mo
     ]
 
 
-def _check_gate(when: When, sites: Sequence[Site], layout: Layout, order: dict[Site, int]) -> None:
+def _require_gate_fits_edits(when: When, sites: Sequence[Site], layout: Layout, order: dict[Site, int]) -> None:
     gate = when.gate
     if gate is None:
         return
@@ -174,7 +174,7 @@ class Finite:
         return self._known[id(value)][1]
 
 
-def check(update: Update | None, site: Site, layout: Layout, finite: Finite) -> None:
+def require_update_fits(update: Update | None, site: Site, layout: Layout, finite: Finite) -> None:
     """Raise ``AttachError`` where an update doesn't fit its site."""
     if not isinstance(update, Affine):
         return

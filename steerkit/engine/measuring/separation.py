@@ -55,7 +55,7 @@ class Separation:
         return asdict(self)
 
 
-def layer_sites(layout: Layout) -> tuple[Site, ...]:
+def separation_sites(layout: Layout) -> tuple[Site, ...]:
     """The stream before every block and behind the last one."""
     return (*layout.sites_of(RESID_PRE), Site(RESID_POST, layout.n_layers - 1))
 
@@ -86,7 +86,7 @@ def separation(
         seed: what the estimator draws from.
         progress: told how many prompts of a class are done.
     """
-    sites = layer_sites(live.layout)
+    sites = separation_sites(live.layout)
     if needs.sites is not None or needs.statistics is None:
         reason = "its estimator doesn't work from what is captured at one site after the other."
         counts = len(held_out[POSITIVE]), len(held_out[NEGATIVE])
@@ -106,11 +106,13 @@ def separation(
             counts = (seen[site][POSITIVE].prompt_means().shape[0], seen[site][NEGATIVE].prompt_means().shape[0])
             separations.append(Separation(str(site), layer, None, None, None, *counts, 0, str(error)))
         else:
-            separations.append(_at_site(site, layer, vectors.detach().cpu().double(), fitted[site], seen[site]))
+            separations.append(
+                _separation_at_site(site, layer, vectors.detach().cpu().double(), fitted[site], seen[site])
+            )
     return separations
 
 
-def _at_site(
+def _separation_at_site(
     site: Site,
     layer: int,
     vectors: Tensor,

@@ -195,12 +195,12 @@ _ACTIVE: ContextVar[tuple[Block, ...]] = ContextVar("steerkit_blocks", default=(
 _SHARED: WeakKeyDictionary[nn.Module, Shared] = WeakKeyDictionary()
 
 
-def enter(block: Block) -> None:
+def enter_block(block: Block) -> None:
     """Make a block one of the running context."""
     _ACTIVE.set((*_ACTIVE.get(), block))
 
 
-def forget() -> None:
+def forget_left_blocks() -> None:
     """Drop blocks that were left from the running context, which need not be the one that entered them."""
     _ACTIVE.set(tuple(block for block in _ACTIVE.get() if block.open))
 

@@ -16,7 +16,7 @@ from steerkit.engine.hooking.attach import certainly
 from steerkit.engine.hooking.prepared import Prepared
 from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.lowering.program import Program
-from steerkit.engine.runtime.blocks import Block, Group, Served, State, enter, forget, shared_of
+from steerkit.engine.runtime.blocks import Block, Group, Served, State, enter_block, forget_left_blocks, shared_of
 from steerkit.engine.runtime.door import Door
 from steerkit.engine.runtime.nesting import Running, uncounted
 from steerkit.engine.runtime.prepass import decided_before
@@ -73,7 +73,7 @@ class Steering:
         block = Block(group, self)
         try:
             with self._turn():
-                enter(block)
+                enter_block(block)
                 self.shared.blocks.append(block)
                 state = self.become(self._groups())
                 self._keep(state)
@@ -108,7 +108,7 @@ class Steering:
         if block.left:
             return
         block.owner = None
-        forget()
+        forget_left_blocks()
         with self._turn():
             shared.blocks = [one for one in shared.blocks if one is not block]
             gone = [state for state, _ in shared.states if state.holds(group)]
@@ -197,7 +197,7 @@ class Steering:
 
     def explained(self, group: Group) -> Program:
         """What would become of a group by itself, whatever is active: that comes off while the model is looked at."""
-        with self._turn(), alone(self.model):
+        with self._turn(), with_nothing_on_model(self.model):
             return program_of_groups([group], self, fates=True)
 
     @contextmanager
@@ -350,7 +350,7 @@ class Steering:
 
 
 @contextmanager
-def alone(model: nn.Module) -> Iterator[None]:
+def with_nothing_on_model(model: nn.Module) -> Iterator[None]:
     """Run the body with nothing of ours on a model, when it is its turn."""
     shared = shared_of(model)
     with shared.turns.taken():

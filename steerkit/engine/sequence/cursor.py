@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from steerkit.engine.sequence.finding import Finder
-from steerkit.engine.sequence.gates import compare, decide, projection, unit
+from steerkit.engine.sequence.gates import decide_gate, gate_is_open, gate_projection, gate_unit
 from steerkit.engine.sequence.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, intervals
 from steerkit.engine.sequence.selections import WHOLLY, Like, Selection
-from steerkit.engine.sequence.sequences import Memory, Sequences, follow, leave
+from steerkit.engine.sequence.sequences import Memory, Sequences, follow_cache, leave_caches
 from steerkit.engine.sequence.when import When
 from steerkit.errors import AttachError, PositionError
 from steerkit.types import FROM_TOKEN, Positions
@@ -115,7 +115,7 @@ class Cursor:
         if known is None:
             present = [when for when in whens if when is not None]
             self._watches_tokens |= any(when.positions.role == FROM_TOKEN for when in present)
-            self._needs_places |= any(not _is_free(when) for when in present)
+            self._needs_places |= any(not _needs_no_places(when) for when in present)
             known = self._selections[whens] = Selection(whens, self)
         return known
 
@@ -190,14 +190,14 @@ class Cursor:
             if tokens is None:
                 raise PositionError("from_token looks at token ids, and this pass was given embeddings.")
             if cache is not None:
-                follow(cache, self._memory)
+                follow_cache(cache, self._memory)
                 self._followed.add(cache)
             known.add_tokens(tokens.cpu(), start)
         return known
 
     def close(self) -> None:
         """Take off caches what was put on them."""
-        leave(self._followed)
+        leave_caches(self._followed)
 
     # Weights that depend on places alone
 
@@ -284,12 +284,12 @@ class Cursor:
         concerned = self._rows(rows, x.shape[0])
         key = (gate, x.dtype, x.device)
         if key not in self._units:
-            self._units[key] = unit(gate, x)
-        values = projection(x, self._units[key])
+            self._units[key] = gate_unit(gate, x)
+        values = gate_projection(x, self._units[key])
         if gate.at == "prompt":
             current.sequences.add_projections(gate, concerned, values, current.start, current.length)
             return
-        is_open, before = compare(gate, values)[..., None], current.open.get(gate)
+        is_open, before = gate_is_open(gate, values)[..., None], current.open.get(gate)
         # Rows may reach the gate's site by different ways; each keeps what it saw there.
         current.open[gate] = (
             is_open if before is None else torch.where(concerned.to(x.device)[:, None, None], is_open, before)
@@ -332,14 +332,14 @@ class Cursor:
         rows = tuple(concerned.nonzero()[:, 0].tolist())
         columns = current.start + current.length
         unseen = torch.full((running.rows, columns), torch.nan)
-        is_open = decide(gate, known.projections.get(gate, unseen), running, rows, asked)
+        is_open = decide_gate(gate, known.projections.get(gate, unseen), running, rows, asked)
         # Kept once every row's prompt is whole and was looked at: a row that nobody asked for may have gaps.
         if bool((ends <= columns).all()) and torch.equal(asked, concerned):
             known.decided[gate] = (is_open, ends)
         return is_open[:, None, None]
 
 
-def _is_free(when: When) -> bool:
+def _needs_no_places(when: When) -> bool:
     """Whether where padding and prompts lie plays no part."""
     return when.positions == Positions("all") and when.schedule.is_constant and not when.generated_only
 

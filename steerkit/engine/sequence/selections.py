@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import torch
 from torch import Tensor
 
-from steerkit.engine.sequence.tally import note
+from steerkit.engine.sequence.tally import note_edited
 from steerkit.engine.sequence.when import When
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Selection:
             static = self.cursor.static(self.whens)
             current.known[self] = (static, {})
             if static is None or not self.gates:
-                note(self.whens, static, current.length)
+                note_edited(self.whens, static, current.length)
         self._static, self._weights, self._pass = current.known[self][0], None, current
 
     def _weighed(self, static: Tensor | bool, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Selection:
             fresh = not weights
             weights[like] = self._work_out(static, x)
             if fresh and self.gates:
-                note(self.whens, weights[like], self.cursor.current.length)
+                note_edited(self.whens, weights[like], self.cursor.current.length)
         return weights[like]
 
     def _work_out(self, static: Tensor | bool, x: Tensor) -> Tensor:

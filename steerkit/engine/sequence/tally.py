@@ -79,7 +79,7 @@ def begin_batch(order: Sequence[int]) -> None:
         tally.order = tuple(order)
 
 
-def note(whens: Sequence[When | None], weights: Tensor | bool | None, length: int) -> None:
+def note_edited(whens: Sequence[When | None], weights: Tensor | bool | None, length: int) -> None:
     """Tell whoever asks which tokens of a pass are edited."""
     tally = _ASKED.get()
     if tally is not None and tally.order:
