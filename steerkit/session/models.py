@@ -143,7 +143,7 @@ def live_model(
     loaded: LoadedModel, spec: Spec, chat: ChatFormat | None, batch_tokens: int, self_test: bool = True
 ) -> LiveModel:
     """A loaded model with the adapter that was chosen for it. See ``load_model``."""
-    from steerkit.engine.runtime.steering import alone
+    from steerkit.engine.runtime.steering import with_nothing_on_model
     from steerkit.engine.sites.selftest_memory import require_tested
     from steerkit.session.model import LiveModel
 
@@ -154,7 +154,7 @@ def live_model(
         raise
     if self_test:
         # Somebody may be steering the model already, in this context or in another.
-        with alone(loaded.model):
+        with with_nothing_on_model(loaded.model):
             require_tested(loaded.model, layout, loaded.weights_hash, spec.name)
     return LiveModel(
         loaded.model,

@@ -200,9 +200,9 @@ def require_monitors(plan: Plan, directions: Mapping[str, Direction], live: Live
     Raises:
         SteerkitError: for a monitor that doesn't fit the model.
     """
-    from steerkit.engine.reading.monitors import require_fits
+    from steerkit.engine.reading.monitors import require_monitors_fit
 
-    require_fits(build_monitors(plan.monitors, directions, live.layout.n_layers), live.layout)
+    require_monitors_fit(build_monitors(plan.monitors, directions, live.layout.n_layers), live.layout)
 
 
 def reading(live: LiveModel, chat: ChatFormat) -> Callable[[Example], Rendered]:

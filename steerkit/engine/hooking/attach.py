@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.hooking.compiled import Hook, Hooks
 from steerkit.engine.hooking.folded import Folded
-from steerkit.engine.hooking.steps import Applied, Like, build, build_literal, chain
+from steerkit.engine.hooking.steps import Applied, Like, build_literal_step, build_step, chain_steps
 from steerkit.engine.lowering.places import Probe
 from steerkit.engine.lowering.program import Program, Slot, Step
 from steerkit.engine.sequence.cursor import Cursor, require_copies
@@ -80,7 +80,7 @@ class Attachment:
         ):
             self.begins = self.cursor.before_forward
         elif program.n_rows is not None:
-            self.begins = _row_check(program.n_rows)
+            self.begins = _hook_that_requires_copies(program.n_rows)
         if self.begins is not None:
             self._hooks.insert(0, (submodule(model, layout.base), "seen", self._begin(self.begins)))
         self._put = Hooks(self._hooks)
@@ -115,14 +115,14 @@ class Attachment:
         """Edit the sum of what goes into a block and what its first writer adds, by way of what that one adds."""
         like = self._like(model, slot)
         own, carried = self._run_of(slot.items, like, slot.literal), self._run_of(slot.carried, like, slot.literal)
-        held: list[Tensor] = []
+        cursor = self.cursor
 
         def keep(x: Tensor) -> None:
-            held[:] = [x]
+            cursor.resid_pre = x
 
         def between(attn_out: Tensor) -> Tensor:
             attn_out = own(attn_out)
-            resid_mid = held.pop() + attn_out
+            resid_mid = cursor.take_resid_pre() + attn_out
             new = carried(resid_mid)
             # As a difference, so that tokens that nothing edited keep their attn_out to the bit.
             return attn_out if new is resid_mid else attn_out + (new - resid_mid)
@@ -136,15 +136,15 @@ class Attachment:
             if isinstance(item, Probe):
                 steps.append(_probe_hook(item, self.cursor))
             elif literal:
-                steps.append(build_literal(item, self.cursor))
+                steps.append(build_literal_step(item, self.cursor))
             else:
                 # One update usually stands at many sites; it is cast and built once.
                 parts = (None if part is None else (id(part.update), part.when) for part in item.parts)
                 key = (like, tuple(parts))
                 if key not in self._built:
-                    self._built[key] = build(item, self.cursor, like)
+                    self._built[key] = build_step(item, self.cursor, like)
                 steps.append(self._built[key])
-        return chain(steps)
+        return chain_steps(steps)
 
     def attach(self) -> None:
         """Put it on."""
@@ -221,7 +221,7 @@ def certainly(undo: Callable[[], None]) -> None:
         raise
 
 
-def _row_check(n_rows: int) -> Begins:
+def _hook_that_requires_copies(n_rows: int) -> Begins:
     def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
         if given is not None:

@@ -13,12 +13,14 @@ Nothing is slower for it: it is the same bytecode, called in the same way.
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType, MethodType
 from typing import Any, Final, TypeAlias
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 MOST_DEAD: Final = 4
 """Of the graphs of one function; torch.compile makes 8 unless told otherwise."""
@@ -33,14 +35,15 @@ Hook: TypeAlias = tuple[nn.Module, str, Callable[..., Any]]
 class Hooks:
     """Hooks that go on together and come off together, on compiled modules too.
 
-    Taking off never relies on how far putting on came, and both may be repeated.
+    Taking off never relies on how far putting on came, and both may be repeated. A hook has one key for good: a call
+    of a module that goes on meanwhile has a list of hooks by key, and finds them as they were once they are on again.
 
     Args:
         hooks: in the order in which they run.
     """
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
-        self._hooks = hooks
+        self._hooks = [(module, side, hook, RemovableHandle(_NO_HOOKS).id) for module, side, hook in hooks]
         self._marks = Marks(module for module, _, _ in hooks)
 
     def attach(self) -> None:
@@ -48,28 +51,36 @@ class Hooks:
         self.detach()
         self._marks.set()
         # Before anybody else's, so that who observes a value sees what the model goes on with.
-        for module, side, hook in reversed(self._hooks):
-            if side == "input":
-                module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
-            elif side == "output":
-                module.register_forward_hook(hook, prepend=True)
-        for module, side, hook in self._hooks:
+        for module, side, hook, key in reversed(self._hooks):
+            if side != "seen":
+                register_hook(module, side, hook, key)
+        for module, side, hook, key in self._hooks:
             if side == "seen":
-                module.register_forward_pre_hook(hook, with_kwargs=True)
+                register_hook(module, side, hook, key)
 
     def detach(self) -> None:
         """Take them off."""
-        for module, _, hook in self._hooks:
-            for hooks, flags in (
-                (module._forward_hooks, module._forward_hooks_with_kwargs),
-                (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
-            ):
-                for key in [key for key, value in hooks.items() if value is hook]:
-                    del hooks[key]
-                    flags.pop(key, None)
+        for module, side, _, key in self._hooks:
+            if side == "output":
+                module._forward_hooks.pop(key, None)
+            else:
+                module._forward_pre_hooks.pop(key, None)
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
         self._marks.clear()
 
 
+def register_hook(module: nn.Module, side: str, hook: Callable[..., Any], key: int) -> None:
+    """Put a hook on under a key of its own, as modules do under a new one."""
+    # Torch declares a dictionary and makes an ordered one.
+    hooks: Any = module._forward_hooks if side == "output" else module._forward_pre_hooks
+    if side != "output":
+        module._forward_pre_hooks_with_kwargs[key] = True
+    hooks[key] = hook
+    if side != "seen":
+        hooks.move_to_end(key, last=False)
+
+
+_NO_HOOKS: OrderedDict[int, Any] = OrderedDict()
 _STATE = "_steerkit_state"
 
 
@@ -97,7 +108,7 @@ class Marks:
 
     def set(self) -> None:
         """Mark them."""
-        _drop_dead()
+        _drop_dead_graphs()
         self._state.active = True
         for module in self.modules:
             now = vars(module).get("forward")
@@ -122,21 +133,21 @@ class Marks:
         own = now is None or getattr(now, "__self__", None) is module
         if own and isinstance(function, FunctionType):
             if function not in self._copies:
-                self._copies[function] = self._owned(_copy(function))
+                self._copies[function] = self._owned(_copy_of_forward(function))
             return MethodType(self._copies[function], module)
 
         # Somebody else's forward, such as one that is compiled by itself: called, since it can't be copied.
         def forward(*args: Any, **kwargs: Any) -> Any:
             return now(*args, **kwargs)
 
-        return self._owned(_copy(forward))
+        return self._owned(_copy_of_forward(forward))
 
     def _owned(self, function: FunctionType) -> FunctionType:
         vars(function)[_STATE] = self._state
         return function
 
 
-def _drop_dead() -> None:
+def _drop_dead_graphs() -> None:
     """Let go of graphs that belonged to marks that are gone, before torch.compile counts them as too many.
 
     At ``recompile_limit`` graphs of one function it would go on without compiling, or raise where there must be one
@@ -160,7 +171,7 @@ def _state_of_mark(forward: Any) -> _State | None:
     return state if isinstance(state, _State) else None
 
 
-def _copy(function: Callable[..., Any]) -> FunctionType:
+def _copy_of_forward(function: Callable[..., Any]) -> FunctionType:
     """A function that does the same and whose code is another object."""
     assert isinstance(function, FunctionType)
     code = function.__code__.replace()

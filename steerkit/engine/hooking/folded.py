@@ -196,12 +196,12 @@ def _unwatch_state_dicts(module: nn.Module, folded: Folded) -> None:
         return
     vars(module).pop("_apply", None)
     for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
-        for key in [key for key, hook in hooks.items() if _ours(hook)]:
+        for key in [key for key, hook in hooks.items() if _is_our_state_dict_hook(hook)]:
             del hooks[key]
     del _WATCHED[module]
 
 
-def _ours(hook: Any) -> bool:
+def _is_our_state_dict_hook(hook: Any) -> bool:
     # Torch wraps some of them.
     return getattr(hook, "hook", hook) in (_when_saved, _before_loading, _after_loading)
 

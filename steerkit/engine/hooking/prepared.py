@@ -20,7 +20,7 @@ from steerkit.engine.hooking.attach import Begins, like_of
 from steerkit.engine.hooking.compiled import Hook, Hooks
 from steerkit.engine.lowering.algebra import compose, is_constant, wants_gradient
 from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_of
-from steerkit.engine.lowering.lower import arrange, place_of
+from steerkit.engine.lowering.lower import place_of, places_of_edits
 from steerkit.engine.lowering.places import Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
 from steerkit.engine.sequence.cursor import Cursor
@@ -113,10 +113,10 @@ class Prepared:
         for tap in dict.fromkeys(tap for tap, _ in self.places):
             mid = self.places.get((tap, True))
             if mid is not None and mid.resid_pre is not None:
-                keep, edit = _edit_sum(mid.resid_pre)
+                keep, edit = _hooks_of_sum_buffer(mid.resid_pre)
                 found += [(submodule(model, mid.resid_pre.module), "seen", keep), (mid.module, tap.side, edit)]
             else:
-                hook = _edit_output() if tap.side == "output" else _edit_input(tap.keyword)
+                hook = _hook_of_output_buffer() if tap.side == "output" else _hook_of_input_buffer(tap.keyword)
                 found.append((self.places[tap, False].module, tap.side, hook))
         return found
 
@@ -165,13 +165,13 @@ class Prepared:
                 like = place.buffer
                 key = (*map(id, updates), like.shape, like.dtype, like.device)
                 if key not in known:
-                    known[key] = _laid_out(updates, like)
+                    known[key] = _values_of_buffer(updates, like)
                 values[place] = known[key]
         return Filled(self, values)
 
     def _split(self, slot: Slot) -> list[tuple[Place, list[Step]]]:
         """What of a slot is carried out at which place."""
-        items, carried = _steps(slot.items), _steps(slot.carried)
+        items, carried = _steps_that_buffers_hold(slot.items), _steps_that_buffers_hold(slot.carried)
         plain, mid = self.places.get((slot.tap, False)), self.places.get((slot.tap, True))
         if items and plain is None and all(is_constant(edit.update) for step in items for edit in step.edits):
             # A constant that the writer adds is one of the sum, where only that was prepared.
@@ -233,7 +233,7 @@ class Filled:
         """It will not be put on again."""
 
 
-def _laid_out(updates: Sequence[Affine | None], like: Tensor) -> Tensor:
+def _values_of_buffer(updates: Sequence[Affine | None], like: Tensor) -> Tensor:
     """Updates of all rows, or one for all of them, as a place's buffer holds them."""
     with torch.no_grad(), torch.inference_mode(False):
         found = torch.zeros_like(like)
@@ -267,13 +267,13 @@ def _sites_to_prepare(sites: Where | Sequence[Where] | None, layout: Layout) -> 
         idle = [site for site in one.sites_on(layout) if one.intervention.update(site, layout) is None]
         chosen |= {place_of(site.whole, layout) for site in idle}
     edits = edits_of(placements, layout)
-    places = arrange(edits, layout, Record(edits, wanted=False))
+    places = places_of_edits(edits, layout, Record(edits, wanted=False))
     updates = [item.update for items in places.values() for item in items if isinstance(item, Edit)]
     read = [update.reads for update in updates if isinstance(update, Affine) and update.reads is not None]
     return chosen | set(places), max(map(len, read), default=0)
 
 
-def _steps(items: Sequence[Step | Probe]) -> list[Step]:
+def _steps_that_buffers_hold(items: Sequence[Step | Probe]) -> list[Step]:
     """The steps among some items, if buffers can hold them all."""
     found = [item for item in items if isinstance(item, Step)]
     for edit in (edit for step in found for edit in step.edits):
@@ -293,29 +293,29 @@ def _steps(items: Sequence[Step | Probe]) -> list[Step]:
 # be looked up one by one before each call of a compiled model, and a function that all share would be compared.
 
 
-def _edit_output() -> Callable[..., Any]:
+def _hook_of_output_buffer() -> Callable[..., Any]:
     """A forward hook."""
 
     def edit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):
-            return (_changed(output[0], output[0], module._buffers[OUTPUT]), *output[1:])
-        return _changed(output, output, module._buffers[OUTPUT])
+            return (_changed_by_buffer(output[0], output[0], module._buffers[OUTPUT]), *output[1:])
+        return _changed_by_buffer(output, output, module._buffers[OUTPUT])
 
     return edit
 
 
-def _edit_input(keyword: str) -> Callable[..., Any]:
+def _hook_of_input_buffer(keyword: str) -> Callable[..., Any]:
     """A forward pre-hook with keyword arguments."""
 
     def edit(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x = args[0] if args else kwargs[keyword]
-        new = _changed(x, x, module._buffers[INPUT])
+        new = _changed_by_buffer(x, x, module._buffers[INPUT])
         return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, keyword: new})
 
     return edit
 
 
-def _edit_sum(resid_pre: Tap) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _hooks_of_sum_buffer(resid_pre: Tap) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """A hook that keeps a block's input, and one of the writer that completes ``resid_mid``."""
     held: list[Tensor] = []
 
@@ -325,14 +325,14 @@ def _edit_sum(resid_pre: Tap) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def edit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         attn_out, *rest = output if isinstance(output, tuple) else (output,)
         if OUTPUT in module._buffers:
-            attn_out = _changed(attn_out, attn_out, module._buffers[OUTPUT])
-        new = _changed(attn_out, held.pop() + attn_out, module._buffers[MID])
+            attn_out = _changed_by_buffer(attn_out, attn_out, module._buffers[OUTPUT])
+        new = _changed_by_buffer(attn_out, held.pop() + attn_out, module._buffers[MID])
         return (new, *rest) if isinstance(output, tuple) else new
 
     return input_hook(keep, resid_pre.keyword), edit
 
 
-def _changed(x: Tensor, seen: Tensor, buffer: Tensor | None) -> Tensor:
+def _changed_by_buffer(x: Tensor, seen: Tensor, buffer: Tensor | None) -> Tensor:
     """``x + ((seen readsᵀ) writes + bias)``, with ``x`` and ``seen`` ``[batch, pos, width]``, and a place's buffer."""
     assert buffer is not None
     rows, rank = buffer.shape[0], buffer.shape[1] // 2

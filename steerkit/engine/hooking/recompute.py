@@ -11,8 +11,10 @@ from torch import nn
 FUNCTION: Final = "_gradient_checkpointing_func"
 """Where transformers keeps what a module runs its blocks with."""
 
-Remember: TypeAlias = Callable[[], Callable[[], AbstractContextManager[None]]]
-"""Takes note of the running pass; what comes back goes back to it for the body of a ``with``."""
+GoingBack: TypeAlias = Callable[[tuple[Any, ...]], AbstractContextManager[None]]
+"""Goes back to a pass for the body of a ``with``, in which a block is computed again from given arguments."""
+Remember: TypeAlias = Callable[[tuple[Any, ...]], GoingBack]
+"""Takes note of the running pass, and of a block's arguments in it."""
 
 
 def checkpointed(base: nn.Module) -> list[nn.Module]:
@@ -34,7 +36,7 @@ class Bound:
             function = vars(module).get(FUNCTION)
             if function is not None and module.training and getattr(module, "gradient_checkpointing", False):
                 self._undo.append((module, function))
-                vars(module)[FUNCTION] = _bound(function, remember)
+                vars(module)[FUNCTION] = _bound_checkpoint(function, remember)
 
     def release(self) -> None:
         """Have the modules as they were. May be repeated."""
@@ -43,9 +45,9 @@ class Bound:
         self._undo = []
 
 
-def _bound(checkpoint: Callable[..., Any], remember: Remember) -> Callable[..., Any]:
+def _bound_checkpoint(checkpoint: Callable[..., Any], remember: Remember) -> Callable[..., Any]:
     def run(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return checkpoint(_Again(block, remember()), *args, **kwargs)
+        return checkpoint(_Again(block, remember(args)), *args, **kwargs)
 
     return run
 
@@ -53,12 +55,12 @@ def _bound(checkpoint: Callable[..., Any], remember: Remember) -> Callable[..., 
 class _Again:
     """A block that is run once, and perhaps again, from whatever thread."""
 
-    def __init__(self, block: Callable[..., Any], going_back: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, block: Callable[..., Any], going_back: GoingBack) -> None:
         self._block, self._going_back, self._ran = block, going_back, False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._ran:
             self._ran = True
             return self._block(*args, **kwargs)
-        with self._going_back():
+        with self._going_back(args):
             return self._block(*args, **kwargs)

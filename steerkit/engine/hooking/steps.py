@@ -16,7 +16,8 @@ from steerkit.api.intervention import Affine, Pointwise
 from steerkit.engine.lowering.algebra import apply_update
 from steerkit.engine.lowering.edits import Edit
 from steerkit.engine.lowering.program import Step
-from steerkit.engine.sequence.cursor import WHOLLY, Cursor, Selection
+from steerkit.engine.sequence.cursor import Cursor
+from steerkit.engine.sequence.selections import WHOLLY, Selection
 
 Applied: TypeAlias = Callable[[Tensor], Tensor]
 Like: TypeAlias = tuple[torch.dtype, torch.device]
@@ -25,7 +26,7 @@ Kernel: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 """From a value ``[rows, pos, width]`` and weights ``[rows, pos, 1]`` (None: all 1) to the new value."""
 
 
-def build(step: Step, cursor: Cursor, like: Like) -> Applied:
+def build_step(step: Step, cursor: Cursor, like: Like) -> Applied:
     """A step, ready to run on values of a dtype and on a device."""
     run: list[Applied] = []
     affine = tuple(part if part is not None and isinstance(part.update, Affine) else None for part in step.parts)
@@ -36,11 +37,11 @@ def build(step: Step, cursor: Cursor, like: Like) -> Applied:
     for row, part in enumerate(step.parts):
         if part is not None and isinstance(part.update, Pointwise):
             functions.setdefault(id(part.update), []).append(row)
-    run += [_function(step, rows, cursor) for rows in functions.values()]
-    return chain(run)
+    run += [_function_step(step, rows, cursor) for rows in functions.values()]
+    return chain_steps(run)
 
 
-def chain(steps: Sequence[Applied]) -> Applied:
+def chain_steps(steps: Sequence[Applied]) -> Applied:
     """One after the other."""
     if len(steps) == 1:
         return steps[0]
@@ -77,13 +78,13 @@ class _Affines:
     def __init__(self, parts: tuple[Edit | None, ...], like: Like) -> None:
         self.parts, self.like = parts, like
         self._guessed = self._tensors(like, len(parts))
-        self._kernels: dict[tuple[Like, int], Kernel] = {(like, len(parts)): _kernel(*self._guessed)}
+        self._kernels: dict[tuple[Like, int], Kernel] = {(like, len(parts)): _kernel_of_update(*self._guessed)}
 
     def kernel(self, x: Tensor) -> Kernel:
         """The kernel for a value's dtype, device and, where rows differ, number of rows."""
         key = ((x.dtype, x.device), x.shape[0] if len(self.parts) > 1 else 1)
         if key not in self._kernels:
-            self._kernels[key] = _kernel(*self._tensors(*key))
+            self._kernels[key] = _kernel_of_update(*self._tensors(*key))
         return self._kernels[key]
 
     def everywhere(self) -> Applied:
@@ -122,14 +123,14 @@ class _Affines:
             given = (update.reads, update.writes, update.bias)
             reads, writes, bias = (None if value is None else value.to(device, dtype) for value in given)
             return None if reads is None else reads.T.contiguous(), writes, bias
-        stacked = _stacked([part.update if part is not None else None for part in self.parts], like)
+        stacked = _stacked_updates([part.update if part is not None else None for part in self.parts], like)
         times = rows // len(self.parts)
         if times > 1:
             stacked = [None if value is None else value.repeat_interleave(times, 0) for value in stacked]
         return stacked[0], stacked[1], stacked[2]
 
 
-def _stacked(updates: Sequence[object], like: Like) -> list[Tensor | None]:
+def _stacked_updates(updates: Sequence[object], like: Like) -> list[Tensor | None]:
     """``reads [rows, width, rank]``, ``writes [rows, rank, width]``, ``bias [rows, 1, width]`` of updates side by side.
 
     Rows of lower rank are filled up with zeros.
@@ -156,7 +157,7 @@ def _stacked(updates: Sequence[object], like: Like) -> list[Tensor | None]:
     return [reads.transpose(1, 2).contiguous(), torch.stack([filled(one.writes) for one in affine]), bias]
 
 
-def _kernel(reads: Tensor | None, writes: Tensor | None, bias: Tensor | None) -> Kernel:
+def _kernel_of_update(reads: Tensor | None, writes: Tensor | None, bias: Tensor | None) -> Kernel:
     """``x + w · ((x reads) writes + bias)``.
 
     Args:
@@ -205,7 +206,7 @@ def _kernel(reads: Tensor | None, writes: Tensor | None, bias: Tensor | None) ->
     return rank_k
 
 
-def _function(step: Step, rows: Sequence[int], cursor: Cursor) -> Applied:
+def _function_step(step: Step, rows: Sequence[int], cursor: Cursor) -> Applied:
     """A function at the rows of a step that have it."""
     first = step.parts[rows[0]]
     assert first is not None and isinstance(first.update, Pointwise)
@@ -248,7 +249,7 @@ def _function(step: Step, rows: Sequence[int], cursor: Cursor) -> Applied:
     return at_rows
 
 
-def build_literal(step: Step, cursor: Cursor) -> Applied:
+def build_literal_step(step: Step, cursor: Cursor) -> Applied:
     """A step as defined: each token by itself, in float64 where the update is algebra."""
     selection = cursor.selection(tuple(None if part is None else part.when for part in step.parts))
 

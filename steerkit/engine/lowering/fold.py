@@ -188,7 +188,7 @@ class _Folding:
         update = cast(Affine, edit.update)
         if update.bias is not None and not plain:
             return "the embedding is multiplied before it enters the stream"
-        why = blocked(module, path, self.model)
+        why = why_not_foldable(module, path, self.model)
         if why or not isinstance(module, nn.Embedding):
             return why or f"{path} is no embedding"
         if not self.worth(edit, module.num_embeddings):
@@ -201,7 +201,7 @@ class _Folding:
         assert heads is not None  # otherwise there is no such site
         module = submodule(self.model, heads.tap.module)
         why = "" if heads.tap.side == "input" else "the heads aren't read by a projection"
-        why = why or blocked(module, heads.tap.module, self.model)
+        why = why or why_not_foldable(module, heads.tap.module, self.model)
         if why:
             return why
         if not self.worth(edit, cast(nn.Linear, module).in_features):
@@ -220,7 +220,7 @@ class _Folding:
             return f"an update at {at} comes in between"
         if not writer.projections:
             return writer.not_foldable or "its adapter names no projection"
-        why = self._blocked(writer) or watched(writer.projections[0], block.module, self.model)
+        why = self._why_writer_not_foldable(writer) or why_fold_is_seen(writer.projections[0], block.module, self.model)
         if why:
             return why
         self._take(place, edit, Fold(writer.projections[0], outer=cast(Affine, edit.update)))
@@ -231,9 +231,9 @@ class _Folding:
         update = cast(Affine, edit.update)
         if not writer.projections:
             return self._weighed(place, edit, writer)
-        why = self._blocked(writer)
+        why = self._why_writer_not_foldable(writer)
         why = why or next(
-            (why for one in writer.projections if (why := watched(one, writer.tap.module, self.model))), ""
+            (why for one in writer.projections if (why := why_fold_is_seen(one, writer.tap.module, self.model))), ""
         )
         if why:
             return why
@@ -252,8 +252,10 @@ class _Folding:
         if not writer.weighed or is_constant(update):
             return reason
         folds = [Fold(path, self._kind(path), outer=Affine(update.reads, update.writes)) for path in writer.weighed]
-        why = next((why for fold in folds if (why := self._why_blocked(fold))), "")
-        why = why or next((why for fold in folds if (why := watched(fold.path, writer.tap.module, self.model))), "")
+        why = next((why for fold in folds if (why := self._why_fold_not_done(fold))), "")
+        why = why or next(
+            (why for fold in folds if (why := why_fold_is_seen(fold.path, writer.tap.module, self.model))), ""
+        )
         if why:
             return why
         if not self.worth(edit, place_width := self._width(folds[0])):
@@ -276,16 +278,18 @@ class _Folding:
         value: Any = self.model.get_parameter(fold.path if fold.kind == "stacked" else f"{fold.path}.weight")
         return int(value.shape[-1] * (value.shape[0] if fold.kind == "stacked" else 1))
 
-    def _why_blocked(self, fold: Fold) -> str:
+    def _why_fold_not_done(self, fold: Fold) -> str:
         if fold.kind == "linear":
-            return blocked(submodule(self.model, fold.path), fold.path, self.model)
+            return why_not_foldable(submodule(self.model, fold.path), fold.path, self.model)
         parent, _, name = fold.path.rpartition(".")
         owner = submodule(self.model, parent)
-        return _blocked_parameter(owner, owner._parameters.get(name), fold.path)
+        return _why_parameter_not_foldable(owner, owner._parameters.get(name), fold.path)
 
-    def _blocked(self, writer: Writer) -> str:
+    def _why_writer_not_foldable(self, writer: Writer) -> str:
         paths = writer.projections
-        return next((why for path in paths if (why := blocked(submodule(self.model, path), path, self.model))), "")
+        return next(
+            (why for path in paths if (why := why_not_foldable(submodule(self.model, path), path, self.model))), ""
+        )
 
     def _too_few(self, tokens: int) -> str:
         return f"pays from {tokens} tokens on, and {self.expected_tokens} are expected"
@@ -293,7 +297,9 @@ class _Folding:
     def _take(self, place: Site, edit: Edit, *folds: Fold) -> None:
         """The update is in the folds now, and no longer at its place."""
         self.places[place].pop(_folded_end(place))
-        names = ", ".join(f"{fold.path}{'' if fold.kind == 'stacked' else f' ({_touched(fold)})'}" for fold in folds)
+        names = ", ".join(
+            f"{fold.path}{'' if fold.kind == 'stacked' else f' ({_folded_into(fold)})'}" for fold in folds
+        )
         self.record.note(edit, "folded", names)
         self._add(*folds)
 
@@ -313,13 +319,13 @@ def _folded_end(place: Site) -> int:
     return -1 if place.stream == HEAD_OUT else 0
 
 
-def _touched(fold: Fold) -> str:
+def _folded_into(fold: Fold) -> str:
     updates = [update for update in (fold.inner, fold.outer) if update is not None]
     linear, constant = any(not is_constant(one) for one in updates), any(one.bias is not None for one in updates)
     return "weight and bias" if linear and constant else "weight" if linear else "bias"
 
 
-def blocked(module: nn.Module, path: str, model: nn.Module) -> str:
+def why_not_foldable(module: nn.Module, path: str, model: nn.Module) -> str:
     """Why a module's parameters can't be swapped, or that isn't all that decides what it puts out; empty if neither."""
     if not isinstance(module, nn.Embedding) and type(module) is not nn.Linear:
         return f"{path} is a {type(module).__name__}, not a plain Linear (quantised, adapted or sharded?)"
@@ -327,10 +333,10 @@ def blocked(module: nn.Module, path: str, model: nn.Module) -> str:
         return f"another library runs {path} (offloaded?)"
     if module._forward_hooks or module._forward_pre_hooks:
         return f"{path} has a hook, which would see the change"
-    return _blocked_parameter(module, module._parameters.get("weight"), f"{path}.weight")
+    return _why_parameter_not_foldable(module, module._parameters.get("weight"), f"{path}.weight")
 
 
-def watched(path: str, place: str, model: nn.Module) -> str:
+def why_fold_is_seen(path: str, place: str, model: nn.Module) -> str:
     """Why what a module puts out must not change: somebody observes a module around it, within that of the place where
     the change is meant; empty where nobody does."""
     parent = path.rpartition(".")[0]
@@ -343,7 +349,7 @@ def watched(path: str, place: str, model: nn.Module) -> str:
     return ""
 
 
-def _blocked_parameter(owner: nn.Module, value: Tensor | None, path: str) -> str:
+def _why_parameter_not_foldable(owner: nn.Module, value: Tensor | None, path: str) -> str:
     if value is None or hasattr(owner, "_hf_hook"):
         return f"{path} is no parameter of its own (offloaded?)"
     if type(value) is not nn.Parameter or type(value.data) is not Tensor or not value.is_floating_point():

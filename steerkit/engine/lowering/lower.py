@@ -56,16 +56,16 @@ def lower(
     if not edits:
         return Program()
     if any(edit.mode == "interpret" for edit in edits):
-        return _literal(edits, layout)
+        return _literal_program(edits, layout)
     record = Record(edits, fates)
-    places = arrange(edits, layout, record, by_site=by_site)
+    places = places_of_edits(edits, layout, record, by_site=by_site)
     folds: tuple[Fold, ...] = ()
     if model is not None and not by_site:
         folds = fold_places(places, layout, model, record, expected_tokens)
-    slots = _slots([places], layout, by_site, at_taps)
+    slots = _slots_of_places([places], layout, by_site, at_taps)
     if fates:
         for slot in slots:
-            _note_hook(slot, record, layout)
+            _note_fate_of_hook(slot, record, layout)
     return Program(tuple(slots), folds, tuple(record.fates[place] for place in sorted(record.fates)))
 
 
@@ -84,12 +84,12 @@ def lower_rows(rows: Sequence[Sequence[Edit]], layout: Layout, *, by_site: bool 
     """
     literal: tuple[Mode, ...] = ("interpret",)
     if any(edit.mode in literal for edits in rows for edit in edits):
-        return _literal_rows(rows, layout)
+        return _literal_program_of_rows(rows, layout)
     known: dict[int, Places] = {}
     for edits in rows:
         if id(edits) not in known:
-            known[id(edits)] = arrange(edits, layout, Record(edits, wanted=False), by_site=by_site)
-    return Program(tuple(_slots([known[id(edits)] for edits in rows], layout, by_site)), n_rows=len(rows))
+            known[id(edits)] = places_of_edits(edits, layout, Record(edits, wanted=False), by_site=by_site)
+    return Program(tuple(_slots_of_places([known[id(edits)] for edits in rows], layout, by_site)), n_rows=len(rows))
 
 
 def place_of(site: Site, layout: Layout) -> Site:
@@ -101,13 +101,13 @@ def place_of(site: Site, layout: Layout) -> Site:
     return site
 
 
-def arrange(edits: Sequence[Edit], layout: Layout, record: Record, *, by_site: bool = False) -> Places:
+def places_of_edits(edits: Sequence[Edit], layout: Layout, record: Record, *, by_site: bool = False) -> Places:
     """Steps 1 and 2: what is left of a condition, place by place, composed."""
     dropped = redundant(edits, layout)
     for number in dropped:
         record.note(edits[number], "dropped", why="the stream holds nothing of it there")
     at: dict[Site, list[Item]] = {}
-    for gate in _read(edits):
+    for gate in _gates_read_in_pass(edits):
         at.setdefault(gate.read_at.whole, []).append(Probe(gate))
     for number, edit in enumerate(edits):
         if number not in dropped:
@@ -119,15 +119,15 @@ def arrange(edits: Sequence[Edit], layout: Layout, record: Record, *, by_site: b
         if site.stream == RESID_MID and constant and not by_site:
             place = Site(layout.blocks[site.layer].writers[0].stream, site.layer)
         places.setdefault(place, []).extend(items)
-    return {place: found for place, items in places.items() if (found := _composed(items, record))}
+    return {place: found for place, items in places.items() if (found := _composed_edits(items, record))}
 
 
-def _read(edits: Sequence[Edit]) -> list[Gate]:
+def _gates_read_in_pass(edits: Sequence[Edit]) -> list[Gate]:
     """The gates that are read while a pass runs; an extra pass decides the others."""
     return [gate for gate in dict.fromkeys(edit.when.gate for edit in edits) if gate is not None and not gate.prepass]
 
 
-def _composed(items: Sequence[Item], record: Record) -> list[Item]:
+def _composed_edits(items: Sequence[Item], record: Record) -> list[Item]:
     """Neighbours that act under the same circumstances become one."""
     found: list[Item] = []
     for item in items:
@@ -158,7 +158,7 @@ def _common_mode(one: Mode, other: Mode) -> Mode:
     return one if one == other else "hook" if "hook" in (one, other) else "auto"
 
 
-def _slots(rows: Sequence[Places], layout: Layout, by_site: bool, at_taps: bool = False) -> list[Slot]:
+def _slots_of_places(rows: Sequence[Places], layout: Layout, by_site: bool, at_taps: bool = False) -> list[Slot]:
     """One slot per tap, in forward order of the first site that meets there.
 
     However a condition is lowered, what goes into a block is edited as what comes out of the one before: whoever
@@ -167,7 +167,7 @@ def _slots(rows: Sequence[Places], layout: Layout, by_site: bool, at_taps: bool 
     slots: dict[object, Slot] = {}
     met = {site for places in rows for site in places}
     for place in sorted(met, key=layout.order.__getitem__):
-        items = _side_by_side([places.get(place, []) for places in rows])
+        items = _steps_of_rows([places.get(place, []) for places in rows])
         tap, carried, resid_pre = layout.tap(place if at_taps else place_of(place, layout)), items, None
         if place.stream == RESID_MID:
             block = layout.blocks[place.layer]
@@ -185,7 +185,7 @@ def _slots(rows: Sequence[Places], layout: Layout, by_site: bool, at_taps: bool 
     return list(slots.values())
 
 
-def _side_by_side(rows: Sequence[Sequence[Item]]) -> tuple[Step | Probe, ...]:
+def _steps_of_rows(rows: Sequence[Sequence[Item]]) -> tuple[Step | Probe, ...]:
     """Items of all rows as steps: every row's first update, then the second ones, each behind the probes it needs."""
     if len(rows) == 1:
         return tuple(item if isinstance(item, Probe) else Step((item,)) for item in rows[0])
@@ -206,36 +206,36 @@ def _side_by_side(rows: Sequence[Sequence[Item]]) -> tuple[Step | Probe, ...]:
     return tuple(found)
 
 
-def _literal(edits: Sequence[Edit], layout: Layout) -> Program:
+def _literal_program(edits: Sequence[Edit], layout: Layout) -> Program:
     """Every update at its own site, one after the other."""
-    program = _literal_rows([edits], layout)
+    program = _literal_program_of_rows([edits], layout)
     fates = tuple(Fate(edit, "interpreted", layout.tap(edit.site).module) for edit in edits)
     return replace(program, fates=fates, n_rows=None)
 
 
-def _literal_rows(rows: Sequence[Sequence[Edit]], layout: Layout) -> Program:
+def _literal_program_of_rows(rows: Sequence[Sequence[Edit]], layout: Layout) -> Program:
     places: list[Places] = []
     for edits in rows:
         at: Places = {}
-        for gate in _read(edits):
+        for gate in _gates_read_in_pass(edits):
             at.setdefault(gate.read_at.whole, []).append(Probe(gate))
         for edit in edits:
             at.setdefault(edit.site, []).append(edit)
         places.append(at)
-    slots = [replace(slot, literal=True) for slot in _slots(places, layout, by_site=True)]
+    slots = [replace(slot, literal=True) for slot in _slots_of_places(places, layout, by_site=True)]
     return Program(tuple(slots), n_rows=len(rows))
 
 
-def _note_hook(slot: Slot, record: Record, layout: Layout) -> None:
+def _note_fate_of_hook(slot: Slot, record: Record, layout: Layout) -> None:
     for step in (item for item in (*slot.items, *slot.carried) if isinstance(item, Step)):
         for edit in step.edits:
             known = record.fates.get(edit.sources[0])
             why = known.why if known is not None and known.became == "kept" else ""
-            flops, moved = cost(edit, layout.width(edit.site))
+            flops, moved = cost_of_edit(edit, layout.width(edit.site))
             record.note(edit, "hook", slot.tap.module, why, flops, moved, slot.tap.side)
 
 
-def cost(edit: Edit, width: int, itemsize: int = 4) -> tuple[int, int]:
+def cost_of_edit(edit: Edit, width: int, itemsize: int = 4) -> tuple[int, int]:
     """Operations and bytes per token of an update that is hooked; of a function nobody knows, so (0, 0)."""
     if not isinstance(edit.update, Affine):
         return 0, 0

@@ -53,7 +53,7 @@ def redundant(edits: Sequence[Edit], layout: Layout) -> set[int]:
         edits: of one condition, in forward order.
         layout: the model's.
     """
-    if not _may_repeat(edits):
+    if not _may_be_redundant(edits):
         return set()
     by_site: dict[Site, list[int]] = {}
     for place, edit in enumerate(edits):
@@ -69,37 +69,40 @@ def redundant(edits: Sequence[Edit], layout: Layout) -> set[int]:
         places = by_site.get(site, [])
         if site.stream == EMBED:
             # That what is projected out of the embedding is out of the stream, the self-test has seen.
-            stream = _through(edits, places, dict.fromkeys(keys, NOTHING), dropped, memory)
+            stream = _clean_after_site(edits, places, dict.fromkeys(keys, NOTHING), dropped, memory)
         elif (site.layer, site.stream) in writers:
-            written = _through(edits, places, dict.fromkeys(keys, NOTHING), dropped, memory)
-            stream = {key: _intersection(stream[key], written[key], memory) for key in keys}
+            written = _clean_after_site(edits, places, dict.fromkeys(keys, NOTHING), dropped, memory)
+            stream = {key: _clean_of_both(stream[key], written[key], memory) for key in keys}
         elif places:
-            stream = _through(edits, places, stream, dropped, memory)
+            stream = _clean_after_site(edits, places, stream, dropped, memory)
     return dropped
 
 
-def _through(
+def _clean_after_site(
     edits: Sequence[Edit], places: Sequence[int], clean: dict[When, Span], dropped: set[int], memory: _Memory
 ) -> dict[When, Span]:
     """What a value is clean of after the edits at one site; notes those that change nothing."""
     for place in places:
         edit = edits[place]
         for key in {edit.when, ALWAYS} & clean.keys():
-            if _changes_nothing(edit.update, clean[key], memory):
+            if _update_changes_nothing(edit.update, clean[key], memory):
                 dropped.add(place)
         if place not in dropped:
             # Tokens of other keys may be among the edited ones, or not: what is known of them holds in both cases.
-            clean = {key: _after(span, edit.update, edit.when in (key, ALWAYS), memory) for key, span in clean.items()}
+            clean = {
+                key: _clean_after_update(span, edit.update, edit.when in (key, ALWAYS), memory)
+                for key, span in clean.items()
+            }
     return clean
 
 
-def _may_repeat(edits: Sequence[Edit]) -> bool:
+def _may_be_redundant(edits: Sequence[Edit]) -> bool:
     """Whether anything reads a value that another one may have cleaned: two at one site, or one at a sum."""
     sites = [edit.site for edit in edits if isinstance(edit.update, Affine) and edit.update.reads is not None]
     return len(set(sites)) < len(sites) or (len(sites) > 1 and any(site.stream in _SUMS for site in sites))
 
 
-def _changes_nothing(update: Update, clean: Span, memory: _Memory) -> bool:
+def _update_changes_nothing(update: Update, clean: Span, memory: _Memory) -> bool:
     """Whether an update without a constant reads only what a value has nothing of."""
     if clean.basis is None or not isinstance(update, Affine) or update.bias is not None or update.reads is None:
         return False
@@ -114,7 +117,7 @@ def _changes_nothing(update: Update, clean: Span, memory: _Memory) -> bool:
     return memory.inside[key]
 
 
-def _after(clean: Span, update: Update, everywhere: bool, memory: _Memory) -> Span:
+def _clean_after_update(clean: Span, update: Update, everywhere: bool, memory: _Memory) -> Span:
     """What a value is clean of after an update.
 
     Args:
@@ -126,11 +129,11 @@ def _after(clean: Span, update: Update, everywhere: bool, memory: _Memory) -> Sp
     key = (id(clean), id(update), everywhere)
     if key not in memory.after:
         memory.kept += [clean, update]
-        memory.after[key] = _work_out(clean, update, everywhere)
+        memory.after[key] = _clean_span(clean, update, everywhere)
     return memory.after[key]
 
 
-def _work_out(clean: Span, update: Update, everywhere: bool) -> Span:
+def _clean_span(clean: Span, update: Update, everywhere: bool) -> Span:
     if not isinstance(update, Affine) or wants_gradient(update):
         return NOTHING
     basis = clean.basis
@@ -141,7 +144,7 @@ def _work_out(clean: Span, update: Update, everywhere: bool) -> Span:
             # A value that is clean of the basis is read only beside it.
             outside = reads - (reads @ basis.T) @ basis
             active = outside.norm(dim=1) > NEGLIGIBLE * reads.norm(dim=1)
-            basis = _orthogonal_to(basis, writes[active])
+            basis = _span_orthogonal_to(basis, writes[active])
         gram = reads @ reads.T
         orthonormal = torch.allclose(gram, torch.eye(len(gram), dtype=gram.dtype), atol=1e-5)
         if everywhere and orthonormal and torch.allclose(writes, -reads, atol=1e-6):
@@ -149,11 +152,11 @@ def _work_out(clean: Span, update: Update, everywhere: bool) -> Span:
             _, values, rows = torch.linalg.svd(rows, full_matrices=False)
             basis = rows[values > 1e-5]
     if bias is not None and basis is not None:
-        basis = _orthogonal_to(basis, bias)
+        basis = _span_orthogonal_to(basis, bias)
     return NOTHING if basis is None or basis.shape[0] == 0 else Span(basis)
 
 
-def _orthogonal_to(basis: Tensor, vectors: Tensor) -> Tensor:
+def _span_orthogonal_to(basis: Tensor, vectors: Tensor) -> Tensor:
     """The part of a span that is orthogonal to all of some vectors."""
     if basis.shape[0] == 0 or vectors.shape[0] == 0:
         return basis
@@ -166,7 +169,7 @@ def _orthogonal_to(basis: Tensor, vectors: Tensor) -> Tensor:
     return kept
 
 
-def _intersection(one: Span, other: Span, memory: _Memory) -> Span:
+def _clean_of_both(one: Span, other: Span, memory: _Memory) -> Span:
     """What both are clean of, so that their sum is as well."""
     if one is other or one.basis is None or other.basis is None:
         return one if one is other else NOTHING

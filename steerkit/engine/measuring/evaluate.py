@@ -24,8 +24,8 @@ from steerkit.engine.measuring.jobs import (
     require_possible,
 )
 from steerkit.engine.measuring.prompting import (
-    complete,
-    generate,
+    complete_for_members,
+    generate_for_members,
     keep_completions,
     lengths_of,
     prepare_baseline,
@@ -33,7 +33,7 @@ from steerkit.engine.measuring.prompting import (
 )
 from steerkit.engine.measuring.setting import Plain, Setting
 from steerkit.engine.prompts.chat import Rendered
-from steerkit.engine.reading.monitors import behind, read_along, require_fits
+from steerkit.engine.reading.monitors import prompt_with_completion, read_along, require_monitors_fit
 from steerkit.engine.reading.passes import next_token_logits
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.progress import SILENT, Observer
@@ -83,7 +83,7 @@ class Evaluation:
         Raises:
             SiteError, AttachError: for a monitor that doesn't fit the model.
         """
-        require_fits(monitors, self.live.layout)
+        require_monitors_fit(monitors, self.live.layout)
         self.setting.monitors = tuple(monitors)
         self.setting.plain.read.clear()
 
@@ -133,7 +133,7 @@ class Evaluation:
         written: dict[int, tuple[Completions, Activity]] = {}
         for places, members, _ in self._members(conditions):
             prompts = self.prompts(data, members[0].system_prompt)
-            generate(self.setting, members, data, prompts, new_tokens)
+            generate_for_members(self.setting, members, data, prompts, new_tokens)
             written.update(
                 (place, (member.ids[data], member.activity)) for place, member in zip(places, members, strict=True)
             )
@@ -177,7 +177,7 @@ class Evaluation:
         data_sets = {job.data: [one for one in self.jobs if one.data == job.data] for job in self.jobs}
         for data, jobs in data_sets.items():
             prepare_baseline(self.setting, data, jobs)
-            complete(self.setting, members, data, jobs, known.get(data))
+            complete_for_members(self.setting, members, data, jobs, known.get(data))
             score_prompts(self.setting, members, data, jobs)
             self._sequence_scores(members, data, jobs)
         if samples and self.samples is not None:
@@ -191,7 +191,7 @@ class Evaluation:
         # Where an evaluator generated, what is shown is what was scored, at its length.
         if wanted.data not in members[0].ids:
             self.setting.observer.step(f"completions to read on {wanted.data}")
-            generate(self.setting, members, wanted.data, prompts, wanted.max_new_tokens)
+            generate_for_members(self.setting, members, wanted.data, prompts, wanted.max_new_tokens)
             keep_completions(self.setting, members, wanted.data)
         if self.setting.monitors:
             self._read_samples(members, wanted, prompts)
@@ -201,7 +201,7 @@ class Evaluation:
         one, n = reading(lengths_of(prompts), self._shown_tokens(wanted)), len(prompts)
         for part in self.setting.parts(members, one):
             texts = [
-                behind(prompt, ids)
+                prompt_with_completion(prompt, ids)
                 for member in part
                 for prompt, ids in zip(prompts, member.ids[wanted.data][:n], strict=True)
             ]

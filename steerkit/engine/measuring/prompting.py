@@ -12,7 +12,7 @@ from steerkit.engine.measuring.jobs import BASELINE, Completions, Job, Member, S
 from steerkit.engine.measuring.setting import Setting
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key
-from steerkit.engine.reading.monitors import Read, behind, read_along
+from steerkit.engine.reading.monitors import Read, prompt_with_completion, read_along
 from steerkit.engine.reading.passes import next_token_logits, sampled_completions
 from steerkit.sharing import (
     CHUNK,
@@ -49,12 +49,12 @@ def prepare_baseline(setting: Setting, data: str, jobs: Sequence[Job]) -> None:
     against = [job for job in jobs if job.needs.baseline]
     member = Member(Steered(), BASELINE, ids={data: plain.completions.get(data, [])})
     for wanted in samplings(job.needs for job in against):
-        sample(setting, member, data, wanted)
+        sample_for_member(setting, member, data, wanted)
     for length in reading_lengths(job.needs for job in against):
         read(setting, [member], data, jobs, length)
 
 
-def complete(
+def complete_for_members(
     setting: Setting,
     members: Sequence[Member],
     data: str,
@@ -71,14 +71,16 @@ def complete(
         members[0].ids[data] = [row[:longest] for row in kept]
     elif longest:
         setting.observer.step(f"completions on {data}")
-        generate(setting, members, data, setting.prompts(data, members[0].system_prompt), longest)
+        generate_for_members(setting, members, data, setting.prompts(data, members[0].system_prompt), longest)
     keep_completions(setting, members, data)
     for wanted in samplings(job.needs for job in jobs):
         for member in members:
-            member.sampled[(data, wanted)] = sample(setting, member, data, wanted)
+            member.sampled[(data, wanted)] = sample_for_member(setting, member, data, wanted)
 
 
-def generate(setting: Setting, members: Sequence[Member], data: str, prompts: list[Rendered], new_tokens: int) -> None:
+def generate_for_members(
+    setting: Setting, members: Sequence[Member], data: str, prompts: list[Rendered], new_tokens: int
+) -> None:
     """Greedy completions of prompts of a data set."""
     one, n = completing(lengths_of(prompts), new_tokens), len(prompts)
     for part in setting.parts(members, one):
@@ -97,7 +99,7 @@ def keep_completions(setting: Setting, members: Sequence[Member], data: str) -> 
             member.completions[data] = tuple(setting.live.decode(row) for row in member.ids[data])
 
 
-def sample(setting: Setting, member: Member, data: str, wanted: Sampling) -> list[list[str]]:
+def sample_for_member(setting: Setting, member: Member, data: str, wanted: Sampling) -> list[list[str]]:
     """Sampled completions under one condition, by prompt. Nobody shares their batches, so they follow from the seed,
     the data, the place of the example, the number of the sample and the condition alone."""
     key = (data, wanted)
@@ -161,7 +163,7 @@ def read(setting: Setting, members: Sequence[Member], data: str, jobs: Sequence[
 def _prompts_with_written(prompts: Sequence[Rendered], ids: Completions | None, length: int) -> list[Rendered]:
     if not length or ids is None:
         return list(prompts)
-    return [behind(prompt, row[:length]) for prompt, row in zip(prompts, ids, strict=True)]
+    return [prompt_with_completion(prompt, row[:length]) for prompt, row in zip(prompts, ids, strict=True)]
 
 
 def _shown(setting: Setting, job: Job, outputs: Outputs, some: Sequence[Read]) -> Outputs:

@@ -59,7 +59,7 @@ class Separation:
         return asdict(self)
 
 
-def layer_sites(layout: Layout) -> tuple[Site, ...]:
+def separation_sites(layout: Layout) -> tuple[Site, ...]:
     """The stream before every block and behind the last one."""
     return (*layout.sites_of(RESID_PRE), Site(RESID_POST, layout.n_layers - 1))
 
@@ -90,7 +90,7 @@ def separation(
         seed: what the estimator draws from.
         progress: told how many prompts of a class are done, then how many layers.
     """
-    sites = layer_sites(live.layout)
+    sites = separation_sites(live.layout)
     if needs.sites is not None or needs.statistics is None:
         reason = "its estimator doesn't work from what is captured at one site after the other."
         counts = len(held_out[POSITIVE]), len(held_out[NEGATIVE])
@@ -104,12 +104,12 @@ def separation(
     with shown(progress, "estimating") as tell:
         for layer, site in enumerate(sites):
             tell(layer, len(sites))
-            separations.append(_estimated(estimator, asked, needs, site, layer, fitted[site], seen[site]))
+            separations.append(_separation_estimated(estimator, asked, needs, site, layer, fitted[site], seen[site]))
         tell(len(sites), len(sites))
     return separations
 
 
-def _estimated(
+def _separation_estimated(
     estimator: Estimator,
     asked: EstimationRequest,
     needs: EstimatorNeeds,
@@ -125,10 +125,10 @@ def _estimated(
         # Before the first block the last template token is one and the same for every prompt: no direction.
         counts = (seen[POSITIVE].prompt_means().shape[0], seen[NEGATIVE].prompt_means().shape[0])
         return Separation(str(site), layer, None, None, None, *counts, 0, str(error))
-    return _at_site(site, layer, vectors.detach().cpu().double(), fitted, seen)
+    return _separation_at_site(site, layer, vectors.detach().cpu().double(), fitted, seen)
 
 
-def _at_site(
+def _separation_at_site(
     site: Site,
     layer: int,
     vectors: Tensor,

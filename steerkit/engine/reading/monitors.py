@@ -18,7 +18,7 @@ from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key, tokens_of
 from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.steering import require_rows
-from steerkit.engine.sequence.gates import at_head, projection
+from steerkit.engine.sequence.gates import gate_at_head, gate_projection
 from steerkit.engine.sequence.positions import BEHIND, edit_mask, frame_of_prompts, intervals
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import Handler, submodule
@@ -34,7 +34,7 @@ _OTHER_ROWS: Final = ("num_beams", "prompt_lookup_num_tokens", "assistant_model"
 """Settings of ``generate`` under which a pass's rows and columns aren't those of the completions."""
 
 
-def require_fits(monitors: Sequence[Monitor], layout: Layout) -> None:
+def require_monitors_fit(monitors: Sequence[Monitor], layout: Layout) -> None:
     """Raise where a monitor's sites or width aren't the model's, or two have one name."""
     wrong = [one for one in monitors if not isinstance(one, Monitor)] if isinstance(monitors, Sequence) else [monitors]
     if wrong:
@@ -45,7 +45,7 @@ def require_fits(monitors: Sequence[Monitor], layout: Layout) -> None:
     for monitor in monitors:
         for site in monitor.read_at:
             layout.require(site)
-            width = _vector(monitor, site).shape[-1]
+            width = _monitor_vector(monitor, site).shape[-1]
             if width != layout.width(site):
                 raise AttachError(
                     f"Monitor {monitor.name!r} has a direction of width {width} at {site}, and the model's is "
@@ -53,7 +53,7 @@ def require_fits(monitors: Sequence[Monitor], layout: Layout) -> None:
                 )
 
 
-def _vector(monitor: Monitor, site: Site) -> Tensor:
+def _monitor_vector(monitor: Monitor, site: Site) -> Tensor:
     """The vector that a monitor reads along at a site, ``[width]``."""
     direction = monitor.direction if monitor.direction.is_single else monitor.direction.at(site)
     return direction.vectors[0].detach()
@@ -91,7 +91,7 @@ class Watch:
             for monitor in monitors:
                 key = (monitor.name, site)
                 pieces = self._seen.setdefault(key, [])
-                seen = projection(x, self._unit(monitor, site, x)).cpu()
+                seen = gate_projection(x, self._unit(monitor, site, x)).cpu()
                 missing = self._columns - seen.shape[1] if not pieces else 0
                 pieces.append(pad(seen, (missing, 0), value=torch.nan) if missing > 0 else seen)
 
@@ -101,8 +101,8 @@ class Watch:
         key = (monitor.name, site)
         if key not in self._units:
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-            vector = _vector(monitor, site).to(wide)
-            self._units[key] = at_head((vector / vector.norm()).to(x.device), site, x)
+            vector = _monitor_vector(monitor, site).to(wide)
+            self._units[key] = gate_at_head((vector / vector.norm()).to(x.device), site, x)
         return self._units[key]
 
     def readings(self, monitor: Monitor, row: int, first: int, text: Rendered) -> Readings:
@@ -121,12 +121,12 @@ class Watch:
             seen = torch.cat(self._seen[(monitor.name, site)], 1)[row, first : first + total].double()
             # What was written last has not passed through the model.
             by_site.append([*seen.tolist(), *[math.nan] * (total - seen.shape[0])])
-        places = _places(monitor, text, total, prompt)
+        places = _monitored_places(monitor, text, total, prompt)
         values = tuple(monitor.furthest(tuple(one[place] for one in by_site)) for place in places)
         return Readings.of(monitor, values, places, prompt)
 
 
-def _places(monitor: Monitor, text: Rendered, total: int, prompt: int) -> tuple[int, ...]:
+def _monitored_places(monitor: Monitor, text: Rendered, total: int, prompt: int) -> tuple[int, ...]:
     """The tokens of a row that a monitor's positions name."""
     if monitor.positions.role in BEHIND and total == prompt:
         return ()
@@ -169,7 +169,7 @@ def read_along(
         SiteError, AttachError: for a site or monitor that doesn't fit the model.
         PositionError: for a text that doesn't have the token of an index.
     """
-    require_fits(monitors, live.layout)
+    require_monitors_fit(monitors, live.layout)
     for site, _ in keys:
         live.layout.require(site)
     require_rows(steer, len(texts))
@@ -241,7 +241,7 @@ def completions(
     rendered = live.rendered(prompts)
     if not rendered:
         raise DataError("There are no prompts to complete.")
-    require_fits(monitors, live.layout)
+    require_monitors_fit(monitors, live.layout)
     require_rows(steer, len(rendered))
     for prompt in rendered:
         prompt.require_open()
@@ -271,11 +271,11 @@ def completions(
 def _completion_with_readings(
     live: Runtime, watch: Watch, monitors: Sequence[Monitor], row: int, first: int, prompt: Rendered, ids: list[int]
 ) -> Completion:
-    text = behind(prompt, ids)
+    text = prompt_with_completion(prompt, ids)
     readings = {one.name: watch.readings(one, row, first, text) for one in monitors}
     return Completion(live.decode(ids), tuple(ids), readings)
 
 
-def behind(prompt: Rendered, ids: Sequence[int]) -> Rendered:
+def prompt_with_completion(prompt: Rendered, ids: Sequence[int]) -> Rendered:
     """A prompt with the tokens of its completion."""
     return Rendered((*prompt.token_ids, *ids), prompt.turns, len(prompt.token_ids))

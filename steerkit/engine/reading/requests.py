@@ -237,11 +237,11 @@ def _checked_classes(needs: EstimatorNeeds, classes: Classes) -> dict[str, tuple
         if not given:
             raise DataError(f"The {label} class needs a list of prompts, at least one.")
     if needs.classes == "pairs":
-        examples[NEGATIVE] = _beside(examples[POSITIVE], examples[NEGATIVE])
+        examples[NEGATIVE] = _other_sides_of_pairs(examples[POSITIVE], examples[NEGATIVE])
     return examples
 
 
-def _beside(positive: Sequence[Example], negative: Sequence[Example]) -> tuple[Example, ...]:
+def _other_sides_of_pairs(positive: Sequence[Example], negative: Sequence[Example]) -> tuple[Example, ...]:
     """The negative sides of pairs, in the order of the positive ones: by their numbers, else by their places."""
     if len(positive) != len(negative):
         raise DataError(
@@ -309,7 +309,7 @@ def estimate_where_possible(
     for done, site in enumerate(request.sites):
         request.progress(done, len(request.sites))
         try:
-            estimate_checked(estimator, replace(_at(request, [site]), progress=SILENT.progress), needs)
+            estimate_checked(estimator, replace(_request_at(request, [site]), progress=SILENT.progress), needs)
         except DataError as error:
             if site in named:
                 raise DataError(f"At {site}: {error}") from None
@@ -320,10 +320,10 @@ def estimate_where_possible(
         raise DataError(f"At none of {len(request.sites)} sites is there a direction. At {first}: {left_out[first]}")
     if not left_out:
         raise cause
-    return estimate_checked(estimator, _at(request, kept), needs), left_out
+    return estimate_checked(estimator, _request_at(request, kept), needs), left_out
 
 
-def _at(request: EstimationRequest, sites: Sequence[Site]) -> EstimationRequest:
+def _request_at(request: EstimationRequest, sites: Sequence[Site]) -> EstimationRequest:
     """The request at some of its sites."""
     return replace(
         request,

@@ -1,2 +1,2 @@
 """A model that serves requests one after the other: whose turn it is, who steers which pass and row, forward,
-generation and sampling. May import every room below `reading`."""
+generation and sampling, passes inside of passes. May import every room below `reading`."""

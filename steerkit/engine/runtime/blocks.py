@@ -20,6 +20,7 @@ from steerkit.engine.hooking.prepared import Filled, Prepared
 from steerkit.engine.hooking.steps import Like
 from steerkit.engine.lowering.edits import Mode, Steer, placements_of
 from steerkit.engine.lowering.program import Program
+from steerkit.engine.runtime.nesting import Nest
 from steerkit.engine.runtime.turns import Turns
 from steerkit.engine.sequence.sequences import Memory
 from steerkit.engine.sites.taps import Handler
@@ -111,6 +112,15 @@ class State:
         """Whether nobody replaced what it put on the model."""
         return self.attachment is None or self.attachment.intact
 
+    @property
+    def fits_still(self) -> bool:
+        """Whether the parameters that it was worked out from are what they were. Asked while it is off."""
+        return self.attachment is None or self.attachment.fits_still()
+
+    def holds(self, group: Group) -> bool:
+        """Whether it is for a group, beside others or not."""
+        return any(one is group for one in self.groups)
+
     def close(self) -> None:
         """It will not be put on again."""
         if self.attachment is not None:
@@ -125,7 +135,8 @@ class Shared:
         turns: passes take turns.
         blocks: that are open, of all contexts.
         states: worked out for open blocks, which are needed again, each with who made it.
-        served: states of the passes that the holder of the turn runs, outer ones first.
+        served: requests that the holder of the turn serves, outer ones first.
+        nest: the passes that it runs.
         now: what is on the model.
         door: looks at passes that begin while anything is, or may come, on the model.
         keys: under which the door's two hooks are registered, whenever they are: compiled graphs know them by it.
@@ -138,6 +149,7 @@ class Shared:
     blocks: list[Block] = field(default_factory=list)
     states: list[tuple[State, Steering]] = field(default_factory=list)
     served: list[Served] = field(default_factory=list)
+    nest: Nest = field(default_factory=Nest)
     now: State = field(default_factory=State)
     door: Door | None = None
     keys: tuple[int, int] | None = None
@@ -148,6 +160,16 @@ class Shared:
     def here(self) -> tuple[Block, ...]:
         """The open blocks of the running context, outer ones first."""
         return tuple(block for block in _ACTIVE.get() if block.owner is not None and block.owner.shared is self)
+
+    @property
+    def asked(self) -> Served | None:
+        """The innermost request that is served."""
+        return self.served[-1] if self.served else None
+
+    def begins_anew(self) -> None:
+        """Drop what a thread that is gone left behind: whoever asks has just got the turn."""
+        self.served.clear()
+        self.nest.clear()
 
     def require_condition(self) -> None:
         """Raise ``AttachError`` where only blocks of other contexts say what the model is steered by."""
@@ -173,12 +195,12 @@ _ACTIVE: ContextVar[tuple[Block, ...]] = ContextVar("steerkit_blocks", default=(
 _SHARED: WeakKeyDictionary[nn.Module, Shared] = WeakKeyDictionary()
 
 
-def enter(block: Block) -> None:
+def enter_block(block: Block) -> None:
     """Make a block one of the running context."""
     _ACTIVE.set((*_ACTIVE.get(), block))
 
 
-def forget() -> None:
+def forget_left_blocks() -> None:
     """Drop blocks that were left from the running context, which need not be the one that entered them."""
     _ACTIVE.set(tuple(block for block in _ACTIVE.get() if block.open))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,13 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from steerkit.engine.hooking.recompute import Bound, checkpointed
+from steerkit.engine.hooking.recompute import Bound, GoingBack, checkpointed
+from steerkit.engine.runtime.nesting import INTERRUPTED, Running
 from steerkit.engine.runtime.turns import Ticket
 from steerkit.engine.sites.taps import submodule
+from steerkit.errors import AttachError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from steerkit.engine.runtime.steering import Steering
 
 
@@ -59,8 +60,9 @@ class Door:
     def detach(self) -> None:
         """Take it off."""
         self.is_on, base = False, self._base
-        # An interrupt skips the hooks behind a pass, so what was bound for it may be bound still.
-        self._release()
+        if self._shared.nest.innermost() is None:
+            # An interrupt skips the hooks behind a pass, so what was bound for it may be bound still.
+            self._release()
         if self._shared.keys is None:
             return
         for hooks, flags, key in (
@@ -77,22 +79,35 @@ class Door:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return
-        holder = self._shared.turns.holder
-        if holder is None or holder.thread != threading.get_ident() or holder.bare:
-            self._admit(sys._getframe(1), module, args, kwargs)
-        self._release()
-        if torch.is_grad_enabled() and self._checkpointed and self._shared.now.attachment is not None:
+        shared, call = self._shared, sys._getframe(1)
+        inside, holder = shared.nest.innermost(), shared.turns.holder
+        if inside is not None:
+            asked = shared.asked is not inside.served
+        else:
+            asked = holder is not None and holder.thread == threading.get_ident() and not holder.bare
+        if asked:
+            running = Running(call, shared.asked, shared.now, inside)
+            shared.nest.begin(running)
+            self._set_aside(running)
+        else:
+            running = self._admit(call, inside, module, args, kwargs)
+        if inside is None:
+            self._release()
+        if self._bound is None and torch.is_grad_enabled() and self._checkpointed:
+            running.binds = True
             self._bound = Bound(self._checkpointed, self._remember)
 
-    def _admit(self, call: FrameType, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Give somebody's own pass its turn and what its context says."""
+    def _admit(
+        self, call: FrameType, inside: Running | None, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Running:
+        """Give somebody's own pass its turn, or a place inside of the pass that has it, and what its context says."""
         shared = self._shared
         here = shared.here()
         if not here:
             shared.require_condition()
-        ticket = shared.turns.take(call, bare=True)
+        ticket = shared.turns.take(call, bare=True) if inside is None else None
         if ticket is not None:
-            shared.served.clear()
+            shared.begins_anew()
             # While it waited, the door may have been taken off; who comes in must also go out.
             self.ticket = ticket
             if shared.door is not self:
@@ -100,23 +115,49 @@ class Door:
                     shared.door.detach()
                 shared.door = self
             self.attach()
+        running = Running(call, shared.asked, shared.now, inside)
+        shared.nest.begin(running)
         owner = here[-1].owner if here else None
-        state = (owner or self._steering).become(tuple(block.group for block in here))
-        if state.attachment is not None and state.attachment.begins is not None:
-            # This pass has the list of hooks that were there when it began: before it waited, if it did.
-            state.attachment.begins(module, args, kwargs)
+        running.state = state = (owner or self._steering).become(tuple(block.group for block in here))
+        self._set_aside(running)
+        if state.attachment is not None:
+            # Nobody described it, whatever is known of a pass around it.
+            state.attachment.cursor.set_frame(None)
+            if state.attachment.begins is not None:
+                # This pass has the list of hooks that were there when it began: before it waited, if it did.
+                state.attachment.begins(module, args, kwargs)
+        return running
+
+    def _set_aside(self, running: Running) -> None:
+        attachment = running.state.attachment
+        if running.inside is not None and attachment is not None:
+            running.sets_aside(attachment.cursor)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if torch.compiler.is_compiling() or not self._shared.turns.mine:
+        if torch.compiler.is_compiling():
             return
-        if self._shared.now.attachment is not None:
-            self._shared.now.attachment.cursor.after_forward()
-        self._release()
-        ticket = self.ticket
-        if ticket is not None and ticket.frame is not sys._getframe(1) and not ticket.stale:
-            # A pass inside of the one that took the turn, which goes on. (Behind one that failed it is stale.)
+        shared, call = self._shared, sys._getframe(1)
+        ended = shared.nest.ended(call)
+        if not ended:
             return
-        self.ticket = None
+        if shared.now.attachment is not None:
+            shared.now.attachment.cursor.after_forward()
+        for running in ended:
+            running.puts_back()
+            if running.binds:
+                self._release()
+        inside = ended[-1].inside
+        if inside is not None and ended[-1].served is inside.served:
+            # Behind a pass of a request, that request says when it is over.
+            self._steering.put_back(inside.state)
+        elif inside is None:
+            self._release()
+            self._give()
+        if len(ended) > 1 and ended[-1].call is call:
+            raise AttachError(INTERRUPTED)
+
+    def _give(self) -> None:
+        ticket, self.ticket = self.ticket, None
         if ticket is not None and ticket is self._shared.turns.holder:
             try:
                 self._steering.rest()
@@ -128,7 +169,16 @@ class Door:
             self._bound.release()
             self._bound = None
 
-    def _remember(self) -> Callable[[], AbstractContextManager[None]]:
+    def _remember(self, given: tuple[Any, ...]) -> GoingBack:
         state = self._shared.now
-        current = None if state.attachment is None else state.attachment.cursor.now
-        return lambda: self._steering.again(state, current)
+        if state.attachment is None:
+            return lambda given: self._steering.again(state, None)
+        standing = state.attachment.cursor.standing
+        place = next((place for place, one in enumerate(given) if one is standing.resid_pre), None)
+
+        def going_back(given: tuple[Any, ...]) -> AbstractContextManager[None]:
+            # What is computed again may begin at a copy, which gets the gradient.
+            here = standing if place is None else replace(standing, resid_pre=given[place])
+            return self._steering.again(state, here)
+
+        return going_back

@@ -57,7 +57,7 @@ def generate_batch(
             **arguments,
         )
     ends = _end_ids(model, settings)
-    return [_until(row.tolist(), ends, pad_id) for row in output[:, batch.input_ids.shape[1] :]]
+    return [_until_end(row.tolist(), ends, pad_id) for row in output[:, batch.input_ids.shape[1] :]]
 
 
 def _end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[int]:
@@ -68,7 +68,7 @@ def _end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[i
     return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset((int(ends),))
 
 
-def _until(ids: list[int], ends: frozenset[int], pad_id: int) -> list[int]:
+def _until_end(ids: list[int], ends: frozenset[int], pad_id: int) -> list[int]:
     """Tokens before the end token; without one (a stop string ended the row), without the padding behind."""
     for place, token in enumerate(ids):
         if token in ends:

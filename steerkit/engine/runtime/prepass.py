@@ -13,7 +13,7 @@ from steerkit.api.architecture import Layout
 from steerkit.api.intervention import Gate
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.runtime.blocks import State
-from steerkit.engine.sequence.gates import decide, projection, unit
+from steerkit.engine.sequence.gates import decide_gate, gate_projection, gate_unit
 from steerkit.engine.sequence.positions import Frame
 from steerkit.engine.sites.evaluating import evaluating, uncompiled
 from steerkit.engine.sites.taps import Handler, register_tap, submodule
@@ -39,7 +39,7 @@ def decided_before(
 
     def reader(gate: Gate) -> Handler:
         def read(x: Tensor) -> None:
-            seen = projection(x, unit(gate, x))
+            seen = gate_projection(x, gate_unit(gate, x))
             # A layer that sees only the last columns leaves the others unknown.
             values[gate] = pad(seen, (columns - seen.shape[1], 0), value=torch.nan)
 
@@ -59,14 +59,14 @@ def decided_before(
         attachment.attach()
     decided = {}
     for gate, seen in values.items():
-        rows = _rows_of(gate, state.program, frame.rows)
+        rows = _rows_with_gate(gate, state.program, frame.rows)
         asked = torch.zeros(frame.rows, dtype=torch.bool)
         asked[list(rows)] = True
-        decided[gate] = decide(gate, seen, frame, rows, asked)
+        decided[gate] = decide_gate(gate, seen, frame, rows, asked)
     return decided
 
 
-def _rows_of(gate: Gate, program: Program, rows: int) -> tuple[int, ...]:
+def _rows_with_gate(gate: Gate, program: Program, rows: int) -> tuple[int, ...]:
     """The rows that a gate is for."""
     if program.n_rows is None:
         return tuple(range(rows))

@@ -219,8 +219,8 @@ class Runtime:
             )
         rows = None if steer is None else [steer[index] for index in batch.order]
         prompt = forward_arguments(batch)
-        begin_batch(batch.order)
         with self.steering.running(batch.frame, steer=rows, readers=readers, prompt=prompt):
+            begin_batch(batch.order)
             yield
 
     # Passes

@@ -12,15 +12,17 @@ from torch import nn
 
 from steerkit.api.architecture import Layout
 from steerkit.api.intervention import Intervention, Placement
-from steerkit.engine.hooking.attach import Attachment, certainly
+from steerkit.engine.hooking.attach import certainly
 from steerkit.engine.hooking.prepared import Prepared
-from steerkit.engine.lowering.edits import Edit, Mode, Steer, edits_of
-from steerkit.engine.lowering.lower import lower, lower_rows
+from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.lowering.program import Program
-from steerkit.engine.runtime.blocks import Block, Group, Served, State, enter, forget, shared_of
+from steerkit.engine.runtime.blocks import Block, Group, Served, State, enter_block, forget_left_blocks, shared_of
 from steerkit.engine.runtime.door import Door
+from steerkit.engine.runtime.nesting import Running, uncounted
 from steerkit.engine.runtime.prepass import decided_before
-from steerkit.engine.sequence.cursor import Pass
+from steerkit.engine.runtime.states import program_of_groups, state_of_groups
+from steerkit.engine.runtime.turns import running_call
+from steerkit.engine.sequence.cursor import Standing
 from steerkit.engine.sequence.finding import Finder
 from steerkit.engine.sequence.positions import Frame
 from steerkit.engine.sites.evaluating import uncompiled
@@ -60,8 +62,7 @@ class Steering:
             if outside:
                 self.shared.require_outside()
             if fresh:
-                # What a thread that is gone left behind.
-                self.shared.served.clear()
+                self.shared.begins_anew()
             yield
 
     # Blocks
@@ -72,7 +73,7 @@ class Steering:
         block = Block(group, self)
         try:
             with self._turn():
-                enter(block)
+                enter_block(block)
                 self.shared.blocks.append(block)
                 state = self.become(self._groups())
                 self._keep(state)
@@ -107,11 +108,11 @@ class Steering:
         if block.left:
             return
         block.owner = None
-        forget()
+        forget_left_blocks()
         with self._turn():
             shared.blocks = [one for one in shared.blocks if one is not block]
-            gone = [state for state, _ in shared.states if _state_holds(state, group)]
-            shared.states = [(state, owner) for state, owner in shared.states if not _state_holds(state, group)]
+            gone = [state for state, _ in shared.states if state.holds(group)]
+            shared.states = [(state, owner) for state, owner in shared.states if not state.holds(group)]
             self.rest()
             block.left = True
             for state in gone:
@@ -129,22 +130,26 @@ class Steering:
             return before
         try:
             self._take_off()
-            state = next((known for known, _ in shared.states if known.serves(groups) and _state_fits(known)), None)
-            state = self._made(groups) if state is None else state
+            state = next((known for known, _ in shared.states if known.serves(groups) and known.fits_still), None)
+            state = state_of_groups(groups, self) if state is None else state
             if any(known.serves(groups) and known is not state for known, _ in shared.states):
                 self._keep(state)
             self._put_on(state)
             self._settle()
             return state
         except BaseException:
-            certainly(lambda: self._return(before))
+            certainly(lambda: self.put_back(before))
             raise
 
     def rest(self) -> None:
         """What is on the model between passes, or goes on with the pass around this one."""
         shared = self.shared
+        around = shared.nest.innermost()
+        if around is not None and (around.again or around.inside is not None):
+            self.put_back(around.state)
+            return
         if shared.served:
-            self._return(shared.served[-1].state)
+            self.put_back(shared.served[-1].state)
             return
         groups, owner = tuple(block.group for block in shared.here()), self
         if not groups and shared.states:
@@ -164,7 +169,7 @@ class Steering:
         if state.attachment is not None:
             state.attachment.attach()
 
-    def _return(self, state: State) -> None:
+    def put_back(self, state: State) -> None:
         """Have on the model what was there before."""
         if self.shared.now is state and state.intact:
             return
@@ -180,6 +185,8 @@ class Steering:
         # A prepared model's graph is one and the same whether anything steers it, so the door stays as well.
         wanted = shared.prepared is not None or shared.now.attachment is not None
         wanted = wanted or any(state.attachment is not None for state, _ in shared.states)
+        # A pass that came in by it goes out by it.
+        wanted = wanted or shared.nest.innermost() is not None
         if wanted:
             shared.door = shared.door or Door(self)
             if not shared.door.is_on:
@@ -188,54 +195,10 @@ class Steering:
             shared.door.detach()
             shared.door = None
 
-    def _made(self, groups: Sequence[Group]) -> State:
-        """A program for groups, ready to be attached."""
-        shared = self.shared
-        readers = {site: handler for group in groups for site, handler in (group.readers or {}).items()}
-        program = self.program(groups, by_site=bool(readers))
-        if shared.prepared is not None and not readers and groups:
-            return State(shared.prepared.filled(program, [group.mode for group in groups]), program, tuple(groups))
-        if program.empty and not readers:
-            return State(None, program, tuple(groups))
-        attachment = Attachment(
-            self.model,
-            self.layout,
-            program,
-            memory=shared.memory,
-            find=self.find,
-            readers=readers,
-            likes=shared.likes,
-        )
-        return State(attachment, program, tuple(groups))
-
-    def program(self, groups: Sequence[Group], *, by_site: bool = False, fates: bool = False) -> Program:
-        """All of some groups' interventions, lowered; rows with the same ones share their lowering."""
-        counts = {len(group.rows) for group in groups if group.rows is not None}
-        if len(counts) > 1:
-            raise AttachError(f"Rows are steered twice, as {' and '.join(map(str, sorted(counts)))} rows.")
-        known: dict[tuple[tuple[int, Mode], ...], list[Edit]] = {}
-        rows = []
-        for row in range(max(counts, default=1)):
-            listed = [
-                (one, group.mode)
-                for group in groups
-                for one in (group.interventions if group.rows is None else group.rows[row])
-            ]
-            key = tuple((id(one), mode) for one, mode in listed)
-            if key not in known:
-                known[key] = edits_of([one for one, _ in listed], self.layout, [mode for _, mode in listed])
-            rows.append(known[key])
-        if len(known) > 1:
-            return lower_rows(rows, self.layout, by_site=by_site)
-        expected = max((group.expected_tokens for group in groups), default=0)
-        # A compiled model's parameters stay where they are.
-        model = None if self.prepared is not None else self.model
-        return lower(rows[0], self.layout, model, expected_tokens=expected, by_site=by_site, fates=fates)
-
     def explained(self, group: Group) -> Program:
         """What would become of a group by itself, whatever is active: that comes off while the model is looked at."""
-        with self._turn(), alone(self.model):
-            return self.program([group], fates=True)
+        with self._turn(), with_nothing_on_model(self.model):
+            return program_of_groups([group], self, fates=True)
 
     @contextmanager
     def prepare(self, prepared: Prepared) -> Iterator[None]:
@@ -309,6 +272,7 @@ class Steering:
             self._serving(group if group.rows is not None or readers is not None else None) as state,
             self._framed(state, frame, prompt),
             uncompiled() if readers is not None else nullcontext(),
+            uncounted(self.shared.nest.innermost()),
         ):
             yield
 
@@ -352,7 +316,7 @@ class Steering:
             cursor.set_frame(*outer)
 
     @contextmanager
-    def again(self, state: State, current: Pass | None) -> Iterator[None]:
+    def again(self, state: State, standing: Standing | None) -> Iterator[None]:
         """Run the body, a part of a pass that is over, under what was on the model then, for gradients."""
         shared = self.shared
         holder = shared.turns.holder
@@ -360,28 +324,33 @@ class Steering:
         # A thread of autograd's works for the one that waits, and has its turn.
         with nullcontext() if waits else self._turn():
             outer, attachment = shared.now, state.attachment
-            if attachment is None:
-                yield
-                return
-            before = attachment.cursor.now
+            running = Running(running_call(), shared.asked, state, shared.nest.innermost(), again=True)
+            before = None if attachment is None else attachment.cursor.standing
             try:
+                shared.nest.begin(running)
                 if outer is not state:
                     self._take_off()
-                    if not attachment.fits_still():
+                    if attachment is not None and not attachment.fits_still():
                         raise AttachError(
                             "A block is computed again for gradients, and parameters that were folded into have "
                             "changed since the pass. Call backward before the optimiser's step, or use mode='hook'."
                         )
                     self._put_on(state)
-                attachment.cursor.now = current
+                # A hook that runs again may run a pass again.
+                self._settle()
+                if attachment is not None and standing is not None:
+                    attachment.cursor.stand(standing)
                 yield
             finally:
-                attachment.cursor.now = before
-                self._return(outer)
+                if attachment is not None and before is not None:
+                    attachment.cursor.stand(before)
+                shared.nest.drop(running)
+                self.put_back(outer)
+                self._settle()
 
 
 @contextmanager
-def alone(model: nn.Module) -> Iterator[None]:
+def with_nothing_on_model(model: nn.Module) -> Iterator[None]:
     """Run the body with nothing of ours on a model, when it is its turn."""
     shared = shared_of(model)
     with shared.turns.taken():
@@ -404,14 +373,6 @@ def _waits_for_gradients(thread: int) -> bool:
     """
     frame = sys._current_frames().get(thread)
     return frame is not None and frame.f_code.co_name == "_engine_run_backward"
-
-
-def _state_fits(state: State) -> bool:
-    return state.attachment is None or state.attachment.fits_still()
-
-
-def _state_holds(state: State, group: Group) -> bool:
-    return any(one is group for one in state.groups)
 
 
 def require_rows(steer: Sequence[Steer] | None, rows: int) -> None:

@@ -39,16 +39,8 @@ class Ticket:
 
     @property
     def stale(self) -> bool:
-        """Whether the call that it is for has ended.
-
-        Only the frame itself is asked: its thread goes on meanwhile, and a walk along a running thread's frames meets
-        memory that is none. A frame that runs, or that waits for what it called, refuses to be cleared.
-        """
-        try:
-            self.frame.clear()
-        except RuntimeError:
-            return False
-        return True
+        """Whether the call that it is for has ended."""
+        return has_ended(self.frame)
 
 
 class Turns:
@@ -112,7 +104,7 @@ class Turns:
         """Run the body with the turn. Yields whether this thread did not hold it before."""
         ticket = None
         try:
-            ticket = self.take(_caller())
+            ticket = self.take(running_call())
             yield ticket is not None
         finally:
             # Twice, since an interrupt may fall into the first one, at its very call; it does no harm.
@@ -122,7 +114,20 @@ class Turns:
                 self.give(ticket)
 
 
-def _caller() -> FrameType:
+def has_ended(call: FrameType) -> bool:
+    """Whether a call, of any thread and not of a generator, is over.
+
+    Only the frame itself is asked: its thread goes on meanwhile, and a walk along a running thread's frames meets
+    memory that is none. A frame that runs, or that waits for what it called, refuses to be cleared.
+    """
+    try:
+        call.clear()
+    except RuntimeError:
+        return False
+    return True
+
+
+def running_call() -> FrameType:
     """The call that runs the body of the ``with`` statements: the nearest one that isn't a generator's."""
     frame = sys._getframe(1)
     while frame.f_back is not None and (

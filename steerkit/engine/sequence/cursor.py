@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
 
 from steerkit.engine.sequence.finding import Finder
-from steerkit.engine.sequence.gates import compare, decide, projection, unit
+from steerkit.engine.sequence.gates import decide_gate, gate_is_open, gate_projection, gate_unit
 from steerkit.engine.sequence.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, intervals
-from steerkit.engine.sequence.sequences import Memory, Sequences, follow, leave
-from steerkit.engine.sequence.tally import note
+from steerkit.engine.sequence.selections import WHOLLY, Like, Selection
+from steerkit.engine.sequence.sequences import Memory, Sequences, follow_cache, leave_caches
 from steerkit.engine.sequence.when import When
 from steerkit.errors import AttachError, PositionError
 from steerkit.types import FROM_TOKEN, Positions
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from steerkit.api.intervention import Gate
 
-Like: TypeAlias = tuple[torch.dtype, torch.device]
-"""Dtype and device of a value."""
-WHOLLY: Final = True
-"""Every token of the pass is edited, with weight one."""
+OUTSIDE: Final = (
+    "A block ran outside its model's forward pass, so positions are not known there. Run the whole model; to have "
+    "blocks computed again for gradients, use model.gradient_checkpointing_enable()."
+)
 
 
 @dataclass(eq=False)
@@ -62,76 +62,21 @@ class Pass:
     over: bool = False
 
 
-@dataclass(eq=False)
-class Selection:
-    """How much of a step each token of a pass gets. One object for equal circumstances, so that it is worked out once.
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where a cursor stands.
 
     Args:
-        whens: for all rows, or one for each; None where a row has no update.
-        cursor: of the attachment.
+        now: the pass.
+        frame: where the prompts of its passes lie.
+        decided: gates that an extra pass decided.
+        resid_pre: what went into the block that runs, while its first writer does, for who edits their sum.
     """
 
-    whens: tuple[When | None, ...]
-    cursor: Cursor
-    _pass: Pass | None = None
-    _static: Tensor | bool | None = None
-    _weights: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        present = [when for when in self.whens if when is not None]
-        self.always = all(when.always for when in present)
-        self.gates = tuple(dict.fromkeys(when.gate for when in present if when.gate is not None))
-        self.binary = all(when.schedule.is_constant for when in present)
-
-    def of(self, x: Tensor) -> Tensor | bool | None:
-        """``[rows, pos, 1]`` in the dtype of ``x``; ``WHOLLY``, or None where no token is edited.
-
-        Worked out once per pass: gates are read before the first step that they decide. Some layers see only the
-        last columns of a pass (Gemma 4 drops the rest before its layers that share keys and values), so the weights
-        are taken from its end.
-        """
-        if self._pass is not self.cursor.now or self._pass is None:
-            self._enter(self.cursor.current)
-        static = self._static
-        if static is None or (static is WHOLLY and not self.gates):
-            return static
-        weights = self._weights
-        if weights is None or weights.dtype is not x.dtype or weights.device != x.device:
-            weights = self._weights = self._weighed(static, x)
-        return weights if weights.shape[1] == x.shape[1] else weights[:, -x.shape[1] :]
-
-    def _enter(self, current: Pass) -> None:
-        if self not in current.known:
-            static = self.cursor.static(self.whens)
-            current.known[self] = (static, {})
-            if static is None or not self.gates:
-                note(self.whens, static, current.length)
-        self._static, self._weights, self._pass = current.known[self][0], None, current
-
-    def _weighed(self, static: Tensor | bool, x: Tensor) -> Tensor:
-        weights = self.cursor.current.known[self][1]
-        like = (x.dtype, x.device)
-        if like not in weights:
-            fresh = not weights
-            weights[like] = self._work_out(static, x)
-            if fresh and self.gates:
-                note(self.whens, weights[like], self.cursor.current.length)
-        return weights[like]
-
-    def _work_out(self, static: Tensor | bool, x: Tensor) -> Tensor:
-        if isinstance(static, Tensor):
-            weights = static[:, :, None].to(device=x.device, dtype=x.dtype)
-        else:
-            weights = torch.ones(x.shape[0], self.cursor.current.length, 1, device=x.device, dtype=x.dtype)
-        for gate in self.gates:
-            concerned = torch.tensor([when is not None and when.gate is gate for when in self.whens])
-            concerned = concerned.repeat_interleave(x.shape[0] // len(self.whens))
-            is_open = self.cursor.open(gate, concerned, static).to(x.device)
-            if is_open.shape[1] > 1:
-                # A gate that saw only the last columns decides for those, and earlier ones aren't edited any more.
-                weights = weights[:, -is_open.shape[1] :]
-            weights = weights * (is_open if bool(concerned.all()) else is_open | ~concerned.to(x.device)[:, None, None])
-        return weights
+    now: Pass | None
+    frame: Frame | None
+    decided: Mapping[Gate, Tensor]
+    resid_pre: Tensor | None
 
 
 class Cursor:
@@ -147,6 +92,7 @@ class Cursor:
         self.frame: Frame | None = None
         self.decided: Mapping[Gate, Tensor] = {}
         self.now: Pass | None = None
+        self.resid_pre: Tensor | None = None
         self._memory: Memory = WeakKeyDictionary() if memory is None else memory
         self._find, self._n_rows = find, n_rows
         self._selections: dict[tuple[When | None, ...], Selection] = {}
@@ -160,18 +106,18 @@ class Cursor:
     def current(self) -> Pass:
         """The pass that runs, or that a block is computed again for."""
         if self.now is None:
-            raise PositionError(
-                "A block ran outside its model's forward pass, so positions are not known there. Run the whole model; "
-                "to have blocks computed again for gradients, use model.gradient_checkpointing_enable()."
-            )
+            raise PositionError(OUTSIDE)
         return self.now
 
     def selection(self, whens: tuple[When | None, ...]) -> Selection:
         """The tokens that steps under these circumstances edit."""
-        present = [when for when in whens if when is not None]
-        self._watches_tokens |= any(when.positions.role == FROM_TOKEN for when in present)
-        self._needs_places |= any(not _is_free(when) for when in present)
-        return self._selections.setdefault(whens, Selection(whens, self))
+        known = self._selections.get(whens)
+        if known is None:
+            present = [when for when in whens if when is not None]
+            self._watches_tokens |= any(when.positions.role == FROM_TOKEN for when in present)
+            self._needs_places |= any(not _needs_no_places(when) for when in present)
+            known = self._selections[whens] = Selection(whens, self)
+        return known
 
     def set_frame(self, frame: Frame | None, decided: Mapping[Gate, Tensor] | None = None) -> None:
         """Say where the prompts of the coming passes lie; None for passes that nobody described.
@@ -181,6 +127,29 @@ class Cursor:
             decided: per gate that an extra pass decided, whether it is open, ``[rows]``.
         """
         self.frame, self.decided, self._expanded = frame, decided or {}, None
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands, for ``stand``."""
+        return Standing(self.now, self.frame, self.decided, self.resid_pre)
+
+    def set_aside(self) -> Standing:
+        """Leave the pass that runs, for one inside of it. ``stand`` takes what comes back."""
+        standing = self.standing
+        self.now = self.resid_pre = None
+        return standing
+
+    def stand(self, standing: Standing) -> None:
+        """Stand there again."""
+        self.set_frame(standing.frame, standing.decided)
+        self.now, self.resid_pre = standing.now, standing.resid_pre
+
+    def take_resid_pre(self) -> Tensor:
+        """What went into the block whose first writer runs."""
+        taken, self.resid_pre = self.resid_pre, None
+        if taken is None:
+            raise PositionError(OUTSIDE)
+        return taken
 
     def before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the base model: note which columns this pass holds."""
@@ -221,14 +190,14 @@ class Cursor:
             if tokens is None:
                 raise PositionError("from_token looks at token ids, and this pass was given embeddings.")
             if cache is not None:
-                follow(cache, self._memory)
+                follow_cache(cache, self._memory)
                 self._followed.add(cache)
             known.add_tokens(tokens.cpu(), start)
         return known
 
     def close(self) -> None:
         """Take off caches what was put on them."""
-        leave(self._followed)
+        leave_caches(self._followed)
 
     # Weights that depend on places alone
 
@@ -315,12 +284,12 @@ class Cursor:
         concerned = self._rows(rows, x.shape[0])
         key = (gate, x.dtype, x.device)
         if key not in self._units:
-            self._units[key] = unit(gate, x)
-        values = projection(x, self._units[key])
+            self._units[key] = gate_unit(gate, x)
+        values = gate_projection(x, self._units[key])
         if gate.at == "prompt":
             current.sequences.add_projections(gate, concerned, values, current.start, current.length)
             return
-        is_open, before = compare(gate, values)[..., None], current.open.get(gate)
+        is_open, before = gate_is_open(gate, values)[..., None], current.open.get(gate)
         # Rows may reach the gate's site by different ways; each keeps what it saw there.
         current.open[gate] = (
             is_open if before is None else torch.where(concerned.to(x.device)[:, None, None], is_open, before)
@@ -363,14 +332,14 @@ class Cursor:
         rows = tuple(concerned.nonzero()[:, 0].tolist())
         columns = current.start + current.length
         unseen = torch.full((running.rows, columns), torch.nan)
-        is_open = decide(gate, known.projections.get(gate, unseen), running, rows, asked)
+        is_open = decide_gate(gate, known.projections.get(gate, unseen), running, rows, asked)
         # Kept once every row's prompt is whole and was looked at: a row that nobody asked for may have gaps.
         if bool((ends <= columns).all()) and torch.equal(asked, concerned):
             known.decided[gate] = (is_open, ends)
         return is_open[:, None, None]
 
 
-def _is_free(when: When) -> bool:
+def _needs_no_places(when: When) -> bool:
     """Whether where padding and prompts lie plays no part."""
     return when.positions == Positions("all") and when.schedule.is_constant and not when.generated_only
 

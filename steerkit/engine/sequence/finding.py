@@ -33,12 +33,12 @@ def finder(tokenizer: PreTrainedTokenizerBase | None) -> Finder:
                 f"Positions '{positions}' name a text, and this model came without a tokenizer. Pass one: "
                 "steerkit.wrap(model, tokenizer), or name a token id: 'from_token(#7)'."
             )
-        if after not in _text(tokenizer, ids):
+        if after not in _text_of_tokens(tokenizer, ids):
             return FAR
-        return next(n for n in range(seen + 1, len(ids) + 1) if after in _text(tokenizer, ids[:n]))
+        return next(n for n in range(seen + 1, len(ids) + 1) if after in _text_of_tokens(tokenizer, ids[:n]))
 
     return find
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def _text_of_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from steerkit.types import Site
 
 
-def unit(gate: Gate, x: Tensor) -> Tensor:
+def gate_unit(gate: Gate, x: Tensor) -> Tensor:
     """A gate's direction with norm 1, ``[width]``: float32, or float64 for a float64 stream, where ``x`` is.
 
     Of a gate at one head the value ``x`` holds all heads side by side; the direction is 0 at the others.
     """
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     vector = gate.direction.vectors[0].detach().to(wide)
-    return at_head((vector / vector.norm()).to(x.device), gate.read_at, x)
+    return gate_at_head((vector / vector.norm()).to(x.device), gate.read_at, x)
 
 
-def at_head(vector: Tensor, site: Site, x: Tensor) -> Tensor:
+def gate_at_head(vector: Tensor, site: Site, x: Tensor) -> Tensor:
     """A vector at a site as one of the width of ``x``, which at a head's site holds all heads side by side."""
     if site.head < 0:
         return vector
@@ -34,17 +34,17 @@ def at_head(vector: Tensor, site: Site, x: Tensor) -> Tensor:
     return pad(vector, (before, x.shape[-1] - before - len(vector)))
 
 
-def projection(x: Tensor, direction: Tensor) -> Tensor:
+def gate_projection(x: Tensor, direction: Tensor) -> Tensor:
     """``x·u`` of a stream ``[rows, pos, d_model]`` with a ``unit`` direction: ``[rows, pos]`` in its dtype."""
     return x.detach().to(direction.dtype) @ direction
 
 
-def compare(gate: Gate, projections: Tensor) -> Tensor:
+def gate_is_open(gate: Gate, projections: Tensor) -> Tensor:
     """Whether projections open a gate."""
     return projections > gate.threshold if gate.side == "above" else projections < gate.threshold
 
 
-def decide(gate: Gate, projections: Tensor, frame: Frame, rows: tuple[int, ...], asked: Tensor) -> Tensor:
+def decide_gate(gate: Gate, projections: Tensor, frame: Frame, rows: tuple[int, ...], asked: Tensor) -> Tensor:
     """Whether a gate is open, by the mean over its positions in each prompt: ``[rows of the frame]``.
 
     Args:
@@ -70,4 +70,4 @@ def decide(gate: Gate, projections: Tensor, frame: Frame, rows: tuple[int, ...],
             "from the start), or the layer sees only the last tokens (put the gate at an earlier site, or allow an "
             "extra pass: prepass=True)."
         )
-    return compare(gate, torch.where(seen, projections, 0).sum(1) / seen.sum(1).clamp(min=1))
+    return gate_is_open(gate, torch.where(seen, projections, 0).sum(1) / seen.sum(1).clamp(min=1))

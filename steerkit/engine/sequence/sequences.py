@@ -102,22 +102,22 @@ Memory: TypeAlias = WeakKeyDictionary[Any, Sequences]
 _FOLLOWED: WeakKeyDictionary[Any, Memory] = WeakKeyDictionary()
 
 
-def follow(cache: Any, memory: Memory) -> None:
+def follow_cache(cache: Any, memory: Memory) -> None:
     """Have a cache tell when beams change places: what is remembered of rows moves with their keys and values."""
     if hasattr(cache, "reorder_cache"):
         _FOLLOWED[cache] = memory
         # Bound, so that a copy of the cache has a method of the copy.
-        vars(cache)["reorder_cache"] = MethodType(_reorder, cache)
+        vars(cache)["reorder_cache"] = MethodType(_reorder_cache, cache)
 
 
-def leave(caches: Iterable[Any]) -> None:
+def leave_caches(caches: Iterable[Any]) -> None:
     """Take off caches what ``follow`` put on them."""
     for cache in list(caches):
         if _FOLLOWED.pop(cache, None) is not None:
             vars(cache).pop("reorder_cache", None)
 
 
-def _reorder(cache: Any, beam_idx: Tensor) -> Any:
+def _reorder_cache(cache: Any, beam_idx: Tensor) -> Any:
     memory = _FOLLOWED.get(cache)
     if memory is not None and cache in memory:
         memory[cache].reorder(beam_idx)

@@ -58,6 +58,20 @@ def counting(tally: Tally) -> Iterator[Tally]:
         _ASKED.reset(token)
 
 
+def count_nothing() -> Tally | None:
+    """Stop counting, for passes that are nobody's to count. ``count_again`` takes what comes back."""
+    tally = _ASKED.get()
+    if tally is not None:
+        _ASKED.set(None)
+    return tally
+
+
+def count_again(tally: Tally | None) -> None:
+    """Go on counting."""
+    if tally is not None:
+        _ASKED.set(tally)
+
+
 def begin_batch(order: Sequence[int]) -> None:
     """The coming passes hold these texts."""
     tally = _ASKED.get()
@@ -65,7 +79,7 @@ def begin_batch(order: Sequence[int]) -> None:
         tally.order = tuple(order)
 
 
-def note(whens: Sequence[When | None], weights: Tensor | bool | None, length: int) -> None:
+def note_edited(whens: Sequence[When | None], weights: Tensor | bool | None, length: int) -> None:
     """Tell whoever asks which tokens of a pass are edited."""
     tally = _ASKED.get()
     if tally is not None and tally.order:

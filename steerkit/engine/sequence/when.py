@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Final
 
 from steerkit.api.intervention import Gate
 from steerkit.types import Positions, Schedule
+
+_ALL: Final = Positions("all")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class When:
         gate: what must hold of the stream, compared by identity; None: nothing.
     """
 
-    positions: Positions = Positions("all")
+    positions: Positions = _ALL
     schedule: Schedule = Schedule()
     gate: Gate | None = None
     _hash: int = field(init=False, repr=False, compare=False, default=0)
@@ -34,7 +37,7 @@ class When:
     @cached_property
     def always(self) -> bool:
         """Whether it acts at every token alike, so that nothing need be known of the tokens."""
-        return self.selects and self.positions == Positions("all")
+        return self.selects and self.positions == _ALL
 
     @property
     def selects(self) -> bool:

@@ -37,7 +37,7 @@ def require_tested(model: PreTrainedModel, layout: Layout, weights_hash: str | N
 
     self_test(model, layout, adapter=adapter).raise_if_failed()
     if key is not None:
-        remember(key)
+        remember_passed(key)
 
 
 def key_of(model: PreTrainedModel, layout: Layout, weights_hash: str) -> str:
@@ -60,19 +60,19 @@ def key_of(model: PreTrainedModel, layout: Layout, weights_hash: str) -> str:
         "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "code": _code(),
+        "code": _hash_of_code(),
     }
     return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def passed_before(key: str) -> bool:
     """Whether the test with this key was passed on this machine."""
-    return _file(key).is_file()
+    return _file_of_passed(key).is_file()
 
 
-def remember(key: str) -> None:
+def remember_passed(key: str) -> None:
     """Write down that it was passed. Where nothing can be written, the next start tests again."""
-    path = _file(key)
+    path = _file_of_passed(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -80,12 +80,12 @@ def remember(key: str) -> None:
         return
 
 
-def _file(key: str) -> Path:
+def _file_of_passed(key: str) -> Path:
     return cache_folder() / "selftests" / key
 
 
 @cache
-def _code() -> str:
+def _hash_of_code() -> str:
     """Hash of the engine's source, which holds the test and what it runs through."""
     digest = sha256()
     engine = Path(__file__).parents[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -173,10 +174,11 @@ def test_an_attach_that_fails_leaves_nothing_behind(
         # What goes into a block is what comes out of the one before.
         block = llama.model.get_submodule("model.layers.0")
 
-        def refuse(*args: object, **kwargs: object) -> None:
-            raise RuntimeError("no hook here")
+        class Refusing(OrderedDict[int, object]):
+            def __setitem__(self, key: int, value: object) -> None:
+                raise RuntimeError("no hook here")
 
-        monkeypatch.setattr(block, "register_forward_hook", refuse)
+        monkeypatch.setattr(block, "_forward_hooks", Refusing())
     with llama.steer(good):
         steered = llama.forward(IDS).logits
         with pytest.raises(expected), llama.steer(bad, mode="hook"):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.api.intervention import Affine, Pointwise
+from steerkit.engine.hooking import compiled
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import wrap
 from steerkit.session.model import LiveModel
@@ -143,6 +144,7 @@ def failing_registration(monkeypatch: pytest.MonkeyPatch, k: int) -> Iterator[li
     with monkeypatch.context() as patch:
         for name in ("register_forward_hook", "register_forward_pre_hook"):
             patch.setattr(nn.Module, name, wrapped(getattr(nn.Module, name)))
+        patch.setattr(compiled, "register_hook", wrapped(compiled.register_hook))
         yield asked
 
 

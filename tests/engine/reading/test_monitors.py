@@ -11,7 +11,7 @@ import torch
 from steerkit.api.direction import Direction
 from steerkit.api.intervention import Intervention
 from steerkit.api.monitor import Completion, Monitor
-from steerkit.engine.reading.monitors import behind, read_along
+from steerkit.engine.reading.monitors import prompt_with_completion, read_along
 from steerkit.errors import AttachError, DataError, PositionError, SiteError
 from steerkit.session import ablate, add, gate
 from steerkit.session.model import LiveModel
@@ -66,7 +66,10 @@ def test_readings_while_decoding_are_those_of_a_whole_pass(model_type: str, cond
     with live.steer(*interventions):
         written = live.completions(PROMPTS, monitors=[monitor], max_new_tokens=6)
         assert [one.text for one in written] == live.generate(PROMPTS, max_new_tokens=6)
-        texts = [behind(live.chat.render(text), one.token_ids) for text, one in zip(PROMPTS, written, strict=True)]
+        texts = [
+            prompt_with_completion(live.chat.render(text), one.token_ids)
+            for text, one in zip(PROMPTS, written, strict=True)
+        ]
         whole = [row.readings["harm"] for row in read_along(live, texts, [monitor])]
     for one, text, complete in zip(written, texts, whole, strict=True):
         read = one.readings["harm"]
@@ -117,7 +120,9 @@ def test_samples_of_a_prompt_have_readings_of_their_own(llama: LiveModel) -> Non
     rows = llama.completions(
         PROMPTS[:2], monitors=[monitor], max_new_tokens=4, do_sample=True, num_return_sequences=3, temperature=5.0
     )
-    texts = [behind(llama.chat.render(PROMPTS[place // 3]), row.token_ids) for place, row in enumerate(rows)]
+    texts = [
+        prompt_with_completion(llama.chat.render(PROMPTS[place // 3]), row.token_ids) for place, row in enumerate(rows)
+    ]
     for row, whole in zip(rows, read_along(llama, texts, [monitor]), strict=True):
         read = row.readings["m"].values
         assert read[:-1] == pytest.approx(whole.readings["m"].values[: len(read) - 1], abs=1e-4)

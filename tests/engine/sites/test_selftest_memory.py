@@ -10,7 +10,7 @@ import torch
 
 from steerkit import session
 from steerkit.engine.sites import selftest
-from steerkit.engine.sites.selftest_memory import key_of, passed_before, remember
+from steerkit.engine.sites.selftest_memory import key_of, passed_before, remember_passed
 from tests.conftest import tiny_live
 
 
@@ -45,7 +45,7 @@ def test_what_the_outcome_depends_on_is_in_the_key() -> None:
     other = replace(live.layout, softcap=30.0)
     assert len({key, key_of(live.model, live.layout, "sha256:b"), key_of(live.model, other, "sha256:a")}) == 3
     assert not passed_before(key)
-    remember(key)
+    remember_passed(key)
     assert passed_before(key)
 
 
@@ -53,6 +53,6 @@ def test_a_cache_that_cannot_be_written_costs_a_test_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "selftests").write_text("in the way")
-    remember("key")
+    remember_passed("key")
     assert not passed_before("key")
     assert session.load_model("tiny-random:llama", device="cpu").model.dtype is torch.float32
