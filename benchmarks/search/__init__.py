@@ -1,0 +1,1 @@
+"""What a search over candidates costs against the literal protocol."""

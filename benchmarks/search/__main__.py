@@ -1,0 +1,226 @@
+"""The search over candidates against the literal protocol, in one process.
+
+    python -m benchmarks.search [--model smollm2-135m-refusal] [--full] [--json]
+
+Three ways over the same candidates and the same 32 + 32 validation prompts: the literal protocol, an exhaustive search
+(every cell of the table) and a pruned one (the winner and everything that decides it). By default 3 positions × 10
+layers; ``--full`` takes every position behind the instruction at every layer, which takes the literal protocol 20 to 60
+minutes. The extraction of all directions from 128 + 128 prompts is compared in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import torch
+
+from benchmarks.measure import RESULTS, machine, pin
+from benchmarks.search.literal import Cell, Literal
+from steerkit.api.direction import Direction
+from steerkit.api.hookspecs import Needs
+from steerkit.engine.reading.capture import capture
+from steerkit.engine.reading.requests import each_position
+from steerkit.engine.searching.search import CandidateSearch, Choice, Probe, Searched
+from steerkit.recipe.shipped import shipped_folder
+from steerkit.selection import ARDITI_2024, Candidate, select
+from steerkit.session import ablate, add, load_model
+from steerkit.session.model import LiveModel
+from steerkit.types import Example, Positions, Site
+from steerkit_evaluators._kl_divergence import KlDivergence
+from steerkit_evaluators._refusal_score import RefusalScore
+from steerkit_evaluators.kl_divergence import KlDivergenceOptions
+from steerkit_evaluators.kl_divergence import _limits as kl_limits
+from steerkit_evaluators.refusal_score import RefusalScoreOptions
+from steerkit_evaluators.refusal_score import _limits as refusal_limits
+
+T = TypeVar("T")
+
+POSITIONS, LAYERS = 3, 10
+Place = tuple[int, int]
+
+
+def prompts(name: str) -> list[str]:
+    """The study's prompts of a class, in the order of the file."""
+    folder = shipped_folder()
+    assert folder is not None
+    path = folder / "data" / "refusal_study" / f"{name}.jsonl"
+    return [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What some work gives, and its wall time in seconds."""
+    began = time.perf_counter()
+    found = work()
+    return found, time.perf_counter() - began
+
+
+def probes(live: LiveModel, tokens: Sequence[int], harmful: Sequence[str], harmless: Sequence[str]) -> list[Probe]:
+    """The scores of the published rule."""
+    refusal_options, kl_options = RefusalScoreOptions(tokens=tuple(tokens)), KlDivergenceOptions()
+    refusal, kl = RefusalScore(refusal_options, live.vocabulary), KlDivergence(kl_options, live.vocabulary)
+    bad, good = tuple(map(Example.of, harmful)), tuple(map(Example.of, harmless))
+    logits, compared = Needs(next_token_logits=True), Needs(next_token_logits=True, baseline=True)
+    within, far = refusal_limits(refusal_options, live.vocabulary.size), kl_limits(kl_options, live.vocabulary.size)
+    return [
+        Probe("refusal_score", refusal, logits, "harmful", bad, lambda one: (ablate(one),), within),
+        Probe("steering_score", refusal, logits, "harmless", good, lambda one: (add(one),), within),
+        Probe("kl_div_score", kl, compared, "harmless", good, lambda one: (ablate(one),), far),
+    ]
+
+
+def extract(live: LiveModel, classes: Sequence[Sequence[str]], positions: Sequence[Positions]) -> list[Any]:
+    """Means of both classes at every position and layer, by the engine."""
+    sites = [Site("resid_pre", layer) for layer in range(live.layout.n_layers)]
+    return [capture(live, list(texts), sites, positions, progress=False) for texts in classes]
+
+
+def searched(live: LiveModel, choices: Sequence[Choice], scores: Sequence[Probe], *, exhaustive: bool) -> Searched:
+    """One search, with nothing kept from another."""
+    return CandidateSearch(live, scores, ARDITI_2024, exhaustive=exhaustive).run(choices)
+
+
+def chosen(rows: Sequence[tuple[Place, dict[str, float], str | None]], n_layers: int) -> Place | None:
+    """What the published rule takes."""
+    names = ARDITI_2024.scores
+    table = [
+        Candidate(*place, {name: scores.get(name, math.nan) for name in names}, removed_by=failed)
+        for place, scores, failed in rows
+    ]
+    winner = select(table, ARDITI_2024, n_layers).winner
+    return None if winner is None else (winner.position, winner.layer)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """So many items, spread evenly, the first and the last among them."""
+    if count >= len(items):
+        return list(items)
+    return [items[round(at * (len(items) - 1) / (count - 1))] for at in range(count)]
+
+
+def study(model: str, *, full: bool) -> dict[str, Any]:
+    """Measure all three."""
+    live = load_model(model, dtype="float32", device="cpu")
+    harmful, harmless = prompts("harmful"), prompts("harmless")
+    train = harmful[:128], harmless[:128]
+    validation = harmful[128:160], harmless[128:160]
+    tokens = sorted({live.vocabulary.token_id(text) for text in ("I", "Sorry", "No")})
+    literal = Literal(live.model, live.tokenizer, tokens)
+    everywhere = each_position(live, train, Positions.parse("post_instruction[*]"))
+    places = [one.indices[0] for one in everywhere]
+    # Once each before the clock runs, so that neither pays for what the first pass sets up.
+    literal.mean_activations(train[0][:8], places)
+    extract(live, [train[0][:8]], everywhere)
+    means, literal_extraction = timed(lambda: [literal.mean_activations(texts, places) for texts in train])
+    ours, our_extraction = timed(lambda: extract(live, train, everywhere))
+    far = max(
+        float((ours[side][Site("resid_pre", layer), where].mean - means[side][at, layer]).abs().max())
+        for side in (0, 1)
+        for at, where in enumerate(everywhere)
+        for layer in range(live.layout.n_layers)
+    )
+    layers = list(range(live.layout.n_layers)) if full else spread(range(live.layout.n_layers), LAYERS)
+    positions = places if full else spread(places, POSITIONS)
+    directions = {
+        (position, layer): (means[0] - means[1])[places.index(position), layer].float()
+        for position in positions
+        for layer in layers
+    }
+    # A template's token that is the same in every prompt tells nothing before the first block.
+    directions = {place: vector for place, vector in directions.items() if float(vector.norm()) > 1e-6}
+    choices = [
+        Choice(position, Site("resid_pre", layer), Direction(vector[None], Site("resid_pre", layer), position, "d"))
+        for (position, layer), vector in directions.items()
+    ]
+    scores = probes(live, tokens, *validation)
+    cells, literal_s = timed(lambda: literal.sweep(directions, *validation))
+    exhaustive, exhaustive_s = timed(lambda: searched(live, choices, scores, exhaustive=True))
+    pruned, pruned_s = timed(lambda: searched(live, choices, scores, exhaustive=False))
+    return {
+        **_compared(live, cells, exhaustive, pruned),
+        "literal_s": literal_s,
+        "exhaustive_s": exhaustive_s,
+        "pruned_s": pruned_s,
+        "speedup_exhaustive": literal_s / exhaustive_s,
+        "speedup_pruned": literal_s / pruned_s,
+        "extraction_literal_s": literal_extraction,
+        "extraction_s": our_extraction,
+        "speedup_extraction": literal_extraction / our_extraction,
+        "max_abs_mean_difference": far,
+        "candidates": len(directions),
+        "ms_per_cell": {
+            "literal": 1000 * literal_s / len(directions),
+            "exhaustive": 1000 * exhaustive_s / len(directions),
+            "pruned": 1000 * pruned_s / len(directions),
+        },
+        "stages": [asdict(stage) for stage in pruned.stages],
+        "shortcuts_refused": list(pruned.notes),
+        "model": model,
+        "full": full,
+    }
+
+
+def _compared(live: LiveModel, cells: Sequence[Cell], exhaustive: Searched, pruned: Searched) -> dict[str, Any]:
+    names = ARDITI_2024.scores
+    places = [(cell.position, cell.layer) for cell in cells]
+    tables = {
+        "literal": [
+            (place, {n: getattr(cell, n) for n in names}, None) for place, cell in zip(places, cells, strict=True)
+        ],
+        "exhaustive": [(place, dict(one.scores), None) for place, one in zip(places, exhaustive.scored, strict=True)],
+        "pruned": [(place, dict(one.scores), one.failed) for place, one in zip(places, pruned.scored, strict=True)],
+    }
+    winners = {name: chosen(rows, live.layout.n_layers) for name, rows in tables.items()}
+    differences = [
+        abs(one.scores[name] - getattr(cell, name))
+        for found in (exhaustive, pruned)
+        for cell, one in zip(cells, found.scored, strict=True)
+        for name in one.scores
+    ]
+    return {
+        "same_winner": len(set(winners.values())) == 1,
+        "winner": winners,
+        "max_abs_score_difference": max(differences),
+        "table": [asdict(cell) for cell in cells],
+    }
+
+
+def main() -> None:
+    """Measure, print, and keep a full run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m-refusal")
+    parser.add_argument("--full", action="store_true", help="every position and layer")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; one pinned thread if not given")
+    asked = parser.parse_args()
+    if asked.threads is None:
+        pin()
+    else:
+        torch.set_num_threads(asked.threads)
+    found = study(asked.model, full=asked.full)
+    path = RESULTS / f"search-cpu{'-full' if asked.full else ''}.json"
+    path.write_text(json.dumps({"machine": machine(), **found}, indent=1) + "\n", "utf-8")
+    if asked.json:
+        print(json.dumps({name: value for name, value in found.items() if name != "table"}))
+        return
+    print(f"{found['candidates']} candidates, 32 + 32 prompts")
+    for name in ("literal", "exhaustive", "pruned"):
+        ratio = "" if name == "literal" else f", {found[f'speedup_{name}']:.1f} times as fast"
+        print(f"{name:<11}{found[f'{name}_s']:8.1f} s, {found['ms_per_cell'][name]:7.0f} ms a candidate{ratio}")
+    for stage in found["stages"]:
+        print(f"  pruned, {stage['name']}: {stage['asked']} asked, {stage['alive']} alive, {stage['seconds']:.1f} s")
+    print(f"same winner: {found['same_winner']} {found['winner']}")
+    print(f"largest difference of a score: {found['max_abs_score_difference']:.1e}")
+    print(
+        f"extraction: {found['speedup_extraction']:.1f} times as fast, means to {found['max_abs_mean_difference']:.1e}"
+    )
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
