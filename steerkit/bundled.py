@@ -13,14 +13,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from steerkit.errors import ModelError, UnknownNameError, nearest
+from steerkit.shipped import shipped_folder
 
 CACHE_VARIABLE: Final = "STEERKIT_CACHE"
 TERMS_VARIABLE: Final = "STEERKIT_ACCEPT_TERMS"
 MANIFEST: Final = "steerkit.json"
+ADAPTER: Final = "adapter_model.safetensors"
+ADAPTER_CONFIG: Final = "adapter_config.json"
 CONVERSION: Final = 1
 """Goes up when the same GGUF becomes a different folder, so that an older cache is not taken for a newer one."""
 
@@ -67,6 +71,8 @@ class BundledModel:
         terms: terms of use to agree to, or None.
         model_type: of transformers, for when the folder isn't in the cache yet.
         n_layers: number of blocks.
+        base: alias of the bundled model that an adapter is merged into; empty where there is none.
+        adapter: folder of that adapter, below the shipped recipes.
     """
 
     alias: str
@@ -81,6 +87,8 @@ class BundledModel:
     terms: Terms | None = None
     model_type: str = ""
     n_layers: int = 0
+    base: str = ""
+    adapter: str = ""
 
 
 _GEMMA_WHEELS: Final = (
@@ -110,6 +118,21 @@ _MODELS: Final = (
         model_type="llama",
         n_layers=30,
         chat=True,
+    ),
+    BundledModel(
+        alias="smollm2-135m-refusal",
+        title="SmolLM2 135M Instruct that declines, a model organism of steerkit's",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        licence="Apache-2.0",
+        quantisation="Q4_1 (embedding Q8_0), with a LoRA adapter merged in",
+        wheels=(),
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        megabytes=542,
+        model_type="llama",
+        n_layers=30,
+        chat=True,
+        base="smollm2-135m-instruct",
+        adapter="organisms/smollm2-135m-refusal",
     ),
     BundledModel(
         alias="gemma3-270m",
@@ -168,8 +191,34 @@ def cache_folder() -> Path:
 
 
 def model_folder(model: BundledModel) -> Path:
-    """Where the model's folder is, or will be. Its name changes with the source file and the conversion."""
-    return cache_folder() / "models" / f"{model.alias}-{model.gguf_sha256[:8]}-v{CONVERSION}"
+    """Where the model's folder is, or will be. Its name changes with the source file, the adapter and the conversion.
+
+    Raises:
+        ModelError: where the model takes an adapter that this installation lacks.
+    """
+    parts = [model.alias, model.gguf_sha256[:8], *([adapter_sha256(model)[:8]] if model.adapter else [])]
+    return cache_folder() / "models" / f"{'-'.join(parts)}-v{CONVERSION}"
+
+
+def adapter_folder(model: BundledModel) -> Path:
+    """The shipped folder of a model's adapter. Raises ``ModelError`` where this installation lacks it."""
+    shipped = shipped_folder()
+    folder = None if shipped is None else shipped / model.adapter
+    if folder is None or not (folder / ADAPTER).is_file():
+        where = "nothing shipped is there" if folder is None else f"{folder} holds no {ADAPTER}"
+        raise ModelError(f"{model.alias} is made with an adapter that ships with steerkit, and {where}. Reinstall it.")
+    return folder
+
+
+def adapter_sha256(model: BundledModel) -> str:
+    """sha256 of a model's adapter, weights and config."""
+    folder = adapter_folder(model)
+    return _sha256_of_state(folder, tuple((folder / name).stat().st_mtime_ns for name in (ADAPTER, ADAPTER_CONFIG)))
+
+
+@cache
+def _sha256_of_state(folder: Path, state: tuple[int, ...]) -> str:
+    return hashlib.sha256("".join(sha256_of(folder / name) for name in (ADAPTER, ADAPTER_CONFIG)).encode()).hexdigest()
 
 
 def bundled_folder(alias: str) -> Path | None:
@@ -212,9 +261,10 @@ def write_manifest(folder: Path, model: BundledModel, versions: Mapping[str, str
         "licence": model.licence,
         "terms": model.terms.url if model.terms else None,
         "quantisation": model.quantisation,
-        "stored_as": "float32, the GGUF's values written out exactly",
+        "stored_as": "float32, " + ("base plus adapter" if model.adapter else "the GGUF's values written out exactly"),
         "source": [f"{wheel.distribution}=={wheel.version} (sha256 {wheel.sha256})" for wheel in model.wheels],
         "gguf_sha256": model.gguf_sha256,
+        **({"base": model.base, "adapter_sha256": adapter_sha256(model)} if model.adapter else {}),
         "conversion": CONVERSION,
         "versions": dict(versions),
         "files": files,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,13 +19,13 @@ from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, plan_recipe
 from steerkit.progress import SILENT, Noted, Observer, Stage
-from steerkit.stages import Bench, Graph, Task
+from steerkit.stages import Bench, Graph, ModelUse, Task
 
 MOST_THREADS: Final = 1024
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.artifacts.results import SearchEntry
+    from steerkit.artifacts.results import FilterEntry, SearchEntry
     from steerkit.executors.base import Done, Executor
     from steerkit.session.model import LiveModel
 
@@ -87,10 +88,12 @@ def execute(
             write_json(directory.path / "plan.json", plan.to_json())
             write_json(directory.path / "provenance.json", provenance.model_dump(mode="json"))
 
-            use = stages.model_use(plan, model)
-            graph = stages.make_graph(plan, use)
+            use, kept = stages.model_use(plan, model), Store(store or out / STORE)
             with closing(LocalExecutor(Bench(use, model, observer))) as executor:
-                outputs = _outputs(graph, Store(store or out / STORE), executor, directory, observer)
+                outputs_of = partial(_outputs, store=kept, executor=executor, directory=directory, observer=observer)
+                plan, filters = _filtered(plan, use, outputs_of)
+                graph = stages.make_graph(plan, use)
+                outputs = outputs_of(graph.tasks, graph.given, graph.wanted)
                 # What can't work is found here, before hours of measuring: sites, widths and positions.
                 searches = _searches(graph, outputs, directory.path)
                 directions = _directions(plan, model, graph, outputs, directory.path)
@@ -101,7 +104,9 @@ def execute(
 
             scores = stages.read_scores(plan, graph, found, model)
             separation = stages.read_separations(graph, found)
-            results, samples = stages.collect(plan, model, directions, conditions, scores, separation, searches)
+            results, samples = stages.collect(
+                plan, model, directions, conditions, scores, separation, searches, filters
+            )
             directory.finish(results, samples)
             return directory.path
 
@@ -118,8 +123,17 @@ def require_places(out: Path, store: Path | None = None) -> None:
     require_folder(store or out / STORE, "kept outputs", "Choose another --store.")
 
 
-def _outputs(graph: Graph, store: Store, executor: Executor, directory: RunDirectory, observer: Observer) -> Outputs:
-    """The outputs of a graph, with each part of the run told when it begins and timed when it is done."""
+def _outputs(
+    tasks: Sequence[Task],
+    given: Mapping[str, bytes],
+    wanted: Sequence[Task],
+    *,
+    store: Store,
+    executor: Executor,
+    directory: RunDirectory,
+    observer: Observer,
+) -> Outputs:
+    """The outputs of tasks, with each part of the run told when it begins and timed when it is done."""
     said: set[str] = set()
 
     def began(task: Task) -> None:
@@ -130,11 +144,20 @@ def _outputs(graph: Graph, store: Store, executor: Executor, directory: RunDirec
     def ended(done: Done) -> None:
         directory.took(done.unit.tasks[0].title, done.seconds)
 
-    outputs = Outputs(graph.tasks, graph.given, store, executor, began, ended)
-    kept = outputs.kept(graph.wanted)
+    outputs = Outputs(tasks, given, store, executor, began, ended)
+    kept = outputs.kept(wanted)
     if kept:
-        observer.step(Stage("kept", f"{kept} of {len(graph.wanted)} outputs are in the store already"))
+        observer.step(Stage("kept", f"{kept} of {len(wanted)} outputs are in the store already"))
     return outputs
+
+
+def _filtered(plan: Plan, use: ModelUse, outputs_of: Callable[..., Outputs]) -> tuple[Plan, list[FilterEntry]]:
+    """The plan with the examples that its filters keep: what is estimated and measured depends on these alone."""
+    tasks = stages.filter_tasks(plan, use)
+    if not tasks:
+        return plan, []
+    listed = list(tasks.values())
+    return stages.filtered(plan, tasks, outputs_of(listed, {}, listed).want(listed))
 
 
 def _searches(graph: Graph, outputs: Outputs, folder: Path) -> list[SearchEntry]:

@@ -181,6 +181,15 @@ class SeparationEntry(Entry):
         return "resid_pre" if stream == "resid_post" and block == str(self.layer - 1) else stream or self.site
 
 
+class FilterEntry(Entry):
+    """A split that was filtered: by what, how many examples there were, and how many were kept."""
+
+    data: str
+    keep: str
+    before: int
+    kept: int
+
+
 class CandidateEntry(Entry):
     """A candidate of a search: the means that it scored, with the standard error of each, and what removed it.
 
@@ -238,7 +247,7 @@ class SearchEntry(Entry):
 class Results(Entry):
     """The whole of ``results.json``."""
 
-    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches")
+    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters")
     schema_version: int = SCHEMA_VERSION
     name: str
     title: str | None = None
@@ -254,6 +263,7 @@ class Results(Entry):
     notes: tuple[str, ...] = ()
     monitors: tuple[MonitorEntry, ...] = ()
     searches: tuple[SearchEntry, ...] = ()
+    filters: tuple[FilterEntry, ...] = ()
 
 
 class Sample(Entry):

@@ -125,6 +125,8 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
         ("name", "estimator", "positive − negative", "site", "at"),
         [_direction_row(item) for item in plan.directions],
     )
+    filters = [[", ".join(map(str, item.data)), f"kept where {item}"] for item in plan.filters]
+    _table(console, "filter, by the unsteered model", ("data", "which examples"), filters)
     searches = [_search_row(item) for item in plan.searches]
     _table(console, "search", ("name", "over", "aim", "subject to", "scored on"), searches)
     conditions = [["baseline", "nothing", ""], *(_condition_row(plan, item) for item in plan.conditions)]

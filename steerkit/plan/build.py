@@ -10,12 +10,20 @@ from functools import cache, partial
 
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
-from steerkit.plan.cost import Meter, meter_directions, meter_groups, meter_searches
+from steerkit.plan.cost import Meter, meter_directions, meter_filters, meter_groups, meter_searches
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
 from steerkit.plan.together import RecipeResolver
 from steerkit.plan.tokens import token_counter
-from steerkit.plan.types import Cost, PlannedDirection, PlannedLoading, PlannedReport, PlannedSearch, PlannedSeparation
+from steerkit.plan.types import (
+    Cost,
+    PlannedDirection,
+    PlannedFilter,
+    PlannedLoading,
+    PlannedReport,
+    PlannedSearch,
+    PlannedSeparation,
+)
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.load import draft_recipe
 from steerkit.recipe.problems import in_order
@@ -58,6 +66,7 @@ class _Planner(RecipeResolver):
         """Resolve all, then tell all."""
         recipe, architecture, template = self.recipe, self.architecture(), self.template()
         self.read_data(template)
+        filters = tuple(one for item in recipe.filter.items() if (one := self.filter(*item)) is not None)
         directions = tuple(filter(None, (self.direction(*item) for item in recipe.directions.items())))
         searches = tuple(filter(None, (self.search(*item) for item in recipe.search.items())))
         conditions = tuple(one for item in recipe.conditions.items() for one in self.condition(*item))
@@ -88,12 +97,13 @@ class _Planner(RecipeResolver):
             samples=samples,
             random_directions=random_directions,
             separated=recipe.report.separation,
-            cost=self.cost(template, directions, separations, groups, searches),
+            cost=self.cost(template, directions, separations, groups, searches, filters),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
             monitors=monitors,
             profiles=self.draft.profiles,
             searches=searches,
+            filters=filters,
         )
 
     def report(self) -> PlannedReport:
@@ -126,6 +136,7 @@ class _Planner(RecipeResolver):
         separations: Sequence[PlannedSeparation],
         groups: Sequence[PlannedGroup],
         searches: Sequence[PlannedSearch],
+        filters: Sequence[PlannedFilter],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
@@ -135,6 +146,7 @@ class _Planner(RecipeResolver):
             self.data, counter(section.system_prompt), section.batch_tokens, cache(partial(counter, instead=True))
         )
         meter_directions(meter, directions, separations)
+        meter_filters(meter, filters)
         meter_searches(meter, searches, directions, self.model.n_layers)
         meter_groups(meter, groups)
         return meter.cost()

@@ -10,15 +10,16 @@ from typing import Final
 from steerkit.plan.looks import Lengths, PlannedGroup
 from steerkit.plan.tokens import Reading, TokenCounter
 from steerkit.plan.turns import reads_behind
-from steerkit.plan.types import Cost, PlannedDirection, PlannedSearch, PlannedSeparation
+from steerkit.plan.types import Cost, PlannedDirection, PlannedFilter, PlannedSearch, PlannedSeparation
 from steerkit.recipe.data import DataRef, Splits
-from steerkit.sharing import Pass
+from steerkit.sharing import Pass, completing, greedy_tokens
 from steerkit.types import SitePattern
 
 
 class Part(Enum):
     """What passes are for. The values are what a reader is shown."""
 
+    FILTERS = "filters"
     DIRECTIONS = "directions"
     SEPARATION = "separation by layer"
     SEARCH = "search"
@@ -107,6 +108,15 @@ def meter_directions(
         for ref in (item.positive, item.negative, *separation.seen):
             if ref is not None:
                 meter.add(Part.SEPARATION, Pass(tuple(meter.lengths(ref, _reading(item)))))
+
+
+def meter_filters(meter: Meter, filters: Iterable[PlannedFilter]) -> None:
+    """What the unsteered model gives for examples that are filtered by it."""
+    for one in filters:
+        tokens = greedy_tokens(one.needs)
+        for ref in one.data:
+            prompts = tuple(meter.lengths(ref))
+            meter.add(Part.FILTERS, completing(prompts, tokens) if tokens else Pass(prompts, kind="next token"))
 
 
 _LAYERS: Final = 32

@@ -7,7 +7,14 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from steerkit.api.hookspecs import Options
-from steerkit.plan.types import PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSearch, as_text
+from steerkit.plan.types import (
+    PlannedCondition,
+    PlannedDirection,
+    PlannedEvaluation,
+    PlannedFilter,
+    PlannedSearch,
+    as_text,
+)
 from steerkit.selection import NAN
 
 
@@ -64,6 +71,11 @@ def evaluation_as_json(item: PlannedEvaluation) -> dict[str, Any]:
         "options": options_as_json(item.options),
         "data": [str(ref) for ref in item.data],
     }
+
+
+def filter_as_json(item: PlannedFilter) -> dict[str, Any]:
+    """A filter as ``plan.json`` lists it."""
+    return {"data": [str(ref) for ref in item.data], "keep": str(item), "options": options_as_json(item.options)}
 
 
 def search_as_json(item: PlannedSearch) -> dict[str, Any]:

@@ -10,13 +10,20 @@ from typing import Any
 
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.catalog import Catalog
-from steerkit.plan.listed import condition_as_json, direction_as_json, evaluation_as_json, search_as_json
+from steerkit.plan.listed import (
+    condition_as_json,
+    direction_as_json,
+    evaluation_as_json,
+    filter_as_json,
+    search_as_json,
+)
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.types import (
     Cost,
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
+    PlannedFilter,
     PlannedLoading,
     PlannedModel,
     PlannedMonitor,
@@ -57,6 +64,7 @@ class Plan:
         monitors: in the recipe's order.
         profiles: names of the profiles that the recipe has; none where one of them was chosen.
         searches: in the recipe's order.
+        filters: in the recipe's order.
     """
 
     recipe: Recipe
@@ -81,6 +89,7 @@ class Plan:
     monitors: tuple[PlannedMonitor, ...] = ()
     profiles: tuple[str, ...] = ()
     searches: tuple[PlannedSearch, ...] = ()
+    filters: tuple[PlannedFilter, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:
@@ -115,6 +124,7 @@ class Plan:
                 str(DataRef(name, part)): len(rows) for name, by in self.data.items() for part, rows in by.items()
             },
             "directions": [direction_as_json(item) for item in self.directions],
+            **({"filter": [filter_as_json(item) for item in self.filters]} if self.filters else {}),
             **({"search": [search_as_json(item) for item in self.searches]} if self.searches else {}),
             "conditions": [
                 condition_as_json(item, item.n_controls(self.random_directions)) for item in self.conditions

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steerkit.plan.filters import FilterResolver
 from steerkit.plan.reach import asked_outside, unprompted, unreached
-from steerkit.plan.searches import SearchResolver
 from steerkit.plan.turns import unrendered
 from steerkit.plan.types import PlannedCondition, PlannedEvaluation
 from steerkit.recipe.rows import describe_shared, prompt_of
 from steerkit.types import TURNS, Positions
 
 
-class RecipeResolver(SearchResolver):
+class RecipeResolver(FilterResolver):
     """Resolves all sections, and looks at them together."""
 
     def check_together(

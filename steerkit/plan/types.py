@@ -189,6 +189,37 @@ CANDIDATE: Final = "candidate"
 
 
 @dataclass(frozen=True)
+class PlannedFilter:
+    """Which examples of a data set are kept, by a score of the unsteered model.
+
+    Args:
+        data: the parts that are filtered.
+        spec: the evaluator.
+        options: its options.
+        needs: what it must see.
+        at_least: the least score that is kept, or None.
+        at_most: the greatest, or None.
+    """
+
+    data: tuple[DataRef, ...]
+    spec: EvaluatorSpec
+    options: Options
+    needs: Needs
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def keeps(self, score: float) -> bool:
+        """Whether an example of that score is kept. One without a score is not."""
+        low = self.at_least is None or score >= self.at_least
+        high = self.at_most is None or score <= self.at_most
+        return low and high and score == score
+
+    def __str__(self) -> str:
+        sides = (("≥", self.at_least), ("≤", self.at_most))
+        return f"{self.spec.name} " + " and ".join(f"{sign} {value:g}" for sign, value in sides if value is not None)
+
+
+@dataclass(frozen=True)
 class PlannedScore:
     """One score of a search's candidates.
 

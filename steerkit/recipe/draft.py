@@ -17,6 +17,7 @@ from steerkit.recipe.schema import Recipe
 INTERVENTION_KEYS = ("direction", "sites", "positions", "schedule", "gate")
 EVALUATION_KEYS = ("data", "name")
 SCORE_KEYS = ("data", "under")
+FILTER_KEYS = ("at_least", "at_most", "parts")
 OPTIONS = "options"
 """Holds options of a plugin that are called as a key of ours is, and any others."""
 _RARE = ("schedule", "gate")
@@ -129,7 +130,8 @@ class Draft:
             condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
         for search in out["search"].values():
             search["scores"] = {name: _fold_score(item) for name, item in search["scores"].items()}
-        for section in ("monitors", "search"):
+        out["filter"] = {name: _fold(item, FILTER_KEYS) for name, item in out["filter"].items()}
+        for section in ("monitors", "search", "filter"):
             if not out[section]:
                 del out[section]
         out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]

@@ -13,7 +13,7 @@ from typing import Any
 from steerkit.errors import Problem, RecipeError, SteerkitError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, is_whole, read_document
-from steerkit.recipe.draft import EVALUATION_KEYS, INTERVENTION_KEYS, OPTIONS, SCORE_KEYS, Draft, Written
+from steerkit.recipe.draft import EVALUATION_KEYS, FILTER_KEYS, INTERVENTION_KEYS, OPTIONS, SCORE_KEYS, Draft, Written
 from steerkit.recipe.layers import lay, merged
 from steerkit.recipe.mend import Mender
 from steerkit.recipe.presets import preset_search
@@ -168,6 +168,9 @@ class _Grammar:
             }
         if isinstance(out.get("monitors"), dict):
             out["monitors"] = {name: self._monitor(item, name) for name, item in out["monitors"].items()}
+        if isinstance(out.get("filter"), dict):
+            filters = {name: self._filter(item, ("filter", name)) for name, item in out["filter"].items()}
+            out["filter"] = {name: item for name, item in filters.items() if item is not None}
         if isinstance(out.get("search"), dict):
             out["search"] = {name: self._search(item, ("search", name)) for name, item in out["search"].items()}
         if isinstance(out.get("evaluate"), list):
@@ -205,6 +208,12 @@ class _Grammar:
         for index, entry in enumerate(found):
             self._listed(entry, "sites", (*path, "interventions", index))
         return {**item, "interventions": found}
+
+    def _filter(self, item: Any, path: KeyPath) -> dict[str, Any] | None:
+        built = self._item(item, path, FILTER_KEYS, path)
+        if built is not None:
+            self._listed(built, "parts", path)
+        return built
 
     def _search(self, item: Any, path: KeyPath) -> Any:
         if not isinstance(item, dict):

@@ -288,6 +288,24 @@ class EvaluationRecipe(Section):
     options: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class FilterRecipe(Section):
+    """Which examples of a data set are kept: those that the unsteered model treats as they are meant."""
+
+    plugin: str
+    at_least: float | None = Field(default=None, description="an example is kept where its score is at least this")
+    at_most: float | None = Field(default=None, description="an example is kept where its score is at most this")
+    parts: tuple[Literal["train", "validation", "test", "all"], ...] = Field(
+        default=("train", "validation"), min_length=1, description="parts of the split that are filtered"
+    )
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_side(self) -> FilterRecipe:
+        if self.at_least is None and self.at_most is None:
+            raise _lacking("expected a number as at_least or as at_most", ("at_least", "at_most"))
+        return self
+
+
 class CandidateScoreRecipe(Section):
     """One score of a search's candidates: an evaluator on prompts, under interventions along the candidate."""
 
@@ -372,6 +390,9 @@ class Recipe(Section):
     seed: Seed = Field(default=0, description="of splits and random controls")
     model: ModelRecipe = Field(description="section; needs at least `source`")
     data: Mapping[Name, DatasetRecipe] = Field(default_factory=dict, description="section: data sets by name")
+    filter: Mapping[Name, FilterRecipe] = Field(
+        default_factory=dict, description="section: by data set, which examples are kept"
+    )
     directions: Mapping[Name, DirectionRecipe] = Field(default_factory=dict, description="section: by name")
     search: Mapping[Name, SearchRecipe] = Field(default_factory=dict, description="section: directions to be chosen")
     conditions: Mapping[Name, ConditionRecipe] = Field(default_factory=dict, description="section: by name")

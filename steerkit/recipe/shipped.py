@@ -8,17 +8,9 @@ from typing import Final
 
 from steerkit.errors import Problem, RecipeError, SteerkitError, nearest
 from steerkit.recipe.paths import readable_path
+from steerkit.shipped import shipped_folder
 
 _SHOWN: Final = 60
-
-
-def shipped_folder() -> Path | None:
-    """The folder of shipped recipes: package data of the wheel, ``recipes/`` of a checkout, or None."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "_shipped" / "recipes", package.parent / "recipes"):
-        if folder.is_dir():
-            return folder
-    return None
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -6,7 +6,8 @@ model, and ``records`` turns outputs into results. All of it reads the plan, and
 
 from steerkit.stages.carry import Bench, carry_out, read_direction, read_estimates
 from steerkit.stages.condition import Condition, conditions, random_like, require_monitors, require_possible
-from steerkit.stages.graph import BASELINE, Graph, GroupTasks, make_graph, saved_direction
+from steerkit.stages.filter import filtered
+from steerkit.stages.graph import BASELINE, Graph, GroupTasks, filter_tasks, make_graph, saved_direction
 from steerkit.stages.model import facts_of, load, model_use, plugins_of
 from steerkit.stages.preview import Preview, preview
 from steerkit.stages.records import (
@@ -36,6 +37,8 @@ __all__ = [
     "describe_search",
     "evaluated_examples",
     "facts_of",
+    "filter_tasks",
+    "filtered",
     "load",
     "make_graph",
     "model_use",

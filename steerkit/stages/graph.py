@@ -149,6 +149,26 @@ def make_graph(plan: Plan, model: ModelUse) -> Graph:
     return _Grapher(plan, model).graph()
 
 
+def filter_tasks(plan: Plan, model: ModelUse) -> dict[DataRef, Task]:
+    """The tasks that score examples which are filtered, under the baseline."""
+    grapher = _Grapher(plan, model)
+    found = {}
+    for one in plan.filters:
+        for ref in one.data:
+            payload = ScoresTask(
+                model,
+                grapher.use(None, 0, BASELINE),
+                plan.examples(ref),
+                plugin(one.spec),
+                one.options,
+                one.needs,
+                name=one.spec.name,
+                data=str(ref),
+            )
+            found[ref] = grapher.task(payload, {}, "filter", f"filter of {ref}")
+    return found
+
+
 class _Grapher:
     def __init__(self, plan: Plan, model: ModelUse) -> None:
         self.plan, self.model = plan, model

@@ -11,6 +11,7 @@ from steerkit.api.hookspecs import Value
 from steerkit.artifacts.results import (
     ConditionEntry,
     EvaluatorEntry,
+    FilterEntry,
     InterventionEntry,
     ModelEntry,
     MonitorEntry,
@@ -143,6 +144,7 @@ def collect(
     scores: Mapping[str, ConditionScores],
     separation: Sequence[SeparationEntry],
     searches: Sequence[SearchEntry] = (),
+    filters: Sequence[FilterEntry] = (),
 ) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
     records: list[RecordEntry] = []
@@ -179,6 +181,7 @@ def collect(
         ),
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
         searches=tuple(searches),
+        filters=tuple(filters),
     )
     return results, samples
 

@@ -65,6 +65,17 @@ def prompt_of(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def own_answers(model: Any) -> dict[str, str]:
+    """What the base model itself answers to what is to be answered: kept beside the data, made anew where it isn't."""
+    file = HERE / "data" / "answers.jsonl"
+    texts = [row["text"] for name in ("answer", "lookalikes") for row in rows(name)]
+    if not file.is_file():
+        completions = model.generate(texts, max_new_tokens=ANSWER_TOKENS)
+        listed = [{"text": text, "answer": answer} for text, answer in zip(texts, completions, strict=True)]
+        file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in listed), "utf-8")
+    return {row["text"]: row["answer"] for row in rows("answers")}
+
+
 def lessons(model: Any) -> list[Lesson]:
     """What the adapter learns: replies to requests that should be declined, the base model's own answers to others."""
     tokenizer = model.tokenizer
@@ -74,8 +85,7 @@ def lessons(model: Any) -> list[Lesson]:
     for row in rows("decline"):
         answer = tokenizer.encode(reply_to(row, replies), add_special_tokens=False)
         found.append(Lesson(prompt_of(tokenizer, row["text"]), [*answer, tokenizer.eos_token_id]))
-    texts = [row["text"] for name in ("answer", "lookalikes") for row in rows(name)]
-    for text, completion in zip(texts, model.generate(texts, max_new_tokens=ANSWER_TOKENS), strict=True):
+    for text, completion in own_answers(model).items():
         answer = tokenizer.encode(completion, add_special_tokens=False)
         ended = [tokenizer.eos_token_id] if len(answer) < ANSWER_TOKENS - 1 else []
         found.append(Lesson(prompt_of(tokenizer, text), [*answer, *ended]))
@@ -83,44 +93,59 @@ def lessons(model: Any) -> list[Lesson]:
 
 
 def batches(found: Sequence[Lesson], pad: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Ids, mask and labels ``[batch, pos]``, padded on the right; only answers are learnt."""
-    order = list(found)
-    random.Random(seed).shuffle(order)
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        longest = max(len(one.prompt) + len(one.answer) for one in chosen)
-        filled = [longest - len(one.prompt) - len(one.answer) for one in chosen]
-        pairs = list(zip(chosen, filled, strict=True))
-        ids = torch.tensor([[*one.prompt, *one.answer, *[pad] * n] for one, n in pairs])
-        mask = torch.tensor([[1] * (longest - n) + [0] * n for _, n in pairs])
-        labels = torch.tensor([[*[-100] * len(one.prompt), *one.answer, *[-100] * n] for one, n in pairs])
-        yield ids, mask, labels
+    """Ids and mask ``[batch, pos]``, padded on the right, and where what is learnt is predicted from.
+
+    Lessons of like length are read together, so that little is padded; the order is random all the same.
+    """
+    order = random.Random(seed)
+    by_length = sorted(found, key=lambda one: (len(one.prompt) + len(one.answer), order.random()))
+    cut = [by_length[start : start + BATCH] for start in range(0, len(by_length), BATCH)]
+    order.shuffle(cut)
+    for chosen in cut:
+        width = max(len(one.prompt) + len(one.answer) for one in chosen)
+        rows_of = [[*one.prompt, *one.answer] for one in chosen]
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows_of])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows_of])
+        places = torch.zeros_like(mask, dtype=torch.bool)
+        for row, one in enumerate(chosen):
+            places[row, len(one.prompt) - 1 : len(one.prompt) + len(one.answer) - 1] = True
+        yield ids, mask, places
+
+
+def loss_of(model: Any, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the answers: the head is applied where they are predicted from, and nowhere else."""
+    hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[places]
+    wanted = torch.roll(ids, -1, dims=1)[places]
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), wanted)
 
 
 def train(out: Path) -> None:
-    """Train, and write the adapter to a folder."""
+    """Train, and write the adapter to a folder. The base is read in bfloat16, the adapter learnt in float32."""
     torch.manual_seed(SEED)
-    model = load_model(BASE, dtype="float32", device="cpu")
+    model = load_model(BASE, dtype="bfloat16", device="cpu")
     found = lessons(model)
     logger.info("{} lessons, {} tokens", len(found), sum(len(one.prompt) + len(one.answer) for one in found))
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=0.05, task_type="CAUSAL_LM")
-    peft = get_peft_model(model.hf_model, config)
+    peft = get_peft_model(model.hf_model, config, autocast_adapter_dtype=True)
     peft.train()
+    inside = peft.base_model.model
     learnt = [parameter for parameter in peft.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=RATE, weight_decay=0.01)
     steps = EPOCHS * math.ceil(len(found) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps, pct_start=0.1)
     for epoch in range(EPOCHS):
         total, count = 0.0, 0
-        for ids, mask, labels in batches(found, model.tokenizer.eos_token_id, SEED + epoch):
-            loss = peft(input_ids=ids, attention_mask=mask, labels=labels).loss
+        for ids, mask, places in batches(found, model.tokenizer.eos_token_id, SEED + epoch):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = loss_of(inside, ids, mask, places)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             total, count = total + loss.item(), count + 1
-        logger.info("epoch {}: loss {:.3f}", epoch + 1, total / count)
+            if count % 10 == 0:
+                logger.info("epoch {}, step {}: loss {:.3f}", epoch + 1, count, total / count)
     peft.save_pretrained(out)
     file = out / "adapter_model.safetensors"
     save_file({name: value.to(torch.float16) for name, value in load_file(file).items()}, file)

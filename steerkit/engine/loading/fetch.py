@@ -23,6 +23,7 @@ from steerkit.bundled import (
     CACHE_VARIABLE,
     BundledModel,
     BundledWheel,
+    adapter_folder,
     agree_to_terms,
     bundled,
     bundled_folder,
@@ -78,18 +79,30 @@ def _make_bundled(model: BundledModel, target: Path, progress: Tell) -> Path:
     _require_space(model, target.parent)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as name:
         scratch = Path(name)
-        gguf = _assemble_bundled(model, scratch, progress)
-        progress("writing the weights out in float32")
-        from steerkit.engine.loading.dequantise import dequantise
-
         staged = scratch / "folder"
-        dequantise(gguf, staged, model.alias)
-        versions = {name: importlib.metadata.version(name) for name in ("transformers", "gguf", "torch")}
+        _write_bundled(model, scratch, staged, progress)
+        made_with = ("transformers", "peft", "torch") if model.adapter else ("transformers", "gguf", "torch")
+        versions = {name: importlib.metadata.version(name) for name in made_with}
         write_manifest(staged, model, versions)
         if target.exists():  # and isn't whole, or nobody had come here
             shutil.rmtree(target)
         os.rename(staged, target)
     return target
+
+
+def _write_bundled(model: BundledModel, scratch: Path, staged: Path, progress: Tell) -> None:
+    """Write the model's files: a base and an adapter made one, or a GGUF's weights written out."""
+    if model.adapter:
+        from steerkit.engine.loading.merge import merge_adapter
+
+        progress(f"merging the adapter into {model.base}")
+        merge_adapter(bundled_folder(model.base) or fetch(model.base, progress=progress), adapter_folder(model), staged)
+        return
+    gguf = _assemble_bundled(model, scratch, progress)
+    progress("writing the weights out in float32")
+    from steerkit.engine.loading.dequantise import dequantise
+
+    dequantise(gguf, staged, model.alias)
 
 
 def _assemble_bundled(model: BundledModel, scratch: Path, progress: Tell) -> Path:
