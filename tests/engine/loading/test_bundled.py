@@ -174,7 +174,7 @@ def dequantise(gguf, folder, name):
 module = types.ModuleType("steerkit.engine.loading.dequantise")
 module.dequantise = dequantise
 sys.modules["steerkit.engine.loading.dequantise"] = module
-fetch._assemble = lambda model, scratch, progress: scratch / "model.gguf"
+fetch._assemble_bundled = lambda model, scratch, progress: scratch / "model.gguf"
 fetch.importlib.metadata.version = lambda name: "0"
 bundled.BUNDLED["tiny"] = bundled.BundledModel("tiny", "Tiny", "org/tiny", "MIT", "Q4_1", (), "0" * 64, 1, True)
 
