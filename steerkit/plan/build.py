@@ -110,7 +110,7 @@ class _Planner(RecipeResolver):
         """What readers are told."""
         recipe, source = self.recipe, self.draft.source
         folder = None if source is None else source.resolve().parent
-        return PlannedReport(recipe.name, recipe.report.title, recipe.description, self.draft.to_yaml(), folder)
+        return PlannedReport(recipe.name, recipe.report.title, recipe.description, self.draft.resolved(), folder)
 
     def loading(self, template: str) -> PlannedLoading:
         """How the model is loaded."""

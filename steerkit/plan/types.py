@@ -17,6 +17,7 @@ from steerkit.api.hookspecs import (
     Value,
 )
 from steerkit.recipe.data import DataRef
+from steerkit.recipe.document import write_document
 from steerkit.selection import Rule
 from steerkit.types import Positions, Schedule, Site, SitePattern
 
@@ -391,15 +392,20 @@ class PlannedReport:
         name: names the run directory.
         title: heading, or None.
         description: a line on what is asked.
-        recipe: the recipe as YAML, every key with its value.
+        resolved: the recipe's plain values, every key with its value.
         folder: where the recipe lies, for the state of its checkout; None where it was never written.
     """
 
     name: str
     title: str | None
     description: str
-    recipe: str
+    resolved: Mapping[str, Any]
     folder: Path | None = None
+
+    @property
+    def recipe(self) -> str:
+        """The resolved recipe as YAML. Writing it takes longer than most of a check, which has no use for it."""
+        return write_document(self.resolved)
 
 
 @dataclass(frozen=True)

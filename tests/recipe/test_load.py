@@ -136,7 +136,7 @@ def test_every_problem_is_told_at_once_with_its_line_and_the_nearest_name(tmp_pa
         (3, "model.sorce", "Did you mean 'source'?"),
         (3, "model.dtype", "expected 'auto', 'float32', 'bfloat16' or 'float16', not \"float33\""),
         (3, "model.batch_tokens", "expected a number of at least 1, not 0"),
-        (5, "data.warm.inline.1", "expected text, not 5; put it in quotes"),
+        (5, "data.warm.inline.1", "expected text or a mapping (key: value), not 5; put it in quotes"),
         (5, "data.warm.split.trian", "Did you mean 'train'?"),
         (6, "data.cold", "expected one of file, inline and hub, not file and inline"),
         (7, "data.a b", "is not a name"),
