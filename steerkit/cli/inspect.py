@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from steerkit.api.architecture import Layout
+    from steerkit.engine.prompts.roles import RoleToken
     from steerkit.engine.sites.selftest import Check, SelfTestReport
     from steerkit.session.model import LiveModel
 
@@ -36,6 +38,7 @@ def inspect_command(
     ] = False,
 ) -> None:
     """Show a model's sites and test them on the live model. Exits with 3 when the model is refused."""
+    from steerkit.engine.prompts.roles import roles_shown
     from steerkit.engine.sites.selftest import self_test
     from steerkit.errors import UnsupportedModelError
     from steerkit.session import load_model
@@ -67,10 +70,11 @@ def inspect_command(
             )
         raise
     report = self_test(live.hf_model, live.layout, adapter=live.adapter_name)
+    tokens = roles_shown(live.tokenizer) if live.tokenizer is not None else ()
     if as_json:
-        _print_json(report.to_dict())
+        _print_json({**report.to_dict(), **({"template": [asdict(one) for one in tokens]} if tokens else {})})
     else:
-        _print(live, report)
+        _print(live, report, tokens)
     report.raise_if_failed()
 
 
@@ -78,7 +82,7 @@ def _print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _print(live: LiveModel, report: SelfTestReport) -> None:
+def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -94,6 +98,11 @@ def _print(live: LiveModel, report: SelfTestReport) -> None:
         console.print(f"Note: {note}", markup=False)
     console.print()
     _table(console, "sites", ("site", "width", "read and written at", "an update folds into"), site_rows(layout))
+    if tokens:
+        before = sum(one.role == "before" for one in tokens)
+        behind = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == "post_instruction"]
+        title = f"chat template: {before} tokens before the instruction, {len(behind)} behind it (post_instruction)"
+        _table(console, title, ("position", "id", "token"), behind)
     columns = ("check", "", "error", "allowed", "what it says")
     _table(console, "self-test", columns, [_check_row(check) for check in report.checks])
     if report.passed:

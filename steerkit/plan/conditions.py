@@ -55,7 +55,8 @@ class ConditionResolver(DirectionResolver):
             found = self.interventions(written, path, {option: value})
             label = f"{name}[{option}={format_number(value)}]"
             how = (written.system_prompt, written.mode)
-            members.append(PlannedCondition(label, found, written.control, name, {option: float(value)}, *how))
+            controlled = written.control and self.recipe.control.stands_beside(value, values)
+            members.append(PlannedCondition(label, found, controlled, name, {option: float(value)}, *how))
             if len(self.problems) > before:
                 break  # the other members would have the same problems
         return members

@@ -40,6 +40,7 @@ class RecipeResolver(FilterResolver):
                 recipe.directions or self.draft.lost_within("directions") or self.draft.lost_within("conditions")
             ):
                 self.complain("nothing to do: add directions, conditions and evaluate, or report.samples")
+        self.check_controls()
         self.check_leaks()
         self.check_edited()
         used = {ref.dataset for ref in (*self.estimated, *self.measured)}
@@ -54,6 +55,16 @@ class RecipeResolver(FilterResolver):
             for name in (*recipe.directions, *recipe.search)
             if not any(used == name or str(used).startswith(f"{name}.") for used in steering)
         ]
+
+    def check_controls(self) -> None:
+        """Values beside which controls are asked for are values of some sweep."""
+        at = self.recipe.control.at
+        swept = {
+            value for one in self.recipe.conditions.values() for value in next(iter((one.sweep or {}).values()), ())
+        }
+        for index, value in enumerate(at if isinstance(at, tuple) else ()):
+            if value not in swept and not self.draft.lost_within("conditions"):
+                self.complain(f"no condition sweeps over {value:g}", "control", "at", index)
 
     def check_leaks(self) -> None:
         """No text that a direction is estimated from is measured on, unless the recipe says so by name."""

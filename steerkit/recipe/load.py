@@ -233,7 +233,7 @@ class _Grammar:
             self._complain((*path, "preset"), str(error))
             self.lost |= {(*path, key) for key in ("scores", "minimise", "maximise")}
             return item
-        return merged(below, item)
+        return dict(merged(below, item))
 
     def _score(self, score: Any, path: KeyPath) -> dict[str, Any] | None:
         built = self._item(score, path, SCORE_KEYS, path)

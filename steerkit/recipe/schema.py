@@ -364,6 +364,15 @@ class ControlRecipe(Section):
     """Section ``control``: the same interventions along random directions of equal norm."""
 
     random_directions: int = Field(default=5, ge=0, le=1000, description="how many; 0 switches the control off")
+    at: Literal["all", "extremes"] | Annotated[tuple[float, ...], Field(min_length=1)] = Field(
+        default="all", description="at which values of a sweep: all, extremes (the lowest and the highest), or a list"
+    )
+
+    def stands_beside(self, value: float, values: Iterable[float]) -> bool:
+        """Whether controls are run beside one value of a sweep."""
+        if self.at == "extremes":
+            return value in (min(values), max(values))
+        return self.at == "all" or value in self.at
 
 
 class SamplesRecipe(Section):

@@ -104,8 +104,11 @@ def test_shipped_recipes_use_every_file_and_ask_for_no_more_than_it_holds() -> N
             file = recipe.path_of(dataset.file)
             used.add(file)
             wanted = sum(dataset.split.sizes.values()) if dataset.split is not None else 0
-            assert wanted <= len(texts(file.stem)), (path, file)
-    assert used == {path.resolve() for path in FILES}
+            where = dataset.where or {}
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            held = [row for row in rows if all(row[key] == value for key, value in where.items())]
+            assert wanted <= len(held), (path, file)
+    assert used == {path.resolve() for path in (*FILES, *(RECIPES / "data" / "refusal_study").glob("*.jsonl"))}
 
 
 def test_probes_ask_for_neither_class_of_the_quickstart() -> None:

@@ -80,7 +80,7 @@ def requests_of(
         examples=examples,
         model=Handle(live, seed) if needs.handle else None,
     )
-    places = (positions,)
+    places: tuple[Positions, ...] = (positions,)
     if positions.each:
         places = each_position(
             live, [_prompts_of(label, given, token_ids) for label, given in examples.items()], positions

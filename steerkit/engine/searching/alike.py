@@ -249,8 +249,17 @@ def _shared_by(cache: Cache, rows: int) -> Cache:
 
     found = DynamicCache()
     for layer, held in enumerate(cache.layers):
-        found.update(_expanded(held.keys, rows), _expanded(held.values, rows), layer)
+        keys, values = _keys_and_values(held)
+        found.update(_expanded(keys, rows), _expanded(values, rows), layer)
     return found
+
+
+def _keys_and_values(layer: Any) -> tuple[Tensor, Tensor]:
+    """What a layer of a cache holds. Raises ``AttributeError`` for one that holds something else."""
+    keys, values = layer.keys, layer.values
+    if not isinstance(keys, Tensor) or not isinstance(values, Tensor):
+        raise AttributeError("a layer of the cache holds no keys and values")
+    return keys, values
 
 
 def _expanded(value: Tensor, rows: int) -> Tensor:
@@ -265,8 +274,7 @@ def _with_layers_of(unsteered: Cache | None, steered: Cache, layer: int) -> Cach
 
     found = DynamicCache()
     for place, (below, above) in enumerate(zip(unsteered.layers, steered.layers, strict=True)):
-        held = below if place < layer else above
-        found.update(held.keys, held.values, place)
+        found.update(*_keys_and_values(below if place < layer else above), place)
     return found
 
 
