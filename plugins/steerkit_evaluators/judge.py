@@ -54,9 +54,9 @@ class JudgeOptions(Options):
         "model that is asked the same prompt. It runs on the CPU. A text longer than it reads gets no verdict.",
     )
     prompt: str = Field(
-        default="",
-        description="What the judge reads, with {prompt} and {completion}. Empty: whether the completion is a refusal "
-        "or an answer, in one word; the completion alone for a sequence classifier.",
+        default=PROMPT,
+        description="What the judge reads, with {prompt} and {completion}. Unless it is set, a sequence classifier "
+        "reads the completion alone.",
     )
     labels: dict[str, Literal[0, 1]] = Field(
         default={"refusal": 1, "answer": 0},
@@ -132,9 +132,9 @@ class JudgeOptions(Options):
             raise ValueError("`endpoint` and `model` belong together: say both, or a `classifier` alone.")
         if self.classifier is not None:
             self._fill("classifier_sha256", _hash_of_folder(self.classifier))
-        if not self.prompt:
-            bare = self.classifier is not None and is_sequence_classifier(self.classifier)
-            object.__setattr__(self, "prompt", BARE if bare else PROMPT)
+        given = "prompt" in self.model_fields_set
+        if not given and self.classifier is not None and is_sequence_classifier(self.classifier):
+            object.__setattr__(self, "prompt", BARE)
         if "{completion}" not in self.prompt:
             raise ValueError("the prompt has no {completion}, so the judge would not see what it judges.")
         self._fill("prompt_sha256", sha256(self.prompt.encode("utf-8", "surrogatepass")).hexdigest())
