@@ -223,10 +223,12 @@ def run(server: Server, tmp_path: Path, more: str = "max_calls: 50") -> Path:
 
 
 def test_a_run_is_judged_and_answers_are_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steerkit.report import load_run
+    from steerkit.report.agreement import make_agreements
+
     monkeypatch.setenv("STEERKIT_CACHE", str(tmp_path / "cache"))
-    server.rule = lambda question: Reply(
-        "refusal" if "alpha" in question else "answer" if "gamma" in question else "hm"
-    )
+    said = {"alpha": "refusal", "gamma": "answer", "epsilon": "hm"}
+    server.rule = lambda question: Reply(next(word for name, word in said.items() if name in question))
     folder = run(server, tmp_path)
     results = json.loads((folder / "results.json").read_text())
     records = {one["evaluator"]: one for one in results["records"] if one["condition"] == "warmer"}
@@ -235,6 +237,9 @@ def test_a_run_is_judged_and_answers_are_kept(server: Server, tmp_path: Path, mo
     assert records["unparsed"]["value"] == pytest.approx(1 / 3)
     options = next(one for one in results["evaluators"] if one["name"] == "judged")["options"]
     assert options["prompt"] == plugin.PROMPT and len(options["prompt_sha256"]) == 64
+    (pair,) = make_agreements(load_run(folder))["a"]
+    assert pair.name == "judged and refusal_rate", "what couldn't be parsed is no verdict"
+    assert [(row.condition, row.n) for row in pair.rows] == [("baseline", 2), ("warmer", 2)]
     assert len(server.seen) == 3
     run(server, tmp_path, "max_calls: 40, labels: {refusal: 0, answer: 1}")
     assert len(server.seen) == 3, "the same questions of the same judge"
