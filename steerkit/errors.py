@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -115,10 +115,12 @@ class NoCandidateError(SteerkitError):
 
 class TryAgainError(SteerkitError):
     """Something outside didn't answer and may do so later: a limit of requests, a timeout. ``after`` are seconds that
-    it asks to wait, or None."""
+    it asks to wait, or None. ``answers`` are what came all the same, one per question and None for those that are to
+    be asked again; empty where nothing came."""
 
-    def __init__(self, message: str, after: float | None = None) -> None:
+    def __init__(self, message: str, after: float | None = None, answers: Sequence[str | None] = ()) -> None:
         self.after = after
+        self.answers = tuple(answers)
         super().__init__(message)
 
 

@@ -142,12 +142,19 @@ class Evaluator(ABC, Generic[OptionsT]):
         unit: as the report prints it: ``nats``, ``log-odds``, ``fraction``.
         derived: further names with a monotone function of the mean, such as perplexity of cross-entropy.
         questions_at_once: most questions of one call of ``ask``.
+        asked_with: names of the options that an answer depends on beside the question, by which it is kept; None for
+            all of them.
+
+    Attributes:
+        trouble: why the last questions that ``ask`` gave None for have no answer, as the report says it. Never a key.
     """
 
     aggregate: ClassVar[Literal["mean", "proportion"]] = "mean"
     unit: ClassVar[str] = ""
     derived: ClassVar[Mapping[str, Callable[[float], float]]] = {}
     questions_at_once: ClassVar[int] = 16
+    asked_with: ClassVar[Sequence[str] | None] = None
+    trouble: str = ""
 
     def __init__(self, options: OptionsT, vocabulary: Vocabulary) -> None:
         self.options = options
@@ -196,6 +203,7 @@ class Evaluator(ABC, Generic[OptionsT]):
         """Ask something outside, at most ``questions_at_once`` questions at a time; one answer each, or None.
 
         Raises:
-            TryAgainError: where it is worth trying again: these questions are asked again, later and later.
+            TryAgainError: where it is worth trying again: these questions are asked again, later and later, but for
+                those whose answers it carries.
         """
         raise NotImplementedError(f"{type(self).__name__} has questions and no `ask` to ask them.")

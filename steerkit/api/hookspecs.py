@@ -116,11 +116,14 @@ class Value:
         unit: as the report prints it.
         aggregate: ``mean`` or ``proportion`` of a score per example; ``whole``: a value of all examples together.
         bootstrap: for ``whole``: whether drawing examples anew tells its uncertainty; without it there is no interval.
+        verdict: for ``proportion``: whether it is the evaluator's judgement of an example, which the report compares
+            with those of others; False for what stands beside it, such as the share that couldn't be judged.
     """
 
     unit: str = ""
     aggregate: Literal["mean", "proportion", "whole"] = "mean"
     bootstrap: bool = True
+    verdict: bool = True
 
 
 @dataclass(frozen=True)

@@ -107,14 +107,19 @@ class ConditionEntry(Entry):
 
 
 class EvaluatorEntry(Entry):
-    """An evaluator as the recipe names it, with the names of what is computed from its value."""
+    """An evaluator as the recipe names it, with the names of what is computed from its value.
 
+    ``compared`` is False for a proportion that is no verdict on an example, which isn't compared with others.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("compared",)
     name: str
     summary: str = ""
     aggregate: str = "mean"
     unit: str = ""
     options: Mapping[str, Any] = {}
     derived: tuple[str, ...] = ()
+    compared: bool | None = None
 
 
 class RecordEntry(Entry):

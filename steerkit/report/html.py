@@ -10,6 +10,7 @@ from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
+from steerkit.report.agreement import CONDITIONS_SHOWN, SHOWN, make_agreements
 from steerkit.report.describe import (
     command_line,
     describe_direction,
@@ -21,7 +22,7 @@ from steerkit.report.describe import (
 from steerkit.report.diagnostics import make_diagnostics
 from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
-from steerkit.report.numbers import NOT_MEASURED, clean, count, sentence_case, significant
+from steerkit.report.numbers import NOT_MEASURED, NumberFormat, clean, count, sentence_case, significant
 from steerkit.report.read import Run, Sample
 from steerkit.report.search import SearchView, make_searches
 from steerkit.report.separation import Separation, make_separations
@@ -82,8 +83,10 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
     views = _views(blocks, plots)
     environment.globals.update(
         count=count, significant=significant, sentence_case=sentence_case, breakable=_breakable, svg=_inline,
+        fixed=NumberFormat(decimals=2).number,
         intervention=describe_intervention, direction=describe_direction,
         NOT_MEASURED=NOT_MEASURED, SAMPLES_OPEN=SAMPLES_OPEN, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
+        SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN,
     )  # fmt: skip
     source = resources.files("steerkit.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(
@@ -93,6 +96,7 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
         diagnostics=make_diagnostics(run.results),
         separations=_with_plots(separations, plots),
         searches=_searches(run, plots),
+        agreements=make_agreements(run),
         samples=group_samples(run),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
         directions_in_control=_control_size(run),

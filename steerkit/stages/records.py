@@ -236,6 +236,7 @@ def _describe_evaluator(planned: PlannedEvaluation) -> list[EvaluatorEntry]:
             unit=value.unit,
             options=options_as_json(planned.options),
             derived=tuple(kind.derived) if label == planned.name else (),
+            compared=None if value.verdict else False,
         )
         for label, value in values.items()
     ]

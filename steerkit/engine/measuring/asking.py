@@ -29,17 +29,20 @@ class Answers:
         asked: how many distinct questions were within the budget.
         unanswered: how many distinct questions stay without an answer although they were asked.
         beyond_budget: how many distinct questions were not asked.
+        trouble: why questions stay without an answer, as far as it is known.
     """
 
     by_example: tuple[tuple[str | None, ...], ...]
     asked: int = 0
     unanswered: int = 0
     beyond_budget: int = 0
+    trouble: str = ""
 
     @property
     def note(self) -> str:
         """What a reader must know; empty where all was answered."""
-        parts = [f"{self.unanswered} questions stayed without an answer"] if self.unanswered else []
+        why = f" ({self.trouble})" if self.trouble else ""
+        parts = [f"{self.unanswered} questions stayed without an answer{why}"] if self.unanswered else []
         parts += [f"{self.beyond_budget} were beyond the budget of calls"] if self.beyond_budget else []
         return f"{' and '.join(parts)}." if parts else ""
 
@@ -57,9 +60,11 @@ class Kept(Protocol):
 
 
 def asker_of(evaluator: Evaluator[Any]) -> str:
-    """Who asks: the evaluator's class with its options. A name that a recipe gives it plays no part."""
+    """Who asks: the evaluator's class with the options that its answers depend on. A name that a recipe gives it plays
+    no part."""
     kind = type(evaluator)
-    options = json.dumps(evaluator.options.model_dump(mode="json"), sort_keys=True)
+    named = None if kind.asked_with is None else set(kind.asked_with)
+    options = json.dumps(evaluator.options.model_dump(mode="json", include=named), sort_keys=True)
     return f"{kind.__module__}:{kind.__qualname__} {options}"
 
 
@@ -89,38 +94,59 @@ def answer(
     known = {question: found for question in asked if kept and (found := kept.get(asker, question)) is not None}
     open_ones = [question for question in asked if question not in known]
     step = max(1, evaluator.questions_at_once)
+    trouble = ""
     for start in range(0, len(open_ones), step):
         batch = open_ones[start : start + step]
-        for question, found in zip(batch, _ask(evaluator, batch, sleep), strict=True):
+        answers, why = _ask(evaluator, batch, sleep)
+        trouble = trouble or why
+        for question, found in zip(batch, answers, strict=True):
             if found is None:
                 continue
             known[question] = found
             if kept is not None:
                 kept.put(asker, question, found)
     by_example = tuple(tuple(known.get(question) for question in one) for one in questions)
-    return Answers(by_example, len(asked), len(asked) - len(known), len(distinct) - len(asked))
+    return Answers(by_example, len(asked), len(asked) - len(known), len(distinct) - len(asked), trouble)
 
 
-def _ask(evaluator: Evaluator[Any], batch: Sequence[str], sleep: Callable[[float], None]) -> Sequence[str | None]:
-    """One call, tried again later and later; nothing is answered where it never succeeds."""
-    name = type(evaluator).__name__
-    wait = FIRST_WAIT
+def _ask(
+    evaluator: Evaluator[Any], batch: Sequence[str], sleep: Callable[[float], None]
+) -> tuple[list[str | None], str]:
+    """One call, tried again later and later for what is still open, and why something stays so at the end."""
+    found: dict[str, str | None] = dict.fromkeys(batch)
+    wait, trouble, left = FIRST_WAIT, "", list(batch)
     for attempt in range(TRIES):
+        evaluator.trouble = ""
         try:
-            answers = evaluator.ask(batch)
+            found |= zip(left, _checked(evaluator, left, _call(evaluator, left)), strict=True)
+            return [found[question] for question in batch], evaluator.trouble
         except TryAgainError as error:
+            trouble = str(error)
+            if error.answers:
+                found |= zip(left, _checked(evaluator, left, error.answers), strict=True)
+                left = [question for question in left if found[question] is None]
+            if not left:
+                return [found[question] for question in batch], ""
             if attempt < TRIES - 1:
                 sleep(min(LONGEST_WAIT, wait if error.after is None else error.after))
             wait *= 2
-            continue
-        except SteerkitError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"{name} failed to ask {len(batch)} questions: {type(error).__name__}: {error}. "
-                "Raise steerkit.errors.TryAgainError from `ask` where it is worth trying again."
-            ) from error
-        if len(answers) != len(batch) or not all(found is None or isinstance(found, str) for found in answers):
-            raise PluginError(f"{name} was asked {len(batch)} questions; its `ask` must give a text or None for each.")
-        return answers
-    return [None] * len(batch)
+    return [found[question] for question in batch], trouble
+
+
+def _call(evaluator: Evaluator[Any], batch: Sequence[str]) -> Sequence[str | None]:
+    try:
+        return evaluator.ask(batch)
+    except SteerkitError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{type(evaluator).__name__} failed to ask {len(batch)} questions: {type(error).__name__}: {error}. "
+            "Raise steerkit.errors.TryAgainError from `ask` where it is worth trying again."
+        ) from error
+
+
+def _checked(evaluator: Evaluator[Any], batch: Sequence[str], answers: Sequence[str | None]) -> Sequence[str | None]:
+    if len(answers) != len(batch) or not all(found is None or isinstance(found, str) for found in answers):
+        name = type(evaluator).__name__
+        raise PluginError(f"{name} was asked {len(batch)} questions; its `ask` must give a text or None for each.")
+    return answers

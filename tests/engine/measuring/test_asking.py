@@ -116,3 +116,63 @@ def test_a_judge_that_breaks_its_contract_is_named() -> None:
         answer(Short(), [("a",)], budget=1)
     with pytest.raises(PluginError, match="no `ask`"):
         answer(Silent(NoOptions(), FakeVocabulary(2)), [("a",)], budget=1)
+
+
+class Halting(Judge):
+    """Answers the first question that is open at each call, and then asks to come back."""
+
+    questions_at_once = 3
+
+    def ask(self, questions: Sequence[str]) -> Sequence[str | None]:
+        self.calls.append(list(questions))
+        if len(questions) == 1:
+            return [questions[0].upper()]
+        raise TryAgainError("slow down", 0.5, [questions[0].upper(), *[None] * (len(questions) - 1)])
+
+
+def test_what_came_all_the_same_is_not_asked_for_again(tmp_path: Path) -> None:
+    judge, kept = Halting(), AnswersOnDisk(tmp_path)
+    found = answer(judge, [("a", "b", "c")], budget=9, kept=kept, sleep=lambda seconds: None)
+    assert found.by_example == (("A", "B", "C"),) and not found.note
+    assert judge.calls == [["a", "b", "c"], ["b", "c"], ["c"]]
+
+
+def test_where_it_never_ends_what_came_is_kept_and_the_note_says_why(tmp_path: Path) -> None:
+    class Stuck(Judge):
+        def ask(self, questions: Sequence[str]) -> Sequence[str | None]:
+            raise TryAgainError("out of breath", 0, [None if item == "b" else item.upper() for item in questions])
+
+    kept = AnswersOnDisk(tmp_path)
+    found = answer(Stuck(), [("a", "b")], budget=9, kept=kept, sleep=lambda seconds: None)
+    assert found.by_example == (("A", None),) and found.unanswered == 1
+    assert found.note == "1 questions stayed without an answer (out of breath)."
+    assert kept.get(asker_of(Stuck()), "a") == "A"
+
+
+def test_partial_answers_are_one_per_question_too() -> None:
+    class Short(Judge):
+        def ask(self, questions: Sequence[str]) -> Sequence[str | None]:
+            raise TryAgainError("later", 0, ["A"])
+
+    with pytest.raises(PluginError, match="was asked 2 questions"):
+        answer(Short(), [("a", "b")], budget=9, sleep=lambda seconds: None)
+
+
+def test_an_evaluator_may_say_what_troubled_it() -> None:
+    class Refused(Judge):
+        def ask(self, questions: Sequence[str]) -> Sequence[str | None]:
+            self.trouble = "nobody listens"
+            return [None] * len(questions)
+
+    assert "without an answer (nobody listens)." in answer(Refused(), [("a",)], budget=9).note
+
+
+def test_answers_are_kept_by_the_options_that_they_depend_on(tmp_path: Path) -> None:
+    class Free(Judge):
+        asked_with = ()
+
+    kept = AnswersOnDisk(tmp_path)
+    answer(Free(), QUESTIONS, budget=10, kept=kept)
+    later = Free(style="long")
+    answer(later, QUESTIONS, budget=10, kept=kept)
+    assert later.calls == []
