@@ -20,6 +20,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "plugins": "steerkit.cli.plugins:plugins_command",
     "inspect": "steerkit.cli.inspect:inspect_command",
     "report": "steerkit.cli.report:report_command",
+    "bake": "steerkit.cli.bake:bake_command",
     "select": "steerkit.cli.select:select_command",
     "fetch": "steerkit.cli.fetch:fetch_command",
     "bench": "steerkit.cli.bench:bench_command",
@@ -29,6 +30,7 @@ _KEPT: Final[Mapping[str, str]] = {
     "run": "Every stage that was finished is kept: the same command goes on from there.",
     "fetch": "The cache is as it was before.",
     "report": "The run's results are kept.",
+    "bake": "Nothing was written.",
 }
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
