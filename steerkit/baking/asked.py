@@ -84,7 +84,7 @@ def require_model(asked: Asked, live: LiveModel) -> None:
 def _require_weights(run: Run, name: str) -> None:
     """Refuse what isn't in the weights before anything is loaded."""
     entry = run.conditions[name]
-    steered = [one.name for one in run.results.conditions if one.interventions]
+    steered = [one.name for one in run.results.conditions if one.interventions and one.of is None]
     instead = f" Bake one of {', '.join(steered[:6])}." if steered else ""
     if entry.system_prompt is not None:
         rest = (

@@ -1,4 +1,4 @@
-"""From a run to a checkpoint, top to bottom. Whatever goes wrong, nothing is left where the checkpoint would have been."""
+"""From a run to a checkpoint, top to bottom. Whatever goes wrong, nothing is left of a checkpoint that isn't whole."""
 
 from __future__ import annotations
 
@@ -145,9 +145,7 @@ def _foldable(asked: Asked, live: LiveModel) -> tuple[Baking, Explanation]:
         if program.empty:
             raise AttachError("it changes nothing, so its checkpoint is the original")
         told = explain(program, live.model, live.layout)
-        kept = [
-            row for row in told.rows if row.became not in ("folded", "dropped") and not row.became.endswith("reads")
-        ]
+        kept = [row for row in told.rows if row.became not in ("folded", "dropped", "hook, reads")]
         if kept:
             lines = [
                 f"\n  {row.intervention} at {row.sites}, tokens {row.when}{f' if {row.gate}' if row.gate else ''}: "

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from steerkit.engine.lowering.explain import Explanation
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_DIGITS: Final = re.compile(r"[^A-Za-z0-9._-]+")
+_ODD: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def card_of(asked: Asked, change: Change, told: Explanation, compared: Compared, original: Mapping[str, Any]) -> str:
@@ -48,7 +48,7 @@ def card_of(asked: Asked, change: Change, told: Explanation, compared: Compared,
         *_directions(asked),
         "## What the run measured",
         *_effects(asked),
-        "## Is it the model that was measured?",
+        "## Is it the same as steering?",
         _compared(compared, original),
         "## The original",
         *_original(asked, source, original),
@@ -63,9 +63,7 @@ def card_of(asked: Asked, change: Change, told: Explanation, compared: Compared,
 def _front(asked: Asked, source: str) -> dict[str, Any]:
     base = hub_id(source)
     tags = ["steerkit", "activation-steering", "research-artefact", "modified-weights"]
-    tags += dict.fromkeys(
-        _DIGITS.sub("-", one.name) for one in asked.run.conditions[asked.condition.name].interventions
-    )
+    tags += dict.fromkeys(_ODD.sub("-", one.name) for one in asked.run.conditions[asked.condition.name].interventions)
     front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
     return front if base is None else {"base_model": base, **front}
 
@@ -140,9 +138,14 @@ def _effects(asked: Asked) -> Iterator[str]:
     head = "| measure | prompts | n | original | with the change | difference (95 % interval) | random directions |"
     yield "\n".join([head, "|---|---|---|---|---|---|---|", *filter(None, rows)])
     yield (
-        "Measured with hooks, before the change was put into weights. Random directions of the same norm, where there "
-        "were any, show what any change of that size does (lowest to highest)."
+        "Measured on the original while it was steered, before the change was put into a checkpoint. Random directions "
+        "of the same norm, where there were any, show what any change of that size does (lowest to highest)."
     )
+    loading = asked.plan.loading
+    own = [] if loading.system_prompt is None else [f"the system prompt {loading.system_prompt!r}"]
+    own += [] if loading.chat_template == "default" else ["a chat template of the recipe's own"]
+    if own:
+        yield f"Prompts were read with {' and '.join(own)}, which the checkpoint doesn't hold and `steerkit.json` does."
 
 
 def _row(block: Block, results: Results, name: str) -> str:
@@ -178,7 +181,7 @@ def _difference(block: Block, record: RecordEntry) -> str:
 
 def _compared(compared: Compared, original: Mapping[str, Any]) -> str:
     return (
-        f"The checkpoint was read back and compared with the original under hooks, which is what was measured: on "
+        f"The checkpoint was read back and compared with the original under hooks, which change no weights: on "
         f"{compared.prompts} prompts ({', '.join(compared.data)}), in {original['dtype']}, next-token logits differ by "
         f"at most {significant(compared.largest_difference)} (the largest logit is "
         f"{significant(compared.largest_logit)}; {significant(compared.tolerance)} was allowed)."
@@ -194,8 +197,8 @@ def _original(asked: Asked, source: str, original: Mapping[str, Any]) -> Iterato
     else:
         at = f", revision `{revision}`" if revision else ""
         yield (
-            f'[{base}](https://huggingface.co/{base}){at}: `AutoModelForCausalLM.from_pretrained("{base}")`. Its licence '
-            "and terms of use hold for this checkpoint too."
+            f'[{base}](https://huggingface.co/{base}){at}: `AutoModelForCausalLM.from_pretrained("{base}")`. Its '
+            "licence and terms of use hold for this checkpoint too."
         )
     if source in BUNDLED:
         model = BUNDLED[source]
