@@ -17,7 +17,7 @@ from steerkit.baking.card import card_of
 from steerkit.baking.check import Compared, compare, hooked_logits, prompts_of, require_fits
 from steerkit.baking.facts import facts_of_bake
 from steerkit.catalog import Catalog
-from steerkit.errors import ArtifactError, AttachError, SteerkitError
+from steerkit.errors import ArtifactError, AttachError, ModelError, SteerkitError
 from steerkit.progress import SILENT, Observer
 
 if TYPE_CHECKING:
@@ -160,7 +160,10 @@ def _foldable(asked: Asked, live: LiveModel) -> tuple[Baking, Explanation]:
 
 def _read_back(asked: Asked, folder: Path) -> LiveModel:
     loading = replace(asked.plan.loading, source=str(folder), revision=None)
-    return stages.load(replace(asked.plan, loading=loading))
+    try:
+        return stages.load(replace(asked.plan, loading=loading))
+    except SteerkitError as error:
+        raise ModelError(f"The checkpoint can't be read back, so it was removed: {error}") from None
 
 
 @contextmanager
