@@ -58,9 +58,10 @@ def prompts_of(plan: Plan, live: LiveModel) -> tuple[list[Example], tuple[str, .
     """
     by_ref = {DataRef(name, part): rows for name, parts in plan.data.items() for part, rows in parts.items()}
     validation = {str(ref): rows for ref, rows in by_ref.items() if ref.part == "validation"}
-    for choice in (validation, stages.evaluated_examples(plan), {str(ref): rows for ref, rows in by_ref.items()}):
+    whole = {str(ref): rows for ref, rows in by_ref.items()}
+    for choice in (lambda: validation, lambda: stages.evaluated_examples(plan), lambda: whole):
         found: dict[str, list[Example]] = {}
-        for ref, example in _in_turn(choice):
+        for ref, example in _in_turn(choice()):
             if sum(map(len, found.values())) < MOST_PROMPTS and _open(live, example):
                 found.setdefault(ref, []).append(example)
         if found:
