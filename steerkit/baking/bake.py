@@ -14,7 +14,7 @@ from steerkit import stages
 from steerkit.artifacts.rundir import write_json, write_text
 from steerkit.baking.asked import Asked, read_asked, require_model
 from steerkit.baking.card import card_of
-from steerkit.baking.check import Compared, compare, hooked_logits, prompts_of, require_fits
+from steerkit.baking.check import Compared, compare, hooked_logits, plain_logits, prompts_of, require_fits
 from steerkit.baking.facts import facts_of_bake
 from steerkit.catalog import Catalog
 from steerkit.errors import ArtifactError, AttachError, ModelError, SteerkitError
@@ -78,7 +78,6 @@ def bake(
     if not isinstance(condition, str) or not isinstance(run, (str, Path)) or not isinstance(out, (str, Path)):
         raise SteerkitError("bake takes a run directory, the name of one of its conditions, and a folder to write.")
     from steerkit.engine.baking.writing import bytes_of, require_room, write_checkpoint
-    from steerkit.engine.reading.passes import next_token_logits
 
     out = Path(out).expanduser()
     _require_free(out)
@@ -100,10 +99,7 @@ def bake(
         del baking, live  # two of a large model may not fit
         observer.step("reading the checkpoint back")
         again = _read_back(asked, folder)
-        texts = again.rendered(examples)
-        if [one.token_ids for one in texts] != [one.token_ids for one in rendered]:
-            raise ArtifactError("The tokenizer that was written reads prompts otherwise than the original's.")
-        found = next_token_logits(again, texts)
+        found = plain_logits(again, examples, rendered)
         compared = compare(hooked, found, str(original["dtype"]), len(examples), data)
         require_fits(compared, condition)
         facts = facts_of_bake(asked, change, compared, original, again.weights_hash, examples)

@@ -84,12 +84,26 @@ def _open(live: LiveModel, example: Example) -> bool:
     return not rendered.closed
 
 
-def hooked_logits(live: LiveModel, asked: stages.Condition, prompts: Iterable[Rendered]) -> Tensor:
+def hooked_logits(live: LiveModel, condition: stages.Condition, prompts: Iterable[Rendered]) -> Tensor:
     """Next-token logits of the model with the condition as hooks, ``[n, vocab]``."""
     from steerkit.engine.reading.passes import next_token_logits
 
-    with live.steer(*asked.placements, mode="hook"):
+    with live.steer(*condition.placements, mode="hook"):
         return next_token_logits(live, list(prompts))
+
+
+def plain_logits(live: LiveModel, examples: Sequence[Example], rendered: Sequence[Rendered]) -> Tensor:
+    """Next-token logits of the checkpoint, whose tokenizer must read prompts as the original's does.
+
+    Raises:
+        ArtifactError: where it doesn't.
+    """
+    from steerkit.engine.reading.passes import next_token_logits
+
+    texts = live.rendered(examples)
+    if [one.token_ids for one in texts] != [one.token_ids for one in rendered]:
+        raise ArtifactError("The tokenizer that was written reads prompts otherwise than the original's.")
+    return next_token_logits(live, texts)
 
 
 def compare(wanted: Tensor, found: Tensor, dtype: str, prompts: int, data: tuple[str, ...]) -> Compared:

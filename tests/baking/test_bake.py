@@ -273,6 +273,21 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tokenizer_that_reads_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import PreTrainedTokenizerBase
+
+    save = PreTrainedTokenizerBase.save_pretrained
+
+    def other(self: Any, folder: Path) -> None:
+        self.chat_template = "{{ messages[0]['content'] }}"
+        save(self, folder)
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", other)
+    with pytest.raises(ArtifactError, match="reads prompts otherwise"):
+        bake(plain_llama(), "without", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def changed(run: Path, folder: Path) -> Path:
     shutil.copytree(run, folder)
     return folder

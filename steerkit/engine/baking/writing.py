@@ -22,8 +22,8 @@ _BESIDE_WEIGHTS: Final = 64 * 2**20
 
 
 def bytes_of(model: PreTrainedModel) -> int:
-    """How much the model's checkpoint takes, about."""
-    return sum(p.numel() * p.element_size() for p in model.parameters()) + _BESIDE_WEIGHTS
+    """How much the model's checkpoint takes at most; a head that is the embedding may be untied, so it counts."""
+    return sum(one.numel() * one.element_size() for one in model.state_dict().values()) + _BESIDE_WEIGHTS
 
 
 def require_room(folder: Path, needed: int) -> None:
