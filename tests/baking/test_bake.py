@@ -166,9 +166,10 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_is_not_the_hooked_model_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Biases that the config doesn't declare: what the checkpoint holds of them is dropped when it is read."""
+    run = plain_llama()  # made before anything is patched
     monkeypatch.setattr(folding, "declare_biases", lambda model, needed: ({}, tuple(needed)))
     with pytest.raises(AttachError, match=r"logits differ by up to .* in float32\)\. The checkpoint was removed"):
-        bake(plain_llama(), "more", tmp_path / "deep" / "out")
+        bake(run, "more", tmp_path / "deep" / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -248,43 +249,46 @@ def failing(error: BaseException) -> Any:
 
 
 def test_a_disk_that_is_full_is_told_before_and_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = plain_llama()  # made before anything is patched
     with monkeypatch.context() as patched:
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         patched.setattr(writing.shutil, "disk_usage", lambda folder: usage)
         with pytest.raises(ArtifactError, match=r"takes about .* MB, and the disk of .* has 0 MB free"):
-            bake(plain_llama(), "without", tmp_path / "deep" / "out")
+            bake(run, "without", tmp_path / "deep" / "out")
     from safetensors import SafetensorError
     from transformers import PreTrainedModel
 
     full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", failing(full))
     with pytest.raises(OSError) as caught:
-        bake(plain_llama(), "without", tmp_path / "deep" / "out")
+        bake(run, "without", tmp_path / "deep" / "out")
     assert caught.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = plain_llama()  # made before anything is patched
     from transformers import PreTrainedTokenizerBase
 
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", failing(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        bake(plain_llama(), "without", tmp_path / "deep" / "out")
+        bake(run, "without", tmp_path / "deep" / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tokenizer_that_reads_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = plain_llama()  # made before anything is patched
     from transformers import PreTrainedTokenizerBase
 
     save = PreTrainedTokenizerBase.save_pretrained
 
-    def other(self: Any, folder: Path) -> None:
+    def other(self: Any, folder: Path, **settings: Any) -> Any:
         self.chat_template = "{{ messages[0]['content'] }}"
-        save(self, folder)
+        return save(self, folder, **settings)
 
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", other)
     with pytest.raises(ArtifactError, match="reads prompts otherwise"):
-        bake(plain_llama(), "without", tmp_path / "out")
+        bake(run, "without", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

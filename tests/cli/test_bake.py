@@ -46,11 +46,12 @@ def test_a_full_disk_is_told(
 ) -> None:
     from transformers import PreTrainedModel
 
+    run = kept_run("llama", **PLAIN)  # made before anything is patched
+
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
-    run = kept_run("llama", **PLAIN)
     assert bake(str(run), "--condition", "more", "--out", str(tmp_path / "out")) == 1
     said = capsys.readouterr().err
     assert "The disk is full (writing model.safetensors)" in said and "Nothing was written." in said
