@@ -56,17 +56,22 @@ def prompts_of(plan: Plan, live: LiveModel) -> tuple[list[Example], tuple[str, .
     Raises:
         DataError: where no row of the data is a prompt.
     """
-    by_ref = {DataRef(name, part): rows for name, parts in plan.data.items() for part, rows in parts.items()}
-    validation = {str(ref): rows for ref, rows in by_ref.items() if ref.part == "validation"}
-    whole = {str(ref): rows for ref, rows in by_ref.items()}
-    for choice in (lambda: validation, lambda: stages.evaluated_examples(plan), lambda: whole):
+    for choice in _choices(plan):
         found: dict[str, list[Example]] = {}
-        for ref, example in _in_turn(choice()):
+        for ref, example in _in_turn(choice):
             if sum(map(len, found.values())) < MOST_PROMPTS and _open(live, example):
                 found.setdefault(ref, []).append(example)
         if found:
             return [example for rows in found.values() for example in rows], tuple(found)
     raise DataError("The recipe has no prompt on which the checkpoint could be compared with the hooked model.")
+
+
+def _choices(plan: Plan) -> Iterator[Mapping[str, Sequence[Example]]]:
+    """Splits, the better ones first."""
+    by_ref = {DataRef(name, part): rows for name, parts in plan.data.items() for part, rows in parts.items()}
+    yield {str(ref): rows for ref, rows in by_ref.items() if ref.part == "validation"}
+    yield stages.evaluated_examples(plan)
+    yield {str(ref): rows for ref, rows in by_ref.items()}
 
 
 def _in_turn(choice: Mapping[str, Sequence[Example]]) -> Iterator[tuple[str, Example]]:

@@ -14,6 +14,7 @@ from steerkit.engine.loading.quiet import quiet_transformers
 from steerkit.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _OS_ERROR: Final = re.compile(r"os error (\d+)")
@@ -23,7 +24,8 @@ _BESIDE_WEIGHTS: Final = 64 * 2**20
 
 def bytes_of(model: PreTrainedModel) -> int:
     """How much the model's checkpoint takes at most; a head that is the embedding may be untied, so it counts."""
-    return sum(one.numel() * one.element_size() for one in model.state_dict().values()) + _BESIDE_WEIGHTS
+    tensors: dict[str, Tensor] = model.state_dict()
+    return sum(one.numel() * one.element_size() for one in tensors.values()) + _BESIDE_WEIGHTS
 
 
 def require_room(folder: Path, needed: int) -> None:
