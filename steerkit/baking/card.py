@@ -13,7 +13,7 @@ import steerkit
 from steerkit.bundled import BUNDLED
 from steerkit.report.describe import describe_direction as direction_in_words
 from steerkit.report.describe import describe_intervention
-from steerkit.report.numbers import NOT_MEASURED, significant
+from steerkit.report.numbers import NOT_MEASURED, count, sentence_case, significant
 from steerkit.report.tables import Block, make_blocks
 from steerkit.sources import TINY
 
@@ -115,7 +115,9 @@ def _changed(asked: Asked, change: Change, told: Explanation) -> Iterator[str]:
             f"The original has no bias there. `config.json` says {settings}, so that they are read; the "
             f"{len(change.zeros)} others that this declares are zero."
         )
-    yield f"In all {len(change.parameters)} parameters differ from the original's. Every other one is as it was."
+    number = len(change.parameters)
+    differ = f"{sentence_case(count(number, 'parameter'))} differ{'s' if number == 1 else ''}"
+    yield f"{differ} from the original's. Every other one is as it was."
 
 
 def _directions(asked: Asked) -> Iterator[str]:

@@ -64,6 +64,8 @@ def test_the_card_says_what_was_changed_along_what_and_with_which_effect(folder:
     assert "ablate warmth at embed: now in model.embed_tokens (weight)" in body
     assert "model.layers.0-2.self_attn.o_proj (weight)" in body
     assert "`tie_word_embeddings: false`" in body and "`mlp_bias: true`" in body
+    number = len(json.loads((folder / "steerkit.json").read_text())["changed"]["parameters"])
+    assert number == 8 and "Eight parameters differ from the original's." in body
     assert "`warmth`: mean_difference: warm.train minus cold.train, read at blocks.1.resid_pre" in body
     results = load_run(kept_run("llama", tie_word_embeddings=True, **PLAIN)).results
     (line,) = (line for line in body.splitlines() if line.startswith("| kl_divergence"))
