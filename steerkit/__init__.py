@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from steerkit.api.monitor import Monitor as Monitor
     from steerkit.artifacts.directions import load_directions as load_directions
     from steerkit.artifacts.directions import save_directions as save_directions
+    from steerkit.baking import Baked as Baked
+    from steerkit.baking import bake as bake
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.run import run_recipe as run_recipe
     from steerkit.session import ablate as ablate
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "Baked": "steerkit.baking",
     "Completion": "steerkit.api.monitor",
     "Direction": "steerkit.api.direction",
     "Example": "steerkit.types",
@@ -48,6 +51,7 @@ _HOMES = {
     "SteerkitError": "steerkit.errors",
     "ablate": "steerkit.session",
     "add": "steerkit.session",
+    "bake": "steerkit.baking",
     "capture": "steerkit.session",
     "estimate_direction": "steerkit.session",
     "estimate_directions": "steerkit.session",

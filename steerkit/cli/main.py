@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "plugins": "steerkit.cli.plugins:plugins_command",
     "inspect": "steerkit.cli.inspect:inspect_command",
     "report": "steerkit.cli.report:report_command",
+    "bake": "steerkit.cli.bake:bake_command",
     "select": "steerkit.cli.select:select_command",
     "fetch": "steerkit.cli.fetch:fetch_command",
     "bench": "steerkit.cli.bench:bench_command",
@@ -30,6 +31,7 @@ _KEPT: Final[Mapping[str, str]] = {
     "run": "Every stage that was finished is kept: the same command goes on from there.",
     "fetch": "The cache is as it was before.",
     "report": "The run's results are kept.",
+    "bake": "Nothing was written.",
 }
 _BRIEF: Final = frozenset({"check", "plugins"})
 """Commands that load no model and are over in a moment (``check --explain`` is none of them)."""

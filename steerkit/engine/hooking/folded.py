@@ -21,8 +21,8 @@ from steerkit.engine.lowering.fold import Fold, Swap
 
 PLAIN: Final = (
     "This model is being steered by parameters that something is folded into. Its checkpoint is that of the plain "
-    "model, without the steering. To keep a steered one is what `steerkit bake` is for, once it is there; until then "
-    "keep the directions (steerkit.save_directions) and the recipe."
+    "model, without the steering. `steerkit bake RUN --condition NAME --out FOLDER` writes a steered one, from a run "
+    "of a recipe; what needs no checkpoint is the directions (steerkit.save_directions)."
 )
 
 

@@ -1,0 +1,118 @@
+"""What a run says of the condition that is to be baked: its interventions, along the directions that the run saved."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerkit import stages
+from steerkit.artifacts.directions import load_directions
+from steerkit.artifacts.rundir import plain
+from steerkit.catalog import Catalog
+from steerkit.errors import ArtifactError, AttachError, UnknownNameError, nearest
+from steerkit.plan import Plan, plan_recipe
+from steerkit.plan.listed import condition_as_json
+from steerkit.report.read import Run, load_run
+from steerkit.stages import Condition
+
+if TYPE_CHECKING:
+    from steerkit.api.direction import Direction
+    from steerkit.session.model import LiveModel
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A condition of a run, ready to be folded.
+
+    Args:
+        run: the run, read.
+        plan: of the recipe that the run keeps, with the model loaded in the run's dtype.
+        condition: the condition.
+    """
+
+    run: Run
+    plan: Plan
+    condition: Condition
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """Those that its interventions use, each once."""
+        found = {id(one): one for placed in self.condition.placements for one in placed.directions}
+        return tuple(found.values())
+
+
+def read_asked(folder: str | Path, name: str, catalog: Catalog | None = None) -> Asked:
+    """Read a condition from a run directory.
+
+    Raises:
+        ArtifactError: where the directory isn't a finished run, or its files no longer belong together.
+        UnknownNameError: where it has no such condition.
+        AttachError: for a condition that no weights can hold, whatever the model.
+    """
+    run = load_run(folder)
+    if name not in run.conditions:
+        raise UnknownNameError(f"The run has no condition {name!r}. {nearest(name, run.conditions, 'condition')}")
+    _require_weights(run, name)
+    recipe = run.path / "recipe.yaml"
+    if not recipe.is_file():
+        raise ArtifactError(f"{run.path} has no recipe.yaml, which says how its conditions are built. Run it again.")
+    plan = plan_recipe(recipe, (), catalog or Catalog.discover())
+    # What auto came to then, whatever it would come to on this machine.
+    plan = replace(plan, loading=replace(plan.loading, dtype=run.origin.model.get("dtype") or plan.loading.dtype))
+    _require_same(run, plan, name)
+    saved = run.path / "directions.safetensors"
+    directions = load_directions(saved) if plan.directions else {}
+    used = {one for condition in plan.conditions for one in condition.directions}
+    if lacking := sorted(used - directions.keys()):
+        raise ArtifactError(f"{saved} has no direction {', '.join(lacking)}, which the run's conditions use.")
+    found = {one.name: one for one in stages.conditions(plan, directions)}
+    return Asked(run, plan, found[name])
+
+
+def require_model(asked: Asked, live: LiveModel) -> None:
+    """Raise ``ArtifactError`` where the model that was loaded isn't the one that was measured."""
+    measured = asked.run.origin.model.get("weights_sha256")
+    if measured and live.weights_hash and measured != live.weights_hash:
+        raise ArtifactError(
+            f"The weights of {live.source} aren't those that the run measured: they were {measured}, and are "
+            f"{live.weights_hash}. Put the model back as it was, or run the recipe again."
+        )
+
+
+def _require_weights(run: Run, name: str) -> None:
+    """Refuse what isn't in the weights before anything is loaded."""
+    entry = run.conditions[name]
+    steered = [one.name for one in run.results.conditions if one.interventions and one.of is None]
+    instead = f" Bake one of {', '.join(steered[:6])}." if steered else ""
+    if entry.system_prompt is not None:
+        rest = (
+            "is a system prompt, which is text and no weights"
+            if entry.prompt_only
+            else "has a system prompt, which no"
+            " weights can hold, beside its interventions; what the run measured was both together"
+        )
+        raise AttachError(f"Condition {name} {rest}, so there is nothing to bake.{instead}")
+    if not entry.interventions:
+        raise AttachError(f"Condition {name} is the model as it is: its checkpoint is the original.{instead}")
+
+
+def _require_same(run: Run, plan: Plan, name: str) -> None:
+    """What the recipe means today must be what was measured: plugins and files may have changed since."""
+    wanted = run.conditions[name].of or name
+    now = {one.name: plain(condition_as_json(one, one.n_controls(plan.random_directions))) for one in plan.conditions}
+    then = {one.get("name"): one for one in _listed(run.path / "plan.json")}
+    if wanted not in now or now[wanted] != then.get(wanted):
+        raise ArtifactError(
+            f"The recipe in {run.path} no longer means by {wanted} what it meant when it was run: a plugin has changed "
+            "since, or a file of the directory has. Run the recipe again and bake that run."
+        )
+
+
+def _listed(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text("utf-8"))["conditions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path} is missing or damaged: it is what says what the run did. Run it again.") from None
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
