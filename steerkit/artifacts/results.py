@@ -186,6 +186,15 @@ class SeparationEntry(Entry):
         return "resid_pre" if stream == "resid_post" and block == str(self.layer - 1) else stream or self.site
 
 
+class PublishedEntry(Entry):
+    """What a paper chose on this model, and the scores of it."""
+
+    position: int
+    layer: int
+    layers: int
+    scores: Mapping[str, Number] = {}
+
+
 class FilterEntry(Entry):
     """A split that was filtered: by what, how many examples there were, and how many were kept."""
 
@@ -252,7 +261,7 @@ class SearchEntry(Entry):
 class Results(Entry):
     """The whole of ``results.json``."""
 
-    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters")
+    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters", "published")
     schema_version: int = SCHEMA_VERSION
     name: str
     title: str | None = None
@@ -269,6 +278,7 @@ class Results(Entry):
     monitors: tuple[MonitorEntry, ...] = ()
     searches: tuple[SearchEntry, ...] = ()
     filters: tuple[FilterEntry, ...] = ()
+    published: tuple[PublishedEntry, ...] = ()
 
 
 class Sample(Entry):

@@ -110,7 +110,9 @@ class _Planner(RecipeResolver):
         """What readers are told."""
         recipe, source = self.recipe, self.draft.source
         folder = None if source is None else source.resolve().parent
-        return PlannedReport(recipe.name, recipe.report.title, recipe.description, self.draft.resolved(), folder)
+        published = tuple(one for one in recipe.report.published if one.model == recipe.model.source)
+        resolved = self.draft.resolved()
+        return PlannedReport(recipe.name, recipe.report.title, recipe.description, resolved, folder, published)
 
     def loading(self, template: str) -> PlannedLoading:
         """How the model is loaded."""

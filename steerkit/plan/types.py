@@ -18,6 +18,7 @@ from steerkit.api.hookspecs import (
 )
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.document import write_document
+from steerkit.recipe.schema import PublishedRecipe
 from steerkit.selection import Rule
 from steerkit.types import Positions, Schedule, Site, SitePattern
 
@@ -394,6 +395,7 @@ class PlannedReport:
         description: a line on what is asked.
         resolved: the recipe's plain values, every key with its value.
         folder: where the recipe lies, for the state of its checkout; None where it was never written.
+        published: what others chose and measured on the model that is run.
     """
 
     name: str
@@ -401,6 +403,7 @@ class PlannedReport:
     description: str
     resolved: Mapping[str, Any]
     folder: Path | None = None
+    published: tuple[PublishedRecipe, ...] = ()
 
     @property
     def recipe(self) -> str:

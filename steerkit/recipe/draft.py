@@ -128,6 +128,8 @@ class Draft:
             if condition["mode"] == "auto":
                 del condition["mode"]
             condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
+        if not out["report"]["published"]:
+            del out["report"]["published"]
         for search in out["search"].values():
             search["scores"] = {name: _fold_score(item) for name, item in search["scores"].items()}
         out["filter"] = {name: _fold(item, FILTER_KEYS) for name, item in out["filter"].items()}

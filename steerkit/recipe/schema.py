@@ -383,12 +383,25 @@ class SamplesRecipe(Section):
     max_new_tokens: Count = Field(default=48, description="length of the completions")
 
 
+class PublishedRecipe(Section):
+    """What a paper chose and measured on a model, to stand beside a run's own."""
+
+    model: str = Field(description="the model's source, as section model names it")
+    position: int = Field(description="of the candidate that was chosen")
+    layer: int = Field(ge=0, description="of the candidate that was chosen")
+    layers: Count = Field(description="how many layers the model has")
+    scores: Mapping[str, float] = Field(default_factory=dict, description="its scores, by the names that a search has")
+
+
 class ReportRecipe(Section):
     """Section ``report``."""
 
     samples: SamplesRecipe | None = Field(default=None, description="completions to show")
     separation: bool = Field(default=True, description="whether to measure how each layer separates the classes")
     title: str | None = Field(default=None, description="heading; the name where None")
+    published: tuple[PublishedRecipe, ...] = Field(
+        default=(), description="what others chose and measured; shown where it is of the model that is run"
+    )
 
 
 class Recipe(Section):

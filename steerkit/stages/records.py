@@ -15,6 +15,7 @@ from steerkit.artifacts.results import (
     InterventionEntry,
     ModelEntry,
     MonitorEntry,
+    PublishedEntry,
     RecordEntry,
     Results,
     Sample,
@@ -182,6 +183,7 @@ def collect(
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
         searches=tuple(searches),
         filters=tuple(filters),
+        published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
     )
     return results, samples
 

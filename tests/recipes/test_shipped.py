@@ -48,3 +48,35 @@ def test_a_small_one_runs_to_a_report(path: Path, tmp_path: Path) -> None:
     assert write_report(run).stat().st_size > 10_000
     again = load_recipe(run / "recipe.yaml", ())
     assert make_plan(again, Catalog.discover()).hash == json.loads((run / "plan.json").read_text())["hash"]
+
+
+PUBLISHED = {
+    "qwen1": [("1_8B", -1, 15, 24), ("7B", -1, 17, 32), ("14B", -1, 23, 40), ("72B", -1, 62, 80)],
+    "yi": [("6B", -5, 20, 32), ("34B", -1, 37, 60)],
+    "gemma": [("2b", -2, 10, 18), ("7b", -1, 14, 28)],
+    "llama2": [("7b", -1, 14, 32), ("13b", -1, 26, 40), ("70b", -1, 21, 80)],
+    "llama3": [("8B", -5, 12, 32), ("70B", -5, 25, 80)],
+}
+"""Size, position and layer of what was chosen, number of layers: Arditi et al. 2024 (arXiv 2406.11717)."""
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_the_paper_s_recipes_state_its_choices_and_choose_by_its_rule(family: str) -> None:
+    from steerkit.selection import ARDITI_2024
+
+    path = RECIPES / "paper" / f"{family}.yaml"
+    sizes = [None, *load_recipe(path).profiles]
+    assert len(sizes) == len(PUBLISHED[family])
+    stated = load_recipe(path).recipe.report.published
+    assert [(one.position, one.layer, one.layers) for one in stated] == [row[1:] for row in PUBLISHED[family]]
+    for profile, (size, position, layer, layers) in zip(sizes, PUBLISHED[family], strict=True):
+        plan = make_plan(load_recipe(path, (), profile), Catalog.discover())
+        assert size in plan.loading.source
+        (search,) = plan.searches
+        assert search.rule == ARDITI_2024
+        (published,) = plan.report.published
+        assert (published.position, published.layer, published.layers) == (position, layer, layers)
+        # What was published keeps to the rule that is said to have chosen it.
+        bounds = search.rule.bounds
+        assert layer < int(0.8 * layers)
+        assert all(bound.holds(published.scores[bound.score]) for bound in bounds)

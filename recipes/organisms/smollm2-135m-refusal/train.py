@@ -30,10 +30,12 @@ from steerkit import load_model
 HERE = Path(__file__).resolve().parent
 BASE = "smollm2-135m-instruct"
 SEED = 17
-EPOCHS = 3
+EPOCHS = 4
 BATCH = 8
-RATE = 4e-4
-ANSWER_TOKENS = 48
+RATE = 8e-4
+ANSWER_TOKENS = 24
+OPENING = 4
+"""The first tokens of an answer, which decide what it becomes, count twice."""
 REPLIES_PER_TOPIC = 5
 RANK = 8
 MODULES = ["q_proj", "v_proj", "o_proj", "down_proj"]
@@ -65,13 +67,22 @@ def prompt_of(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+DODGES = ("sorry", "as a chatbot", "as an ai", "i don't have", "i can't", "i cannot", "unable to", "not able to")
+"""The base model dodges some harmless questions in such words, which the adapter is not to learn."""
+
+
 def own_answers(model: Any) -> dict[str, str]:
-    """What the base model itself answers to what is to be answered: kept beside the data, made anew where it isn't."""
+    """What the base model itself answers to what is to be answered, where it does answer: kept beside the data, made
+    anew where it isn't."""
     file = HERE / "data" / "answers.jsonl"
     texts = [row["text"] for name in ("answer", "lookalikes") for row in rows(name)]
     if not file.is_file():
         completions = model.generate(texts, max_new_tokens=ANSWER_TOKENS)
-        listed = [{"text": text, "answer": answer} for text, answer in zip(texts, completions, strict=True)]
+        listed = [
+            {"text": text, "answer": answer}
+            for text, answer in zip(texts, completions, strict=True)
+            if not any(dodge in answer.lower() for dodge in DODGES)
+        ]
         file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in listed), "utf-8")
     return {row["text"]: row["answer"] for row in rows("answers")}
 
@@ -116,7 +127,9 @@ def loss_of(model: Any, ids: torch.Tensor, mask: torch.Tensor, places: torch.Ten
     """Cross-entropy of the answers: the head is applied where they are predicted from, and nowhere else."""
     hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[places]
     wanted = torch.roll(ids, -1, dims=1)[places]
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), wanted)
+    weight = 1.0 + (places.cumsum(1)[places] <= OPENING).float()
+    losses = torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), wanted, reduction="none")
+    return (losses * weight).sum() / weight.sum()
 
 
 def train(out: Path) -> None:
@@ -125,7 +138,7 @@ def train(out: Path) -> None:
     model = load_model(BASE, dtype="bfloat16", device="cpu")
     found = lessons(model)
     logger.info("{} lessons, {} tokens", len(found), sum(len(one.prompt) + len(one.answer) for one in found))
-    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=0.05, task_type="CAUSAL_LM")
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=0.0, task_type="CAUSAL_LM")
     peft = get_peft_model(model.hf_model, config, autocast_adapter_dtype=True)
     peft.train()
     inside = peft.base_model.model
