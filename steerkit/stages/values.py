@@ -159,7 +159,7 @@ def remarks_on(condition: Condition, found: ConditionScores, plan: Plan) -> list
         for (when, cause), tokens in counts.items():
             # Where nothing follows the prompts there is no token for such a gate to decide about.
             idle_gate = cause == "gate" and when in behind and not _reads_behind(plan, data, kind)
-            why = "nothing behind" if idle_gate else cause
+            why: str = "nothing behind" if idle_gate else cause
             reached.setdefault((when, why), {})[f"{_PASSES.get(kind, kind)} on {data}"] = tokens
     for (when, why), by_place in reached.items():
         idle = [place for place, tokens in by_place.items() if not tokens]
