@@ -176,6 +176,11 @@ def test_a_filter_that_keeps_nothing_says_what_there_was(recipe: Path) -> None:
         ("filter={warm: {kl_divergence: {at_most: 0}}}", "looks at the unsteered model alone"),
         ("filter={warm: {refusal_score: {at_least: 0, parts: [all]}}}", "has none of the parts all"),
         ("directions.candidates.positions='all[*]'", "each by itself"),
+        ("conditions.added=[{add: {direction: warmth, positions: 'post_instruction[*]'}}]", "leave out [*]"),
+        ("monitors={m: {direction: warmth, above: 0, positions: '[-2:][*]'}}", "leave out [*]"),
+        ("search.warmth.subject_to.nan={score: kl_div_score, at_most: 1}", "can't be called 'nan'"),
+        ("extends=quickstart", "it can't be set"),
+        ("profiles={a: {}}", "it can't be set"),
     ],
 )
 def test_what_can_not_be_searched_is_told_before_anything_runs(recipe: Path, override: str, message: str) -> None:
@@ -201,6 +206,67 @@ SCORES = """\
       steering_score: {refusal_score: {data: cold.validation, under: [add], tokens: [x]}}
       kl_div_score: {kl_divergence: {data: cold.validation, under: [ablate]}}
 """
+
+
+GATED = """\
+  warmth:
+    over: candidates
+    scores:
+      aim: {refusal_score: {data: warm.validation, tokens: [x], under: [{add: {gate: {direction: other, above: 0}}}]}}
+    minimise: aim
+"""
+
+
+def test_a_candidate_is_scored_without_a_gate(recipe: Path) -> None:
+    head, tail = RECIPE.split("  warmth:\n")[0], RECIPE.split("conditions:")[1]
+    recipe.write_text(f"{head}{GATED}conditions:{tail}", "utf-8")
+    with pytest.raises(RecipeError) as caught:
+        plan_recipe(recipe, (), Catalog.discover())
+    (problem,) = caught.value.problems
+    assert problem.where == "search.warmth.scores.aim.refusal_score.under.0.add.gate"
+    assert problem.message == "a candidate is scored without a gate; remove it"
+
+
+def test_a_candidate_without_a_score_takes_no_part_and_ends_nothing(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steerkit.api.evaluator import Outputs, Score
+    from steerkit_evaluators._refusal_score import RefusalScore
+
+    own, seen = RefusalScore.score, []
+
+    def score(self: RefusalScore, outputs: Outputs) -> list[Score]:
+        seen.append(None)
+        broken = len(seen) in (2, 3)  # behind the unsteered ones: the first candidate
+        return [Score(float("nan")) if broken else one for one in own(self, outputs)]
+
+    monkeypatch.setattr(RefusalScore, "score", score)
+    found = results(run(recipe))["searches"][0]
+    assert found["removed_by"]["nan"] == 1
+    assert found["chosen"] is not None
+
+
+def test_rows_and_totals_count_a_removal_alike(recipe: Path) -> None:
+    tight = ["search.warmth.subject_to.kl.at_most=0.1", "search.warmth.subject_to.induce.at_least=-7.1"]
+    (whole,) = results(run(recipe, *tight, "search.warmth.layers_below=1.0"))["searches"]
+    listed = [row["removed_by"] for row in whole["candidates"]]
+    assert {name: listed.count(name) for name in whole["removed_by"]} == whole["removed_by"]
+    assert sum(whole["removed_by"].values()) > 0
+
+
+def test_select_reads_a_pruned_run_s_table_as_the_run_did(recipe: Path) -> None:
+    path = run(recipe, "search.warmth.exhaustive=false", "search.warmth.subject_to.kl.at_most=0.1")
+    (search,) = results(path)["searches"]
+    chosen = select(read_table(path / "candidates-warmth.json", ARDITI_2024), ARDITI_2024, 3)
+    assert chosen.removed_by["nan"] == 0
+    assert chosen.removed_by["layer"] == search["removed_by"]["layer"]
+
+
+def test_the_code_of_what_searches_and_filters_is_in_the_provenance(recipe: Path) -> None:
+    path = run(recipe, "filter={cold: {refusal_score: {tokens: [x], at_most: 0}}}")
+    plugins = json.loads((path / "provenance.json").read_text("utf-8"))["plugins"]
+    assert {one["name"] for one in plugins} >= {"ablate", "kl_divergence", "refusal_score"}
+    assert all(one["sha256"] for one in plugins)
 
 
 def test_what_is_measured_by_what_chose_is_noted(recipe: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score, Vocabulary
 from steerkit_evaluators._outputs import required
@@ -78,13 +78,23 @@ def filled(template: str, **texts: str) -> str:
     return re.sub(r"\{(prompt|completion)\}", lambda place: texts[place[1]], template)
 
 
+_AROUND: Final = "\"'“”‘’*_`.!:()[] \n"
+"""What may stand around a label without being a part of it."""
+
+
 def parse(answer: str, labels: Mapping[str, int]) -> int | None:
     """What an answer counts, or None where it names no label, or several that count differently.
 
     An answer that is a label means it; in a longer one a label counts where it stands as words of its own.
     """
-    said = split(answer, TAGS)[0].strip().strip("\"'“”‘’*_`.!:()[] \n").casefold()
+    bare = split(answer, TAGS)[0].strip().casefold()
     by_word = {word.strip().casefold(): counts for word, counts in labels.items()}
+    if bare in by_word:
+        return by_word[bare]
+    said = bare.strip(_AROUND)
+    stripped = {word.strip(_AROUND): counts for word, counts in by_word.items()}
+    # Where labels differ by their marks alone, marks mean something.
+    by_word = stripped if len(stripped) == len(by_word) and "" not in stripped else by_word
     if said in by_word:
         return by_word[said]
     named = {counts for word, counts in by_word.items() if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said)}

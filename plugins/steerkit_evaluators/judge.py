@@ -131,6 +131,8 @@ class JudgeOptions(Options):
         if (self.endpoint is None) != (self.model is None):
             raise ValueError("`endpoint` and `model` belong together: say both, or a `classifier` alone.")
         if self.classifier is not None:
+            # So that a resolved recipe means the same folder wherever it is read.
+            object.__setattr__(self, "classifier", str(Path(self.classifier).expanduser().resolve()))
             self._fill("classifier_sha256", _hash_of_folder(self.classifier))
         given = "prompt" in self.model_fields_set
         if not given and self.classifier is not None and is_sequence_classifier(self.classifier):

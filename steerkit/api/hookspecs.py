@@ -257,7 +257,7 @@ class EvaluatorSpec(Spec):
         values: its values by name, where they are several; the plugin's own name is the one that it is called by.
             Empty: one score per example, with the class's unit and aggregate.
         limits: from the options and the number of logits to the least and the greatest value that an example's score
-            can have, so that a search can tell early that a bound fails.
+            can have, so that a search can tell early that a bound fails. Each example then has the weight 1.
         lacks: from the options and the examples of a data set to what these lack for its values of the whole, or None.
             A plan asks before anything is run, and a value that there isn't says so.
     """

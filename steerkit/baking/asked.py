@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit import stages
 from steerkit.artifacts.directions import load_directions
+from steerkit.artifacts.provenance import code_hash
 from steerkit.artifacts.rundir import plain
 from steerkit.catalog import Catalog
 from steerkit.errors import ArtifactError, AttachError, UnknownNameError, nearest
@@ -62,6 +63,7 @@ def read_asked(folder: str | Path, name: str, catalog: Catalog | None = None) ->
     # What auto came to then, whatever it would come to on this machine.
     plan = replace(plan, loading=replace(plan.loading, dtype=run.origin.model.get("dtype") or plan.loading.dtype))
     _require_same(run, plan, name)
+    _require_code(run, plan, name)
     saved = run.path / "directions.safetensors"
     directions = load_directions(saved) if plan.directions else {}
     used = {one for condition in plan.conditions for one in condition.directions}
@@ -96,6 +98,20 @@ def _require_weights(run: Run, name: str) -> None:
         raise AttachError(f"Condition {name} {rest}, so there is nothing to bake.{instead}")
     if not entry.interventions:
         raise AttachError(f"Condition {name} is the model as it is: its checkpoint is the original.{instead}")
+
+
+def _require_code(run: Run, plan: Plan, name: str) -> None:
+    """The code of the condition's interventions must be what was measured, as far as the run says which it was."""
+    wanted = run.conditions[name].of or name
+    then = {(one.get("kind"), one.get("name")): one.get("sha256") for one in run.origin.plugins}
+    for condition in plan.conditions:
+        for one in condition.interventions if condition.name == wanted else ():
+            measured = then.get((one.spec.kind, one.spec.name))
+            if measured and measured != code_hash(one.spec.implementation.partition(":")[0]):
+                raise ArtifactError(
+                    f"The code of {one.spec.name} isn't what the run in {run.path} was measured with. Run the recipe "
+                    "again and bake that run."
+                )
 
 
 def _require_same(run: Run, plan: Plan, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -165,6 +166,7 @@ def _read_back(asked: Asked, folder: Path) -> LiveModel:
 @contextmanager
 def _written(out: Path) -> Iterator[Path]:
     """A folder beside the place, which is moved there when the body ends well, and removed otherwise."""
+    out = out.resolve()
     made = [parent for parent in (out.parent, *out.parent.parents) if not parent.exists()]
     beside = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
     whole = False
@@ -175,7 +177,9 @@ def _written(out: Path) -> Iterator[Path]:
             out.rmdir()
         beside.replace(out)
         whole = True
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise ArtifactError(f"{out} can't be written ({error.strerror}). Name another folder with --out.") from None
     finally:
         if not whole:

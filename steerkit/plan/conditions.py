@@ -116,6 +116,7 @@ class ConditionResolver(DirectionResolver):
             return None
         self.check_sites(spec, options, written.directions, path)
         positions, schedule = Positions.parse(written.positions), Schedule.parse(written.schedule)
+        self.check_one(positions, *path, "positions")
         directions = written.directions if along is None else (along,)
         return PlannedIntervention(spec, options, directions, sites, positions, schedule, gate)
 
@@ -182,6 +183,7 @@ class ConditionResolver(DirectionResolver):
         self.check_known(gate.direction, here)
         site = self.gate_site(gate, here)
         positions = Positions.parse(gate.positions or "last")
+        self.check_one(positions, *here, "positions")
         if positions.role in ("generated", "completion", FROM_TOKEN):
             self.complain(
                 f"a gate reads tokens of the prompt, not {positions}: write last, instruction or prompt",

@@ -132,7 +132,8 @@ def meter_searches(
     for search in searches:
         candidates = sum(_candidates(by_name[name], n_layers) for name in search.over)
         for score in search.scores:
-            run = Pass(tuple(meter.lengths(score.data)), kind="next token")
+            prompts, tokens = tuple(meter.lengths(score.data)), score.needs.max_new_tokens
+            run = completing(prompts, tokens) if tokens else Pass(prompts, kind="next token")
             meter.add(Part.SEARCH, run, members=candidates, apart=True)
 
 

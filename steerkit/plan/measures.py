@@ -137,6 +137,7 @@ class MeasureResolver(ConditionResolver):
         sites = self.sites(written.sites, (*path, "sites"))
         self.check_monitored(written.direction, sites, path)
         positions = Positions.parse(written.positions)
+        self.check_one(positions, *path, "positions")
         if positions.role == FROM_TOKEN:
             self.complain(f"{positions} can be steered, not read: write a role such as all", *path, "positions")
         if len(self.problems) > before:

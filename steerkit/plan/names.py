@@ -20,7 +20,7 @@ from steerkit.plan.types import PlannedModel
 from steerkit.recipe.data import DataRef, Splits, parse_ref
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.problems import find_faults, news
-from steerkit.types import STREAMS, Example, Site, SitePattern, parse_sites
+from steerkit.types import STREAMS, Example, Positions, Site, SitePattern, parse_sites
 
 KeyPart: TypeAlias = str | int
 """One step of a path into a recipe: a key, or an index of a list."""
@@ -126,6 +126,11 @@ class Resolver:
                 self.complain(error, *path)
         self.note_stream(sites.stream)
         return sites
+
+    def check_one(self, positions: Positions, *path: KeyPart) -> None:
+        """Positions are tokens to be taken together, not those among which a search chooses."""
+        if positions.each:
+            self.complain(f"'{positions}' are for a direction that a search chooses; leave out [*]", *path)
 
     def note_stream(self, stream: str) -> None:
         """Say that a stream is one that not every model has."""

@@ -10,7 +10,7 @@ from steerkit.plan.names import KeyPart
 from steerkit.plan.types import CANDIDATE, PlannedDirection, PlannedIntervention, PlannedScore, PlannedSearch
 from steerkit.recipe.draft import OPTIONS, SCORE_KEYS
 from steerkit.recipe.schema import CandidateScoreRecipe, InterventionRecipe, SearchRecipe
-from steerkit.selection import Bound, LayerBound, Rule
+from steerkit.selection import LAYER, NAN, Bound, LayerBound, Rule
 
 
 class SearchResolver(MeasureResolver):
@@ -19,6 +19,11 @@ class SearchResolver(MeasureResolver):
     def search(self, name: str, written: SearchRecipe) -> PlannedSearch | None:
         """One search, or None where it has problems."""
         path, before = ("search", name), len(self.problems)
+        for bound in written.subject_to:
+            if bound in (NAN, LAYER):
+                self.complain(
+                    f"a bound can't be called {bound!r}, which means something else", *path, "subject_to", bound
+                )
         if name in self.recipe.directions:
             self.complain(f"a direction is called {name!r} too; give the search another name", *path)
         for direction in written.directions:
@@ -84,11 +89,14 @@ class SearchResolver(MeasureResolver):
         if item.directions:
             self.complain("it goes along the candidate; leave direction out", *path, "direction")
             return None
+        if item.gate is not None:
+            self.complain("a candidate is scored without a gate; remove it", *path, "gate")
+            return None
         return self.intervention(item, {}, *path, along=CANDIDATE)
 
     def check_candidates(self, directions: Sequence[PlannedDirection], searches: Sequence[PlannedSearch]) -> None:
         """Directions at several positions are chosen among, and by nothing that is reported on."""
-        searched = {name for one in searches for name in one.over}
+        searched = {name for one in self.recipe.search.values() for name in one.directions}
         for item in directions:
             each = item.positions is not None and item.positions.each
             if each and item.name not in searched and not self.draft.lost_within("search"):

@@ -23,7 +23,8 @@ PROFILES: Final = "profiles"
 LAYER_KEYS: Final = (EXTENDS, PROFILES)
 """Keys that say how a recipe is put together; the recipe itself has neither."""
 
-_FILES: Final = (("data", "*", "file"), ("directions", "*", "file"), ("model", "chat_template", "file"))
+_NAMED: Final = (("data", "*", "file"), ("directions", "*", "file"), ("model", "chat_template", "file"))
+_FILES: Final = (*_NAMED, *(("profiles", "*", *path) for path in _NAMED))
 """Where a recipe names files. A model's source isn't among them: it is relative to the present folder."""
 
 
@@ -75,10 +76,16 @@ def lay(document: Document, source: Path | None, folder: Path, profile: str | No
     value = layered.value
     if not isinstance(value, dict):
         return layered
-    written = value.pop(PROFILES, {})
+    written = value.pop(PROFILES, None) or {}
     if not isinstance(written, dict) or not all(isinstance(one, dict) for one in written.values()):
         message = "expected profiles by name, each a mapping of sections, as in {laptop: {seed: 1}}"
         return _with_problem(layered, message, (PROFILES,))
+    for name, one in written.items():
+        for key in LAYER_KEYS:
+            if key in one:
+                told = "belongs to the file, not to one of its profiles; move it there"
+                layered = _with_problem(layered, f"{key} {told}", (PROFILES, name, key))
+                del one[key]
     layered = replace(layered, profiles=tuple(written))
     if profile is None:
         return layered

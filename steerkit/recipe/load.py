@@ -14,7 +14,7 @@ from steerkit.errors import Problem, RecipeError, SteerkitError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, is_whole, read_document
 from steerkit.recipe.draft import EVALUATION_KEYS, FILTER_KEYS, INTERVENTION_KEYS, OPTIONS, SCORE_KEYS, Draft, Written
-from steerkit.recipe.layers import lay, merged
+from steerkit.recipe.layers import LAYER_KEYS, lay, merged
 from steerkit.recipe.mend import Mender
 from steerkit.recipe.presets import preset_search
 from steerkit.recipe.problems import in_order
@@ -121,6 +121,8 @@ def _override(value: dict[str, Any], text: str, given: set[KeyPath], lost: set[K
     parts = re.sub(r"\[(-?\d+)\]", r".\1", key.strip()).split(".")
     if not equals or not all(parts) or not is_whole(key):
         return [Problem("expected key=value with a dotted key, as in --set model.dtype=bfloat16", where)]
+    if parts[0] in LAYER_KEYS:
+        return [Problem(f"{parts[0]} is said in the file, or with --profile; it can't be set", where)]
     document = read_document(raw)
     holder: Any = value
     path: list[str | int] = []
@@ -231,7 +233,7 @@ class _Grammar:
             below = preset_search(item.pop("preset"))
         except SteerkitError as error:
             self._complain((*path, "preset"), str(error))
-            self.lost |= {(*path, key) for key in ("scores", "minimise", "maximise")}
+            self.lost |= {(*path, key) for key in ("scores", "minimise", "maximise", "subject_to")}
             return item
         return dict(merged(below, item))
 

@@ -2,11 +2,12 @@
 no model, no torch, and none of ours but errors."""
 
 from steerkit.selection.presets import ARDITI_2024, PRESETS
-from steerkit.selection.rule import NAN, Bound, Candidate, LayerBound, Removed, Rule, Selection, select
+from steerkit.selection.rule import LAYER, NAN, Bound, Candidate, LayerBound, Removed, Rule, Selection, select
 from steerkit.selection.table import read_table
 
 __all__ = [
     "ARDITI_2024",
+    "LAYER",
     "NAN",
     "PRESETS",
     "Bound",

@@ -48,6 +48,8 @@ def _candidate(row: Any, rule: Rule, where: str) -> Candidate:
         _whole(row["layer"], "layer", where),
         scores,
         {name: error for name, error in errors.items() if not math.isnan(error)},
+        " ".join(text for key in ("over", "site") if isinstance(text := row.get(key), str)),
+        removed if isinstance(removed := row.get("removed_by"), str) and removed in rule.says() else None,
     )
 
 

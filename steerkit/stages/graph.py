@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from steerkit.artifacts.keys import hash_of
+from steerkit.artifacts.provenance import code_hash
 from steerkit.catalog import needs_of
 from steerkit.errors import ArtifactError
 from steerkit.plan import (
@@ -241,7 +242,8 @@ class _Grapher:
 
     def score_use(self, item: PlannedScore) -> ScoreUse:
         """A score as tasks name it."""
-        code = tuple(code_of(one.spec) for one in item.under)
+        limits = item.spec.limits
+        code = (*(code_of(one.spec) for one in item.under), None if limits is None else code_hash(limits.__module__))
         examples = self.plan.examples(item.data)
         return ScoreUse(
             item.name,

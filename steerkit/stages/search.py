@@ -32,7 +32,7 @@ def score_candidates(
     from steerkit.engine.searching.search import CandidateSearch
 
     probes = [_probe(use, live) for use in payload.scores]
-    choices = choices_of(directions)
+    choices = choices_of(directions, payload.over)
     search = CandidateSearch(live, probes, payload.rule, exhaustive=payload.exhaustive, observer=observer)
     found = search.run(choices)
     return {
@@ -44,13 +44,17 @@ def score_candidates(
     }
 
 
-def choices_of(directions: Iterable[Direction]) -> list[Choice]:
-    """Every site of directions that were each read at one position; in the order of positions, then of sites."""
+def choices_of(directions: Iterable[Direction], over: str) -> list[Choice]:
+    """Every site of a direction, or of those that it has at several positions; in their order, then of the sites.
+
+    What an estimator gives beside its main direction is no candidate.
+    """
     from steerkit.engine.searching.search import Choice
 
     return [
         Choice(_one_position(direction.positions), site, direction.at(site))
         for direction in directions
+        if direction.name in (over, f"{over}@{direction.positions}")
         for site in direction.sites
     ]
 
@@ -141,8 +145,9 @@ def _paired_errors(
         if row["examples"]
     }
     own = rows[winner.place]
+    # An example that has no score under one of the two says nothing of their difference.
     return {
-        place: _standard_error([one - other for one, other in zip(values, own, strict=True)])
+        place: _standard_error([a - b for a, b in zip(values, own, strict=True) if a is not None and b is not None])
         for place, values in rows.items()
     }
 
@@ -161,7 +166,11 @@ def chosen_direction(
     winner = found.winner
     direction, _, site = winner.variant.rpartition(" ")
     name = direction or payload.over[0]
-    held = next(one for one in directions[name].values() if _one_position(one.positions) == winner.position)
+    held = next(
+        one
+        for one in directions[name].values()
+        if _one_position(one.positions) == winner.position and one.name in (name, f"{name}@{one.positions}")
+    )
     at = held.at(site)
     told = {
         "search": payload.name,
@@ -185,9 +194,9 @@ def describe_search(search: SearchTasks, outputs: Mapping[str, bytes]) -> Search
     tables = {name: json.loads(outputs[task.key]) for name, task in search.scored.items()}
     found = chosen_among(payload, tables)
     several = len(tables) > 1
-    rows = [(name, row) for name, table in tables.items() for row in table["rows"]]
-    places = {_candidate(row, payload.rule, name if several else "").place: at for at, (name, row) in enumerate(rows)}
     n_layers = max(table["n_layers"] for table in tables.values())
+    rows = [(name, {**row, "removed_by": _removed_by(row, payload.rule, n_layers)}) for name, row in _rows(tables)]
+    places = {_candidate(row, payload.rule, name if several else "").place: at for at, (name, row) in enumerate(rows)}
     fields = ("position", "layer", "site", "norm", "scores", "errors", "removed_by", "broken_off")
     return SearchEntry(
         name=planned.name,
@@ -198,7 +207,7 @@ def describe_search(search: SearchTasks, outputs: Mapping[str, bytes]) -> Search
         exhaustive=planned.exhaustive,
         n_layers=n_layers,
         scores={one.name: _score_as_json(one) for one in planned.scores},
-        baseline=next(iter(tables.values()))["baseline"],
+        baseline={name: value for table in tables.values() for name, value in table["baseline"].items()},
         bounds={bound.name: _bound_as_json(bound) for bound in planned.rule.bounds},
         layers_below=None if planned.rule.layers is None else planned.rule.layers.first_outside(n_layers),
         candidates=tuple(
@@ -212,6 +221,15 @@ def describe_search(search: SearchTasks, outputs: Mapping[str, bytes]) -> Search
         stages=_added([table["stages"] for table in tables.values()]),
         notes=tuple(dict.fromkeys(note for table in tables.values() for note in table["notes"])),
     )
+
+
+def _rows(tables: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(name, row) for name, table in tables.items() for row in table["rows"]]
+
+
+def _removed_by(row: Mapping[str, Any], rule: Rule, n_layers: int) -> str | None:
+    """What removed a candidate, as the rule counts it: in its order where all is scored, else what came first."""
+    return rule.failure(_candidate(row, rule, ""), n_layers)
 
 
 def _score_as_json(one: PlannedScore) -> dict[str, Any]:

@@ -152,14 +152,14 @@ class CandidatesTask:
         scores: by what.
         rule: what makes further scores of a candidate needless.
         exhaustive: whether they are computed all the same.
-        over: as messages call the direction.
+        over: the direction.
     """
 
     model: ModelUse
     scores: tuple[ScoreUse, ...]
     rule: Rule
     exhaustive: bool
-    over: str = field(default="", compare=False)
+    over: str
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,21 @@ def test_files_are_relative_to_the_file_that_names_them(folder: Path) -> None:
     assert own.path_of(own.recipe.data["warm"].file or "") == (folder / "warm.txt").resolve()
 
 
+def test_files_that_a_profile_names_are_relative_to_its_file_too(folder: Path) -> None:
+    base = folder / "below" / "base.yaml"
+    base.write_text(BASE + "  other: {data: {cold: {inline: null, file: warm.txt}}}\n", "utf-8")
+    draft = child(folder, "", "other")
+    name = draft.recipe.data["cold"].file
+    assert name is not None
+    assert draft.path_of(name) == (folder / "below" / "warm.txt").resolve()
+
+
+def test_profiles_of_nothing_are_none_and_a_profile_extends_nothing(folder: Path) -> None:
+    assert child(folder, "profiles: null\n").profiles == ()
+    (told,) = problems(folder, "profiles: {small: {extends: other.yaml}}\n", "small")
+    assert "extends belongs to the file, not to one of its profiles" in told
+
+
 def test_a_profile_goes_over_the_file_and_overrides_over_the_profile(folder: Path) -> None:
     text = "seed: 5\nprofiles: {small: {seed: 6}, none: {control: false}}\n"
     assert child(folder, text).recipe.control.random_directions == 5

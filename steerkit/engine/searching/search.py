@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from torch import Tensor
 
@@ -19,10 +18,8 @@ from steerkit.engine.runtime.runtime import Runtime
 from steerkit.engine.searching.alike import AlikePrompts, first_layer
 from steerkit.errors import DataError, PluginError
 from steerkit.progress import SILENT, Observer
-from steerkit.selection import Bound, Rule
+from steerkit.selection import LAYER, NAN, Bound, Rule
 from steerkit.types import Example, Positions, Site
-
-LAYER: Final = "layer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +190,7 @@ class CandidateSearch:
         if one.failed is None:
             mean = _mean(values)
             if math.isnan(mean):
-                one.failed = "nan"
+                one.failed = NAN
             else:
                 one.failed = next((bound.name for bound in bounds if not bound.holds(mean)), None)
 
@@ -296,9 +293,15 @@ def _mean(scores: Sequence[Score]) -> float:
 
 
 def _reach(scores: Sequence[Score], total: int, limits: tuple[float, float]) -> tuple[float, float]:
-    """The least and the greatest mean that there can still be, where each example counts alike; else anything."""
+    """The least and the greatest mean that there can still be.
+
+    Raises:
+        PluginError: for weights other than 1 where an evaluator says limits: what is left could count for more.
+    """
+    if limits == (-math.inf, math.inf):
+        return limits
     if any(score.weight != 1 for score in scores):
-        return -math.inf, math.inf
+        raise PluginError("An evaluator that says the limits of its scores gave one of another weight than 1.")
     known, left = math.fsum(score.value for score in scores), total - len(scores)
     return (known + left * limits[0]) / total, (known + left * limits[1]) / total
 

@@ -9,7 +9,14 @@ import torch
 
 from steerkit.api.estimator import ClassStatistics, Estimate, EstimationRequest, Estimator
 from steerkit.api.hookspecs import EstimatorNeeds, NoOptions
-from steerkit.engine.measuring.separation import Separation, _at_site, auroc, d_prime, discriminant, separation
+from steerkit.engine.measuring.separation import (
+    Separation,
+    _separation_at_site,
+    auroc,
+    d_prime,
+    discriminant,
+    separation,
+)
 from steerkit.session.model import LiveModel
 from steerkit.types import Positions, Site, as_examples
 
@@ -126,7 +133,7 @@ def test_projections_that_differ_by_rounding_alone_are_told() -> None:
             for name, rows in zip(("positive", "negative"), (same + noise * size).float(), strict=True)
         }
         vectors = (read["positive"].mean - read["negative"].mean)[None]
-        return _at_site(Site("resid_pre", 0), 0, vectors, read, read)
+        return _separation_at_site(Site("resid_pre", 0), 0, vectors, read, read)
 
     of_noise, of_more, of_nothing = measured(2e-5), measured(2e-2), measured(0.0)
     assert of_noise.only_rounding is True and of_noise.auroc is not None
