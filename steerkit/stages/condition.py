@@ -170,7 +170,7 @@ def require_possible(conditions: Sequence[Condition], plan: Plan, live: LiveMode
         SteerkitError: naming the condition, where its sites, widths or positions don't fit model and prompts.
     """
     from steerkit.engine.lowering.lower import at_sites
-    from steerkit.engine.sequence.positions import intervals
+    from steerkit.engine.sequence.positions import position_intervals
 
     frames: dict[str | None, list[Frame]] = {}
     for condition in conditions:
@@ -189,7 +189,7 @@ def require_possible(conditions: Sequence[Condition], plan: Plan, live: LiveMode
             named |= {gate.positions for gate in gates if gate.at == "prompt"}
             for positions in (one for one in named if one.role != FROM_TOKEN):
                 for frame in frames[system_prompt]:
-                    intervals(positions, frame)
+                    position_intervals(positions, frame)
         except SteerkitError as error:
             raise type(error)(f"Condition {condition.name}: {error}") from None
 

@@ -161,9 +161,9 @@ def plugins_of(plan: Plan, live: LiveModel) -> list[dict[str, Any]]:
     listed: Sequence[dict[str, Any]] = [dict(item) for item in plan.plugins]
     specs: list[Spec] = [item.estimator for item in plan.directions if item.estimator is not None]
     specs += [item.spec for condition in plan.conditions for item in condition.interventions]
-    specs += [item.spec for item in (*plan.evaluations, *plan.filters)]
-    for search in plan.searches:
-        specs += [one.spec for score in search.scores for one in (score, *score.under)]
+    specs += [item.spec for item in plan.evaluations] + [item.spec for item in plan.filters]
+    for score in (score for search in plan.searches for score in search.scores):
+        specs += [score.spec, *(one.spec for one in score.under)]
     adapter = adapter_of(plan, live)
     code = {(spec.kind, spec.name): code_hash(spec.implementation.partition(":")[0]) for spec in [*specs, adapter]}
     names = {(item["kind"], item["name"]) for item in listed}

@@ -64,7 +64,10 @@ class Baking:
         names = {module: name for name, module in model.named_modules()}
         bare = [names[module] for module, name, _ in swaps if name == "bias" and module._parameters["bias"] is None]
         settings, biases = declare_biases(model, bare)
-        untied = any(isinstance(module, nn.Embedding) and _is_shared(module, name, model) for module, name, _ in swaps)
+        untied = any(
+            isinstance(module, nn.Embedding) and _is_shared_where_baked(module, name, model)
+            for module, name, _ in swaps
+        )
         return cls(model, swaps, biases, dict(settings), untied)
 
     def put(self) -> Change:
@@ -87,7 +90,7 @@ class Baking:
         return Change(changed, tuple(sorted(zeros - set(changed))), settings)
 
 
-def _is_shared(owner: nn.Module, name: str, model: nn.Module) -> bool:
+def _is_shared_where_baked(owner: nn.Module, name: str, model: nn.Module) -> bool:
     """Whether another module has this very parameter."""
     value = owner._parameters[name]
     others = (module for module in model.modules() if module is not owner)

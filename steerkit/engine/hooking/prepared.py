@@ -19,7 +19,7 @@ from steerkit.api.intervention import Affine, Intervention, Placement
 from steerkit.engine.hooking.attach import Begins, like_of
 from steerkit.engine.hooking.compiled import Hook, Hooks
 from steerkit.engine.lowering.algebra import compose, is_constant, wants_gradient
-from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_of
+from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_to_lower
 from steerkit.engine.lowering.lower import place_of, places_of_edits
 from steerkit.engine.lowering.places import Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
@@ -261,7 +261,7 @@ def _sites_to_prepare(sites: Where | Sequence[Where] | None, layout: Layout) -> 
             layout.require(site)
             chosen.add(place_of(site.whole, layout))
             continue
-        (one,) = placements_of(given)
+        (one,) = placements_to_lower(given)
         placements.append(one)
         # An update that is nothing at all for now, since its coefficient is 0, may be something later.
         idle = [site for site in one.sites_on(layout) if one.intervention.update(site, layout) is None]

@@ -264,13 +264,13 @@ def build_literal_step(step: Step, cursor: Cursor) -> Applied:
             for place in range(x.shape[1]):
                 weight = 1.0 if isinstance(weights, bool) else float(weights[row, place])
                 if part is not None and weight != 0:
-                    new[row, place] = _literal_token(part, x[row, place], weight)
+                    new[row, place] = _interpret_token_in_hook(part, x[row, place], weight)
         return new
 
     return run
 
 
-def _literal_token(part: Edit, x: Tensor, weight: float) -> Tensor:
+def _interpret_token_in_hook(part: Edit, x: Tensor, weight: float) -> Tensor:
     if isinstance(part.update, Pointwise):
         changed = part.update.function(x)
         return changed if weight == 1 else x + weight * (changed - x)

@@ -17,11 +17,11 @@ def config_values(config: PreTrainedConfig) -> dict[str, Any]:
 
     No output depends on that, so the same model in another folder has the same values.
     """
-    values: dict[str, Any] = _without_names(json.loads(config.to_json_string(use_diff=False)))
+    values: dict[str, Any] = _config_without_names(json.loads(config.to_json_string(use_diff=False)))
     return values
 
 
-def _without_names(value: Any) -> Any:
+def _config_without_names(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_names(item) for key, item in value.items() if key not in _NAMES}
-    return [_without_names(item) for item in value] if isinstance(value, list) else value
+        return {key: _config_without_names(item) for key, item in value.items() if key not in _NAMES}
+    return [_config_without_names(item) for item in value] if isinstance(value, list) else value

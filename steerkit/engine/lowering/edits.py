@@ -55,7 +55,7 @@ class Edit:
         return self.site.stream if self.head < 0 else f"{self.site.stream}[{self.head}]"
 
 
-def placements_of(steer: Steer, placed: dict[int, Placement] | None = None) -> tuple[Placement, ...]:
+def placements_to_lower(steer: Steer, placed: dict[int, Placement] | None = None) -> tuple[Placement, ...]:
     """What a row is steered by as a tuple of placements.
 
     Args:

@@ -57,10 +57,10 @@ class Fold:
         if self.kind == "embedding":
             rows = _wide(weight)
             return [(module, "weight", _as_parameter(_row_update(rows, self.outer), weight))]
-        return _linear_swaps(cast(nn.Linear, module), self.inner, self.outer)
+        return _folded_linear_swaps(cast(nn.Linear, module), self.inner, self.outer)
 
 
-def _linear_swaps(module: nn.Linear, inner: Affine | None, outer: Affine | None) -> list[Swap]:
+def _folded_linear_swaps(module: nn.Linear, inner: Affine | None, outer: Affine | None) -> list[Swap]:
     weight = _wide(module.weight)
     given = module._parameters["bias"]
     bias = None if given is None else _wide(given)

@@ -24,7 +24,7 @@ from torch import nn
 from steerkit.api.architecture import Layout, Tap
 from steerkit.api.intervention import Affine, Gate, Intervention, Placement
 from steerkit.engine.lowering.algebra import compose, is_constant
-from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_of
+from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_to_lower
 from steerkit.engine.lowering.fold import Fold, fold_places
 from steerkit.engine.lowering.places import Fate, Item, Places, Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
@@ -71,7 +71,7 @@ def lower(
 
 def at_sites(placements: Iterable[Placement | Intervention], layout: Layout) -> Program:
     """A condition with every update hooked at its own site: what holds adapters and plugins to their word."""
-    return lower(edits_of(placements_of(tuple(placements)), layout), layout, by_site=True, at_taps=True)
+    return lower(edits_of(placements_to_lower(tuple(placements)), layout), layout, by_site=True, at_taps=True)
 
 
 def lower_rows(rows: Sequence[Sequence[Edit]], layout: Layout, *, by_site: bool = False) -> Program:
@@ -107,7 +107,7 @@ def places_of_edits(edits: Sequence[Edit], layout: Layout, record: Record, *, by
     for number in dropped:
         record.note(edits[number], "dropped", why="the stream holds nothing of it there")
     at: dict[Site, list[Item]] = {}
-    for gate in _gates_read_in_pass(edits):
+    for gate in _lowered_gates_by_site(edits):
         at.setdefault(gate.read_at.whole, []).append(Probe(gate))
     for number, edit in enumerate(edits):
         if number not in dropped:
@@ -122,7 +122,7 @@ def places_of_edits(edits: Sequence[Edit], layout: Layout, record: Record, *, by
     return {place: found for place, items in places.items() if (found := _composed_edits(items, record))}
 
 
-def _gates_read_in_pass(edits: Sequence[Edit]) -> list[Gate]:
+def _lowered_gates_by_site(edits: Sequence[Edit]) -> list[Gate]:
     """The gates that are read while a pass runs; an extra pass decides the others."""
     return [gate for gate in dict.fromkeys(edit.when.gate for edit in edits) if gate is not None and not gate.prepass]
 
@@ -217,7 +217,7 @@ def _literal_program_of_rows(rows: Sequence[Sequence[Edit]], layout: Layout) -> 
     places: list[Places] = []
     for edits in rows:
         at: Places = {}
-        for gate in _gates_read_in_pass(edits):
+        for gate in _lowered_gates_by_site(edits):
             at.setdefault(gate.read_at.whole, []).append(Probe(gate))
         for edit in edits:
             at.setdefault(edit.site, []).append(edit)

@@ -14,7 +14,7 @@ from steerkit.engine.measuring.jobs import Job, Member, Steered
 from steerkit.engine.measuring.prompting import lengths_of
 from steerkit.engine.measuring.setting import Setting
 from steerkit.engine.prompts.chat import Rendered
-from steerkit.engine.reading.monitors import prompt_with_completion
+from steerkit.engine.reading.monitors import completion_to_read
 from steerkit.engine.reading.passes import SequenceLogits, sequence_logits
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.errors import DataError
@@ -84,7 +84,7 @@ def _texts(setting: Setting, data: str, completion_tokens: int, limit: int, syst
         prompts = setting.prompts(data, system_prompt)
         completions = setting.plain.completions[data]
         rendered = [
-            prompt_with_completion(prompt, ids[:completion_tokens])
+            completion_to_read(prompt, ids[:completion_tokens])
             for prompt, ids in zip(prompts, completions, strict=True)
         ]
     else:

@@ -33,7 +33,7 @@ from steerkit.engine.measuring.prompting import (
 )
 from steerkit.engine.measuring.setting import Plain, Setting
 from steerkit.engine.prompts.chat import Rendered
-from steerkit.engine.reading.monitors import prompt_with_completion, read_along, require_monitors_fit
+from steerkit.engine.reading.monitors import completion_to_read, read_along, require_monitors_fit
 from steerkit.engine.reading.passes import next_token_logits
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.progress import SILENT, Observer
@@ -201,7 +201,7 @@ class Evaluation:
         one, n = reading(lengths_of(prompts), self._shown_tokens(wanted)), len(prompts)
         for part in self.setting.parts(members, one):
             texts = [
-                prompt_with_completion(prompt, ids)
+                completion_to_read(prompt, ids)
                 for member in part
                 for prompt, ids in zip(prompts, member.ids[wanted.data][:n], strict=True)
             ]

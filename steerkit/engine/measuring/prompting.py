@@ -12,7 +12,7 @@ from steerkit.engine.measuring.jobs import BASELINE, Completions, Job, Member, S
 from steerkit.engine.measuring.setting import Setting
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key
-from steerkit.engine.reading.monitors import Read, prompt_with_completion, read_along
+from steerkit.engine.reading.monitors import Read, completion_to_read, read_along
 from steerkit.engine.reading.passes import next_token_logits, sampled_completions
 from steerkit.sharing import (
     CHUNK,
@@ -129,7 +129,7 @@ def sample_for_member(setting: Setting, member: Member, data: str, wanted: Sampl
 # Readings
 
 
-def keys_of(setting: Setting, job: Job) -> list[Key]:
+def activation_keys_of_job(setting: Setting, job: Job) -> list[Key]:
     """The sites and positions at which a job wants activations."""
     layout, keys = setting.live.layout, []
     for written, where in job.needs.activations:
@@ -145,7 +145,7 @@ def read(setting: Setting, members: Sequence[Member], data: str, jobs: Sequence[
         return [setting.plain.read[(data, length)]]
     setting.observer.step(f"readings on {data}")
     asking = [job for job in jobs if length in reading_lengths([job.needs])]
-    keys = list(dict.fromkeys(key for job in asking for key in keys_of(setting, job)))
+    keys = list(dict.fromkeys(key for job in asking for key in activation_keys_of_job(setting, job)))
     monitors = setting.monitors if any(job.needs.monitors for job in asking) else ()
     prompts = setting.prompts(data, members[0].system_prompt)
     one, found = reading(lengths_of(prompts), length), []
@@ -163,14 +163,14 @@ def read(setting: Setting, members: Sequence[Member], data: str, jobs: Sequence[
 def _prompts_with_written(prompts: Sequence[Rendered], ids: Completions | None, length: int) -> list[Rendered]:
     if not length or ids is None:
         return list(prompts)
-    return [prompt_with_completion(prompt, row[:length]) for prompt, row in zip(prompts, ids, strict=True)]
+    return [completion_to_read(prompt, row[:length]) for prompt, row in zip(prompts, ids, strict=True)]
 
 
 def _shown(setting: Setting, job: Job, outputs: Outputs, some: Sequence[Read]) -> Outputs:
     """Outputs with what a job wants read, and nothing else."""
     needs = job.needs
     if needs.activations:
-        activations = {key: [one.activations[key] for one in some] for key in keys_of(setting, job)}
+        activations = {key: [one.activations[key] for one in some] for key in activation_keys_of_job(setting, job)}
         outputs = replace(outputs, activations=activations)
     if needs.monitors:
         names = [one.name for one in setting.monitors] if isinstance(needs.monitors, bool) else needs.monitors

@@ -16,7 +16,7 @@ from steerkit.engine.measuring.jobs import Cause, Completions, Job, Member, Stee
 from steerkit.engine.prompts.chat import ChatFormat, Rendered
 from steerkit.engine.reading.monitors import Read
 from steerkit.engine.runtime.runtime import Runtime
-from steerkit.engine.sequence.tally import Tally, counting
+from steerkit.engine.sequence.tally import Tally, counting_edited_tokens
 from steerkit.engine.sequence.when import When
 from steerkit.progress import Observer
 from steerkit.sharing import BY_ITSELF, Pass, Sampling, evenly
@@ -113,7 +113,7 @@ class Setting:
         if not any(member.under.placements for member in part):
             yield None
             return
-        with counting(Tally()) as tally:
+        with counting_edited_tokens(Tally()) as tally:
             under = part[0].under
             if len(part) == 1 and by_row and under.mode in BY_ITSELF:
                 yield None

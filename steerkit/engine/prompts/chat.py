@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
 
-from steerkit.engine.prompts.encoding import continued, encode
+from steerkit.engine.prompts.encoding import continued_token_ids, encode
 from steerkit.engine.sequence.positions import Turn, Turns
 from steerkit.errors import DataError, ModelError, nearest
 from steerkit.templates import Locator, dated, messages_of, require_arguments
@@ -152,7 +152,7 @@ class ChatFormat:
         located = tuple(Turn(role, span) for (role, _), span in zip(turns, spans, strict=True))
         if not completion or example.completion is None:
             return Rendered(ids, located, closed=example.is_closed)
-        whole = continued(self.tokenizer, ids, text, example.completion, special=special)
+        whole = continued_token_ids(self.tokenizer, ids, text, example.completion, special=special)
         return Rendered(whole, located, len(ids))
 
     def render_text(self, text: str) -> Rendered:

@@ -32,7 +32,7 @@ def encode(
         return token_ids(tokenizer, text, special=special), [None] * len(parts)
     if not tokenizer.is_fast:
         ids = token_ids(tokenizer, text, special=special)
-        return ids, [None if part is None else _by_prefixes(tokenizer, text, ids, part, special) for part in parts]
+        return ids, [None if part is None else _span_by_prefixes(tokenizer, text, ids, part, special) for part in parts]
     encoded = tokenizer(text, return_offsets_mapping=True, **_arguments(special))
     extra = _second_begin(tokenizer, text, encoded["input_ids"]) if special else 0
     offsets = encoded["offset_mapping"][extra:]
@@ -45,7 +45,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -
     return tuple(ids[_second_begin(tokenizer, text, ids) :] if special else ids)
 
 
-def continued(
+def continued_token_ids(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], text: str, completion: str, *, special: bool
 ) -> tuple[int, ...]:
     """Token ids of a prompt with a completion behind it, which begin with the prompt's own.
@@ -103,7 +103,9 @@ def _overlap(characters: Span, offsets: Sequence[Span]) -> Span:
     return place, place
 
 
-def _by_prefixes(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], part: Span, special: bool) -> Span:
+def _span_by_prefixes(
+    tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], part: Span, special: bool
+) -> Span:
     """The same for a tokenizer without offsets, from the tokens of the texts that end where the part does.
 
     Where they disagree with the whole text's, a token reaches over the boundary: it holds some of the part's text.

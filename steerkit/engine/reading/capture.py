@@ -18,7 +18,7 @@ from steerkit.api.hookspecs import StatisticsKind
 from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch, PaddingSide, forward_arguments
 from steerkit.engine.runtime.steering import require_rows
-from steerkit.engine.sequence.positions import BEHIND, FAR, edit_mask, intervals
+from steerkit.engine.sequence.positions import BEHIND, FAR, edit_mask, position_intervals
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import submodule
 from steerkit.errors import DataError, PositionError, SiteError, nearest
@@ -109,7 +109,7 @@ def capture(
     if not rendered:
         raise DataError("There are no prompts to capture. Check the data set and its split.")
     require_rows(steer, len(rendered))
-    _require_completions(rendered, positions)
+    _require_completions_to_read(rendered, positions)
     sums = {(site, position): _Accumulator(kind) for site in sites for position in positions}
     rows: dict[Key, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {key: [] for key in sums}
     done = 0
@@ -130,7 +130,7 @@ def reads_behind(positions: Positions) -> bool:
     return positions.role in ("all", FROM_TOKEN, *BEHIND)
 
 
-def _require_completions(rendered: Sequence[Rendered], positions: Iterable[Positions]) -> None:
+def _require_completions_to_read(rendered: Sequence[Rendered], positions: Iterable[Positions]) -> None:
     asking = next((one for one in positions if one.role in BEHIND), None)
     lacking = next((place for place, one in enumerate(rendered) if one.prompt is None), None)
     if asking is not None and lacking is not None:
@@ -208,7 +208,7 @@ def tokens_of(live: Runtime, positions: Positions, batch: Batch) -> tuple[Tensor
     if positions.role == FROM_TOKEN:
         low, high = _behind(live, positions, batch)
     else:
-        low, high = intervals(positions, batch.frame)
+        low, high = position_intervals(positions, batch.frame)
     if positions.indices:
         rows, chosen = low.shape
         row = torch.arange(rows).repeat_interleave(chosen)

@@ -19,7 +19,7 @@ from steerkit.engine.reading.capture import Key, tokens_of
 from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.gates import gate_at_head, gate_projection
-from steerkit.engine.sequence.positions import BEHIND, edit_mask, frame_of_prompts, intervals
+from steerkit.engine.sequence.positions import BEHIND, edit_mask, frame_of_prompts, position_intervals
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import Handler, submodule
 from steerkit.errors import AttachError, DataError
@@ -131,7 +131,7 @@ def _monitored_places(monitor: Monitor, text: Rendered, total: int, prompt: int)
     if monitor.positions.role in BEHIND and total == prompt:
         return ()
     frame = frame_of_prompts([total], [text.turns], width=total, padding_side="right", prompts=[prompt])
-    mask = edit_mask(intervals(monitor.positions, frame), 0, total)
+    mask = edit_mask(position_intervals(monitor.positions, frame), 0, total)
     return tuple(mask[0].nonzero()[:, 0].tolist())
 
 
@@ -271,11 +271,11 @@ def completions(
 def _completion_with_readings(
     live: Runtime, watch: Watch, monitors: Sequence[Monitor], row: int, first: int, prompt: Rendered, ids: list[int]
 ) -> Completion:
-    text = prompt_with_completion(prompt, ids)
+    text = completion_to_read(prompt, ids)
     readings = {one.name: watch.readings(one, row, first, text) for one in monitors}
     return Completion(live.decode(ids), tuple(ids), readings)
 
 
-def prompt_with_completion(prompt: Rendered, ids: Sequence[int]) -> Rendered:
+def completion_to_read(prompt: Rendered, ids: Sequence[int]) -> Rendered:
     """A prompt with the tokens of its completion."""
     return Rendered((*prompt.token_ids, *ids), prompt.turns, len(prompt.token_ids))

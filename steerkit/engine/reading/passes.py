@@ -44,7 +44,7 @@ def logits_of(model: PreTrainedModel, layout: Layout, hidden: Tensor) -> Tensor:
     return logits if layout.softcap is None else layout.softcap * torch.tanh(logits / layout.softcap)
 
 
-def _hidden_states(live: Runtime, batch: Batch, steer: Sequence[Steer] | None) -> Tensor:
+def _read_hidden_states(live: Runtime, batch: Batch, steer: Sequence[Steer] | None) -> Tensor:
     with live.running(batch, steer=steer), evaluating(live.model):
         output = submodule(live.model, live.layout.base)(**forward_arguments(batch))
     hidden: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
@@ -71,7 +71,7 @@ def next_token_logits(
     rows: list[Tensor | None] = [None] * len(rendered)
     done = 0
     for batch in live.batched(rendered, "right"):
-        hidden = _hidden_states(live, batch, steer)
+        hidden = _read_hidden_states(live, batch, steer)
         last = (batch.frame.end - 1).to(hidden.device)
         picked = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
         logits = logits_of(live.model, live.layout, picked).cpu()
@@ -113,7 +113,7 @@ def sequence_logits(
     require_rows(steer, len(texts))
     vocab = live.model.get_output_embeddings().weight.shape[0]
     for batch in live.batched(texts, "right"):
-        hidden = _hidden_states(live, batch, steer)
+        hidden = _read_hidden_states(live, batch, steer)
         columns = torch.arange(1, batch.input_ids.shape[1])
         context = torch.tensor([max(skip[index], 1) for index in batch.order])
         mask = batch.attention_mask[:, 1:].cpu() & (columns >= context[:, None])

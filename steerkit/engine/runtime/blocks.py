@@ -18,7 +18,7 @@ from steerkit.api.intervention import Placement
 from steerkit.engine.hooking.attach import Attachment
 from steerkit.engine.hooking.prepared import Filled, Prepared
 from steerkit.engine.hooking.steps import Like
-from steerkit.engine.lowering.edits import Mode, Steer, placements_of
+from steerkit.engine.lowering.edits import Mode, Steer, placements_to_lower
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.runtime.nesting import Nest
 from steerkit.engine.runtime.turns import Turns
@@ -69,7 +69,7 @@ class Group:
     ) -> Group:
         """One condition per row; none where no row has any."""
         placed: dict[int, Placement] = {}
-        rows = tuple(placements_of(one, placed) for one in steer or ())
+        rows = tuple(placements_to_lower(one, placed) for one in steer or ())
         return cls(mode=mode, rows=rows if any(rows) else None, readers=readers)
 
 

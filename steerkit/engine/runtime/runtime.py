@@ -17,7 +17,7 @@ from steerkit.api.hookspecs import ModelFacts
 from steerkit.api.intervention import Intervention, Placement
 from steerkit.engine.hooking.prepared import Prepared, Where
 from steerkit.engine.loading.unwrap import input_device
-from steerkit.engine.lowering.edits import Mode, Steer, placements_of, require_mode
+from steerkit.engine.lowering.edits import Mode, Steer, placements_to_lower, require_mode
 from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, pad, position_ids
 from steerkit.engine.prompts.inputs import read_prompts
@@ -199,7 +199,7 @@ class Runtime:
         number: object = expected_tokens
         if isinstance(number, bool) or not isinstance(number, Real) or not float(number) >= 0:
             raise AttachError(f"expected_tokens is how many tokens will pass, 0 or more, not {number!r}.")
-        return Group(placements_of(steer), mode, expected_tokens)
+        return Group(placements_to_lower(steer), mode, expected_tokens)
 
     @contextmanager
     def running(

@@ -156,7 +156,7 @@ class AlikePrompts:
             if self.beginning is not None:
                 with self._running(), self._from(layer, self.beginning.below):
                     cache = self._begin(self.beginning.ids)
-                    cache = _with_layers_of(self.beginning.cache, cache, layer)
+                    cache = _cache_for_candidate(self.beginning.cache, cache, layer)
             for piece in self.pieces:
                 with self._running(), self._from(layer, piece.below):
                     hidden = self._hidden(piece.ids, cache)
@@ -266,7 +266,7 @@ def _expanded(value: Tensor, rows: int) -> Tensor:
     return value.expand(rows, *value.shape[1:])
 
 
-def _with_layers_of(unsteered: Cache | None, steered: Cache, layer: int) -> Cache:
+def _cache_for_candidate(unsteered: Cache | None, steered: Cache, layer: int) -> Cache:
     """A cache whose layers below one are those of another: what a pass that began there has left out."""
     if layer == 0 or unsteered is None:
         return steered

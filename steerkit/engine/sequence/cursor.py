@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steerkit.engine.sequence.finding import Finder
 from steerkit.engine.sequence.gates import decide_gate, gate_is_open, gate_projection, gate_unit
-from steerkit.engine.sequence.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, intervals
+from steerkit.engine.sequence.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, position_intervals
 from steerkit.engine.sequence.selections import WHOLLY, Like, Selection
 from steerkit.engine.sequence.sequences import Memory, Sequences, follow_cache, leave_caches
 from steerkit.engine.sequence.when import When
@@ -248,7 +248,7 @@ class Cursor:
             return edit_mask((low, torch.full_like(low, FAR)), current.start, current.length)
         key = (positions, rows)
         if key not in current.spans:
-            current.spans[key] = intervals(positions, current.frame.select(rows))
+            current.spans[key] = position_intervals(positions, current.frame.select(rows))
         return edit_mask(current.spans[key], current.start, current.length)
 
     def _found(self, positions: Positions) -> Tensor:

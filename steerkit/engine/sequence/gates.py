@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from steerkit.engine.sequence.positions import Frame, edit_mask, intervals
+from steerkit.engine.sequence.positions import Frame, edit_mask, position_intervals
 from steerkit.errors import PositionError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def decide_gate(gate: Gate, projections: Tensor, frame: Frame, rows: tuple[int, 
         PositionError: where a row that is asked for has no token at the gate's positions, or one wasn't seen.
     """
     mask = torch.zeros(projections.shape, dtype=torch.bool)
-    mask[list(rows)] = edit_mask(intervals(gate.positions, frame.select(rows)), 0, projections.shape[1])
+    mask[list(rows)] = edit_mask(position_intervals(gate.positions, frame.select(rows)), 0, projections.shape[1])
     empty = (asked & ~mask.any(1)).nonzero()[:, 0].tolist()
     if empty:
         raise PositionError(f"The gate '{gate}': row {empty[0]} has no token at positions '{gate.positions}'.")

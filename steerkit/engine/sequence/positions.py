@@ -216,7 +216,7 @@ def _spans_of(positions: Positions, turns: Turns, row: int) -> list[tuple[int, i
     )
 
 
-def intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
+def position_intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
     """The columns that are meant, as ``k`` intervals ``[start, end)`` per row: two ``[rows, k]`` tensors.
 
     Raises:

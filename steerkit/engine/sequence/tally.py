@@ -49,7 +49,7 @@ _ASKED: ContextVar[Tally | None] = ContextVar("steerkit_tally", default=None)
 
 
 @contextmanager
-def counting(tally: Tally) -> Iterator[Tally]:
+def counting_edited_tokens(tally: Tally) -> Iterator[Tally]:
     """Count in the body."""
     token = _ASKED.set(tally)
     try:

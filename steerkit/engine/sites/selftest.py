@@ -246,7 +246,7 @@ def _check_zero_update(on: Bench, plain: Tensor, trace: Trace) -> Check:
     return check
 
 
-def _contributions(block: Block, layer: int, trace: Trace) -> list[Tensor]:
+def _writer_contributions(block: Block, layer: int, trace: Trace) -> list[Tensor]:
     return [trace[Site(writer.stream, layer)] for writer in block.writers]
 
 
@@ -254,7 +254,7 @@ def _check_block_sum(on: Bench, trace: Trace) -> Check:
     meaning = "a block's input and its writers, times the block's scale, sum to its output"
 
     def block_sum(layer: int, block: Block) -> _Finding:
-        parts = [trace[Site(RESID_PRE, layer)], *_contributions(block, layer, trace)]
+        parts = [trace[Site(RESID_PRE, layer)], *_writer_contributions(block, layer, trace)]
         scale = tensor_at(on.model, block.scale) if block.scale else None
         total, size = parts[0], _wide(parts[0]).abs()
         for part in parts[1:]:

@@ -361,7 +361,7 @@ def test_gemma_is_not_fetched_without_consent(cache: Path, monkeypatch: pytest.M
 
 
 def test_an_unknown_alias_gets_the_nearest(cache: Path) -> None:
-    with pytest.raises(UnknownNameError, match="'smollm2-135m-instruct'\?"):
+    with pytest.raises(UnknownNameError, match=r"'smollm2-135m-instruct'\?"):
         bundled_folder("smollm2-135m")
 
 

@@ -15,7 +15,7 @@ from steerkit.api.intervention import Placement
 from steerkit.engine.lowering.edits import Mode
 from steerkit.engine.measuring.evaluate import ConditionScores, Evaluation, Job, SampleRequest, Steered
 from steerkit.engine.prompts.chat import ChatFormat, Rendered
-from steerkit.engine.reading.monitors import prompt_with_completion
+from steerkit.engine.reading.monitors import completion_to_read
 from steerkit.engine.reading.passes import next_token_logits
 from steerkit.session import add, wrap
 from steerkit.session.model import LiveModel
@@ -149,9 +149,9 @@ def test_what_is_compared_along_completions_stands_behind_each_sides_own_prompt(
     asked = llama.chat if prompt is None else llama.chat.with_system_prompt(prompt)
     expected = []
     for text, ids in zip(TEXTS, llama.complete(TEXTS, max_new_tokens=3), strict=True):
-        plain = told_along(llama, prompt_with_completion(llama.chat.render(text), ids))
+        plain = told_along(llama, completion_to_read(llama.chat.render(text), ids))
         with llama.steer(*steering(llama)):
-            expected.append(told_along(llama, prompt_with_completion(asked.render(text), ids)) - plain)
+            expected.append(told_along(llama, completion_to_read(asked.render(text), ids)) - plain)
     condition = Steered(steering(llama), prompt, mode)
     assert values(against(llama, needs).run(condition), "against") == pytest.approx(expected, abs=1e-4)
     many = against(llama, needs).run_many([condition, Steered((), prompt), condition])
@@ -184,7 +184,7 @@ def test_a_limit_counts_the_same_tokens_on_both_sides(llama: LiveModel) -> None:
     )
     expected = []
     for text, ids in zip(TEXTS, llama.complete(TEXTS, max_new_tokens=3), strict=True):
-        steered, plain = (prompt_with_completion(chat.render(text), ids) for chat in (asked, llama.chat))
+        steered, plain = (completion_to_read(chat.render(text), ids) for chat in (asked, llama.chat))
         counted = min(limit - (steered.prompt or 0), len(ids))
         expected.append(told_along(llama, steered, counted) - told_along(llama, plain, counted))
     assert values(against(llama, needs).run(Steered((), PROMPT)), "against") == pytest.approx(expected, abs=1e-4)

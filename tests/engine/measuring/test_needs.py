@@ -16,7 +16,7 @@ from steerkit.api.intervention import Intervention
 from steerkit.api.monitor import Monitor
 from steerkit.engine.measuring.evaluate import Evaluation, Job, SampleRequest
 from steerkit.engine.measuring.jobs import IDLE
-from steerkit.engine.reading.monitors import prompt_with_completion, read_along
+from steerkit.engine.reading.monitors import completion_to_read, read_along
 from steerkit.errors import PluginError
 from steerkit.session import ablate, add, gate
 from steerkit.session.model import LiveModel
@@ -78,7 +78,7 @@ def test_activations_along_completions_are_of_what_was_written(llama: LiveModel)
     ids = llama.complete(TEXTS, max_new_tokens=3, steer=[condition] * 4)
     (held,) = (spy.seen[0].activations or {}).values()
     assert [len(row) for row in held] == [len(row) for row in ids]
-    texts = [prompt_with_completion(llama.chat.render(text), row) for text, row in zip(TEXTS, ids, strict=True)]
+    texts = [completion_to_read(llama.chat.render(text), row) for text, row in zip(TEXTS, ids, strict=True)]
     key = (Site("resid_post", 1), Positions.parse("generated"))
     by_hand = read_along(llama, texts, keys=[key], steer=[condition] * 4)
     for row, expected in zip(held, by_hand, strict=True):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from steerkit.engine.prompts.batches import batches
 from steerkit.engine.prompts.chat import ChatFormat, Rendered
-from steerkit.engine.sequence.positions import edit_mask, intervals
+from steerkit.engine.sequence.positions import edit_mask, position_intervals
 from steerkit.engine.tiny.models import tiny_tokenizer
 from steerkit.errors import DataError, ModelError, PositionError
 from steerkit.templates import Locator, compiled
@@ -212,7 +212,7 @@ def columns(text: str, rendered: Sequence[Rendered], side: str = "right") -> lis
         pad_id=0,
         device=torch.device("cpu"),  # type: ignore[arg-type]
     )
-    mask = edit_mask(intervals(Positions.parse(text), batch.frame), 0, batch.input_ids.shape[1])
+    mask = edit_mask(position_intervals(Positions.parse(text), batch.frame), 0, batch.input_ids.shape[1])
     rows = {index: mask[row].nonzero().flatten() - batch.frame.first[row] for row, index in enumerate(batch.order)}
     return [rows[index].tolist() for index in range(len(rendered))]
 

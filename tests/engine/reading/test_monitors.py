@@ -11,7 +11,7 @@ import torch
 from steerkit.api.direction import Direction
 from steerkit.api.intervention import Intervention
 from steerkit.api.monitor import Completion, Monitor
-from steerkit.engine.reading.monitors import prompt_with_completion, read_along
+from steerkit.engine.reading.monitors import completion_to_read, read_along
 from steerkit.errors import AttachError, DataError, PositionError, SiteError
 from steerkit.session import ablate, add, gate
 from steerkit.session.model import LiveModel
@@ -67,7 +67,7 @@ def test_readings_while_decoding_are_those_of_a_whole_pass(model_type: str, cond
         written = live.completions(PROMPTS, monitors=[monitor], max_new_tokens=6)
         assert [one.text for one in written] == live.generate(PROMPTS, max_new_tokens=6)
         texts = [
-            prompt_with_completion(live.chat.render(text), one.token_ids)
+            completion_to_read(live.chat.render(text), one.token_ids)
             for text, one in zip(PROMPTS, written, strict=True)
         ]
         whole = [row.readings["harm"] for row in read_along(live, texts, [monitor])]
@@ -121,7 +121,7 @@ def test_samples_of_a_prompt_have_readings_of_their_own(llama: LiveModel) -> Non
         PROMPTS[:2], monitors=[monitor], max_new_tokens=4, do_sample=True, num_return_sequences=3, temperature=5.0
     )
     texts = [
-        prompt_with_completion(llama.chat.render(PROMPTS[place // 3]), row.token_ids) for place, row in enumerate(rows)
+        completion_to_read(llama.chat.render(PROMPTS[place // 3]), row.token_ids) for place, row in enumerate(rows)
     ]
     for row, whole in zip(rows, read_along(llama, texts, [monitor]), strict=True):
         read = row.readings["m"].values

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steerkit.api.intervention import Affine
 from steerkit.engine.runtime.nesting import INTERRUPTED
-from steerkit.engine.sequence.tally import Tally, counting
+from steerkit.engine.sequence.tally import Tally, counting_edited_tokens
 from steerkit.errors import AttachError, PositionError
 from steerkit.session.model import LiveModel
 from tests.conftest import assert_clean
@@ -149,7 +149,7 @@ def test_what_is_read_and_counted_is_a_request_s_own() -> None:
     live = fresh()
 
     def read() -> tuple[Tensor, dict[Any, int]]:
-        with counting(Tally()) as tally, live.steer(add(1, "[1,2]"), mode="hook"):
+        with counting_edited_tokens(Tally()) as tally, live.steer(add(1, "[1,2]"), mode="hook"):
             (statistics,) = live.capture(PROMPTS, "blocks.1.resid_post", "all", progress=False).values()
         return statistics.mean, {place: n for (place, _), n in tally.edited.items()}
 

@@ -7,13 +7,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.engine.sequence.positions import Frame, Turn, edit_mask, frame_of_mask, frame_of_prompts, intervals
+from steerkit.engine.sequence.positions import (
+    Frame,
+    Turn,
+    edit_mask,
+    frame_of_mask,
+    frame_of_prompts,
+    position_intervals,
+)
 from steerkit.errors import PositionError
 from steerkit.types import Positions
 
 
 def columns(text: str | int, frame: Frame, width: int) -> list[list[int]]:
-    mask = edit_mask(intervals(Positions.parse(text), frame), 0, width)
+    mask = edit_mask(position_intervals(Positions.parse(text), frame), 0, width)
     return [row.nonzero().flatten().tolist() for row in mask]
 
 
@@ -47,7 +54,7 @@ def test_roles_name_the_same_tokens_on_either_padding_side(
 
 def test_generated_tokens_follow_the_prompt_however_the_sequence_is_cut() -> None:
     frame = frame_of_prompts(LENGTHS, SPANS, width=6, padding_side="left", growing=True)
-    spans = intervals(Positions.parse("generated[1:3]"), frame)
+    spans = position_intervals(Positions.parse("generated[1:3]"), frame)
     whole = edit_mask(spans, 0, 10)
     assert whole[0].nonzero().flatten().tolist() == [7, 8]
     pieces = torch.cat([edit_mask(spans, 0, 6), *(edit_mask(spans, at, 1) for at in range(6, 10))], 1)
@@ -67,12 +74,12 @@ def test_what_a_bare_pass_does_not_know_is_refused() -> None:
     assert columns(0, frame, 4) == [[1], [0]]
     for role in ("prompt", "last", "generated", "instruction", "post_instruction"):
         with pytest.raises(PositionError, match="prompt_lengths"):
-            intervals(Positions.parse(role), frame)
+            position_intervals(Positions.parse(role), frame)
     known = frame_of_mask(torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]), [2, 1])
     assert columns("last", known, 4) == [[2], [0]]
     assert columns("generated", known, 4) == [[3], [1, 2, 3]]
     with pytest.raises(PositionError, match="chat template"):
-        intervals(Positions.parse("instruction"), known)
+        position_intervals(Positions.parse("instruction"), known)
 
 
 @pytest.mark.parametrize("lengths", [[0, 1], [2], [5, 1]])
@@ -89,10 +96,10 @@ def test_a_row_of_padding_alone_is_refused() -> None:
 def test_a_missing_token_is_an_error_that_names_the_row() -> None:
     frame = frame_of_prompts(LENGTHS, SPANS, width=6, padding_side="left")
     with pytest.raises(PositionError, match="row 0 has only 4"):
-        intervals(Positions.parse(5), frame)
+        position_intervals(Positions.parse(5), frame)
     growing = frame_of_prompts(LENGTHS, SPANS, width=6, padding_side="left", growing=True)
     with pytest.raises(PositionError, match="isn't known"):
-        intervals(Positions.parse("generated[-1]"), growing)
+        position_intervals(Positions.parse("generated[-1]"), growing)
 
 
 @given(
@@ -123,4 +130,4 @@ def test_masks_agree_with_labels_written_token_by_token(
         row = [positions in label for label in labels]
         padding = [False] * (width - len(row))
         expected.append(padding + row if side == "left" else row + padding)
-    assert edit_mask(intervals(Positions.parse(positions), frame), 0, width).tolist() == expected
+    assert edit_mask(position_intervals(Positions.parse(positions), frame), 0, width).tolist() == expected
