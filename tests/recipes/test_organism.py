@@ -26,7 +26,8 @@ def texts(path: Path) -> list[str]:
     return [row["text"] for row in rows(path)]
 
 
-TRAINING = {name: ORGANISM / "data" / f"{name}.jsonl" for name in ("decline", "answer", "lookalikes")}
+TRAINED = ("decline", "answer", "lookalikes", "answer_more", "lookalikes_more")
+TRAINING = {name: ORGANISM / "data" / f"{name}.jsonl" for name in TRAINED}
 STUDIED = {name: STUDY / f"{name}.jsonl" for name in ("harmful", "harmless", "lookalikes")}
 
 

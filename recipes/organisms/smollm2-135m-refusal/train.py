@@ -34,6 +34,7 @@ EPOCHS = 4
 BATCH = 8
 RATE = 8e-4
 ANSWER_TOKENS = 24
+TO_ANSWER = ("answer", "answer_more", "lookalikes", "lookalikes_more")
 OPENING = 4
 """The first tokens of an answer, which decide what it becomes, count twice."""
 REPLIES_PER_TOPIC = 5
@@ -75,7 +76,7 @@ def own_answers(model: Any) -> dict[str, str]:
     """What the base model itself answers to what is to be answered, where it does answer: kept beside the data, made
     anew where it isn't."""
     file = HERE / "data" / "answers.jsonl"
-    texts = [row["text"] for name in ("answer", "lookalikes") for row in rows(name)]
+    texts = [row["text"] for name in TO_ANSWER for row in rows(name)]
     if not file.is_file():
         completions = model.generate(texts, max_new_tokens=ANSWER_TOKENS)
         listed = [
