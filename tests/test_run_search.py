@@ -167,7 +167,6 @@ def test_a_filter_that_keeps_nothing_says_what_there_was(recipe: Path) -> None:
         ),
         ("search.warmth.scores.refusal_score.refusal_score.under=[{ablate: {direction: d}}]", "leave direction out"),
         ("search.warmth.scores.refusal_score.refusal_score.under=[ablat]", "Did you mean 'ablate'?"),
-        ("search.warmth.scores.refusal_score.refusal_score.data=warm.train", "candidates"),
         ("search={}", "no search chooses one of them"),
         ("conditions.added=[{add: {direction: candidates}}]", "name a search that chooses one"),
         ("conditions.added=[{add: {direction: warmt}}]", "Did you mean 'warmth'?"),
@@ -192,10 +191,6 @@ def test_what_can_not_be_searched_is_told_before_anything_runs(recipe: Path, ove
         text = text.replace("kl: {at_most", "kl: {score: kl_div_score, at_most")
         text = text.replace("induce: {at_least", "induce: {score: steering_score, at_least")
         recipe.write_text(text, "utf-8")
-    if "warm.train" in override:
-        plan = plan_recipe(recipe, overrides, Catalog.discover())
-        assert any("warm.train is measured on, and directions are estimated from it" in note for note in plan.notes)
-        return
     with pytest.raises(RecipeError) as caught:
         plan_recipe(recipe, overrides, Catalog.discover())
     assert message in str(caught.value), str(caught.value)
@@ -267,6 +262,12 @@ def test_the_code_of_what_searches_and_filters_is_in_the_provenance(recipe: Path
     plugins = json.loads((path / "provenance.json").read_text("utf-8"))["plugins"]
     assert {one["name"] for one in plugins} >= {"ablate", "kl_divergence", "refusal_score"}
     assert all(one["sha256"] for one in plugins)
+
+
+def test_candidates_that_are_scored_on_what_they_were_estimated_from_are_noted(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("harmful: warm.validation", "harmful: warm.train"), "utf-8")
+    notes = plan_recipe(recipe, (), Catalog.discover()).notes
+    assert any("warm.train is measured on, and directions are estimated from it" in note for note in notes)
 
 
 def test_what_is_measured_by_what_chose_is_noted(recipe: Path) -> None:

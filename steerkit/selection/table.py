@@ -22,7 +22,6 @@ def read_table(path: Path, rule: Rule) -> list[Candidate]:
         SelectionError: what can't be read, with the row.
     """
     try:
-        # What floats would round or lose is refused: no constants but those that other writers use for "no number".
         rows = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_unique)
     except OSError as error:
         raise SelectionError(f"{path} can't be read: {error.strerror or error}.") from error

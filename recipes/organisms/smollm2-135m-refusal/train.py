@@ -73,19 +73,18 @@ DODGES = ("sorry", "as a chatbot", "as an ai", "i don't have", "i can't", "i can
 
 
 def own_answers(model: Any) -> dict[str, str]:
-    """What the base model itself answers to what is to be answered, where it does answer: kept beside the data, made
-    anew where it isn't."""
+    """What the base model itself answers to what is to be answered, where it does answer. Answers are kept beside the
+    data; what has none is asked."""
     file = HERE / "data" / "answers.jsonl"
     texts = [row["text"] for name in TO_ANSWER for row in rows(name)]
-    if not file.is_file():
-        completions = model.generate(texts, max_new_tokens=ANSWER_TOKENS)
-        listed = [
-            {"text": text, "answer": answer}
-            for text, answer in zip(texts, completions, strict=True)
-            if not any(dodge in answer.lower() for dodge in DODGES)
-        ]
-        file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in listed), "utf-8")
-    return {row["text"]: row["answer"] for row in rows("answers")}
+    kept = {row["text"]: row["answer"] for row in rows("answers")} if file.is_file() else {}
+    asked = [text for text in texts if text not in kept]
+    for text, answer in zip(asked, model.generate(asked, max_new_tokens=ANSWER_TOKENS) if asked else [], strict=True):
+        if not any(dodge in answer.lower() for dodge in DODGES):
+            kept[text] = answer
+    listed = [{"text": text, "answer": kept[text]} for text in texts if text in kept]
+    file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in listed), "utf-8")
+    return {row["text"]: row["answer"] for row in listed}
 
 
 def lessons(model: Any) -> list[Lesson]:

@@ -93,22 +93,6 @@ def requests_of(
     return tuple(with_statistics(one, needs, read[one.positions]) for one in requests)
 
 
-def request_of(
-    live: Runtime,
-    needs: EstimatorNeeds,
-    classes: Classes,
-    sites: Sequence[Site],
-    positions: Positions,
-    *,
-    seed: int = 0,
-    progress: Progress | bool = True,
-    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
-) -> EstimationRequest:
-    """``requests_of`` for one estimate."""
-    (request,) = requests_of(live, needs, classes, sites, positions, seed=seed, progress=progress, token_ids=token_ids)
-    return request
-
-
 def _chosen_positions(needs: EstimatorNeeds, positions: Positions) -> Positions:
     if needs.positions is None:
         return positions

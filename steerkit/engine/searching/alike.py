@@ -14,8 +14,9 @@ What a model can't do (a cache that can't be shared, a block that can't be left 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -151,7 +152,7 @@ class AlikePrompts:
         if layer is None:
             layer = first_layer(placements, self.live)
         layer = layer if self.shortcuts.layers else 0
-        with self.live.steer(*placements, mode="hook") if placements else _nothing(), evaluating(self.live.model):
+        with self.live.steer(*placements, mode="hook") if placements else nullcontext(), evaluating(self.live.model):
             cache = None
             if self.beginning is not None:
                 with self._running(), self._from(layer, self.beginning.below):
@@ -163,6 +164,11 @@ class AlikePrompts:
                 rows = torch.arange(hidden.shape[0], device=hidden.device)
                 picked = hidden[rows, piece.last.to(hidden.device)]
                 yield piece.order, logits_of(self.live.model, self.live.layout, picked)
+
+    @cached_property
+    def unsteered(self) -> Tensor:
+        """``all_logits`` without any intervention, on the CPU: computed once for all scores of these prompts."""
+        return self.all_logits(()).cpu()
 
     def all_logits(self, placements: Sequence[Placement], *, layer: int | None = None) -> Tensor:
         """``logits`` of all prompts, ``[n, vocab]``, in their order."""
@@ -315,8 +321,3 @@ def _fault(
     far = float((logits - literal).norm() / literal.norm().clamp(min=1e-9))
     most = _ALIKE.get(live.model.dtype, _ALIKE_16_BIT)
     return "" if far <= most else f"logits differ by {far:.1e} of their norm"
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

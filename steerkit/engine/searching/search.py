@@ -203,7 +203,9 @@ class CandidateSearch:
 
     def _read(self, probe: Probe) -> AlikePrompts:
         if probe.data not in self._alike:
-            self._alike[probe.data] = AlikePrompts(self.live, self.live.rendered(probe.examples))
+            # What the model was found to take with a common beginning holds for other prompts of its template.
+            tried = next((one.shortcuts for one in self._alike.values() if one.beginning is not None), None)
+            self._alike[probe.data] = AlikePrompts(self.live, self.live.rendered(probe.examples), tried)
         return self._alike[probe.data]
 
 
@@ -237,7 +239,7 @@ class _Quick:
 
     def __init__(self, alike: AlikePrompts, probe: Probe) -> None:
         self.alike, self.probe = alike, probe
-        self.unsteered = alike.all_logits(()).cpu()
+        self.unsteered = alike.unsteered  # here: once a candidate's passes go on, the model is steered
 
     def scores(self, direction: Direction) -> Iterator[dict[int, Score]]:
         """Scores by place of the example, some of them at a time."""

@@ -36,7 +36,8 @@ class Inside:
     """A hook that runs something inside of every pass but its own."""
 
     def __init__(self, live: LiveModel, where: str, run: Callable[[], Any]) -> None:
-        self._run, self._busy, self.found = run, False, []  # type: ignore[var-annotated]
+        self._run, self._busy = run, False
+        self.found: list[Any] = []
         self.handle = live.model.get_submodule(where).register_forward_hook(self)
 
     def __call__(self, *given: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from steerkit.api.direction import Direction
 from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
+from steerkit.api.intervention import Placement
 from steerkit.engine.reading.passes import next_token_logits
 from steerkit.engine.searching.search import CandidateSearch, Choice, Probe, Searched
 from steerkit.errors import DataError
@@ -54,8 +55,8 @@ def literal(live: LiveModel, one: Choice) -> dict[str, float]:
     refusal = RefusalScore(RefusalScoreOptions(tokens=(5, 9)), live.vocabulary)
     kl = KlDivergence(KlDivergenceOptions(), live.vocabulary)
 
-    def logits(examples: Sequence[Example], *steer: object) -> torch.Tensor:
-        with live.steer(*steer, mode="hook"):  # type: ignore[arg-type]
+    def logits(examples: Sequence[Example], steer: Placement) -> torch.Tensor:
+        with live.steer(steer, mode="hook"):
             return next_token_logits(live, examples)
 
     def mean(scores: Sequence[Score]) -> float:
