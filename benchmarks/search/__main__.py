@@ -23,7 +23,8 @@ import torch
 from benchmarks.measure import RESULTS, machine, pin
 from benchmarks.search.literal import Cell, Literal
 from steerkit.api.direction import Direction
-from steerkit.api.hookspecs import Needs
+from steerkit.api.hookspecs import Needs, Options
+from steerkit.catalog import Catalog
 from steerkit.engine.reading.capture import capture
 from steerkit.engine.reading.requests import each_position
 from steerkit.engine.searching.search import CandidateSearch, Choice, Probe, Searched
@@ -35,9 +36,7 @@ from steerkit.types import Example, Positions, Site
 from steerkit_evaluators._kl_divergence import KlDivergence
 from steerkit_evaluators._refusal_score import RefusalScore
 from steerkit_evaluators.kl_divergence import KlDivergenceOptions
-from steerkit_evaluators.kl_divergence import _limits as kl_limits
 from steerkit_evaluators.refusal_score import RefusalScoreOptions
-from steerkit_evaluators.refusal_score import _limits as refusal_limits
 
 T = TypeVar("T")
 
@@ -66,12 +65,19 @@ def probes(live: LiveModel, tokens: Sequence[int], harmful: Sequence[str], harml
     refusal, kl = RefusalScore(refusal_options, live.vocabulary), KlDivergence(kl_options, live.vocabulary)
     bad, good = tuple(map(Example.of, harmful)), tuple(map(Example.of, harmless))
     logits, compared = Needs(next_token_logits=True), Needs(next_token_logits=True, baseline=True)
-    within, far = refusal_limits(refusal_options, live.vocabulary.size), kl_limits(kl_options, live.vocabulary.size)
+    within, far = limits("refusal_score", refusal_options, live), limits("kl_divergence", kl_options, live)
     return [
         Probe("refusal_score", refusal, logits, "harmful", bad, lambda one: (ablate(one),), within),
         Probe("steering_score", refusal, logits, "harmless", good, lambda one: (add(one),), within),
         Probe("kl_div_score", kl, compared, "harmless", good, lambda one: (ablate(one),), far),
     ]
+
+
+def limits(evaluator: str, options: Options, live: LiveModel) -> tuple[float, float]:
+    """Between which values an evaluator says that its scores lie."""
+    told = Catalog.discover().get("evaluator", evaluator).limits
+    assert told is not None
+    return told(options, live.vocabulary.size)
 
 
 def extract(live: LiveModel, classes: Sequence[Sequence[str]], positions: Sequence[Positions]) -> list[Any]:
