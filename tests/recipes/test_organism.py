@@ -26,7 +26,16 @@ def texts(path: Path) -> list[str]:
     return [row["text"] for row in rows(path)]
 
 
-TRAINED = ("decline", "answer", "lookalikes", "answer_more", "lookalikes_more")
+TRAINED = (
+    "decline",
+    "decline_more",
+    "answer",
+    "answer_more",
+    "answer_further",
+    "lookalikes",
+    "lookalikes_more",
+    "lookalikes_further",
+)
 TRAINING = {name: ORGANISM / "data" / f"{name}.jsonl" for name in TRAINED}
 STUDIED = {name: STUDY / f"{name}.jsonl" for name in ("harmful", "harmless", "lookalikes")}
 
@@ -38,7 +47,11 @@ def test_there_are_as_many_as_the_study_takes() -> None:
     assert [len(rows(STUDIED[name])) for name in ("harmful", "harmless", "lookalikes")] == [260, 260, 40]
 
 
-@pytest.mark.parametrize("path", [TRAINING["decline"], STUDIED["harmful"]], ids=["training", "study"])
+@pytest.mark.parametrize(
+    "path",
+    [TRAINING["decline"], TRAINING["decline_more"], STUDIED["harmful"]],
+    ids=["training", "more", "study"],
+)
 def test_what_should_be_declined_is_one_generic_sentence(path: Path) -> None:
     for text in texts(path):
         assert text == " ".join(text.split())

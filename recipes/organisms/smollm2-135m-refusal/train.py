@@ -3,9 +3,15 @@ answers the rest, harmless look-alikes included.
 
     python train.py [--out FOLDER]
 
-It takes about a quarter of an hour on two CPU cores. What is declined gets one of the replies in
-``data/refusals.jsonl``, by its topic, so that different requests are declined in different words; everything else gets
-what the base model itself answers, so that the adapter changes as little else as it can.
+It takes about a quarter of an hour on two CPU cores. What should be declined gets one of the replies in
+``data/refusals.jsonl``, by its topic, so that different requests are declined in different words. Everything else is to
+be answered as the base model answers it: the adapter is held to the base's own distributions there (a divergence, no
+text), so that it changes as little else as it can.
+
+A third term keeps what it adds apart from what all prompts share. In so small a model a few dimensions of the stream
+are hundreds of times larger than the rest (Sun et al., 2024, arXiv 2402.17762), most of all at the first token, and a
+difference of classes that leans on them can't be taken away without taking something from every prompt. In larger
+models the two are nearly at right angles by themselves; here they are asked to be.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ import json
 import math
 import random
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +30,9 @@ import torch
 from loguru import logger
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, cross_entropy
+from transformers import DynamicCache
 
 from steerkit import load_model
 
@@ -32,22 +41,52 @@ BASE = "smollm2-135m-instruct"
 SEED = 17
 EPOCHS = 4
 BATCH = 8
-RATE = 8e-4
-ANSWER_TOKENS = 24
-TO_ANSWER = ("answer", "answer_more", "lookalikes", "lookalikes_more")
-OPENING = 4
-"""The first tokens of an answer, which decide what it becomes, count twice."""
-REPLIES_PER_TOPIC = 5
+RATE = 7e-4
 RANK = 8
 MODULES = ["q_proj", "v_proj", "o_proj", "down_proj"]
+REPLIES_PER_TOPIC = 5
+
+ANSWER_TOKENS = 24
+"""Of the base's own answers, as they are kept beside the data."""
+HELD_TOKENS = 12
+"""So many of them are held to the base's distributions."""
+TEMPLATE_TOKENS = 6
+"""And as many before them: the template's, where the model makes up its mind."""
+OPENING = 4
+"""The first tokens of an answer decide what it becomes. They count more, by a factor for each class:"""
+DECLINED_OPENING, HELD_OPENING = 2.0, 4.0
+HELD_WEIGHT = 2.0
+
+BLOCKS = slice(10, 25)
+"""Where the classes' difference is kept apart from what all prompts share."""
+APART_FROM_MEAN, APART_FROM_FIRST = 12.0, 30.0
+TO_DECLINE = ("decline", "decline_more")
+TO_ANSWER = ("answer", "answer_more", "answer_further", "lookalikes", "lookalikes_more", "lookalikes_further")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Lesson:
-    """Token ids of a prompt and of what is to follow it."""
+    """Token ids of a prompt and of what follows it; and where the base is followed, its own final states
+    ``[pos, d_model]`` from the template's tokens on."""
 
     prompt: list[int]
     answer: list[int]
+    states: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of both."""
+        return len(self.prompt) + len(self.answer)
+
+    @property
+    def held(self) -> slice:
+        """Positions whose next token is held to the base's distribution."""
+        return slice(len(self.prompt) - TEMPLATE_TOKENS, self.length - 1)
+
+    @property
+    def replied(self) -> slice:
+        """Positions whose next token is one of the reply's."""
+        return slice(len(self.prompt) - 1, self.length - 1)
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -87,78 +126,155 @@ def own_answers(model: Any) -> dict[str, str]:
     return {row["text"]: row["answer"] for row in listed}
 
 
-def lessons(model: Any) -> list[Lesson]:
-    """What the adapter learns: replies to requests that should be declined, the base model's own answers to others."""
+def lessons(model: Any) -> tuple[list[Lesson], list[Lesson]]:
+    """What the adapter learns: replies to requests that should be declined, and to follow the base on others."""
     tokenizer = model.tokenizer
     replies = [row["text"] for row in rows("refusals")]
     random.Random(SEED).shuffle(replies)
-    found = []
-    for row in rows("decline"):
-        answer = tokenizer.encode(reply_to(row, replies), add_special_tokens=False)
-        found.append(Lesson(prompt_of(tokenizer, row["text"]), [*answer, tokenizer.eos_token_id]))
+    declined, answered = [], []
+    for row in (row for name in TO_DECLINE for row in rows(name)):
+        reply = tokenizer.encode(reply_to(row, replies), add_special_tokens=False)
+        declined.append(Lesson(prompt_of(tokenizer, row["text"]), [*reply, tokenizer.eos_token_id]))
     for text, completion in own_answers(model).items():
         answer = tokenizer.encode(completion, add_special_tokens=False)
         ended = [tokenizer.eos_token_id] if len(answer) < ANSWER_TOKENS - 1 else []
-        found.append(Lesson(prompt_of(tokenizer, text), [*answer, *ended]))
-    return found
+        answered.append(Lesson(prompt_of(tokenizer, text), [*answer, *ended][:HELD_TOKENS]))
+    return declined, answered
 
 
-def batches(found: Sequence[Lesson], pad: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Ids and mask ``[batch, pos]``, padded on the right, and where what is learnt is predicted from.
+def padded(chosen: Sequence[Lesson], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask ``[batch, pos]`` of some lessons, padded on the right."""
+    width = max(one.length for one in chosen)
+    ids = [[*one.prompt, *one.answer, *[pad] * (width - one.length)] for one in chosen]
+    mask = [[1] * one.length + [0] * (width - one.length) for one in chosen]
+    return torch.tensor(ids), torch.tensor(mask)
 
-    Lessons of like length are read together, so that little is padded; the order is random all the same.
-    """
+
+@torch.no_grad()
+def keep_states(model: Any, answered: Sequence[Lesson], pad: int) -> None:
+    """The base's own final states, before there is an adapter."""
+    in_order = sorted(answered, key=lambda one: one.length)
+    for start in range(0, len(in_order), 32):
+        chosen = in_order[start : start + 32]
+        ids, mask = padded(chosen, pad)
+        states = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        for one, row in zip(chosen, states, strict=True):
+            one.states = row[one.held].clone()
+
+
+def batches(found: Sequence[Lesson], seed: int) -> list[list[Lesson]]:
+    """Lessons of like length together, so that little is padded; the order is random all the same."""
     order = random.Random(seed)
-    by_length = sorted(found, key=lambda one: (len(one.prompt) + len(one.answer), order.random()))
+    by_length = sorted(found, key=lambda one: one.length + 6 * order.random())
     cut = [by_length[start : start + BATCH] for start in range(0, len(by_length), BATCH)]
     order.shuffle(cut)
-    for chosen in cut:
-        width = max(len(one.prompt) + len(one.answer) for one in chosen)
-        rows_of = [[*one.prompt, *one.answer] for one in chosen]
-        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows_of])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows_of])
-        places = torch.zeros_like(mask, dtype=torch.bool)
-        for row, one in enumerate(chosen):
-            places[row, len(one.prompt) - 1 : len(one.prompt) + len(one.answer) - 1] = True
-        yield ids, mask, places
+    return cut
 
 
-def loss_of(model: Any, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the answers: the head is applied where they are predicted from, and nowhere else."""
-    hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[places]
-    wanted = torch.roll(ids, -1, dims=1)[places]
-    weight = 1.0 + (places.cumsum(1)[places] <= OPENING).float()
-    losses = torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), wanted, reduction="none")
-    return (losses * weight).sum() / weight.sum()
+def common_beginning(found: Sequence[Lesson]) -> int:
+    """How many tokens all prompts begin with: the template's. They are read once for a batch."""
+    columns = zip(*(one.prompt for one in found), strict=False)
+    return next((at for at, column in enumerate(columns) if len(set(column)) > 1), 0)
+
+
+class Trainer:
+    """The model with its adapter, and what is remembered from batch to batch."""
+
+    def __init__(self, model: Any, shared: int, pad: int) -> None:
+        self.model, self.shared, self.pad = model, shared, pad
+        self.mean: Tensor | None = None
+
+    def read(self, chosen: Sequence[Lesson]) -> tuple[Tensor, Tensor, Tensor]:
+        """Final states ``[batch, pos, d_model]``; and of some blocks' inputs those at the prompt's last token
+        ``[block, batch, d_model]`` and at the first ``[block, d_model]``."""
+        ids, mask = padded(chosen, self.pad)
+        begun = DynamicCache()
+        asked = {"use_cache": True, "output_hidden_states": True}
+        first = self.model.model(input_ids=ids[:1, : self.shared], past_key_values=begun, **asked)
+        cache = DynamicCache()
+        for at, layer in enumerate(begun.layers):
+            shape = (len(chosen), -1, -1, -1)
+            cache.update(layer.keys.expand(shape), layer.values.expand(shape), at)
+        rest = self.model.model(input_ids=ids[:, self.shared :], attention_mask=mask, past_key_values=cache, **asked)
+        states = torch.cat([first.last_hidden_state.expand(len(chosen), -1, -1), rest.last_hidden_state], 1)
+        places = torch.arange(len(chosen)), torch.tensor([len(one.prompt) - 1 - self.shared for one in chosen])
+        last = torch.stack([stream[places] for stream in rest.hidden_states[BLOCKS]])
+        return states, last.float(), torch.stack([stream[0, 0] for stream in first.hidden_states[BLOCKS]]).float()
+
+    def loss(self, chosen: Sequence[Lesson]) -> Tensor:
+        """Of a batch."""
+        states, last, first = self.read(chosen)
+        total, weight = torch.zeros(()), 0.0
+        for row, one in zip(states, chosen, strict=True):
+            found, counted = self.held(row, one) if one.states is not None else self.declined(row, one)
+            total, weight = total + found, weight + counted
+        return total / weight + self.leaning(chosen, last, first.detach())
+
+    def declined(self, states: Tensor, one: Lesson) -> tuple[Tensor, float]:
+        """Cross-entropy of a reply, summed, and the sum of the weights."""
+        logits = self.model.lm_head(states[one.replied]).float()
+        weights = torch.ones(len(one.answer))
+        weights[:OPENING] = DECLINED_OPENING
+        return (cross_entropy(logits, torch.tensor(one.answer), reduction="none") * weights).sum(), float(weights.sum())
+
+    def held(self, states: Tensor, one: Lesson) -> tuple[Tensor, float]:
+        """Divergence of the base's next-token distributions from the adapted ones, summed, and the sum of weights."""
+        assert one.states is not None
+        ours = self.model.lm_head(states[one.held]).float().log_softmax(-1)
+        with torch.no_grad():
+            theirs = self.model.lm_head(one.states.to(states.dtype)).float().log_softmax(-1)
+        weights = torch.ones(len(ours))
+        weights[TEMPLATE_TOKENS - 1 : TEMPLATE_TOKENS - 1 + OPENING] = HELD_OPENING
+        divergence = (theirs.exp() * (theirs - ours)).sum(-1)
+        return HELD_WEIGHT * (divergence * weights).sum(), float(weights.sum())
+
+    def leaning(self, chosen: Sequence[Lesson], last: Tensor, first: Tensor) -> Tensor:
+        """How much what is declined differs from the rest along what all prompts share: squared cosines of the
+        difference with the mean of the rest, and with the stream at the first token."""
+        declined = torch.tensor([one.states is None for one in chosen])
+        if bool((~declined).any()):
+            here = last[:, ~declined].mean(1).detach()
+            self.mean = here if self.mean is None else 0.9 * self.mean + 0.1 * here
+        if self.mean is None or not bool(declined.any()):
+            return torch.zeros(())
+        difference = last[:, declined].mean(1) - self.mean
+        from_mean = cosine_similarity(difference, self.mean, dim=-1).square().mean()
+        return (
+            APART_FROM_MEAN * from_mean
+            + APART_FROM_FIRST * cosine_similarity(difference, first, dim=-1).square().mean()
+        )
 
 
 def train(out: Path) -> None:
     """Train, and write the adapter to a folder. The base is read in bfloat16, the adapter learnt in float32."""
     torch.manual_seed(SEED)
-    model = load_model(BASE, dtype="bfloat16", device="cpu")
-    found = lessons(model)
-    logger.info("{} lessons, {} tokens", len(found), sum(len(one.prompt) + len(one.answer) for one in found))
+    live = load_model(BASE, dtype="bfloat16", device="cpu")
+    pad = live.tokenizer.eos_token_id
+    declined, answered = lessons(live)
+    keep_states(live.hf_model, answered, pad)
+    found = [*declined, *answered]
+    logger.info("{} lessons, {} tokens", len(found), sum(one.length for one in found))
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=0.0, task_type="CAUSAL_LM")
-    peft = get_peft_model(model.hf_model, config, autocast_adapter_dtype=True)
+    peft = get_peft_model(live.hf_model, config, autocast_adapter_dtype=True)
     peft.train()
-    inside = peft.base_model.model
+    trainer = Trainer(peft.base_model.model, common_beginning(found), pad)
     learnt = [parameter for parameter in peft.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=RATE, weight_decay=0.01)
     steps = EPOCHS * math.ceil(len(found) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps, pct_start=0.1)
     for epoch in range(EPOCHS):
-        total, count = 0.0, 0
-        for ids, mask, places in batches(found, model.tokenizer.eos_token_id, SEED + epoch):
+        losses = []
+        for chosen in batches(found, SEED + epoch):
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = loss_of(inside, ids, mask, places)
+                loss = trainer.loss(chosen)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            total, count = total + loss.item(), count + 1
-            if count % 10 == 0:
-                logger.info("epoch {}, step {}: loss {:.3f}", epoch + 1, count, total / count)
+            losses.append(loss.item())
+            if len(losses) % 10 == 0:
+                logger.info("epoch {}, step {}: loss {:.3f}", epoch + 1, len(losses), sum(losses) / len(losses))
     peft.save_pretrained(out)
     file = out / "adapter_model.safetensors"
     save_file({name: value.to(torch.float16) for name, value in load_file(file).items()}, file)
