@@ -207,15 +207,18 @@ class FilterEntry(Entry):
 class CandidateEntry(Entry):
     """A candidate of a search: the means that it scored, with the standard error of each, and what removed it.
 
+    ``coefficient`` is what multiplies its direction where it is added, where candidates differ in that.
+
     A score is missing where something had removed the candidate before; ``broken_off`` holds what was known of one when
     it was clear that its bound fails.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("broken_off", "over")
+    _rare: ClassVar[tuple[str, ...]] = ("broken_off", "over", "coefficient")
     position: int
     layer: int
     site: str
     over: str = ""
+    coefficient: float | None = None
     norm: Number = None
     scores: Mapping[str, Number] = {}
     errors: Mapping[str, Number] = {}
@@ -235,12 +238,15 @@ class SearchEntry(Entry):
     """A search: the rule, every candidate, and which of them was chosen (by its place among them).
 
     ``subject_to`` says the constraints in words, ``bounds`` in numbers; ``baseline`` holds scores without intervention.
+    ``aims`` are the scores whose sum is the objective, where there are several.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("notes",)
+    _rare: ClassVar[tuple[str, ...]] = ("notes", "aims", "coefficients")
     name: str
     over: tuple[str, ...] = ()
     objective: str
+    aims: tuple[str, ...] = ()
+    coefficients: tuple[float, ...] = ()
     maximise: bool = False
     subject_to: Mapping[str, str] = {}
     exhaustive: bool = False

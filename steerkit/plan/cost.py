@@ -10,7 +10,14 @@ from typing import Final
 from steerkit.plan.looks import Lengths, PlannedGroup
 from steerkit.plan.tokens import Reading, TokenCounter
 from steerkit.plan.turns import reads_behind
-from steerkit.plan.types import Cost, PlannedDirection, PlannedFilter, PlannedSearch, PlannedSeparation
+from steerkit.plan.types import (
+    Cost,
+    PlannedDirection,
+    PlannedEvaluation,
+    PlannedFilter,
+    PlannedSearch,
+    PlannedSeparation,
+)
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import Pass, completing, greedy_tokens
 from steerkit.types import SitePattern
@@ -134,7 +141,17 @@ def meter_searches(
         for score in search.scores:
             prompts, tokens = tuple(meter.lengths(score.data)), score.needs.max_new_tokens
             run = completing(prompts, tokens) if tokens else Pass(prompts, kind="next token")
-            meter.add(Part.SEARCH, run, members=candidates, apart=True)
+            times = len(search.coefficients) if search.coefficients and score.varies else 1
+            meter.add(Part.SEARCH, run, members=candidates * times, apart=True)
+            for _, ref in score.references * len(search.over):
+                meter.add(Part.SEARCH, Pass(tuple(meter.lengths(ref))))
+
+
+def meter_references(meter: Meter, evaluations: Iterable[PlannedEvaluation]) -> None:
+    """Other examples that evaluators look at, once for each of them and its data."""
+    for item in evaluations:
+        for _, ref in item.references * len(item.data):
+            meter.add(Part.BASELINE, Pass(tuple(meter.lengths(ref))))
 
 
 def _candidates(direction: PlannedDirection, n_layers: int | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from steerkit.api.hookspecs import EvaluatorSpec, Lack, Needs, Options
@@ -24,6 +24,7 @@ class MeasureResolver(ConditionResolver):
     def __init__(self, draft: Draft, catalog: Catalog) -> None:
         super().__init__(draft, catalog)
         self.measured: dict[DataRef, tuple[KeyPart, ...]] = {}
+        self.compared: dict[DataRef, tuple[KeyPart, ...]] = {}
 
     def evaluation(self, index: int, written: EvaluationRecipe) -> PlannedEvaluation | None:
         """One evaluator, or None where it has problems."""
@@ -48,7 +49,26 @@ class MeasureResolver(ConditionResolver):
         if needs.next_token_logits or needs.max_new_tokens:
             for ref in known:
                 self.check_open(ref, *path, "data")
-        return PlannedEvaluation(written.name, spec, options, needs, tuple(known))
+        references = self.references(needs, written.options, path)
+        return PlannedEvaluation(written.name, spec, options, needs, tuple(known), references)
+
+    def references(
+        self, needs: Needs, options: Mapping[str, object], path: tuple[KeyPart, ...]
+    ) -> tuple[tuple[str, DataRef], ...]:
+        """The other data that an evaluator looks at. What can't be found is told at the option that names it."""
+        found = []
+        for name in needs.references:
+            where: tuple[KeyPart, ...] = ()
+            for key, value in options.items():
+                if value == name:
+                    where = (key,)
+                elif isinstance(value, (list, tuple)) and name in value:
+                    where = (key, list(value).index(name))
+            ref = self.ref(name, *path, *((OPTIONS, *where) if where else ()))
+            if ref is not None:
+                found.append((name, ref))
+                self.compared[ref] = path
+        return tuple(found)
 
     def needs(self, spec: EvaluatorSpec, options: Options, path: tuple[KeyPart, ...]) -> Needs | None:
         """What an evaluator must see, or None where it fails to say so."""

@@ -23,6 +23,7 @@ from steerkit.stages.tasks import (
     GroupUse,
     ModelUse,
     ReadingsTask,
+    References,
     ReferenceTask,
     ScoresTask,
     SeparationTask,
@@ -71,6 +72,7 @@ class Bench:
         monitors: Sequence[Monitor] = (),
         seed: int = 0,
         key: str = "",
+        references: References = (),
     ) -> Evaluation:
         """An evaluation of some examples, with their prompts rendered once for all groups that look at them.
 
@@ -83,15 +85,24 @@ class Bench:
             monitors: those whose readings are scored.
             seed: that samples are drawn by.
             key: of all of these.
+            references: other examples that jobs look at.
         """
         from steerkit.engine.measuring.evaluate import Evaluation
+        from steerkit.engine.measuring.references import reference_name
 
         live = self.live(use)
         known = hash_of([data, examples, key])
         if known not in self._evaluations:
             kept = AnswersOnDisk(cache_folder() / "answers") if any(job.needs.calls for job in jobs) else None
             evaluation = Evaluation(
-                live, jobs, {data: examples}, None, self.observer, seed=seed, kept=kept, plain=plain
+                live,
+                jobs,
+                {data: examples, **{reference_name(name): rows for name, rows in references}},
+                None,
+                self.observer,
+                seed=seed,
+                kept=kept,
+                plain=plain,
             )
             evaluation.monitor(monitors)
             self._evaluations[known] = evaluation
@@ -241,7 +252,7 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
         for task, item in zip(tasks, payloads, strict=True)
         for one in item.monitors
     ]
-    asked = [[item.evaluator, item.options, item.needs, item.values, item.drawn] for item in payloads]
+    asked = [[item.evaluator, item.options, item.needs, item.values, item.drawn, item.references] for item in payloads]
     evaluation = bench.evaluation(
         first.model,
         drawn[1],
@@ -251,6 +262,7 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
         _monitors(list(monitors.values()), given, live),
         drawn[0],
         hash_of([asked, compared, read]),
+        tuple(one for item in payloads for one in item.references),
     )
     bench.observer.step(f"{', '.join(item.name for item in payloads)} on {data}")
     known = {data: [one["ids"] for one in from_bytes(given["completions"])]} if "completions" in given else {}

@@ -35,6 +35,7 @@ from steerkit.stages.tasks import (
     ModelUse,
     Payload,
     ReadingsTask,
+    References,
     ReferenceTask,
     ScoresTask,
     ScoreUse,
@@ -230,12 +231,12 @@ class _Grapher:
         scores = tuple(self.score_use(item) for item in planned.scores)
         scored = {}
         for name in planned.over:
-            payload = CandidatesTask(self.model, scores, planned.rule, planned.exhaustive, name)
+            payload = CandidatesTask(self.model, scores, planned.rule, planned.exhaustive, name, planned.coefficients)
             inputs = {"direction": self.directions[name]}
             scored[name] = self.task(payload, inputs, "search", f"search {planned.name} over {name}")
         inputs = {f"candidates {name}": task.key for name, task in scored.items()}
         inputs |= {f"direction {name}": self.directions[name] for name in planned.over}
-        choice = ChooseTask(planned.name, planned.over, planned.rule)
+        choice = ChooseTask(planned.name, planned.over, planned.rule, planned.coefficients)
         chosen = self.task(choice, inputs, "search", f"choice of {planned.name}")
         self.directions[planned.name] = chosen.key
         return SearchTasks(planned, scored, chosen)
@@ -254,8 +255,14 @@ class _Grapher:
             examples,
             item.under,
             code,
+            self.references(item.references),
+            item.varies,
             str(item.data),
         )
+
+    def references(self, named: Sequence[tuple[str, DataRef]]) -> References:
+        """Other data that an evaluator looks at, as tasks hold it."""
+        return tuple((name, _prompts(self.plan.examples(ref))) for name, ref in named)
 
     def separation(self, planned: PlannedSeparation) -> Task:
         """The task that tells a direction's classes apart."""
@@ -344,6 +351,7 @@ class _Grapher:
             tuple(item.labels),
             tuple(monitors),
             (self.plan.seed, data) if item.needs.samples else None,
+            self.references(item.references),
             item.name,
             data,
         )

@@ -118,7 +118,7 @@ def describe_condition(condition: Condition, live: LiveModel) -> ConditionEntry:
         InterventionEntry(
             name=item.spec.name,
             direction=item.direction_text,
-            options=options_as_json(item.options),
+            options=options_as_json(built.intervention.options if item.chosen else item.options),
             sites=tuple(str(site) for site in built.sites_on(live.layout)),
             positions=str(item.positions),
             **item.when(built.gate.site if built.gate is not None else None),

@@ -25,6 +25,8 @@ Limits: TypeAlias = Callable[[Any, int], tuple[float, float]]
 
 Examples: TypeAlias = tuple[Example, ...]
 """Examples, in order."""
+References: TypeAlias = tuple[tuple[str, Examples], ...]
+"""Other examples that an evaluator looks at, by the names that its needs have for them."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class ScoreUse:
         examples: the prompts.
         under: interventions along the candidate.
         code: sha256 of the source of each.
+        references: other examples that it looks at, by the names that ``needs`` has for them.
+        varies: whether it depends on a candidate's coefficient, where candidates have one.
         data: as messages call the prompts.
     """
 
@@ -140,6 +144,8 @@ class ScoreUse:
     examples: Examples
     under: tuple[PlannedIntervention, ...]
     code: tuple[str | None, ...]
+    references: References = ()
+    varies: bool = False
     data: str = field(default="", compare=False)
 
 
@@ -153,6 +159,7 @@ class CandidatesTask:
         rule: what makes further scores of a candidate needless.
         exhaustive: whether they are computed all the same.
         over: the direction.
+        coefficients: of what is added, each of them a candidate; empty where candidates have none of their own.
     """
 
     model: ModelUse
@@ -160,6 +167,7 @@ class CandidatesTask:
     rule: Rule
     exhaustive: bool
     over: str
+    coefficients: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,11 +178,13 @@ class ChooseTask:
         name: of the search, and of the direction.
         over: the directions whose candidates were scored, in order.
         rule: the rule.
+        coefficients: of the candidates, in the order by which exact ties are broken.
     """
 
     name: str
     over: tuple[str, ...]
     rule: Rule
+    coefficients: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,6 +226,7 @@ class ScoresTask:
         values: names of its values per example; empty where it gives one.
         monitors: those whose readings it scores.
         drawn: seed and data set that samples are drawn by; None where there are none.
+        references: other examples that it looks at, by the names that ``needs`` has for them.
         name: as messages call it.
         data: as messages call the examples.
     """
@@ -229,6 +240,7 @@ class ScoresTask:
     values: tuple[str, ...] = ()
     monitors: tuple[PlannedMonitor, ...] = ()
     drawn: tuple[int, str] | None = None
+    references: References = ()
     name: str = field(default="", compare=False)
     data: str = field(default="", compare=False)
 
