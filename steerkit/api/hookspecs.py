@@ -235,12 +235,15 @@ class InterventionSpec(Spec):
         many_sites: whether it takes a direction at several sites as such, and uses at each site the vectors of that
             site. Otherwise a direction at several sites needs an option ``at`` that chooses one of them.
         idle: from the options to whether it does nothing at all with them, so that a plan can say so.
+        additive: name of the option that multiplies a direction which it adds: there the coefficients of a search's
+            candidates go. Empty where it adds none.
     """
 
     kind: ClassVar[str] = "intervention"
     directions: int = 1
     many_sites: bool = False
     idle: Callable[[Any], bool] | None = None
+    additive: str = ""
 
 
 def _no_needs(options: Any) -> Needs:

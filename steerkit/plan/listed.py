@@ -9,7 +9,6 @@ from pydantic_core import to_jsonable_python
 from steerkit.api.hookspecs import Options
 from steerkit.plan.types import (
     CHOSEN,
-    COEFFICIENT,
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
@@ -30,7 +29,7 @@ def options_as_json(options: Options, *, changed_only: bool = False) -> dict[str
 def intervention_options(item: PlannedIntervention, *, changed_only: bool = False) -> dict[str, Any]:
     """Options of an intervention as JSON values, as a recipe writes a coefficient that a search chooses."""
     values = options_as_json(item.options, changed_only=changed_only)
-    return {**values, COEFFICIENT: CHOSEN} if item.chosen else values
+    return {**values, item.spec.additive: CHOSEN} if item.chosen else values
 
 
 def direction_as_json(item: PlannedDirection) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from steerkit.plan.measures import MeasureResolver
 from steerkit.plan.names import KeyPart
 from steerkit.plan.types import (
     CANDIDATE,
-    COEFFICIENT,
     PlannedDirection,
     PlannedIntervention,
     PlannedScore,
@@ -69,15 +68,21 @@ class SearchResolver(MeasureResolver):
         found = [score for score in scores if score is not None]
         if len(found) == len(scores) and not any(score.varies for score in found):
             self.complain(
-                f"no score has an intervention with an option {COEFFICIENT}, such as add, so its candidates don't "
-                "differ; leave coefficients out",
+                "no score is taken under an intervention that adds, such as add, so candidates don't differ in "
+                "coefficients; leave them out",
                 *(*path, "coefficients"),
             )
         for name, score in written.scores.items():
             for at, item in enumerate(score.under):
-                if COEFFICIENT in item.options:
-                    where = ("scores", name, "under", at, OPTIONS, COEFFICIENT)
+                option = self.additive(item)
+                if option in item.options:
+                    where = ("scores", name, "under", at, OPTIONS, option)
                     self.complain("coefficients are the candidates' here; leave this one out", *path, *where)
+
+    def additive(self, item: InterventionRecipe) -> str:
+        """The option of an intervention that candidates' coefficients are for; empty where there is none."""
+        known = item.plugin in self.catalog.names("intervention")
+        return self.catalog.get("intervention", item.plugin).additive if known else ""
 
     def check_searched(self, direction: str, path: tuple[KeyPart, ...]) -> None:
         """There is such a direction, and it is estimated, at whole streams."""

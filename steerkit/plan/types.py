@@ -189,8 +189,6 @@ class PlannedCondition:
         return any(item.gate is not None and item.gate.prepass for item in self.interventions)
 
 
-COEFFICIENT: Final = "coefficient"
-"""The option of interventions that the coefficients of a search's candidates are for."""
 CHOSEN: Final = "chosen"
 """What a recipe writes for a coefficient that a search chooses."""
 CANDIDATE: Final = "candidate"
@@ -253,7 +251,7 @@ class PlannedScore:
     @property
     def varies(self) -> bool:
         """Whether it depends on the coefficient of a candidate, where candidates have one."""
-        return any(COEFFICIENT in type(one.options).model_fields for one in self.under)
+        return any(one.spec.additive for one in self.under)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from steerkit.api.monitor import Monitor
 from steerkit.catalog import implementation
 from steerkit.errors import AttachError, DirectionError, SteerkitError
 from steerkit.plan import Plan, PlannedCondition, PlannedMonitor
-from steerkit.plan.types import COEFFICIENT, PlannedIntervention
+from steerkit.plan.types import PlannedIntervention
 from steerkit.stages.graph import condition_names
 from steerkit.types import FROM_TOKEN, Example, Site, resolve_sites
 
@@ -134,7 +134,7 @@ def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) ->
     kind = cast("type[Intervention]", implementation(planned.spec))
     options = planned.options
     if planned.chosen:
-        options = with_coefficient(options, chosen_coefficient(directions[planned.directions[0]]))
+        options = with_coefficient(planned, chosen_coefficient(directions[planned.directions[0]]))
     made = kind(options, tuple(directions[name] for name in planned.directions))
     gate = None
     if (one := planned.gate) is not None:
@@ -145,15 +145,16 @@ def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) ->
 
 def place_along(planned: PlannedIntervention, direction: Direction, coefficient: float | None = None) -> Placement:
     """An intervention along one direction, whatever the plan calls it; with a coefficient, where it has one at all."""
-    if coefficient is not None and COEFFICIENT in type(planned.options).model_fields:
-        planned = replace(planned, options=with_coefficient(planned.options, coefficient))
+    if coefficient is not None and planned.spec.additive:
+        planned = replace(planned, options=with_coefficient(planned, coefficient))
     return _place(planned, dict.fromkeys(planned.directions, direction))
 
 
-def with_coefficient(options: Options, coefficient: float) -> Options:
-    """Options with another coefficient, validated as the plugin does."""
+def with_coefficient(planned: PlannedIntervention, coefficient: float) -> Options:
+    """Options with another coefficient of what is added, validated as the plugin does."""
+    options = planned.options
     given = {name: getattr(options, name) for name in options.model_fields_set}
-    return type(options)(**{**given, COEFFICIENT: coefficient})
+    return type(options)(**{**given, planned.spec.additive: coefficient})
 
 
 def chosen_coefficient(direction: Direction) -> float:
@@ -162,7 +163,7 @@ def chosen_coefficient(direction: Direction) -> float:
     Raises:
         DirectionError: where it chose none.
     """
-    told = direction.provenance.get("search", {}).get(COEFFICIENT)
+    told = direction.provenance.get("search", {}).get("coefficient")
     if not isinstance(told, (int, float)):
         raise DirectionError(
             f"no search chose a coefficient for direction {direction.name!r}: write a number, or give its search "

@@ -12,7 +12,6 @@ from steerkit.errors import SteerkitError
 from steerkit.plan import DataRef, Plan, PlannedDirection, PlannedSearch
 from steerkit.plan.looks import Lengths
 from steerkit.plan.tokens import Reading
-from steerkit.plan.types import COEFFICIENT
 from steerkit.stages.condition import conditions, reading, require_monitors, require_possible
 from steerkit.stages.graph import saved_direction
 from steerkit.types import resolve_sites
@@ -76,7 +75,7 @@ def stand_in(planned: PlannedDirection, plan: Plan, live: LiveModel) -> Directio
 def _chosen_stand_in(search: PlannedSearch, planned: PlannedDirection, plan: Plan, live: LiveModel) -> Direction:
     """A random direction in the middle of a search's candidates, with its first coefficient."""
     candidates = stand_in(replace(planned, name=search.name), plan, live)
-    told = {"search": {COEFFICIENT: search.coefficients[0]}} if search.coefficients else {}
+    told = {"search": {"coefficient": search.coefficients[0]}} if search.coefficients else {}
     return candidates.at(candidates.sites[len(candidates.sites) // 2]).replace(provenance=told)
 
 
