@@ -130,9 +130,7 @@ def test_it_is_an_evaluator_of_conditions_too_and_its_references_are_part_of_its
          "filter.warm.activation_cosine", "looks at the unsteered model alone"),
     ],
 )  # fmt: skip
-def test_what_it_refers_to_is_found_before_anything_runs(
-    recipe: Path, override: str, where: str, message: str
-) -> None:
+def test_what_it_refers_to_is_found_before_anything_runs(recipe: Path, override: str, where: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         plan_recipe(recipe, [override], CATALOG)
     (problem,) = caught.value.problems

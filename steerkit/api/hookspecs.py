@@ -172,6 +172,8 @@ class ArchitectureSpec(Spec):
         refines: names of adapters whose claim yields to this one's (Yi refines Llama).
         refuses: model types that are known and can't be handled, with the reason.
         note: a limitation that ``steerkit check`` and ``steerkit plugins`` show.
+        refusal_tokens: ``{vocabulary size of the config: {token id: its text}}``: with what tokens models of the family
+            begin when they decline. They are used where the model's own tokenizer has that text at that id.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -180,6 +182,7 @@ class ArchitectureSpec(Spec):
     refines: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    refusal_tokens: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
     def claims(self, facts: ModelFacts) -> bool:
         """Whether this adapter is one for the checkpoint."""

@@ -204,6 +204,44 @@ class FilterEntry(Entry):
     kept: int
 
 
+class FirstTokenEntry(Entry):
+    """A token with which refusals begin: how many of them, and how many other answers, where these were counted."""
+
+    id: int
+    text: str
+    refusals: int | None = None
+    others: int | None = None
+
+
+class TokensEntry(Entry):
+    """First tokens of refusals: ``found`` by an evaluator in the model's own completions, or ``known`` by an adapter.
+
+    ``left_out`` are those that begin answers to ``against`` as often.
+    """
+
+    how: Literal["found", "known"]
+    by: str
+    found_in: str | None = None
+    against: str | None = None
+    refusals: int | None = None
+    completions: int | None = None
+    tokens: tuple[FirstTokenEntry, ...] = ()
+    left_out: tuple[FirstTokenEntry, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What they are and where they come from."""
+        listed = ", ".join(f"{one.text!r} ({one.id})" for one in self.tokens)
+        if self.how == "known":
+            return f"refusal tokens known to adapter {self.by}: {listed}"
+        out = ", ".join(repr(one.text) for one in self.left_out)
+        beside = f"; left out, since they begin answers to {self.against} as often: {out}" if out else ""
+        return (
+            f"refusal tokens found: {listed}, from {self.refusals} refusals in {self.completions} completions on "
+            f"{self.found_in} (by {self.by}){beside}"
+        )
+
+
 class CandidateEntry(Entry):
     """A candidate of a search: the means that it scored, with the standard error of each, and what removed it.
 
@@ -267,7 +305,7 @@ class SearchEntry(Entry):
 class Results(Entry):
     """The whole of ``results.json``."""
 
-    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters", "published")
+    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters", "published", "tokens")
     schema_version: int = SCHEMA_VERSION
     name: str
     title: str | None = None
@@ -284,6 +322,7 @@ class Results(Entry):
     monitors: tuple[MonitorEntry, ...] = ()
     searches: tuple[SearchEntry, ...] = ()
     filters: tuple[FilterEntry, ...] = ()
+    tokens: tuple[TokensEntry, ...] = ()
     published: tuple[PublishedEntry, ...] = ()
 
 

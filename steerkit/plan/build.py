@@ -17,6 +17,7 @@ from steerkit.plan.cost import (
     meter_groups,
     meter_references,
     meter_searches,
+    meter_tokens,
 )
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
@@ -73,6 +74,7 @@ class _Planner(RecipeResolver):
     def plan(self) -> Plan:
         """Resolve all, then tell all."""
         recipe, architecture, template = self.recipe, self.architecture(), self.template()
+        self.model_adapter = architecture
         self.read_data(template)
         filters = tuple(one for item in recipe.filter.items() if (one := self.filter(*item)) is not None)
         directions = tuple(filter(None, (self.direction(*item) for item in recipe.directions.items())))
@@ -112,6 +114,7 @@ class _Planner(RecipeResolver):
             profiles=self.draft.profiles,
             searches=searches,
             filters=filters,
+            tokens=dict(self.tokens),
         )
 
     def report(self) -> PlannedReport:
@@ -157,6 +160,7 @@ class _Planner(RecipeResolver):
             self.data, counter(section.system_prompt), section.batch_tokens, cache(partial(counter, instead=True))
         )
         meter_directions(meter, directions, separations)
+        meter_tokens(meter, self.tokens.values())
         meter_filters(meter, filters)
         meter_searches(meter, searches, directions, self.model.n_layers)
         meter_references(meter, evaluations)

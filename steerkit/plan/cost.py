@@ -17,6 +17,7 @@ from steerkit.plan.types import (
     PlannedFilter,
     PlannedSearch,
     PlannedSeparation,
+    PlannedTokens,
 )
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import Pass, completing, greedy_tokens
@@ -26,6 +27,7 @@ from steerkit.types import SitePattern
 class Part(Enum):
     """What passes are for. The values are what a reader is shown."""
 
+    TOKENS = "refusal tokens"
     FILTERS = "filters"
     DIRECTIONS = "directions"
     SEPARATION = "separation by layer"
@@ -115,6 +117,14 @@ def meter_directions(
         for ref in (item.positive, item.negative, *separation.seen):
             if ref is not None:
                 meter.add(Part.SEPARATION, Pass(tuple(meter.lengths(ref, _reading(item)))))
+
+
+def meter_tokens(meter: Meter, tokens: Iterable[PlannedTokens]) -> None:
+    """What the unsteered model says where tokens of refusals are found, and the first token of other answers."""
+    for one in tokens:
+        meter.add(Part.TOKENS, completing(tuple(meter.lengths(one.found_in)), one.needs.max_new_tokens))
+        if one.against is not None:
+            meter.add(Part.TOKENS, completing(tuple(meter.lengths(one.against)), 1))
 
 
 def meter_filters(meter: Meter, filters: Iterable[PlannedFilter]) -> None:

@@ -19,6 +19,8 @@ class FilterResolver(SearchResolver):
         spec = self.spec("evaluator", written.plugin, *path)
         options = self.options(spec, written.options, *path, OPTIONS, beside=(*FILTER_KEYS, OPTIONS)) if spec else None
         needs = self.needs(spec, options, path) if spec is not None and options is not None else None
+        if options is not None:
+            self.answer_tokens(options, path)
         if spec is not None and spec.values:
             self.complain(f"{spec.name} gives several values; a filter takes an evaluator of one", *path)
         if needs is not None and (needs.monitors or needs.baseline or needs.calls or needs.references):

@@ -116,6 +116,8 @@ class SearchResolver(MeasureResolver):
             what = "readings of monitors" if needs.monitors else "answers from outside"
             self.complain(f"{written.plugin} scores {what}, which a search has none of", *path)
         references = self.references(needs, written.options, path) if needs is not None else ()
+        if options is not None:
+            self.answer_tokens(options, path)
         under = [self.along_candidate(item, (*path, "under", at)) for at, item in enumerate(written.under)]
         if spec is None or options is None or needs is None or ref is None or len(self.problems) > before:
             return None

@@ -16,6 +16,7 @@ from steerkit.api.hookspecs import (
     Options,
     Value,
 )
+from steerkit.api.tokens import FoundTokens
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.document import write_document
 from steerkit.recipe.schema import PublishedRecipe
@@ -187,6 +188,27 @@ class PlannedCondition:
     def has_prepass(self) -> bool:
         """Whether prompts are read once more, without any intervention, before each pass over them."""
         return any(item.gate is not None and item.gate.prepass for item in self.interventions)
+
+
+@dataclass(frozen=True)
+class PlannedTokens:
+    """First tokens of refusals that a run finds. See ``steerkit.api.tokens.FoundTokens``.
+
+    Args:
+        wanted: as options ask for them.
+        found_in: prompts that the model declines.
+        against: prompts that it answers, or None.
+        spec: the evaluator that tells refusals.
+        options: its options.
+        needs: what it must see: completions.
+    """
+
+    wanted: FoundTokens
+    found_in: DataRef
+    against: DataRef | None
+    spec: EvaluatorSpec
+    options: Options
+    needs: Needs
 
 
 CHOSEN: Final = "chosen"

@@ -12,6 +12,8 @@ from steerkit.selection import ARDITI_2024, COSMIC, Rule
 
 HARMFUL, HARMLESS, TOKENS = "harmful", "harmless", "tokens"
 COEFFICIENTS: Final = "coefficients"
+FOUND: Final = "found"
+"""Tokens that are found in the preset's own data: in the harmful, against the harmless."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,18 @@ def _arditi2024(told: Told) -> Built:
     """Arditi et al. 2024 (arXiv 2406.11717), section 2.3: what ablation leaves of refusal, subject to what addition
     induces and to how much else ablation changes."""
     tokens = {TOKENS: told[TOKENS]} if TOKENS in told else {}
+    if found := told.get(TOKENS) == FOUND:
+        tokens = {TOKENS: {"found_in": told[HARMFUL], "against": told[HARMLESS]}}
     scores = {
         "refusal_score": ("refusal_score", HARMFUL, "ablate", tokens),
         "steering_score": ("refusal_score", HARMLESS, "add", tokens),
         "kl_div_score": ("kl_divergence", HARMLESS, "ablate", {}),
     }
-    return _built(told, scores, ARDITI_2024)
+    search, sources = _built(told, scores, ARDITI_2024)
+    for score in ("refusal_score", "steering_score") if found else ():
+        at = ("scores", score, "refusal_score", TOKENS)
+        sources |= {(*at, "found_in"): (HARMFUL,), (*at, "against"): (HARMLESS,)}
+    return search, sources
 
 
 def _cosmic(told: Told) -> Built:

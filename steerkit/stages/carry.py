@@ -28,6 +28,7 @@ from steerkit.stages.tasks import (
     ScoresTask,
     SeparationTask,
     Task,
+    TokensTask,
 )
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ def carry_out(tasks: Sequence[Task], inputs: Mapping[str, bytes], bench: Bench) 
         return {first.key: _completions(payload, given, bench)}
     if isinstance(payload, ReadingsTask):
         return {first.key: _readings(payload, given, bench)}
+    if isinstance(payload, TokensTask):
+        return {first.key: _tokens(payload, given, bench)}
     return {first.key: _reference(payload, bench)}
 
 
@@ -222,6 +225,14 @@ def _readings(payload: ReadingsTask, given: Mapping[str, bytes], bench: Bench) -
     (steered,) = _steering(payload.group, given)
     rows, _ = evaluation.read(steered, payload.data, ids, payload.new_tokens)
     return to_bytes([{name: readings_as_json(one) for name, one in row.items()} for row in rows])
+
+
+def _tokens(payload: TokensTask, given: Mapping[str, bytes], bench: Bench) -> bytes:
+    from steerkit.stages.tokens import find_tokens
+
+    completions = from_bytes(given["completions"])[0]["ids"]
+    others = from_bytes(given["other answers"])[0]["ids"] if "other answers" in given else None
+    return to_bytes(find_tokens(payload, completions, others, bench.live(payload.model)))
 
 
 def _reference(payload: ReferenceTask, bench: Bench) -> bytes:

@@ -19,7 +19,9 @@ from steerkit.progress import StageKind
 from steerkit.selection import Rule
 from steerkit.types import Example, Positions, Site, SitePattern
 
-TaskKind: TypeAlias = Literal["direction", "separation", "candidates", "completions", "reference", "scores", "readings"]
+TaskKind: TypeAlias = Literal[
+    "direction", "separation", "candidates", "completions", "reference", "scores", "readings", "tokens"
+]
 
 Limits: TypeAlias = Callable[[Any, int], tuple[float, float]]
 
@@ -250,6 +252,27 @@ class ScoresTask:
 
 
 @dataclass(frozen=True)
+class TokensTask:
+    """Find first tokens of refusals among completions. Gives JSON: see ``steerkit.stages.tokens.find_tokens``.
+
+    Args:
+        model: the model, whose tokenizer turns them to texts.
+        evaluator: what tells refusals.
+        options: its options.
+        examples: the prompts.
+        share: how many of the refusals the tokens should begin, as a share.
+        data: as messages call the prompts.
+    """
+
+    model: ModelUse
+    evaluator: Plugin
+    options: Options
+    examples: Examples
+    share: float
+    data: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
 class ReadingsTask:
     """Read along prompts and what was written behind them under one condition. Gives JSON: readings of each example."""
 
@@ -270,6 +293,7 @@ Payload: TypeAlias = (
     | ReferenceTask
     | ScoresTask
     | ReadingsTask
+    | TokensTask
 )
 
 
