@@ -31,8 +31,9 @@ class FoundTokens(Options):
 
     The unsteered model answers the prompts of ``found_in``, and ``by`` says which of its completions are refusals.
     Their first tokens are taken, the most frequent first (of equally frequent ones the lower id), until those that are
-    taken begin ``share`` of the refusals, or none is left. A token is left out that begins as large a share of the answers to ``against`` as
-    of the refusals: it tells nothing. Data are taken whole, before section ``filter``, which may itself use the tokens.
+    taken begin ``share`` of the refusals, or none is left. A token is left out that begins as large a share of the
+    answers to ``against`` as of the refusals: it tells nothing. Data are taken whole, before section ``filter``, which
+    may itself use the tokens.
     """
 
     found_in: str = Field(strict=True, min_length=1, description="Data reference of prompts that the model declines.")
@@ -63,7 +64,7 @@ def _read(value: Any) -> Any:
         return {KNOWN: True}
     if isinstance(value, str) or not isinstance(value, (list, tuple, Mapping, KnownTokens, FoundTokens)):
         raise ValueError(f"expected a list of texts and token ids, {KNOWN}, or {_EXAMPLE}")
-    return value
+    return tuple(value) if isinstance(value, list) else value  # which strict validation takes for a tuple
 
 
 def _kind(value: Any) -> str:
