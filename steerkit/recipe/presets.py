@@ -50,7 +50,7 @@ def expand_preset(written: Any) -> Expanded:
         return _wrong((name,), f"expected a mapping (key: value) of what {name} needs, as in {_EXAMPLE}")
     preset = _PRESETS[name]
     known = (*preset.needed, *preset.optional)
-    problems = [
+    problems: list[tuple[Path, str]] = [
         ((name, key), f"{name} takes no {key!r}. {nearest(str(key), known, 'key')}") for key in told if key not in known
     ]
     problems += [
@@ -119,7 +119,8 @@ def _cosmic(told: Told) -> Built:
 
 def _built(told: Told, scores: Mapping[str, tuple[str, str, str, Mapping[str, Any]]], rule: Rule) -> Built:
     """A search of scores, each by an evaluator on the data that a key tells, under an intervention, with options."""
-    written, sources = {}, {}
+    written: dict[str, Any] = {}
+    sources: dict[Path, Path] = {}
     for name, (evaluator, data, under, options) in scores.items():
         written[name] = {evaluator: {"data": told[data], "under": [under], **options}}
         at = ("scores", name, evaluator)

@@ -221,7 +221,7 @@ def describe_search(search: SearchTasks, outputs: Mapping[str, bytes]) -> Search
     n_layers = max(table["n_layers"] for table in tables.values())
     rows = [(name, {**row, "removed_by": _removed_by(row, payload.rule, n_layers)}) for name, row in _rows(tables)]
     places = {_candidate_of(payload, row, name).place: at for at, (name, row) in enumerate(rows)}
-    fields = ("position", "layer", "site", "norm", "scores", "errors", "removed_by", "broken_off")
+    fields: tuple[str, ...] = ("position", "layer", "site", "norm", "scores", "errors", "removed_by", "broken_off")
     fields = (*fields, "coefficient") if times else fields
     return SearchEntry(
         name=planned.name,
