@@ -237,14 +237,14 @@ def test_the_direction_that_leads_from_one_class_to_the_other_wins(llama: LiveMo
     site = Site("resid_pre", 1)
     others = [replaced(one, site) for one in choices(llama)]
     right = Choice(-1, site, Direction((bad - good)[None].float(), site, -1, "d"), "right")
-    # Of the inputs of blocks 1 and 2 the one counts on which the means are less alike; that of block 0 is one token.
-    search = CandidateSearch(llama, probes(llama, 0.1, "resid_pre"), AIM)
-    chosen = ActivationCosine(needs(0.1, "good", "resid_pre")[0], llama.vocabulary)
-    found = search.run([*others, right])
+    # One layer counts: of the inputs of blocks 1 and 2 that on which the means are less alike.
+    found = CandidateSearch(llama, probes(llama, 0.1, "resid_pre"), AIM).run([*others, right])
     totals = [sum(one.scores.values()) for one in found.scored]
     assert max(range(len(totals)), key=totals.__getitem__) == len(totals) - 1
     assert totals[-1] > sum(found.baseline.values()) > 0
-    assert chosen.options.share == 0.1
+    # The one that counts is layer 1, where harmless prompts now have the other mean itself.
+    assert found.scored[-1].scores["refuse_score"] == pytest.approx(1.0, abs=1e-6)
+    assert all(one.scores["refuse_score"] < 0.999 for one in found.scored[:-1])
 
 
 def replaced(one: Choice, site: Site) -> Choice:
