@@ -25,7 +25,7 @@ MOST_THREADS: Final = 1024
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.artifacts.results import FilterEntry, SearchEntry
+    from steerkit.artifacts.results import FilterEntry, SearchEntry, TokensEntry
     from steerkit.executors.base import Done, Executor
     from steerkit.session.model import LiveModel
 
@@ -91,6 +91,7 @@ def execute(
             use, kept = stages.model_use(plan, model), Store(store or out / STORE)
             with closing(LocalExecutor(Bench(use, model, observer))) as executor:
                 outputs_of = partial(_outputs, store=kept, executor=executor, directory=directory, observer=observer)
+                plan, tokens = _with_tokens(plan, use, model, outputs_of)
                 plan, filters = _filtered(plan, use, outputs_of)
                 graph = stages.make_graph(plan, use)
                 outputs = outputs_of(graph.tasks, graph.given, graph.wanted)
@@ -105,7 +106,7 @@ def execute(
             scores = stages.read_scores(plan, graph, found, model)
             separation = stages.read_separations(graph, found)
             results, samples = stages.collect(
-                plan, model, directions, conditions, scores, separation, searches, filters
+                plan, model, directions, conditions, scores, separation, searches, filters, tokens
             )
             directory.finish(results, samples)
             return directory.path
@@ -149,6 +150,16 @@ def _outputs(
     if kept:
         observer.step(Stage("kept", f"{kept} of {len(wanted)} outputs are in the store already"))
     return outputs
+
+
+def _with_tokens(
+    plan: Plan, use: ModelUse, model: LiveModel, outputs_of: Callable[..., Outputs]
+) -> tuple[Plan, list[TokensEntry]]:
+    """The plan with first tokens of refusals where its options ask for some that are known or found."""
+    tasks = stages.token_tasks(plan, use)
+    listed = list({task.key: task for one in tasks.values() for task in one}.values())
+    finding = [one[-1] for one in tasks.values()]
+    return stages.with_tokens(plan, model, tasks, outputs_of(listed, {}, finding).want(finding) if listed else {})
 
 
 def _filtered(plan: Plan, use: ModelUse, outputs_of: Callable[..., Outputs]) -> tuple[Plan, list[FilterEntry]]:

@@ -36,5 +36,6 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
                 "gemma4_unified_assistant": _DRAFT,
                 "recurrent_gemma": "its recurrent blocks read padding, so a padded batch isn't its prompts one by one",
             },
+            refusal_tokens={256000: {235285: "I"}},  # Arditi et al. 2024 (arXiv 2406.11717), appendix B
         )
     ]

@@ -28,5 +28,7 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
                 "mllama": _GATED,
                 "mllama_text_model": _GATED,
             },
+            # Llama 2 and Llama 3: Arditi et al. 2024 (arXiv 2406.11717), appendix B.
+            refusal_tokens={32000: {306: "I"}, 128256: {40: "I"}},
         )
     ]

@@ -7,6 +7,8 @@ from steerkit.api.hookspecs import ArchitectureSpec, hookimpl
 STEERKIT_CONTRACT = 2
 
 _HYPER_CONNECTIONS = "gated hyper-connections mix several streams between its blocks, so they are not one sum"
+_REFUSALS = {size: {40: "I", 2121: "As"} for size in (151936, 152064)}
+"""Of Qwen 1, in its smaller and larger checkpoints: Arditi et al. 2024 (arXiv 2406.11717), appendix B."""
 _VISION = "a vision-language model, which transformers doesn't load as a causal language model"
 
 
@@ -37,6 +39,7 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
                 "qwen3_vl": _VISION,
                 "qwen3_vl_moe": _VISION,
             },
+            refusal_tokens=_REFUSALS,
         ),
         ArchitectureSpec(
             name="qwen1",
@@ -47,5 +50,6 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
                 "The code that comes with Qwen 1 checkpoints doesn't run on transformers 5, so this adapter is tested "
                 "on a stand-in of their module layout, not on a checkpoint."
             ),
+            refusal_tokens=_REFUSALS,
         ),
     ]

@@ -33,5 +33,6 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
             refuses={
                 "Yi": "the first revisions of these checkpoints run on code of their own; later ones load as Llama",
             },
+            refusal_tokens={VOCABULARY: {59597: "I"}},  # Arditi et al. 2024 (arXiv 2406.11717), appendix B
         )
     ]

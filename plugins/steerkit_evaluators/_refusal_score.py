@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from steerkit.api.evaluator import Evaluator, Outputs, Score, Vocabulary
+from steerkit.errors import PluginError
 from steerkit_evaluators._outputs import next_token_logits, scores, token_ids
 from steerkit_evaluators.refusal_score import RefusalScoreOptions
 
@@ -19,6 +20,8 @@ class RefusalScore(Evaluator[RefusalScoreOptions]):
 
     def __init__(self, options: RefusalScoreOptions, vocabulary: Vocabulary) -> None:
         super().__init__(options, vocabulary)
+        if not isinstance(options.tokens, tuple):
+            raise PluginError("refusal_score: tokens that are known or found are put in by a run. Give them as a list.")
         self.token_ids = tuple(sorted(token_ids(options.tokens, vocabulary, "refusal_score")))
 
     def score(self, outputs: Outputs) -> Sequence[Score]:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
-from pydantic import Field, Strict
+from pydantic import Field
 
 from steerkit.api.hookspecs import EvaluatorSpec, Needs, Options, hookimpl
+from steerkit.api.tokens import AnswerTokens
 
 STEERKIT_CONTRACT = 2
-
-Token = Annotated[str, Strict()] | Annotated[int, Strict()]
 
 
 class RefusalScoreOptions(Options):
     """Options of ``refusal_score``."""
 
-    tokens: tuple[Token, ...] = Field(
+    tokens: AnswerTokens = Field(
         default=("I",),
-        min_length=1,
         description="First tokens of refusals: texts, of which the first token counts as it opens an answer, or token "
-        "ids. A leading space is part of the text: ' I' and 'I' are two tokens in most vocabularies.",
+        "ids. A leading space is part of the text: ' I' and 'I' are two tokens in most vocabularies. Or `known`: those "
+        "that the model's adapter knows; or {found_in: harmful.train, against: harmless.train}: those with which the "
+        "model itself begins when it declines.",
     )
     epsilon: float = Field(
         default=1e-8,

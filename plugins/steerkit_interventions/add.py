@@ -44,5 +44,6 @@ def steerkit_interventions() -> list[InterventionSpec]:
             directions=1,
             idle=_idle,
             many_sites=True,
+            additive="coefficient",
         )
     ]

@@ -78,6 +78,8 @@ class Outputs:
             own updates; no token where a range is empty.
         readings: ``{monitor: one per example}``.
         answers: per example what came back for each of its ``questions``; None for one that stays unanswered.
+        references: ``{data reference, as ``needs`` has it: the unsteered model's outputs for all its examples}``, of
+            which ``activations`` are there.
     """
 
     texts: Sequence[str]
@@ -92,6 +94,7 @@ class Outputs:
     activations: Mapping[tuple[Site, Positions], Sequence[Tensor]] | None = None
     readings: Mapping[str, Sequence[Readings]] | None = None
     answers: Sequence[Sequence[str | None]] | None = None
+    references: Mapping[str, Outputs] | None = None
 
     def __post_init__(self) -> None:
         if not self.examples:

@@ -92,6 +92,9 @@ class Needs:
             where there is a greedy one.
         monitors: names of monitors whose readings it scores, along the same tokens; True: all that there are.
         calls: most questions that it asks of something slow outside, for a data set under a condition; 0: it asks none.
+        references: data references, as its options name them, of other examples whose activations it gets in
+            ``outputs.references``, read along their prompts in the unsteered model. It is then shown all examples of
+            its own data at once, so that a score may speak of all of them together.
     """
 
     next_token_logits: bool = False
@@ -106,6 +109,7 @@ class Needs:
     activations: tuple[tuple[str, str], ...] = ()
     monitors: bool | tuple[str, ...] = False
     calls: int = 0
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,8 @@ class ArchitectureSpec(Spec):
         refines: names of adapters whose claim yields to this one's (Yi refines Llama).
         refuses: model types that are known and can't be handled, with the reason.
         note: a limitation that ``steerkit check`` and ``steerkit plugins`` show.
+        refusal_tokens: ``{vocabulary size of the config: {token id: its text}}``: with what tokens models of the family
+            begin when they decline. They are used where the model's own tokenizer has that text at that id.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -176,6 +182,7 @@ class ArchitectureSpec(Spec):
     refines: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    refusal_tokens: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
     def claims(self, facts: ModelFacts) -> bool:
         """Whether this adapter is one for the checkpoint."""
@@ -231,12 +238,15 @@ class InterventionSpec(Spec):
         many_sites: whether it takes a direction at several sites as such, and uses at each site the vectors of that
             site. Otherwise a direction at several sites needs an option ``at`` that chooses one of them.
         idle: from the options to whether it does nothing at all with them, so that a plan can say so.
+        additive: name of the option that multiplies a direction which it adds: there the coefficients of a search's
+            candidates go. Empty where it adds none.
     """
 
     kind: ClassVar[str] = "intervention"
     directions: int = 1
     many_sites: bool = False
     idle: Callable[[Any], bool] | None = None
+    additive: str = ""
 
 
 def _no_needs(options: Any) -> Needs:

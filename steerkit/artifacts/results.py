@@ -204,18 +204,59 @@ class FilterEntry(Entry):
     kept: int
 
 
+class FirstTokenEntry(Entry):
+    """A token with which refusals begin: how many of them, and how many other answers, where these were counted."""
+
+    id: int
+    text: str
+    refusals: int | None = None
+    others: int | None = None
+
+
+class TokensEntry(Entry):
+    """First tokens of refusals: ``found`` by an evaluator in the model's own completions, or ``known`` by an adapter.
+
+    ``left_out`` are those that begin answers to ``against`` as often.
+    """
+
+    how: Literal["found", "known"]
+    by: str
+    found_in: str | None = None
+    against: str | None = None
+    refusals: int | None = None
+    completions: int | None = None
+    tokens: tuple[FirstTokenEntry, ...] = ()
+    left_out: tuple[FirstTokenEntry, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What they are and where they come from."""
+        listed = ", ".join(f"{one.text!r} ({one.id})" for one in self.tokens)
+        if self.how == "known":
+            return f"refusal tokens known to adapter {self.by}: {listed}"
+        out = ", ".join(repr(one.text) for one in self.left_out)
+        beside = f"; left out, since they begin answers to {self.against} as often: {out}" if out else ""
+        return (
+            f"refusal tokens found: {listed}, from {self.refusals} refusals in {self.completions} completions on "
+            f"{self.found_in} (by {self.by}){beside}"
+        )
+
+
 class CandidateEntry(Entry):
     """A candidate of a search: the means that it scored, with the standard error of each, and what removed it.
+
+    ``coefficient`` is what multiplies its direction where it is added, where candidates differ in that.
 
     A score is missing where something had removed the candidate before; ``broken_off`` holds what was known of one when
     it was clear that its bound fails.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("broken_off", "over")
+    _rare: ClassVar[tuple[str, ...]] = ("broken_off", "over", "coefficient")
     position: int
     layer: int
     site: str
     over: str = ""
+    coefficient: float | None = None
     norm: Number = None
     scores: Mapping[str, Number] = {}
     errors: Mapping[str, Number] = {}
@@ -235,12 +276,15 @@ class SearchEntry(Entry):
     """A search: the rule, every candidate, and which of them was chosen (by its place among them).
 
     ``subject_to`` says the constraints in words, ``bounds`` in numbers; ``baseline`` holds scores without intervention.
+    ``aims`` are the scores whose sum is the objective, where there are several.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("notes",)
+    _rare: ClassVar[tuple[str, ...]] = ("notes", "aims", "coefficients")
     name: str
     over: tuple[str, ...] = ()
     objective: str
+    aims: tuple[str, ...] = ()
+    coefficients: tuple[float, ...] = ()
     maximise: bool = False
     subject_to: Mapping[str, str] = {}
     exhaustive: bool = False
@@ -261,7 +305,7 @@ class SearchEntry(Entry):
 class Results(Entry):
     """The whole of ``results.json``."""
 
-    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters", "published")
+    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters", "published", "tokens")
     schema_version: int = SCHEMA_VERSION
     name: str
     title: str | None = None
@@ -278,6 +322,7 @@ class Results(Entry):
     monitors: tuple[MonitorEntry, ...] = ()
     searches: tuple[SearchEntry, ...] = ()
     filters: tuple[FilterEntry, ...] = ()
+    tokens: tuple[TokensEntry, ...] = ()
     published: tuple[PublishedEntry, ...] = ()
 
 

@@ -152,6 +152,20 @@ _EXPECTED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
         "a number of directions: 0, 1, 2, ...",
     ),
+    "additive": (lambda value: isinstance(value, str), "the name of an option, or an empty text"),
+    "refusal_tokens": (
+        lambda value: (
+            isinstance(value, Mapping)
+            and all(
+                isinstance(size, int)
+                and isinstance(listed, Mapping)
+                and listed
+                and all(isinstance(token, int) and _is_text(text) for token, text in listed.items())
+                for size, listed in value.items()
+            )
+        ),
+        "a mapping from vocabulary size to {token id: text}",
+    ),
     "many_sites": (lambda value: isinstance(value, bool), "True or False"),
     "needs": (callable, "a function from the options to what it needs"),
 }
@@ -163,6 +177,10 @@ def _check_arguments(spec: Spec, where: str) -> None:
         value = getattr(spec, field.name)
         if check is not None and not check(value):
             raise PluginError(f"{where}, argument {field.name!r}: {value!r} is not {expected}.")
+    additive = getattr(spec, "additive", "")
+    if additive and additive not in spec.options.model_fields:
+        known = ", ".join(spec.options.model_fields) or "none"
+        raise PluginError(f"{where}, argument 'additive': there is no option {additive!r}. Its options: {known}.")
 
 
 def _describe(spec: Spec) -> tuple[Option, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -176,10 +176,11 @@ def _size(splits: Splits, part: str) -> str:
 
 def _search_row(item: PlannedSearch) -> list[str]:
     rule = item.rule
-    aim = f"{'maximise' if rule.maximise else 'minimise'} {rule.objective}"
+    aim = f"{'maximise' if rule.maximise else 'minimise'} {rule.aim}"
     bounds = "\n".join(what for name, what in rule.says().items() if name != "nan")
     refs = dict.fromkeys(str(score.data) for score in item.scores)
-    return [item.name, ", ".join(item.over), aim, bounds, ", ".join(refs)]
+    times = f"\ncoefficients {', '.join(f'{one:g}' for one in item.coefficients)}" if item.coefficients else ""
+    return [item.name, ", ".join(item.over) + times, aim, bounds, ", ".join(refs)]
 
 
 def _direction_row(item: PlannedDirection) -> list[str]:
@@ -201,7 +202,7 @@ def _condition_row(plan: Plan, item: PlannedCondition) -> list[str]:
 def _intervention(item: PlannedIntervention) -> str:
     """What it does, where, and when, in the words of a report."""
     where = ", ".join(map(str, item.sites)) if item.sites is not None else "its default sites"
-    what = " ".join(part for part in (item.spec.name, item.direction_text or "", _options(item.options)) if part)
+    what = " ".join(part for part in (item.spec.name, item.direction_text or "", _written(_changed(item))) if part)
     schedule = [] if item.schedule.is_constant else [f"times {item.schedule}"]
     gate = [] if item.gate is None else [_gate(item.gate)]
     return ", ".join([f"{what} at {where}", f"positions {item.positions}", *schedule, *gate])
@@ -240,7 +241,16 @@ def _totals(plan: Plan) -> list[str]:
 def _options(options: Options) -> str:
     from steerkit.plan.listed import options_as_json
 
-    values = options_as_json(options, changed_only=True)
+    return _written(options_as_json(options, changed_only=True))
+
+
+def _changed(item: PlannedIntervention) -> dict[str, Any]:
+    from steerkit.plan.listed import intervention_options
+
+    return intervention_options(item, changed_only=True)
+
+
+def _written(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
 
 

@@ -19,8 +19,8 @@ def select_command(
         Path,
         typer.Argument(
             metavar="SCORES.json",
-            help="A list of {position, layer, refusal_score, steering_score, kl_div_score}; refusal_score_se may stand "
-            "beside them.",
+            help="A list of {position, layer, <scores of the preset>}, as {position, layer, refusal_score, "
+            "steering_score, kl_div_score}; refusal_score_se and coefficient may stand beside them.",
         ),
     ],
     layers: Annotated[int, typer.Option("--layers", metavar="N", help="How many layers the model has.")],
@@ -57,6 +57,7 @@ def _as_json(chosen: Selection, rule: Rule) -> dict[str, Any]:
     return {
         "position": None if winner is None else winner.position,
         "layer": None if winner is None else winner.layer,
+        **({} if winner is None else _coefficient(winner)),
         "near_ties": [_row(one, rule) for one in chosen.near_ties],
         "feasible": chosen.feasible,
         "removed_by": dict(chosen.removed_by),
@@ -64,7 +65,17 @@ def _as_json(chosen: Selection, rule: Rule) -> dict[str, Any]:
 
 
 def _row(one: Candidate, rule: Rule) -> dict[str, float]:
-    return {"position": one.position, "layer": one.layer, rule.objective: one.scores[rule.objective]}
+    return {
+        "position": one.position,
+        "layer": one.layer,
+        **_coefficient(one),
+        **{name: one.scores[name] for name in rule.aims},
+    }
+
+
+def _coefficient(one: Candidate) -> dict[str, float]:
+    """The coefficient, where the table has any."""
+    return {} if one.coefficient is None else {"coefficient": one.coefficient}
 
 
 def _print(chosen: Selection, rule: Rule) -> None:
@@ -73,10 +84,13 @@ def _print(chosen: Selection, rule: Rule) -> None:
 
     console = Console(highlight=False)
     if chosen.winner is not None:
-        table = Table("", "position", "layer", *rule.scores)
-        for label, one in (("winner", chosen.winner), *(("near-tie", tie) for tie in chosen.near_ties)):
+        listed = [("winner", chosen.winner), *(("near-tie", tie) for tie in chosen.near_ties)]
+        times = ["coefficient"] if any(one.coefficient is not None for _, one in listed) else []
+        table = Table("", "position", "layer", *times, *rule.scores)
+        for label, one in listed:
+            shown = ["" if one.coefficient is None else f"{one.coefficient:g}" for _ in times]
             table.add_row(
-                label, str(one.position), str(one.layer), *(f"{one.scores[name]:.3f}" for name in rule.scores)
+                label, str(one.position), str(one.layer), *shown, *(f"{one.scores[name]:.3f}" for name in rule.scores)
             )
         console.print(table)
     console.print(f"{chosen.feasible} of {chosen.candidates} candidates are feasible.", markup=False)

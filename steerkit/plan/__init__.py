@@ -19,6 +19,7 @@ from steerkit.plan.types import (
     PlannedScore,
     PlannedSearch,
     PlannedSeparation,
+    PlannedTokens,
 )
 from steerkit.recipe.data import DataRef
 
@@ -42,6 +43,7 @@ __all__ = [
     "PlannedScore",
     "PlannedSearch",
     "PlannedSeparation",
+    "PlannedTokens",
     "held_out",
     "make_plan",
     "plan_recipe",

@@ -5,13 +5,16 @@ from __future__ import annotations
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.errors import SteerkitError
 from steerkit.plan.files import template_fault
-from steerkit.plan.model import chat_template, look_at
+from steerkit.plan.model import chat_template, look_at, vocabulary_size
 from steerkit.plan.names import Resolver
 from steerkit.sources import TINY
 
 
 class ModelResolver(Resolver):
     """Resolves section ``model``."""
+
+    vocabulary: int | None = None
+    """The size of the model's vocabulary, where a config is at hand."""
 
     def architecture(self) -> ArchitectureSpec | None:
         """The adapter, where what is at hand says which."""
@@ -21,6 +24,7 @@ class ModelResolver(Resolver):
             self.model, facts = look_at(section.source, section.revision)
         except SteerkitError as error:
             self.complain(error, "model", "source")
+        self.vocabulary = None if facts is None else vocabulary_size(facts.config)
         named = None
         if section.adapter is not None:
             named = self.spec("architecture", section.adapter, "model", "adapter")

@@ -10,7 +10,15 @@ from functools import cache, partial
 
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
-from steerkit.plan.cost import Meter, meter_directions, meter_filters, meter_groups, meter_searches
+from steerkit.plan.cost import (
+    Meter,
+    meter_directions,
+    meter_filters,
+    meter_groups,
+    meter_references,
+    meter_searches,
+    meter_tokens,
+)
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
 from steerkit.plan.together import RecipeResolver
@@ -18,6 +26,7 @@ from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
     Cost,
     PlannedDirection,
+    PlannedEvaluation,
     PlannedFilter,
     PlannedLoading,
     PlannedReport,
@@ -65,6 +74,7 @@ class _Planner(RecipeResolver):
     def plan(self) -> Plan:
         """Resolve all, then tell all."""
         recipe, architecture, template = self.recipe, self.architecture(), self.template()
+        self.model_adapter = architecture
         self.read_data(template)
         filters = tuple(one for item in recipe.filter.items() if (one := self.filter(*item)) is not None)
         directions = tuple(filter(None, (self.direction(*item) for item in recipe.directions.items())))
@@ -97,13 +107,14 @@ class _Planner(RecipeResolver):
             samples=samples,
             random_directions=random_directions,
             separated=recipe.report.separation,
-            cost=self.cost(template, directions, separations, groups, searches, filters),
+            cost=self.cost(template, directions, separations, groups, searches, filters, evaluations),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
             monitors=monitors,
             profiles=self.draft.profiles,
             searches=searches,
             filters=filters,
+            tokens=dict(self.tokens),
         )
 
     def report(self) -> PlannedReport:
@@ -139,6 +150,7 @@ class _Planner(RecipeResolver):
         groups: Sequence[PlannedGroup],
         searches: Sequence[PlannedSearch],
         filters: Sequence[PlannedFilter],
+        evaluations: Sequence[PlannedEvaluation],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
@@ -148,8 +160,10 @@ class _Planner(RecipeResolver):
             self.data, counter(section.system_prompt), section.batch_tokens, cache(partial(counter, instead=True))
         )
         meter_directions(meter, directions, separations)
+        meter_tokens(meter, self.tokens.values())
         meter_filters(meter, filters)
         meter_searches(meter, searches, directions, self.model.n_layers)
+        meter_references(meter, evaluations)
         meter_groups(meter, groups)
         return meter.cost()
 

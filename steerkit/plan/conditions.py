@@ -10,7 +10,7 @@ from steerkit.api.hookspecs import InterventionSpec, Options
 from steerkit.errors import SteerkitError, nearest
 from steerkit.plan.directions import DirectionResolver
 from steerkit.plan.names import KeyPart
-from steerkit.plan.types import PlannedCondition, PlannedGate, PlannedIntervention
+from steerkit.plan.types import CHOSEN, PlannedCondition, PlannedGate, PlannedIntervention
 from steerkit.recipe.draft import INTERVENTION_KEYS, OPTIONS
 from steerkit.recipe.schema import ConditionRecipe, GateRecipe, InterventionRecipe
 from steerkit.types import (
@@ -104,9 +104,11 @@ class ConditionResolver(DirectionResolver):
             if option in written.options:
                 self.complain(f"{option} is what the condition sweeps; set it there alone", *path, "options", option)
         moved = {option: (*path[:2], "sweep", option) for option in own}
+        chosen = self.is_chosen(spec, written, {**written.options, **own}, along, path)
+        given = {key: value for key, value in written.options.items() if not (chosen and key == spec.additive)}
         options = self.options(
             spec,
-            {**written.options, **own},
+            {**given, **own},
             *(*path, "options"),
             moved=moved,
             beside=(*INTERVENTION_KEYS, OPTIONS),
@@ -118,7 +120,38 @@ class ConditionResolver(DirectionResolver):
         positions, schedule = Positions.parse(written.positions), Schedule.parse(written.schedule)
         self.check_one(positions, *path, "positions")
         directions = written.directions if along is None else (along,)
-        return PlannedIntervention(spec, options, directions, sites, positions, schedule, gate)
+        return PlannedIntervention(spec, options, directions, sites, positions, schedule, gate, chosen)
+
+    def is_chosen(
+        self,
+        spec: InterventionSpec,
+        written: InterventionRecipe,
+        options: Mapping[str, Any],
+        along: str | None,
+        path: tuple[KeyPart, ...],
+    ) -> bool:
+        """Whether the coefficient is the one that a search chose with the direction."""
+        if not spec.additive:
+            return False
+        search = self.recipe.search.get(written.directions[0]) if len(written.directions) == 1 else None
+        if options.get(spec.additive) != CHOSEN:
+            if along is None and search is not None and search.coefficients and spec.additive not in options:
+                self.notes.append(
+                    f"Condition {path[1]!r} adds {written.directions[0]} with {spec.name}'s own {spec.additive}; write "
+                    f"{spec.additive}: {CHOSEN} for the one that its search chooses."
+                )
+            return False
+        where = (*path, OPTIONS, spec.additive)
+        if along is not None:
+            self.complain("a candidate is what is chosen; give the search `coefficients: [...]` instead", *where)
+        elif (search is None or search.coefficients is None) and not self.draft.lost_within("search"):
+            what = ", ".join(written.directions) or "its direction"
+            self.complain(
+                f"no search chooses a coefficient for {what}: write a number, or give the search of that name "
+                "`coefficients: [...]`",
+                *where,
+            )
+        return True
 
     def check_directions(
         self, spec: InterventionSpec | None, directions: Sequence[str], path: tuple[KeyPart, ...]

@@ -10,7 +10,15 @@ from typing import Final
 from steerkit.plan.looks import Lengths, PlannedGroup
 from steerkit.plan.tokens import Reading, TokenCounter
 from steerkit.plan.turns import reads_behind
-from steerkit.plan.types import Cost, PlannedDirection, PlannedFilter, PlannedSearch, PlannedSeparation
+from steerkit.plan.types import (
+    Cost,
+    PlannedDirection,
+    PlannedEvaluation,
+    PlannedFilter,
+    PlannedSearch,
+    PlannedSeparation,
+    PlannedTokens,
+)
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import Pass, completing, greedy_tokens
 from steerkit.types import SitePattern
@@ -19,6 +27,7 @@ from steerkit.types import SitePattern
 class Part(Enum):
     """What passes are for. The values are what a reader is shown."""
 
+    TOKENS = "refusal tokens"
     FILTERS = "filters"
     DIRECTIONS = "directions"
     SEPARATION = "separation by layer"
@@ -110,6 +119,14 @@ def meter_directions(
                 meter.add(Part.SEPARATION, Pass(tuple(meter.lengths(ref, _reading(item)))))
 
 
+def meter_tokens(meter: Meter, tokens: Iterable[PlannedTokens]) -> None:
+    """What the unsteered model says where tokens of refusals are found, and the first token of other answers."""
+    for one in tokens:
+        meter.add(Part.TOKENS, completing(tuple(meter.lengths(one.found_in)), one.needs.max_new_tokens))
+        if one.against is not None:
+            meter.add(Part.TOKENS, completing(tuple(meter.lengths(one.against)), 1))
+
+
 def meter_filters(meter: Meter, filters: Iterable[PlannedFilter]) -> None:
     """What the unsteered model gives for examples that are filtered by it."""
     for one in filters:
@@ -134,7 +151,17 @@ def meter_searches(
         for score in search.scores:
             prompts, tokens = tuple(meter.lengths(score.data)), score.needs.max_new_tokens
             run = completing(prompts, tokens) if tokens else Pass(prompts, kind="next token")
-            meter.add(Part.SEARCH, run, members=candidates, apart=True)
+            times = len(search.coefficients) if search.coefficients and score.varies else 1
+            meter.add(Part.SEARCH, run, members=candidates * times, apart=True)
+            for _, ref in score.references * len(search.over):
+                meter.add(Part.SEARCH, Pass(tuple(meter.lengths(ref))))
+
+
+def meter_references(meter: Meter, evaluations: Iterable[PlannedEvaluation]) -> None:
+    """Other examples that evaluators look at, once for each of them and its data."""
+    for item in evaluations:
+        for _, ref in item.references * len(item.data):
+            meter.add(Part.BASELINE, Pass(tuple(meter.lengths(ref))))
 
 
 def _candidates(direction: PlannedDirection, n_layers: int | None) -> int:

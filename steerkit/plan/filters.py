@@ -19,11 +19,14 @@ class FilterResolver(SearchResolver):
         spec = self.spec("evaluator", written.plugin, *path)
         options = self.options(spec, written.options, *path, OPTIONS, beside=(*FILTER_KEYS, OPTIONS)) if spec else None
         needs = self.needs(spec, options, path) if spec is not None and options is not None else None
+        if options is not None:
+            self.answer_tokens(options, path)
         if spec is not None and spec.values:
             self.complain(f"{spec.name} gives several values; a filter takes an evaluator of one", *path)
-        if needs is not None and (needs.monitors or needs.baseline or needs.calls):
+        if needs is not None and (needs.monitors or needs.baseline or needs.calls or needs.references):
             what = "readings of monitors" if needs.monitors else "what changes from the baseline"
             what = "answers from outside" if needs.calls else what
+            what = "how like other examples these are" if needs.references else what
             self.complain(f"{written.plugin} scores {what}, and a filter looks at the unsteered model alone", *path)
         if name not in self.recipe.data:
             if not self.draft.lost("data", name):

@@ -8,10 +8,12 @@ from pydantic_core import to_jsonable_python
 
 from steerkit.api.hookspecs import Options
 from steerkit.plan.types import (
+    CHOSEN,
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
     PlannedFilter,
+    PlannedIntervention,
     PlannedSearch,
     as_text,
 )
@@ -22,6 +24,12 @@ def options_as_json(options: Options, *, changed_only: bool = False) -> dict[str
     """Options as JSON values. (pydantic's own JSON mode warns about a tuple in a union with a number.)"""
     values: dict[str, Any] = to_jsonable_python(options.model_dump(exclude_defaults=changed_only))
     return values
+
+
+def intervention_options(item: PlannedIntervention, *, changed_only: bool = False) -> dict[str, Any]:
+    """Options of an intervention as JSON values, as a recipe writes a coefficient that a search chooses."""
+    values = options_as_json(item.options, changed_only=changed_only)
+    return {**values, item.spec.additive: CHOSEN} if item.chosen else values
 
 
 def direction_as_json(item: PlannedDirection) -> dict[str, Any]:
@@ -46,7 +54,7 @@ def condition_as_json(item: PlannedCondition, controls: int) -> dict[str, Any]:
         {
             "name": one.spec.name,
             "direction": one.direction_text,
-            "options": options_as_json(one.options),
+            "options": intervention_options(one),
             "sites": None if one.sites is None else [str(site) for site in one.sites],
             "positions": str(one.positions),
             **one.when(),
@@ -94,7 +102,8 @@ def search_as_json(item: PlannedSearch) -> dict[str, Any]:
         "name": item.name,
         "over": list(item.over),
         "scores": scores,
-        "maximise" if item.rule.maximise else "minimise": item.rule.objective,
+        "maximise" if item.rule.maximise else "minimise": item.rule.aim,
         "subject_to": {name: says for name, says in item.rule.says().items() if name != NAN},
         "exhaustive": item.exhaustive,
+        **({"coefficients": list(item.coefficients)} if item.coefficients else {}),
     }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from steerkit.api.hookspecs import EvaluatorSpec, Lack, Needs, Options
+from steerkit.api.hookspecs import Lack, Needs
 from steerkit.catalog import Catalog
 from steerkit.errors import PluginError, nearest
-from steerkit.plan.conditions import ConditionResolver, held_at
+from steerkit.plan.answers import TokenResolver
+from steerkit.plan.conditions import held_at
 from steerkit.plan.names import KeyPart
-from steerkit.plan.turns import closed
 from steerkit.plan.types import PlannedEvaluation, PlannedMonitor, PlannedSamples
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.draft import EVALUATION_KEYS, OPTIONS, Draft
@@ -18,7 +18,7 @@ from steerkit.recipe.schema import EvaluationRecipe, MonitorRecipe
 from steerkit.types import FROM_TOKEN, Positions, Site, SitePattern
 
 
-class MeasureResolver(ConditionResolver):
+class MeasureResolver(TokenResolver):
     """Resolves what is measured and shown."""
 
     def __init__(self, draft: Draft, catalog: Catalog) -> None:
@@ -48,25 +48,27 @@ class MeasureResolver(ConditionResolver):
         if needs.next_token_logits or needs.max_new_tokens:
             for ref in known:
                 self.check_open(ref, *path, "data")
-        return PlannedEvaluation(written.name, spec, options, needs, tuple(known))
+        self.answer_tokens(options, path)
+        references = self.references(needs, written.options, path)
+        return PlannedEvaluation(written.name, spec, options, needs, tuple(known), references)
 
-    def needs(self, spec: EvaluatorSpec, options: Options, path: tuple[KeyPart, ...]) -> Needs | None:
-        """What an evaluator must see, or None where it fails to say so."""
-        try:
-            needs: object = spec.needs(options)
-        except Exception as error:
-            self.complain(f"{spec.name} failed to say what it needs: {type(error).__name__}: {error}", *path)
-            return None
-        if not isinstance(needs, Needs):
-            what = type(needs).__name__
-            raise PluginError(f"Evaluator {spec.name!r}: `needs` returned {what}, not steerkit.api.hookspecs.Needs.")
-        return needs
-
-    def check_open(self, ref: DataRef, *path: KeyPart) -> None:
-        """An answer can follow every conversation of a split."""
-        fault = closed(ref, self.examples(ref))
-        if fault is not None:
-            self.complain(f"{fault}: they end with the assistant's turn; leave that out of what is answered", *path)
+    def references(
+        self, needs: Needs, options: Mapping[str, object], path: tuple[KeyPart, ...]
+    ) -> tuple[tuple[str, DataRef], ...]:
+        """The other data that an evaluator looks at. What can't be found is told at the option that names it."""
+        found = []
+        for name in needs.references:
+            where: tuple[KeyPart, ...] = ()
+            for key, value in options.items():
+                if value == name:
+                    where = (key,)
+                elif isinstance(value, (list, tuple)) and name in value:
+                    where = (key, list(value).index(name))
+            ref = self.ref(name, *path, *((OPTIONS, *where) if where else ()))
+            if ref is not None:
+                found.append((name, ref))
+                self.compared[ref] = path
+        return tuple(found)
 
     def check_labels(self, evaluations: Iterable[PlannedEvaluation]) -> None:
         """Results hold each name once: no evaluator is called as a value is that another one derives."""

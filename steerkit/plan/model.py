@@ -130,3 +130,10 @@ def _number(config: Mapping[str, Any], *keys: str) -> int | None:
             if isinstance(values.get(key), int):
                 return int(values[key])
     return None
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """The size of a checkpoint's vocabulary, by its config or that of its text part."""
+    inner = config.get("text_config")
+    size = config.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, Mapping) else None)
+    return size if isinstance(size, int) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from steerkit.plan.types import (
     PlannedSamples,
     PlannedSearch,
     PlannedSeparation,
+    PlannedTokens,
 )
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.recipe.schema import Recipe
@@ -65,6 +66,7 @@ class Plan:
         profiles: names of the profiles that the recipe has; none where one of them was chosen.
         searches: in the recipe's order.
         filters: in the recipe's order.
+        tokens: first tokens of refusals that are found before anything else is computed, by how options ask for them.
     """
 
     recipe: Recipe
@@ -90,6 +92,7 @@ class Plan:
     profiles: tuple[str, ...] = ()
     searches: tuple[PlannedSearch, ...] = ()
     filters: tuple[PlannedFilter, ...] = ()
+    tokens: Mapping[str, PlannedTokens] = field(default_factory=dict)
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:

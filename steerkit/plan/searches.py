@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from steerkit.errors import nearest
 from steerkit.plan.measures import MeasureResolver
 from steerkit.plan.names import KeyPart
-from steerkit.plan.types import CANDIDATE, PlannedDirection, PlannedIntervention, PlannedScore, PlannedSearch
+from steerkit.plan.types import (
+    CANDIDATE,
+    PlannedDirection,
+    PlannedIntervention,
+    PlannedScore,
+    PlannedSearch,
+)
 from steerkit.recipe.draft import OPTIONS, SCORE_KEYS
 from steerkit.recipe.schema import CandidateScoreRecipe, InterventionRecipe, SearchRecipe
 from steerkit.selection import LAYER, NAN, Bound, LayerBound, Rule
@@ -29,15 +35,18 @@ class SearchResolver(MeasureResolver):
         for direction in written.directions:
             self.check_searched(direction, (*path, "over"))
         scores = [self.candidate_score(score, item, (*path, "scores", score)) for score, item in written.scores.items()]
-        objective = written.minimise or written.maximise or ""
         goal = "minimise" if written.minimise is not None else "maximise"
-        self.check_score(objective, written, (*path, goal))
+        for at, aim in enumerate(written.aims):
+            self.check_score(aim, written, (*path, goal) if len(written.aims) == 1 else (*path, goal, at))
+        if len(set(written.aims)) != len(written.aims):
+            self.complain("one score stands here twice", *path, goal)
         for bound, item in written.subject_to.items():
             self.check_score(item.score, written, (*path, "subject_to", bound, "score"))
-        spoken_of = {objective, *(item.score for item in written.subject_to.values())}
+        spoken_of = {*written.aims, *(item.score for item in written.subject_to.values())}
         for score in written.scores:
             if score not in spoken_of:
                 self.complain(f"the search neither bounds {score!r} nor aims at it; remove it", *path, "scores", score)
+        self.check_coefficients(written, scores, path)
         if len(self.problems) > before:
             return None
         bounds = tuple(
@@ -45,8 +54,35 @@ class SearchResolver(MeasureResolver):
             for bound, item in written.subject_to.items()
         )
         layers = None if written.layers_below is None else LayerBound(written.layers_below)
-        rule = Rule(objective, bounds, layers, maximise=written.maximise is not None)
-        return PlannedSearch(name, written.directions, tuple(filter(None, scores)), rule, written.exhaustive)
+        objective, *plus = written.aims
+        rule = Rule(objective, bounds, layers, maximise=written.maximise is not None, plus=tuple(plus))
+        given = tuple(filter(None, scores))
+        return PlannedSearch(name, written.directions, given, rule, written.exhaustive, written.coefficients or ())
+
+    def check_coefficients(
+        self, written: SearchRecipe, scores: Sequence[PlannedScore | None], path: tuple[KeyPart, ...]
+    ) -> None:
+        """Coefficients tell some score's candidates apart, and stand in one place."""
+        if written.coefficients is None:
+            return
+        found = [score for score in scores if score is not None]
+        if len(found) == len(scores) and not any(score.varies for score in found):
+            self.complain(
+                "no score is taken under an intervention that adds, such as add, so candidates don't differ in "
+                "coefficients; leave them out",
+                *(*path, "coefficients"),
+            )
+        for name, score in written.scores.items():
+            for at, item in enumerate(score.under):
+                option = self.additive(item)
+                if option in item.options:
+                    where = ("scores", name, "under", at, OPTIONS, option)
+                    self.complain("coefficients are the candidates' here; leave this one out", *path, *where)
+
+    def additive(self, item: InterventionRecipe) -> str:
+        """The option of an intervention that candidates' coefficients are for; empty where there is none."""
+        known = item.plugin in self.catalog.names("intervention")
+        return self.catalog.get("intervention", item.plugin).additive if known else ""
 
     def check_searched(self, direction: str, path: tuple[KeyPart, ...]) -> None:
         """There is such a direction, and it is estimated, at whole streams."""
@@ -79,10 +115,14 @@ class SearchResolver(MeasureResolver):
         if needs is not None and (needs.monitors or needs.calls):
             what = "readings of monitors" if needs.monitors else "answers from outside"
             self.complain(f"{written.plugin} scores {what}, which a search has none of", *path)
+        references = self.references(needs, written.options, path) if needs is not None else ()
+        if options is not None:
+            self.answer_tokens(options, path)
         under = [self.along_candidate(item, (*path, "under", at)) for at, item in enumerate(written.under)]
         if spec is None or options is None or needs is None or ref is None or len(self.problems) > before:
             return None
-        return PlannedScore(name, spec, options, needs, ref, tuple(one for one in under if one is not None))
+        steering = tuple(one for one in under if one is not None)
+        return PlannedScore(name, spec, options, needs, ref, steering, references)
 
     def along_candidate(self, item: InterventionRecipe, path: tuple[KeyPart, ...]) -> PlannedIntervention | None:
         """An intervention along whatever candidate is scored."""

@@ -43,7 +43,7 @@ class RecipeResolver(FilterResolver):
         self.check_controls()
         self.check_leaks()
         self.check_edited()
-        used = {ref.dataset for ref in (*self.estimated, *self.measured)}
+        used = {ref.dataset for ref in (*self.estimated, *self.measured, *self.compared)}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
         steering = {name for item in listed for name in item.directions}
@@ -84,7 +84,7 @@ class RecipeResolver(FilterResolver):
 
     def check_rendered(self, template: str) -> None:
         """Without a chat template there are texts alone."""
-        for ref in {**self.estimated, **self.measured} if template == "none" else ():
+        for ref in {**self.estimated, **self.measured, **self.compared} if template == "none" else ():
             fault = unrendered(ref, self.examples(ref))
             if fault is not None:
                 message = f"{fault}: that needs a chat template, and model.chat_template is none"

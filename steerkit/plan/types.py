@@ -16,6 +16,7 @@ from steerkit.api.hookspecs import (
     Options,
     Value,
 )
+from steerkit.api.tokens import FoundTokens
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.document import write_document
 from steerkit.recipe.schema import PublishedRecipe
@@ -108,6 +109,8 @@ class PlannedIntervention:
         positions: at which tokens.
         schedule: factor on the change at each generated token.
         gate: condition under which it acts, or None: always.
+        chosen: whether its coefficient is that which the search of its direction chose; the one of ``options`` then
+            stands in for it.
     """
 
     spec: InterventionSpec
@@ -117,6 +120,7 @@ class PlannedIntervention:
     positions: Positions
     schedule: Schedule = Schedule()
     gate: PlannedGate | None = None
+    chosen: bool = False
 
     @property
     def direction_text(self) -> str | None:
@@ -186,6 +190,29 @@ class PlannedCondition:
         return any(item.gate is not None and item.gate.prepass for item in self.interventions)
 
 
+@dataclass(frozen=True)
+class PlannedTokens:
+    """First tokens of refusals that a run finds. See ``steerkit.api.tokens.FoundTokens``.
+
+    Args:
+        wanted: as options ask for them.
+        found_in: prompts that the model declines.
+        against: prompts that it answers, or None.
+        spec: the evaluator that tells refusals.
+        options: its options.
+        needs: what it must see: completions.
+    """
+
+    wanted: FoundTokens
+    found_in: DataRef
+    against: DataRef | None
+    spec: EvaluatorSpec
+    options: Options
+    needs: Needs
+
+
+CHOSEN: Final = "chosen"
+"""What a recipe writes for a coefficient that a search chooses."""
 CANDIDATE: Final = "candidate"
 """What the direction of an intervention is called that goes along whatever candidate is scored."""
 
@@ -232,6 +259,7 @@ class PlannedScore:
         needs: what it must see.
         data: the prompts.
         under: interventions along ``CANDIDATE``.
+        references: what the evaluator calls other data that it looks at, with that data.
     """
 
     name: str
@@ -240,6 +268,12 @@ class PlannedScore:
     needs: Needs
     data: DataRef
     under: tuple[PlannedIntervention, ...]
+    references: tuple[tuple[str, DataRef], ...] = ()
+
+    @property
+    def varies(self) -> bool:
+        """Whether it depends on the coefficient of a candidate, where candidates have one."""
+        return any(one.spec.additive for one in self.under)
 
 
 @dataclass(frozen=True)
@@ -252,6 +286,7 @@ class PlannedSearch:
         scores: what each is scored by.
         rule: which one is taken.
         exhaustive: whether candidates that a bound removed are scored on.
+        coefficients: of what is added, each of them a candidate; empty where candidates have none of their own.
     """
 
     name: str
@@ -259,6 +294,7 @@ class PlannedSearch:
     scores: tuple[PlannedScore, ...]
     rule: Rule
     exhaustive: bool = False
+    coefficients: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -295,13 +331,14 @@ class PlannedMonitor:
 
 @dataclass(frozen=True)
 class PlannedEvaluation:
-    """An evaluator with its options, what it must see, and the data that it is run on."""
+    """An evaluator with its options, what it must see, the data that it is run on, and other data that it looks at."""
 
     name: str
     spec: EvaluatorSpec
     options: Options
     needs: Needs
     data: tuple[DataRef, ...]
+    references: tuple[tuple[str, DataRef], ...] = ()
 
     @property
     def derived(self) -> tuple[str, ...]:

@@ -132,6 +132,8 @@ class Draft:
             del out["report"]["published"]
         for search in out["search"].values():
             search["scores"] = {name: _fold_score(item) for name, item in search["scores"].items()}
+            if search["coefficients"] is None:
+                del search["coefficients"]
         out["filter"] = {name: _fold(item, FILTER_KEYS) for name, item in out["filter"].items()}
         for section in ("monitors", "search", "filter"):
             if not out[section]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steerkit.errors import Problem, RecipeError, SteerkitError
+from steerkit.errors import Problem, RecipeError
 from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, is_whole, read_document
 from steerkit.recipe.draft import EVALUATION_KEYS, FILTER_KEYS, INTERVENTION_KEYS, OPTIONS, SCORE_KEYS, Draft, Written
 from steerkit.recipe.layers import LAYER_KEYS, lay, merged
 from steerkit.recipe.mend import Mender
-from steerkit.recipe.presets import preset_search
+from steerkit.recipe.presets import expand_preset
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.shipped import find_recipe
 
@@ -220,22 +220,30 @@ class _Grammar:
     def _search(self, item: Any, path: KeyPath) -> Any:
         if not isinstance(item, dict):
             return item
+        told: dict[KeyPath, KeyPath] = {}
         if "preset" in item:
-            item = self._with_preset(dict(item), path)
-        if not isinstance(item.get("scores"), dict):
-            return item
-        scores = {name: self._score(score, (*path, "scores", name)) for name, score in item["scores"].items()}
-        return {**item, "scores": {name: score for name, score in scores.items() if score is not None}}
+            item, told = self._with_preset(dict(item), path)
+        if isinstance(item.get("scores"), dict):
+            scores = {name: self._score(score, (*path, "scores", name)) for name, score in item["scores"].items()}
+            item = {**item, "scores": {name: score for name, score in scores.items() if score is not None}}
+        self.moved |= told
+        return item
 
-    def _with_preset(self, item: dict[str, Any], path: KeyPath) -> dict[str, Any]:
-        """What a preset stands for, under what is written beside it."""
-        try:
-            below = preset_search(item.pop("preset"))
-        except SteerkitError as error:
-            self._complain((*path, "preset"), str(error))
-            self.lost |= {(*path, key) for key in ("scores", "minimise", "maximise", "subject_to")}
-            return item
-        return dict(merged(below, item))
+    def _with_preset(self, item: dict[str, Any], path: KeyPath) -> tuple[dict[str, Any], dict[KeyPath, KeyPath]]:
+        """What a preset stands for, under what is written beside it, and where each part of it was told."""
+        found = expand_preset(item.pop("preset"))
+        for inside, message in found.problems:
+            self._complain((*path, "preset", *inside), message)
+        if found.problems:
+            self.lost |= {(*path, key) for key in ("scores", "minimise", "maximise", "subject_to", "coefficients")}
+            return item, {}
+        told = {}
+        for part in _paths_of(found.search):
+            if not _holds(item, part):
+                begins = max((one for one in found.sources if part[: len(one)] == one), key=len)
+                beyond = part[len(begins) :] if begins else ()
+                told[(*path, *_of_score(part))] = (*path, "preset", *found.sources[begins], *beyond)
+        return dict(merged(found.search, item)), told
 
     def _score(self, score: Any, path: KeyPath) -> dict[str, Any] | None:
         built = self._item(score, path, SCORE_KEYS, path)
@@ -323,6 +331,33 @@ class _Grammar:
     def _complain(self, path: KeyPath, message: str) -> None:
         self.problems.append(Problem(message, *self.written.place(path)))
         self.lost.add(path)
+
+
+def _paths_of(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """The path of every key and item within plain values, the outer ones first."""
+    listed = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in listed:
+        yield (*path, key)
+        yield from _paths_of(item, (*path, key))
+
+
+def _holds(value: Any, path: KeyPath) -> bool:
+    """Whether plain values have something of their own at a path. A list is replaced as a whole."""
+    for key in path:
+        if not isinstance(value, dict):
+            return True
+        if key not in value:
+            return False
+        value = value[key]
+    return True
+
+
+def _of_score(path: KeyPath) -> KeyPath:
+    """A path within a search as written, as it is validated: a score's evaluator is no key of its own."""
+    if path[0] != "scores" or len(path) < 3:
+        return path
+    key = path[3:4]
+    return (*path[:2], *(() if not key or key[0] in SCORE_KEYS else (OPTIONS,)), *path[3:])
 
 
 def _kind(value: Any) -> str:

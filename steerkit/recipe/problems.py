@@ -175,6 +175,10 @@ def _model_at(model: type[BaseModel], loc: Path) -> type[BaseModel] | None:
             inner = [item for item in getattr(current, "__args__", ()) if item is not Ellipsis]
             current = _unwrap(inner[-1]) if inner else None
         current = _unwrap(current)
+    if not isinstance(current, type):
+        # Of several kinds of value the last that has keys, each perhaps with something said about it.
+        each = [getattr(one, "__origin__", one) for one in getattr(current, "__args__", ())]
+        current = next((one for one in reversed(each) if isinstance(one, type) and issubclass(one, BaseModel)), None)
     return current if isinstance(current, type) and issubclass(current, BaseModel) else None
 
 

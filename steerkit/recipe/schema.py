@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from steerkit.recipe.problems import EXCESS, INTERNAL, LACKING
 from steerkit.recipe.values import (
+    Coefficients,
     Count,
     Device,
     Name,
@@ -337,13 +338,16 @@ class SearchRecipe(Section):
 
     over: Names = Field(description="name of a direction, or a list; each site and position of it is a candidate")
     scores: Mapping[Name, CandidateScoreRecipe] = Field(min_length=1, description="scores of a candidate, by name")
-    minimise: str | None = Field(default=None, description="name of the score that is to be small")
-    maximise: str | None = Field(default=None, description="name of the score that is to be large")
+    minimise: Names | None = Field(default=None, description="score that is to be small, or a list: their sum")
+    maximise: Names | None = Field(default=None, description="score that is to be large, or a list: their sum")
     subject_to: Mapping[Name, BoundRecipe] = Field(default_factory=dict, description="bounds on scores, by name")
     layers_below: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="which layers may win, as a share of the depth"
     )
     exhaustive: bool = Field(default=False, description="whether candidates that a bound removed are scored on")
+    coefficients: Coefficients | None = Field(
+        default=None, description="coefficients of what is added, each of them a candidate, as in [0.5, 1, 2]"
+    )
 
     @model_validator(mode="after")
     def _one_goal(self) -> SearchRecipe:
@@ -352,12 +356,20 @@ class SearchRecipe(Section):
             raise _lacking("expected the name of a score as minimise or as maximise", ("minimise", "maximise"))
         if len(given) > 1:
             raise _excess("expected one of minimise and maximise, not both", given)
+        if not self.aims:
+            raise _lacking("expected the name of a score, or a list of names", given)
         return self
 
     @property
     def directions(self) -> tuple[str, ...]:
         """The directions that it searches."""
         return (self.over,) if isinstance(self.over, str) else self.over
+
+    @property
+    def aims(self) -> tuple[str, ...]:
+        """The scores whose sum is to be small or large."""
+        written = self.minimise if self.minimise is not None else self.maximise
+        return (written,) if isinstance(written, str) else tuple(written or ())
 
 
 class ControlRecipe(Section):

@@ -94,6 +94,14 @@ def _check_sweep(value: Mapping[str, tuple[int | float, ...]]) -> Mapping[str, t
     return value
 
 
+def _check_coefficients(value: tuple[float, ...]) -> tuple[float, ...]:
+    if not value or len(set(value)) != len(value):
+        raise ValueError("expected at least one coefficient, and each of them once")
+    if 0 in value:
+        raise ValueError("a candidate that is added 0 times does nothing; leave 0 out")
+    return value
+
+
 def fields_of(template: str) -> tuple[str, ...]:
     """The fields that a prompt's template names, each once. Raises ``ValueError`` for what is no template."""
     example = "write fields in braces, as in 'Translate: {text}', and braces themselves twice, as {{ and }}"
@@ -167,6 +175,7 @@ Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]
 Device: TypeAlias = Annotated[str, AfterValidator(_check_device)]
 Sweep: TypeAlias = Annotated[Mapping[str, tuple[int | float, ...]], AfterValidator(_check_sweep)]
+Coefficients: TypeAlias = Annotated[tuple[float, ...], AfterValidator(_check_coefficients)]
 PromptTemplate: TypeAlias = Annotated[str, AfterValidator(_check_prompt_template)]
 Where: TypeAlias = Annotated[Mapping[str, Any], AfterValidator(_check_where)]
 TemplateArguments: TypeAlias = Annotated[Mapping[str, Any], AfterValidator(_check_arguments)]

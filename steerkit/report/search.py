@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from steerkit.artifacts.results import CandidateEntry, SearchEntry
-from steerkit.report.numbers import count, sentence_case, significant
+from steerkit.report.numbers import count, sentence_case, setting, significant
 from steerkit.report.read import Results
 
 Point = tuple[int, float]
@@ -56,12 +57,22 @@ class SearchView:
         """The feasible candidates, the best first."""
         sign = -1.0 if self.entry.maximise else 1.0
         alive = [one for one in self.entry.candidates if one.removed_by is None]
-        return tuple(sorted(alive, key=lambda one: sign * (one.scores.get(self.entry.objective) or 0.0)))
+        return tuple(sorted(alive, key=lambda one: sign * (self.aimed_at(one) or 0.0)))
+
+    @property
+    def aims(self) -> tuple[str, ...]:
+        """The score that is the objective, or those whose sum is."""
+        return self.entry.aims or (self.entry.objective,)
+
+    def aimed_at(self, one: CandidateEntry) -> float | None:
+        """The objective of a candidate; None where it was not computed."""
+        values = [value for name in self.aims if (value := one.scores.get(name)) is not None]
+        return math.fsum(values) if len(values) == len(self.aims) else None
 
     @cached_property
     def panels(self) -> tuple[Panel, ...]:
         """The objective, then the others, as the recipe has them."""
-        names = sorted(self.entry.scores, key=lambda name: name != self.entry.objective)
+        names = sorted(self.entry.scores, key=lambda name: name not in self.aims)
         return tuple(self._panel(name) for name in names)
 
     def _panel(self, name: str) -> Panel:
@@ -79,10 +90,12 @@ class SearchView:
         return Panel(name, says(entry.scores[name]), lines, entry.baseline.get(name), limits, point)
 
     def label(self, one: CandidateEntry) -> str:
-        """What a candidate's line is called: its position, with its direction and stream where these differ."""
+        """What a candidate's line is called: its position, with its direction, stream and coefficient where these
+        differ."""
         streams = {item.site.rpartition(".")[2] for item in self.entry.candidates}
         parts = [f"position {one.position}" if one.position else "its positions"]
         parts += [one.site.rpartition(".")[2]] if len(streams) > 1 else []
+        parts += [f"coefficient {setting(one.coefficient)}"] if one.coefficient is not None else []
         return ", ".join([*([one.over] if one.over else []), *parts])
 
     @property
@@ -96,7 +109,7 @@ class SearchView:
         )
         if chosen is None:
             return f"{left}; none could be chosen."
-        value = chosen.scores.get(entry.objective)
+        value = self.aimed_at(chosen)
         aim = f"{'highest' if entry.maximise else 'lowest'} {entry.objective}, {significant(value)}"
         where = f"{chosen.site}, {self.label(chosen)}"
         ties = self.near_ties

@@ -1,12 +1,13 @@
 """Which candidate a search takes, as pure functions over tables of scores: an objective, bounds, ties. Plain values:
 no model, no torch, and none of ours but errors."""
 
-from steerkit.selection.presets import ARDITI_2024, PRESETS
+from steerkit.selection.presets import ARDITI_2024, COSMIC, PRESETS
 from steerkit.selection.rule import LAYER, NAN, Bound, Candidate, LayerBound, Removed, Rule, Selection, select
 from steerkit.selection.table import read_table
 
 __all__ = [
     "ARDITI_2024",
+    "COSMIC",
     "LAYER",
     "NAN",
     "PRESETS",

@@ -29,6 +29,9 @@ class Candidate:
             what the table says of each score otherwise.
         variant: what else tells it from others of its position and layer; empty where nothing has to.
         removed_by: the constraint that removed it before all of it was scored; None where that is for the rule to say.
+        coefficient: what multiplies its direction where it is added; None where candidates don't differ in that.
+        order: the place of its coefficient among those that there are, by which exact ties of one position and layer
+            are broken.
     """
 
     position: int
@@ -37,11 +40,19 @@ class Candidate:
     errors: Mapping[str, float] = field(default_factory=dict)
     variant: str = ""
     removed_by: str | None = None
+    coefficient: float | None = None
+    order: int = 0
 
     @property
     def place(self) -> tuple[int, int, str]:
-        """Position, layer and variant, in the order in which exact ties are broken."""
-        return self.position, self.layer, self.variant
+        """Position, layer, and what else tells it from others: its variant, and its coefficient where it has one."""
+        times = () if self.coefficient is None else (f"× {self.coefficient!r}",)
+        return self.position, self.layer, " ".join((*filter(None, (self.variant,)), *times))
+
+    @property
+    def rank(self) -> tuple[int, int, int, str]:
+        """The order in which exact ties are broken: position, layer, order of the coefficient, variant."""
+        return self.position, self.layer, self.order, self.variant
 
 
 @dataclass(frozen=True)
@@ -101,17 +112,29 @@ class Rule:
         bounds: in the order in which they are asked: a candidate counts for the first one that it fails.
         layers: which layers may win, asked before the bounds; None for all.
         maximise: whether the objective is to be large.
+        plus: further scores, whose sum with ``objective`` is what the rule aims at.
     """
 
     objective: str
     bounds: tuple[Bound, ...] = ()
     layers: LayerBound | None = None
     maximise: bool = False
+    plus: tuple[str, ...] = ()
+
+    @property
+    def aims(self) -> tuple[str, ...]:
+        """The scores whose sum it aims at."""
+        return (self.objective, *self.plus)
+
+    @property
+    def aim(self) -> str:
+        """What it aims at, in words: the name of a score, or of several with a plus between them."""
+        return " + ".join(self.aims)
 
     @property
     def scores(self) -> tuple[str, ...]:
         """The scores that a candidate needs, the objective first."""
-        return tuple(dict.fromkeys((self.objective, *(bound.score for bound in self.bounds))))
+        return tuple(dict.fromkeys((*self.aims, *(bound.score for bound in self.bounds))))
 
     def failure(self, candidate: Candidate, n_layers: int) -> str | None:
         """The first constraint that a candidate fails, in the order NaN, layer, bounds; None where it passes all.
@@ -128,8 +151,19 @@ class Rule:
 
     def cost(self, candidate: Candidate) -> float:
         """What is minimised."""
-        value = candidate.scores[self.objective]
+        value = self.aimed_at(candidate)
         return -value if self.maximise else value
+
+    def aimed_at(self, candidate: Candidate) -> float:
+        """The objective of a candidate, or the sum where there are several."""
+        return (
+            math.fsum(candidate.scores[name] for name in self.aims) if self.plus else candidate.scores[self.objective]
+        )
+
+    def error(self, candidate: Candidate) -> float | None:
+        """The standard error of what is aimed at, that of a sum as of independent scores; None where it isn't known."""
+        errors = [candidate.errors.get(name, math.nan) for name in self.aims]
+        return None if any(map(math.isnan, errors)) else math.hypot(*errors)
 
     def says(self) -> Mapping[str, str]:
         """What each constraint asks for in words, by the name that ``removed_by`` has for it."""
@@ -165,7 +199,8 @@ class Selection:
 def select(candidates: Iterable[Candidate], rule: Rule, n_layers: int, *, near_tie: float = 0.1) -> Selection:
     """Choose: among the candidates that fail no constraint, the one with the best objective.
 
-    Exact ties go to the lower position, then to the lower layer, in whatever order the candidates come.
+    Exact ties go to the lower position, then to the lower layer, then to the earlier coefficient, in whatever order the
+    candidates come.
 
     Args:
         candidates: with every score that the rule names.
@@ -190,12 +225,14 @@ def select(candidates: Iterable[Candidate], rule: Rule, n_layers: int, *, near_t
 
 
 def _in_order(candidates: Iterable[Candidate], rule: Rule, n_layers: int) -> Sequence[Candidate]:
-    found = sorted(candidates, key=lambda one: one.place)
+    found = sorted(candidates, key=lambda one: one.rank)
     if not found:
         raise SelectionError("There are no candidates to choose from.")
     for before, after in pairwise(found):
         if before.place == after.place:
-            raise SelectionError(f"Position {after.position}, layer {after.layer} is there twice. Keep one of them.")
+            times = "" if after.coefficient is None else f", coefficient {after.coefficient:g}"
+            where = f"Position {after.position}, layer {after.layer}{times}"
+            raise SelectionError(f"{where} is there twice. Keep one of them.")
     for one in found:
         where = f"position {one.position}, layer {one.layer}"
         if not 0 <= one.layer < n_layers:
@@ -209,7 +246,7 @@ def _in_order(candidates: Iterable[Candidate], rule: Rule, n_layers: int) -> Seq
 def _within(one: Candidate, winner: Candidate, rule: Rule, otherwise: float) -> float:
     """How near a candidate has to be to the winner to be a near-tie: its own standard error, else the winner's."""
     for candidate in (one, winner):
-        error = candidate.errors.get(rule.objective)
-        if error is not None and not math.isnan(error):
+        error = rule.error(candidate)
+        if error is not None:
             return error
     return otherwise

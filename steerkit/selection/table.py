@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ ERROR_SUFFIX: Final = "_se"
 def read_table(path: Path, rule: Rule) -> list[Candidate]:
     """Read candidates from a JSON list of ``{position, layer, <scores of the rule>}``.
 
-    A score that is null or NaN is NaN. ``<score>_se`` beside a score is its standard error. Other keys are ignored.
+    A score that is null or NaN is NaN. ``<score>_se`` beside a score is its standard error. ``coefficient`` tells rows
+    of one position and layer apart; exact ties go to the one that stands first in the table. Other keys are ignored.
 
     Raises:
         SelectionError: what can't be read, with the row.
@@ -30,7 +32,9 @@ def read_table(path: Path, rule: Rule) -> list[Candidate]:
     if not isinstance(rows, list) or not rows:
         what = "an empty list" if rows == [] else f"a {_kind(rows)}"
         raise SelectionError(f"{path} holds {what}; expected a list of candidates: {_example(rule)}.")
-    return [_candidate(row, rule, f"{path}, row {index}") for index, row in enumerate(rows)]
+    found = [_candidate(row, rule, f"{path}, row {index}") for index, row in enumerate(rows)]
+    places = {value: place for place, value in enumerate(dict.fromkeys(one.coefficient for one in found))}
+    return [replace(one, order=places[one.coefficient]) for one in found]
 
 
 def _candidate(row: Any, rule: Rule, where: str) -> Candidate:
@@ -49,7 +53,15 @@ def _candidate(row: Any, rule: Rule, where: str) -> Candidate:
         {name: error for name, error in errors.items() if not math.isnan(error)},
         " ".join(text for key in ("over", "site") if isinstance(text := row.get(key), str)),
         removed if isinstance(removed := row.get("removed_by"), str) and removed in rule.says() else None,
+        _coefficient(row.get("coefficient"), where),
     )
+
+
+def _coefficient(value: Any, where: str) -> float | None:
+    number = _number(value, "coefficient", where)
+    if math.isinf(number):
+        raise SelectionError(f"{where}: coefficient is {number}; expected a finite number.")
+    return None if math.isnan(number) else number
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from steerkit.stages.records import (
 )
 from steerkit.stages.search import candidate_rows, describe_search
 from steerkit.stages.tasks import ModelUse, Task
+from steerkit.stages.tokens import token_tasks, with_tokens
 
 __all__ = [
     "BASELINE",
@@ -52,4 +53,6 @@ __all__ = [
     "require_monitors",
     "require_possible",
     "saved_direction",
+    "token_tasks",
+    "with_tokens",
 ]

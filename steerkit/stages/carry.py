@@ -23,10 +23,12 @@ from steerkit.stages.tasks import (
     GroupUse,
     ModelUse,
     ReadingsTask,
+    References,
     ReferenceTask,
     ScoresTask,
     SeparationTask,
     Task,
+    TokensTask,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Bench:
         monitors: Sequence[Monitor] = (),
         seed: int = 0,
         key: str = "",
+        references: References = (),
     ) -> Evaluation:
         """An evaluation of some examples, with their prompts rendered once for all groups that look at them.
 
@@ -83,15 +86,24 @@ class Bench:
             monitors: those whose readings are scored.
             seed: that samples are drawn by.
             key: of all of these.
+            references: other examples that jobs look at.
         """
         from steerkit.engine.measuring.evaluate import Evaluation
+        from steerkit.engine.measuring.references import reference_name
 
         live = self.live(use)
         known = hash_of([data, examples, key])
         if known not in self._evaluations:
             kept = AnswersOnDisk(cache_folder() / "answers") if any(job.needs.calls for job in jobs) else None
             evaluation = Evaluation(
-                live, jobs, {data: examples}, None, self.observer, seed=seed, kept=kept, plain=plain
+                live,
+                jobs,
+                {data: examples, **{reference_name(name): rows for name, rows in references}},
+                None,
+                self.observer,
+                seed=seed,
+                kept=kept,
+                plain=plain,
             )
             evaluation.monitor(monitors)
             self._evaluations[known] = evaluation
@@ -130,6 +142,8 @@ def carry_out(tasks: Sequence[Task], inputs: Mapping[str, bytes], bench: Bench) 
         return {first.key: _completions(payload, given, bench)}
     if isinstance(payload, ReadingsTask):
         return {first.key: _readings(payload, given, bench)}
+    if isinstance(payload, TokensTask):
+        return {first.key: _tokens(payload, given, bench)}
     return {first.key: _reference(payload, bench)}
 
 
@@ -213,6 +227,14 @@ def _readings(payload: ReadingsTask, given: Mapping[str, bytes], bench: Bench) -
     return to_bytes([{name: readings_as_json(one) for name, one in row.items()} for row in rows])
 
 
+def _tokens(payload: TokensTask, given: Mapping[str, bytes], bench: Bench) -> bytes:
+    from steerkit.stages.tokens import find_tokens
+
+    completions = from_bytes(given["completions"])[0]["ids"]
+    others = from_bytes(given["other answers"])[0]["ids"] if "other answers" in given else None
+    return to_bytes(find_tokens(payload, completions, others, bench.live(payload.model)))
+
+
 def _reference(payload: ReferenceTask, bench: Bench) -> bytes:
     from safetensors.torch import save
 
@@ -241,7 +263,7 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
         for task, item in zip(tasks, payloads, strict=True)
         for one in item.monitors
     ]
-    asked = [[item.evaluator, item.options, item.needs, item.values, item.drawn] for item in payloads]
+    asked = [[item.evaluator, item.options, item.needs, item.values, item.drawn, item.references] for item in payloads]
     evaluation = bench.evaluation(
         first.model,
         drawn[1],
@@ -251,6 +273,7 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
         _monitors(list(monitors.values()), given, live),
         drawn[0],
         hash_of([asked, compared, read]),
+        tuple(one for item in payloads for one in item.references),
     )
     bench.observer.step(f"{', '.join(item.name for item in payloads)} on {data}")
     known = {data: [one["ids"] for one in from_bytes(given["completions"])]} if "completions" in given else {}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
+from steerkit.api.hookspecs import Options
 from steerkit.api.intervention import Gate, Intervention, Placement
 from steerkit.api.monitor import Monitor
 from steerkit.catalog import implementation
-from steerkit.errors import AttachError, SteerkitError
+from steerkit.errors import AttachError, DirectionError, SteerkitError
 from steerkit.plan import Plan, PlannedCondition, PlannedMonitor
 from steerkit.plan.types import PlannedIntervention
 from steerkit.stages.graph import condition_names
@@ -131,7 +132,10 @@ def _build(planned: PlannedCondition, directions: Mapping[str, Direction], name:
 
 def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) -> Placement:
     kind = cast("type[Intervention]", implementation(planned.spec))
-    made = kind(planned.options, tuple(directions[name] for name in planned.directions))
+    options = planned.options
+    if planned.chosen:
+        options = with_coefficient(planned, chosen_coefficient(directions[planned.directions[0]]))
+    made = kind(options, tuple(directions[name] for name in planned.directions))
     gate = None
     if (one := planned.gate) is not None:
         decides = directions[one.direction]
@@ -139,9 +143,33 @@ def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) ->
     return Placement(made, planned.sites, planned.positions, planned.schedule, gate)
 
 
-def place_along(planned: PlannedIntervention, direction: Direction) -> Placement:
-    """An intervention along one direction, whatever the plan calls it."""
+def place_along(planned: PlannedIntervention, direction: Direction, coefficient: float | None = None) -> Placement:
+    """An intervention along one direction, whatever the plan calls it; with a coefficient, where it has one at all."""
+    if coefficient is not None and planned.spec.additive:
+        planned = replace(planned, options=with_coefficient(planned, coefficient))
     return _place(planned, dict.fromkeys(planned.directions, direction))
+
+
+def with_coefficient(planned: PlannedIntervention, coefficient: float) -> Options:
+    """Options with another coefficient of what is added, validated as the plugin does."""
+    options = planned.options
+    given = {name: getattr(options, name) for name in options.model_fields_set}
+    return type(options)(**{**given, planned.spec.additive: coefficient})
+
+
+def chosen_coefficient(direction: Direction) -> float:
+    """The coefficient that a search chose with a direction.
+
+    Raises:
+        DirectionError: where it chose none.
+    """
+    told = direction.provenance.get("search", {}).get("coefficient")
+    if not isinstance(told, (int, float)):
+        raise DirectionError(
+            f"no search chose a coefficient for direction {direction.name!r}: write a number, or give its search "
+            "`coefficients: [...]`"
+        )
+    return float(told)
 
 
 def random_like(direction: Direction, seed: int, number: int) -> Direction:

@@ -35,12 +35,14 @@ from steerkit.stages.tasks import (
     ModelUse,
     Payload,
     ReadingsTask,
+    References,
     ReferenceTask,
     ScoresTask,
     ScoreUse,
     SeparationTask,
     Task,
     TaskKind,
+    TokensTask,
 )
 from steerkit.types import Example
 
@@ -57,6 +59,7 @@ _KINDS: Mapping[type, TaskKind] = {
     ReferenceTask: "reference",
     ScoresTask: "scores",
     ReadingsTask: "readings",
+    TokensTask: "tokens",
 }
 
 
@@ -147,12 +150,12 @@ def make_graph(plan: Plan, model: ModelUse) -> Graph:
     Raises:
         ArtifactError: for a saved direction that can't be read.
     """
-    return _Grapher(plan, model).graph()
+    return Grapher(plan, model).graph()
 
 
 def filter_tasks(plan: Plan, model: ModelUse) -> dict[DataRef, Task]:
     """The tasks that score examples which are filtered, under the baseline."""
-    grapher = _Grapher(plan, model)
+    grapher = Grapher(plan, model)
     found = {}
     for one in plan.filters:
         for ref in one.data:
@@ -170,7 +173,9 @@ def filter_tasks(plan: Plan, model: ModelUse) -> dict[DataRef, Task]:
     return found
 
 
-class _Grapher:
+class Grapher:
+    """Makes tasks of a plan on a model."""
+
     def __init__(self, plan: Plan, model: ModelUse) -> None:
         self.plan, self.model = plan, model
         self.given: dict[str, bytes] = {}
@@ -230,12 +235,12 @@ class _Grapher:
         scores = tuple(self.score_use(item) for item in planned.scores)
         scored = {}
         for name in planned.over:
-            payload = CandidatesTask(self.model, scores, planned.rule, planned.exhaustive, name)
+            payload = CandidatesTask(self.model, scores, planned.rule, planned.exhaustive, name, planned.coefficients)
             inputs = {"direction": self.directions[name]}
             scored[name] = self.task(payload, inputs, "search", f"search {planned.name} over {name}")
         inputs = {f"candidates {name}": task.key for name, task in scored.items()}
         inputs |= {f"direction {name}": self.directions[name] for name in planned.over}
-        choice = ChooseTask(planned.name, planned.over, planned.rule)
+        choice = ChooseTask(planned.name, planned.over, planned.rule, planned.coefficients)
         chosen = self.task(choice, inputs, "search", f"choice of {planned.name}")
         self.directions[planned.name] = chosen.key
         return SearchTasks(planned, scored, chosen)
@@ -254,8 +259,14 @@ class _Grapher:
             examples,
             item.under,
             code,
+            self.references(item.references),
+            item.varies,
             str(item.data),
         )
+
+    def references(self, named: Sequence[tuple[str, DataRef]]) -> References:
+        """Other data that an evaluator looks at, as tasks hold it."""
+        return tuple((name, prompts_of(self.plan.examples(ref))) for name, ref in named)
 
     def separation(self, planned: PlannedSeparation) -> Task:
         """The task that tells a direction's classes apart."""
@@ -303,10 +314,10 @@ class _Grapher:
         steering = {} if use.condition is None else self.keys_of(use.condition)
         title = group_title(group.names)
         if look.kind == "reference":
-            task = self.task(ReferenceTask(self.model, _prompts(examples), data), {}, "condition", title)
+            task = self.task(ReferenceTask(self.model, prompts_of(examples), data), {}, "condition", title)
             return replace(group, references={**group.references, look.data: task})
         if look.kind == "completions":
-            payload = CompletionsTask(self.model, use, _prompts(examples), look.new_tokens, data)
+            payload = CompletionsTask(self.model, use, prompts_of(examples), look.new_tokens, data)
             task = self.task(payload, steering, "condition", title)
             if look.alone:
                 return replace(group, samples=task)
@@ -314,7 +325,7 @@ class _Grapher:
         if look.kind == "readings":
             shown = group.samples or group.completions[look.data]
             monitors = self.plan.monitors
-            reading = ReadingsTask(self.model, use, _prompts(examples), look.new_tokens, monitors, data)
+            reading = ReadingsTask(self.model, use, prompts_of(examples), look.new_tokens, monitors, data)
             inputs = {**steering, **self.keys_of_monitors(monitors), "completions": shown.key}
             return replace(group, readings=self.task(reading, inputs, "condition", title))
         # By name too: equal examples under two names are shown other outputs and draw other samples.
@@ -344,6 +355,7 @@ class _Grapher:
             tuple(item.labels),
             tuple(monitors),
             (self.plan.seed, data) if item.needs.samples else None,
+            self.references(item.references),
             item.name,
             data,
         )
@@ -370,7 +382,7 @@ class _Grapher:
         return {f"direction {name}": self.directions[name] for name in condition.directions}
 
 
-def _prompts(examples: Examples) -> Examples:
+def prompts_of(examples: Examples) -> Examples:
     """Examples without what an answer to them can't depend on: labels, fields, completions to be read."""
     return tuple(Example(example.messages) for example in examples)
 

@@ -162,6 +162,7 @@ def plugins_of(plan: Plan, live: LiveModel) -> list[dict[str, Any]]:
     specs: list[Spec] = [item.estimator for item in plan.directions if item.estimator is not None]
     specs += [item.spec for condition in plan.conditions for item in condition.interventions]
     specs += [item.spec for item in plan.evaluations] + [item.spec for item in plan.filters]
+    specs += [item.spec for item in plan.tokens.values()]
     for score in (score for search in plan.searches for score in search.scores):
         specs += [score.spec, *(one.spec for one in score.under)]
     adapter = adapter_of(plan, live)

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from steerkit.errors import SteerkitError
-from steerkit.plan import DataRef, Plan, PlannedDirection
+from steerkit.plan import DataRef, Plan, PlannedDirection, PlannedSearch
 from steerkit.plan.looks import Lengths
 from steerkit.plan.tokens import Reading
 from steerkit.stages.condition import conditions, reading, require_monitors, require_possible
@@ -72,6 +72,13 @@ def stand_in(planned: PlannedDirection, plan: Plan, live: LiveModel) -> Directio
     return Direction(drawn, None, planned.positions, planned.name, means)
 
 
+def _chosen_stand_in(search: PlannedSearch, planned: PlannedDirection, plan: Plan, live: LiveModel) -> Direction:
+    """A random direction in the middle of a search's candidates, with its first coefficient."""
+    candidates = stand_in(replace(planned, name=search.name), plan, live)
+    told = {"search": {"coefficient": search.coefficients[0]}} if search.coefficients else {}
+    return candidates.at(candidates.sites[len(candidates.sites) // 2]).replace(provenance=told)
+
+
 def _rank(planned: PlannedDirection, plan: Plan) -> int:
     """How many vectors a direction will have: as its options say, or as many as coefficients are given for, else 1."""
     rank = getattr(planned.options, "rank", None)
@@ -110,6 +117,7 @@ def preview(plan: Plan, live: LiveModel) -> tuple[list[Preview], list[str]]:
     }
     for item in plan.directions:
         directions |= {name: stand_in(replace(item, name=name), plan, live) for name in item.further}
+    directions |= {one.name: _chosen_stand_in(one, planned[one.over[0]], plan, live) for one in plan.searches}
     listed = conditions(plan, directions)
     require_possible(listed, plan, live)
     require_monitors(plan, directions, live)

@@ -21,6 +21,7 @@ from steerkit.artifacts.results import (
     Sample,
     SearchEntry,
     SeparationEntry,
+    TokensEntry,
     describe_direction,
     sample_rows,
 )
@@ -118,7 +119,7 @@ def describe_condition(condition: Condition, live: LiveModel) -> ConditionEntry:
         InterventionEntry(
             name=item.spec.name,
             direction=item.direction_text,
-            options=options_as_json(item.options),
+            options=options_as_json(built.intervention.options if item.chosen else item.options),
             sites=tuple(str(site) for site in built.sites_on(live.layout)),
             positions=str(item.positions),
             **item.when(built.gate.site if built.gate is not None else None),
@@ -146,6 +147,7 @@ def collect(
     separation: Sequence[SeparationEntry],
     searches: Sequence[SearchEntry] = (),
     filters: Sequence[FilterEntry] = (),
+    tokens: Sequence[TokensEntry] = (),
 ) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
     records: list[RecordEntry] = []
@@ -183,6 +185,7 @@ def collect(
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
         searches=tuple(searches),
         filters=tuple(filters),
+        tokens=tuple(tokens),
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
     )
     return results, samples

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 def score_candidates(
     payload: CandidatesTask, directions: Iterable[Direction], live: LiveModel, observer: Observer
 ) -> dict[str, Any]:
-    """Score each site and position of a direction, as JSON values."""
+    """Score each site, position and coefficient of a direction, as JSON values."""
     from steerkit.engine.searching.search import CandidateSearch
 
     probes = [_probe(use, live) for use in payload.scores]
-    choices = choices_of(directions, payload.over)
+    choices = choices_of(directions, payload.over, payload.coefficients)
     search = CandidateSearch(live, probes, payload.rule, exhaustive=payload.exhaustive, observer=observer)
     found = search.run(choices)
     return {
@@ -44,18 +44,20 @@ def score_candidates(
     }
 
 
-def choices_of(directions: Iterable[Direction], over: str) -> list[Choice]:
-    """Every site of a direction, or of those that it has at several positions; in their order, then of the sites.
+def choices_of(directions: Iterable[Direction], over: str, coefficients: Sequence[float] = ()) -> list[Choice]:
+    """Every site of a direction, or of those that it has at several positions; in their order, then of the sites, then
+    of the coefficients, where there are any.
 
     What an estimator gives beside its main direction is no candidate.
     """
     from steerkit.engine.searching.search import Choice
 
     return [
-        Choice(_one_position(direction.positions), site, direction.at(site))
+        Choice(_one_position(direction.positions), site, at, coefficient=coefficient)
         for direction in directions
         if direction.name in (over, f"{over}@{direction.positions}")
-        for site in direction.sites
+        for site, at in ((site, direction.at(site)) for site in direction.sites)
+        for coefficient in coefficients or (None,)
     ]
 
 
@@ -78,6 +80,10 @@ def _probe(use: ScoreUse, live: LiveModel) -> Probe:
         use.examples,
         lambda direction: tuple(place_along(item, direction) for item in use.under),
         limits,
+        dict(use.references),
+        (lambda direction, times: tuple(place_along(item, direction, times) for item in use.under))
+        if use.varies
+        else None,
     )
 
 
@@ -86,12 +92,13 @@ def _row(choice: Choice, scored: Scored, rule: Rule) -> dict[str, Any]:
         "position": choice.position,
         "layer": choice.site.layer,
         "site": str(choice.site),
+        **({} if choice.coefficient is None else {"coefficient": choice.coefficient}),
         "norm": float(choice.direction.vectors.double().norm()),
         "scores": dict(scored.scores),
         "errors": {name: _standard_error(values) for name, values in scored.by_example.items()},
         "removed_by": scored.failed,
         "broken_off": dict(scored.broken_off),
-        "examples": list(scored.by_example.get(rule.objective, ())),
+        "examples": {name: list(scored.by_example[name]) for name in rule.aims if name in scored.by_example},
     }
 
 
@@ -108,26 +115,36 @@ def _standard_error(values: Sequence[float]) -> float:
 
 def chosen_among(payload: ChooseTask, tables: Mapping[str, Mapping[str, Any]]) -> Selection:
     """What the rule takes, with near-ties by paired standard errors."""
-    candidates = [
-        _candidate(row, payload.rule, name if len(payload.over) > 1 else "")
-        for name in payload.over
-        for row in tables[name]["rows"]
-    ]
+    candidates = [_candidate_of(payload, row, name) for name in payload.over for row in tables[name]["rows"]]
     n_layers = max(table["n_layers"] for table in tables.values())
     first = select(candidates, payload.rule, n_layers, near_tie=0.0)
     if first.winner is None:
         return first
     paired = _paired_errors(payload, tables, first.winner)
-    objective = payload.rule.objective
-    known = [replace(one, errors={objective: paired[one.place]}) if one.place in paired else one for one in candidates]
+    known = [replace(one, errors=paired[one.place]) if one.place in paired else one for one in candidates]
     return select(known, payload.rule, n_layers, near_tie=0.0)
 
 
-def _candidate(row: Mapping[str, Any], rule: Rule, direction: str) -> Candidate:
+def _candidate_of(payload: ChooseTask, row: Mapping[str, Any], direction: str) -> Candidate:
+    """A row as the rule sees it, told from those of other directions where there are any."""
+    return _candidate(row, payload.rule, direction if len(payload.over) > 1 else "", payload.coefficients)
+
+
+def _candidate(row: Mapping[str, Any], rule: Rule, direction: str, coefficients: Sequence[float] = ()) -> Candidate:
     """A row as the rule sees it. What was not computed, since something else had removed the candidate, is NaN."""
     scores = {name: _number(row["scores"].get(name)) for name in rule.scores}
     variant = " ".join(part for part in (direction, row["site"]) if part)
-    return Candidate(row["position"], row["layer"], scores, variant=variant, removed_by=row["removed_by"])
+    times = row.get("coefficient")
+    order = coefficients.index(times) if times in coefficients else 0
+    return Candidate(
+        row["position"],
+        row["layer"],
+        scores,
+        variant=variant,
+        removed_by=row["removed_by"],
+        coefficient=times,
+        order=order,
+    )
 
 
 def _number(value: float | None) -> float:
@@ -136,10 +153,10 @@ def _number(value: float | None) -> float:
 
 def _paired_errors(
     payload: ChooseTask, tables: Mapping[str, Mapping[str, Any]], winner: Candidate
-) -> dict[tuple[int, int, str], float]:
-    """The standard error of each candidate's objective minus the winner's, over the same examples."""
+) -> dict[tuple[int, int, str], dict[str, float]]:
+    """By score that is aimed at the standard error of each candidate's minus the winner's, over the same examples."""
     rows = {
-        _candidate(row, payload.rule, name if len(payload.over) > 1 else "").place: row["examples"]
+        _candidate_of(payload, row, name).place: row["examples"]
         for name in payload.over
         for row in tables[name]["rows"]
         if row["examples"]
@@ -147,8 +164,13 @@ def _paired_errors(
     own = rows[winner.place]
     # An example that has no score under one of the two says nothing of their difference.
     return {
-        place: _standard_error([a - b for a, b in zip(values, own, strict=True) if a is not None and b is not None])
-        for place, values in rows.items()
+        place: {
+            name: _standard_error(
+                [a - b for a, b in zip(values, own[name], strict=True) if a is not None and b is not None]
+            )
+            for name, values in by_score.items()
+        }
+        for place, by_score in rows.items()
     }
 
 
@@ -176,6 +198,7 @@ def chosen_direction(
         "search": payload.name,
         "over": name,
         "position": winner.position,
+        **({} if winner.coefficient is None else {"coefficient": winner.coefficient}),
         "scores": dict(winner.scores),
         "near_ties": len(found.near_ties),
         "feasible": found.feasible,
@@ -194,14 +217,18 @@ def describe_search(search: SearchTasks, outputs: Mapping[str, bytes]) -> Search
     tables = {name: json.loads(outputs[task.key]) for name, task in search.scored.items()}
     found = chosen_among(payload, tables)
     several = len(tables) > 1
+    times = payload.coefficients
     n_layers = max(table["n_layers"] for table in tables.values())
     rows = [(name, {**row, "removed_by": _removed_by(row, payload.rule, n_layers)}) for name, row in _rows(tables)]
-    places = {_candidate(row, payload.rule, name if several else "").place: at for at, (name, row) in enumerate(rows)}
-    fields = ("position", "layer", "site", "norm", "scores", "errors", "removed_by", "broken_off")
+    places = {_candidate_of(payload, row, name).place: at for at, (name, row) in enumerate(rows)}
+    fields: tuple[str, ...] = ("position", "layer", "site", "norm", "scores", "errors", "removed_by", "broken_off")
+    fields = (*fields, "coefficient") if times else fields
     return SearchEntry(
         name=planned.name,
         over=planned.over,
-        objective=planned.rule.objective,
+        objective=planned.rule.aim,
+        aims=planned.rule.aims if planned.rule.plus else (),
+        coefficients=times,
         maximise=planned.rule.maximise,
         subject_to={name: says for name, says in planned.rule.says().items() if name != NAN},
         exhaustive=planned.exhaustive,
@@ -259,6 +286,7 @@ def candidate_rows(entry: SearchEntry) -> list[dict[str, Any]]:
             "position": one.position,
             "layer": one.layer,
             "site": one.site,
+            **({} if one.coefficient is None else {"coefficient": one.coefficient}),
             **({"over": one.over} if one.over else {}),
             **{name: one.scores.get(name) for name in names},
             **{f"{name}_se": one.errors.get(name) for name in names},

@@ -19,12 +19,16 @@ from steerkit.progress import StageKind
 from steerkit.selection import Rule
 from steerkit.types import Example, Positions, Site, SitePattern
 
-TaskKind: TypeAlias = Literal["direction", "separation", "candidates", "completions", "reference", "scores", "readings"]
+TaskKind: TypeAlias = Literal[
+    "direction", "separation", "candidates", "completions", "reference", "scores", "readings", "tokens"
+]
 
 Limits: TypeAlias = Callable[[Any, int], tuple[float, float]]
 
 Examples: TypeAlias = tuple[Example, ...]
 """Examples, in order."""
+References: TypeAlias = tuple[tuple[str, Examples], ...]
+"""Other examples that an evaluator looks at, by the names that its needs have for them."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ class ScoreUse:
         examples: the prompts.
         under: interventions along the candidate.
         code: sha256 of the source of each.
+        references: other examples that it looks at, by the names that ``needs`` has for them.
+        varies: whether it depends on a candidate's coefficient, where candidates have one.
         data: as messages call the prompts.
     """
 
@@ -140,6 +146,8 @@ class ScoreUse:
     examples: Examples
     under: tuple[PlannedIntervention, ...]
     code: tuple[str | None, ...]
+    references: References = ()
+    varies: bool = False
     data: str = field(default="", compare=False)
 
 
@@ -153,6 +161,7 @@ class CandidatesTask:
         rule: what makes further scores of a candidate needless.
         exhaustive: whether they are computed all the same.
         over: the direction.
+        coefficients: of what is added, each of them a candidate; empty where candidates have none of their own.
     """
 
     model: ModelUse
@@ -160,6 +169,7 @@ class CandidatesTask:
     rule: Rule
     exhaustive: bool
     over: str
+    coefficients: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,11 +180,13 @@ class ChooseTask:
         name: of the search, and of the direction.
         over: the directions whose candidates were scored, in order.
         rule: the rule.
+        coefficients: of the candidates, in the order by which exact ties are broken.
     """
 
     name: str
     over: tuple[str, ...]
     rule: Rule
+    coefficients: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,6 +228,7 @@ class ScoresTask:
         values: names of its values per example; empty where it gives one.
         monitors: those whose readings it scores.
         drawn: seed and data set that samples are drawn by; None where there are none.
+        references: other examples that it looks at, by the names that ``needs`` has for them.
         name: as messages call it.
         data: as messages call the examples.
     """
@@ -229,12 +242,34 @@ class ScoresTask:
     values: tuple[str, ...] = ()
     monitors: tuple[PlannedMonitor, ...] = ()
     drawn: tuple[int, str] | None = None
+    references: References = ()
     name: str = field(default="", compare=False)
     data: str = field(default="", compare=False)
 
     def build(self, vocabulary: Any) -> Evaluator:
         """The evaluator."""
         return cast(Evaluator, self.evaluator.load()(self.options, vocabulary))
+
+
+@dataclass(frozen=True)
+class TokensTask:
+    """Find first tokens of refusals among completions. Gives JSON: see ``steerkit.stages.tokens.find_tokens``.
+
+    Args:
+        model: the model, whose tokenizer turns them to texts.
+        evaluator: what tells refusals.
+        options: its options.
+        examples: the prompts.
+        share: how many of the refusals the tokens should begin, as a share.
+        data: as messages call the prompts.
+    """
+
+    model: ModelUse
+    evaluator: Plugin
+    options: Options
+    examples: Examples
+    share: float
+    data: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -258,6 +293,7 @@ Payload: TypeAlias = (
     | ReferenceTask
     | ScoresTask
     | ReadingsTask
+    | TokensTask
 )
 
 

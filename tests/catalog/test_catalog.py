@@ -271,6 +271,16 @@ def test_options_that_cant_be_listed_are_their_plugins_fault(make_distribution: 
             "@hookimpl\ndef steerkit_interventions():\n    return [InterventionSpec('m', 's', 'a:B', directions=-1)]\n",
             ["'directions'", "number of directions"],
         ),
+        (
+            "@hookimpl\ndef steerkit_interventions():\n"
+            "    return [InterventionSpec('m', 's', 'a:B', additive='times')]\n",
+            ["'additive'", "there is no option 'times'"],
+        ),
+        (
+            "@hookimpl\ndef steerkit_architectures():\n"
+            "    return [ArchitectureSpec('m', 's', 'a:B', refusal_tokens={9: ['I']})]\n",
+            ["'refusal_tokens'", "{token id: text}"],
+        ),
     ],
 )
 def test_a_broken_contract_names_plugin_hook_and_argument(make_distribution: Make, code: str, parts: list[str]) -> None:

@@ -112,3 +112,29 @@ def test_stand_ins_have_as_many_vectors_as_coefficients(recipe: Path, capsys: py
     assert check(str(recipe), "--explain", "--json") == 0
     (dose, *_) = json.loads(capsys.readouterr().out)["explain"]
     assert dose["rows"][0]["intervention"] == "add warmth"
+
+
+SEARCH = """
+search:
+  chosen:
+    over: candidates
+    scores: {warmer: {refusal_score: {data: cold.test, under: [add], tokens: [x]}}}
+    maximise: warmer
+    coefficients: [2, 4]
+"""
+
+
+def test_a_direction_that_a_search_chooses_has_a_stand_in(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = RECIPE.replace(
+        "  saved: {",
+        "  candidates: {estimator: mean_difference, positive: warm.train, "
+        "negative: cold.train, site: blocks.*.resid_pre}\n  saved: {",
+    )
+    text = text.replace(
+        "conditions:", f"{SEARCH}conditions:\n  best: [ {{add: {{direction: chosen, coefficient: chosen}}}} ]"
+    )
+    recipe.write_text(text, "utf-8")
+    assert check(str(recipe), "--explain") == 0
+    out = capsys.readouterr().out
+    assert "add chosen" in out
+    assert 'coefficient="chosen"' in " ".join(out.split())

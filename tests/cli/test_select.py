@@ -113,3 +113,27 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises((SystemExit, typer.Exit)):
         cli.main(["select", str(tmp_path / "none.json"), "--layers", "3"])
     assert "none.json can't be read" in capsys.readouterr().err
+
+
+def test_a_table_of_coefficients_says_which_one_won(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = rows({"coefficient": 2}, {"coefficient": 0.5}, {"coefficient": 1, "refusal_score": -4.95})
+    assert select(tmp_path / "scores.json", table, "--layers", "10", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    # An exact tie goes to the coefficient that stands first.
+    assert (found["layer"], found["coefficient"]) == (3, 2.0)
+    assert [tie["coefficient"] for tie in found["near_ties"]] == [0.5, 1.0]
+    assert select(tmp_path / "scores.json", table, "--layers", "10") == 0
+    shown = capsys.readouterr().out
+    assert "coeff" in shown  # folded where the window is narrow
+    assert select(tmp_path / "scores.json", rows({"coefficient": "two"}), "--layers", "10") == 2
+
+
+def test_the_second_preset_takes_the_largest_sum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def row(layer: int, comply: float, refuse: float, kl: float = 0.05) -> dict[str, Any]:
+        return {"position": -1, "layer": layer, "comply_score": comply, "refuse_score": refuse, "kl_div_score": kl}
+
+    table = [row(2, 0.9, 0.2), row(3, 0.6, 0.7), row(4, 0.9, 0.9, 0.2), row(8, 0.9, 0.9)]
+    assert select(tmp_path / "scores.json", table, "--layers", "10", "--preset", "cosmic", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["layer"] == 3
+    assert found["removed_by"] == {"nan": 0, "layer": 1, "kl": 1}

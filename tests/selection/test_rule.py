@@ -145,3 +145,30 @@ def test_an_objective_may_be_maximised() -> None:
 def test_what_can_not_be_chosen_from_is_refused(rows: list[Candidate], message: str) -> None:
     with pytest.raises(SelectionError, match=message):
         select(rows, ARDITI_2024, 10)
+
+
+def test_exact_ties_go_to_position_then_layer_then_the_order_of_coefficients() -> None:
+    def times(position: int, layer: int, coefficient: float, order: int) -> Candidate:
+        return replace(candidate(position, layer, -3.0), coefficient=coefficient, order=order)
+
+    rows = [times(-1, 2, 2.0, 0), times(-2, 5, 0.5, 1), times(-2, 5, 2.0, 0), times(-2, 6, 2.0, 0)]
+    winner = select(rows, ARDITI_2024, 10).winner
+    assert winner is not None
+    assert (winner.position, winner.layer, winner.coefficient) == (-2, 5, 2.0)
+    with pytest.raises(SelectionError, match=r"Position -2, layer 5, coefficient 2 is there twice"):
+        select([*rows, rows[2]], ARDITI_2024, 10)
+
+
+def test_a_sum_is_aimed_at_with_the_error_of_both() -> None:
+    def both(layer: int, one: float, other: float) -> Candidate:
+        return Candidate(-1, layer, {"a": one, "b": other}, {"a": 0.3, "b": 0.4})
+
+    rule = Rule("a", maximise=True, plus=("b",))
+    chosen = select([both(1, 1.0, 0.0), both(2, 0.2, 1.3), both(3, 0.9, 0.05)], rule, 9)
+    assert chosen.winner is not None
+    assert chosen.winner.layer == 2
+    # Within 0.5, the error of the sum: 1.0 and 0.95 lie 0.5 and 0.55 below 1.5.
+    assert [one.layer for one in chosen.near_ties] == [1]
+    assert rule.aim == "a + b"
+    with pytest.raises(SelectionError, match="has no b"):
+        select([Candidate(-1, 1, {"a": 1.0})], rule, 9)

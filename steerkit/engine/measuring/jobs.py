@@ -213,6 +213,11 @@ def require_possible(job: Job) -> None:
             f"Evaluator {job.name!r} needs logits along texts together with outputs after a prompt or along one; these "
             "come from different passes. Make it two evaluators."
         )
+    if needs.references and (not needs.activations or needs.next_token_logits or needs.sequence_logits):
+        raise PluginError(
+            f"Evaluator {job.name!r} refers to other examples, of which there are activations: it must need "
+            "activations, and no logits. Make it two evaluators."
+        )
     if needs.samples and not needs.max_new_tokens:
         raise PluginError(f"Evaluator {job.name!r} needs samples of no length: say max_new_tokens.")
     if not needs.sequence_logits and not after_prompt:

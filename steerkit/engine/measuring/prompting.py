@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steerkit.api.evaluator import Outputs
 from steerkit.engine.measuring.jobs import BASELINE, Completions, Job, Member, Steered
+from steerkit.engine.measuring.references import read_references, with_references
 from steerkit.engine.measuring.setting import Setting
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key
@@ -52,6 +53,8 @@ def prepare_baseline(setting: Setting, data: str, jobs: Sequence[Job]) -> None:
         sample_for_member(setting, member, data, wanted)
     for length in reading_lengths(job.needs for job in against):
         read(setting, [member], data, jobs, length)
+    for job in jobs:
+        read_references(setting, job, activation_keys_of_job(setting, job))
 
 
 def complete_for_members(
@@ -206,6 +209,11 @@ def score_prompts(setting: Setting, members: Sequence[Member], data: str, jobs: 
     ]
     prompts = setting.prompts(data, members[0].system_prompt)
     chunks = [range(len(prompts))[start : start + CHUNK] for start in range(0, len(prompts), CHUNK)]
+    together = [job for job in asking if job.needs.references]
+    for one in ready:
+        if together:
+            _score_chunk(setting, one, together, data, range(len(prompts)), None)
+    asking = [job for job in asking if job not in together]
     kept = setting.plain.logits.get(data) if not members[0].acts else None
     if kept is not None or not any(job.needs.next_token_logits for job in asking):
         for one in ready:
@@ -256,4 +264,4 @@ def _outputs(setting: Setting, ready: _Ready, job: Job, chunk: range, logits: Te
         outputs = replace(outputs, samples=member.sampled[(job.data, wanted)][some])
     if limit in ready.read and (job.needs.activations or job.needs.monitors):
         outputs = _shown(setting, job, outputs, ready.read[limit][some])
-    return outputs
+    return with_references(setting, job, activation_keys_of_job(setting, job), outputs)

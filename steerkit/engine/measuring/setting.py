@@ -14,6 +14,7 @@ from steerkit.engine.lowering.edits import Steer, edits_of
 from steerkit.engine.measuring.asking import Kept, answer
 from steerkit.engine.measuring.jobs import Cause, Completions, Job, Member, Steered
 from steerkit.engine.prompts.chat import ChatFormat, Rendered
+from steerkit.engine.reading.capture import Key
 from steerkit.engine.reading.monitors import Read
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.engine.sequence.tally import Tally, counting_edited_tokens
@@ -31,6 +32,7 @@ class Plain:
     completions: dict[str, Completions] = field(default_factory=dict)
     sampled: dict[tuple[str, Sampling], list[list[str]]] = field(default_factory=dict)
     read: dict[tuple[str, int], list[Read]] = field(default_factory=dict)
+    referred: dict[tuple[str, Key], list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs
 from steerkit.api.intervention import Placement
 from steerkit.engine.measuring.evaluate import Evaluation, Job, Steered
+from steerkit.engine.measuring.references import reference_name
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.engine.searching.alike import AlikePrompts, first_layer
 from steerkit.errors import DataError, PluginError
@@ -31,12 +32,14 @@ class Choice:
         site: where it was read.
         direction: with vectors at that site.
         variant: what else tells it from others, such as its estimator; empty where nothing does.
+        coefficient: what multiplies the direction where it is added; None where interventions have their own.
     """
 
     position: int
     site: Site
     direction: Direction
     variant: str = ""
+    coefficient: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,9 @@ class Probe:
         examples: the prompts.
         place: the interventions along a direction.
         limits: the least and the greatest value that an example's score can have.
+        references: other examples that the evaluator looks at, by the names that ``needs`` has for them.
+        with_coefficient: the interventions along a direction with a candidate's coefficient; None where the score
+            doesn't depend on it, and is then computed once for all candidates of one direction.
     """
 
     name: str
@@ -60,6 +66,18 @@ class Probe:
     examples: tuple[Example, ...]
     place: Callable[[Direction], tuple[Placement, ...]]
     limits: tuple[float, float] = (-math.inf, math.inf)
+    references: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)
+    with_coefficient: Callable[[Direction, float], tuple[Placement, ...]] | None = None
+
+    def placed(self, choice: Choice) -> tuple[Placement, ...]:
+        """The interventions along a candidate."""
+        if self.with_coefficient is None or choice.coefficient is None:
+            return self.place(choice.direction)
+        return self.with_coefficient(choice.direction, choice.coefficient)
+
+    def same_for(self, choice: Choice) -> tuple[int, float | None]:
+        """Candidates for which this is equal have one score."""
+        return id(choice.direction), None if self.with_coefficient is None else choice.coefficient
 
 
 @dataclass(frozen=True)
@@ -99,7 +117,8 @@ class Stage:
 @dataclass(frozen=True)
 class Searched:
     """Candidates with what they scored, the stages in the order in which they were gone through, and which shortcuts
-    the model didn't take; ``baseline`` holds each score of next-token logits without any intervention."""
+    the model didn't take; ``baseline`` holds each score of next-token logits or activations without any intervention.
+    """
 
     scored: tuple[Scored, ...]
     stages: tuple[Stage, ...]
@@ -134,6 +153,7 @@ class CandidateSearch:
             raise DataError(f"The search speaks of {', '.join(missing)}, and has no such score.")
         self._scorers: dict[str, _Scorer] = {}
         self._alike: dict[str, AlikePrompts] = {}
+        self._known: dict[tuple[str, tuple[int, float | None]], _Known] = {}
 
     def run(self, choices: Sequence[Choice]) -> Searched:
         """Score candidates.
@@ -158,46 +178,56 @@ class CandidateSearch:
             alive = sum(one.failed is None for one in held)
             stages.append(Stage(name, len(asked), alive, time.perf_counter() - began))
         notes = dict.fromkeys(note for alike in self._alike.values() for note in alike.shortcuts.refused)
-        baseline = {name: one.unsteered_mean() for name, one in self._scorers.items() if isinstance(one, _Quick)}
+        unsteered = {name: one.unsteered_mean() for name, one in self._scorers.items()}
+        baseline = {name: value for name, value in unsteered.items() if value is not None}
         return Searched(tuple(one.scored() for one in held), tuple(stages), tuple(notes), baseline)
 
     def _order(self, choices: Sequence[Choice]) -> list[str]:
         """Scores in the order in which they are asked: bounds by what their passes cost, the objective last."""
-        bounded = [name for name in self.rule.scores if name != self.rule.objective]
-        return [*sorted(bounded, key=lambda name: self._cost(name, choices)), self.rule.objective]
+        bounded = [name for name in self.rule.scores if name not in self.rule.aims]
+        return [*sorted(bounded, key=lambda name: self._cost(name, choices)), *self.rule.aims]
 
     def _cost(self, name: str, choices: Sequence[Choice]) -> float:
         probe, layers = self.probes[name], self.live.layout.n_layers
-        if not is_quick(probe, probe.place(choices[0].direction)):
+        if not is_quick(probe, probe.placed(choices[0])):
             return math.inf
-        run = [layers - first_layer(probe.place(one.direction), self.live) for one in choices]
-        return len(probe.examples) * sum(run) / len(run)
+        each = {probe.same_for(one): one for one in choices}.values()
+        run = [layers - first_layer(probe.placed(one), self.live) for one in each]
+        return len(probe.examples) * sum(run) / len(choices)
 
     def _score(self, name: str, one: _Candidate, bounds: Sequence[Bound]) -> None:
         """Score a candidate, as far as it takes to know whether it stays within bounds, and note which one it fails."""
         scorer = self._scorer(name, one.choice)
-        values: list[Score] = []
+        key = (name, scorer.probe.same_for(one.choice))
+        if key not in self._known:
+            self._known[key] = self._found(scorer, one.choice, bounds)
+        known = self._known[key]
+        one.found[name] = known.scores
+        if known.broken_off is not None:
+            one.broken_off[name] = known.broken_off
+        if one.failed is None:
+            one.failed = known.failed
+
+    def _found(self, scorer: _Scorer, choice: Choice, bounds: Sequence[Bound]) -> _Known:
+        """A score of a candidate, as far as it takes to know whether it stays within bounds."""
+        found: dict[int, Score] = {}
         total = len(scorer.probe.examples)
-        for more in scorer.scores(one.choice.direction):
-            values += more.values()
-            one.found.setdefault(name, {}).update(more)
-            if not self.exhaustive and len(values) < total and one.failed is None:
-                reach = _reach(values, total, scorer.probe.limits)
+        for more in scorer.scores(choice):
+            found |= more
+            if not self.exhaustive and len(found) < total:
+                reach = _reach(list(found.values()), total, scorer.probe.limits)
                 failed = next((bound for bound in bounds if _is_lost(bound, reach)), None)
                 if failed is not None:
-                    one.failed, one.broken_off[name] = failed.name, reach[0] if failed.at_most is not None else reach[1]
-                    return
-        if one.failed is None:
-            mean = _mean(values)
-            if math.isnan(mean):
-                one.failed = NAN
-            else:
-                one.failed = next((bound.name for bound in bounds if not bound.holds(mean)), None)
+                    return _Known(found, failed.name, reach[0] if failed.at_most is not None else reach[1])
+        mean = _mean(list(found.values()))
+        if math.isnan(mean):
+            return _Known(found, NAN)
+        return _Known(found, next((bound.name for bound in bounds if not bound.holds(mean)), None))
 
     def _scorer(self, name: str, choice: Choice) -> _Scorer:
         if name not in self._scorers:
             probe = self.probes[name]
-            quick = is_quick(probe, probe.place(choice.direction))
+            quick = is_quick(probe, probe.placed(choice))
             self._scorers[name] = _Quick(self._read(probe), probe) if quick else _Whole(self.live, probe)
         return self._scorers[name]
 
@@ -207,6 +237,16 @@ class CandidateSearch:
             tried = next((one.shortcuts for one in self._alike.values() if one.beginning is not None), None)
             self._alike[probe.data] = AlikePrompts(self.live, self.live.rendered(probe.examples), tried)
         return self._alike[probe.data]
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A score of a candidate: by place of the example, the bound that it fails, and how far its mean could still be
+    from that where it was not computed to the end."""
+
+    scores: dict[int, Score]
+    failed: str | None = None
+    broken_off: float | None = None
 
 
 @dataclass(eq=False)
@@ -241,9 +281,9 @@ class _Quick:
         self.alike, self.probe = alike, probe
         self.unsteered = alike.unsteered  # here: once a candidate's passes go on, the model is steered
 
-    def scores(self, direction: Direction) -> Iterator[dict[int, Score]]:
+    def scores(self, choice: Choice) -> Iterator[dict[int, Score]]:
         """Scores by place of the example, some of them at a time."""
-        for order, logits in self.alike.logits(self.probe.place(direction)):
+        for order, logits in self.alike.logits(self.probe.placed(choice)):
             yield dict(zip(order, self._scored(order, logits.cpu()), strict=True))
 
     def unsteered_mean(self) -> float:
@@ -265,12 +305,21 @@ class _Whole:
     def __init__(self, live: Runtime, probe: Probe) -> None:
         self.probe = probe
         job = Job(probe.name, probe.evaluator, probe.needs, probe.data)
-        self.evaluation = Evaluation(live, [job], {probe.data: list(probe.examples)})
+        others = {reference_name(name): list(rows) for name, rows in probe.references.items()}
+        self.evaluation = Evaluation(live, [job], {probe.data: list(probe.examples), **others})
 
-    def scores(self, direction: Direction) -> Iterator[dict[int, Score]]:
+    def scores(self, choice: Choice) -> Iterator[dict[int, Score]]:
         """Scores by place of the example, all at once."""
-        found = self.evaluation.run(Steered(self.probe.place(direction)), samples=False)
-        yield dict(enumerate(found.scores[self.probe.name, self.probe.data]))
+        yield dict(enumerate(self._under(self.probe.placed(choice))))
+
+    def unsteered_mean(self) -> float | None:
+        """The score without any intervention; None where completions would have to be written for it."""
+        needs = self.probe.needs
+        return _mean(self._under(())) if needs.activations and not needs.max_new_tokens else None
+
+    def _under(self, placements: tuple[Placement, ...]) -> Sequence[Score]:
+        found = self.evaluation.run(Steered(placements), samples=False)
+        return found.scores[self.probe.name, self.probe.data]
 
 
 _Scorer = _Quick | _Whole
