@@ -73,8 +73,8 @@ def read_qwen1(
     model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
     if missing:
         raise ModelError(
-            f"{source} lacks {len(missing)} of the weights from which {', '.join(missing[:3])}, … are made; they would be "
-            "random. Was the download cut short?"
+            f"{source} lacks {len(missing)} of the weights from which {', '.join(missing[:3])}, … are made; they would "
+            "be random. Was the download cut short?"
         )
     if tokenizer is not None:
         # What its code stops at: the end of a text, and what ends and begins a turn.

@@ -22,7 +22,7 @@ from torch import Tensor
 HEADS, WIDTH, LAYERS, INTERMEDIATE, CONTEXT = 4, 32, 3, 48, 64
 TEXT = (
     "The fridge isn't cold. The other fridges aren't either, are they? They'll be: 12 degrees in the kitchen, 345 in "
-    "the oven.\n\n  There the mother rather gathers feathers; nothing  else.\r\n\tdéjà vu, Ångström, 冰箱很冷 冰箱 冰箱."
+    "the oven.\n\n  There the mother rather gathers feathers; nothing  else.\r\n\tdéjà vu, Ångström, 冰箱很冷 冰箱"
 )
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
