@@ -47,8 +47,8 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
             implementation="steerkit_architectures._qwen:Qwen1Adapter",
             model_types=("qwen",),
             note=(
-                "The code that comes with Qwen 1 checkpoints doesn't run on transformers 5, so this adapter is tested "
-                "on a stand-in of their module layout, not on a checkpoint."
+                "For a model in memory under Qwen 1's own names, tested on a stand-in of them: the code that comes "
+                "with Qwen 1 checkpoints doesn't run on transformers 5. A checkpoint is loaded as a Qwen 2 (adapter qwen)."
             ),
             refusal_tokens=_REFUSALS,
         ),

@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that has no "−" shows "?".
             stream.reconfigure(errors="replace")
+    is_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     # Help lists all commands; anything else needs one of them, or none.
@@ -55,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _app(known if known or "--version" in arguments else list(COMMANDS))(args=list(arguments), prog_name="steerkit")
     finally:
         if collected:
+            if is_process:
+                # The process ends: what there is goes with it, and looking through it twice more would change nothing.
+                gc.freeze()
             gc.enable()
 
 

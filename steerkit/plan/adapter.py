@@ -64,7 +64,7 @@ class ModelResolver(Resolver):
             if fault is not None:
                 self.complain(fault, "model", "chat_template_file")
         folder = self.model.folder
-        readable = folder is not None and (folder / "tokenizer.json").is_file()
+        readable = folder is not None and any((folder / name).is_file() for name in ("tokenizer.json", "qwen.tiktoken"))
         if chosen == "default" and readable and folder is not None and chat_template(folder) is None:
             self.complain(
                 "the model has no chat template (it is a base model): set chat_template to none for raw text, "

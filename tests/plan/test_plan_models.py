@@ -67,9 +67,8 @@ def test_refused_and_unknown_types_are_problems_of_the_recipe(problems: Problems
         assert part in message
 
 
-def test_an_adapters_limitation_is_noted(plan: Planner, tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "qwen1", model_type="qwen", num_hidden_layers=24)
-    assert "Adapter qwen1: " in plan(RECIPE, f"model.source={folder}").notes[0]
+def test_an_adapters_limitation_is_noted(plan: Planner) -> None:
+    assert "Adapter qwen1: " in plan(RECIPE, "model.source=tiny-random:qwen").notes[0]
 
 
 @pytest.mark.parametrize(
@@ -161,3 +160,32 @@ def test_a_file_from_a_deeper_model_is_noted(plan: Planner, tmp_path: Path) -> N
     notes = plan(RECIPE, "directions.warmth={file: deep.safetensors}").notes
     assert "Direction 'warmth' has vectors at blocks.7.resid_pre, and the model has 3 layers, 0 to 2." in notes
     assert not any("has vectors at" in note for note in plan(RECIPE).notes)
+
+
+def qwen1_config(**changed: Any) -> dict[str, Any]:
+    sizes = {"num_hidden_layers": 24, "num_attention_heads": 16, "hidden_size": 2048, "vocab_size": 151936}
+    rest = {"intermediate_size": 11008, "layer_norm_epsilon": 1e-6, "seq_length": 8192, "kv_channels": 128}
+    code = {"auto_map": {"AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel"}, "model_type": "qwen"}
+    return {**sizes, **rest, **code, "no_bias": True, **changed}
+
+
+def test_a_qwen_1_checkpoint_is_planned_as_the_qwen_2_that_it_is_loaded_as(plan: Planner, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "qwen1", **qwen1_config())
+    found = plan(RECIPE, f"model.source={folder}")
+    assert found.architecture is not None and found.architecture.name == "qwen"
+    assert (found.model.n_layers, found.model.d_model) == (24, 2048)
+    assert not any("Adapter" in note for note in found.notes)
+
+
+def test_a_qwen_1_that_computes_something_else_is_a_problem(problems: Problems, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "qwen1", **qwen1_config(rotary_pct=0.25))
+    ((_, where, message),) = problems(RECIPE, f"model.source={folder}")
+    assert where == "--set model.source" and "rotary_pct: 0.25" in message
+
+
+def test_qwen_1_has_no_template_of_its_own(problems: Problems, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "qwen1", **qwen1_config())
+    (folder / "qwen.tiktoken").write_text("YQ== 0\n", "ascii")
+    chat = "model.chat_template=default"
+    ((_, where, message),) = problems(RECIPE, f"model.source={folder}", chat)
+    assert where.endswith("model.chat_template") and "no chat template" in message

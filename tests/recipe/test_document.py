@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerkit.recipe import document as reading
 from steerkit.recipe.document import read_document, write_document
 
 
@@ -102,3 +104,23 @@ def test_what_is_written_is_read_back_as_the_same_values(value: Any) -> None:
     assert not document.problems
     assert document.value == {"key": value}
     assert repr(document.value["key"]) == repr(value)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_both_loaders_read_a_recipe_alike(path: Path) -> None:
+    text = path.read_text("utf-8")
+    quick, slow = (reading._built(loader(text)) for loader in (reading._QuickLoader, reading._Loader))
+    assert quick == slow and not quick.problems
+
+
+@given(PLAIN)
+def test_both_loaders_read_what_is_written_alike(value: Any) -> None:
+    text = write_document(value)
+    assert reading._built(reading._QuickLoader(text)) == reading._built(reading._Loader(text))
+
+
+def test_what_the_quick_loader_refuses_is_said_by_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a: [1, 2\nb: 3\n"
+    said = read_document(text).problems
+    monkeypatch.setattr(reading, "_QuickLoader", reading._Loader)
+    assert said == read_document(text).problems and said

@@ -78,6 +78,13 @@ def _splitter(pre: str) -> list[pre_tokenizers.PreTokenizer] | None:
     return None
 
 
+def splitter_of(pre: str) -> list[pre_tokenizers.PreTokenizer]:
+    """What splits a text before merges, by a name that is known here, as in ``qwen2``."""
+    found = _splitter(pre)
+    assert found is not None, pre
+    return found
+
+
 def _byte_level(facts: Mapping[str, Any], splitter: list[pre_tokenizers.PreTokenizer], begin: str | None) -> Tokenizer:
     tokens: list[str] = facts["tokens"]
     merges = [tuple(merge.split(" ")) for merge in facts["merges"]]

@@ -107,3 +107,21 @@ def weight_files(source: str, config: PreTrainedConfig) -> list[Path]:
     commit: Any = getattr(config, "_commit_hash", None)
     found = try_to_load_from_cache(source, "config.json", revision=commit)
     return sorted(Path(found).parent.glob("*.safetensors")) if isinstance(found, str) else []
+
+
+def qwen1_snapshot(source: str, options: dict[str, Any]) -> Path:
+    """The folder of a Qwen 1 repository in the local cache, with its weights, configs and vocabulary, fetched first.
+
+    Args:
+        source: its hub id.
+        options: ``revision`` and ``local_files_only``, where they are set.
+
+    Raises:
+        ModelError: where the hub doesn't have it or can't be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    from steerkit.engine.loading.qwen1 import FILES
+
+    with explained(source, local=False):
+        return Path(snapshot_download(source, allow_patterns=list(FILES), **options))

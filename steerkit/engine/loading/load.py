@@ -223,18 +223,48 @@ def _load_folder(source: str, request: _Request) -> _Parts:
     _require_checkpoint(folder)
     has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
     local = {"local_files_only": True}
+    config = _qwen1_config(str(folder.resolve()), local)
+    if config is not None:
+        return _load_qwen1(folder, config, source, request)
     model, tokenizer = _from_pretrained(str(folder.resolve()), request, local, tokenizer=has_tokenizer)
     return model, tokenizer, hash_of_files(sorted(folder.glob("*.safetensors")))
 
 
 def _load_hub(source: str, request: _Request) -> _Parts:
-    from steerkit.engine.loading.hub import is_reachable, weight_files
+    from steerkit.engine.loading.hub import is_reachable, qwen1_snapshot, weight_files
 
     options: dict[str, Any] = {} if is_reachable() else {"local_files_only": True}
     if request.revision is not None:
         options["revision"] = request.revision
+    config = _qwen1_config(source, options)
+    if config is not None:
+        return _load_qwen1(qwen1_snapshot(source, options), config, source, request)
     model, tokenizer = _from_pretrained(source, request, options)
     return model, tokenizer, hash_of_files(weight_files(source, model.config))
+
+
+def _qwen1_config(source: str, options: dict[str, Any]) -> dict[str, Any] | None:
+    """The ``config.json`` of a Qwen 1 checkpoint; None for any other. Transformers would ask for its code to be run."""
+    from transformers import PreTrainedConfig
+
+    from steerkit.engine.loading.hub import explained
+    from steerkit.engine.loading.quiet import quiet_transformers
+    from steerkit.engine.loading.qwen1_config import is_qwen1
+
+    with explained(source, local=Path(source).is_dir()), quiet_transformers():
+        config: dict[str, Any] = PreTrainedConfig.get_config_dict(source, **options)[0]
+    return config if is_qwen1(config) else None
+
+
+def _load_qwen1(folder: Path, config: dict[str, Any], source: str, request: _Request) -> _Parts:
+    from steerkit.engine.loading.hub import explained
+    from steerkit.engine.loading.quiet import quiet_transformers
+    from steerkit.engine.loading.qwen1 import read_qwen1
+
+    _require_checkpoint(folder)
+    with explained(source, local=True), quiet_transformers():
+        model, tokenizer = read_qwen1(folder, config, source, request.dtype)
+    return model, tokenizer, hash_of_files(sorted(folder.glob("*.safetensors")))
 
 
 def _require_checkpoint(folder: Path) -> None:

@@ -16,6 +16,7 @@ from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.api.intervention import Intervention, Placement
 from steerkit.engine.hooking.prepared import Prepared, Where
+from steerkit.engine.loading.qwen1_config import require_trained
 from steerkit.engine.loading.unwrap import input_device
 from steerkit.engine.lowering.edits import Mode, Steer, placements_to_lower, require_mode
 from steerkit.engine.lowering.explain import Explanation, explain
@@ -260,6 +261,7 @@ class Runtime:
             frame = frame_of_mask(mask, prompt_lengths, growing=cache is not None and goes_on(mask))
         if attention_mask is not None and "position_ids" not in kwargs and not bool(mask[:, 0].all()):
             kwargs["position_ids"] = position_ids(mask)[:, -input_ids.shape[1] :]
+        require_trained(self.model.config, mask.shape[1])
         prompt = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": kwargs.get("position_ids")}
         begins = mask.shape[1] == input_ids.shape[1]
         with self.steering.running(frame, steer=steer, prompt=prompt if begins else None):

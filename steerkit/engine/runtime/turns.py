@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
+from steerkit.engine.runtime.stuck import Watch
+
 LOOK_AGAIN: Final = 0.05
 """Seconds after which those who wait look whether the holder is still there."""
 _SUSPENDS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -65,21 +67,28 @@ class Turns:
         return holder is not None and holder.thread == threading.get_ident()
 
     def take(self, frame: FrameType, *, bare: bool = False) -> Ticket | None:
-        """Wait for the turn; None where this thread holds it already. ``give`` takes what comes back."""
+        """Wait for the turn; None where this thread holds it already. ``give`` takes what comes back.
+
+        Raises:
+            AttachError: where the turn can't come, because who holds it waits for this thread.
+        """
         me = threading.get_ident()
         holder = self.holder
         if holder is not None and holder.thread == me:
             if not holder.stale:
                 return None
             self.give(holder)
-        ticket = Ticket(me, frame, bare)
+        ticket, watch = Ticket(me, frame, bare), Watch()
         try:
             self._queue.append(ticket)
             while (holder := self.holder) is not ticket:
                 if holder is not None and holder.stale:
                     self.give(holder)
-                elif not ticket.woken.acquire(timeout=LOOK_AGAIN) and ticket not in self._queue:
-                    self._queue.append(ticket)
+                elif not ticket.woken.acquire(timeout=LOOK_AGAIN):
+                    if ticket not in self._queue:
+                        self._queue.append(ticket)
+                    elif holder is not None:
+                        watch.look(holder.thread)
         except BaseException:
             self.give(ticket)
             raise

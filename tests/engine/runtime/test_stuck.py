@@ -1,0 +1,100 @@
+"""A hook that waits for another thread's pass of the same model: that one ends in an error, and the outer goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from steerkit.engine.runtime import stuck
+from steerkit.errors import AttachError
+from tests.engine.runtime.test_ownership import add, elsewhere, fresh, logits
+
+STEER = [add(2), add(2)]
+
+
+def hooked(inside: Callable[[Any], None]) -> tuple[Any, torch.Tensor]:
+    """A model whose first block runs something once, within a pass in a thread of its own; that pass's logits."""
+    live, calls = fresh(), []
+
+    def hook(*_: Any) -> None:
+        if not calls:
+            calls.append(1)
+            inside(live)
+
+    handle = live.model.model.layers[0].register_forward_hook(hook)
+    got = elsewhere(lambda: logits(live, steer=STEER))
+    handle.remove()
+    return live, got
+
+
+def failing(live: Any, errors: list[BaseException]) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            logits(live, steer=STEER)
+        except AttachError as error:
+            errors.append(error)
+
+    return run
+
+
+@pytest.mark.parametrize("between", [0, 1])
+def test_a_thread_that_the_holder_joins_is_told(between: int) -> None:
+    """Also where the holder joins a thread that joins it."""
+    errors: list[BaseException] = []
+
+    def inside(live: Any) -> None:
+        run = failing(live, errors)
+        for _ in range(between):
+            run = started_and_joined(run)
+        started_and_joined(run)()
+
+    live, got = hooked(inside)
+    (error,) = errors
+    assert "wait for ever" in str(error) and "a hook of that pass waits for this thread" in str(error)
+    assert torch.equal(got, logits(live, steer=STEER)), "the pass around it is what it would have been"
+
+
+def started_and_joined(function: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        thread = threading.Thread(target=function)
+        thread.start()
+        thread.join()
+
+    return run
+
+
+def test_a_future_of_a_pool_is_given_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stuck, "PATIENCE", 0.3)
+    errors: list[BaseException] = []
+
+    def inside(live: Any) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(failing(live, errors)).result()
+
+    live, got = hooked(inside)
+    (error,) = errors
+    assert "a future, a queue, an event" in str(error)
+    assert torch.equal(got, logits(live, steer=STEER))
+
+
+def test_a_wait_that_ends_is_waited_for() -> None:
+    """The holder joins a thread for a moment, and another one entirely: who waits for the turn gets it."""
+    waiting: list[threading.Thread] = []
+    found: list[torch.Tensor] = []
+
+    def inside(live: Any) -> None:
+        waiting.append(threading.Thread(target=lambda: found.append(logits(live, steer=STEER))))
+        waiting[0].start()
+        waiting[0].join(0.3)
+        slow = threading.Thread(target=threading.Event().wait, args=(0.3,))
+        slow.start()
+        slow.join()
+
+    live, _ = hooked(inside)
+    waiting[0].join(30)
+    assert torch.equal(found[0], logits(live, steer=STEER))
