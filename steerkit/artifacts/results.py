@@ -55,13 +55,22 @@ class ModelEntry(Entry):
     dtype: str | None = None
 
 
+class PredictorsEntry(Entry):
+    """What a direction's training prompts foretell of it: see ``steerkit.engine.measuring.predictors.Predictors``."""
+
+    agreement: Number = None
+    d_prime: Number = None
+    paired: bool = False
+
+
 class DirectionEntry(Entry):
     """A direction: where it was read, from which prompts, and the norm of each of its vectors.
 
     Of one at several sites ``site`` says so in words, and ``norms_by_site`` takes the place of ``norms``.
+    ``predictors`` are by site.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("norms_by_site", "diagnostics")
+    _rare: ClassVar[tuple[str, ...]] = ("norms_by_site", "diagnostics", "predictors")
     name: str
     site: str | None = None
     positions: str | None = None
@@ -72,6 +81,7 @@ class DirectionEntry(Entry):
     positive: str | None = None
     negative: str | None = None
     diagnostics: Mapping[str, Any] = {}
+    predictors: Mapping[str, PredictorsEntry] = {}
 
 
 class InterventionEntry(Entry):
@@ -126,9 +136,11 @@ class RecordEntry(Entry):
     """One value: a condition, an evaluator, a data set. Null means not measured.
 
     ``difference`` is the condition minus the baseline on the same examples, paired, with its own interval;
-    ``not_computed`` says how many examples have no score.
+    ``not_computed`` says how many examples have no score. ``against`` is the share of examples that move against the
+    mean difference, the anti-steerable ones, and ``unmoved`` that of those which don't move.
     """
 
+    _rare: ClassVar[tuple[str, ...]] = ("against", "unmoved")
     condition: str
     evaluator: str
     data: str
@@ -143,6 +155,8 @@ class RecordEntry(Entry):
     not_computed: int = 0
     aggregate: str = "mean"
     unit: str = ""
+    against: Number = None
+    unmoved: Number = None
 
 
 class MonitorEntry(Entry):
@@ -330,6 +344,7 @@ def describe_direction(direction: Direction) -> DirectionEntry:
         positive=source.get("positive"),
         negative=source.get("negative"),
         diagnostics=dict(source.get("diagnostics") or {}),
+        predictors={site: one for site, one in (source.get("predictors") or {}).items() if site in norms},
     )
 
 
