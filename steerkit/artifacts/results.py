@@ -119,10 +119,11 @@ class ConditionEntry(Entry):
 class EvaluatorEntry(Entry):
     """An evaluator as the recipe names it, with the names of what is computed from its value.
 
-    ``compared`` is False for a proportion that is no verdict on an example, which isn't compared with others.
+    ``compared`` is False for a proportion that is no verdict on an example, which isn't compared with others. ``role``
+    is what it is there for, where that isn't the behaviour: a side effect, or a judge.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("compared",)
+    _rare: ClassVar[tuple[str, ...]] = ("compared", "role")
     name: str
     summary: str = ""
     aggregate: str = "mean"
@@ -130,6 +131,7 @@ class EvaluatorEntry(Entry):
     options: Mapping[str, Any] = {}
     derived: tuple[str, ...] = ()
     compared: bool | None = None
+    role: Literal["side effect", "judge"] | None = None
 
 
 class RecordEntry(Entry):
@@ -272,10 +274,37 @@ class SearchEntry(Entry):
     notes: tuple[str, ...] = ()
 
 
+class TradeoffEntry(Entry):
+    """One value of an evaluator on data where it should be high, against data where it should be low."""
+
+    evaluator: str
+    should: tuple[str, ...]
+    should_not: tuple[str, ...]
+
+
+class CosineEntry(Entry):
+    """Cosine of two directions at a site; where the second lies at another one, ``other`` is that.
+
+    Of directions of several vectors it is that of the smallest angle between their spans, and has no sign.
+    ``standing_for``: it is of what was estimated at that site beside a direction that a search chose elsewhere.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("other", "standing_for")
+    first: str
+    second: str
+    site: str
+    other: str | None = None
+    cosine: Number = None
+    standing_for: bool | None = None
+
+
 class Results(Entry):
     """The whole of ``results.json``."""
 
-    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters", "published")
+    _rare: ClassVar[tuple[str, ...]] = (
+        *("monitors", "searches", "filters", "published"),
+        *("tradeoff", "cosines"),
+    )
     schema_version: int = SCHEMA_VERSION
     name: str
     title: str | None = None
@@ -293,6 +322,8 @@ class Results(Entry):
     searches: tuple[SearchEntry, ...] = ()
     filters: tuple[FilterEntry, ...] = ()
     published: tuple[PublishedEntry, ...] = ()
+    tradeoff: TradeoffEntry | None = None
+    cosines: tuple[CosineEntry, ...] = ()
 
 
 class Sample(Entry):

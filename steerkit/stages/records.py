@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
@@ -21,6 +21,7 @@ from steerkit.artifacts.results import (
     Sample,
     SearchEntry,
     SeparationEntry,
+    TradeoffEntry,
     describe_direction,
     sample_rows,
 )
@@ -30,6 +31,7 @@ from steerkit.plan.listed import options_as_json
 from steerkit.plan.looks import completion_length
 from steerkit.stages.carry import from_bytes, unpack_scores
 from steerkit.stages.condition import Condition, monitor_sites
+from steerkit.stages.cosines import cosines_of, too_many_to_compare
 from steerkit.stages.graph import BASELINE, Graph, GroupTasks
 from steerkit.stages.model import facts_of
 from steerkit.stages.values import records_of, remarks_on
@@ -178,14 +180,22 @@ def collect(
         notes=(
             *_unmeasured(plan, separation),
             *_left_out({name: directions[name] for name in _reported(plan, chosen=False)}),
+            *too_many_to_compare(_reported(plan), plan.report.compared_with),
             *dict.fromkeys(notes),
         ),
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
         searches=tuple(searches),
         filters=tuple(filters),
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
+        tradeoff=_tradeoff(plan),
+        cosines=tuple(cosines_of(directions, _reported(plan), plan.report.compared_with)),
     )
     return results, samples
+
+
+def _tradeoff(plan: Plan) -> TradeoffEntry | None:
+    written = plan.report.tradeoff
+    return None if written is None else TradeoffEntry(**asdict(written))
 
 
 def _reported(plan: Plan, *, chosen: bool = True) -> list[str]:
@@ -239,6 +249,7 @@ def _describe_evaluator(planned: PlannedEvaluation) -> list[EvaluatorEntry]:
             options=options_as_json(planned.options),
             derived=tuple(kind.derived) if label == planned.name else (),
             compared=None if value.verdict else False,
+            role=None if planned.spec.role == "behaviour" else planned.spec.role,
         )
         for label, value in values.items()
     ]
