@@ -28,11 +28,12 @@ class GlanceRow:
 
     @property
     def change(self) -> str | None:
-        """The paired change, or None; of proportions in percentage points."""
+        """The paired change, or None; of proportions in percentage points (pp)."""
         difference = None if self.row.record is None else self.row.record.difference
         if difference is None:
             return None
-        return f"{'+' if difference > 0 else ''}{self.block.format.number(difference)}"
+        text = f"{'+' if difference > 0 else ''}{self.block.format.number(difference)}"
+        return text.replace("%", "pp") if self.block.format.percent else text
 
     @property
     def interval(self) -> str | None:
@@ -40,7 +41,8 @@ class GlanceRow:
         record = self.row.record
         if record is None:
             return None
-        return self.block.format.interval(record.difference_ci_low, record.difference_ci_high)
+        text = self.block.format.interval(record.difference_ci_low, record.difference_ci_high)
+        return text.replace("%", "pp") if text is not None and self.block.format.percent else text
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from steerkit.report.heat import Grid, Heat
 from steerkit.report.numbers import shorten, significant
-from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, INK, MUTED
+from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ WRITTEN: Final = 8
 def draw_heat(heat: Heat) -> Figure:
     """Cells as squares of colour: blue above the reference, amber below it, stronger where further away.
 
-    A cell without a mark was not measured. Colours are opacities of two plain ones, so that they suit a dark page too.
+    A grey cell was not measured. Colours are opacities of two plain ones, so that they suit a dark page too.
     """
     from matplotlib.figure import Figure
 
@@ -46,7 +46,7 @@ def draw_heat(heat: Heat) -> Figure:
     if heat.row_name:
         figure.text(0.02, 0.14 / height, f"rows: {heat.row_name}", color=MUTED, fontsize=8.5, va="center")
     if heat.chosen is not None:
-        figure.text(0.98, 0.14 / height, "framed: chosen", color=CHOSEN, fontsize=8.5, va="center", ha="right")
+        figure.text(0.98, 0.14 / height, "framed: chosen", color=INK, fontsize=8.5, va="center", ha="right")
     return figure
 
 
@@ -56,6 +56,10 @@ def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
     middle = grid.reference if grid.reference is not None else min(grid.values.values())
     reach = max((abs(value - middle) for value in grid.values.values()), default=0.0) or 1.0
     factor = 100.0 if grid.percent else 1.0
+    for row in range(len(labels)):
+        for column in range(len(heat.columns)):
+            if (row, column) not in grid.values:
+                axes.add_patch(Rectangle((column, row), 1, 1, facecolor=GRID, alpha=0.6, linewidth=0, zorder=1))
     for (row, column), value in grid.values.items():
         share = (value - middle) / reach
         colour = DIRECTION if share >= 0 else CHOSEN
@@ -71,7 +75,7 @@ def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
             )  # fmt: skip
     if heat.chosen is not None:
         row, column = heat.chosen
-        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=CHOSEN, linewidth=1.8, zorder=6))
+        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, linewidth=1.8, zorder=6))
     axes.set_xlim(0, len(heat.columns))
     axes.set_ylim(len(labels), 0)
     axes.set_yticks([at + 0.5 for at in range(len(labels))], labels)
@@ -83,5 +87,5 @@ def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
         spine.set_visible(False)
     low, high = (significant(end(grid.values.values()) * factor, 2) for end in (min, max))
     unit = " %" if grid.percent else f" {grid.unit}" if grid.unit else ""
-    known = "" if grid.reference is None else f"; no effect {significant(grid.reference * factor, 2)}"
+    known = "" if grid.reference is None else f"; untouched {significant(grid.reference * factor, 2)}"
     axes.set_title(f"{low} to {high}{unit}{known}", loc="right", fontsize=7.5, color=MUTED, pad=0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from steerkit.report.agreement import Pair
 from steerkit.report.findings import verdict
@@ -21,17 +21,20 @@ CONDITIONS: Final = 4
 """How many are spoken of; the tables hold the rest."""
 
 
+Sentence: TypeAlias = tuple[str, str]
+
+
 @dataclass(frozen=True)
 class Short:
     """The first page.
 
     Args:
-        finding: sentences of one paragraph.
+        finding: sentences of one paragraph, each as what it is about, in bold type, and the rest of it.
         limits: what can't be concluded, a sentence each.
         disagreements: for each two verdicts on the same examples, on how many they differ.
     """
 
-    finding: tuple[str, ...]
+    finding: tuple[Sentence, ...]
     limits: tuple[str, ...]
     disagreements: tuple[str, ...]
 
@@ -49,47 +52,48 @@ def make_short(
     finding = [_asked(results, own), *(_chosen(view) for view in searches), *(_behaviour(block) for block in told)]
     left = len(behaviours) - len(told)
     if left:
-        finding.append(f"{sentence_case(count(left, 'more measure'))} {'is' if left == 1 else 'are'} in the tables.")
+        text = f"{sentence_case(count(left, 'more measure'))} {'is' if left == 1 else 'are'} in the tables."
+        finding.append(("", text))
     finding += [_side_effect(block) for block in side[:SIDE_EFFECTS]]
     if own and not side:
-        finding.append("No side effect was measured.")
+        finding.append(("", "No side effect was measured."))
     return Short(tuple(finding), limits_of(own, searches), _disagreements(agreements))
 
 
-def _asked(results: Results, own: Sequence[Block]) -> str:
+def _asked(results: Results, own: Sequence[Block]) -> Sentence:
     model = results.model.source
     conditions = [entry for entry in results.conditions if entry.kind == "intervention"]
     if not own:
-        return f"{model}: {count(len(results.directions), 'direction')}, and nothing was evaluated."
+        return model, f": {count(len(results.directions), 'direction')}, and nothing was evaluated."
     if not conditions:
-        return f"{model} was measured as it is: no condition was run, so nothing here tells of an effect."
+        return model, " was measured as it is: no condition was run, so nothing here tells of an effect."
     baseline = any(block.baseline is not None for block in own)
     beside = "compared with the model untouched (baseline)" if baseline else "without a baseline to compare with"
-    return f"{model} under {count(len(conditions), 'condition')}, {beside}."
+    return model, f" under {count(len(conditions), 'condition')}, {beside}."
 
 
-def _chosen(view: SearchView) -> str:
+def _chosen(view: SearchView) -> Sentence:
     name, total, ties = view.entry.name, len(view.entry.candidates), len(view.near_ties)
     if view.chosen is None:
-        return f"Direction {name} could not be chosen: none of {count(total, 'candidate')} kept to every bound."
+        return f"Direction {name}", f" could not be chosen: none of {count(total, 'candidate')} kept to every bound."
     sure = "no other one is within one paired standard error of it"
     if ties:
         others = count(ties, "other one is", "other ones are")
         sure = f"{others} within one paired standard error of it, so these prompts don’t tell which of them is best"
     where = f"{view.chosen.site}, {view.label(view.chosen)}"
-    return f"Direction {name} was chosen among {count(total, 'candidate')} at {where}; {sure}."
+    return f"Direction {name}", f" was chosen among {count(total, 'candidate')} at {where}; {sure}."
 
 
-def _behaviour(block: Block) -> str:
+def _behaviour(block: Block) -> Sentence:
     base = block.baseline
     before = "no baseline" if base is None else f"{_value(block, base)} without steering"
     size = f", n = {block.n[0]}" if block.n and block.n[0] == block.n[1] else ""
     inner = inner_names([block])
     rows = [row for row in block.rows if row.condition.name not in inner][:CONDITIONS]
-    parts = [f"{block.name}: {before}{size}", *(_claim(block, row) for row in rows)]
+    parts = [f": {before}{size}", *(_claim(block, row) for row in rows)]
     left = len(block.rows) - len(rows)
     parts += [f"{count(left, 'more condition')} in the table"] if left else []
-    return f"{'; '.join(parts)}."
+    return block.name, f"{'; '.join(parts)}."
 
 
 def _value(block: Block, row: Row) -> str:
@@ -128,16 +132,16 @@ def _moved(row: Row) -> bool | None:
     return record.difference_ci_low > 0 or record.difference_ci_high < 0
 
 
-def _side_effect(block: Block) -> str:
+def _side_effect(block: Block) -> Sentence:
     """The condition that is furthest from the baseline."""
     base = block.baseline.value if block.baseline else None
     measured = [row for row in block.rows if row.value is not None]
     if base is None or not measured:
-        return f"Side effect {block.name}: {NOT_MEASURED if not measured else 'no baseline to compare with'}."
+        return f"Side effect {block.name}", f": {NOT_MEASURED if not measured else 'no baseline to compare with'}."
     most = max(measured, key=lambda row: abs((row.value or 0.0) - base))
     before = f"{block.format.number(base)} without steering, " if base else ""
     shown = ", no change shown" if _moved(most) is False else ""
-    return f"Side effect {block.name}: {before}at most {_value(block, most)} under {most.condition.name}{shown}."
+    return f"Side effect {block.name}", f": {before}at most {_value(block, most)} under {most.condition.name}{shown}."
 
 
 def _disagreements(agreements: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
