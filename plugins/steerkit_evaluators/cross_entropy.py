@@ -45,6 +45,7 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
             summary="Mean negative log-probability per token of texts, or of the unsteered model's completions.",
             implementation="steerkit_evaluators._cross_entropy:CrossEntropy",
             options=CrossEntropyOptions,
+            role="side effect",
             needs=_needs,
             derived=("perplexity",),
         )

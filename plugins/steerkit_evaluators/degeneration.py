@@ -43,6 +43,7 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
             summary="How repetitive greedy completions are: compressed size over size, and distinct n-grams of words.",
             implementation="steerkit_evaluators._degeneration:Degeneration",
             options=DegenerationOptions,
+            role="side effect",
             needs=_needs,
             values={
                 "degenerate": Value("fraction", "proportion", verdict=False),

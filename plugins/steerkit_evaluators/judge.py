@@ -200,6 +200,7 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
             summary="Fraction of greedy completions to which a judge gives a label that counts, such as refusal.",
             implementation="steerkit_evaluators._judge:Judge",
             options=JudgeOptions,
+            role="judge",
             needs=_needs,
             values={
                 "judged": Value("fraction", "proportion"),

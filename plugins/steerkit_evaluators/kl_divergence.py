@@ -52,6 +52,7 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
             summary="KL(baseline ‖ steered) of next-token distributions, after the prompt or along completions.",
             implementation="steerkit_evaluators._kl_divergence:KlDivergence",
             options=KlDivergenceOptions,
+            role="side effect",
             needs=_needs,
             limits=_limits,
         )

@@ -32,6 +32,7 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
             summary="Fraction of greedy completions with a reasoning part, which refusal_rate leaves out.",
             implementation="steerkit_evaluators._reasoning_share:ReasoningShare",
             options=ReasoningShareOptions,
+            role="side effect",
             needs=_needs,
             values={"reasoning_share": Value("fraction", "proportion", verdict=False)},
         )

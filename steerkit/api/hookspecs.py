@@ -270,6 +270,8 @@ class EvaluatorSpec(Spec):
             can have, so that a search can tell early that a bound fails. Each example then has the weight 1.
         lacks: from the options and the examples of a data set to what these lack for its values of the whole, or None.
             A plan asks before anything is run, and a value that there isn't says so.
+        role: what it is there for: to measure ``behaviour``; to tell of a ``side effect``, such as how much the model
+            has lost; or as a ``judge`` that reads completions. The report's first page goes by it.
     """
 
     kind: ClassVar[str] = "evaluator"
@@ -278,6 +280,7 @@ class EvaluatorSpec(Spec):
     values: Mapping[str, Value] = field(default_factory=dict)
     limits: Callable[[Any, int], tuple[float, float]] | None = None
     lacks: Callable[[Any, Sequence[Example]], Lack | None] = _lacks_nothing
+    role: Literal["behaviour", "side effect", "judge"] = "behaviour"
 
     def label(self, value: str, called: str) -> str:
         """What results call one of its values, where a recipe calls the evaluator so."""

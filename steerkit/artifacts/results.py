@@ -55,13 +55,22 @@ class ModelEntry(Entry):
     dtype: str | None = None
 
 
+class PredictorsEntry(Entry):
+    """What a direction's training prompts foretell of it: see ``steerkit.engine.measuring.predictors.Predictors``."""
+
+    agreement: Number = None
+    d_prime: Number = None
+    paired: bool = False
+
+
 class DirectionEntry(Entry):
     """A direction: where it was read, from which prompts, and the norm of each of its vectors.
 
     Of one at several sites ``site`` says so in words, and ``norms_by_site`` takes the place of ``norms``.
+    ``predictors`` are by site.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("norms_by_site", "diagnostics")
+    _rare: ClassVar[tuple[str, ...]] = ("norms_by_site", "diagnostics", "predictors")
     name: str
     site: str | None = None
     positions: str | None = None
@@ -72,6 +81,7 @@ class DirectionEntry(Entry):
     positive: str | None = None
     negative: str | None = None
     diagnostics: Mapping[str, Any] = {}
+    predictors: Mapping[str, PredictorsEntry] = {}
 
 
 class InterventionEntry(Entry):
@@ -109,10 +119,11 @@ class ConditionEntry(Entry):
 class EvaluatorEntry(Entry):
     """An evaluator as the recipe names it, with the names of what is computed from its value.
 
-    ``compared`` is False for a proportion that is no verdict on an example, which isn't compared with others.
+    ``compared`` is False for a proportion that is no verdict on an example, which isn't compared with others. ``role``
+    is what it is there for, where that isn't the behaviour: a side effect, or a judge.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("compared",)
+    _rare: ClassVar[tuple[str, ...]] = ("compared", "role")
     name: str
     summary: str = ""
     aggregate: str = "mean"
@@ -120,15 +131,18 @@ class EvaluatorEntry(Entry):
     options: Mapping[str, Any] = {}
     derived: tuple[str, ...] = ()
     compared: bool | None = None
+    role: Literal["side effect", "judge"] | None = None
 
 
 class RecordEntry(Entry):
     """One value: a condition, an evaluator, a data set. Null means not measured.
 
     ``difference`` is the condition minus the baseline on the same examples, paired, with its own interval;
-    ``not_computed`` says how many examples have no score.
+    ``not_computed`` says how many examples have no score. ``against`` is the share of examples that move against the
+    mean difference, the anti-steerable ones, and ``unmoved`` that of those which don't move.
     """
 
+    _rare: ClassVar[tuple[str, ...]] = ("against", "unmoved")
     condition: str
     evaluator: str
     data: str
@@ -143,6 +157,8 @@ class RecordEntry(Entry):
     not_computed: int = 0
     aggregate: str = "mean"
     unit: str = ""
+    against: Number = None
+    unmoved: Number = None
 
 
 class MonitorEntry(Entry):
@@ -302,10 +318,37 @@ class SearchEntry(Entry):
     notes: tuple[str, ...] = ()
 
 
+class TradeoffEntry(Entry):
+    """One value of an evaluator on data where it should be high, against data where it should be low."""
+
+    evaluator: str
+    should: tuple[str, ...]
+    should_not: tuple[str, ...]
+
+
+class CosineEntry(Entry):
+    """Cosine of two directions at a site; where the second lies at another one, ``other`` is that.
+
+    Of directions of several vectors it is that of the smallest angle between their spans, and has no sign.
+    ``standing_for``: it is of what was estimated at that site beside a direction that a search chose elsewhere.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("other", "standing_for")
+    first: str
+    second: str
+    site: str
+    other: str | None = None
+    cosine: Number = None
+    standing_for: bool | None = None
+
+
 class Results(Entry):
     """The whole of ``results.json``."""
 
-    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters", "published", "tokens")
+    _rare: ClassVar[tuple[str, ...]] = (
+        *("monitors", "searches", "filters", "published", "tokens"),
+        *("tradeoff", "cosines"),
+    )
     schema_version: int = SCHEMA_VERSION
     name: str
     title: str | None = None
@@ -324,6 +367,8 @@ class Results(Entry):
     filters: tuple[FilterEntry, ...] = ()
     tokens: tuple[TokensEntry, ...] = ()
     published: tuple[PublishedEntry, ...] = ()
+    tradeoff: TradeoffEntry | None = None
+    cosines: tuple[CosineEntry, ...] = ()
 
 
 class Sample(Entry):
@@ -375,6 +420,7 @@ def describe_direction(direction: Direction) -> DirectionEntry:
         positive=source.get("positive"),
         negative=source.get("negative"),
         diagnostics=dict(source.get("diagnostics") or {}),
+        predictors={site: one for site, one in (source.get("predictors") or {}).items() if site in norms},
     )
 
 

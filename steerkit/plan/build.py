@@ -21,7 +21,7 @@ from steerkit.plan.cost import (
 )
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
-from steerkit.plan.together import RecipeResolver
+from steerkit.plan.reporting import ReportResolver
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
     Cost,
@@ -32,11 +32,13 @@ from steerkit.plan.types import (
     PlannedReport,
     PlannedSearch,
     PlannedSeparation,
+    PlannedTradeoff,
 )
+from steerkit.recipe.data import parse_ref
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.load import draft_recipe
 from steerkit.recipe.problems import in_order
-from steerkit.recipe.schema import Recipe
+from steerkit.recipe.schema import Recipe, TradeoffRecipe
 
 
 def plan_recipe(
@@ -70,7 +72,7 @@ def make_plan(recipe: Recipe | Draft, catalog: Catalog) -> Plan:
     return _Planner(recipe if isinstance(recipe, Draft) else Draft(recipe), catalog).plan()
 
 
-class _Planner(RecipeResolver):
+class _Planner(ReportResolver):
     def plan(self) -> Plan:
         """Resolve all, then tell all."""
         recipe, architecture, template = self.recipe, self.architecture(), self.template()
@@ -85,6 +87,7 @@ class _Planner(RecipeResolver):
         monitors = tuple(filter(None, (self.monitor(*item) for item in recipe.monitors.items())))
         self.check_together(template, conditions, evaluations)
         self.check_candidates(directions, searches)
+        self.check_report(evaluations)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
         random_directions = recipe.control.random_directions
@@ -123,7 +126,22 @@ class _Planner(RecipeResolver):
         folder = None if source is None else source.resolve().parent
         published = tuple(one for one in recipe.report.published if one.model == recipe.model.source)
         resolved = self.draft.resolved()
-        return PlannedReport(recipe.name, recipe.report.title, recipe.description, resolved, folder, published)
+        written = recipe.report
+        return PlannedReport(
+            recipe.name,
+            written.title,
+            recipe.description,
+            resolved,
+            folder,
+            published,
+            None if written.tradeoff is None else self.tradeoff(written.tradeoff),
+            written.compared_with,
+        )
+
+    def tradeoff(self, written: TradeoffRecipe) -> PlannedTradeoff:
+        """A trade-off, its data as results call them."""
+        sides = {key: tuple(str(parse_ref(text, self.data)) for text in texts) for key, texts in written.sides.items()}
+        return PlannedTradeoff(written.evaluator, **sides)
 
     def loading(self, template: str) -> PlannedLoading:
         """How the model is loaded."""

@@ -423,6 +423,15 @@ class PlannedLoading:
 
 
 @dataclass(frozen=True)
+class PlannedTradeoff:
+    """One value of an evaluator on data where it should be high, against data where it should be low."""
+
+    evaluator: str
+    should: tuple[str, ...]
+    should_not: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PlannedReport:
     """What readers are told that no number depends on.
 
@@ -433,6 +442,8 @@ class PlannedReport:
         resolved: the recipe's plain values, every key with its value.
         folder: where the recipe lies, for the state of its checkout; None where it was never written.
         published: what others chose and measured on the model that is run.
+        tradeoff: two rates that are plotted against each other, or None.
+        compared_with: the direction whose cosine with every other one is told; None for each with each.
     """
 
     name: str
@@ -441,6 +452,8 @@ class PlannedReport:
     resolved: Mapping[str, Any]
     folder: Path | None = None
     published: tuple[PublishedRecipe, ...] = ()
+    tradeoff: PlannedTradeoff | None = None
+    compared_with: str | None = None
 
     @property
     def recipe(self) -> str:

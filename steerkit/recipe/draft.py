@@ -130,6 +130,9 @@ class Draft:
             condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
         if not out["report"]["published"]:
             del out["report"]["published"]
+        for key in ("tradeoff", "compared_with"):
+            if out["report"][key] is None:
+                del out["report"][key]
         for search in out["search"].values():
             search["scores"] = {name: _fold_score(item) for name, item in search["scores"].items()}
             if search["coefficients"] is None:

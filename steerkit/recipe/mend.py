@@ -48,6 +48,7 @@ _STAND_INS: Final[Mapping[Path, Any]] = {
     ("evaluate", "*", "data"): [_UNKNOWN_NAME],
     ("evaluate", "*", "data", "*"): _UNKNOWN_NAME,
     ("report", "samples", "data"): _UNKNOWN_NAME,
+    **{("report", "tradeoff", key): _UNKNOWN_NAME for key in ("evaluator", "should", "should_not")},
 }
 _NO_STAND_IN: Final = object()
 

@@ -405,6 +405,20 @@ class PublishedRecipe(Section):
     scores: Mapping[str, float] = Field(default_factory=dict, description="its scores, by the names that a search has")
 
 
+class TradeoffRecipe(Section):
+    """Two rates of one evaluator, plotted against each other for every condition."""
+
+    evaluator: str = Field(description="name of an evaluator, or of one of its values")
+    should: Names = Field(description="data on which it should be high, one data reference or a list")
+    should_not: Names = Field(description="data on which it should be low, one data reference or a list")
+
+    @property
+    def sides(self) -> Mapping[str, tuple[str, ...]]:
+        """Both keys with their data references."""
+        sides = {"should": self.should, "should_not": self.should_not}
+        return {key: (one,) if isinstance(one, str) else tuple(one) for key, one in sides.items()}
+
+
 class ReportRecipe(Section):
     """Section ``report``."""
 
@@ -413,6 +427,13 @@ class ReportRecipe(Section):
     title: str | None = Field(default=None, description="heading; the name where None")
     published: tuple[PublishedRecipe, ...] = Field(
         default=(), description="what others chose and measured; shown where it is of the model that is run"
+    )
+    tradeoff: TradeoffRecipe | None = Field(
+        default=None, description="one evaluator on data where it should be high, against data where it shouldn't"
+    )
+    compared_with: str | None = Field(
+        default=None,
+        description="direction whose cosine with every other one is told; each with each where None",
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "load_run", "lost_parts", "summary", "write_report"]
 
-_OURS: Final = re.compile(r"(conditions|dose|separation|search)-\d+[^/]*\.svg")
+_OURS: Final = re.compile(r"(conditions|dose|separation|search|tradeoff|heat|cosines)-\d+[^/]*\.svg")
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -31,11 +31,15 @@ def write_report(run_dir: Path | str) -> Path:
     from steerkit.report.plots import draw_all
     from steerkit.report.search import make_searches
     from steerkit.report.separation import make_separations
+    from steerkit.report.side_plots import make_beside
     from steerkit.report.tables import make_blocks
 
     run = load_run(run_dir)
-    plots = draw_all(make_blocks(run.results), make_separations(run.results), make_searches(run.results))
-    page = render_html(run, plots)
+    blocks = make_blocks(run.results)
+    beside = make_beside(run.results, blocks)
+    plots = draw_all(blocks, make_separations(run.results), make_searches(run.results))
+    page = render_html(run, plots, beside)
+    plots = (*plots, *beside.plots)
     folder, target = run.path / "plots", run.path / "report.html"
     try:
         folder.mkdir(exist_ok=True)

@@ -22,15 +22,18 @@ from steerkit.report.describe import (
 from steerkit.report.diagnostics import make_diagnostics
 from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
+from steerkit.report.glance import foretold, make_glance, other_way
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat, clean, count, sentence_case, significant
 from steerkit.report.read import Run, Sample
 from steerkit.report.search import SearchView, make_searches
 from steerkit.report.separation import Separation, make_separations
+from steerkit.report.short import make_short
 from steerkit.report.tables import Block, make_blocks
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+    from steerkit.report.side_plots import Beside
     from steerkit.report.svg import Plot
 
 TEMPLATE: Final = "template.html.j2"
@@ -65,12 +68,13 @@ class BlockView:
     anchor: str
 
 
-def render_html(run: Run, plots: Sequence[Plot]) -> str:
+def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
     """The whole page.
 
     Args:
         run: what was read.
         plots: what ``plots.draw_all`` drew of it.
+        beside: what is set side by side.
     """
     import jinja2
 
@@ -83,11 +87,12 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
     views = _views(blocks, plots)
     environment.globals.update(
         count=count, significant=significant, sentence_case=sentence_case, breakable=_breakable, svg=_inline,
-        fixed=NumberFormat(decimals=2).number,
-        intervention=describe_intervention, direction=describe_direction,
+        fixed=NumberFormat(decimals=2).number, percent=NumberFormat(decimals=0, percent=True).number,
+        intervention=describe_intervention, direction=describe_direction, other_way=other_way, foretold=foretold,
         NOT_MEASURED=NOT_MEASURED, SAMPLES_OPEN=SAMPLES_OPEN, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
         SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN,
     )  # fmt: skip
+    searches, agreements = _searches(run, plots), make_agreements(run)
     source = resources.files("steerkit.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(
         run=run,
@@ -95,8 +100,11 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
         views=views,
         diagnostics=make_diagnostics(run.results),
         separations=_with_plots(separations, plots),
-        searches=_searches(run, plots),
-        agreements=make_agreements(run),
+        searches=searches,
+        agreements=agreements,
+        short=make_short(run.results, blocks, [view for view, _ in searches], agreements),
+        glance=make_glance(run.results, blocks),
+        beside=beside,
         samples=group_samples(run),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
         directions_in_control=_control_size(run),

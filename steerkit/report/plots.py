@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, clean, setting, shorten
+from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, setting, shorten
 from steerkit.report.search import SearchView
 from steerkit.report.search_plots import draw_search
 from steerkit.report.separation import Separation
-from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED, SERIES, Plot, render
+from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED, SERIES, Plot, make_plot
 from steerkit.report.tables import Block, Row, Sweep
 
 if TYPE_CHECKING:
@@ -64,33 +63,27 @@ def rows_shown(block: Block) -> tuple[Row, ...]:
 def conditions_plot(block: Block, number: int) -> Plot:
     """Conditions side by side: value with interval, control as mean and range, baseline as a line."""
     title = f"{block.name}: every condition with its 95{NO_BREAK}% interval, beside its control and the baseline"
-    return _plot("conditions", number, (block.evaluator.name, block.data), title, partial(_draw_conditions, block))
+    return make_plot("conditions", number, (block.evaluator.name, block.data), title, partial(_draw_conditions, block))
 
 
 def dose_plot(block: Block, sweep: Sweep, number: int) -> Plot:
     """Dose–response: value with interval over the swept number, with control and baseline."""
     title = f"{block.name} over {sweep.option} in {sweep.name}, with 95{NO_BREAK}% intervals, control and baseline"
     names = (sweep.name, block.evaluator.name, block.data)
-    return _plot("dose", number, names, title, partial(_draw_dose, block, sweep))
+    return make_plot("dose", number, names, title, partial(_draw_dose, block, sweep))
 
 
 def separation_plot(separation: Separation, number: int) -> Plot:
     """Separation of the classes by layer: AUROC above, d′ below, the chosen site marked."""
     title = f"{separation.title}: AUROC and d′ by layer"
     names = (separation.direction, *separation.data)
-    return _plot("separation", number, names, title, partial(_draw_separation, separation))
+    return make_plot("separation", number, names, title, partial(_draw_separation, separation))
 
 
 def search_plot(view: SearchView, number: int) -> Plot:
     """A search: each score over the layers, a line for each position, baseline, bounds and choice marked."""
     title = f"{view.entry.name}: {', '.join(panel.name for panel in view.panels)} of every candidate by layer"
-    return _plot("search", number, (view.entry.name,), title, partial(draw_search, view))
-
-
-def _plot(kind: str, number: int, names: Iterable[str], title: str, draw: partial[Figure]) -> Plot:
-    slug = re.sub(r"[^a-z0-9_.]+", "-", "-".join(names).lower()).strip("-.")[:60]
-    file = "-".join(part for part in (kind, str(number), slug) if part) + ".svg"
-    return Plot(f"{kind}-{number}", file, clean(title), render(draw))
+    return make_plot("search", number, (view.entry.name,), title, partial(draw_search, view))
 
 
 def _figure(height: float, **margins: float) -> Figure:

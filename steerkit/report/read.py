@@ -14,6 +14,7 @@ from steerkit.artifacts.provenance import Provenance
 from steerkit.artifacts.results import (
     SCHEMA_VERSION,
     ConditionEntry,
+    CosineEntry,
     DirectionEntry,
     Entry,
     EvaluatorEntry,
@@ -30,6 +31,7 @@ from steerkit.errors import ArtifactError
 
 __all__ = [
     "ConditionEntry",
+    "CosineEntry",
     "DirectionEntry",
     "EvaluatorEntry",
     "InterventionEntry",

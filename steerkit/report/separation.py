@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from steerkit.report.read import DirectionEntry, Results, SeparationEntry
+
+PERFECT: Final = 0.995
+"""From here on an AUROC is written as 1.00."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,21 @@ class Separation:
     def title(self) -> str:
         """``warmth: warm.test against cold.test``."""
         return f"{self.direction}: {' against '.join(self.data)}" if self.data else self.direction
+
+    @property
+    def surface(self) -> str:
+        """A hint where the classes are told apart perfectly before the layer that was chosen; empty elsewhere.
+
+        Words that one class has and the other lacks are in the first layers already, whatever the model makes of them.
+        """
+        perfect = [entry for entry in self.entries if entry.auroc is not None and entry.auroc >= PERFECT]
+        first = min(perfect, key=lambda entry: entry.layer, default=None)
+        if first is None or (self.chosen is not None and first.layer >= self.chosen.layer):
+            return ""
+        return (
+            f"AUROC is 1.00 at layer {first.layer} already: so early it may be a surface feature of the prompts, such "
+            "as words of one class, and not what the model goes by."
+        )
 
     @property
     def best(self) -> SeparationEntry | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
+
+from steerkit.report.numbers import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,6 +137,21 @@ def render(draw: Callable[[], Figure]) -> str:
         canvas: Any = FigureCanvasSVG(draw())
         canvas.print_svg(buffer, metadata=no_dates)
     return _tidy(buffer.getvalue())
+
+
+def make_plot(kind: str, number: int, names: Iterable[str], title: str, draw: Callable[[], Figure]) -> Plot:
+    """Draw a figure, with a key and a file of its own.
+
+    Args:
+        kind: of figure, with which key and file begin.
+        number: of this one among those of its kind.
+        names: what it is of, for its file.
+        title: what a reader who can't see it is told.
+        draw: makes it.
+    """
+    slug = re.sub(r"[^a-z0-9_.]+", "-", "-".join(names).lower()).strip("-.")[:60]
+    file = "-".join(part for part in (kind, str(number), slug) if part) + ".svg"
+    return Plot(f"{kind}-{number}", file, clean(title), render(draw))
 
 
 def _tidy(svg: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from steerkit.report.gaps import missing
+from steerkit.report.glance import foretold, other_way
 from steerkit.report.numbers import clean, count
 from steerkit.report.read import Run
 from steerkit.report.search import make_searches
@@ -41,6 +42,11 @@ def print_summary(run: Run, console: Console) -> None:
     if planned:
         number = count(max(planned), "random direction")
         console.print(f"random: the same intervention with {number} of the same norm in its place")
+    if any(row.record is not None and row.record.against is not None for block in blocks for row in block.rows):
+        console.print("other way: the share of prompts that go against the mean change")
+    for entry in run.results.directions:
+        if entry.predictors:
+            console.print(Text(clean(f"{entry.name}, before any steering: {foretold(entry)}")))
     for view in make_searches(run.results):
         console.print(Text(clean(f"{view.entry.name}: {view.sentence}")))
     for item in separations:
@@ -69,20 +75,23 @@ def _table(block: Block) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("condition", overflow="fold")
     columns = ["value", "95 % interval"]
+    shares = any(row.record is not None and row.record.against is not None for row in block.all_rows)
+    columns += ["other\nway"] if shares else []
     if any(row.control is not None for row in block.rows):
         columns += ["random\nmean", "random\nlowest to highest"]
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in block.all_rows:
-        cells = _cells(block, row)[: len(table.columns)]
+        cells = _cells(block, row, shares)[: len(table.columns)]
         table.add_row(*(Text(clean(cell)) for cell in cells))
     return table
 
 
-def _cells(block: Block, row: Row) -> tuple[str, ...]:
+def _cells(block: Block, row: Row, shares: bool) -> tuple[str, ...]:
     numbers = block.format.plain()
     interval = numbers.interval(*row.interval) if row.interval else None
     cells = (row.condition.name, numbers.number(row.value), interval or "-")
+    cells += (other_way(row.record, plain=True),) if shares else ()
     if row.condition.kind == "baseline":
         return (*cells, "", "")
     control = row.control

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from steerkit.api.estimator import ClassStatistics
     from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.reading.capture import Key
+    from steerkit.engine.reading.requests import Read
     from steerkit.progress import Progress
     from steerkit.session.model import LiveModel
     from steerkit.types import ExampleLike
@@ -233,19 +234,21 @@ def estimate_with(
 
     Of classes in ``token_ids`` these are read, and their examples only stand for them.
     """
-    from steerkit.engine.reading.requests import requests_of
+    from steerkit.engine.reading.requests import read_requests
     from steerkit.progress import shown
 
     chosen = [] if site is None else list_sites(site)
     sites = resolve_sites(chosen, model.layout.n_layers)
     named = {one for one in map(parse_sites, chosen) if isinstance(one, Site)}
     found: dict[str, Direction] = {}
-    requests = requests_of(model, needs, classes, sites, positions, seed=seed, progress=progress, token_ids=token_ids)
-    for request in requests:
+    requests = read_requests(
+        model, needs, classes, sites, positions, seed=seed, progress=progress, token_ids=token_ids, by_prompt=True
+    )
+    for request, read in requests:
         called = f"{name}@{request.positions}" if positions.each else name
         with shown(progress, "estimating") as tell:
             request = replace(request, progress=tell)
-            found |= _estimated(model, solver, estimator, needs, request, named, called)
+            found |= _estimated(model, solver, estimator, needs, request, read, named, called)
     return found
 
 
@@ -255,10 +258,12 @@ def _estimated(
     estimator: str,
     needs: EstimatorNeeds,
     request: EstimationRequest,
+    read: Read,
     named: Collection[Site],
     name: str,
 ) -> dict[str, Direction]:
-    """The directions that an estimator gives for one request."""
+    """The directions that an estimator gives for one request, each with what its prompts foretell of it."""
+    from steerkit.engine.measuring.predictors import predict
     from steerkit.engine.reading.requests import estimate_where_possible
 
     estimate, left_out = estimate_where_possible(solver, request, needs, named)
@@ -273,10 +278,12 @@ def _estimated(
     if estimate.diagnostics:
         provenance["diagnostics"] = estimate.diagnostics_as_json()
     further = {f"{name}.{label}": vectors for label, vectors in estimate.extra.items()}
-    return {
-        called: _direction(called, vectors, request, estimate.reference_means, provenance)
-        for called, vectors in {name: estimate.vectors, **further}.items()
-    }
+    found = {}
+    for called, vectors in {name: estimate.vectors, **further}.items():
+        foretold = {str(site): one.to_json() for site, one in predict(vectors, read, request.examples).items()}
+        own = {**provenance, "predictors": foretold} if foretold else provenance
+        found[called] = _direction(called, vectors, request, estimate.reference_means, own)
+    return found
 
 
 def _counts(request: EstimationRequest) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
@@ -22,6 +22,7 @@ from steerkit.artifacts.results import (
     SearchEntry,
     SeparationEntry,
     TokensEntry,
+    TradeoffEntry,
     describe_direction,
     sample_rows,
 )
@@ -31,6 +32,7 @@ from steerkit.plan.listed import options_as_json
 from steerkit.plan.looks import completion_length
 from steerkit.stages.carry import from_bytes, unpack_scores
 from steerkit.stages.condition import Condition, monitor_sites
+from steerkit.stages.cosines import cosines_of, too_many_to_compare
 from steerkit.stages.graph import BASELINE, Graph, GroupTasks
 from steerkit.stages.model import facts_of
 from steerkit.stages.values import records_of, remarks_on
@@ -180,6 +182,7 @@ def collect(
         notes=(
             *_unmeasured(plan, separation),
             *_left_out({name: directions[name] for name in _reported(plan, chosen=False)}),
+            *too_many_to_compare(_reported(plan), plan.report.compared_with),
             *dict.fromkeys(notes),
         ),
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
@@ -187,8 +190,15 @@ def collect(
         filters=tuple(filters),
         tokens=tuple(tokens),
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
+        tradeoff=_tradeoff(plan),
+        cosines=tuple(cosines_of(directions, _reported(plan), plan.report.compared_with)),
     )
     return results, samples
+
+
+def _tradeoff(plan: Plan) -> TradeoffEntry | None:
+    written = plan.report.tradeoff
+    return None if written is None else TradeoffEntry(**asdict(written))
 
 
 def _reported(plan: Plan, *, chosen: bool = True) -> list[str]:
@@ -242,6 +252,7 @@ def _describe_evaluator(planned: PlannedEvaluation) -> list[EvaluatorEntry]:
             options=options_as_json(planned.options),
             derived=tuple(kind.derived) if label == planned.name else (),
             compared=None if value.verdict else False,
+            role=None if planned.spec.role == "behaviour" else planned.spec.role,
         )
         for label, value in values.items()
     ]

@@ -16,6 +16,7 @@ from steerkit.types import Example
 
 if TYPE_CHECKING:
     from steerkit.engine.measuring.jobs import ConditionScores
+    from steerkit.engine.measuring.per_example import Spread
     from steerkit.engine.measuring.scores import Summary
     from steerkit.stages.condition import Condition
 
@@ -38,11 +39,13 @@ def records_of(
         found: what it gave.
         plain: what the baseline gave; None for the baseline itself.
     """
+    from steerkit.engine.measuring.per_example import spread_of
     from steerkit.engine.measuring.scores import Summary, derived, paired_difference, summarise
 
     data, kind = str(ref), cast("type[Evaluator]", implementation(planned.spec))
     values = planned.values or {planned.name: Value(kind.unit, kind.aggregate)}
     rows: dict[str, tuple[Summary, Value, Summary]] = {}
+    spreads: dict[str, Spread | None] = {}
     for label, value in values.items():
         if value.aggregate == "whole":
             continue
@@ -50,6 +53,7 @@ def records_of(
         moved = Summary(None, 0)
         if plain is not None:
             moved = paired_difference(scores, plain.scores[(label, data)], value.aggregate)
+            spreads[label] = spread_of(scores, plain.scores[(label, data)])
         rows[label] = (summarise(scores, value.aggregate), value, moved)
     if any(value.aggregate == "whole" for value in values.values()):
         rows |= _whole(plan, planned, kind, ref, found, plain)
@@ -58,7 +62,7 @@ def records_of(
         for name, function in kind.derived.items():
             label = planned.spec.label(name, planned.name)
             rows[label] = (derived(summary, function), Value("", value.aggregate), Summary(None, 0))
-    records = [_record(condition, label, data, *row) for label, row in rows.items()]
+    records = [_record(condition, label, data, *row, spreads.get(label)) for label, row in rows.items()]
     notes = [note for label, (one, _, moved) in rows.items() for note in _notes(label, data, condition, one, moved)]
     if any(value.aggregate == "whole" and rows[label][0].value is not None for label, value in values.items()):
         said = kind.remarks(planned.options, plan.examples(ref), _by_example(planned, data, found))
@@ -75,7 +79,9 @@ def _notes(label: str, data: str, condition: str, summary: Summary, moved: Summa
     return told
 
 
-def _record(condition: str, label: str, data: str, summary: Summary, value: Value, moved: Summary) -> RecordEntry:
+def _record(
+    condition: str, label: str, data: str, summary: Summary, value: Value, moved: Summary, spread: Spread | None
+) -> RecordEntry:
     return RecordEntry(
         condition=condition,
         evaluator=label,
@@ -91,6 +97,8 @@ def _record(condition: str, label: str, data: str, summary: Summary, value: Valu
         not_computed=summary.not_computed,
         aggregate=value.aggregate,
         unit=value.unit,
+        against=None if spread is None else spread.against,
+        unmoved=None if spread is None else spread.unmoved,
     )
 
 

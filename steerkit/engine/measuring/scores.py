@@ -10,8 +10,7 @@ from typing import Literal
 
 from steerkit.api.evaluator import Score
 from steerkit.errors import PluginError
-
-CONFIDENCE = 0.95
+from steerkit.intervals import CONFIDENCE, wilson
 
 
 @dataclass(frozen=True)
@@ -126,16 +125,6 @@ def _paired_proportion(up: int, down: int, n: int) -> Summary:
     return Summary(
         value, n, error if n > 1 else None, max(-1.0, min(centre - half, value)), min(1.0, max(centre + half, value))
     )
-
-
-def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson, 1927), in [0, 1]; holds the proportion also at 0 and at 1."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # At 0 and 1 one end is the proportion itself, which rounding would miss.
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
 def _check_weights(scores: Sequence[Score]) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from steerkit.api.evaluator import Score
-from steerkit.engine.measuring.scores import CONFIDENCE, Summary
+from steerkit.engine.measuring.scores import Summary
+from steerkit.intervals import CONFIDENCE
 
 DRAWS: Final = 1000
 _SEED: Final = 20240726

@@ -64,6 +64,7 @@ def capture(
     positions: Sequence[Positions] = (Positions("", (-1,)),),
     *,
     kind: StatisticsKind = "mean",
+    by_prompt: bool = False,
     padding_side: PaddingSide = "right",
     steer: Sequence[Steer] | None = None,
     progress: Progress | bool = True,
@@ -81,6 +82,7 @@ def capture(
             where it is.
         kind: ``mean``; ``moments``, also ``[d_model, d_model]`` second moments; ``rows``, also every
             vector, in the order of the prompts (memory then grows with their number).
+        by_prompt: whether statistics of another kind hold each prompt's own mean too, one vector for each.
         padding_side: ``right`` needs no mask in a causal model and is the faster one; the numbers are equal.
         steer: a condition for each prompt, None where it is left alone.
         progress: told how many prompts are done; True shows a bar at a terminal.
@@ -120,9 +122,19 @@ def capture(
                 sums[key].add(values)
                 if kind == "rows":
                     rows[key].append((batch.order, values.float().cpu(), counts))
+                elif by_prompt:
+                    rows[key].append((batch.order, _means_of_rows(values.float().cpu(), counts), counts.clamp(max=1)))
             done += len(batch.order)
             tell(done, len(rendered))
     return {key: _statistics_of(key, acc, rows[key]) for key, acc in sums.items()}
+
+
+def _means_of_rows(values: Tensor, counts: Tensor) -> Tensor:
+    """The mean of each row's tokens, ``[rows that have any, d_model]``, float32."""
+    if bool((counts == 1).all()):
+        return values
+    means = [one.double().mean(0).float() for one in values.split(counts.tolist()) if len(one)]
+    return torch.stack(means) if means else values
 
 
 def reads_behind(positions: Positions) -> bool:
@@ -158,6 +170,7 @@ def _statistics_of(key: Key, acc: _Accumulator, rows: list[tuple[tuple[int, ...]
         pieces.update(zip(order, values.split(counts.tolist()), strict=True))
     in_order = [pieces[index] for index in sorted(pieces)]
     counts = torch.tensor([len(piece) for piece in in_order])
+    # Of another kind than rows these are one mean for each prompt, of which prompt_means are the same.
     return ClassStatistics(acc.count, mean, second, torch.cat(in_order), counts)
 
 

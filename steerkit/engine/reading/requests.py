@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from steerkit.progress import Progress
 
 Classes = Mapping[str, Sequence[Example]]
+Read = Mapping[Site, Mapping[str, ClassStatistics]]
+"""What was captured of each class at each site."""
 
 
 def requests_of(
@@ -43,8 +45,25 @@ def requests_of(
     progress: Progress | bool = True,
     token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> tuple[EstimationRequest, ...]:
+    """The requests of ``read_requests`` by themselves."""
+    found = read_requests(live, needs, classes, sites, positions, seed=seed, progress=progress, token_ids=token_ids)
+    return tuple(request for request, _ in found)
+
+
+def read_requests(
+    live: Runtime,
+    needs: EstimatorNeeds,
+    classes: Classes,
+    sites: Sequence[Site],
+    positions: Positions,
+    *,
+    seed: int = 0,
+    progress: Progress | bool = True,
+    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    by_prompt: bool = False,
+) -> tuple[tuple[EstimationRequest, Read], ...]:
     """Read what an estimator needs: for one estimate, or, where ``positions`` mean each of their tokens by itself, for
-    one at each of them, all read in the same passes.
+    one at each of them, all read in the same passes. Beside each request all that was read for it.
 
     Args:
         live: the model.
@@ -55,6 +74,7 @@ def requests_of(
         seed: what it draws from.
         progress: told how many prompts of a class are done.
         token_ids: what is read of a class in place of its examples, row for row.
+        by_prompt: whether what was read holds the mean of each prompt (``prompt_means``), whatever the estimator needs.
 
     Raises:
         DataError: where the classes aren't those that the estimator takes.
@@ -87,10 +107,10 @@ def requests_of(
         )
     requests = tuple(replace(request, positions=place) for place in places)
     if needs.statistics is None:
-        return requests
+        return tuple((one, {}) for one in requests)
     kind: StatisticsKind = "rows" if needs.statistics == "paired_rows" else needs.statistics
-    read = read_classes_at(live, request, places, kind, progress, token_ids)
-    return tuple(with_statistics(one, needs, read[one.positions]) for one in requests)
+    read = read_classes_at(live, request, places, kind, progress, token_ids, by_prompt=by_prompt)
+    return tuple((with_statistics(one, needs, read[one.positions]), read[one.positions]) for one in requests)
 
 
 def _chosen_positions(needs: EstimatorNeeds, positions: Positions) -> Positions:
@@ -122,15 +142,16 @@ def read_classes_at(
     kind: StatisticsKind,
     progress: Progress | bool = True,
     token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    *,
+    by_prompt: bool = False,
 ) -> dict[Positions, dict[Site, dict[str, ClassStatistics]]]:
     """Statistics at several positions, each by itself, with one capture for each class."""
     read: dict[Positions, dict[Site, dict[str, ClassStatistics]]] = {
         one: {site: {} for site in request.sites} for one in positions
     }
     for label, examples in request.examples.items():
-        captured = capture(
-            live, _prompts_of(label, examples, token_ids), request.sites, positions, kind=kind, progress=progress
-        )
+        prompts = _prompts_of(label, examples, token_ids)
+        captured = capture(live, prompts, request.sites, positions, kind=kind, by_prompt=by_prompt, progress=progress)
         for (site, one), statistics in captured.items():
             read[one][site][label] = statistics
     return read

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from steerkit.api.evaluator import Score
-from steerkit.engine.measuring.scores import Summary, derived, paired_difference, summarise, wilson
+from steerkit.engine.measuring.scores import Summary, derived, paired_difference, summarise
 from steerkit.errors import PluginError
+from steerkit.intervals import wilson
 
 
 def scores(*values: float) -> list[Score]:

@@ -1,0 +1,55 @@
+"""Section ``report``, as far as it names evaluators and directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steerkit.errors import nearest
+from steerkit.plan.together import RecipeResolver
+from steerkit.plan.types import PlannedEvaluation
+
+
+class ReportResolver(RecipeResolver):
+    """Checks what a report is asked to set side by side."""
+
+    def check_report(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+        """The report's trade-off is of an evaluator and data that it is run on, and its reference a direction."""
+        self.check_tradeoff(evaluations)
+        reference = self.recipe.report.compared_with
+        if reference is None:
+            return
+        known = [*self.recipe.directions, *self.recipe.search, *self.further]
+        lost = self.draft.lost("directions", reference) or self.draft.lost("search", reference)
+        each = reference in self.recipe.directions and self.recipe.directions[reference].positions.endswith("[*]")
+        if each:
+            message = f"direction {reference!r} has one for each position: name a search that chooses one"
+            self.complain(message, "report", "compared_with")
+        elif reference not in known and not lost:
+            message = f"unknown direction {reference!r}. {nearest(reference, known, 'direction')}"
+            self.complain(message, "report", "compared_with")
+
+    def check_tradeoff(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+        """Both sides are data that the evaluator is run on, and none of them is on both."""
+        written, path = self.recipe.report.tradeoff, ("report", "tradeoff")
+        if written is None:
+            return
+        by_name = {label: item for item in evaluations for label in (item.name, *item.values)}
+        found = by_name.get(written.evaluator)
+        if found is None:
+            if not self.draft.lost_within("evaluate"):
+                known = nearest(written.evaluator, by_name, "evaluator")
+                self.complain(f"unknown evaluator {written.evaluator!r}. {known}", *path, "evaluator")
+            return
+        there = [str(ref) for ref in found.data]
+        seen: list[str] = []
+        for key, texts in written.sides.items():
+            for text in texts:
+                ref = self.ref(text, *path, key)
+                if ref is not None and str(ref) not in there:
+                    message = f"{found.name} isn't run on {ref}, only on {', '.join(there)}; add it to its data"
+                    self.complain(message, *path, key)
+                elif str(ref) in seen:
+                    self.complain(f"{ref} stands here twice; each data set is on one side", *path, key)
+                seen.append(str(ref))
+            if not texts:
+                self.complain("expected one data reference at least", *path, key)

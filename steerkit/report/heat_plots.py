@@ -1,0 +1,91 @@
+"""The figure of a heat map: one panel for each table, layers to the right, the chosen cell marked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from steerkit.report.heat import Grid, Heat
+from steerkit.report.numbers import shorten, significant
+from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH: Final = 4.6
+MOST_LABELS: Final = 16
+"""Columns that each have a number below; of more, every few do."""
+WRITTEN: Final = 8
+"""Columns at most for which numbers stand in the cells."""
+
+
+def draw_heat(heat: Heat) -> Figure:
+    """Cells as squares of colour: blue above the reference, amber below it, stronger where further away.
+
+    A grey cell was not measured. Colours are opacities of two plain ones, so that they suit a dark page too.
+    """
+    from matplotlib.figure import Figure
+
+    labels = [shorten(row, 24) for row in heat.rows]
+    left = min(0.25 + 0.072 * max(map(len, labels)), 1.75)
+    inner = WIDTH - left - 0.15
+    cell = min(inner / len(heat.columns), 0.42)
+    row = min(max(cell, 0.2), 0.34)
+    panel = row * len(labels)
+    gap, top, bottom = 0.5, 0.36, 0.62
+    height = top + bottom + panel * len(heat.grids) + gap * (len(heat.grids) - 1)
+    figure = Figure(figsize=(WIDTH, height))
+    for number, grid in enumerate(heat.grids):
+        base = height - top - panel * (number + 1) - gap * number
+        width = cell * len(heat.columns)
+        axes = figure.add_axes((left / WIDTH, base / height, width / WIDTH, panel / height))
+        _draw_grid(axes, heat, grid, labels)
+        title = shorten(grid.title, 62)
+        figure.text(0.02, (base + panel + 0.17) / height, title, color=INK, fontsize=8.5, va="center")
+    axes.set_xlabel("layer")
+    if heat.row_name:
+        figure.text(0.02, 0.14 / height, f"rows: {heat.row_name}", color=MUTED, fontsize=8.5, va="center")
+    if heat.chosen is not None:
+        figure.text(0.98, 0.14 / height, "framed: chosen", color=INK, fontsize=8.5, va="center", ha="right")
+    return figure
+
+
+def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
+    from matplotlib.patches import Rectangle
+
+    middle = grid.reference if grid.reference is not None else min(grid.values.values())
+    reach = max((abs(value - middle) for value in grid.values.values()), default=0.0) or 1.0
+    factor = 100.0 if grid.percent else 1.0
+    for row in range(len(labels)):
+        for column in range(len(heat.columns)):
+            if (row, column) not in grid.values:
+                axes.add_patch(Rectangle((column, row), 1, 1, facecolor=GRID, alpha=0.6, linewidth=0, zorder=1))
+    for (row, column), value in grid.values.items():
+        share = (value - middle) / reach
+        colour = DIRECTION if share >= 0 else CHOSEN
+        axes.add_patch(
+            Rectangle((column, row), 1, 1, facecolor=colour, alpha=round(abs(share) ** 0.8, 3), linewidth=0, zorder=2)
+        )
+        if (row, column) in heat.removed:
+            axes.plot([column + 0.5], [row + 0.5], ".", color=CONTROL, markersize=2.2, zorder=3)
+        if len(heat.columns) <= WRITTEN:
+            axes.text(
+                column + 0.5, row + 0.5, significant(value * factor, 2), ha="center", va="center", fontsize=7.5,
+                color=CARD if abs(share) ** 0.8 > 0.6 else INK, zorder=4,
+            )  # fmt: skip
+    if heat.chosen is not None:
+        row, column = heat.chosen
+        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, linewidth=1.8, zorder=6))
+    axes.set_xlim(0, len(heat.columns))
+    axes.set_ylim(len(labels), 0)
+    axes.set_yticks([at + 0.5 for at in range(len(labels))], labels)
+    step = max(1, -(-len(heat.columns) // MOST_LABELS))
+    shown = range(0, len(heat.columns), step)
+    axes.set_xticks([at + 0.5 for at in shown], [str(heat.columns[at]) for at in shown])
+    axes.tick_params(length=0, labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    low, high = (significant(end(grid.values.values()) * factor, 2) for end in (min, max))
+    unit = " %" if grid.percent else f" {grid.unit}" if grid.unit else ""
+    known = "" if grid.reference is None else f"; untouched {significant(grid.reference * factor, 2)}"
+    axes.set_title(f"{low} to {high}{unit}{known}", loc="right", fontsize=7.5, color=MUTED, pad=0.5)

@@ -1,0 +1,100 @@
+"""What a run's numbers don't show, by rules that need nothing but the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from steerkit.report.numbers import NO_BREAK, count, significant
+from steerkit.report.search import SearchView
+from steerkit.report.tables import Block
+
+FEW_EXAMPLES: Final = 30
+MANY_COMPARISONS: Final = 20
+
+
+def limits_of(own: Sequence[Block], searches: Sequence[SearchView]) -> tuple[str, ...]:
+    """What can't be concluded, a sentence each.
+
+    Args:
+        own: the blocks that aren't derived from others.
+        searches: of the run.
+    """
+    if not any(block.measured for block in own):
+        return ("Nothing was measured, so nothing can be said of what a direction does.",)
+    found = [*_of_verdicts(own), *_of_sizes(own), *_of_controls(own), *_of_choices(own, searches)]
+    compared = sum(row.value is not None for block in own for row in block.rows)
+    if compared > MANY_COMPARISONS:
+        found.append(
+            f"Of {compared} comparisons with the baseline about {round(compared / 20)} would show a change by chance "
+            "alone."
+        )
+    found.append(
+        f"The 95{NO_BREAK}% intervals are over prompts of these kinds; they say nothing of other models, other "
+        "training prompts or another seed."
+    )
+    return tuple(found)
+
+
+def is_verdict(block: Block) -> bool:
+    """Whether it is a rate of verdicts on examples."""
+    return block.evaluator.aggregate == "proportion" and block.evaluator.compared is not False
+
+
+def every(number: int) -> str:
+    """``both random directions``, ``all five random directions``."""
+    return "both random directions" if number == 2 else f"all {count(number, 'random direction')}"
+
+
+def _of_verdicts(own: Sequence[Block]) -> list[str]:
+    rates = [block for block in own if is_verdict(block) and block.evaluator.role is None]
+    if not rates or any(block.evaluator.role == "judge" for block in own):
+        return []
+    names = list(dict.fromkeys(block.evaluator.name for block in rates))
+    return [f"No judge read the completions: {', '.join(names)} {'goes' if len(names) == 1 else 'go'} by rules."]
+
+
+def _of_sizes(own: Sequence[Block]) -> list[str]:
+    sizes = [(block.n[0], is_verdict(block), block) for block in own if block.n is not None]
+    small = [one for one in sizes if one[0] < FEW_EXAMPLES]
+    if not small:
+        return []
+    n, rate, block = min(small, key=lambda one: (one[0], not one[1]))
+    said = f"Few prompts: {block.name} has {count(n, 'example')}"
+    if rate:
+        # The largest rate of which n examples without a case are still seen once in 20 times.
+        left = significant(100 * (1 - 0.05 ** (1 / n)), 2)
+        said += f"; what none of {n} shows may still come up in {left}{NO_BREAK}% of such prompts"
+    return [f"{said}."]
+
+
+def _of_controls(own: Sequence[Block]) -> list[str]:
+    rows = [row for block in own for row in block.rows if row.value is not None and not row.condition.prompt_only]
+    numbers = {0 if row.control is None else len(row.control.values) for row in rows}
+    if not numbers:
+        return []
+    if numbers == {0}:
+        return [
+            "No random directions were run: nothing tells what these directions do from what others of their norm do."
+        ]
+    found = []
+    least = min(number for number in numbers if number)
+    if least > 1:
+        chance = f"one more would be beyond the others with probability 2 in {least + 1}"
+        found.append(f"Beyond {every(least)} is a comparison, not a test: {chance}.")
+    else:
+        found.append("One random direction has no range to compare with.")
+    if 0 in numbers:
+        found.append("Some conditions have no random directions beside them.")
+    return found
+
+
+def _of_choices(own: Sequence[Block], searches: Sequence[SearchView]) -> list[str]:
+    measured = {block.data for block in own}
+    found = []
+    for view in searches:
+        seen = sorted({str(score.get("data")) for score in view.entry.scores.values()} & measured)
+        if seen and view.chosen is not None:
+            both = f"{view.entry.name} was chosen on {' and '.join(seen)}, and is measured there too"
+            found.append(f"{both}, which flatters it.")
+    return found

@@ -1,0 +1,120 @@
+"""The figure of a trade-off: one point for each condition, its controls pale, the baseline marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, shorten
+from steerkit.report.svg import CARD, CONTROL, DIRECTION, GRID, INK, MUTED
+from steerkit.report.tradeoff import Point, Pooled, Tradeoff
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH: Final = 4.6
+SIDE: Final = 3.7
+"""Inches: of the figure, and of the square in it."""
+LINE: Final = 0.2
+COLUMNS: Final = 2
+_AWAY: Final = ((7, 6), (-7, 6), (7, -6), (-7, -6), (13, 0), (-13, 0), (0, 13), (0, -13))
+"""Where a number may stand, in points from its mark."""
+
+
+def draw_tradeoff(tradeoff: Tradeoff) -> Figure:
+    """Up is where it should, right where it shouldn't; numbers are explained below."""
+    from matplotlib.figure import Figure
+
+    points = tradeoff.drawn
+    rows = -(-len(points) // COLUMNS) + 1
+    below = 0.55 + LINE * rows
+    height = SIDE + below + 0.42
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((0.72 / WIDTH, below / height, SIDE / WIDTH, SIDE / height))
+    factor = 100.0 if tradeoff.format.percent else 1.0
+    if tradeoff.format.percent:
+        axes.set_xlim(-4, 104)
+        axes.set_ylim(-4, 104)
+    for point in points:
+        for x, y in point.controls:
+            axes.plot([x * factor], [y * factor], "D", color=CONTROL, markersize=3.6, alpha=0.45, zorder=2)
+    for point in points:
+        _draw_point(axes, point, factor)
+    if points:
+        low = max(axes.get_xlim()[0], axes.get_ylim()[0])
+        high = min(axes.get_xlim()[1], axes.get_ylim()[1])
+        if low < high:
+            axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+    else:
+        axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, color=MUTED, ha="center", va="center")
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    _number(figure, axes, points, factor)
+    unit = f" ({tradeoff.unit})" if tradeoff.unit else ""
+    axes.set_xlabel(shorten(f"on {' and '.join(tradeoff.should_not)}{unit}", 52))
+    title = f"{tradeoff.evaluator.name} on {' and '.join(tradeoff.should)}{unit}"
+    figure.text(0.02, 1 - 0.2 / height, shorten(title, 60), color=MUTED, fontsize=9, va="center")
+    _key(figure, points, height)
+    return figure
+
+
+def _draw_point(axes: Axes, point: Point, factor: float) -> None:
+    x, y = _scaled(point.should_not, factor), _scaled(point.should, factor)
+    plain = point.condition.kind == "baseline"
+    colour = INK if plain else DIRECTION
+    if x[1] is not None and x[2] is not None:
+        axes.plot([x[1], x[2]], [y[0], y[0]], color=colour, linewidth=1.1, alpha=0.55, zorder=3)
+    if y[1] is not None and y[2] is not None:
+        axes.plot([x[0], x[0]], [y[1], y[2]], color=colour, linewidth=1.1, alpha=0.55, zorder=3)
+    fill = CARD if plain else colour
+    axes.plot([x[0]], [y[0]], "o", markersize=6.5, markerfacecolor=fill, markeredgecolor=colour, zorder=5)
+
+
+def _scaled(side: Pooled, factor: float) -> tuple[float, float | None, float | None]:
+    assert side.value is not None
+    low, high = (None if end is None else end * factor for end in (side.low, side.high))
+    return side.value * factor, low, high
+
+
+def _number(figure: Figure, axes: Axes, points: Sequence[Point], factor: float) -> None:
+    """A number beside each mark, on that side where it is furthest from other marks and numbers."""
+    figure.draw_without_rendering()
+    marks = [
+        axes.transData.transform((point.should_not.value * factor, point.should.value * factor)) * 72 / figure.dpi
+        for point in points
+        if point.should.value is not None and point.should_not.value is not None
+    ]
+    taken = [tuple(mark) for mark in marks]
+    for number, (mark, point) in enumerate(zip(marks, points, strict=True)):
+        others = [place for at, place in enumerate(taken) if at != number]
+        away = max(_AWAY, key=lambda step: _room((mark[0] + step[0], mark[1] + step[1]), others))
+        taken.append((mark[0] + away[0], mark[1] + away[1]))
+        axes.annotate(
+            str(number), (point.should_not.value * factor, point.should.value * factor),  # type: ignore[operator]
+            xytext=away, textcoords="offset points", ha="center", va="center", fontsize=8.5, zorder=7,
+            color=INK if point.condition.kind == "baseline" else DIRECTION, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _room(place: tuple[float, float], others: Sequence[tuple[float, ...]]) -> float:
+    """How far the nearest mark is, where that is near enough to matter."""
+    return min([20.0, *(((place[0] - x) ** 2 + (place[1] - y) ** 2) ** 0.5 for x, y in others)])
+
+
+def _key(figure: Figure, points: Sequence[Point], height: float) -> None:
+    """Below: which number is which condition, and what the pale marks are."""
+    top = (0.06 + LINE * (-(-len(points) // COLUMNS) + 0.5)) / height
+    for number, point in enumerate(points):
+        row, column = divmod(number, COLUMNS)
+        colour = INK if point.condition.kind == "baseline" else DIRECTION
+        text = f"{number}{NO_BREAK}{NO_BREAK}{shorten(point.condition.name, 30)}"
+        figure.text(0.03 + column * 0.5, top - row * LINE / height, text, color=colour, fontsize=8.5, va="center")
+    if any(point.controls for point in points):
+        from matplotlib.lines import Line2D
+
+        mark = Line2D([], [], color=CONTROL, marker="D", markersize=3.6, alpha=0.45, linewidth=0)
+        figure.legend(
+            [mark], ["random directions"], loc="upper right", bbox_to_anchor=(0.99, 1 - 0.02 / height), frameon=False,
+            fontsize=8, handletextpad=0.2, labelcolor=MUTED, borderaxespad=0.1,
+        )  # fmt: skip

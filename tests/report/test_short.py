@@ -1,0 +1,195 @@
+"""The first page says what the numbers say, of any run, and no more."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from steerkit.report.agreement import Compared, Pair
+from steerkit.report.read import Results
+from steerkit.report.search import make_searches
+from steerkit.report.short import Short, make_short
+from steerkit.report.tables import make_blocks
+from tests.report.study import study
+
+NB = "\u00a0"
+
+
+def short(results: dict[str, Any], agreements: Any = None) -> Short:
+    parsed = Results.model_validate(results)
+    return make_short(parsed, make_blocks(parsed), make_searches(parsed), agreements or {})
+
+
+def text(results: dict[str, Any]) -> str:
+    return " ".join("".join(sentence) for sentence in short(results).finding)
+
+
+def test_the_paragraph_of_a_study() -> None:
+    finding = ["".join(sentence) for sentence in short(study()).finding]
+    assert finding[0] == "smollm2-135m-refusal under three conditions, compared with the model untouched (baseline)."
+    assert finding[1] == (
+        "Direction refusal was chosen among 150 candidates at blocks.18.resid_pre, position -2; one other one is "
+        "within one paired standard error of it, so these prompts don’t tell which of them is best."
+    )
+    assert finding[2] == (
+        f"refused on harmful.test: 93.8{NB}% (79.9 to 98.3{NB}%) without steering, n = 32; 6.2{NB}% (1.7 to 20.1{NB}%) "
+        f"under ablated, beyond both random directions (on 3{NB}% of the prompts it goes the other way); 96.9{NB}% "
+        f"(84.3 to 99.4{NB}%) under added, no change shown; 96.9{NB}% (84.3 to 99.4{NB}%) under prompted, "
+        "no change shown."
+    )
+    assert f"75.0{NB}% (57.9 to 86.7{NB}%) under prompted, which has no control" in finding[3]
+    assert finding[-1] == "Side effect kl_divergence on harmless.test: at most 2.10 nats (2.00 to 2.20) under added."
+
+
+def test_what_it_does_not_show() -> None:
+    limits = short(study()).limits
+    assert limits[0] == "No judge read the completions: refused goes by rules."
+    assert limits[1] == (
+        "Beyond both random directions is a comparison, not a test: one more would be beyond the others with "
+        "probability 2 in 3."
+    )
+    assert "other models" in limits[-1] and not any("Few prompts" in one for one in limits)
+
+
+def test_few_prompts_are_told_with_what_they_leave_open() -> None:
+    results = study()
+    for record in results["records"]:
+        record["n"] = 16
+    (few,) = [one for one in short(results).limits if one.startswith("Few prompts")]
+    # 0.83 ** 16 = 0.05
+    assert few == (
+        f"Few prompts: refused on harmful.test has 16 examples; what none of 16 shows may still come up in 17{NB}% of "
+        "such prompts."
+    )
+
+
+@pytest.fixture
+def one(results: dict[str, Any], make: SimpleNamespace) -> Any:
+    """``one(value, control, **record)``: the sentence of one condition beside a baseline of 1 ± 0.25."""
+
+    def build(value: float | None, control: list[float], **more: Any) -> str:
+        warmer = make.condition("warmer", interventions=[make.add(4.0)])
+        beside = make.controls(warmer, len(control))
+        records = [make.record("baseline", 1.0, half=0.25), make.record("warmer", value, half=0.25, **more)]
+        records += [make.record(c["name"], v) for c, v in zip(beside, control, strict=True)]
+        results.update(conditions=[make.condition("baseline", "baseline"), warmer, *beside], records=records)
+        return "".join(short(results).finding[1])
+
+    return build
+
+
+SHOWN = {"difference": 2.0, "difference_ci_low": 1.0, "difference_ci_high": 3.0}
+NOT_SHOWN = {"difference": 2.0, "difference_ci_low": -1.0, "difference_ci_high": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "control", "more", "says"),
+    [
+        (3.0, [0.5, 1.5], SHOWN, "under warmer, beyond both random directions."),
+        (3.0, [0.5, 1.5, 1.2], SHOWN, "under warmer, beyond all three random directions."),
+        (3.0, [0.5, 1.5], {**SHOWN, "against": 0.25}, f"directions (on 25{NB}% of the prompts it goes the other way)."),
+        (3.0, [0.5, 1.5], {**SHOWN, "against": 0.0}, "beyond both random directions."),
+        (3.0, [0.5, 1.5], NOT_SHOWN, "under warmer, no change shown."),
+        (3.0, [0.5, 3.5], SHOWN, "which random directions of the same norm reach as well."),
+        (3.0, [0.5], SHOWN, "under warmer, with no range of random directions beside it."),
+        (3.0, [], SHOWN, "under warmer, with no range of random directions beside it."),
+        (3.0, [0.5, 1.5], {}, "under warmer, with no interval of the change."),
+        (None, [0.5, 1.5], {}, "without steering, n = 16; not measured under warmer."),
+    ],
+)
+def test_a_claim_is_what_interval_and_control_allow(
+    one: Any, value: float | None, control: list[float], more: dict[str, Any], says: str
+) -> None:
+    said = one(value, control, **more)
+    assert said.endswith(says), said
+    # Only what is beyond the control and has an interval of the change without 0 counts as an effect.
+    effect = bool(more) and more.get("difference_ci_low", -1) > 0 and len(control) > 1 and max(control) < 3
+    assert ("beyond" in said) == (effect and value is not None)
+
+
+def test_of_a_sweep_the_ends_are_told(results: dict[str, Any]) -> None:
+    (said,) = ["".join(one) for one in short(results).finding if one[0].startswith("choice_logit")]
+    assert "under dose[coefficient=-8]" in said and "under dose[coefficient=8]" in said
+    assert "dose[coefficient=4]" not in said and said.endswith("two more conditions in the table.")
+
+
+def test_runs_without_this_or_that() -> None:
+    none = study()
+    none.update(records=[], evaluators=[], searches=[], tradeoff=None)
+    assert text(none) == "smollm2-135m-refusal: two directions, and nothing was evaluated."
+    assert short(none).limits == ("Nothing was measured, so nothing can be said of what a direction does.",)
+    bare = study()
+    bare["conditions"] = bare["conditions"][:1]
+    bare["records"] = [record for record in bare["records"] if record["condition"] == "baseline"]
+    said = text(bare)
+    assert "was measured as it is: no condition was run" in said and "under" not in said.partition("n = 32")[2][:40]
+    assert "Side effect kl_divergence on harmless.test: not measured." in said
+    assert not any("random" in limit for limit in short(bare).limits)
+    alone = study()
+    alone["conditions"] = alone["conditions"][1:]
+    alone["records"] = [record for record in alone["records"] if record["condition"] != "baseline"]
+    said = text(alone)
+    assert "without a baseline to compare with" in said and "refused on harmful.test: no baseline" in said
+    assert "no baseline to compare with." in said.rpartition("Side effect")[2]
+
+
+def test_a_search_that_found_none_and_one_without_near_ties() -> None:
+    results = study()
+    results["searches"][0].update(chosen=None, near_ties=[])
+    assert "Direction refusal could not be chosen: none of 150 candidates kept to every bound." in text(results)
+    results = study()
+    results["searches"][0]["near_ties"] = []
+    assert "no other one is within one paired standard error of it." in text(results)
+
+
+def test_a_choice_on_what_is_measured_is_told() -> None:
+    results = study()
+    assert not any("flatters" in limit for limit in short(results).limits)
+    results["searches"][0]["scores"]["bypass"]["data"] = "harmful.test"
+    (said,) = [limit for limit in short(results).limits if "flatters" in limit]
+    assert said == "refusal was chosen on harmful.test, and is measured there too, which flatters it."
+
+
+def test_a_judge_speaks_first_and_what_is_no_verdict_not_at_all() -> None:
+    results = study()
+    judge = {"name": "judged", "aggregate": "proportion", "unit": "fraction", "role": "judge"}
+    unparsed = {**judge, "name": "unparsed", "compared": False}
+    results["evaluators"] += [judge, unparsed]
+    results["records"] += [
+        {**record, "evaluator": name}
+        for record in results["records"] if record["evaluator"] == "refused" for name in ("judged", "unparsed")
+    ]  # fmt: skip
+    leads = [lead for lead, _ in short(results).finding]
+    assert leads[2] == "judged on harmful.test" and not any("unparsed" in lead for lead in leads)
+    assert "".join(short(results).finding[6]) == "Two more measures are in the tables."
+    assert not any("judge" in limit for limit in short(results).limits)
+
+
+def test_without_side_effects_and_controls_it_says_so() -> None:
+    results = study()
+    results["records"] = [
+        one for one in results["records"] if one["evaluator"] == "refused" and "/" not in one["condition"]
+    ]  # fmt: skip
+    results["evaluators"] = results["evaluators"][:1]
+    results["conditions"] = [one for one in results["conditions"] if one["kind"] != "control"]
+    assert text(results).endswith("No side effect was measured.")
+    assert "No random directions were run" in short(results).limits[1] and "beyond" not in text(results)
+
+
+def test_where_evaluators_disagree() -> None:
+    def compared(name: str, n: int, first: int, second: int, kappa: float | None) -> Compared:
+        return Compared(name, n, first, second, kappa, ())
+
+    pairs = {
+        "a.test": [
+            Pair("one", "two", "a.test", (compared("baseline", 20, 1, 0, 0.8), compared("added", 20, 2, 4, 0.25))),
+            Pair("one", "label", "a.test", (compared("baseline", 20, 0, 0, None),)),
+        ]
+    }
+    assert short(study(), pairs).disagreements == (
+        "one and two on a.test: they differ on 7 of 40 examples under two conditions, most of them under added: 6 of "
+        "20 (κ 0.25).",
+        "one and label on a.test: alike on all 20 examples under baseline.",
+    )
