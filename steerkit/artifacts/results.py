@@ -204,6 +204,22 @@ class FilterEntry(Entry):
     kept: int
 
 
+class CompletionsEntry(Entry):
+    """A data set of what the model said: to which prompts, under which condition, and how much of it can be read.
+
+    ``left_out`` counts examples to which it said nothing (and the other sides of their pairs); ``other_tokens`` those
+    that are read, as text, as other tokens than were written.
+    """
+
+    data: str
+    of: tuple[str, ...]
+    condition: str
+    max_new_tokens: int
+    examples: int
+    left_out: int = 0
+    other_tokens: int = 0
+
+
 class CandidateEntry(Entry):
     """A candidate of a search: the means that it scored, with the standard error of each, and what removed it.
 
@@ -261,7 +277,7 @@ class SearchEntry(Entry):
 class Results(Entry):
     """The whole of ``results.json``."""
 
-    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters", "published")
+    _rare: ClassVar[tuple[str, ...]] = ("monitors", "searches", "filters", "published", "completions")
     schema_version: int = SCHEMA_VERSION
     name: str
     title: str | None = None
@@ -279,6 +295,7 @@ class Results(Entry):
     searches: tuple[SearchEntry, ...] = ()
     filters: tuple[FilterEntry, ...] = ()
     published: tuple[PublishedEntry, ...] = ()
+    completions: tuple[CompletionsEntry, ...] = ()
 
 
 class Sample(Entry):

@@ -10,6 +10,7 @@ from functools import cache, partial
 
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
+from steerkit.plan.completions import meter_completions
 from steerkit.plan.cost import Meter, meter_directions, meter_filters, meter_groups, meter_searches
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
@@ -17,6 +18,7 @@ from steerkit.plan.together import RecipeResolver
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
     Cost,
+    PlannedCompletions,
     PlannedDirection,
     PlannedFilter,
     PlannedLoading,
@@ -71,6 +73,7 @@ class _Planner(RecipeResolver):
         searches = tuple(filter(None, (self.search(*item) for item in recipe.search.items())))
         conditions = tuple(one for item in recipe.conditions.items() for one in self.condition(*item))
         evaluations = tuple(filter(None, (self.evaluation(*item) for item in enumerate(recipe.evaluate))))
+        completions = self.completions(template, conditions, directions, searches)
         samples = self.samples()
         monitors = tuple(filter(None, (self.monitor(*item) for item in recipe.monitors.items())))
         self.check_together(template, conditions, evaluations)
@@ -97,13 +100,14 @@ class _Planner(RecipeResolver):
             samples=samples,
             random_directions=random_directions,
             separated=recipe.report.separation,
-            cost=self.cost(template, directions, separations, groups, searches, filters),
+            cost=self.cost(template, directions, separations, groups, searches, filters, completions),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
             monitors=monitors,
             profiles=self.draft.profiles,
             searches=searches,
             filters=filters,
+            completions=completions,
         )
 
     def report(self) -> PlannedReport:
@@ -139,18 +143,20 @@ class _Planner(RecipeResolver):
         groups: Sequence[PlannedGroup],
         searches: Sequence[PlannedSearch],
         filters: Sequence[PlannedFilter],
+        completions: Sequence[PlannedCompletions],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
         arguments = section.chat_template_arguments
         counter = partial(token_counter, self.model.folder, template, arguments=arguments)
-        meter = Meter(
-            self.data, counter(section.system_prompt), section.batch_tokens, cache(partial(counter, instead=True))
-        )
+        written = {one.name: one.new_tokens for one in completions}
+        prompted = cache(partial(counter, instead=True))
+        meter = Meter(self.data, counter(section.system_prompt), section.batch_tokens, prompted, written)
         meter_directions(meter, directions, separations)
         meter_filters(meter, filters)
+        known = meter_completions(meter, completions)
         meter_searches(meter, searches, directions, self.model.n_layers)
-        meter_groups(meter, groups)
+        meter_groups(meter, groups, known)
         return meter.cost()
 
     def hash(self, template: str, directions: Sequence[PlannedDirection]) -> str:

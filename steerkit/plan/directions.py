@@ -14,6 +14,7 @@ from steerkit.plan.names import KeyPart
 from steerkit.plan.tokens import turns_shown
 from steerkit.plan.turns import lacking, within_prompt, without_completion
 from steerkit.plan.types import PlannedDirection
+from steerkit.recipe.completions import with_completions
 from steerkit.recipe.data import DataRef, load_data
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.rows import describe_shared, identity, prompt_of
@@ -38,8 +39,9 @@ class DirectionResolver(ModelResolver):
         """Read all data sets, and what a chat template shows of them."""
         section = self.recipe.model
         self.shown = turns_shown(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
-        self.data, problems = load_data(self.draft)
-        self.problems += problems
+        loaded, problems = load_data(self.draft)
+        self.data, further = with_completions(self.draft, loaded)
+        self.problems += [*problems, *further]
 
     def direction(self, name: str, written: DirectionRecipe) -> PlannedDirection | None:
         """One direction, or None where it has problems."""

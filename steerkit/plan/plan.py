@@ -11,6 +11,7 @@ from typing import Any
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.catalog import Catalog
 from steerkit.plan.listed import (
+    completions_as_json,
     condition_as_json,
     direction_as_json,
     evaluation_as_json,
@@ -20,6 +21,7 @@ from steerkit.plan.listed import (
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.types import (
     Cost,
+    PlannedCompletions,
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
@@ -65,6 +67,7 @@ class Plan:
         profiles: names of the profiles that the recipe has; none where one of them was chosen.
         searches: in the recipe's order.
         filters: in the recipe's order.
+        completions: data sets of what the model says, each behind those that its condition's directions come from.
     """
 
     recipe: Recipe
@@ -90,6 +93,7 @@ class Plan:
     profiles: tuple[str, ...] = ()
     searches: tuple[PlannedSearch, ...] = ()
     filters: tuple[PlannedFilter, ...] = ()
+    completions: tuple[PlannedCompletions, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:
@@ -123,6 +127,7 @@ class Plan:
             "data": {
                 str(DataRef(name, part)): len(rows) for name, by in self.data.items() for part, rows in by.items()
             },
+            **({"completions": [completions_as_json(item) for item in self.completions]} if self.completions else {}),
             "directions": [direction_as_json(item) for item in self.directions],
             **({"filter": [filter_as_json(item) for item in self.filters]} if self.filters else {}),
             **({"search": [search_as_json(item) for item in self.searches]} if self.searches else {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steerkit.plan.filters import FilterResolver
+from steerkit.plan.completions import CompletionsResolver
 from steerkit.plan.reach import asked_outside, unprompted, unreached
 from steerkit.plan.turns import unrendered
 from steerkit.plan.types import PlannedCondition, PlannedEvaluation
@@ -12,7 +12,7 @@ from steerkit.recipe.rows import describe_shared, prompt_of
 from steerkit.types import TURNS, Positions
 
 
-class RecipeResolver(FilterResolver):
+class RecipeResolver(CompletionsResolver):
     """Resolves all sections, and looks at them together."""
 
     def check_together(
@@ -43,7 +43,7 @@ class RecipeResolver(FilterResolver):
         self.check_controls()
         self.check_leaks()
         self.check_edited()
-        used = {ref.dataset for ref in (*self.estimated, *self.measured)}
+        used = {ref.dataset for ref in (*self.estimated, *self.measured, *self.completed)}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
         steering = {name for item in listed for name in item.directions}

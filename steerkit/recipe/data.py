@@ -21,7 +21,7 @@ Splits: TypeAlias = Mapping[str, tuple[Example, ...]]
 
 SIDES: Final = ("positive", "negative")
 _READING: Final = (
-    *("file", "inline", "hub", "config", "hub_split", "duplicates"),
+    *("file", "inline", "hub", "completions", "config", "hub_split", "duplicates"),
     *("field", "messages", "template", "completion", "pairs", "label", "id", "where"),
 )
 """Keys of a data set that say which examples it holds."""
@@ -74,12 +74,15 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
     """Read every data set of a recipe.
 
     Returns:
-        ``{data set: {split: examples}}`` and every problem. A data set with a problem has its splits, empty.
+        ``{data set: {split: examples}}`` and every problem. A data set with a problem has its splits, empty. What the
+        model says itself isn't there yet: ``steerkit.recipe.completions`` holds its place.
     """
     loaded: dict[str, Splits] = {}
     problems: list[Problem] = []
     recipe = draft.recipe
     for name, dataset in recipe.data.items():
+        if dataset.completions is not None:
+            continue
         try:
             rows = _rows(draft, name, dataset)
             drawn = split_rows(rows, dataset, recipe.seed if dataset.seed is None else dataset.seed)
@@ -91,7 +94,7 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
                 item = ("inline", row - 1) if row and dataset.inline is not None else ()
                 if not draft.lost("data", name, *item):
                     problems.append(Problem(message, *draft.place("data", name, *item)))
-    problems += [Problem(message, *draft.place("data", name)) for name, message in _overlaps(loaded, list(recipe.data))]
+    problems += [Problem(message, *draft.place("data", name)) for name, message in _overlaps(loaded, list(loaded))]
     return loaded, problems
 
 

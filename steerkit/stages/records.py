@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from steerkit.api.evaluator import Evaluator, Score
 from steerkit.api.hookspecs import Value
 from steerkit.artifacts.results import (
+    CompletionsEntry,
     ConditionEntry,
     EvaluatorEntry,
     FilterEntry,
@@ -146,6 +147,7 @@ def collect(
     separation: Sequence[SeparationEntry],
     searches: Sequence[SearchEntry] = (),
     filters: Sequence[FilterEntry] = (),
+    completions: Sequence[CompletionsEntry] = (),
 ) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
     records: list[RecordEntry] = []
@@ -183,6 +185,7 @@ def collect(
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
         searches=tuple(searches),
         filters=tuple(filters),
+        completions=tuple(completions),
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
     )
     return results, samples
