@@ -21,6 +21,7 @@ from steerkit.report import write_report
 from steerkit.run import run_recipe
 from steerkit.session import add
 from steerkit.stages import Task, carry_out
+from steerkit.stages.tasks import CompletionsTask
 from steerkit.types import Example
 from tests.conftest import tiny_live
 
@@ -229,13 +230,9 @@ def test_what_is_said_is_written_once(recipe: Path, tmp_path: Path, monkeypatch:
     run_recipe(recipe, out=tmp_path / "runs")
     keys = [task.key for task in tasks]
     assert len(keys) == len(set(keys))
-    unsteered = [
-        task
-        for task in tasks
-        if isinstance(task.payload, stages.tasks.CompletionsTask)
-        and task.payload.group.condition is None
-        and task.payload.data == "cold.test"
-    ]
+    asked = {one.text for one in planned(recipe).examples(DataRef("cold", "test"))}
+    payloads = [task.payload for task in tasks if isinstance(task.payload, CompletionsTask)]
+    unsteered = [one for one in payloads if one.group.condition is None and {row.text for row in one.examples} == asked]
     assert len(unsteered) == 1
 
 

@@ -301,7 +301,8 @@ class Results(Entry):
 class Sample(Entry):
     """One completion, with the scores of that one example. Null means not measured.
 
-    ``example`` is what the example holds beside its prompt: messages, completion, label, id, fields, pair.
+    ``example`` is what the example holds beside its prompt: messages, answer_prefix, completion, label, id, fields,
+    pair. The completion is what was written, without the answer_prefix that it was made to begin with.
     ``readings`` are those of each monitor along prompt and completion.
     """
 
@@ -318,6 +319,7 @@ class Sample(Entry):
     def about(self) -> str:
         """What the example holds beside its prompt, on one line."""
         named = {key: value for key, value in self.example.items() if key in ("id", "label")}
+        named |= {"answer prefix": self.example["answer_prefix"]} if "answer_prefix" in self.example else {}
         named |= {"given completion": self.example["completion"]} if "completion" in self.example else {}
         shown = {**named, **self.example.get("fields", {})}
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in shown.items()}

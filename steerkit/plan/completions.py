@@ -17,7 +17,7 @@ from steerkit.recipe.data import DataRef
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.schema import CompletionsRecipe
 from steerkit.sharing import completing
-from steerkit.types import TURNS, Positions
+from steerkit.types import PREFIX, TURNS, Positions
 
 
 class CompletionsResolver(FilterResolver):
@@ -67,11 +67,12 @@ class CompletionsResolver(FilterResolver):
                 self.complain(f"{fault}: that needs a chat template, and model.chat_template is none", *path, "of")
             for item in () if condition is None else condition.interventions:
                 named = [item.positions, *([item.gate.positions] if item.gate is not None else [])]
-                for positions in (one for one in named if one.role in TURNS):
+                for positions in (one for one in named if one.role in (*TURNS, PREFIX)):
                     self.check_turns(Positions.parse(positions), ref, *path, "of")
         if condition is None and written.condition not in (None, UNSTEERED):
             return None
-        return PlannedCompletions(name, refs, condition, written.max_new_tokens)
+        prefix = self.recipe.data[name].answer_prefix
+        return PlannedCompletions(name, refs, condition, written.max_new_tokens, prefix)
 
     def condition_named(
         self, name: str | None, conditions: Sequence[PlannedCondition], path: tuple[KeyPart, ...]
@@ -149,7 +150,7 @@ def meter_completions(meter: Meter, planned: Sequence[PlannedCompletions]) -> li
     for one in planned:
         condition = one.condition
         prompt = None if condition is None else condition.system_prompt
-        for ref in one.of:
+        for ref in (DataRef(one.name, ref.split) if one.prefix is not None else ref for ref in one.of):
             known = (
                 None if condition is None else condition.nameless,
                 1,

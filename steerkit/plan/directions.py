@@ -149,8 +149,8 @@ class DirectionResolver(ModelResolver):
             self.complain(f"{positive} and {negative} {describe_shared(shared)}", *path, "negative")
             return
         # Where only prompts are read, two completions of one prompt are one text, twice.
-        prompts = {prompt_of(one) for one in self.examples(negative) if one.completion is not None}
-        alike = [one for one in self.examples(positive) if one.completion is not None and prompt_of(one) in prompts]
+        prompts = {_read_of(one) for one in self.examples(negative) if one.completion is not None}
+        alike = [one for one in self.examples(positive) if one.completion is not None and _read_of(one) in prompts]
         if alike and within_prompt(positions):
             message = f"{positions} are tokens of the prompt, and {positive} and {negative} differ in completions only"
             self.complain(f"{message}: {describe_shared(alike)}; write completion", *path, "positions")
@@ -201,3 +201,8 @@ class DirectionResolver(ModelResolver):
             return written if self.model.n_layers is None else written.sites(self.model.n_layers)
         except SteerkitError:
             return None  # told where the direction stands
+
+
+def _read_of(example: Example) -> tuple[str, str | None]:
+    """What of an example is read before its completion."""
+    return prompt_of(example), example.answer_prefix

@@ -231,12 +231,14 @@ class PlannedCompletions:
         of: the parts whose prompts are completed; the data set has parts of the same names.
         condition: under which they are; None for the unsteered model.
         new_tokens: length of a completion in tokens, at most.
+        prefix: how the answers are made to begin; None: as those to the prompts are.
     """
 
     name: str
     of: tuple[DataRef, ...]
     condition: PlannedCondition | None
     new_tokens: int
+    prefix: str | None = None
 
     @property
     def under(self) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 from steerkit.errors import DataError, Problem, nearest
 from steerkit.recipe.data import DataRef, Splits, parse_ref
 from steerkit.recipe.draft import Draft
+from steerkit.recipe.schema import DatasetRecipe
 from steerkit.types import Example
 
 UNSTEERED: Final = "baseline"
@@ -49,7 +50,8 @@ def with_completions(draft: Draft, loaded: Mapping[str, Splits]) -> tuple[dict[s
             continue
         condition = dataset.completions.condition or UNSTEERED
         found[name] = {
-            ref.split: tuple(_placed(one, name, condition) for one in loaded[ref.dataset][ref.split]) for ref in refs
+            ref.split: tuple(_placed(began(one, dataset), name, condition) for one in loaded[ref.dataset][ref.split])
+            for ref in refs
         }
     return found, problems
 
@@ -70,6 +72,12 @@ def prompts_of(draft: Draft, name: str, loaded: Mapping[str, Splits]) -> tuple[D
     if dataset not in loaded:
         raise DataError(f"{dataset!r} is not a data set. {nearest(dataset, loaded, 'data set')}")
     return (parse_ref(section.of, loaded),)
+
+
+def began(example: Example, dataset: DatasetRecipe) -> Example:
+    """A prompt whose answer begins as a data set of completions says, where it says anything of it."""
+    prefix = dataset.answer_prefix
+    return example if not isinstance(prefix, str) else replace(example, answer_prefix=prefix)
 
 
 def _placed(example: Example, name: str, condition: str) -> Example:

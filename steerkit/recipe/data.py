@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
 from steerkit.errors import DataError, Problem, SteerkitError, nearest
@@ -22,7 +22,7 @@ Splits: TypeAlias = Mapping[str, tuple[Example, ...]]
 SIDES: Final = ("positive", "negative")
 _READING: Final = (
     *("file", "inline", "hub", "completions", "config", "hub_split", "duplicates"),
-    *("field", "messages", "template", "completion", "pairs", "label", "id", "where"),
+    *("field", "messages", "template", "completion", "answer_prefix", "pairs", "label", "id", "where"),
 )
 """Keys of a data set that say which examples it holds."""
 
@@ -84,7 +84,7 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
         if dataset.completions is not None:
             continue
         try:
-            rows = _rows(draft, name, dataset)
+            rows = _begun(_rows(draft, name, dataset), dataset, recipe.model.answer_prefix)
             drawn = split_rows(rows, dataset, recipe.seed if dataset.seed is None else dataset.seed)
             loaded[name] = _by_side(drawn, dataset)
         except Faults as faults:
@@ -128,6 +128,13 @@ def _rows(draft: Draft, name: str, dataset: DatasetRecipe) -> list[Sides]:
         return read_rows(source, rows, dataset)
     except SteerkitError as error:
         raise Faults((str(error), None)) from error
+
+
+def _begun(rows: list[Sides], dataset: DatasetRecipe, prefix: str | None) -> list[Sides]:
+    """Rows whose answers begin as the recipe's model says, where the data set itself says nothing of it."""
+    if prefix is None or dataset.answer_prefix is not None:
+        return rows
+    return [tuple(one if one.is_closed else replace(one, answer_prefix=prefix) for one in sides) for sides in rows]
 
 
 def split_rows(rows: Sequence[T], dataset: DatasetRecipe, seed: int) -> dict[str, tuple[T, ...]]:

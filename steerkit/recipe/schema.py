@@ -13,11 +13,13 @@ from pydantic_core import PydanticCustomError
 
 from steerkit.recipe.problems import EXCESS, INTERNAL, LACKING
 from steerkit.recipe.values import (
+    AnswerPrefix,
     Count,
     Device,
     Name,
     Names,
     PositionsText,
+    PrefixText,
     PromptTemplate,
     ScheduleValue,
     Seed,
@@ -69,6 +71,9 @@ class ModelRecipe(Section):
     )
     system_prompt: SystemPrompt | None = Field(
         default=None, description="system message of every prompt that has none of its own"
+    )
+    answer_prefix: PrefixText | None = Field(
+        default=None, description="how answers begin to prompts whose data set says nothing else"
     )
     trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
     accept_terms: bool = Field(default=False, description="whether the model's terms of use are accepted")
@@ -131,6 +136,9 @@ class DatasetRecipe(Section):
     messages: str | None = Field(default=None, min_length=1, description="field that holds a conversation")
     template: PromptTemplate | None = Field(default=None, description="the user's turn, with {fields} filled in")
     completion: str | None = Field(default=None, min_length=1, description="field with what follows the prompt")
+    answer_prefix: AnswerPrefix | None = Field(
+        default=None, description="how answers begin: a text for all, or {field: name}; the model's where None"
+    )
     pairs: PairsRecipe | None = Field(default=None, description="two fields as the two classes, in pairs")
     label: str | None = Field(default=None, min_length=1, description="field that holds the row's label")
     id: str | None = Field(default=None, min_length=1, description="field that holds the row's name")
@@ -152,10 +160,18 @@ class DatasetRecipe(Section):
             raise _excess(message, ("config", "hub_split"))
         return self
 
+    @property
+    def prefix_field(self) -> str | None:
+        """The field that holds how answers begin, or None."""
+        return self.answer_prefix["field"] if isinstance(self.answer_prefix, Mapping) else None
+
     @model_validator(mode="after")
     def _follows(self) -> DatasetRecipe:
         if self.completions is None:
             return self
+        if self.prefix_field is not None:
+            message = "completions have no rows of their own, so answer_prefix is a text for all of them"
+            raise _excess(message, ["answer_prefix"])
         own = [name for name in _OF_ROWS if name in self.model_fields_set and getattr(self, name) is not None]
         if own:
             listed = " and ".join(own)

@@ -36,6 +36,7 @@ def completion_tasks(plan: Plan, model: ModelUse, one: PlannedCompletions) -> tu
     directions, searches = makers_of(names, plan.directions, plan.searches)
     bare = replace(
         plan,
+        data={**plan.data, one.name: {ref.split: _prompts(plan, one, ref) for ref in one.of}},
         directions=tuple(directions),
         searches=tuple(searches),
         conditions=conditions,
@@ -45,7 +46,8 @@ def completion_tasks(plan: Plan, model: ModelUse, one: PlannedCompletions) -> tu
     )
     found: dict[DataRef, Task] = {}
     for ref in one.of:
-        graph = make_graph(replace(bare, samples=PlannedSamples(ref, len(plan.examples(ref)), one.new_tokens)), model)
+        shown = PlannedSamples(DataRef(one.name, ref.split), len(plan.examples(ref)), one.new_tokens)
+        graph = make_graph(replace(bare, samples=shown), model)
         task = graph.groups[-1].samples
         assert task is not None  # a plan with samples has a task for them
         found[ref] = replace(task, part="completions", title=f"completions {one.name}")
@@ -73,8 +75,7 @@ def completed(
     written: dict[str, list[tuple[Example, bool]]] = {}
     for ref, task in tasks.items():
         (member,) = from_bytes(outputs[task.key])
-        # The prompts are the filtered ones, and the places were held for all.
-        prompts = [replace(example, fields={**example.fields, CONDITION: one.under}) for example in plan.examples(ref)]
+        prompts = _prompts(plan, one, ref)
         written[ref.split] = [_said(live, prompt, ids) for prompt, ids in zip(prompts, member["ids"], strict=True)]
     kept: dict[str, list[tuple[Example, bool]]] = {}
     for split, rows in written.items():
@@ -97,6 +98,13 @@ def completed(
     )
     data = {split: tuple(said for said, _ in rows) for split, rows in kept.items()}
     return replace(plan, data={**plan.data, one.name: data}), entry
+
+
+def _prompts(plan: Plan, one: PlannedCompletions, ref: DataRef) -> tuple[Example, ...]:
+    """What the model is asked: those prompts of a part that filters keep, as the data set has them."""
+    fields = ({**example.fields, CONDITION: one.under} for example in plan.examples(ref))
+    asked = (replace(example, fields=own) for example, own in zip(plan.examples(ref), fields, strict=True))
+    return tuple(asked if one.prefix is None else (replace(example, answer_prefix=one.prefix) for example in asked))
 
 
 def completion_lines(plan: Plan, one: PlannedCompletions) -> str:

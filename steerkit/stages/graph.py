@@ -372,7 +372,7 @@ class _Grapher:
 
 def _prompts(examples: Examples) -> Examples:
     """Examples without what an answer to them can't depend on: labels, fields, completions to be read."""
-    return tuple(Example(example.messages) for example in examples)
+    return tuple(Example(example.messages, answer_prefix=example.answer_prefix) for example in examples)
 
 
 def condition_names(group: PlannedGroup) -> tuple[str, ...]:
