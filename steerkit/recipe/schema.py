@@ -172,7 +172,7 @@ class DatasetRecipe(Section):
         if self.prefix_field is not None:
             message = "completions have no rows of their own, so answer_prefix is a text for all of them"
             raise _excess(message, ["answer_prefix"])
-        own = [name for name in _OF_ROWS if name in self.model_fields_set and getattr(self, name) is not None]
+        own = [name for name in _OF_ROWS if getattr(self, name) != type(self).model_fields[name].default]
         if own:
             listed = " and ".join(own)
             message = f"completions have prompts, labels and splits of the data set that they are of; remove {listed}"

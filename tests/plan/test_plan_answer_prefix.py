@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from steerkit.plan import DataRef
-from tests.engine.prompts.test_answer_prefix import DEAF
 from tests.plan.conftest import RECIPE, Planner, Problems
 
+DEAF = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 ROWS = """\
   rows: {inline: [{text: a, begin: "Sure, "}, {text: b, begin: ""}], answer_prefix: {field: begin}}
   none: {inline: [x, y], answer_prefix: ""}
@@ -36,9 +36,8 @@ def test_rows_data_sets_and_the_model_say_how_answers_begin(plan: Planner) -> No
     assert prefixes("talks") == [None], "an answer that is given doesn't begin again"
     assert [dict(one.fields) for one in found.examples(DataRef("rows"))] == [{}, {}]
     resolved = found.report.resolved
-    assert resolved["model"]["answer_prefix"] == "Yes" and resolved["data"]["rows"]["answer_prefix"] == {
-        "field": "begin"
-    }
+    assert resolved["model"]["answer_prefix"] == "Yes"
+    assert resolved["data"]["rows"]["answer_prefix"] == {"field": "begin"}
     assert "answer_prefix" not in plan().report.resolved["model"]
     assert found.hash != plan(BEGUN.replace("Well", "Hm")).hash
 
@@ -63,13 +62,13 @@ def test_its_tokens_are_counted(plan: Planner) -> None:
             "messages: turns}",
             "messages: turns, answer_prefix: Ho}",
             "data.talks.inline.0",
-            "has an answer_prefix, and a",
+            "has an answer_prefix, and",
         ),
         (
             "answer_prefix: No}",
             "answer_prefix: {field: begin}}",
             "data.other.answer_prefix",
-            "is a text for all of them",
+            "a text for all of them",
         ),
         ('"Yes"', '""', "model.answer_prefix", "leave answer_prefix out where answers begin by themselves"),
     ],
@@ -84,10 +83,8 @@ def test_what_is_no_beginning_is_told_where_it_stands(
 def test_positions_of_it_need_data_that_have_it(problems: Problems) -> None:
     text = RECIPE.replace("site: blocks.1.resid_pre}", "site: blocks.1.resid_pre, positions: 'answer_prefix[-1]'}")
     found = problems(text)
-    assert {told for _, _, told in found} == {
-        f"'answer_prefix[-1]': 4 of 4 examples of {name}.train have no answer_prefix, the first one {first}"
-        for name, first in (("warm", "'w1'"), ("cold", "'c1'"))
-    } or all("have no answer_prefix" in told for _, _, told in found)
+    assert len(found) == 2
+    assert all("4 of 4 examples of" in told and "have no answer_prefix" in told for _, _, told in found)
 
 
 def test_a_template_that_leaves_no_answer_open_is_told(problems: Problems, tmp_path: Path) -> None:
