@@ -20,7 +20,7 @@ data:
 conditions:
   prompted: {system_prompt: Speak of the sea.}
 evaluate:
-  - refusal_rate: {data: [asked.test, free], max_new_tokens: 4, phrases: [sure]}
+  - refusal_rate: {data: [asked.test, free], max_new_tokens: 4, substrings: [sure]}
   - refusal_score: {data: asked.test, tokens: [x]}
 report:
   samples: {data: asked.test, n: 2, max_new_tokens: 4}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ data:
   steered: {completions: {of: cold, condition: warmer, max_new_tokens: 5}}
   asked: {completions: {of: cold.test, condition: prompted, max_new_tokens: 5}}
   spoken: {completions: {of: warm.test, condition: "talkative[coefficient=3]", max_new_tokens: 4}}
+  text: {inline: ["A plain sentence of some words.", "Another sentence, of other words, which is longer."]}
+  given: {inline: [{text: sky one, answer: blue}, {text: sky two, answer: as blue as ice}], completion: answer}
 directions:
   warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}
   talk:
@@ -56,7 +59,8 @@ conditions:
   talkative: {interventions: [{add: {direction: talk}}], sweep: {coefficient: [3, 5]}}
   prompted: {system_prompt: Speak of the sea.}
 evaluate:
-  - cross_entropy: {data: [said.test, steered.test, asked.test, spoken.test]}
+  - cross_entropy: {data: [said.test, steered.test, asked.test, spoken.test, text, given]}
+  - cross_entropy: {name: own, data: cold.test, of: baseline_completions, max_new_tokens: 5}
   - refusal_score: {data: steered.test, tokens: [x]}
 control: {random_directions: 1}
 report:
@@ -134,16 +138,36 @@ def test_a_direction_between_completions_is_the_difference_of_their_mean_activat
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def literal(example: Example, system_prompt: str | None, placements: list[Any]) -> tuple[float, int]:
-    """Sum of −log p over a completion's tokens, and how many they are."""
+def literal(ids: Sequence[int], prompt: int, placements: list[Any]) -> tuple[float, int]:
+    """Sum of −log p over the tokens behind a prompt of so many, and how many they are."""
+    live = tiny_live("llama")
+    with live.steer(*placements), torch.no_grad():
+        logits = live.model(torch.tensor([list(ids)])).logits[0].double().log_softmax(-1)
+    return -sum(float(logits[at - 1, ids[at]]) for at in range(prompt, len(ids))), len(ids) - prompt
+
+
+def texts_read(run: Path, name: str, system_prompt: str | None) -> list[tuple[Sequence[int], int]]:
+    """Token ids of what is read under a condition with a system prompt, and how many of them are context."""
     live = tiny_live("llama")
     chat = live.chat if system_prompt is None else live.chat.with_system_prompt(system_prompt)
-    read = chat.render(example, completion=True)
-    assert read.prompt is not None
-    with live.steer(*placements), torch.no_grad():
-        logits = live.model(torch.tensor([read.token_ids])).logits[0].double().log_softmax(-1)
-    tokens = read.token_ids[read.prompt :]
-    return -sum(float(logits[read.prompt - 1 + at, token]) for at, token in enumerate(tokens)), len(tokens)
+    plan = planned(run / "recipe.yaml")
+    if name == "text":
+        return [(live.tokenizer(one.text)["input_ids"], 1) for one in plan.examples(DataRef("text"))]  # type: ignore[misc]  # a tiny model has one
+    if name == "cold.test":
+        prompts = [one.text for one in plan.examples(DataRef("cold", "test"))]
+        own = live.complete(prompts, max_new_tokens=5)
+        read = [chat.render(prompt).token_ids for prompt in prompts]
+        return [((*one, *ids), len(one)) for one, ids in zip(read, own, strict=True)]
+    if name == "given":
+        examples = list(plan.examples(DataRef("given")))
+    else:
+        examples = [
+            replace(Example.of(row["prompt"]), completion=row["completion"])
+            for row in rows(run, name.removesuffix(".test"))
+            if row["split"] == "test"
+        ]
+    whole = [chat.render(one, completion=True) for one in examples]
+    return [(one.token_ids, one.prompt or 0) for one in whole]
 
 
 def test_cross_entropy_of_completions_is_the_mean_over_their_tokens_under_every_condition(run: Path) -> None:
@@ -157,15 +181,10 @@ def test_cross_entropy_of_completions_is_the_mean_over_their_tokens_under_every_
     }
     records = {(one["condition"], one["data"]): one for one in results(run)["records"] if one["unit"] == "nats"}
     for condition, (system_prompt, placements) in steering.items():
-        for name in ("said", "steered", "asked", "spoken"):
-            examples = [
-                replace(Example.of(row["prompt"]), completion=row["completion"])
-                for row in rows(run, name)
-                if row["split"] == "test"
-            ]
-            sums = [literal(one, system_prompt, placements) for one in examples]
+        for name in ("said.test", "steered.test", "asked.test", "spoken.test", "text", "given", "cold.test"):
+            sums = [literal(ids, prompt, placements) for ids, prompt in texts_read(run, name, system_prompt)]
             expected = sum(total for total, _ in sums) / sum(count for _, count in sums)
-            assert records[condition, f"{name}.test"]["value"] == pytest.approx(expected, rel=1e-5), (condition, name)
+            assert records[condition, name]["value"] == pytest.approx(expected, rel=1e-5), (condition, name)
     baseline, prompted = records["baseline", "asked.test"], records["prompted", "asked.test"]
     assert prompted["difference"] == pytest.approx(prompted["value"] - baseline["value"])
     assert prompted["value"] < baseline["value"], "a model predicts what it says under a prompt best under that prompt"
@@ -185,6 +204,14 @@ def test_where_completions_come_from_is_told(run: Path) -> None:
     assert other and entries["said"]["other_tokens"] == other, "bytes that are no text are read as others"
     page = write_report(run).read_text("utf-8")
     assert "spoken: greedy completions of warm.test under talkative[coefficient=3], up to 4 tokens" in page
+    assert "Cross-entropy by kind of text" in page
+    for kind in (
+        "what the model says to cold.test under prompted, without the prompts (two texts)",
+        "the completions that given gives, without their prompts (two texts)",
+        "the texts of text, up to 256 tokens of each (two texts)",
+        "the model&#39;s own baseline completions of cold.test, up to 5 tokens (two texts)",
+    ):
+        assert kind in page
     shown = [json.loads(line) for line in (run / "samples.jsonl").read_text("utf-8").splitlines()]
     assert {line["example"]["fields"]["condition"] for line in shown if line["data"] == "steered.test"} == {"warmer"}
 
@@ -232,7 +259,8 @@ def test_what_is_said_is_written_once(recipe: Path, tmp_path: Path, monkeypatch:
     assert len(keys) == len(set(keys))
     asked = {one.text for one in planned(recipe).examples(DataRef("cold", "test"))}
     payloads = [task.payload for task in tasks if isinstance(task.payload, CompletionsTask)]
-    unsteered = [one for one in payloads if one.group.condition is None and {row.text for row in one.examples} == asked]
+    plain_ones = [one for one in payloads if one.group.condition is None and one.new_tokens == 5]
+    unsteered = [one for one in plain_ones if {row.text for row in one.examples} == asked]
     assert len(unsteered) == 1
 
 

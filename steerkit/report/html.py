@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from steerkit.report.agreement import CONDITIONS_SHOWN, SHOWN, make_agreements
+from steerkit.report.crossentropy import make_cross_entropies
 from steerkit.report.describe import (
     command_line,
     describe_direction,
@@ -97,6 +98,7 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
         separations=_with_plots(separations, plots),
         searches=_searches(run, plots),
         agreements=make_agreements(run),
+        cross_entropies=make_cross_entropies(run, blocks),
         samples=group_samples(run),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
         directions_in_control=_control_size(run),
