@@ -12,7 +12,17 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 StageKind: TypeAlias = Literal[
-    "loading", "directory", "tokens", "filter", "direction", "search", "separation", "condition", "kept", "report"
+    "loading",
+    "directory",
+    "tokens",
+    "filter",
+    "completions",
+    "direction",
+    "search",
+    "separation",
+    "condition",
+    "kept",
+    "report",
 ]
 """Which part of a run begins; ``directory`` is where its files are from then on."""
 

@@ -25,7 +25,7 @@ MOST_THREADS: Final = 1024
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.artifacts.results import FilterEntry, SearchEntry, TokensEntry
+    from steerkit.artifacts.results import CompletionsEntry, FilterEntry, SearchEntry, TokensEntry
     from steerkit.executors.base import Done, Executor
     from steerkit.session.model import LiveModel
 
@@ -93,6 +93,7 @@ def execute(
                 outputs_of = partial(_outputs, store=kept, executor=executor, directory=directory, observer=observer)
                 plan, tokens = _with_tokens(plan, use, model, outputs_of)
                 plan, filters = _filtered(plan, use, outputs_of)
+                plan, completions = _completed(plan, use, outputs_of, model, directory.path)
                 graph = stages.make_graph(plan, use)
                 outputs = outputs_of(graph.tasks, graph.given, graph.wanted)
                 # What can't work is found here, before hours of measuring: sites, widths and positions.
@@ -106,7 +107,7 @@ def execute(
             scores = stages.read_scores(plan, graph, found, model)
             separation = stages.read_separations(graph, found)
             results, samples = stages.collect(
-                plan, model, directions, conditions, scores, separation, searches, filters, tokens
+                plan, model, directions, conditions, scores, separation, searches, filters, tokens, completions
             )
             directory.finish(results, samples)
             return directory.path
@@ -171,6 +172,22 @@ def _filtered(plan: Plan, use: ModelUse, outputs_of: Callable[..., Outputs]) -> 
     return stages.filtered(plan, tasks, outputs_of(listed, {}, listed).want(listed))
 
 
+def _completed(
+    plan: Plan, use: ModelUse, outputs_of: Callable[..., Outputs], model: LiveModel, folder: Path
+) -> tuple[Plan, list[CompletionsEntry]]:
+    """The plan with what the model itself says, where that is data: each data set in a file of its own, for readers."""
+    entries = []
+    for one in plan.completions:
+        graph, tasks = stages.completion_tasks(plan, use, one)
+        wanted = list(tasks.values())
+        outputs = outputs_of([*graph.tasks, *wanted], graph.given, wanted)
+        _searches(graph, outputs, folder)
+        plan, entry = stages.completed(plan, one, tasks, outputs.want(wanted), model)
+        entries.append(entry)
+        write_text(folder / f"completions-{one.name}.jsonl", stages.completion_lines(plan, one))
+    return plan, entries
+
+
 def _searches(graph: Graph, outputs: Outputs, folder: Path) -> list[SearchEntry]:
     """What candidates scored, each search in a file of its own: also where then none of them can be chosen."""
     searches = []
@@ -206,7 +223,9 @@ def _directions(plan: Plan, model: LiveModel, graph: Graph, outputs: Outputs, fo
 
 
 def _provenance(plan: Plan, model: LiveModel) -> Provenance:
-    data = {str(DataRef(name, split)): rows for name, splits in plan.data.items() for split, rows in splits.items()}
+    said = {one.name for one in plan.completions}  # only the run writes them, and what they depend on is here
+    read = {name: splits for name, splits in plan.data.items() if name not in said}
+    data = {str(DataRef(name, split)): rows for name, splits in read.items() for split, rows in splits.items()}
     return describe_run(
         recipe_hash=plan.hash,
         seed=plan.seed,

@@ -193,6 +193,48 @@ class Locator:
         return self._known[key]
 
 
+def answer_opening(messages: Turns, prompt: str, conversation: Render, what: str = "The chat template") -> str:
+    """What stands between a rendered prompt and the words that an answer is made to begin with, nearly always nothing.
+
+    Some templates put a space of their own before an answer's text (Llama 2), and it is kept. What follows is never
+    rendered, so that no template trims it.
+
+    Args:
+        messages: the conversation.
+        prompt: what the template makes of it, with what it puts before an answer.
+        conversation: renders messages without that.
+        what: what the message calls the template.
+
+    Raises:
+        ModelError: where the answer's turn isn't open at the end of the prompt.
+    """
+    mark = _mark(messages)
+    answered, asked = (
+        _rendered(conversation, [*messages, {"role": role, "content": mark}]) for role in ("assistant", "user")
+    )
+    head, found, tail = (answered or "").partition(mark)
+    if found and head.startswith(prompt) and not head[len(prompt) :].strip():
+        return head[len(prompt) :]
+    if not found or answered == asked:
+        return ""  # a template for prompts alone, which ends where an answer begins
+    ended = bool(tail.strip()) and prompt.rstrip().endswith(tail.strip())
+    if prompt != _rendered(conversation, messages) and not ended:
+        return ""
+    raise ModelError(
+        f"{what} leaves no turn of the assistant's open behind a prompt, which ends with {prompt[-24:]!r}: an "
+        "answer_prefix would continue what somebody else says. Leave answer_prefix out, or give a template that begins "
+        "the answer where add_generation_prompt is set (model.chat_template: {file: template.jinja})."
+    )
+
+
+def _rendered(render: Render, messages: Turns) -> str | None:
+    """A rendered conversation, or None where the template refuses it, as some do two turns of one role."""
+    try:
+        return render(messages)
+    except ModelError:
+        return None
+
+
 def _mark(messages: Turns) -> str:
     """A mark that none of the texts holds."""
     mark = _MARK

@@ -258,6 +258,22 @@ class TokensEntry(Entry):
         )
 
 
+class CompletionsEntry(Entry):
+    """A data set of what the model said: to which prompts, under which condition, and how much of it can be read.
+
+    ``left_out`` counts examples to which it said nothing (and the other sides of their pairs); ``other_tokens`` those
+    that are read, as text, as other tokens than were written.
+    """
+
+    data: str
+    of: tuple[str, ...]
+    condition: str
+    max_new_tokens: int
+    examples: int
+    left_out: int = 0
+    other_tokens: int = 0
+
+
 class CandidateEntry(Entry):
     """A candidate of a search: the means that it scored, with the standard error of each, and what removed it.
 
@@ -346,7 +362,7 @@ class Results(Entry):
     """The whole of ``results.json``."""
 
     _rare: ClassVar[tuple[str, ...]] = (
-        *("monitors", "searches", "filters", "published", "tokens"),
+        *("monitors", "searches", "filters", "published", "tokens", "completions"),
         *("tradeoff", "cosines"),
     )
     schema_version: int = SCHEMA_VERSION
@@ -369,12 +385,14 @@ class Results(Entry):
     published: tuple[PublishedEntry, ...] = ()
     tradeoff: TradeoffEntry | None = None
     cosines: tuple[CosineEntry, ...] = ()
+    completions: tuple[CompletionsEntry, ...] = ()
 
 
 class Sample(Entry):
     """One completion, with the scores of that one example. Null means not measured.
 
-    ``example`` is what the example holds beside its prompt: messages, completion, label, id, fields, pair.
+    ``example`` is what the example holds beside its prompt: messages, answer_prefix, completion, label, id, fields,
+    pair. The completion is what was written, without the answer_prefix that it was made to begin with.
     ``readings`` are those of each monitor along prompt and completion.
     """
 
@@ -391,6 +409,7 @@ class Sample(Entry):
     def about(self) -> str:
         """What the example holds beside its prompt, on one line."""
         named = {key: value for key, value in self.example.items() if key in ("id", "label")}
+        named |= {"answer prefix": self.example["answer_prefix"]} if "answer_prefix" in self.example else {}
         named |= {"given completion": self.example["completion"]} if "completion" in self.example else {}
         shown = {**named, **self.example.get("fields", {})}
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in shown.items()}

@@ -125,6 +125,8 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
         ("name", "estimator", "positive − negative", "site", "at"),
         [_direction_row(item) for item in plan.directions],
     )
+    said = [[one.name, ", ".join(map(str, one.of)), one.under, str(one.new_tokens)] for one in plan.completions]
+    _table(console, "completions as data, greedy", ("name", "of", "condition", "new tokens, at most"), said)
     filters = [[", ".join(map(str, item.data)), f"kept where {item}"] for item in plan.filters]
     _table(console, "filter, by the unsteered model", ("data", "which examples"), filters)
     searches = [_search_row(item) for item in plan.searches]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.types import RESID_POST, Site
+from steerkit.types import PREFIX, RESID_POST, Site
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,9 @@ def inspect_command(
     revision: Annotated[str | None, typer.Option(help="Of a hub repository.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    answer_prefix: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Show the tokens of an answer that is made to begin so.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
@@ -70,7 +73,7 @@ def inspect_command(
             )
         raise
     report = self_test(live.hf_model, live.layout, adapter=live.adapter_name)
-    tokens = roles_shown(live.tokenizer) if live.tokenizer is not None else ()
+    tokens = roles_shown(live.tokenizer, answer_prefix) if live.tokenizer is not None else ()
     if as_json:
         _print_json({**report.to_dict(), **({"template": [asdict(one) for one in tokens]} if tokens else {})})
     else:
@@ -102,7 +105,11 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
         before = sum(one.role == "before" for one in tokens)
         behind = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == "post_instruction"]
         title = f"chat template: {before} tokens before the instruction, {len(behind)} behind it (post_instruction)"
-        _table(console, title, ("position", "id", "token"), behind)
+        columns_of = ("position", "id", "token")
+        _table(console, title, columns_of, behind)
+        begun = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == PREFIX]
+        if begun:
+            _table(console, f"how the answer begins ({PREFIX}), read as part of the prompt", columns_of, begun)
     columns = ("check", "", "error", "allowed", "what it says")
     _table(console, "self-test", columns, [_check_row(check) for check in report.checks])
     if report.passed:

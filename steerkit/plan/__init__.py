@@ -5,6 +5,7 @@ from steerkit.plan.looks import Look, PlannedGroup, held_out
 from steerkit.plan.plan import Plan
 from steerkit.plan.types import (
     Cost,
+    PlannedCompletions,
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
@@ -28,6 +29,7 @@ __all__ = [
     "DataRef",
     "Look",
     "Plan",
+    "PlannedCompletions",
     "PlannedCondition",
     "PlannedDirection",
     "PlannedEvaluation",

@@ -10,6 +10,7 @@ from functools import cache, partial
 
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
+from steerkit.plan.completions import meter_completions
 from steerkit.plan.cost import (
     Meter,
     meter_directions,
@@ -25,6 +26,7 @@ from steerkit.plan.reporting import ReportResolver
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
     Cost,
+    PlannedCompletions,
     PlannedDirection,
     PlannedEvaluation,
     PlannedFilter,
@@ -83,6 +85,7 @@ class _Planner(ReportResolver):
         searches = tuple(filter(None, (self.search(*item) for item in recipe.search.items())))
         conditions = tuple(one for item in recipe.conditions.items() for one in self.condition(*item))
         evaluations = tuple(filter(None, (self.evaluation(*item) for item in enumerate(recipe.evaluate))))
+        completions = self.completions(template, conditions, directions, searches)
         samples = self.samples()
         monitors = tuple(filter(None, (self.monitor(*item) for item in recipe.monitors.items())))
         self.check_together(template, conditions, evaluations)
@@ -110,7 +113,7 @@ class _Planner(ReportResolver):
             samples=samples,
             random_directions=random_directions,
             separated=recipe.report.separation,
-            cost=self.cost(template, directions, separations, groups, searches, filters, evaluations),
+            cost=self.cost(template, directions, separations, groups, searches, filters, evaluations, completions),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
             monitors=monitors,
@@ -118,6 +121,7 @@ class _Planner(ReportResolver):
             searches=searches,
             filters=filters,
             tokens=dict(self.tokens),
+            completions=completions,
         )
 
     def report(self) -> PlannedReport:
@@ -169,20 +173,22 @@ class _Planner(ReportResolver):
         searches: Sequence[PlannedSearch],
         filters: Sequence[PlannedFilter],
         evaluations: Sequence[PlannedEvaluation],
+        completions: Sequence[PlannedCompletions],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
         arguments = section.chat_template_arguments
         counter = partial(token_counter, self.model.folder, template, arguments=arguments)
-        meter = Meter(
-            self.data, counter(section.system_prompt), section.batch_tokens, cache(partial(counter, instead=True))
-        )
+        written = {one.name: one.new_tokens for one in completions}
+        prompted = cache(partial(counter, instead=True))
+        meter = Meter(self.data, counter(section.system_prompt), section.batch_tokens, prompted, written)
         meter_directions(meter, directions, separations)
         meter_tokens(meter, self.tokens.values())
         meter_filters(meter, filters)
+        known = meter_completions(meter, completions)
         meter_searches(meter, searches, directions, self.model.n_layers)
         meter_references(meter, evaluations)
-        meter_groups(meter, groups)
+        meter_groups(meter, groups, known)
         return meter.cost()
 
     def hash(self, template: str, directions: Sequence[PlannedDirection]) -> str:

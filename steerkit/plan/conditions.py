@@ -18,6 +18,7 @@ from steerkit.types import (
     FROM_TOKEN,
     HEAD_OUT,
     MLP_OUT,
+    PREFIX,
     RESID_MID,
     RESID_POST,
     RESID_PRE,
@@ -29,7 +30,7 @@ from steerkit.types import (
 )
 
 _STREAMS_IN_ORDER: Final = (RESID_PRE, HEAD_OUT, ATTN_OUT, RESID_MID, MLP_OUT, "other writers", RESID_POST)
-_WITHIN_PROMPTS: Final = ("prompt", "instruction", "post_instruction", "", *TURNS)
+_WITHIN_PROMPTS: Final = ("prompt", "instruction", "post_instruction", PREFIX, "", *TURNS)
 
 
 class ConditionResolver(DirectionResolver):

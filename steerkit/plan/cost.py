@@ -29,6 +29,7 @@ class Part(Enum):
 
     TOKENS = "refusal tokens"
     FILTERS = "filters"
+    COMPLETIONS = "completions as data"
     DIRECTIONS = "directions"
     SEPARATION = "separation by layer"
     SEARCH = "search"
@@ -47,12 +48,14 @@ class Meter:
         counter: counts their tokens.
         budget: most tokens of a batch.
         prompted: counts them under a system prompt of a condition's own.
+        written: by data set, how long completions are that only the run will write.
     """
 
     data: Mapping[str, Splits]
     counter: TokenCounter
     budget: int
     prompted: Callable[[str], TokenCounter] | None = None
+    written: Mapping[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     generated_tokens: int = 0
     parts: dict[Part, int] = field(default_factory=dict)
@@ -65,7 +68,9 @@ class Meter:
             counter = self.counter
             if system_prompt is not None and self.prompted is not None:
                 counter = self.prompted(system_prompt)
-            self._lengths[key] = counter.count(self.data[ref.dataset][ref.split], how)
+            behind = 0 if how == "prompt" else self.written.get(ref.dataset, 0)
+            rows = self.data[ref.dataset][ref.split]
+            self._lengths[key] = [n + behind for n in counter.count(rows, "prompt" if behind else how)]
         return self._lengths[key]
 
     def texts(self, ref: DataRef, system_prompt: str | None = None) -> list[int]:
@@ -101,7 +106,8 @@ class Meter:
         parts = tuple((part.value, self.parts[part]) for part in Part if part in self.parts)
         total = sum(self.parts.values())
         counter = self.counter
-        return Cost(total, self.prompt_tokens, self.generated_tokens, counter.estimated, counter.basis, parts)
+        basis = f"{counter.basis}; completions that are data count at full length" if self.written else counter.basis
+        return Cost(total, self.prompt_tokens, self.generated_tokens, counter.estimated, basis, parts)
 
 
 def meter_directions(
@@ -183,9 +189,9 @@ def _reading(direction: PlannedDirection) -> Reading:
     return "whole" if direction.positions is not None and reads_behind(direction.positions) else "prompt"
 
 
-def meter_groups(meter: Meter, groups: Sequence[PlannedGroup]) -> None:
-    """The looks of the baseline, and of every condition with its controls."""
-    taken: list[object] = []
+def meter_groups(meter: Meter, groups: Sequence[PlannedGroup], known: Sequence[object] = ()) -> None:
+    """The looks of the baseline, and of every condition with its controls, but those that are ``known`` already."""
+    taken: list[object] = [*known]
     for group in groups:
         condition = group.condition
         part = Part.BASELINE if condition is None else Part.CONDITIONS
@@ -194,9 +200,9 @@ def meter_groups(meter: Meter, groups: Sequence[PlannedGroup]) -> None:
         for look in group.looks:
             members = group.members(look)
             # Conditions that differ by their names alone are one.
-            known = (None if condition is None else condition.nameless, members, look)
-            if known not in taken:
-                taken.append(known)
+            key = (None if condition is None else condition.nameless, members, look)
+            if key not in taken:
+                taken.append(key)
                 for run in look.passes(lengths):
                     apart = group.apart or run.alone
                     meter.add(part, run, members=members, apart=apart, prepass=prepass and run.kind != "baseline along")

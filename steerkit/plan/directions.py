@@ -14,6 +14,7 @@ from steerkit.plan.names import KeyPart
 from steerkit.plan.tokens import turns_shown
 from steerkit.plan.turns import lacking, within_prompt, without_completion
 from steerkit.plan.types import PlannedDirection
+from steerkit.recipe.completions import with_completions
 from steerkit.recipe.data import DataRef, load_data
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.rows import describe_shared, identity, prompt_of
@@ -38,8 +39,9 @@ class DirectionResolver(ModelResolver):
         """Read all data sets, and what a chat template shows of them."""
         section = self.recipe.model
         self.shown = turns_shown(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
-        self.data, problems = load_data(self.draft)
-        self.problems += problems
+        loaded, problems = load_data(self.draft)
+        self.data, further = with_completions(self.draft, loaded)
+        self.problems += [*problems, *further]
 
     def direction(self, name: str, written: DirectionRecipe) -> PlannedDirection | None:
         """One direction, or None where it has problems."""
@@ -147,8 +149,8 @@ class DirectionResolver(ModelResolver):
             self.complain(f"{positive} and {negative} {describe_shared(shared)}", *path, "negative")
             return
         # Where only prompts are read, two completions of one prompt are one text, twice.
-        prompts = {prompt_of(one) for one in self.examples(negative) if one.completion is not None}
-        alike = [one for one in self.examples(positive) if one.completion is not None and prompt_of(one) in prompts]
+        prompts = {_read_of(one) for one in self.examples(negative) if one.completion is not None}
+        alike = [one for one in self.examples(positive) if one.completion is not None and _read_of(one) in prompts]
         if alike and within_prompt(positions):
             message = f"{positions} are tokens of the prompt, and {positive} and {negative} differ in completions only"
             self.complain(f"{message}: {describe_shared(alike)}; write completion", *path, "positions")
@@ -199,3 +201,8 @@ class DirectionResolver(ModelResolver):
             return written if self.model.n_layers is None else written.sites(self.model.n_layers)
         except SteerkitError:
             return None  # told where the direction stands
+
+
+def _read_of(example: Example) -> tuple[str, str | None]:
+    """What of an example is read before its completion."""
+    return prompt_of(example), example.answer_prefix

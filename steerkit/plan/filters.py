@@ -32,6 +32,8 @@ class FilterResolver(SearchResolver):
             if not self.draft.lost("data", name):
                 self.complain(f"unknown data set {name!r}. {nearest(name, self.recipe.data, 'data set')}", *path)
             return None
+        if (section := self.recipe.data[name].completions) is not None:
+            self.complain(f"{name!r} holds what the model says to prompts of {section.of}: filter those", *path)
         refs = self.filtered_parts(name, written)
         if not refs and not self.draft.lost_within("data", name):
             has = ", ".join(self.data[name])

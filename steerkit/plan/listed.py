@@ -9,6 +9,7 @@ from pydantic_core import to_jsonable_python
 from steerkit.api.hookspecs import Options
 from steerkit.plan.types import (
     CHOSEN,
+    PlannedCompletions,
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
@@ -69,6 +70,12 @@ def condition_as_json(item: PlannedCondition, controls: int) -> dict[str, Any]:
         "controls": controls,
         **item.how(),
     }
+
+
+def completions_as_json(item: PlannedCompletions) -> dict[str, Any]:
+    """Completions that are data as ``plan.json`` lists them."""
+    of = [str(ref) for ref in item.of]
+    return {"name": item.name, "of": of, "condition": item.under, "max_new_tokens": item.new_tokens}
 
 
 def evaluation_as_json(item: PlannedEvaluation) -> dict[str, Any]:

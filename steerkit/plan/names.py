@@ -97,11 +97,13 @@ class Resolver:
 
     def ref(self, text: str, *path: KeyPart) -> DataRef | None:
         """A data reference, or None and a problem."""
+        dataset = text.partition(".")[0]
+        if dataset in self.data and not self.data[dataset]:
+            return None  # what it is made of isn't known, which is told where it stands
         try:
             return parse_ref(text, self.data)
         except DataError as error:
-            dataset = text.partition(".")[0]
-            if not any(self.draft.lost_within("data", dataset, key) for key in ("split", "pairs")):
+            if not any(self.draft.lost_within("data", dataset, key) for key in ("split", "pairs", "completions")):
                 self.complain(error, *path)
             return None
 

@@ -11,6 +11,7 @@ from typing import Any
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.catalog import Catalog
 from steerkit.plan.listed import (
+    completions_as_json,
     condition_as_json,
     direction_as_json,
     evaluation_as_json,
@@ -20,6 +21,7 @@ from steerkit.plan.listed import (
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.types import (
     Cost,
+    PlannedCompletions,
     PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
@@ -67,6 +69,7 @@ class Plan:
         searches: in the recipe's order.
         filters: in the recipe's order.
         tokens: first tokens of refusals that are found before anything else is computed, by how options ask for them.
+        completions: data sets of what the model says, each behind those that its condition's directions come from.
     """
 
     recipe: Recipe
@@ -93,6 +96,7 @@ class Plan:
     searches: tuple[PlannedSearch, ...] = ()
     filters: tuple[PlannedFilter, ...] = ()
     tokens: Mapping[str, PlannedTokens] = field(default_factory=dict)
+    completions: tuple[PlannedCompletions, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:
@@ -126,6 +130,7 @@ class Plan:
             "data": {
                 str(DataRef(name, part)): len(rows) for name, by in self.data.items() for part, rows in by.items()
             },
+            **({"completions": [completions_as_json(item) for item in self.completions]} if self.completions else {}),
             "directions": [direction_as_json(item) for item in self.directions],
             **({"filter": [filter_as_json(item) for item in self.filters]} if self.filters else {}),
             **({"search": [search_as_json(item) for item in self.searches]} if self.searches else {}),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steerkit.plan.filters import FilterResolver
+from steerkit.plan.completions import CompletionsResolver
 from steerkit.plan.reach import asked_outside, unprompted, unreached
+from steerkit.plan.tokens import prefix_fault
 from steerkit.plan.turns import unrendered
 from steerkit.plan.types import PlannedCondition, PlannedEvaluation
 from steerkit.recipe.rows import describe_shared, prompt_of
-from steerkit.types import TURNS, Positions
+from steerkit.types import PREFIX, TURNS, Positions
 
 
-class RecipeResolver(FilterResolver):
+class RecipeResolver(CompletionsResolver):
     """Resolves all sections, and looks at them together."""
 
     def check_together(
@@ -23,6 +24,7 @@ class RecipeResolver(FilterResolver):
         self.check_monitors(evaluations)
         self.check_whole()
         self.check_rendered(template)
+        self.check_prefixes(template)
         self.notes += unreached(conditions, evaluations) + unprompted(conditions, evaluations, self.examples)
         controls = sum(one.n_controls(self.recipe.control.random_directions) for one in conditions)
         self.notes += asked_outside(evaluations, 1 + len(conditions) + controls)
@@ -43,7 +45,7 @@ class RecipeResolver(FilterResolver):
         self.check_controls()
         self.check_leaks()
         self.check_edited()
-        used = {ref.dataset for ref in (*self.estimated, *self.measured, *self.compared)}
+        used = {ref.dataset for ref in (*self.estimated, *self.measured, *self.compared, *self.completed)}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
         steering = {name for item in listed for name in item.directions}
@@ -90,6 +92,18 @@ class RecipeResolver(FilterResolver):
                 message = f"{fault}: that needs a chat template, and model.chat_template is none"
                 self.complain(message, "data", ref.dataset)
 
+    def check_prefixes(self, template: str) -> None:
+        """An answer can be made to begin where the chat template leaves its turn open."""
+        section = self.recipe.model
+        fault = prefix_fault(self.model.folder, template, section.system_prompt, section.chat_template_arguments)
+        for name, splits in self.data.items():
+            begun = [one for rows in splits.values() for one in rows if one.answer_prefix is not None]
+            told = fault(begun[0]) if begun else None
+            if told is not None:
+                own = self.recipe.data[name].answer_prefix is not None
+                self.complain(told, *(("data", name, "answer_prefix") if own else ("model", "answer_prefix")))
+                return
+
     def check_edited(self) -> None:
         """Every example that is measured has the turns that interventions and gates name."""
         for name, condition in self.recipe.conditions.items():
@@ -98,6 +112,6 @@ class RecipeResolver(FilterResolver):
                 gate = item.gate.positions if item.gate is not None else None
                 for text, where in ((item.positions, path), (gate, (*path, "gate"))):
                     positions = Positions.parse(text) if text is not None else None
-                    for ref in self.measured if positions is not None and positions.role in TURNS else ():
+                    for ref in self.measured if positions is not None and positions.role in (*TURNS, PREFIX) else ():
                         assert positions is not None
                         self.check_turns(positions, ref, *where, "positions")

@@ -9,8 +9,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from steerkit.errors import ModelError
 from steerkit.plan.model import chat_template, read_json, token_text
-from steerkit.templates import Locator, Render, compiled, messages_of
+from steerkit.templates import Locator, Render, answer_opening, compiled, messages_of
 from steerkit.types import Example
 
 _CHARACTERS_PER_TOKEN: Final = 4
@@ -148,7 +149,10 @@ def _of_texts(count: _Counts, extra: int = 0) -> Callable[[Sequence[Example]], l
     """Counts examples by the texts of their turns."""
 
     def counted(examples: Sequence[Example]) -> list[int]:
-        texts = ["\n".join(message.content for message in example.messages) for example in examples]
+        texts = [
+            "\n".join(message.content for message in example.messages) + (example.answer_prefix or "")
+            for example in examples
+        ]
         return [n + extra * len(one.messages) for n, one in zip(count(texts), examples, strict=True)]
 
     return counted
@@ -200,4 +204,48 @@ def _renderer(
 ) -> Callable[[Example], str]:
     """Renders an example as the engine does."""
     templates = {closed: _template(folder, source, not closed, arguments) for closed in (False, True)}
-    return lambda example: templates[example.is_closed](messages_of(example, system_prompt, instead=instead))
+
+    def render(example: Example) -> str:
+        messages = messages_of(example, system_prompt, instead=instead)
+        text = templates[example.is_closed](messages)
+        if example.answer_prefix is None:
+            return text
+        return text + answer_opening(messages, text, _refusing(templates[True])) + example.answer_prefix
+
+    return render
+
+
+def _refusing(render: Render) -> Render:
+    """A template whose refusals are told as the engine tells them."""
+
+    def rendered(messages: Any) -> str:
+        try:
+            return render(messages)
+        except Exception as error:
+            raise ModelError(f"The chat template can't render this: {error}.") from error
+
+    return rendered
+
+
+def prefix_fault(
+    folder: Path | None, template: str, system_prompt: str | None, arguments: Mapping[str, Any]
+) -> Callable[[Example], str | None]:
+    """A function that tells why an answer can't begin as an example says, as far as a chat template is at hand."""
+    source: str | None = template
+    if template in ("default", "none"):
+        source = chat_template(folder) if folder is not None and template == "default" else None
+
+    def fault(example: Example) -> str | None:
+        if source is None or example.answer_prefix is None or example.is_closed:
+            return None
+        messages = messages_of(example, system_prompt)
+        try:
+            prompt = _template(folder, source, True, arguments)(messages)
+            answer_opening(messages, prompt, _refusing(_template(folder, source, False, arguments)))
+        except ModelError as error:
+            return str(error).rstrip(".")
+        except Exception:
+            return None  # the load will say what is wrong with the template
+        return None
+
+    return fault

@@ -7,7 +7,7 @@ from typing import Final
 
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import quote
-from steerkit.types import FROM_TOKEN, TURNS, Example, Positions
+from steerkit.types import FROM_TOKEN, PREFIX, TURNS, Example, Positions
 
 _BEHIND: Final = ("generated", "completion")
 _OF_THE_USER: Final = ("instruction", "post_instruction")
@@ -35,6 +35,8 @@ def lacking(
         shown: tells each turn's role, and whether the chat template shows it.
     """
     role, turn = ("user", -1) if positions.role in _OF_THE_USER else (positions.role, positions.turn)
+    if role == PREFIX:
+        return _told("no answer_prefix", ref, examples, [one for one in examples if one.answer_prefix is None])
     if role not in TURNS:
         return None
     absent, hidden = [], []

@@ -17,6 +17,7 @@ from steerkit.api.hookspecs import (
     Value,
 )
 from steerkit.api.tokens import FoundTokens
+from steerkit.recipe.completions import UNSTEERED
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.document import write_document
 from steerkit.recipe.schema import PublishedRecipe
@@ -246,6 +247,30 @@ class PlannedFilter:
     def __str__(self) -> str:
         sides = (("≥", self.at_least), ("≤", self.at_most))
         return f"{self.spec.name} " + " and ".join(f"{sign} {value:g}" for sign, value in sides if value is not None)
+
+
+@dataclass(frozen=True)
+class PlannedCompletions:
+    """A data set of what the model says to another one's prompts.
+
+    Args:
+        name: of the data set.
+        of: the parts whose prompts are completed; the data set has parts of the same names.
+        condition: under which they are; None for the unsteered model.
+        new_tokens: length of a completion in tokens, at most.
+        prefix: how the answers are made to begin; None: as those to the prompts are.
+    """
+
+    name: str
+    of: tuple[DataRef, ...]
+    condition: PlannedCondition | None
+    new_tokens: int
+    prefix: str | None = None
+
+    @property
+    def under(self) -> str:
+        """The condition's name."""
+        return UNSTEERED if self.condition is None else self.condition.name
 
 
 @dataclass(frozen=True)

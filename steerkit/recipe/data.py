@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
 from steerkit.errors import DataError, Problem, SteerkitError, nearest
@@ -21,8 +21,8 @@ Splits: TypeAlias = Mapping[str, tuple[Example, ...]]
 
 SIDES: Final = ("positive", "negative")
 _READING: Final = (
-    *("file", "inline", "hub", "config", "hub_split", "duplicates"),
-    *("field", "messages", "template", "completion", "pairs", "label", "id", "where"),
+    *("file", "inline", "hub", "completions", "config", "hub_split", "duplicates"),
+    *("field", "messages", "template", "completion", "answer_prefix", "pairs", "label", "id", "where"),
 )
 """Keys of a data set that say which examples it holds."""
 
@@ -74,14 +74,17 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
     """Read every data set of a recipe.
 
     Returns:
-        ``{data set: {split: examples}}`` and every problem. A data set with a problem has its splits, empty.
+        ``{data set: {split: examples}}`` and every problem. A data set with a problem has its splits, empty. What the
+        model says itself isn't there yet: ``steerkit.recipe.completions`` holds its place.
     """
     loaded: dict[str, Splits] = {}
     problems: list[Problem] = []
     recipe = draft.recipe
     for name, dataset in recipe.data.items():
+        if dataset.completions is not None:
+            continue
         try:
-            rows = _rows(draft, name, dataset)
+            rows = _begun(_rows(draft, name, dataset), dataset, recipe.model.answer_prefix)
             drawn = split_rows(rows, dataset, recipe.seed if dataset.seed is None else dataset.seed)
             loaded[name] = _by_side(drawn, dataset)
         except Faults as faults:
@@ -91,7 +94,7 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
                 item = ("inline", row - 1) if row and dataset.inline is not None else ()
                 if not draft.lost("data", name, *item):
                     problems.append(Problem(message, *draft.place("data", name, *item)))
-    problems += [Problem(message, *draft.place("data", name)) for name, message in _overlaps(loaded, list(recipe.data))]
+    problems += [Problem(message, *draft.place("data", name)) for name, message in _overlaps(loaded, list(loaded))]
     return loaded, problems
 
 
@@ -125,6 +128,13 @@ def _rows(draft: Draft, name: str, dataset: DatasetRecipe) -> list[Sides]:
         return read_rows(source, rows, dataset)
     except SteerkitError as error:
         raise Faults((str(error), None)) from error
+
+
+def _begun(rows: list[Sides], dataset: DatasetRecipe, prefix: str | None) -> list[Sides]:
+    """Rows whose answers begin as the recipe's model says, where the data set itself says nothing of it."""
+    if prefix is None or dataset.answer_prefix is not None:
+        return rows
+    return [tuple(one if one.is_closed else replace(one, answer_prefix=prefix) for one in sides) for sides in rows]
 
 
 def split_rows(rows: Sequence[T], dataset: DatasetRecipe, seed: int) -> dict[str, tuple[T, ...]]:

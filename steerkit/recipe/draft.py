@@ -20,6 +20,8 @@ SCORE_KEYS = ("data", "under")
 FILTER_KEYS = ("at_least", "at_most", "parts")
 OPTIONS = "options"
 """Holds options of a plugin that are called as a key of ours is, and any others."""
+_RARE_OF_DATA = ("completions", "answer_prefix")
+"""Keys of data sets that a resolved recipe holds only where they are set."""
 _RARE = ("schedule", "gate")
 """Keys of interventions that a resolved recipe holds only where they are set."""
 
@@ -112,11 +114,16 @@ class Draft:
         model = out["model"]
         if template := model.pop("chat_template_file"):
             model["chat_template"] = {"file": str(self.path_of(template))}
+        if model["answer_prefix"] is None:
+            del model["answer_prefix"]
         if (folder := local_model(model["source"])) is not None:
             model["source"] = str(folder.resolve())
         for data in out["data"].values():
             if data["file"] is not None:
                 data["file"] = str(self.path_of(data["file"]))
+            for key in _RARE_OF_DATA:
+                if data[key] is None:
+                    del data[key]
         for name, direction in out["directions"].items():
             if direction["file"] is not None:
                 given = self.recipe.directions[name].model_fields_set

@@ -37,6 +37,8 @@ _STAND_INS: Final[Mapping[Path, Any]] = {
     ("model", "source"): _UNKNOWN_NAME,
     ("data", "*"): {"inline": [_UNKNOWN_NAME]},
     ("data", "*", "inline"): [_UNKNOWN_NAME],
+    ("data", "*", "completions", "of"): _UNKNOWN_NAME,
+    ("data", "*", "completions", "max_new_tokens"): 1,
     ("directions", "*"): _DIRECTION,
     **{("directions", "*", key): value for key, value in _DIRECTION.items()},
     ("conditions", "*", "interventions", "*", "sites", "*"): _DIRECTION["site"],

@@ -134,6 +134,10 @@ class _Reader:
             "id": None if dataset.id is None else _id(values.get(dataset.id)),
             "fields": _kept(values, self._consumed()),
         }
+        if (prefix := dataset.prefix_field) is not None:
+            common["answer_prefix"] = _prefix(values.get(prefix))
+        elif isinstance(dataset.answer_prefix, str):
+            common["answer_prefix"] = dataset.answer_prefix
         if dataset.completion is not None:
             common["completion"] = _text(values.get(dataset.completion), "completion")
         if pairs is None:
@@ -162,7 +166,7 @@ class _Reader:
     def _consumed(self) -> set[str]:
         """Fields that are somewhere else in the example already."""
         dataset, pairs = self.dataset, self.dataset.pairs
-        named = {self.field, dataset.messages, dataset.completion, dataset.label, dataset.id}
+        named = {self.field, dataset.messages, dataset.completion, dataset.label, dataset.id, dataset.prefix_field}
         return {*filter(None, named), *((pairs.positive, pairs.negative) if pairs else ())}
 
 
@@ -170,6 +174,7 @@ def _named(dataset: DatasetRecipe) -> list[tuple[str, str]]:
     """Every field that a data set names, with the key that names it, as written."""
     keys = ("field", "messages", "completion", "label", "id")
     found = [(f"{key}: {value}", value) for key in keys if (value := getattr(dataset, key)) is not None]
+    found += [("answer_prefix", name) for name in (dataset.prefix_field,) if name is not None]
     found += [("template", name) for name in (fields_of(dataset.template) if dataset.template else ())]
     found += [("where", name) for name in dataset.where or ()]
     if dataset.pairs is not None:
@@ -180,6 +185,8 @@ def _named(dataset: DatasetRecipe) -> list[tuple[str, str]]:
 def _example(messages: tuple[Message, ...], about: Mapping[str, Any]) -> Example:
     if about.get("completion") is not None and messages[-1].role == "assistant":
         raise _Fault("has a completion, and a conversation that ends with the assistant's turn already")
+    if about.get("answer_prefix") and messages[-1].role == "assistant":
+        raise _Fault("has an answer_prefix, and a conversation that ends with the assistant's turn already")
     return Example(messages, **about)
 
 
@@ -208,6 +215,15 @@ def _text(value: object, what: str = "") -> str:
     if not value.strip():
         raise _Fault(f"has an empty {what}" if what else "is empty")
     return value
+
+
+def _prefix(value: object) -> str:
+    """How a row's answer begins; an empty text for nothing."""
+    return "" if value == "" else _text(value, "answer_prefix") if not _is_space(value) else str(value)
+
+
+def _is_space(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def _turns(value: object) -> tuple[Message, ...]:
@@ -303,6 +319,7 @@ def prompt_of(example: Example) -> str:
 def identity(example: Example) -> str:
     """A whole example as it is compared, completion and all: two answers to one prompt are two examples."""
     behind = "" if example.completion is None else f"\x1f{normalise(example.completion)}"
+    behind = behind if example.answer_prefix is None else f"\x1d{normalise(example.answer_prefix)}{behind}"
     return _compared(example.messages) + behind
 
 

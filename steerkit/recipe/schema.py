@@ -13,12 +13,14 @@ from pydantic_core import PydanticCustomError
 
 from steerkit.recipe.problems import EXCESS, INTERNAL, LACKING
 from steerkit.recipe.values import (
+    AnswerPrefix,
     Coefficients,
     Count,
     Device,
     Name,
     Names,
     PositionsText,
+    PrefixText,
     PromptTemplate,
     ScheduleValue,
     Seed,
@@ -33,6 +35,10 @@ from steerkit.recipe.values import (
 )
 
 SPLITS: Final = ("train", "validation", "test")
+_OF_ROWS: Final = (
+    *("field", "messages", "template", "completion", "pairs", "label", "id", "where", "split", "seed", "duplicates"),
+)
+"""Keys of a data set that say how rows become examples, which completions have from another data set."""
 WHOLE: Final = "all"
 """The name of the one split of a data set that isn't split."""
 
@@ -66,6 +72,9 @@ class ModelRecipe(Section):
     )
     system_prompt: SystemPrompt | None = Field(
         default=None, description="system message of every prompt that has none of its own"
+    )
+    answer_prefix: PrefixText | None = Field(
+        default=None, description="how answers begin to prompts whose data set says nothing else"
     )
     trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
     accept_terms: bool = Field(default=False, description="whether the model's terms of use are accepted")
@@ -101,20 +110,36 @@ class PairsRecipe(Section):
     negative: str = Field(min_length=1, description="field that holds the negative side")
 
 
+class CompletionsRecipe(Section):
+    """A data set of what the model itself says: prompts of another one, each with the model's greedy completion."""
+
+    of: str = Field(min_length=1, description="data set, or a part of one, whose prompts are completed")
+    condition: str | None = Field(
+        default=None, min_length=1, description="name of the condition under which they are; unsteered where None"
+    )
+    max_new_tokens: Count = Field(description="length of a completion in tokens, at most")
+
+
 class DatasetRecipe(Section):
-    """One data set of section ``data``: from a file, inline, or from the hub."""
+    """One data set of section ``data``: from a file, inline, from the hub, or what the model says to another one."""
 
     file: str | None = Field(default=None, min_length=1, description="path, relative to the recipe")
     inline: tuple[str | Mapping[str, Any], ...] | None = Field(
         default=None, description="the texts themselves, or rows with fields, as in [{text: Hello., label: warm}]"
     )
     hub: str | None = Field(default=None, min_length=1, description="org/name of a hub data set")
+    completions: CompletionsRecipe | None = Field(
+        default=None, description="the model's own completions of another data set's prompts, as in {of: probe}"
+    )
     config: str | None = Field(default=None, description="configuration of the hub data set")
     hub_split: str = Field(default="train", description="split of the hub data set that is read")
     field: str | None = Field(default=None, description="field that holds the text")
     messages: str | None = Field(default=None, min_length=1, description="field that holds a conversation")
     template: PromptTemplate | None = Field(default=None, description="the user's turn, with {fields} filled in")
     completion: str | None = Field(default=None, min_length=1, description="field with what follows the prompt")
+    answer_prefix: AnswerPrefix | None = Field(
+        default=None, description="how answers begin: a text for all, or {field: name}; the model's where None"
+    )
     pairs: PairsRecipe | None = Field(default=None, description="two fields as the two classes, in pairs")
     label: str | None = Field(default=None, min_length=1, description="field that holds the row's label")
     id: str | None = Field(default=None, min_length=1, description="field that holds the row's name")
@@ -125,15 +150,34 @@ class DatasetRecipe(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetRecipe:
-        sources = ("file", "inline", "hub")
+        sources = ("file", "inline", "hub", "completions")
         given = [name for name in sources if getattr(self, name) is not None]
         if not given:
-            raise _lacking("expected one of file, inline and hub, not none of them", sources)
+            raise _lacking("expected one of file, inline, hub and completions, not none of them", sources)
         if len(given) > 1:
-            raise _excess(f"expected one of file, inline and hub, not {' and '.join(given)}", given)
+            raise _excess(f"expected one of file, inline, hub and completions, not {' and '.join(given)}", given)
         if self.hub is None and (self.config is not None or self.hub_split != "train"):
             message = "config and hub_split belong to data sets from the hub; remove them"
             raise _excess(message, ("config", "hub_split"))
+        return self
+
+    @property
+    def prefix_field(self) -> str | None:
+        """The field that holds how answers begin, or None."""
+        return self.answer_prefix["field"] if isinstance(self.answer_prefix, Mapping) else None
+
+    @model_validator(mode="after")
+    def _follows(self) -> DatasetRecipe:
+        if self.completions is None:
+            return self
+        if self.prefix_field is not None:
+            message = "completions have no rows of their own, so answer_prefix is a text for all of them"
+            raise _excess(message, ["answer_prefix"])
+        own = [name for name in _OF_ROWS if getattr(self, name) != type(self).model_fields[name].default]
+        if own:
+            listed = " and ".join(own)
+            message = f"completions have prompts, labels and splits of the data set that they are of; remove {listed}"
+            raise _excess(message, own)
         return self
 
     @model_validator(mode="after")

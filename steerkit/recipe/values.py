@@ -159,6 +159,20 @@ def _check_system_prompt(value: str) -> str:
     return value
 
 
+def _read_prefix(value: Any) -> str | dict[str, str]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and set(value) == {"field"} and isinstance(value["field"], str) and value["field"]:
+        return {"field": value["field"]}
+    raise ValueError("expected a text, as in 'Sure, ', or the field that holds it, as in {field: opening}")
+
+
+def _check_prefix(value: str) -> str:
+    if not value:
+        raise ValueError("expected a text, as in 'Sure, '; leave answer_prefix out where answers begin by themselves")
+    return value
+
+
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 PositionsText: TypeAlias = Annotated[str, BeforeValidator(_read_positions)]
 # Any: pydantic warns about what a plain validator returns where it is told that this is one of two types.
@@ -170,6 +184,9 @@ SitesText: TypeAlias = Annotated[str, BeforeValidator(_read_sites)]
 """One site, or a pattern of several."""
 SitesList: TypeAlias = Annotated[tuple[SitesText, ...], AfterValidator(_check_sites)]
 SystemPrompt: TypeAlias = Annotated[str, AfterValidator(_check_system_prompt)]
+PrefixText: TypeAlias = Annotated[str, AfterValidator(_check_prefix)]
+AnswerPrefix: TypeAlias = Annotated[Any, PlainValidator(_read_prefix)]
+"""A text, empty for none, or ``{field: name}``."""
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Template: TypeAlias = Annotated[str, AfterValidator(_check_template)]

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from steerkit.report.agreement import CONDITIONS_SHOWN, SHOWN, make_agreements
+from steerkit.report.crossentropy import make_cross_entropies
 from steerkit.report.describe import (
     command_line,
     describe_direction,
@@ -102,6 +103,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         separations=_with_plots(separations, plots),
         searches=searches,
         agreements=agreements,
+        cross_entropies=make_cross_entropies(run, blocks),
         short=make_short(run.results, blocks, [view for view, _ in searches], agreements),
         glance=make_glance(run.results, blocks),
         beside=beside,

@@ -5,6 +5,7 @@ model, and ``records`` turns outputs into results. All of it reads the plan, and
 """
 
 from steerkit.stages.carry import Bench, carry_out, read_direction, read_estimates
+from steerkit.stages.completed import completed, completion_lines, completion_tasks
 from steerkit.stages.condition import Condition, conditions, random_like, require_monitors, require_possible
 from steerkit.stages.filter import filtered
 from steerkit.stages.graph import BASELINE, Graph, GroupTasks, filter_tasks, make_graph, saved_direction
@@ -33,6 +34,9 @@ __all__ = [
     "candidate_rows",
     "carry_out",
     "collect",
+    "completed",
+    "completion_lines",
+    "completion_tasks",
     "conditions",
     "describe_condition",
     "describe_search",

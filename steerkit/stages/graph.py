@@ -384,7 +384,7 @@ class Grapher:
 
 def prompts_of(examples: Examples) -> Examples:
     """Examples without what an answer to them can't depend on: labels, fields, completions to be read."""
-    return tuple(Example(example.messages) for example in examples)
+    return tuple(Example(example.messages, answer_prefix=example.answer_prefix) for example in examples)
 
 
 def condition_names(group: PlannedGroup) -> tuple[str, ...]:

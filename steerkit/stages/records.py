@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from steerkit.api.evaluator import Evaluator, Score
 from steerkit.api.hookspecs import Value
 from steerkit.artifacts.results import (
+    CompletionsEntry,
     ConditionEntry,
     EvaluatorEntry,
     FilterEntry,
@@ -150,6 +151,7 @@ def collect(
     searches: Sequence[SearchEntry] = (),
     filters: Sequence[FilterEntry] = (),
     tokens: Sequence[TokensEntry] = (),
+    completions: Sequence[CompletionsEntry] = (),
 ) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
     records: list[RecordEntry] = []
@@ -189,6 +191,7 @@ def collect(
         searches=tuple(searches),
         filters=tuple(filters),
         tokens=tuple(tokens),
+        completions=tuple(completions),
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
         tradeoff=_tradeoff(plan),
         cosines=tuple(cosines_of(directions, _reported(plan), plan.report.compared_with)),

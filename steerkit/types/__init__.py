@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from steerkit.types.examples import Example, ExampleLike, Label, Message, Role, as_examples, same_value
-from steerkit.types.positions import FROM_TOKEN, ROLES, TURNS, Positions
+from steerkit.types.positions import FROM_TOKEN, PREFIX, ROLES, TURNS, Positions
 from steerkit.types.schedules import Schedule
 from steerkit.types.sites import (
     ATTN_OUT,
@@ -43,6 +43,7 @@ __all__ = [
     "FROM_TOKEN",
     "HEAD_OUT",
     "MLP_OUT",
+    "PREFIX",
     "RESID_MID",
     "RESID_POST",
     "RESID_PRE",

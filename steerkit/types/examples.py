@@ -61,6 +61,9 @@ class Example:
         id: what the data call it, or None.
         fields: its other fields, as JSON values; they reach evaluators, samples and reports.
         pair: the number of the pair that it is one side of, or None. Pairs are never separated by a split.
+        answer_prefix: how the assistant's answer begins, word for word: it stands behind what the chat template puts
+            before an answer, is read as part of the prompt, and what the model writes, or a completion, follows it.
+            None, or an empty text, for none.
     """
 
     messages: tuple[Message, ...]
@@ -69,6 +72,7 @@ class Example:
     id: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
     pair: int | None = None
+    answer_prefix: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.messages, (list, tuple)):
@@ -81,6 +85,9 @@ class Example:
             raise DataError("An example needs a conversation of at least one message, or a text.")
         if self.completion is not None and not isinstance(self.completion, str):
             raise DataError(f"A completion is text, not {type(self.completion).__name__}.")
+        if self.answer_prefix is not None and not isinstance(self.answer_prefix, str):
+            raise DataError(f"An answer_prefix is text, not {type(self.answer_prefix).__name__}.")
+        object.__setattr__(self, "answer_prefix", self.answer_prefix or None)
 
     @classmethod
     def of(cls, value: object) -> Example:
@@ -119,6 +126,7 @@ class Example:
     def to_json(self) -> str | dict[str, Any]:
         """As JSON values: a text where it is nothing else, otherwise what there is of it."""
         about = {
+            "answer_prefix": self.answer_prefix,
             "completion": self.completion,
             "label": self.label,
             "id": self.id,

@@ -11,7 +11,10 @@ from steerkit.errors import PositionError, nearest
 TURNS: Final = ("system", "user", "assistant", "tool")
 """Roles of a conversation's turns; as positions they are the turns' own text."""
 
-ROLES: Final = ("all", "prompt", "generated", "last", "instruction", "post_instruction", "completion", *TURNS)
+PREFIX: Final = "answer_prefix"
+"""The role of the tokens with which a recipe or an example lets the assistant's answer begin."""
+
+ROLES: Final = ("all", "prompt", "generated", "last", "instruction", "post_instruction", "completion", PREFIX, *TURNS)
 FROM_TOKEN: Final = "from_token"
 EACH: Final = "[*]"
 _POSITIONS = re.compile(r"(?P<role>[a-z_]*)(?:\[(?P<first>[^\]]*)\])?(?:\[(?P<second>[^\]]*)\])?")
@@ -23,7 +26,8 @@ class Positions:
     """Which tokens are read or edited: a role, or a choice among a role's tokens. Never padding.
 
     ``role`` is ``all``, ``prompt``, ``generated``, ``instruction`` (the last user turn's own text),
-    ``post_instruction`` (the prompt behind it), ``completion`` (text behind the prompt that is given, or generated),
+    ``post_instruction`` (what the chat template puts behind it), ``answer_prefix`` (the words that an answer is made to
+    begin with, the last ones of the prompt), ``completion`` (text behind the prompt that is given, or generated),
     a turn's role (``system``, ``user``, ``assistant``, ``tool``: the own text of all its turns; ``user[-1]``: of the
     last one), or ``""`` for explicit positions, which count within the prompt (within the whole row where nobody
     knows where the prompt ends). ``completion[:8]`` are tokens of the completion, ``user[-1][:8]`` of the last user

@@ -13,9 +13,9 @@ import jinja2
 from steerkit.engine.prompts.encoding import continued_token_ids, encode
 from steerkit.engine.sequence.positions import Turn, Turns
 from steerkit.errors import DataError, ModelError, nearest
-from steerkit.templates import Locator, dated, messages_of, require_arguments
+from steerkit.templates import Locator, answer_opening, dated, messages_of, require_arguments
 from steerkit.templates import Turns as Messages
-from steerkit.types import Example
+from steerkit.types import PREFIX, Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,12 +130,14 @@ class ChatFormat:
         )
 
     def render(self, prompt: ExampleLike, *, completion: bool = False) -> Rendered:
-        """A conversation up to where the model's answer begins; one that ends with the assistant's turn, up to its end.
+        """A conversation up to where the model's answer begins, with the words that it is made to begin with; one that
+        ends with the assistant's turn, up to its end.
 
         Args:
             prompt: a text, a list of messages, or an example.
             completion: whether the example's completion follows, where it has one. It begins right behind what the
-                template puts before an answer, and the prompt's tokens stay as they are without it.
+                template puts before an answer (behind an ``answer_prefix``), and the prompt's tokens stay as they are
+                without it, as do the template's without an ``answer_prefix``.
 
         Raises:
             ModelError: where the template refuses, with the template's own words.
@@ -147,9 +149,18 @@ class ChatFormat:
                 "An example has a completion, and its conversation ends with the assistant's turn already. A "
                 "completion follows what somebody else said: leave one of the two out."
             )
+        if example.is_closed and example.answer_prefix is not None:
+            raise DataError(
+                "An example has an answer_prefix, and its conversation ends with the assistant's turn already. An "
+                "answer begins behind what somebody else said: leave one of the two out."
+            )
         text, turns, special = self._text(example)
         ids, spans = encode(self.tokenizer, text, [span for _, span in turns], special=special)
         located = tuple(Turn(role, span) for (role, _), span in zip(turns, spans, strict=True))
+        if example.answer_prefix is not None:
+            begun = self._opening(example, text) + example.answer_prefix
+            before, ids = len(ids), continued_token_ids(self.tokenizer, ids, text, begun, special=special)
+            located, text = (*located, Turn(PREFIX, (before, len(ids)))), text + begun
         if not completion or example.completion is None:
             return Rendered(ids, located, closed=example.is_closed)
         whole = continued_token_ids(self.tokenizer, ids, text, example.completion, special=special)
@@ -179,6 +190,13 @@ class ChatFormat:
         text = locator.render(messages)
         spans = locator.locate(messages, text)
         return text, [(message["role"], span) for message, span in zip(messages, spans, strict=True)], False
+
+    def _opening(self, example: Example, text: str) -> str:
+        """What stands between a rendered prompt and the words that an answer is made to begin with."""
+        if self._template is None:
+            return ""
+        messages = messages_of(example, self.system_prompt, instead=self.instead)
+        return answer_opening(messages, text, self._conversation, f"The chat template ({self.name})")
 
     def _prompt(self, messages: Messages) -> str:
         return self._apply(messages, True)

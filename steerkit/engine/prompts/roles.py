@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steerkit.engine.prompts.chat import ChatFormat
+from steerkit.types import PREFIX, Example, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +22,7 @@ class RoleToken:
         position: counted from the prompt's end.
         token_id: its id.
         text: what the tokenizer calls it.
-        role: ``before``, ``instruction`` or ``post_instruction``.
+        role: ``before``, ``instruction``, ``post_instruction`` or ``answer_prefix``.
     """
 
     position: int
@@ -30,24 +31,30 @@ class RoleToken:
     role: str
 
 
-def roles_shown(tokenizer: PreTrainedTokenizerBase) -> tuple[RoleToken, ...]:
+def roles_shown(tokenizer: PreTrainedTokenizerBase, answer_prefix: str | None = None) -> tuple[RoleToken, ...]:
     """The tokens of one user turn as the tokenizer's own chat template renders it; none where it has no template.
 
+    Args:
+        tokenizer: the model's.
+        answer_prefix: how the answer is made to begin, or None.
+
     Raises:
-        ModelError: where the template can't render a user turn.
+        ModelError: where the template can't render a user turn, or opens no answer that could begin so.
     """
     if not tokenizer.chat_template:
         return ()
-    rendered = ChatFormat(tokenizer).render(_SHOWN)
+    rendered = ChatFormat(tokenizer).render(Example((Message("user", _SHOWN),), answer_prefix=answer_prefix))
     start, stop = rendered.instruction or (0, len(rendered.token_ids))
+    begun = next((turn.span[0] for turn in rendered.turns if turn.role == PREFIX and turn.span is not None), None)
     texts = tokenizer.convert_ids_to_tokens(list(rendered.token_ids))
     total = len(rendered.token_ids)
+    ends = (("before", start), ("instruction", stop), ("post_instruction", total if begun is None else begun))
     return tuple(
         RoleToken(
             place - total,
             token,
             str(text),
-            "before" if place < start else "instruction" if place < stop else "post_instruction",
+            next((role for role, end in ends if place < end), PREFIX),
         )
         for place, (token, text) in enumerate(zip(rendered.token_ids, texts, strict=True))
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from steerkit.errors import PositionError
-from steerkit.types import FROM_TOKEN, TURNS, Positions
+from steerkit.types import FROM_TOKEN, PREFIX, TURNS, Positions
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -31,7 +31,8 @@ class Turn:
     """One turn of a row's conversation.
 
     Args:
-        role: ``system``, ``user``, ``assistant`` or ``tool``.
+        role: ``system``, ``user``, ``assistant`` or ``tool``; ``answer_prefix`` for the words that an answer is made to
+            begin with.
         span: ``[start, stop)``, the tokens (in a frame: the columns) that hold some of its own text; None where the
             chat template leaves it out, or where nobody can tell.
     """
@@ -183,8 +184,16 @@ def bounds(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
         return frame.prompt_end[:, None], frame.end[:, None]
     spans = _spans(positions, frame)
     if positions.role == "post_instruction":
-        return spans[:, 0, 1:], frame.prompt_end[:, None]
+        return spans[:, 0, 1:], _template_end(frame)[:, None]
     return spans[..., 0], spans[..., 1]
+
+
+def _template_end(frame: Frame) -> Tensor:
+    """``[rows]``, the column behind what the chat template puts before an answer: words put into it come after."""
+    assert frame.prompt_end is not None and frame.turns is not None  # whoever asks has both
+    ends = frame.prompt_end.tolist()
+    begun = ([one.span[0] for one in turns if one.role == PREFIX and one.span is not None] for turns in frame.turns)
+    return torch.tensor([starts[0] if starts else end for starts, end in zip(begun, ends, strict=True)])
 
 
 def _spans(positions: Positions, frame: Frame) -> Tensor:
@@ -201,12 +210,17 @@ def _spans(positions: Positions, frame: Frame) -> Tensor:
 
 
 def _spans_of(positions: Positions, turns: Turns, row: int) -> list[tuple[int, int]]:
-    role, turn = (positions.role, positions.turn) if positions.role in TURNS else ("user", -1)
+    role, turn = (positions.role, positions.turn) if positions.role in (*TURNS, PREFIX) else ("user", -1)
     said = [one for one in turns if one.role == role]
     meant = said if turn is None else said[turn : turn + 1 or None]
     shown = [one.span for one in meant if one.span is not None]
     if shown:
         return sorted(shown)
+    if not meant and role == PREFIX:
+        raise PositionError(
+            f"Positions '{positions}': row {row}'s answer isn't made to begin with anything. Give its example an "
+            "answer_prefix, or choose other positions."
+        )
     if not meant:
         there = f"only {len(said)} of its turns are" if said else "none of its turns is"
         raise PositionError(f"Positions '{positions}': in row {row}'s conversation {there} the {role}'s.")
