@@ -8,7 +8,7 @@ from typing import Literal
 from steerkit.api.hookspecs import EvaluatorSpec, Lack, Needs, Options
 from steerkit.catalog import Catalog
 from steerkit.errors import PluginError, nearest
-from steerkit.plan.conditions import ConditionResolver, held_at
+from steerkit.plan.conditions import ConditionResolver, are_several, held_at
 from steerkit.plan.names import KeyPart
 from steerkit.plan.turns import closed
 from steerkit.plan.types import PlannedEvaluation, PlannedMonitor, PlannedSamples
@@ -152,7 +152,7 @@ class MeasureResolver(ConditionResolver):
     ) -> None:
         """Of a direction at several sites a monitor says at which ones it reads, as far as they are known."""
         own = self.direction_sites(direction)
-        if own is None or (isinstance(own, tuple) and len(own) == 1):
+        if own is None or not are_several(own):
             return
         if sites is None:
             if not self.draft.lost(*path, "sites"):
