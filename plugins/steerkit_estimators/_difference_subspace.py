@@ -1,7 +1,9 @@
-"""Singular vectors of class differences, as the refusal subspaces of Wollschläger et al., 2025 (arXiv 2502.17420) ask
-whether more than one direction carries a behaviour: a space that differences span, its axes in the order of what they
-make up. The decomposition is that of representation-engineering's contrast vectors (Zou et al., 2023, arXiv 2310.01405)
-without centring, since what all differences have in common is the first thing that is looked for."""
+"""Singular vectors of class differences: how many directions it takes to hold what tells two classes apart.
+
+Whether more than one direction carries a behaviour is the question of Wollschläger et al., 2025 (arXiv 2502.17420).
+Here the differences of many positions or categories answer it by their own geometry: a singular value decomposition
+without centring, since what all differences have in common is what is looked for first.
+"""
 
 from __future__ import annotations
 

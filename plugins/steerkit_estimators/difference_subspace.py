@@ -52,9 +52,8 @@ def _lacks(options: DifferenceSubspaceOptions, classes: Mapping[str, Sequence[Ex
         near = difflib.get_close_matches(options.over, [POSITIONS, *fields], n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         there = f" Available: {', '.join([POSITIONS, *fields])}." if fields else ""
-        return Lack(
-            f"{without} of {len(examples)} positive examples have no field {options.over!r}.{hint}{there}", "over"
-        )
+        what = f"{without} of {len(examples)} positive examples have no field {options.over!r}"
+        return Lack(f"{what}.{hint}{there}", "over")
     kinds = len(set(found))
     if kinds < options.rank:
         what = f"the positive examples have {kinds} values of {options.over!r}, so there are {kinds} differences"

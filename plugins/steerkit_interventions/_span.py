@@ -34,7 +34,7 @@ class SpanIntervention(Intervention[OptionsT]):
 
     @property
     def direction(self) -> Direction:
-        """The direction at the one site that is meant, with as many vectors. Raises ``AttachError`` where that can't be."""
+        """The direction at the one site that is meant, with as many of its vectors. Raises ``AttachError``."""
         one = at_one_site(super().direction, getattr(self.options, "at", None), self.plugin)
         return first_vectors(one, getattr(self.options, "rank", None), self.plugin)
 

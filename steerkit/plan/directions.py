@@ -73,11 +73,8 @@ class DirectionResolver(ModelResolver):
         self, spec: EstimatorSpec, options: Options, classes: Sequence[DataRef | None], path: tuple[KeyPart, ...]
     ) -> bool:
         """Whether the examples of both classes hold what the estimator needs of them, as far as these tell."""
-        examples = {
-            label: self.examples(ref)
-            for label, ref in zip((POSITIVE, NEGATIVE), classes, strict=True)
-            if ref is not None
-        }
+        both = zip((POSITIVE, NEGATIVE), classes, strict=True)
+        examples = {label: self.examples(ref) for label, ref in both if ref is not None}
         if not all(examples.values()):
             return True  # what keeps data from being read is told where they stand
         try:

@@ -23,6 +23,7 @@ from steerkit.report.diagnostics import make_diagnostics
 from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat, clean, count, sentence_case, significant
+from steerkit.report.ranks import RankView, make_ranks
 from steerkit.report.read import Run, Sample
 from steerkit.report.search import SearchView, make_searches
 from steerkit.report.separation import Separation, make_separations
@@ -96,6 +97,7 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
         diagnostics=make_diagnostics(run.results),
         separations=_with_plots(separations, plots),
         searches=_searches(run, plots),
+        ranks=_ranks(blocks, plots),
         agreements=make_agreements(run),
         samples=group_samples(run),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
@@ -131,7 +133,7 @@ def _control_size(run: Run) -> tuple[int, ...]:
 
 
 def _views(blocks: Sequence[Block], plots: Sequence[Plot]) -> tuple[BlockView, ...]:
-    from steerkit.report.plots import is_curve
+    from steerkit.report.plots import is_dose
 
     by_key = {plot.key: plot for plot in plots}
     doses = (plot for plot in plots if plot.key.startswith("dose-"))
@@ -142,7 +144,7 @@ def _views(blocks: Sequence[Block], plots: Sequence[Plot]) -> tuple[BlockView, .
             block,
             findings.get(id(block)),
             by_key.get(f"conditions-{number}"),
-            tuple(take() for sweep in block.sweeps if is_curve(sweep)) if block.derived_from is None else (),
+            tuple(take() for sweep in block.sweeps if is_dose(sweep)) if block.derived_from is None else (),
             f"block-{number}",
         )
         for number, block in enumerate(blocks, start=1)
@@ -157,6 +159,11 @@ def _with_plots(separations: Sequence[Separation], plots: Sequence[Plot]) -> lis
 def _searches(run: Run, plots: Sequence[Plot]) -> list[tuple[SearchView, Plot]]:
     drawn = [plot for plot in plots if plot.key.startswith("search-")]
     return list(zip(make_searches(run.results), drawn, strict=True))
+
+
+def _ranks(blocks: Sequence[Block], plots: Sequence[Plot]) -> list[tuple[RankView, Plot]]:
+    drawn = [plot for plot in plots if plot.key.startswith("ranks-")]
+    return list(zip(make_ranks(blocks), drawn, strict=True))
 
 
 def _breakable(name: str) -> Markup:

@@ -203,10 +203,7 @@ def _make_sweeps(rows: Sequence[Row]) -> tuple[Sweep, ...]:
 
 
 def _zero_is_baseline(option: str, members: Sequence[Row]) -> bool:
-    """A coefficient of 0 does nothing, as no vectors do, unless the condition also holds an intervention without one."""
+    """A coefficient of 0 does nothing, as no vectors do, unless there is also an intervention without that option."""
     interventions = [item for row in members for item in row.condition.interventions]
-    return (
-        option in ("coefficient", RANK)
-        and bool(interventions)
-        and all(option in item.options for item in interventions)
-    )
+    zero = option in ("coefficient", RANK)
+    return zero and bool(interventions) and all(option in item.options for item in interventions)

@@ -13,9 +13,9 @@ from steerkit.api.direction import Direction
 from steerkit.api.intervention import Affine, Placement
 from steerkit.engine.lowering.algebra import apply_update
 from steerkit.errors import AttachError, DataError
+from steerkit.stages.condition import random_like
 from steerkit.testing import InterventionSuite
 from steerkit.testing.intervention import seen, small_model, steered, tiny_layout
-from steerkit.stages.condition import random_like
 from steerkit.types import Positions, Site
 from steerkit_interventions._ablate import Ablate
 
@@ -154,7 +154,7 @@ def test_the_first_vectors_of_a_direction_are_removed_and_no_more() -> None:
     for rank in (1, 2, 3):
         made = Ablate(plugin.AblateOptions(rank=rank), Direction(vectors, SITE, name="d"))
         assert torch.allclose(applied(made, x), project_out(x, vectors[:rank]), atol=1e-5)
-    with pytest.raises(AttachError, match="rank 4 of direction 'd', which has 3 at blocks.1.resid_pre"):
+    with pytest.raises(AttachError, match=r"rank 4 of direction 'd', which has 3 at blocks.1.resid_pre"):
         applied(Ablate(plugin.AblateOptions(rank=4), Direction(vectors, SITE, name="d")), x)
 
 

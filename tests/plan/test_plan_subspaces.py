@@ -20,7 +20,12 @@ data:
   cold: {inline: [{text: c1, topic: sea}, {text: c2, topic: sky}, {text: c3, topic: sea}], split: {train: 3}}
   probe: {inline: [p1, p2, p3], split: {test: 3}}
 directions:
-  topics: {estimator: difference_subspace, positive: warm.train, negative: cold.train, site: "blocks.[0.6].resid_pre", options: {over: topic, rank: 2}}
+  topics:
+    estimator: difference_subspace
+    positive: warm.train
+    negative: cold.train
+    site: "blocks.[0.6].resid_pre"
+    options: {over: topic, rank: 2}
 conditions:
   removed:
     interventions: [{ablate: {direction: topics}}]

@@ -10,11 +10,11 @@ import torch
 import steerkit_estimators.difference_subspace as plugin
 import steerkit_interventions.ablate as intervention
 from steerkit.api.direction import Direction
+from steerkit.catalog import Catalog
 from steerkit.engine.reading.passes import next_token_logits
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import estimate_direction, wrap
 from steerkit.session.model import LiveModel
-from steerkit.catalog import Catalog
 from steerkit.stages.condition import random_like
 from steerkit.types import Example
 from steerkit_interventions._ablate import Ablate
