@@ -46,7 +46,7 @@ def test_one_carrier_and_several_read_differently(results: dict[str, Any]) -> No
     assert told["narrow"].endswith("The first one makes 100\u00a0% of the change that all 8 make.")
     assert told["wide"].endswith("The first one makes 12\u00a0% of the change that all 8 make.")
     assert told["nothing"].endswith("is not told from none, so there is none to be parted among them.")
-    assert "8 random ones, 2 draws: 94" in told["wide"]
+    assert "8 random ones, two draws: 93.8 to 100.0" in told["wide"]
 
 
 def test_the_figure_stands_at_the_numbers_from_the_baseline_on(results: dict[str, Any]) -> None:
