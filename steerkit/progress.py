@@ -12,7 +12,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 StageKind: TypeAlias = Literal[
-    "loading", "directory", "filter", "direction", "search", "separation", "condition", "kept", "report"
+    "loading", "directory", "filter", "direction", "search", "separation", "monitor", "condition", "kept", "report"
 ]
 """Which part of a run begins; ``directory`` is where its files are from then on."""
 

@@ -118,12 +118,14 @@ class Value:
         bootstrap: for ``whole``: whether drawing examples anew tells its uncertainty; without it there is no interval.
         verdict: for ``proportion``: whether it is the evaluator's judgement of an example, which the report compares
             with those of others; False for what stands beside it, such as the share that couldn't be judged.
+        partial: whether it is of some of the examples only, by what it is: those of weight 0 are then nothing to tell.
     """
 
     unit: str = ""
     aggregate: Literal["mean", "proportion", "whole"] = "mean"
     bootstrap: bool = True
     verdict: bool = True
+    partial: bool = False
 
 
 @dataclass(frozen=True)

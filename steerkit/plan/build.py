@@ -10,7 +10,7 @@ from functools import cache, partial
 
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
-from steerkit.plan.cost import Meter, meter_directions, meter_filters, meter_groups, meter_searches
+from steerkit.plan.cost import Meter, meter_directions, meter_filters, meter_groups, meter_monitors, meter_searches
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
 from steerkit.plan.together import RecipeResolver
@@ -20,6 +20,7 @@ from steerkit.plan.types import (
     PlannedDirection,
     PlannedFilter,
     PlannedLoading,
+    PlannedMonitor,
     PlannedReport,
     PlannedSearch,
     PlannedSeparation,
@@ -97,7 +98,7 @@ class _Planner(RecipeResolver):
             samples=samples,
             random_directions=random_directions,
             separated=recipe.report.separation,
-            cost=self.cost(template, directions, separations, groups, searches, filters),
+            cost=self.cost(template, directions, separations, groups, searches, filters, monitors),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
             monitors=monitors,
@@ -139,6 +140,7 @@ class _Planner(RecipeResolver):
         groups: Sequence[PlannedGroup],
         searches: Sequence[PlannedSearch],
         filters: Sequence[PlannedFilter],
+        monitors: Sequence[PlannedMonitor],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
@@ -150,6 +152,7 @@ class _Planner(RecipeResolver):
         meter_directions(meter, directions, separations)
         meter_filters(meter, filters)
         meter_searches(meter, searches, directions, self.model.n_layers)
+        meter_monitors(meter, monitors)
         meter_groups(meter, groups)
         return meter.cost()
 

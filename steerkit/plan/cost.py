@@ -10,7 +10,7 @@ from typing import Final
 from steerkit.plan.looks import Lengths, PlannedGroup
 from steerkit.plan.tokens import Reading, TokenCounter
 from steerkit.plan.turns import reads_behind
-from steerkit.plan.types import Cost, PlannedDirection, PlannedFilter, PlannedSearch, PlannedSeparation
+from steerkit.plan.types import Cost, PlannedDirection, PlannedFilter, PlannedMonitor, PlannedSearch, PlannedSeparation
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import Pass, completing, greedy_tokens
 from steerkit.types import SitePattern
@@ -23,6 +23,7 @@ class Part(Enum):
     DIRECTIONS = "directions"
     SEPARATION = "separation by layer"
     SEARCH = "search"
+    THRESHOLDS = "thresholds of monitors"
     BASELINE = "baseline"
     CONDITIONS = "conditions"
     CONTROLS = "random controls"
@@ -117,6 +118,13 @@ def meter_filters(meter: Meter, filters: Iterable[PlannedFilter]) -> None:
         for ref in one.data:
             prompts = tuple(meter.lengths(ref))
             meter.add(Part.FILTERS, completing(prompts, tokens) if tokens else Pass(prompts, kind="next token"))
+
+
+def meter_monitors(meter: Meter, monitors: Iterable[PlannedMonitor]) -> None:
+    """Readings by which thresholds are set."""
+    for monitor in monitors:
+        if monitor.calibration is not None:
+            meter.add(Part.THRESHOLDS, Pass(tuple(meter.lengths(monitor.calibration.data))))
 
 
 _LAYERS: Final = 32

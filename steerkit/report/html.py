@@ -22,6 +22,7 @@ from steerkit.report.describe import (
 from steerkit.report.diagnostics import make_diagnostics
 from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
+from steerkit.report.guards import make_guards
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat, clean, count, sentence_case, significant
 from steerkit.report.ranks import RankView, make_ranks
 from steerkit.report.read import Run, Sample
@@ -98,6 +99,7 @@ def render_html(run: Run, plots: Sequence[Plot]) -> str:
         separations=_with_plots(separations, plots),
         searches=_searches(run, plots),
         ranks=_ranks(blocks, plots),
+        guards=make_guards(run.results),
         agreements=make_agreements(run),
         samples=group_samples(run),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],

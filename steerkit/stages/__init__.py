@@ -19,6 +19,7 @@ from steerkit.stages.records import (
 )
 from steerkit.stages.search import candidate_rows, describe_search
 from steerkit.stages.tasks import ModelUse, Task
+from steerkit.stages.thresholds import calibrated
 
 __all__ = [
     "BASELINE",
@@ -29,6 +30,7 @@ __all__ = [
     "ModelUse",
     "Preview",
     "Task",
+    "calibrated",
     "candidate_rows",
     "carry_out",
     "collect",

@@ -19,7 +19,9 @@ from steerkit.progress import StageKind
 from steerkit.selection import Rule
 from steerkit.types import Example, Positions, Site, SitePattern
 
-TaskKind: TypeAlias = Literal["direction", "separation", "candidates", "completions", "reference", "scores", "readings"]
+TaskKind: TypeAlias = Literal[
+    "direction", "separation", "candidates", "completions", "reference", "scores", "readings", "threshold"
+]
 
 Limits: TypeAlias = Callable[[Any, int], tuple[float, float]]
 
@@ -249,6 +251,21 @@ class ReadingsTask:
     data: str = field(default="", compare=False)
 
 
+@dataclass(frozen=True)
+class ThresholdTask:
+    """Set the threshold of a monitor by its false alarms without any condition. Gives JSON: the threshold.
+
+    Args:
+        model: the model.
+        monitor: whose.
+        examples: what should not be flagged.
+    """
+
+    model: ModelUse
+    monitor: PlannedMonitor
+    examples: Examples
+
+
 Payload: TypeAlias = (
     EstimateTask
     | CandidatesTask
@@ -258,6 +275,7 @@ Payload: TypeAlias = (
     | ReferenceTask
     | ScoresTask
     | ReadingsTask
+    | ThresholdTask
 )
 
 

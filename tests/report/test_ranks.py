@@ -42,7 +42,9 @@ def views(made: dict[str, Any]) -> tuple[RankView, ...]:
 def test_one_carrier_and_several_read_differently(results: dict[str, Any]) -> None:
     (view,) = views(removed(results, narrow=(0, 0, 0, 0), wide=(14, 12, 8, 0), nothing=(16, 16, 16, 16)))
     told = dict(view.sentences)
-    assert told["narrow"].startswith("One direction removed: from 100.0\u00a0% to 0.0\u00a0% (95\u00a0% interval 0.0 to")
+    assert told["narrow"].startswith(
+        "One direction removed: from 100.0\u00a0% to 0.0\u00a0% (95\u00a0% interval 0.0 to"
+    )
     assert told["narrow"].endswith("The first one makes 100\u00a0% of the change that all 8 make.")
     assert told["wide"].endswith("The first one makes 12\u00a0% of the change that all 8 make.")
     assert told["nothing"].endswith("is not told from none, so there is none to be parted among them.")
