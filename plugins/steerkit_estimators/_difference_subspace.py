@@ -125,7 +125,8 @@ def _by_position(statistics: ClassStatistics) -> Tensor:
             "in every prompt. Name as many in each: a role of the template such as post_instruction, or indices such "
             "as [-5:]."
         )
-    return statistics.rows.double().unflatten(0, (-1, counts.pop())).mean(0)
+    means: Tensor = statistics.rows.double().unflatten(0, (-1, counts.pop())).mean(0)
+    return means
 
 
 def _by_category(statistics: ClassStatistics, examples: Sequence[Example], field: str) -> dict[str | None, Tensor]:

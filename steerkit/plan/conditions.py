@@ -172,7 +172,9 @@ class ConditionResolver(DirectionResolver):
     ) -> None:
         """An intervention uses no more vectors of a direction than there are, as far as estimators tell."""
         wanted = getattr(options, "rank", None)
-        for name in directions if isinstance(wanted, int) else ():
+        if not isinstance(wanted, int):
+            return
+        for name in directions:
             there = self.direction_rank(name)
             if there is not None and wanted > there:
                 vectors = f"{there} vector" + ("s" if there > 1 else "")
