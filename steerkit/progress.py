@@ -20,6 +20,7 @@ StageKind: TypeAlias = Literal[
     "direction",
     "search",
     "separation",
+    "monitor",
     "condition",
     "kept",
     "report",

@@ -104,6 +104,7 @@ def execute(
                 stages.require_monitors(plan, directions, model)
                 found = outputs.want(graph.wanted)
 
+            plan = stages.calibrated(plan, graph, outputs.want([*graph.thresholds.values()]))
             scores = stages.read_scores(plan, graph, found, model)
             separation = stages.read_separations(graph, found)
             results, samples = stages.collect(

@@ -63,6 +63,17 @@ def record(results: dict[str, Any], condition: str, evaluator: str, data: str = 
     return dict(found)
 
 
+def crossing(crossed: tuple[Score, ...], positive: int | None = 1) -> dict[tuple[str, str], tuple[Score, ...]]:
+    """What crossed of all, of the odd examples, which are the positive ones where there are any, and of the others."""
+    odd = [float(positive is not None and place % 2 == positive) for place in range(len(crossed))]
+    sides = {"caught": odd, "false_alarms": [1.0 - one for one in odd]}
+    parts = {
+        (name, "cold.test"): tuple(Score(one.value, weight) for one, weight in zip(crossed, weights, strict=True))
+        for name, weights in sides.items()
+    }
+    return {("crossed", "cold.test"): crossed, **parts}
+
+
 def test_values_of_examples_and_of_the_whole_are_records(run: Path) -> None:
     results = results_of(run)
     crossed, peak = (record(results, "warmer", name) for name in ("crossed", "peak_reading"))
@@ -147,7 +158,7 @@ def test_labels_give_an_auroc_with_an_interval_and_a_paired_difference(tmp_path:
 
     def given(shift: float) -> ConditionScores:
         peaks = tuple(Score(place % 5 + shift * (place % 2)) for place in range(12))
-        return ConditionScores({("peak_reading", "cold.test"): peaks, ("crossed", "cold.test"): (Score(1.0),) * 12}, {})
+        return ConditionScores({("peak_reading", "cold.test"): peaks, **crossing((Score(1.0),) * 12)}, {})
 
     records, notes = records_of(plan, planned, DataRef("cold", "test"), "c", given(5.0), given(0.0))
     (whole,) = [item for item in records if item.evaluator == "monitor_auroc"]
@@ -178,7 +189,7 @@ def test_why_there_is_no_difference_is_told(tmp_path: Path) -> None:
 
     def given(crossed: float = 1.0, weight: float = 1.0, lost: int = 0) -> ConditionScores:
         peaks = tuple(Score(math.nan if place < lost else float(place % 5)) for place in range(12))
-        scores = {("peak_reading", "cold.test"): peaks, ("crossed", "cold.test"): (Score(crossed, weight),) * 12}
+        scores = {("peak_reading", "cold.test"): peaks, **crossing((Score(crossed, weight),) * 12)}
         return ConditionScores(scores, {})
 
     def notes(found: ConditionScores, plain: ConditionScores) -> list[str]:
@@ -205,7 +216,7 @@ def test_a_label_that_no_example_has_is_named_by_the_runs_note(tmp_path: Path) -
     plan = replace(plan, data={**plan.data, "cold": {"test": labelled}})
     (planned,) = [item for item in plan.evaluations if item.name == "monitor_auroc"]
     scores = (Score(1.0),) * 4
-    found = ConditionScores({("peak_reading", "cold.test"): scores, ("crossed", "cold.test"): scores}, {})
+    found = ConditionScores({("peak_reading", "cold.test"): scores, **crossing(scores, None)}, {})
     (note,) = records_of(plan, planned, DataRef("cold", "test"), "c", found, found)[1]
     assert note == 'monitor_auroc on cold.test under c: No value: no example has label 1. Available: "safe".'
 
@@ -219,7 +230,7 @@ def test_an_auroc_of_rounding_noise_is_called_that(tmp_path: Path) -> None:
 
     def told(step: float) -> tuple[float | None, list[str]]:
         peaks = tuple(Score(3.0 + step * (place % 2)) for place in range(12))
-        scores = {("peak_reading", "cold.test"): peaks, ("crossed", "cold.test"): (Score(1.0),) * 12}
+        scores = {("peak_reading", "cold.test"): peaks, **crossing((Score(1.0),) * 12)}
         records, notes = records_of(plan, planned, DataRef("cold", "test"), "c", ConditionScores(scores, {}), None)
         return next(item.value for item in records if item.evaluator == "monitor_auroc"), notes
 

@@ -1,4 +1,4 @@
-"""A monitor judged by its peak reading of each example: AUROC by ranks, and how often it crossed."""
+"""A monitor judged by its peak reading of each example: AUROC by ranks, what crossed, what it caught, false alarms."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ class MonitorAuroc(Evaluator[MonitorAurocOptions]):
     """
 
     def score(self, outputs: Outputs) -> Sequence[Mapping[str, Score]]:
-        """Two scores per example; needs the readings of the monitor. NaN where nothing was read."""
+        """Scores per example; needs the readings of the monitor. NaN where nothing was read.
+
+        ``caught`` counts the positive class alone and ``false_alarms`` the others: their proportions of those that
+        crossed. An example without a label counts for neither.
+        """
         readings = required(outputs.readings, "monitor_auroc", "readings")
         if self.options.monitor not in readings:
             raise PluginError(f"monitor_auroc needs readings of {self.options.monitor!r}, and the outputs hold none.")
-        return [_scores(one) for one in readings[self.options.monitor]]
+        labels = [label_of(example, self.options.field) for example in outputs.examples]
+        classes = [None if label is None else same_value(label, self.options.positive) for label in labels]
+        return [_scores(one, kind) for one, kind in zip(readings[self.options.monitor], classes, strict=True)]
 
     @classmethod
     def whole(
@@ -62,10 +68,15 @@ def _peaks(
     return peaks
 
 
-def _scores(readings: Readings) -> dict[str, Score]:
+def _scores(readings: Readings, is_positive: bool | None) -> dict[str, Score]:
     read = not math.isnan(readings.peak)
     crossed = float(readings.crossed) if read else math.nan
-    return {"crossed": Score(crossed), "peak_reading": Score(float(readings.peak))}
+    return {
+        "crossed": Score(crossed),
+        "peak_reading": Score(float(readings.peak)),
+        "caught": Score(crossed, float(is_positive is True)),
+        "false_alarms": Score(crossed, float(is_positive is False)),
+    }
 
 
 def _auroc(positive: Sequence[float], negative: Sequence[float]) -> float:

@@ -80,7 +80,7 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
     return [
         EvaluatorSpec(
             name="monitor_auroc",
-            summary="Area under the ROC curve of a monitor's peak reading, and the share of examples that crossed.",
+            summary="Area under the ROC curve of a monitor's peak reading; what it catches, and its false alarms.",
             implementation="steerkit_evaluators._monitor_auroc:MonitorAuroc",
             options=MonitorAurocOptions,
             needs=_needs,
@@ -88,6 +88,8 @@ def steerkit_evaluators() -> list[EvaluatorSpec]:
                 "monitor_auroc": Value("AUROC", "whole"),
                 "crossed": Value("fraction", "proportion"),
                 "peak_reading": Value("projection", "mean"),
+                "caught": Value("fraction", "proportion", verdict=False, partial=True),
+                "false_alarms": Value("fraction", "proportion", verdict=False, partial=True),
             },
             lacks=_lacks,
         )

@@ -12,7 +12,7 @@ import torch
 from steerkit.api.direction import Direction
 from steerkit.api.intervention import Affine, Intervention, OptionsT
 from steerkit.errors import DataError
-from steerkit_interventions._sites import at_one_site
+from steerkit_interventions._sites import at_one_site, first_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,9 @@ class SpanIntervention(Intervention[OptionsT]):
 
     @property
     def direction(self) -> Direction:
-        """The direction at the one site that is meant. Raises ``AttachError`` where that isn't said."""
-        return at_one_site(super().direction, getattr(self.options, "at", None), self.plugin)
+        """The direction at the one site that is meant, with as many of its vectors. Raises ``AttachError``."""
+        one = at_one_site(super().direction, getattr(self.options, "at", None), self.plugin)
+        return first_vectors(one, getattr(self.options, "rank", None), self.plugin)
 
     @abstractmethod
     def _compute(self) -> Affine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
-from steerkit_interventions._sites import AT, read_site
+from steerkit_interventions._sites import AT, RANK, read_site
 
 STEERKIT_CONTRACT = 2
 
@@ -21,6 +21,7 @@ class AblateOptions(Options):
         "nothing, 2.0 mirrors it. The norm of the direction plays no part.",
     )
     at: str | None = Field(default=None, description=AT)
+    rank: int | None = Field(default=None, ge=1, strict=True, description=RANK)
 
     @field_validator("at")
     @classmethod

@@ -122,12 +122,14 @@ class Value:
         bootstrap: for ``whole``: whether drawing examples anew tells its uncertainty; without it there is no interval.
         verdict: for ``proportion``: whether it is the evaluator's judgement of an example, which the report compares
             with those of others; False for what stands beside it, such as the share that couldn't be judged.
+        partial: whether it is of some of the examples only, by what it is: those of weight 0 are then nothing to tell.
     """
 
     unit: str = ""
     aggregate: Literal["mean", "proportion", "whole"] = "mean"
     bootstrap: bool = True
     verdict: bool = True
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ class EstimatorNeeds:
             ``paired_rows`` (also the difference of each pair); None for nothing.
         handle: whether it gets a model handle, which runs examples under interventions of its own.
         outputs: names of the further directions that it gives beside its main one; ``labels`` for one per class.
+        rank: how many vectors its main direction has at each site, where its options say so; None where data do.
     """
 
     sites: tuple[str, ...] | None = None
@@ -211,6 +214,11 @@ class EstimatorNeeds:
     statistics: StatisticsKind | Literal["paired_rows"] | None = "mean"
     handle: bool = False
     outputs: tuple[str, ...] | Literal["labels"] = ()
+    rank: int | None = None
+
+
+def _no_class_lacks(options: Any, classes: Mapping[str, Sequence[Example]]) -> Lack | None:
+    return None
 
 
 def _means_of_two(options: Any) -> EstimatorNeeds:
@@ -223,10 +231,13 @@ class EstimatorSpec(Spec):
 
     Args:
         needs: from the options to what it must see.
+        lacks: from the options and the examples by class to what these lack, or None. A plan asks before anything is
+            run.
     """
 
     kind: ClassVar[str] = "estimator"
     needs: Callable[[Any], EstimatorNeeds] = _means_of_two
+    lacks: Callable[[Any, Mapping[str, Sequence[Example]]], Lack | None] = _no_class_lacks
 
 
 @dataclass(frozen=True)

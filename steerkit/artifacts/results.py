@@ -162,13 +162,14 @@ class RecordEntry(Entry):
 
 
 class MonitorEntry(Entry):
-    """A monitor, with the sites at which it really reads."""
+    """A monitor, with the sites at which it really reads. ``calibrate`` says by what its threshold was set."""
 
-    _rare: ClassVar[tuple[str, ...]] = ("above", "below")
+    _rare: ClassVar[tuple[str, ...]] = ("above", "below", "calibrate")
     name: str
     direction: str
     above: Number = None
     below: Number = None
+    calibrate: Mapping[str, Any] = {}
     sites: tuple[str, ...] | None = None
     positions: str | None = None
 

@@ -219,7 +219,8 @@ def _gate(gate: PlannedGate) -> str:
 
 def _monitor_row(item: PlannedMonitor) -> list[str]:
     sites = "where its direction is" if item.sites is None else ", ".join(map(str, item.sites))
-    return [item.name, item.direction, f"{item.side} {item.threshold:g}", sites, str(item.positions)]
+    warns = f"{item.threshold:g}" if item.calibration is None else f"what gives {item.calibration}"
+    return [item.name, item.direction, f"{item.side} {warns}", sites, str(item.positions)]
 
 
 def _cost_rows(plan: Plan) -> list[list[str]]:

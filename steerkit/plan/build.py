@@ -16,6 +16,7 @@ from steerkit.plan.cost import (
     meter_directions,
     meter_filters,
     meter_groups,
+    meter_monitors,
     meter_references,
     meter_searches,
     meter_tokens,
@@ -31,6 +32,7 @@ from steerkit.plan.types import (
     PlannedEvaluation,
     PlannedFilter,
     PlannedLoading,
+    PlannedMonitor,
     PlannedReport,
     PlannedSearch,
     PlannedSeparation,
@@ -113,7 +115,9 @@ class _Planner(ReportResolver):
             samples=samples,
             random_directions=random_directions,
             separated=recipe.report.separation,
-            cost=self.cost(template, directions, separations, groups, searches, filters, evaluations, completions),
+            cost=self.cost(
+                template, directions, separations, groups, searches, filters, evaluations, completions, monitors
+            ),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
             monitors=monitors,
@@ -174,6 +178,7 @@ class _Planner(ReportResolver):
         filters: Sequence[PlannedFilter],
         evaluations: Sequence[PlannedEvaluation],
         completions: Sequence[PlannedCompletions],
+        monitors: Sequence[PlannedMonitor],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
@@ -188,6 +193,7 @@ class _Planner(ReportResolver):
         known = meter_completions(meter, completions)
         meter_searches(meter, searches, directions, self.model.n_layers)
         meter_references(meter, evaluations)
+        meter_monitors(meter, monitors)
         meter_groups(meter, groups, known)
         return meter.cost()
 

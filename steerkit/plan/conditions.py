@@ -118,6 +118,7 @@ class ConditionResolver(DirectionResolver):
         if options is None:
             return None
         self.check_sites(spec, options, written.directions, path)
+        self.check_rank(options, written.directions, path, moved)
         positions, schedule = Positions.parse(written.positions), Schedule.parse(written.schedule)
         self.check_one(positions, *path, "positions")
         directions = written.directions if along is None else (along,)
@@ -186,7 +187,7 @@ class ConditionResolver(DirectionResolver):
             if at is not None:
                 if isinstance(sites, tuple) and Site.parse(at) not in sites:
                     self.complain(f"direction {name!r} has no vectors at {at}; {held_at(sites)}", *path, OPTIONS, "at")
-            elif isinstance(sites, SitePattern) or len(sites) > 1:
+            elif are_several(sites):
                 advice = "choose a direction at one site"
                 if "at" in type(options).model_fields:
                     example = "<site>" if isinstance(sites, SitePattern) else sites[len(sites) // 2]
@@ -195,6 +196,24 @@ class ConditionResolver(DirectionResolver):
                     f"{spec.name} uses the vectors of one site, and of direction {name!r} {held_at(sites)}; {advice}",
                     *path,
                 )
+
+    def check_rank(
+        self,
+        options: Options,
+        directions: Sequence[str],
+        path: tuple[KeyPart, ...],
+        moved: Mapping[str, tuple[KeyPart, ...]],
+    ) -> None:
+        """An intervention uses no more vectors of a direction than there are, as far as estimators tell."""
+        wanted = getattr(options, "rank", None)
+        if not isinstance(wanted, int):
+            return
+        for name in directions:
+            there = self.direction_rank(name)
+            if there is not None and wanted > there:
+                vectors = f"{there} vector" + ("s" if there > 1 else "")
+                message = f"rank {wanted} of direction {name!r}, which has {vectors} at a site: write {there} at most"
+                self.complain(message, *moved.get("rank", (*path, OPTIONS, "rank")))
 
     def sites(self, written: Sequence[str] | None, path: tuple[KeyPart, ...]) -> tuple[Site | SitePattern, ...] | None:
         """The sites of an intervention, or None for its own choice."""
@@ -235,7 +254,7 @@ class ConditionResolver(DirectionResolver):
     def gate_site(self, gate: GateRecipe, path: tuple[KeyPart, ...]) -> Site | None:
         """Where a gate is read; None where only a file or a lost part of the recipe tells."""
         sites = self.direction_sites(gate.direction)
-        several = isinstance(sites, SitePattern) or (sites is not None and len(sites) > 1)
+        several = sites is not None and are_several(sites)
         if gate.site is not None:
             site = self.site(gate.site, *path, "site")
             if several and isinstance(sites, tuple) and site not in sites:
@@ -286,6 +305,11 @@ class ConditionResolver(DirectionResolver):
                 "generated or all",
                 *(*path, "at"),
             )
+
+
+def are_several(sites: tuple[Site, ...] | SitePattern) -> bool:
+    """Whether more than one site is meant, or may be."""
+    return not sites.is_one if isinstance(sites, SitePattern) else len(sites) > 1
 
 
 def held_at(sites: tuple[Site, ...] | SitePattern) -> str:

@@ -15,6 +15,7 @@ from steerkit.plan.types import (
     PlannedDirection,
     PlannedEvaluation,
     PlannedFilter,
+    PlannedMonitor,
     PlannedSearch,
     PlannedSeparation,
     PlannedTokens,
@@ -33,6 +34,7 @@ class Part(Enum):
     DIRECTIONS = "directions"
     SEPARATION = "separation by layer"
     SEARCH = "search"
+    THRESHOLDS = "thresholds of monitors"
     BASELINE = "baseline"
     CONDITIONS = "conditions"
     CONTROLS = "random controls"
@@ -140,6 +142,13 @@ def meter_filters(meter: Meter, filters: Iterable[PlannedFilter]) -> None:
         for ref in one.data:
             prompts = tuple(meter.lengths(ref))
             meter.add(Part.FILTERS, completing(prompts, tokens) if tokens else Pass(prompts, kind="next token"))
+
+
+def meter_monitors(meter: Meter, monitors: Iterable[PlannedMonitor]) -> None:
+    """Readings by which thresholds are set."""
+    for monitor in monitors:
+        if monitor.calibration is not None:
+            meter.add(Part.THRESHOLDS, Pass(tuple(meter.lengths(monitor.calibration.data))))
 
 
 _LAYERS: Final = 32

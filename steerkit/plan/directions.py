@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from steerkit.api.hookspecs import EstimatorSpec, Options
+from steerkit.api.estimator import NEGATIVE, POSITIVE
+from steerkit.api.hookspecs import EstimatorSpec, Lack, Options
 from steerkit.catalog import Catalog, needs_of
 from steerkit.errors import PluginError, SteerkitError, nearest
 from steerkit.plan.adapter import ModelResolver
@@ -66,9 +67,31 @@ class DirectionResolver(ModelResolver):
         if len(self.problems) > before or spec is None or options is None:
             return None
         further = self.further_of(name, spec, options)
-        if further is None:
+        if further is None or not self.check_lack(spec, options, classes, path):
             return None
         return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions, further=further)
+
+    def check_lack(
+        self, spec: EstimatorSpec, options: Options, classes: Sequence[DataRef | None], path: tuple[KeyPart, ...]
+    ) -> bool:
+        """Whether the examples of both classes hold what the estimator needs of them, as far as these tell."""
+        both = zip((POSITIVE, NEGATIVE), classes, strict=True)
+        examples = {label: self.examples(ref) for label, ref in both if ref is not None}
+        if not all(examples.values()):
+            return True  # what keeps data from being read is told where they stand
+        try:
+            lack: object = spec.lacks(options, examples)
+        except Exception as error:
+            what = "failed to say what examples lack"
+            self.complain(f"{spec.name} {what}: {type(error).__name__}: {error}", *path, "estimator")
+            return False
+        if lack is None:
+            return True
+        if not isinstance(lack, Lack):
+            what = f"`lacks` returned {type(lack).__name__}, not steerkit.api.hookspecs.Lack"
+            raise PluginError(f"Estimator {spec.name!r}: {what}.")
+        self.complain(lack.what, *path, *(("options", lack.option) if lack.option else ("estimator",)))
+        return False
 
     def further_of(self, name: str, spec: EstimatorSpec, options: Options) -> tuple[str, ...] | None:
         """Names of the directions that an estimator gives beside its main one, or None where it can't be used here."""
@@ -176,6 +199,17 @@ class DirectionResolver(ModelResolver):
             self.complain(
                 f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
             )
+
+    def direction_rank(self, name: str) -> int | None:
+        """How many vectors a direction has at a site, as far as its estimator tells beforehand."""
+        direction = self.recipe.directions.get(name)
+        if direction is None or direction.estimator not in self.catalog.names("estimator"):
+            return None
+        spec = self.catalog.get("estimator", direction.estimator)
+        try:
+            return needs_of(spec, spec.options(**direction.options)).rank
+        except (SteerkitError, ValueError):
+            return None  # told where the direction stands
 
     def direction_sites(self, name: str) -> tuple[Site, ...] | SitePattern | None:
         """Where a direction has vectors, as far as recipe, model and file tell; None where they don't."""

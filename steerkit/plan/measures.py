@@ -9,12 +9,13 @@ from steerkit.api.hookspecs import Lack, Needs
 from steerkit.catalog import Catalog
 from steerkit.errors import PluginError, nearest
 from steerkit.plan.answers import TokenResolver
-from steerkit.plan.conditions import held_at
+from steerkit.plan.conditions import are_several, held_at
 from steerkit.plan.names import KeyPart
-from steerkit.plan.types import PlannedEvaluation, PlannedMonitor, PlannedSamples
+from steerkit.plan.types import PlannedCalibration, PlannedEvaluation, PlannedMonitor, PlannedSamples
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.draft import EVALUATION_KEYS, OPTIONS, Draft
 from steerkit.recipe.schema import EvaluationRecipe, MonitorRecipe
+from steerkit.sharing import greedy_tokens
 from steerkit.types import FROM_TOKEN, Positions, Site, SitePattern
 
 
@@ -142,19 +143,43 @@ class MeasureResolver(TokenResolver):
         self.check_one(positions, *path, "positions")
         if positions.role == FROM_TOKEN:
             self.complain(f"{positions} can be steered, not read: write a role such as all", *path, "positions")
+        calibration = self.calibration(name, written)
         if len(self.problems) > before:
             return None
+        if written.calibrate is not None:
+            return PlannedMonitor(name, written.direction, 0.0, written.calibrate.side, sites, positions, calibration)
         threshold = written.above if written.above is not None else written.below
         assert threshold is not None
         side: Literal["above", "below"] = "above" if written.above is not None else "below"
         return PlannedMonitor(name, written.direction, threshold, side, sites, positions)
+
+    def calibration(self, name: str, written: MonitorRecipe) -> PlannedCalibration | None:
+        """How a threshold is set: never by what is reported, which would then be as good as it was asked to be."""
+        one, path = written.calibrate, ("monitors", name, "calibrate")
+        ref = None if one is None else self.ref(one.data, *path, "data")
+        if one is None or ref is None:
+            return None
+        if ref.part == "test":
+            self.complain(
+                f"{ref} is what numbers in the report come from; set the threshold on validation", *path, "data"
+            )
+        self.check_turns(Positions.parse(written.positions), ref, *path, "data")
+        n = len(self.examples(ref))
+        if n and int(n * one.false_alarms / 1000 + 1e-9) == 0:
+            self.notes.append(
+                f"Monitor {name!r}: {n} examples of {ref} can't tell {one.false_alarms:g} false alarms per 1,000: "
+                f"one of them is {1000 / n:.0f}; its threshold is the reading that goes furthest among them."
+            )
+        if ref in self.estimated:
+            self.notes.append(f"Monitor {name!r} gets its threshold from {ref}, which directions are estimated from.")
+        return PlannedCalibration(ref, one.false_alarms)
 
     def check_monitored(
         self, direction: str, sites: Sequence[Site | SitePattern] | None, path: tuple[KeyPart, ...]
     ) -> None:
         """Of a direction at several sites a monitor says at which ones it reads, as far as they are known."""
         own = self.direction_sites(direction)
-        if own is None or (isinstance(own, tuple) and len(own) == 1):
+        if own is None or not are_several(own):
             return
         if sites is None:
             if not self.draft.lost(*path, "sites"):
@@ -177,6 +202,11 @@ class MeasureResolver(TokenResolver):
             for name in () if isinstance(item.needs.monitors, bool) else item.needs.monitors:
                 if name not in known and not self.draft.lost("monitors", name):
                     self.complain(f"unknown monitor {name!r}. {nearest(name, known, 'monitor')}", *path)
+                elif name in known and known[name].calibrate is not None and greedy_tokens(item.needs):
+                    self.notes.append(
+                        f"Monitor {name!r} has its threshold from prompts, and {item.name} reads completions too: more "
+                        "tokens, and more that cross."
+                    )
         if self.recipe.report.samples is None and not any(item.needs.monitors for item in evaluations):
             self.notes += [
                 f"Monitor {name!r} is read by no evaluator, and there are no report.samples to show it."

@@ -46,6 +46,8 @@ class RecipeResolver(CompletionsResolver):
         self.check_leaks()
         self.check_edited()
         used = {ref.dataset for ref in (*self.estimated, *self.measured, *self.compared, *self.completed)}
+        used |= {name for one in recipe.data.values() for name in (one.of or {}).values()}
+        used |= {one.calibrate.data.partition(".")[0] for one in recipe.monitors.values() if one.calibrate is not None}
         self.notes += [f"Data set {name!r} is not used." for name in recipe.data if name not in used]
         listed = [item for one in recipe.conditions.values() for item in one.interventions]
         steering = {name for item in listed for name in item.directions}

@@ -5,19 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 from steerkit.errors import DataError, Problem, SteerkitError, nearest
 from steerkit.recipe.draft import Draft
+from steerkit.recipe.joined import Splits, joined
 from steerkit.recipe.rows import Faults, Sides, describe_shared, prompt_of, read_rows
 from steerkit.recipe.schema import SPLITS, WHOLE, DatasetRecipe
 from steerkit.recipe.tables import Row, read_hub, read_table
 from steerkit.types import Example
 
-T = TypeVar("T")
+__all__ = ["DataRef", "Splits", "load_data", "parse_ref", "split_rows"]
 
-Splits: TypeAlias = Mapping[str, tuple[Example, ...]]
-"""``{split: examples}``; the sides of a data set of pairs are splits of their own, such as ``train.positive``."""
+T = TypeVar("T")
 
 SIDES: Final = ("positive", "negative")
 _READING: Final = (
@@ -82,6 +82,11 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
     recipe = draft.recipe
     for name, dataset in recipe.data.items():
         if dataset.completions is not None:
+            continue
+        if dataset.of is not None:
+            loaded[name], told = joined(dataset, loaded, [one for one in recipe.data if one not in loaded])
+            if not draft.lost("data", name, "of"):
+                problems += [Problem(message, *draft.place("data", name, "of", *key)) for message, key in told]
             continue
         try:
             rows = _begun(_rows(draft, name, dataset), dataset, recipe.model.answer_prefix)

@@ -121,7 +121,8 @@ class CompletionsRecipe(Section):
 
 
 class DatasetRecipe(Section):
-    """One data set of section ``data``: from a file, inline, from the hub, or what the model says to another one."""
+    """One data set of section ``data``: from a file, inline, from the hub, what the model says to another one, or of
+    others that stand before it."""
 
     file: str | None = Field(default=None, min_length=1, description="path, relative to the recipe")
     inline: tuple[str | Mapping[str, Any], ...] | None = Field(
@@ -130,6 +131,14 @@ class DatasetRecipe(Section):
     hub: str | None = Field(default=None, min_length=1, description="org/name of a hub data set")
     completions: CompletionsRecipe | None = Field(
         default=None, description="the model's own completions of another data set's prompts, as in {of: probe}"
+    )
+    of: Mapping[str, str] | None = Field(
+        default=None,
+        min_length=1,
+        description="other data sets side by side, part by part, each by the label that its examples get",
+    )
+    suffix: str | None = Field(
+        default=None, min_length=1, description="with `of`: text that is put behind the last turn of the user"
     )
     config: str | None = Field(default=None, description="configuration of the hub data set")
     hub_split: str = Field(default="train", description="split of the hub data set that is read")
@@ -150,12 +159,19 @@ class DatasetRecipe(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetRecipe:
-        sources = ("file", "inline", "hub", "completions")
+        sources = ("file", "inline", "hub", "completions", "of")
         given = [name for name in sources if getattr(self, name) is not None]
         if not given:
-            raise _lacking("expected one of file, inline, hub and completions, not none of them", sources)
+            raise _lacking("expected one of file, inline, hub, completions and of, not none of them", sources)
         if len(given) > 1:
-            raise _excess(f"expected one of file, inline, hub and completions, not {' and '.join(given)}", given)
+            raise _excess(f"expected one of file, inline, hub, completions and of, not {' and '.join(given)}", given)
+        if self.of is None and self.suffix is not None:
+            raise _excess("suffix is for data sets of others; remove it, or say `of`", ("suffix",))
+        if self.of is not None:
+            fields = type(self).model_fields
+            own = (name for name in sorted(self.model_fields_set) if getattr(self, name) != fields[name].default)
+            if extra := [name for name in own if name not in ("of", "suffix")]:
+                raise _excess(f"the examples of other data sets are what they are; remove {' and '.join(extra)}", extra)
         if self.hub is None and (self.config is not None or self.hub_split != "train"):
             message = "config and hub_split belong to data sets from the hub; remove them"
             raise _excess(message, ("config", "hub_split"))
@@ -262,12 +278,23 @@ class GateRecipe(Section):
         return self
 
 
+class CalibrationRecipe(Section):
+    """How a monitor's threshold is set: by the false alarms that it may give on examples that should not be flagged."""
+
+    data: str = Field(description="data reference of examples that are not to be flagged, as in harmless.validation")
+    false_alarms: float = Field(ge=0, lt=1000, description="how many of 1,000 of them may be flagged")
+    side: Literal["above", "below"] = Field(default="above", description="on which side of the threshold is flagged")
+
+
 class MonitorRecipe(Section):
     """One monitor of section ``monitors``: what reads the stream and never edits it."""
 
     direction: str = Field(description="name of the direction that the stream is projected on")
     above: float | None = Field(default=None, description="a reading crosses where it is above this number")
     below: float | None = Field(default=None, description="a reading crosses where it is below this number")
+    calibrate: CalibrationRecipe | None = Field(
+        default=None, description="in the place of a number: by its false alarms on some prompts without any condition"
+    )
     sites: SitesList | None = Field(
         default=None, description="where it is read, sites or patterns; the direction's own site where None"
     )
@@ -275,7 +302,11 @@ class MonitorRecipe(Section):
 
     @model_validator(mode="after")
     def _one_side(self) -> MonitorRecipe:
-        _require_one_side(self)
+        sides = ("above", "below")
+        if self.calibrate is None:
+            _require_one_side(self)
+        elif given := [name for name in sides if getattr(self, name) is not None]:
+            raise _excess(f"calibrate sets the threshold; remove {given[0]}", given)
         return self
 
 

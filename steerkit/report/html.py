@@ -24,7 +24,9 @@ from steerkit.report.diagnostics import make_diagnostics
 from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
 from steerkit.report.glance import foretold, make_glance, other_way
+from steerkit.report.guards import make_guards
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat, clean, count, sentence_case, significant
+from steerkit.report.ranks import RankView, make_ranks
 from steerkit.report.read import Run, Sample
 from steerkit.report.search import SearchView, make_searches
 from steerkit.report.separation import Separation, make_separations
@@ -102,6 +104,8 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         diagnostics=make_diagnostics(run.results),
         separations=_with_plots(separations, plots),
         searches=searches,
+        ranks=_ranks(blocks, plots),
+        guards=make_guards(run.results),
         agreements=agreements,
         cross_entropies=make_cross_entropies(run, blocks),
         short=make_short(run.results, blocks, [view for view, _ in searches], agreements),
@@ -141,7 +145,7 @@ def _control_size(run: Run) -> tuple[int, ...]:
 
 
 def _views(blocks: Sequence[Block], plots: Sequence[Plot]) -> tuple[BlockView, ...]:
-    from steerkit.report.plots import is_curve
+    from steerkit.report.plots import is_dose
 
     by_key = {plot.key: plot for plot in plots}
     doses = (plot for plot in plots if plot.key.startswith("dose-"))
@@ -152,7 +156,7 @@ def _views(blocks: Sequence[Block], plots: Sequence[Plot]) -> tuple[BlockView, .
             block,
             findings.get(id(block)),
             by_key.get(f"conditions-{number}"),
-            tuple(take() for sweep in block.sweeps if is_curve(sweep)) if block.derived_from is None else (),
+            tuple(take() for sweep in block.sweeps if is_dose(sweep)) if block.derived_from is None else (),
             f"block-{number}",
         )
         for number, block in enumerate(blocks, start=1)
@@ -167,6 +171,11 @@ def _with_plots(separations: Sequence[Separation], plots: Sequence[Plot]) -> lis
 def _searches(run: Run, plots: Sequence[Plot]) -> list[tuple[SearchView, Plot]]:
     drawn = [plot for plot in plots if plot.key.startswith("search-")]
     return list(zip(make_searches(run.results), drawn, strict=True))
+
+
+def _ranks(blocks: Sequence[Block], plots: Sequence[Plot]) -> list[tuple[RankView, Plot]]:
+    drawn = [plot for plot in plots if plot.key.startswith("ranks-")]
+    return list(zip(make_ranks(blocks), drawn, strict=True))
 
 
 def _breakable(name: str) -> Markup:

@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, setting, shorten
+from steerkit.report.rank_plots import draw_ranks
+from steerkit.report.ranks import RankView, is_rank_curve, make_ranks
 from steerkit.report.search import SearchView
 from steerkit.report.search_plots import draw_search
 from steerkit.report.separation import Separation
@@ -37,11 +39,12 @@ def draw_all(
     """Draw every figure that the numbers allow, in the order of the report."""
     news = [(number, block) for number, block in enumerate(blocks, start=1) if block.derived_from is None]
     plots = [conditions_plot(block, number) for number, block in news if rows_shown(block)]
-    sweeps = [(block, sweep) for _, block in news for sweep in block.sweeps if is_curve(sweep)]
+    sweeps = [(block, sweep) for _, block in news for sweep in block.sweeps if is_dose(sweep)]
     plots += [dose_plot(block, sweep, number) for number, (block, sweep) in enumerate(sweeps, start=1)]
     shown = [item for item in separations if item.measured]
     plots += [separation_plot(item, number) for number, item in enumerate(shown, start=1)]
     plots += [search_plot(item, number) for number, item in enumerate(searches, start=1)]
+    plots += [rank_plot(item, number) for number, item in enumerate(make_ranks(blocks), start=1)]
     return tuple(plots)
 
 
@@ -49,6 +52,11 @@ def is_curve(sweep: Sweep) -> bool:
     """Whether there are points to draw: two, or one and the baseline."""
     measured = sum(row.value is not None for _, row in sweep.points)
     return measured > 1 or (measured == 1 and sweep.through_baseline)
+
+
+def is_dose(sweep: Sweep) -> bool:
+    """Whether it has a dose–response figure: what is over a number of directions has a figure of its own."""
+    return is_curve(sweep) and not is_rank_curve(sweep)
 
 
 def rows_shown(block: Block) -> tuple[Row, ...]:
@@ -84,6 +92,12 @@ def search_plot(view: SearchView, number: int) -> Plot:
     """A search: each score over the layers, a line for each position, baseline, bounds and choice marked."""
     title = f"{view.entry.name}: {', '.join(panel.name for panel in view.panels)} of every candidate by layer"
     return make_plot("search", number, (view.entry.name,), title, partial(draw_search, view))
+
+
+def rank_plot(view: RankView, number: int) -> Plot:
+    """Behaviour against the number of directions removed, with intervals, controls and baseline."""
+    names = (view.block.evaluator.name, view.block.data)
+    return make_plot("ranks", number, names, f"{view.title}, with 95{NO_BREAK}% intervals", partial(draw_ranks, view))
 
 
 def _figure(height: float, **margins: float) -> Figure:

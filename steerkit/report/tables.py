@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Final
 
 from steerkit.report.numbers import NumberFormat, choose_format
 from steerkit.report.read import ConditionEntry, EvaluatorEntry, RecordEntry, Results
+
+RANK: Final = "rank"
+"""The option that says how many of a direction's vectors are used, the first ones."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ def _make_sweeps(rows: Sequence[Row]) -> tuple[Sweep, ...]:
 
 
 def _zero_is_baseline(option: str, members: Sequence[Row]) -> bool:
-    """A coefficient of 0 does nothing, unless the condition also holds an intervention without one."""
+    """A coefficient of 0 does nothing, as no vectors do, unless there is also an intervention without that option."""
     interventions = [item for row in members for item in row.condition.interventions]
-    return option == "coefficient" and bool(interventions) and all(option in item.options for item in interventions)
+    zero = option in ("coefficient", RANK)
+    return zero and bool(interventions) and all(option in item.options for item in interventions)

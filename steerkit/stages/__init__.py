@@ -20,6 +20,7 @@ from steerkit.stages.records import (
 )
 from steerkit.stages.search import candidate_rows, describe_search
 from steerkit.stages.tasks import ModelUse, Task
+from steerkit.stages.thresholds import calibrated
 from steerkit.stages.tokens import token_tasks, with_tokens
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ModelUse",
     "Preview",
     "Task",
+    "calibrated",
     "candidate_rows",
     "carry_out",
     "collect",

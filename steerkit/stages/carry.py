@@ -10,6 +10,7 @@ from steerkit.artifacts.answers import AnswersOnDisk
 from steerkit.artifacts.keys import hash_of
 from steerkit.artifacts.rundir import plain as as_json
 from steerkit.bundled import cache_folder
+from steerkit.errors import DataError
 from steerkit.progress import SILENT, Observer
 from steerkit.stages.condition import build_monitors, steer_group
 from steerkit.stages.model import load_use
@@ -28,8 +29,10 @@ from steerkit.stages.tasks import (
     ScoresTask,
     SeparationTask,
     Task,
+    ThresholdTask,
     TokensTask,
 )
+from steerkit.stages.thresholds import threshold_of, with_threshold
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -140,6 +143,8 @@ def carry_out(tasks: Sequence[Task], inputs: Mapping[str, bytes], bench: Bench) 
         return {first.key: _separation(payload, bench)}
     if isinstance(payload, CompletionsTask):
         return {first.key: _completions(payload, given, bench)}
+    if isinstance(payload, ThresholdTask):
+        return {first.key: _threshold(payload, given, bench)}
     if isinstance(payload, ReadingsTask):
         return {first.key: _readings(payload, given, bench)}
     if isinstance(payload, TokensTask):
@@ -235,6 +240,24 @@ def _tokens(payload: TokensTask, given: Mapping[str, bytes], bench: Bench) -> by
     return to_bytes(find_tokens(payload, completions, others, bench.live(payload.model)))
 
 
+def _threshold(payload: ThresholdTask, given: Mapping[str, bytes], bench: Bench) -> bytes:
+    from steerkit.engine.reading.monitors import read_along
+
+    planned, live = payload.monitor, bench.live(payload.model)
+    assert planned.calibration is not None
+    data, name = str(planned.calibration.data), planned.name
+    bench.observer.step(f"readings on {data}")
+    prompts = bench.evaluation(payload.model, data, payload.examples).prompts(data)
+    direction = {planned.direction: read_direction(given[f"direction {planned.direction}"], planned.direction)}
+    read = read_along(live, prompts, build_monitors([planned], direction, live.layout.n_layers))
+    try:
+        peaks = [one.readings[name].peak for one in read]
+        threshold, beyond = threshold_of(peaks, planned.calibration.false_alarms, planned.side)
+    except DataError as error:
+        raise DataError(f"monitors.{name}: {error} in {data}.") from None
+    return to_bytes({"threshold": threshold, "beyond": beyond, "n": len(peaks)})
+
+
 def _reference(payload: ReferenceTask, bench: Bench) -> bytes:
     from safetensors.torch import save
 
@@ -259,7 +282,7 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
     drawn = next((item.drawn for item in payloads if item.drawn is not None), (0, data))
     compared = sorted({task.inputs[part] for task in tasks for part in task.inputs if part in _COMPARED})
     read = [
-        [one, task.inputs[f"direction {one.direction}"]]
+        [one, task.inputs[f"direction {one.direction}"], task.inputs.get(f"threshold {one.name}")]
         for task, item in zip(tasks, payloads, strict=True)
         for one in item.monitors
     ]
@@ -304,6 +327,10 @@ def _plain(given: Mapping[str, bytes], data: str) -> Plain:
 
 
 def _monitors(planned: Sequence[PlannedMonitor], given: Mapping[str, bytes], live: LiveModel) -> list[Monitor]:
+    planned = [
+        with_threshold(item, from_bytes(given[f"threshold {item.name}"])) if item.calibration is not None else item
+        for item in planned
+    ]
     names = {item.direction for item in planned}
     directions = {name: read_direction(given[f"direction {name}"], name) for name in names}
     return build_monitors(planned, directions, live.layout.n_layers)

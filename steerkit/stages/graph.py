@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from steerkit.artifacts.keys import hash_of
@@ -42,6 +42,7 @@ from steerkit.stages.tasks import (
     SeparationTask,
     Task,
     TaskKind,
+    ThresholdTask,
     TokensTask,
 )
 from steerkit.types import Example
@@ -60,6 +61,7 @@ _KINDS: Mapping[type, TaskKind] = {
     ScoresTask: "scores",
     ReadingsTask: "readings",
     TokensTask: "tokens",
+    ThresholdTask: "threshold",
 }
 
 
@@ -118,6 +120,7 @@ class Graph:
         searches: the tasks of each search.
         separations: what is told apart, each with its task.
         groups: the baseline and the conditions, each with its controls.
+        thresholds: by monitor, the task that sets its threshold.
     """
 
     given: Mapping[str, bytes]
@@ -126,13 +129,20 @@ class Graph:
     separations: tuple[tuple[PlannedSeparation, Task], ...]
     groups: tuple[GroupTasks, ...]
     searches: tuple[SearchTasks, ...] = ()
+    thresholds: Mapping[str, Task] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
         """All of them, in the order in which they are best carried out."""
         measured = (task for group in self.groups for task in group.tasks)
         searched = (task for search in self.searches for task in (*search.scored.values(), search.chosen))
-        return (*self.estimates, *searched, *(task for _, task in self.separations), *measured)
+        return (
+            *self.estimates,
+            *searched,
+            *self.thresholds.values(),
+            *(task for _, task in self.separations),
+            *measured,
+        )
 
     @property
     def wanted(self) -> tuple[Task, ...]:
@@ -181,14 +191,18 @@ class Grapher:
         self.given: dict[str, bytes] = {}
         self.directions: dict[str, str] = {}
         self.baseline: GroupTasks | None = None
+        self.thresholds: dict[str, Task] = {}
 
     def graph(self) -> Graph:
         """All tasks."""
         estimates = [task for item in self.plan.directions if (task := self.direction(item)) is not None]
         searches = tuple(self.search(item) for item in self.plan.searches)
+        self.thresholds = {one.name: self.threshold(one) for one in self.plan.monitors if one.calibration is not None}
         separations = [(item, self.separation(item)) for item in self.plan.separations]
         groups = [self.group(item) for item in self.plan.groups]
-        return Graph(self.given, self.directions, tuple(estimates), tuple(separations), tuple(groups), searches)
+        return Graph(
+            self.given, self.directions, tuple(estimates), tuple(separations), tuple(groups), searches, self.thresholds
+        )
 
     def task(
         self, payload: Payload, inputs: Mapping[str, str], part: StageKind, title: str, together: str = ""
@@ -374,8 +388,17 @@ class Grapher:
         return found
 
     def keys_of_monitors(self, monitors: Sequence[PlannedMonitor]) -> dict[str, str]:
-        """Keys of the directions that monitors read along."""
-        return {f"direction {one.direction}": self.directions[one.direction] for one in monitors}
+        """Keys of the directions that monitors read along, and of thresholds that are set by what was measured."""
+        found = {f"direction {one.direction}": self.directions[one.direction] for one in monitors}
+        set_by = {f"threshold {one.name}": self.thresholds.get(one.name) for one in monitors}
+        return found | {part: task.key for part, task in set_by.items() if task is not None}
+
+    def threshold(self, planned: PlannedMonitor) -> Task:
+        """The task that sets a monitor's threshold."""
+        assert planned.calibration is not None
+        payload = ThresholdTask(self.model, planned, self.plan.examples(planned.calibration.data))
+        inputs = {f"direction {planned.direction}": self.directions[planned.direction]}
+        return self.task(payload, inputs, "monitor", f"threshold of {planned.name}")
 
     def keys_of(self, condition: PlannedCondition) -> dict[str, str]:
         """Keys of the directions that a condition uses."""

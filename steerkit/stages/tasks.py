@@ -20,7 +20,15 @@ from steerkit.selection import Rule
 from steerkit.types import Example, Positions, Site, SitePattern
 
 TaskKind: TypeAlias = Literal[
-    "direction", "separation", "candidates", "completions", "reference", "scores", "readings", "tokens"
+    "direction",
+    "separation",
+    "candidates",
+    "completions",
+    "reference",
+    "scores",
+    "readings",
+    "tokens",
+    "threshold",
 ]
 
 Limits: TypeAlias = Callable[[Any, int], tuple[float, float]]
@@ -284,6 +292,21 @@ class ReadingsTask:
     data: str = field(default="", compare=False)
 
 
+@dataclass(frozen=True)
+class ThresholdTask:
+    """Set the threshold of a monitor by its false alarms without any condition. Gives JSON: the threshold.
+
+    Args:
+        model: the model.
+        monitor: whose.
+        examples: what should not be flagged.
+    """
+
+    model: ModelUse
+    monitor: PlannedMonitor
+    examples: Examples
+
+
 Payload: TypeAlias = (
     EstimateTask
     | CandidatesTask
@@ -294,6 +317,7 @@ Payload: TypeAlias = (
     | ScoresTask
     | ReadingsTask
     | TokensTask
+    | ThresholdTask
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
@@ -50,11 +51,16 @@ def records_of(
         if value.aggregate == "whole":
             continue
         scores = found.scores[(label, data)]
+        counted = [not value.partial or score.weight > 0 for score in scores]
+        scores = tuple(compress(scores, counted))
         moved = Summary(None, 0)
         if plain is not None:
-            moved = paired_difference(scores, plain.scores[(label, data)], value.aggregate)
-            spreads[label] = spread_of(scores, plain.scores[(label, data)])
-        rows[label] = (summarise(scores, value.aggregate), value, moved)
+            before = tuple(compress(plain.scores[(label, data)], counted))
+            moved = paired_difference(scores, before, value.aggregate)
+            spreads[label] = spread_of(scores, before)
+        # That there are no such examples is told by the values of the whole, with what there is instead.
+        told = summarise(scores, value.aggregate) if scores or not value.partial else Summary(None, 0)
+        rows[label] = (told, value, moved if scores else Summary(None, 0))
     if any(value.aggregate == "whole" for value in values.values()):
         rows |= _whole(plan, planned, kind, ref, found, plain)
     if planned.name in rows:

@@ -25,7 +25,7 @@ _STREAM = re.compile(r"[a-z][a-z0-9_]*_out|" + "|".join(STREAMS))
 _SITE = re.compile(r"blocks\.(?P<layer>-?\d+)\.(?P<stream>[a-z0-9_]+)(?:\[(?P<head>\d+)\])?")
 _SHARE = r"(?:0|1|0?\.\d+|0\.\d*|1\.0*)"
 _PATTERN = re.compile(
-    rf"blocks\.(?:(?P<every>\*)|(?P<first>\d+)-(?P<last>\d+)|\[(?P<low>{_SHARE})-(?P<high>{_SHARE})\])"
+    rf"blocks\.(?:(?P<every>\*)|(?P<first>\d+)-(?P<last>\d+)|\[(?P<low>{_SHARE})(?:-(?P<high>{_SHARE}))?\])"
     r"\.(?P<stream>[a-z0-9_]+)(?:\[(?P<head>\d+)\])?"
 )
 
@@ -81,11 +81,14 @@ class Site:
 class SitePattern:
     """Several sites in one text: ``blocks.*.resid_pre``, ``blocks.8-20.resid_post``, ``blocks.[0.25-0.75].resid_post``.
 
+    Or one at a share of the depth, ``blocks.[0.6].resid_post``, for models of any number of layers.
+
     Args:
         stream: as in ``Site``.
         layers: first and last layer, both included; None: every layer, or those of ``share``.
         share: from where to where in the depth, as shares of the number of layers: layer l of L is among them where
-            ``low <= l / L < high``, and the last layer where ``high`` is 1.
+            ``low <= l / L < high``, and the last layer where ``high`` is 1. Where both are equal, the one layer
+            ``floor(low * L)``, or the last one where that is past it.
         head: as in ``Site``.
     """
 
@@ -102,7 +105,7 @@ class SitePattern:
             raise SiteError(f"{self}: layers by number or as a share of the depth, not both.")
         if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
             raise SiteError(f"{self}: the first layer comes before the last one, as in 'blocks.8-20.{self.stream}'.")
-        if self.share is not None and not 0 <= self.share[0] < self.share[1] <= 1:
+        if self.share is not None and not 0 <= self.share[0] <= self.share[1] <= 1:
             raise SiteError(f"{self}: shares of the depth rise from 0 to 1, as in 'blocks.[0.25-0.75].{self.stream}'.")
         if self.head != -1 and (self.stream != HEAD_OUT or self.head < 0):
             raise SiteError(f"{self}: only head_out has heads, counted from 0, as in 'blocks.*.head_out[5]'.")
@@ -118,7 +121,10 @@ class SitePattern:
                 "'blocks.[0.25-0.75].resid_post'."
             )
         layers = None if match["first"] is None else (int(match["first"]), int(match["last"]))
-        share = None if match["low"] is None else (float(match["low"]), float(match["high"]))
+        low, high = match["low"], match["high"]
+        share = None if low is None else (float(low), float(low if high is None else high))
+        if high is not None and share is not None and share[0] == share[1]:
+            raise SiteError(f"{text!r}: shares of the depth rise from 0 to 1; for one layer write [{high}].")
         return cls(match["stream"], layers, share, -1 if match["head"] is None else int(match["head"]))
 
     def sites(self, n_layers: int) -> tuple[Site, ...]:
@@ -137,10 +143,18 @@ class SitePattern:
             raise SiteError(f"{self} names none of the model's {n_layers} layers; widen the share.")
         return tuple(Site(self.stream, layer, self.head) for layer in layers)
 
+    @property
+    def is_one(self) -> bool:
+        """Whether it names one site, whatever the number of layers."""
+        return any(both is not None and both[0] == both[1] for both in (self.layers, self.share))
+
     def _holds(self, layer: int, n_layers: int) -> bool:
         if self.share is None:
             return True
         low, high = self.share
+        if self.is_one:
+            # The nearest double of 0.6 times 5 layers lies below 3.
+            return layer == min(int(low * n_layers + 1e-9), n_layers - 1)
         return low <= layer / n_layers < high or (high == 1 and layer == n_layers - 1)
 
     def __str__(self) -> str:
@@ -149,7 +163,8 @@ class SitePattern:
         if self.layers is not None:
             which = f"{self.layers[0]}-{self.layers[1]}"
         elif self.share is not None:
-            which = f"[{_digits(self.share[0])}-{_digits(self.share[1])}]"
+            low, high = map(_digits, self.share)
+            which = f"[{low}]" if self.is_one else f"[{low}-{high}]"
         return f"blocks.{which}.{self.stream}{head}"
 
 

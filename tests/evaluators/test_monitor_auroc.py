@@ -12,6 +12,7 @@ import steerkit_evaluators.monitor_auroc as plugin
 from steerkit.api.evaluator import Outputs, Score
 from steerkit.api.hookspecs import Needs
 from steerkit.api.monitor import Readings
+from steerkit.engine.measuring.scores import Summary, summarise, wilson
 from steerkit.errors import PluginError
 from steerkit.testing import EvaluatorSuite
 from steerkit.testing.evaluator import FakeVocabulary
@@ -102,3 +103,19 @@ def test_what_the_labels_lack_is_named_with_what_there_is() -> None:
         "field",
     )
     assert lack([None], "x", "kind", kind="y") == ('no example has field \'kind\' "x". Available: "y"', "positive")
+
+
+def test_what_it_catches_and_its_false_alarms_are_shares_of_either_class() -> None:
+    evaluator = MonitorAuroc(plugin.MonitorAurocOptions(monitor="m", positive="harm"), FakeVocabulary(4))
+    peaks, labels = [3.0, 1.0, 4.0, 0.0, 0.5, 9.0], ["harm", "harm", "safe", "safe", "safe", None]
+    readings = [Readings((peak,), (0,), 1, peak, peak > 2) for peak in peaks]
+    examples = [Example(Example.of("x").messages, label=label) for label in labels]
+    scores = evaluator.score(Outputs(["x"] * 6, examples=examples, readings={"m": readings}))
+
+    def summary(name: str) -> Summary:
+        return summarise([one[name] for one in scores], "proportion")
+
+    assert (summary("caught").value, summary("caught").n) == (0.5, 2)
+    assert (summary("false_alarms").value, summary("false_alarms").n) == (pytest.approx(1 / 3), 3)
+    assert (summary("crossed").value, summary("crossed").n) == (0.5, 6), "what has no label is read all the same"
+    assert (summary("false_alarms").ci_low, summary("false_alarms").ci_high) == wilson(1, 3)

@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 import steerkit_interventions.ablate as plugin
 from steerkit.api.direction import Direction
+from steerkit.api.intervention import Affine, Placement
 from steerkit.engine.lowering.algebra import apply_update
-from steerkit.errors import DataError
+from steerkit.errors import AttachError, DataError
+from steerkit.stages.condition import random_like
 from steerkit.testing import InterventionSuite
 from steerkit.testing.intervention import seen, small_model, steered, tiny_layout
-from steerkit.types import Site
+from steerkit.types import Positions, Site
 from steerkit_interventions._ablate import Ablate
 
 SITE = Site("resid_pre", 1)
@@ -144,3 +146,23 @@ def test_at_every_writer_nothing_of_the_span_is_left_in_any_stream() -> None:
 def test_bad_coefficients_are_refused(coefficient: object) -> None:
     with pytest.raises(ValidationError):
         plugin.AblateOptions(coefficient=coefficient)
+
+
+def test_the_first_vectors_of_a_direction_are_removed_and_no_more() -> None:
+    vectors = torch.randn(3, LAYOUT.d_model, generator=torch.Generator().manual_seed(5))
+    x = torch.randn(2, 4, LAYOUT.d_model, generator=torch.Generator().manual_seed(6))
+    for rank in (1, 2, 3):
+        made = Ablate(plugin.AblateOptions(rank=rank), Direction(vectors, SITE, name="d"))
+        assert torch.allclose(applied(made, x), project_out(x, vectors[:rank]), atol=1e-5)
+    with pytest.raises(AttachError, match=r"rank 4 of direction 'd', which has 3 at blocks.1.resid_pre"):
+        applied(Ablate(plugin.AblateOptions(rank=4), Direction(vectors, SITE, name="d")), x)
+
+
+def test_a_control_removes_as_many_random_directions() -> None:
+    direction = Direction(torch.randn(4, LAYOUT.d_model, generator=torch.Generator().manual_seed(7)), SITE, name="d")
+    placement = Placement(Ablate(plugin.AblateOptions(rank=2), direction), None, Positions("all"))
+    stand_in = random_like(direction, 0, 1)
+    update = placement.with_directions({"d": stand_in}).intervention.update(SITE, LAYOUT)
+    assert isinstance(update, Affine) and update.reads is not None and update.reads.shape[0] == 2
+    x = torch.randn(2, 4, LAYOUT.d_model, generator=torch.Generator().manual_seed(8))
+    assert torch.allclose(apply_update(update, x), project_out(x, stand_in.vectors[:2]), atol=1e-5)

@@ -69,9 +69,10 @@ def test_names_of_several_values_may_not_clash(problems: Problems) -> None:
 
 def test_values_are_called_by_the_evaluators_name(plan: Planner) -> None:
     found = plan(with_auroc().replace("positive: 1}", "positive: 1, name: mine}"))
-    assert list(found.evaluations[0].values) == ["mine", "mine.crossed", "mine.peak_reading"]
-    assert found.evaluations[0].labels == {"crossed": "mine.crossed", "peak_reading": "mine.peak_reading"}
-    assert list(plan(with_auroc()).evaluations[0].values) == ["monitor_auroc", "crossed", "peak_reading"]
+    per_example = ["crossed", "peak_reading", "caught", "false_alarms"]
+    assert list(found.evaluations[0].values) == ["mine", *(f"mine.{name}" for name in per_example)]
+    assert found.evaluations[0].labels == {name: f"mine.{name}" for name in per_example}
+    assert list(plan(with_auroc()).evaluations[0].values) == ["monitor_auroc", *per_example]
 
 
 def test_a_condition_that_edits_only_what_nobody_reads_is_told(plan: Planner) -> None:

@@ -138,7 +138,7 @@ def test_every_problem_is_told_at_once_with_its_line_and_the_nearest_name(tmp_pa
         (3, "model.batch_tokens", "expected a number of at least 1, not 0"),
         (5, "data.warm.inline.1", "expected text or a mapping (key: value), not 5; put it in quotes"),
         (5, "data.warm.split.trian", "Did you mean 'train'?"),
-        (6, "data.cold", "expected one of file, inline, hub and completions, not file and inline"),
+        (6, "data.cold", "expected one of file, inline, hub, completions and of, not file and inline"),
         (7, "data.a b", "is not a name"),
         (7, "data.a b.split", "at least one of train, validation and test"),
         (9, "directions.warmth.site", "Did you mean 'resid_pre'"),

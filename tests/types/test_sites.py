@@ -21,6 +21,10 @@ from steerkit.types import HEAD_OUT, STREAMS, Site, SitePattern, parse_sites, re
         ("blocks.[0-.25].resid_pre", [0, 1]),
         ("blocks.[0.99-1].resid_pre", [7]),
         ("blocks.[0.875-1].resid_pre", [7]),
+        ("blocks.[0.6].resid_pre", [4]),
+        ("blocks.[0.5].resid_pre", [4]),
+        ("blocks.[0].resid_pre", [0]),
+        ("blocks.[1].resid_pre", [7]),
     ],
 )
 def test_a_pattern_names_layers_of_a_model(text: str, layers: list[int]) -> None:
@@ -30,7 +34,16 @@ def test_a_pattern_names_layers_of_a_model(text: str, layers: list[int]) -> None
     assert SitePattern.parse(str(pattern)) == pattern
 
 
-SHARES = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: pair[0] < pair[1])
+def test_one_layer_at_a_share_of_the_depth_is_one_for_any_model() -> None:
+    pattern = SitePattern.parse("blocks.[0.6].resid_post")
+    assert pattern.is_one and not SitePattern.parse("blocks.[0.5-0.6].resid_post").is_one
+    assert [pattern.sites(n)[0].layer for n in (1, 2, 5, 18, 30, 80)] == [0, 1, 3, 10, 18, 48]
+    assert all(len(pattern.sites(n)) == 1 for n in range(1, 100))
+    with pytest.raises(SiteError, match=r"for one layer write \[0.6\]"):
+        SitePattern.parse("blocks.[0.6-0.6].resid_post")
+
+
+SHARES = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: pair[0] <= pair[1])
 LAYERS = st.tuples(st.integers(0, 200), st.integers(0, 200)).map(lambda pair: (min(pair), max(pair)))
 
 

@@ -284,6 +284,10 @@ def estimate_checked(estimator: Estimator[Any], request: EstimationRequest, need
             raise PluginError(f"Estimator {who} gave a direction without any site.")
         for site, value in vectors.items():
             _check_vectors(who, site, value, request)
+    ranks = {int(value.shape[0]) for value in estimate.vectors.values()}
+    if needs.rank is not None and ranks != {needs.rank}:
+        listed = " or ".join(map(str, sorted(ranks)))
+        raise PluginError(f"Estimator {who} gave {listed} vectors at a site, and its needs say {needs.rank}.")
     return estimate
 
 

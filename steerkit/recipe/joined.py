@@ -1,0 +1,71 @@
+"""A data set of others: their examples side by side, each with a label, perhaps with a text behind the user's turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from steerkit.errors import nearest
+from steerkit.recipe.rows import describe_shared, prompt_of
+from steerkit.recipe.schema import DatasetRecipe
+from steerkit.types import Example, Message
+
+Splits: TypeAlias = Mapping[str, tuple[Example, ...]]
+"""``{split: examples}``; the sides of a data set of pairs are splits of their own, such as ``train.positive``."""
+
+Fault: TypeAlias = tuple[str, tuple[str, ...]]
+"""A message, and the keys below ``of`` that it is about."""
+
+
+def joined(dataset: DatasetRecipe, loaded: Mapping[str, Splits], later: Sequence[str]) -> tuple[Splits, list[Fault]]:
+    """The parts that all of the others have, each with the examples of all of them, as they were before any filter.
+
+    Args:
+        dataset: with ``of``.
+        loaded: the data sets before it.
+        later: names of it and of those behind it.
+
+    Returns:
+        the parts, and what is wrong.
+    """
+    assert dataset.of is not None
+    unknown = {label: name for label, name in dataset.of.items() if name not in loaded}
+    if unknown:
+        return {}, [(_unknown(name, loaded, later), (label,)) for label, name in unknown.items()]
+    others = {label: loaded[name] for label, name in dataset.of.items()}
+    first, *rest = others.values()
+    parts = [part for part in first if all(part in one for one in rest)]
+    if not parts:
+        held = "; ".join(f"{name} has {', '.join(loaded[name])}" for name in dict.fromkeys(dataset.of.values()))
+        return {}, [(f"these data sets have no part in common: {held}", ())]
+    found = {
+        part: tuple(_example(one, label, dataset.suffix) for label, splits in others.items() for one in splits[part])
+        for part in parts
+    }
+    return found, _twice(found)
+
+
+def _unknown(name: str, loaded: Mapping[str, Splits], later: Sequence[str]) -> str:
+    if name in later:
+        return f"{name!r} doesn't stand before this data set; put it there"
+    return f"{name!r} is no data set. {nearest(name, loaded, 'data set')}"
+
+
+def _twice(parts: Splits) -> list[Fault]:
+    """Prompts that two of the data sets share, which would have two labels."""
+    for part, examples in parts.items():
+        seen: dict[str, Example] = {}
+        shared = [one for one in examples if seen.setdefault(prompt_of(one), one).label != one.label]
+        if shared:
+            return [(f"its part {part} holds prompts with two labels: they {describe_shared(shared)}", ())]
+    return []
+
+
+def _example(example: Example, label: str, suffix: str | None) -> Example:
+    if suffix is None:
+        return replace(example, label=label)
+    turns = list(example.messages)
+    last = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=len(turns) - 1)
+    turns[last] = Message(turns[last].role, turns[last].content + suffix)
+    return replace(example, messages=tuple(turns), label=label)
