@@ -48,7 +48,8 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
             model_types=("qwen",),
             note=(
                 "For a model in memory under Qwen 1's own names, tested on a stand-in of them: the code that comes "
-                "with Qwen 1 checkpoints doesn't run on transformers 5. A checkpoint loads as a Qwen 2 (adapter qwen)."
+                "with Qwen 1 checkpoints doesn't run on transformers 5. A checkpoint is loaded as a Qwen 2, by adapter "
+                "qwen."
             ),
             refusal_tokens=_REFUSALS,
         ),
