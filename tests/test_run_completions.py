@@ -97,8 +97,8 @@ def results(run: Path) -> dict[str, Any]:
 def test_examples_are_the_prompts_with_what_the_model_says_under_the_condition(run: Path, recipe: Path) -> None:
     live = tiny_live("llama")
     directions = load_directions(run / "directions.safetensors")
-    decode = live.tokenizer.decode  # type: ignore[union-attr]  # a tiny model has one
-    under = {"said": [], "steered": [add(directions["warmth"], coefficient=30.0)]}
+    decode = live.chat.tokenizer.decode
+    under: dict[str, list[Any]] = {"said": [], "steered": [add(directions["warmth"], coefficient=30.0)]}
     under["spoken"] = [add(directions["talk"], coefficient=3.0)]
     for name, placements in under.items():
         found = rows(run, name)
@@ -152,7 +152,7 @@ def texts_read(run: Path, name: str, system_prompt: str | None) -> list[tuple[Se
     chat = live.chat if system_prompt is None else live.chat.with_system_prompt(system_prompt)
     plan = planned(run / "recipe.yaml")
     if name == "text":
-        return [(live.tokenizer(one.text)["input_ids"], 1) for one in plan.examples(DataRef("text"))]  # type: ignore[misc]  # a tiny model has one
+        return [(live.chat.tokenizer(one.text)["input_ids"], 1) for one in plan.examples(DataRef("text"))]
     if name == "cold.test":
         prompts = [one.text for one in plan.examples(DataRef("cold", "test"))]
         own = live.complete(prompts, max_new_tokens=5)

@@ -180,7 +180,7 @@ class DatasetRecipe(Section):
     @property
     def prefix_field(self) -> str | None:
         """The field that holds how answers begin, or None."""
-        return self.answer_prefix["field"] if isinstance(self.answer_prefix, Mapping) else None
+        return str(self.answer_prefix["field"]) if isinstance(self.answer_prefix, Mapping) else None
 
     @model_validator(mode="after")
     def _follows(self) -> DatasetRecipe:

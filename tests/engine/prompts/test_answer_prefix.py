@@ -49,7 +49,7 @@ def texts(chat: ChatFormat, example: Example, *roles: str) -> list[str]:
     found = []
     for role in roles:
         start, stop = position_intervals(Positions.parse(role), frame)
-        found.append(chat.tokenizer.decode(read.token_ids[int(start) : int(stop)]))
+        found.append(str(chat.tokenizer.decode(read.token_ids[int(start) : int(stop)])))
     return found
 
 
@@ -128,7 +128,7 @@ THINKING = CHATML.replace(
 def test_what_a_template_puts_before_an_answer_stays_before_it() -> None:
     chat = ChatFormat(tiny_tokenizer(), template=THINKING)
     assert texts(chat, begun("why", "Well"), "answer_prefix") == ["Well"]
-    assert chat.tokenizer.decode(chat.render(begun("why", "Well")).token_ids).endswith("assistant\n<think>\nWell")
+    assert str(chat.tokenizer.decode(chat.render(begun("why", "Well")).token_ids)).endswith("assistant\n<think>\nWell")
 
 
 def test_a_token_never_reaches_from_the_template_into_the_prefix() -> None:
@@ -160,7 +160,7 @@ def test_completions_and_logits_follow_it() -> None:
     """Of a live model: what it writes is what it writes behind the same token ids, and comes without the prefix."""
     live = tiny_live("llama")
     example = begun("why?", "Sure, ")
-    ids = live.chat.render("why?").token_ids + tuple(live.tokenizer.encode("Sure, ", add_special_tokens=False))  # type: ignore[union-attr]  # a tiny model has one
+    ids = live.chat.render("why?").token_ids + tuple(live.chat.tokenizer.encode("Sure, ", add_special_tokens=False))
     assert live.chat.render(example).token_ids == ids
     assert live.complete([example], max_new_tokens=4) == live.complete([torch.tensor(ids)], max_new_tokens=4)
     assert live.complete([example], max_new_tokens=4) != live.complete(["why?"], max_new_tokens=4)
