@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from steerkit.report.cosines import Line
 from steerkit.report.numbers import shorten
@@ -32,7 +32,8 @@ def draw_cosines(lines: Sequence[Line]) -> Figure:
     handles, words = [], []
     for number, line in enumerate(shown):
         colour = SERIES[number % len(SERIES)]
-        style = ("-", (0, (5, 1.5)))[number // len(SERIES) % 2]
+        dashes = number // len(SERIES) % 2
+        style: Literal["-", "--"] = "--" if dashes else "-"
         layers, values = zip(*line.points, strict=True)
         axes.plot(layers, values, color=colour, linestyle=style, linewidth=1.5, marker="o", markersize=2.6, zorder=3)
         handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=1.6))

@@ -55,7 +55,7 @@ def make_alike(results: Results) -> Alike | None:
     named = {name for pair in pairs for name in pair}
     order = [entry.name for entry in results.directions if entry.name in named]
     own = {entry.name: entry.site for entry in results.directions}
-    cells = {}
+    cells: dict[tuple[str, str], str] = {}
     for (first, second), entries in pairs.items():
         text = _cell(entries, (own.get(first), own.get(second)))
         cells |= {(first, second): text, (second, first): text}

@@ -15,7 +15,7 @@ from steerkit.report.read import Results
 from steerkit.report.search import SearchView
 from steerkit.report.tables import Block, Row
 
-BEHAVIOURS: Final = 4
+BEHAVIOURS: Final = 3
 SIDE_EFFECTS: Final = 3
 CONDITIONS: Final = 4
 """How many are spoken of; the tables hold the rest."""
@@ -48,7 +48,9 @@ def make_short(
     # Verdicts on what was said come first, those of a judge before those of rules.
     behaviours = [block for block in own if block not in side and block.evaluator.compared is not False]
     behaviours.sort(key=lambda block: (not is_verdict(block), block.evaluator.role != "judge"))
-    told = behaviours[:BEHAVIOURS]
+    # One for each data set, before a second one on the same.
+    first = {block.data: block for block in reversed(behaviours)}
+    told = [first[data] for data in dict.fromkeys(block.data for block in behaviours)][:BEHAVIOURS]
     finding = [_asked(results, own), *(_chosen(view) for view in searches), *(_behaviour(block) for block in told)]
     left = len(behaviours) - len(told)
     if left:

@@ -78,7 +78,7 @@ def _table(block: Block) -> Table:
     shares = any(row.record is not None and row.record.against is not None for row in block.all_rows)
     columns += ["other\nway"] if shares else []
     if any(row.control is not None for row in block.rows):
-        columns += ["random\nmean", "random\nlowest to highest"]
+        columns += ["random\nmean", "random\nlow to high"]
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in block.all_rows:
@@ -90,7 +90,7 @@ def _table(block: Block) -> Table:
 def _cells(block: Block, row: Row, shares: bool) -> tuple[str, ...]:
     numbers = block.format.plain()
     interval = numbers.interval(*row.interval) if row.interval else None
-    cells = (row.condition.name, numbers.number(row.value), interval or "-")
+    cells: tuple[str, ...] = (row.condition.name, numbers.number(row.value), interval or "-")
     cells += (other_way(row.record, plain=True),) if shares else ()
     if row.condition.kind == "baseline":
         return (*cells, "", "")

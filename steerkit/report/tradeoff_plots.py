@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -99,7 +100,7 @@ def _number(figure: Figure, axes: Axes, points: Sequence[Point], factor: float) 
 
 def _room(place: tuple[float, float], others: Sequence[tuple[float, ...]]) -> float:
     """How far the nearest mark is, where that is near enough to matter."""
-    return min([20.0, *(((place[0] - x) ** 2 + (place[1] - y) ** 2) ** 0.5 for x, y in others)])
+    return min([20.0, *(math.hypot(place[0] - x, place[1] - y) for x, y in others)])
 
 
 def _key(figure: Figure, points: Sequence[Point], height: float) -> None:
