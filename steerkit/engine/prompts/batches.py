@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 PaddingSide = Literal["left", "right"]
 
+SHORTEST_BEGINNING: Final = 4
+"""Fewer tokens in common aren't worth a pass of their own."""
+LEAST_SPARED: Final = 24
+"""About as many tokens as cost what a further pass costs beside its tokens."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -27,12 +32,37 @@ class Batch:
         input_ids: ``[rows, columns]``.
         attention_mask: ``[rows, columns]``, True at real tokens.
         frame: where each row's parts lie.
+        shared: how many first tokens all rows have in common, where to read them once spares enough; else 0. It
+            follows from the batch's tokens alone.
     """
 
     order: tuple[int, ...]
     input_ids: TokenIds
     attention_mask: TokenMask
     frame: Frame
+    shared: int = 0
+
+    @property
+    def beginning(self) -> TokenIds:
+        """The tokens that all rows have in common, ``[1, shared]``."""
+        first = int(self.frame.first[0])
+        return self.input_ids[:1, first : first + self.shared]
+
+    def apart(self) -> Batch:
+        """The same rows with their common beginning in the first columns, and padding on the left behind it.
+
+        Every other token keeps its column. Of a batch that is padded on the right it is the batch itself, but for what
+        its frame says: that a pass behind the beginning holds nothing of it.
+        """
+        frame = replace(self.frame, shared=self.shared)
+        if not bool((self.frame.first > 0).any()):
+            return replace(self, frame=frame)
+        ids, mask = self.input_ids.clone(), self.attention_mask.clone()
+        ids[:, : self.shared], mask[:, : self.shared] = self.beginning, True
+        columns = torch.arange(ids.shape[1])
+        gap = (columns >= self.shared) & (columns < self.frame.first[:, None] + self.shared)
+        mask[gap.to(mask.device)] = False
+        return replace(self, input_ids=ids, attention_mask=mask, frame=frame)
 
 
 def batches(
@@ -92,7 +122,20 @@ def pad(
         growing=growing,
         prompts=[len(prompt.token_ids) if prompt.prompt is None else prompt.prompt for prompt in prompts],
     )
-    return Batch(order, ids.to(device), mask.to(device), frame)
+    shared = common_beginning([prompt.token_ids for prompt in prompts])
+    if (len(prompts) - 1) * shared < LEAST_SPARED:
+        shared = 0
+    return Batch(order, ids.to(device), mask.to(device), frame, shared)
+
+
+def common_beginning(rows: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all rows have in common, at least one token of each left over; 0 for too few."""
+    # What the first and the last in order have in common, all between them have as well.
+    least, greatest, shortest = min(rows), max(rows), min(map(len, rows))
+    length = 0
+    while length < shortest - 1 and least[length] == greatest[length]:
+        length += 1
+    return length if length >= SHORTEST_BEGINNING and len(rows) > 1 else 0
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -111,4 +154,14 @@ def forward_arguments(batch: Batch) -> dict[str, Any]:
     if left:
         arguments["attention_mask"] = batch.attention_mask.long()
         arguments["position_ids"] = position_ids(batch.attention_mask)
+    return arguments
+
+
+def arguments_behind(batch: Batch) -> dict[str, Any]:
+    """Keyword arguments of a forward pass over what stands behind the common beginning of a batch that lies
+    ``apart``; the cache that holds the beginning comes beside them."""
+    arguments: dict[str, Any] = {"input_ids": batch.input_ids[:, batch.shared :], "use_cache": True}
+    if bool((batch.frame.first > 0).any()):
+        arguments["attention_mask"] = batch.attention_mask.long()
+        arguments["position_ids"] = position_ids(batch.attention_mask)[:, batch.shared :]
     return arguments

@@ -22,8 +22,8 @@ from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, pad, position_ids
 from steerkit.engine.prompts.inputs import read_prompts
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
+from steerkit.engine.runtime.beginning import complete_batch
 from steerkit.engine.runtime.blocks import Group
-from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
 from steerkit.engine.sequence.positions import frame_of_mask, goes_on
@@ -55,6 +55,8 @@ class Runtime:
         _chat: how prompts become tokens, or None without a tokenizer; read it as ``chat``.
         batch_tokens: most tokens of a batch.
         weights_hash: sha256 of the weights' files, or None.
+        share_beginnings: whether what the prompts of a batch have in common at their beginning is computed once, where
+            that is exact. False reads every prompt whole.
     """
 
     model: PreTrainedModel
@@ -66,6 +68,7 @@ class Runtime:
     _chat: ChatFormat | None
     batch_tokens: int = 4096
     weights_hash: str | None = None
+    share_beginnings: bool = True
 
     @cached_property
     def steering(self) -> Steering:
@@ -336,10 +339,7 @@ class Runtime:
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise DataError(f"max_new_tokens is a whole number of at least 1, not {max_new_tokens!r}.")
         for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
-            with self.running(batch, steer=steer):
-                rows = generate_batch(
-                    self.model, batch, max_new_tokens=max_new_tokens, pad_id=self.pad_id, settings=kwargs
-                )
+            rows = complete_batch(self, batch, max_new_tokens=max_new_tokens, settings=kwargs, steer=steer)
             copies = len(rows) // len(batch.order)
             for place, index in enumerate(batch.order):
                 found[index] = rows[place * copies : (place + 1) * copies]
