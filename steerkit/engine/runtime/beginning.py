@@ -209,7 +209,7 @@ def _begin(
         return None
     group = Group.of_rows(None if steer is None else [steer[index] for index in batch.order])
     edited = _edited_in_beginning(live, batch, group)
-    if edited is None or shareable(live).refused:
+    if edited is None or shareable(live, generating=new_tokens > 0).refused:
         return None
     # What nothing edits is read by itself, so that its bits don't depend on what is steered beside it.
     passes = (_Once(), _Once())
