@@ -23,7 +23,10 @@ import torch
 from torch import Tensor
 
 from steerkit.api.intervention import Placement
+from steerkit.engine.prompts.batches import common_beginning as common_beginning_of_rows
 from steerkit.engine.reading.passes import logits_of
+from steerkit.engine.runtime.caches import cache_for_rows, keys_and_values, new_cache
+from steerkit.engine.runtime.shareable import most_apart
 from steerkit.engine.searching.partial import Below, beginning_at, kept_below
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import submodule
@@ -37,10 +40,6 @@ if TYPE_CHECKING:
 
 _PASS_TOKENS: Final = 24
 """About as many tokens as cost what a further pass costs beside its tokens, so that rows are not cut too fine."""
-_SHORTEST_PREFIX: Final = 4
-_ALIKE: Final = {torch.float32: 1e-4, torch.float64: 1e-8}
-_ALIKE_16_BIT: Final = 5e-2
-"""How far logits of a shortcut may be from those of a whole pass, as a share of their norm."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +207,7 @@ class AlikePrompts:
 
 def common_beginning(prompts: Sequence[Rendered]) -> int:
     """How many first tokens all prompts have in common, at least one token of each left over; 0 for too few."""
-    shortest = min(len(prompt.token_ids) for prompt in prompts)
-    first = prompts[0].token_ids
-    length = 0
-    while length < shortest - 1 and all(prompt.token_ids[length] == first[length] for prompt in prompts):
-        length += 1
-    return length if length >= _SHORTEST_PREFIX and len(prompts) > 1 else 0
+    return common_beginning_of_rows([prompt.token_ids for prompt in prompts])
 
 
 def cut_evenly(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
@@ -250,37 +244,17 @@ def first_layer(placements: Sequence[Placement], live: Runtime) -> int:
 
 
 def _shared_by(cache: Cache, rows: int) -> Cache:
-    """A cache of one row as one of several, to be written on; the shared part is not copied until it is."""
-    from transformers import DynamicCache
-
-    found = DynamicCache()
-    for layer, held in enumerate(cache.layers):
-        keys, values = _keys_and_values(held)
-        found.update(_expanded(keys, rows), _expanded(values, rows), layer)
-    return found
-
-
-def _keys_and_values(layer: Any) -> tuple[Tensor, Tensor]:
-    """What a layer of a cache holds. Raises ``AttributeError`` for one that holds something else."""
-    keys, values = layer.keys, layer.values
-    if not isinstance(keys, Tensor) or not isinstance(values, Tensor):
-        raise AttributeError("a layer of the cache holds no keys and values")
-    return keys, values
-
-
-def _expanded(value: Tensor, rows: int) -> Tensor:
-    return value.expand(rows, *value.shape[1:])
+    """A cache of one row as one of several, to be written on."""
+    return cache_for_rows([cache], [0] * rows)
 
 
 def _cache_for_candidate(unsteered: Cache | None, steered: Cache, layer: int) -> Cache:
     """A cache whose layers below one are those of another: what a pass that began there has left out."""
     if layer == 0 or unsteered is None:
         return steered
-    from transformers import DynamicCache
-
-    found = DynamicCache()
+    found = new_cache()
     for place, (below, above) in enumerate(zip(unsteered.layers, steered.layers, strict=True)):
-        found.update(*_keys_and_values(below if place < layer else above), place)
+        found.update(*keys_and_values(below if place < layer else above), place)
     return found
 
 
@@ -319,5 +293,4 @@ def _fault(
     except Exception as error:  # whatever a model of somebody else's raises where it can't do it
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     far = float((logits - literal).norm() / literal.norm().clamp(min=1e-9))
-    most = _ALIKE.get(live.model.dtype, _ALIKE_16_BIT)
-    return "" if far <= most else f"logits differ by {far:.1e} of their norm"
+    return "" if far <= most_apart(live.model.dtype) else f"logits differ by {far:.1e} of their norm"
