@@ -19,8 +19,9 @@ PaddingSide = Literal["left", "right"]
 
 SHORTEST_BEGINNING: Final = 4
 """Fewer tokens in common aren't worth a pass of their own."""
-LEAST_SPARED: Final = 24
-"""About as many tokens as cost what a further pass costs beside its tokens."""
+PASS_TOKENS: Final = 24
+"""About as many tokens as cost, on a CPU, what a further pass costs beside its tokens: what a shared beginning spares
+at least, and what keeps rows from being cut too fine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,7 @@ def batches(
     pad_id: int,
     device: torch.device,
     extra_tokens: int = 0,
+    fine: bool = False,
 ) -> list[Batch]:
     """Cut prompts into batches, the longest first so that a batch that doesn't fit fails at once.
 
@@ -83,6 +85,7 @@ def batches(
         pad_id: the padding token; never read.
         device: where the tensors go.
         extra_tokens: columns that each row will grow by (generation), counted into the budget.
+        fine: cut each batch further where that spares more padding than further passes cost on a CPU.
     """
     lengths = [len(prompt.token_ids) for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
@@ -93,8 +96,42 @@ def batches(
             cut[-1].append(index)
         else:
             cut.append([index])
+    if fine:
+        cut = [part for rows in cut for part in _cut_finely([prompts[index] for index in rows], rows, batch_tokens)]
     growing = extra_tokens > 0
     return [pad([prompts[index] for index in rows], tuple(rows), padding_side, pad_id, device, growing) for rows in cut]
+
+
+def _cut_finely(prompts: Sequence[Rendered], places: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """A batch cut into parts of rows of like length. What they begin with is read once in each."""
+    shared = common_beginning([prompt.token_ids for prompt in prompts])
+    lengths = [len(prompt.token_ids) - shared for prompt in prompts]
+    pieces = cut_evenly(lengths, batch_tokens, 2 * PASS_TOKENS + shared if shared else PASS_TOKENS)
+    return [[places[place] for place in piece] for piece in pieces]
+
+
+def cut_evenly(lengths: Sequence[int], most_tokens: int, pass_tokens: int = PASS_TOKENS) -> list[list[int]]:
+    """Places of rows cut into pieces, the longest first, so that padding and the number of pieces cost least together.
+
+    A piece costs its rows times its longest, and ``pass_tokens`` beside.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    best = [0.0] + [float("inf")] * len(order)
+    begins = [0] * (len(order) + 1)
+    for end in range(1, len(order) + 1):
+        for start in range(end):
+            tokens = (end - start) * lengths[order[start]]
+            if tokens > most_tokens and end - start > 1:
+                continue
+            cost = best[start] + tokens + pass_tokens
+            if cost < best[end]:
+                best[end], begins[end] = cost, start
+    pieces = []
+    end = len(order)
+    while end:
+        pieces.append(order[begins[end] : end])
+        end = begins[end]
+    return pieces[::-1]
 
 
 def pad(
@@ -123,7 +160,7 @@ def pad(
         prompts=[len(prompt.token_ids) if prompt.prompt is None else prompt.prompt for prompt in prompts],
     )
     shared = common_beginning([prompt.token_ids for prompt in prompts])
-    if (len(prompts) - 1) * shared < LEAST_SPARED:
+    if (len(prompts) - 1) * shared < PASS_TOKENS:
         shared = 0
     return Batch(order, ids.to(device), mask.to(device), frame, shared)
 

@@ -108,7 +108,7 @@ def capture(
     rows: dict[Key, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {key: [] for key in sums}
     done = 0
     with shown(progress, "capturing") as tell:
-        for batch in live.batched(rendered, padding_side):
+        for batch in live.batched(rendered, padding_side, fine=True):
             read = tokens_of_batch(live, batch, sites, positions, steer)
             for key, (values, counts) in read.items():
                 sums[key].add(values)

@@ -360,8 +360,16 @@ class Runtime:
         """How many token ids the model has an embedding for."""
         return cast(Tensor, self.model.get_input_embeddings().weight).shape[0]
 
-    def batched(self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0) -> list[Batch]:
+    def batched(
+        self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0, fine: bool = False
+    ) -> list[Batch]:
         """Cut rendered prompts into batches by the model's token budget.
+
+        Args:
+            rendered: the prompts.
+            side: where padding goes.
+            extra_tokens: columns that each row will grow by.
+            fine: cut on a CPU into rows of like length, where a pass costs little beside its tokens.
 
         Raises:
             DataError: for a prompt without a token, or one that is longer than the model's context.
@@ -374,6 +382,7 @@ class Runtime:
             pad_id=self.pad_id,
             device=self.device,
             extra_tokens=extra_tokens,
+            fine=fine and self.device.type == "cpu",
         )
 
     def require_fitting(self, rendered: Sequence[Rendered], extra_tokens: int = 0) -> None:

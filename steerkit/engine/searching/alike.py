@@ -17,13 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from steerkit.api.intervention import Placement
 from steerkit.engine.prompts.batches import common_beginning as common_beginning_of_rows
+from steerkit.engine.prompts.batches import cut_evenly
 from steerkit.engine.reading.passes import logits_of
 from steerkit.engine.runtime.caches import cache_for_rows, keys_and_values, new_cache
 from steerkit.engine.runtime.shareable import most_apart
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
     from steerkit.engine.prompts.chat import Rendered
     from steerkit.engine.runtime.runtime import Runtime
-
-_PASS_TOKENS: Final = 24
-"""About as many tokens as cost what a further pass costs beside its tokens, so that rows are not cut too fine."""
 
 
 @dataclass(frozen=True)
@@ -210,30 +208,6 @@ def common_beginning(prompts: Sequence[Rendered]) -> int:
     return common_beginning_of_rows([prompt.token_ids for prompt in prompts])
 
 
-def cut_evenly(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Places of rows cut into pieces, the longest first, so that padding and the number of pieces cost least together.
-
-    A piece costs its rows times its longest, and about ``_PASS_TOKENS`` beside.
-    """
-    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
-    best = [0.0] + [float("inf")] * len(order)
-    begins = [0] * (len(order) + 1)
-    for end in range(1, len(order) + 1):
-        for start in range(end):
-            tokens = (end - start) * lengths[order[start]]
-            if tokens > most_tokens and end - start > 1:
-                continue
-            cost = best[start] + tokens + _PASS_TOKENS
-            if cost < best[end]:
-                best[end], begins[end] = cost, start
-    pieces = []
-    end = len(order)
-    while end:
-        pieces.append(order[begins[end] : end])
-        end = begins[end]
-    return pieces[::-1]
-
-
 def first_layer(placements: Sequence[Placement], live: Runtime) -> int:
     """The lowest layer that an edit touches: the layers below are as they are without it. 0 where there is none."""
     sites = [site for placement in placements for site in placement.sites_on(live.layout)]
@@ -271,6 +245,9 @@ def found_shortcuts(live: Runtime, prompts: Sequence[Rendered]) -> Shortcuts:
     literal = AlikePrompts(live, some, whole).all_logits(())
     refused = []
     prefix = common_beginning(prompts) > 0
+    if prefix and not live.layout.shares_beginning:
+        prefix = False
+        refused.append("a common beginning is read with every prompt: the adapter says that its cache can't be shared")
     if prefix and (fault := _fault(live, some, Shortcuts(prefix=True, layers=False), literal)):
         prefix = False
         refused.append(f"a common beginning is read with every prompt: {fault}")

@@ -323,8 +323,12 @@ def test_prompts_beyond_a_window_and_rotations_scaled_by_length_are_read_whole()
 
 def test_a_model_whose_cache_is_another_is_read_whole_and_says_why() -> None:
     live = tiny_live("qwen3_next")
-    assert shareable(live).refused
-    assert not reads_less(live, lambda one: next_token_logits(one, PROMPTS))
+    assert "adapter" in shareable(live).refused
+    # What is tried would say so as well.
+    undeclared = copy.copy(live)
+    undeclared.layout = replace(live.layout, shares_beginning=True)
+    assert shareable(undeclared).refused
+    assert not reads_less(undeclared, lambda one: next_token_logits(one, PROMPTS))
     said = wrap(tiny_model("llama"), tiny_tokenizer())
     said.layout = replace(said.layout, shares_beginning=False)
     assert "adapter" in shareable(said).refused
@@ -384,6 +388,23 @@ def test_apart_the_beginning_stands_first_and_every_other_token_where_it_was() -
         assert apart.input_ids[row, first + 31 :].tolist() == list(ids[31:])
         assert apart.attention_mask[row].tolist() == [True] * 31 + [False] * first + [True] * (len(ids) - 31)
     assert batch.beginning.tolist() == [list(rows[0].token_ids[:31])]
+
+
+def test_a_capture_on_a_cpu_cuts_rows_of_like_length_together(llama: LiveModel) -> None:
+    lengths = [50, 49, 20, 19, 48, 21] * 8
+    prompts = [Rendered((*range(5, 17), *(40 + (row + at) % 60 for at in range(n)))) for row, n in enumerate(lengths)]
+    coarse, fine = llama.batched(prompts, "right"), llama.batched(prompts, "right", fine=True)
+    assert len(coarse) == 1 and len(fine) == 2
+    assert sorted(place for batch in fine for place in batch.order) == list(range(len(prompts)))
+    assert [batch.input_ids.shape[1] for batch in fine] == [62, 33]
+
+    def captured(live: LiveModel) -> Any:
+        return live.capture(prompts, ["blocks.1.resid_pre"], -1, kind="rows", progress=False)
+
+    sizes = tokens_read(llama, captured)
+    assert sizes == sum(12 + len(batch.order) * (batch.input_ids.shape[1] - 12) for batch in fine)
+    ((key, found),) = captured(llama).items()
+    assert_close(found.rows, captured(apart_from(llama))[key].rows)
 
 
 def test_no_part_of_it_is_left_after_an_exception(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
