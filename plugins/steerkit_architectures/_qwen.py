@@ -17,7 +17,10 @@ class QwenAdapter(ArchitectureAdapter):
     def layout(self, model: PreTrainedModel) -> Layout:
         """Declare the model's streams."""
         text = TextModel.of(model)
-        return standard_layout(text, text.blocks(self.block))
+        blocks = text.blocks(self.block)
+        # Linear attention carries a state along, which takes the place of keys and values.
+        carries = any("linear_attn" in block.writers[0].tap.module for block in blocks)
+        return standard_layout(text, blocks, shares_beginning=not carries)
 
     def block(self, block: Part) -> Block:
         """Declare one block, whichever of the two token mixers it has."""

@@ -108,6 +108,9 @@ class Layout:
             times one factor, which the self-test checks.
         softcap: ``c`` of the logits' ``c * tanh(logits / c)``, or None.
         logit_scale: factor on the logits, before any softcap.
+        shares_beginning: whether what a model keeps of tokens that it has read (its cache) may stand for the beginning
+            of several rows. True is tried once on the live model before it is relied on; False where it is known
+            that it can't, as with a state that layers carry along in place of keys and values.
     """
 
     d_model: int
@@ -121,6 +124,7 @@ class Layout:
     softcap: float | None = None
     logit_scale: float = 1.0
     notes: tuple[str, ...] = field(default=())
+    shares_beginning: bool = True
 
     @property
     def n_layers(self) -> int:

@@ -88,6 +88,8 @@ def _print_json(value: dict[str, Any]) -> None:
 def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken]) -> None:
     from rich.console import Console
 
+    from steerkit.engine.runtime.shareable import shareable
+
     console = Console(highlight=False)
     layout = live.layout
     console.print(
@@ -99,6 +101,11 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
     )
     for note in layout.notes:
         console.print(f"Note: {note}", markup=False)
+    refused = shareable(live).refused or shareable(live, generating=True).refused
+    if refused:
+        console.print(
+            f"Note: what prompts have in common at their beginning is read with each: {refused}", markup=False
+        )
     console.print()
     _table(console, "sites", ("site", "width", "read and written at", "an update folds into"), site_rows(layout))
     if tokens:

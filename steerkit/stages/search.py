@@ -20,7 +20,8 @@ from steerkit.types import Positions
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.engine.searching.search import Choice, Probe, Scored
+    from steerkit.engine.searching.scorers import Choice, Probe
+    from steerkit.engine.searching.search import Scored
     from steerkit.progress import Observer
     from steerkit.session.model import LiveModel
 
@@ -50,7 +51,7 @@ def choices_of(directions: Iterable[Direction], over: str, coefficients: Sequenc
 
     What an estimator gives beside its main direction is no candidate.
     """
-    from steerkit.engine.searching.search import Choice
+    from steerkit.engine.searching.scorers import Choice
 
     return [
         Choice(_one_position(direction.positions), site, at, coefficient=coefficient)
@@ -67,7 +68,7 @@ def _one_position(positions: Positions) -> int:
 
 
 def _probe(use: ScoreUse, live: LiveModel) -> Probe:
-    from steerkit.engine.searching.search import Probe
+    from steerkit.engine.searching.scorers import Probe
 
     limits = (-math.inf, math.inf)
     if use.limits is not None:

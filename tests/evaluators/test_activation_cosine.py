@@ -15,7 +15,8 @@ from steerkit.api.direction import Direction
 from steerkit.api.evaluator import Outputs
 from steerkit.api.hookspecs import Needs
 from steerkit.engine.measuring.evaluate import Evaluation, Job
-from steerkit.engine.searching.search import CandidateSearch, Choice, Probe
+from steerkit.engine.searching.scorers import Choice, Probe
+from steerkit.engine.searching.search import CandidateSearch
 from steerkit.errors import PluginError
 from steerkit.selection import COSMIC, Rule
 from steerkit.session import ablate, add

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 PaddingSide = Literal["left", "right"]
 
+SHORTEST_BEGINNING: Final = 4
+"""Fewer tokens in common aren't worth a pass of their own."""
+PASS_TOKENS: Final = 24
+"""About as many tokens as cost, on a CPU, what a further pass costs beside its tokens: what a shared beginning spares
+at least, and what keeps rows from being cut too fine."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -27,12 +33,37 @@ class Batch:
         input_ids: ``[rows, columns]``.
         attention_mask: ``[rows, columns]``, True at real tokens.
         frame: where each row's parts lie.
+        shared: how many first tokens all rows have in common, where to read them once spares enough; else 0. It
+            follows from the batch's tokens alone.
     """
 
     order: tuple[int, ...]
     input_ids: TokenIds
     attention_mask: TokenMask
     frame: Frame
+    shared: int = 0
+
+    @property
+    def beginning(self) -> TokenIds:
+        """The tokens that all rows have in common, ``[1, shared]``."""
+        first = int(self.frame.first[0])
+        return self.input_ids[:1, first : first + self.shared]
+
+    def apart(self) -> Batch:
+        """The same rows with their common beginning in the first columns, and padding on the left behind it.
+
+        Every other token keeps its column. Of a batch that is padded on the right it is the batch itself, but for what
+        its frame says: that a pass behind the beginning holds nothing of it.
+        """
+        frame = replace(self.frame, shared=self.shared)
+        if not bool((self.frame.first > 0).any()):
+            return replace(self, frame=frame)
+        ids, mask = self.input_ids.clone(), self.attention_mask.clone()
+        ids[:, : self.shared], mask[:, : self.shared] = self.beginning, True
+        columns = torch.arange(ids.shape[1])
+        gap = (columns >= self.shared) & (columns < self.frame.first[:, None] + self.shared)
+        mask[gap.to(mask.device)] = False
+        return replace(self, input_ids=ids, attention_mask=mask, frame=frame)
 
 
 def batches(
@@ -43,6 +74,7 @@ def batches(
     pad_id: int,
     device: torch.device,
     extra_tokens: int = 0,
+    fine: bool = False,
 ) -> list[Batch]:
     """Cut prompts into batches, the longest first so that a batch that doesn't fit fails at once.
 
@@ -53,6 +85,7 @@ def batches(
         pad_id: the padding token; never read.
         device: where the tensors go.
         extra_tokens: columns that each row will grow by (generation), counted into the budget.
+        fine: cut each batch further where that spares more padding than further passes cost on a CPU.
     """
     lengths = [len(prompt.token_ids) for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
@@ -63,8 +96,42 @@ def batches(
             cut[-1].append(index)
         else:
             cut.append([index])
+    if fine:
+        cut = [part for rows in cut for part in _cut_finely([prompts[index] for index in rows], rows, batch_tokens)]
     growing = extra_tokens > 0
     return [pad([prompts[index] for index in rows], tuple(rows), padding_side, pad_id, device, growing) for rows in cut]
+
+
+def _cut_finely(prompts: Sequence[Rendered], places: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """A batch cut into parts of rows of like length. What they begin with is read once in each."""
+    shared = common_beginning([prompt.token_ids for prompt in prompts])
+    lengths = [len(prompt.token_ids) - shared for prompt in prompts]
+    pieces = cut_evenly(lengths, batch_tokens, 2 * PASS_TOKENS + shared if shared else PASS_TOKENS)
+    return [[places[place] for place in piece] for piece in pieces]
+
+
+def cut_evenly(lengths: Sequence[int], most_tokens: int, pass_tokens: int = PASS_TOKENS) -> list[list[int]]:
+    """Places of rows cut into pieces, the longest first, so that padding and the number of pieces cost least together.
+
+    A piece costs its rows times its longest, and ``pass_tokens`` beside.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    best = [0.0] + [float("inf")] * len(order)
+    begins = [0] * (len(order) + 1)
+    for end in range(1, len(order) + 1):
+        for start in range(end):
+            tokens = (end - start) * lengths[order[start]]
+            if tokens > most_tokens and end - start > 1:
+                continue
+            cost = best[start] + tokens + pass_tokens
+            if cost < best[end]:
+                best[end], begins[end] = cost, start
+    pieces = []
+    end = len(order)
+    while end:
+        pieces.append(order[begins[end] : end])
+        end = begins[end]
+    return pieces[::-1]
 
 
 def pad(
@@ -92,7 +159,20 @@ def pad(
         growing=growing,
         prompts=[len(prompt.token_ids) if prompt.prompt is None else prompt.prompt for prompt in prompts],
     )
-    return Batch(order, ids.to(device), mask.to(device), frame)
+    shared = common_beginning([prompt.token_ids for prompt in prompts])
+    if (len(prompts) - 1) * shared < PASS_TOKENS:
+        shared = 0
+    return Batch(order, ids.to(device), mask.to(device), frame, shared)
+
+
+def common_beginning(rows: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all rows have in common, at least one token of each left over; 0 for too few."""
+    # What the first and the last in order have in common, all between them have as well.
+    least, greatest, shortest = min(rows), max(rows), min(map(len, rows))
+    length = 0
+    while length < shortest - 1 and least[length] == greatest[length]:
+        length += 1
+    return length if length >= SHORTEST_BEGINNING and len(rows) > 1 else 0
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -111,4 +191,14 @@ def forward_arguments(batch: Batch) -> dict[str, Any]:
     if left:
         arguments["attention_mask"] = batch.attention_mask.long()
         arguments["position_ids"] = position_ids(batch.attention_mask)
+    return arguments
+
+
+def arguments_behind(batch: Batch) -> dict[str, Any]:
+    """Keyword arguments of a forward pass over what stands behind the common beginning of a batch that lies
+    ``apart``; the cache that holds the beginning comes beside them."""
+    arguments: dict[str, Any] = {"input_ids": batch.input_ids[:, batch.shared :], "use_cache": True}
+    if bool((batch.frame.first > 0).any()):
+        arguments["attention_mask"] = batch.attention_mask.long()
+        arguments["position_ids"] = position_ids(batch.attention_mask)[:, batch.shared :]
     return arguments

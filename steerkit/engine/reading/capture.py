@@ -6,7 +6,6 @@ The pass computes no head, stops behind the last tap that is read, and keeps the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -16,11 +15,10 @@ from torch import Tensor
 from steerkit.api.estimator import ClassStatistics
 from steerkit.api.hookspecs import StatisticsKind
 from steerkit.engine.lowering.edits import Steer
-from steerkit.engine.prompts.batches import Batch, PaddingSide, forward_arguments
+from steerkit.engine.prompts.batches import Batch, PaddingSide
+from steerkit.engine.runtime.beginning import read_batch
 from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.positions import BEHIND, FAR, edit_mask, position_intervals
-from steerkit.engine.sites.evaluating import evaluating
-from steerkit.engine.sites.taps import submodule
 from steerkit.errors import DataError, PositionError, SiteError, nearest
 from steerkit.progress import Progress, shown
 from steerkit.types import FROM_TOKEN, Positions, Site
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
     from steerkit.engine.runtime.runtime import Runtime
 
 Key = tuple[Site, Positions]
-
-
-class _Stop(Exception):
-    """Leaves the forward pass once everything that is asked for was read."""
 
 
 @dataclass
@@ -116,8 +110,8 @@ def capture(
     rows: dict[Key, list[tuple[tuple[int, ...], Tensor, Tensor]]] = {key: [] for key in sums}
     done = 0
     with shown(progress, "capturing") as tell:
-        for batch in live.batched(rendered, padding_side):
-            read = read_batch(live, batch, sites, positions, steer)
+        for batch in live.batched(rendered, padding_side, fine=True):
+            read = tokens_of_batch(live, batch, sites, positions, steer)
             for key, (values, counts) in read.items():
                 sums[key].add(values)
                 if kind == "rows":
@@ -174,7 +168,7 @@ def _statistics_of(key: Key, acc: _Accumulator, rows: list[tuple[tuple[int, ...]
     return ClassStatistics(acc.count, mean, second, torch.cat(in_order), counts)
 
 
-def read_batch(
+def tokens_of_batch(
     live: Runtime,
     batch: Batch,
     sites: Sequence[Site],
@@ -196,7 +190,6 @@ def read_batch(
     """
     picks = {position: tokens_of(live, position, batch) for position in positions}
     found: dict[Key, tuple[Tensor, Tensor]] = {}
-    pending = set(sites)
 
     def reader(site: Site) -> Callable[[Tensor], None]:
         columns = live.layout.columns(site)
@@ -204,15 +197,10 @@ def read_batch(
         def read(x: Tensor) -> None:
             for position, (row, column, counts) in picks.items():
                 found[(site, position)] = (x[row, column][:, columns].detach(), counts)
-            pending.discard(site)
-            if not pending:
-                raise _Stop
 
         return read
 
-    readers = {site: reader(site) for site in sites}
-    with live.running(batch, steer=steer, readers=readers), evaluating(live.model), suppress(_Stop):
-        submodule(live.model, live.layout.base)(**forward_arguments(batch))
+    read_batch(live, batch, steer=steer, readers={site: reader(site) for site in sites}, stops=True)
     return found
 
 

@@ -13,15 +13,14 @@ from torch.nn.functional import pad
 
 from steerkit.api.monitor import Completion, Monitor, Readings
 from steerkit.engine.lowering.edits import Steer
-from steerkit.engine.prompts.batches import Batch, forward_arguments
+from steerkit.engine.prompts.batches import Batch
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key, tokens_of
-from steerkit.engine.runtime.generation import generate_batch
+from steerkit.engine.runtime.beginning import complete_batch, read_batch
 from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.gates import gate_at_head, gate_projection
 from steerkit.engine.sequence.positions import BEHIND, edit_mask, frame_of_prompts, position_intervals
-from steerkit.engine.sites.evaluating import evaluating
-from steerkit.engine.sites.taps import Handler, submodule
+from steerkit.engine.sites.taps import Handler
 from steerkit.errors import AttachError, DataError
 
 if TYPE_CHECKING:
@@ -179,8 +178,7 @@ def read_along(
         readers = {
             site: _both_handlers(watch.readers.get(site), taken.readers.get(site)) for site in watch.sites | taken.sites
         }
-        with live.running(batch, steer=steer, readers=readers), evaluating(live.model):
-            submodule(live.model, live.layout.base)(**forward_arguments(batch))
+        read_batch(live, batch, steer=steer, readers=readers)
         for row, index in enumerate(batch.order):
             first = int(batch.frame.first[row])
             readings = {one.name: watch.readings(one, row, first, texts[index]) for one in monitors}
@@ -254,10 +252,14 @@ def completions(
     found: dict[int, list[Completion]] = {}
     for batch in live.batched(rendered, "left", extra_tokens=max_new_tokens):
         watch = Watch(monitors, batch.input_ids.shape[1])
-        with live.running(batch, steer=steer, readers=watch.readers if monitors else None):
-            rows = generate_batch(
-                live.model, batch, max_new_tokens=max_new_tokens, pad_id=live.pad_id, settings=settings
-            )
+        rows = complete_batch(
+            live,
+            batch,
+            max_new_tokens=max_new_tokens,
+            settings=settings,
+            steer=steer,
+            readers=watch.readers if monitors else None,
+        )
         copies = len(rows) // len(batch.order)
         for place, ids in enumerate(rows):
             row, index = place // copies, batch.order[place // copies]

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from steerkit.api.architecture import Layout
 from steerkit.engine.lowering.edits import Steer
-from steerkit.engine.prompts.batches import Batch, forward_arguments
-from steerkit.engine.runtime.generation import generate_batch
+from steerkit.engine.prompts.batches import Batch
+from steerkit.engine.runtime.beginning import complete_batch, read_batch
 from steerkit.engine.runtime.sampling import sampling_settings
 from steerkit.engine.runtime.steering import require_rows
-from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import submodule
 from steerkit.errors import DataError
 from steerkit.progress import SILENT, Progress
@@ -45,9 +44,8 @@ def logits_of(model: PreTrainedModel, layout: Layout, hidden: Tensor) -> Tensor:
 
 
 def _read_hidden_states(live: Runtime, batch: Batch, steer: Sequence[Steer] | None) -> Tensor:
-    with live.running(batch, steer=steer), evaluating(live.model):
-        output = submodule(live.model, live.layout.base)(**forward_arguments(batch))
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
+    hidden = read_batch(live, batch, steer=steer)
+    assert hidden is not None  # nobody asked to leave the pass
     return hidden
 
 
@@ -152,10 +150,7 @@ def sampled_completions(
     for batch in live.batched(prompts, "left", extra_tokens=max_new_tokens):
         chosen = [keys[index] for index in batch.order]
         settings = sampling_settings(chosen, batch.input_ids.shape[1], temperature, top_p)
-        with live.running(batch):
-            rows = generate_batch(
-                live.model, batch, max_new_tokens=max_new_tokens, pad_id=live.pad_id, settings=settings
-            )
+        rows = complete_batch(live, batch, max_new_tokens=max_new_tokens, settings=settings)
         for place, index in enumerate(batch.order):
             found[index] = rows[place]
         done += len(batch.order)

@@ -23,8 +23,8 @@ from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, pad, position_ids
 from steerkit.engine.prompts.inputs import read_prompts
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
+from steerkit.engine.runtime.beginning import complete_batch
 from steerkit.engine.runtime.blocks import Group
-from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
 from steerkit.engine.sequence.positions import frame_of_mask, goes_on
@@ -56,6 +56,8 @@ class Runtime:
         _chat: how prompts become tokens, or None without a tokenizer; read it as ``chat``.
         batch_tokens: most tokens of a batch.
         weights_hash: sha256 of the weights' files, or None.
+        share_beginnings: whether what the prompts of a batch have in common at their beginning is computed once, where
+            that is exact. False reads every prompt whole.
     """
 
     model: PreTrainedModel
@@ -67,6 +69,7 @@ class Runtime:
     _chat: ChatFormat | None
     batch_tokens: int = 4096
     weights_hash: str | None = None
+    share_beginnings: bool = True
 
     @cached_property
     def steering(self) -> Steering:
@@ -338,10 +341,7 @@ class Runtime:
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise DataError(f"max_new_tokens is a whole number of at least 1, not {max_new_tokens!r}.")
         for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
-            with self.running(batch, steer=steer):
-                rows = generate_batch(
-                    self.model, batch, max_new_tokens=max_new_tokens, pad_id=self.pad_id, settings=kwargs
-                )
+            rows = complete_batch(self, batch, max_new_tokens=max_new_tokens, settings=kwargs, steer=steer)
             copies = len(rows) // len(batch.order)
             for place, index in enumerate(batch.order):
                 found[index] = rows[place * copies : (place + 1) * copies]
@@ -362,8 +362,16 @@ class Runtime:
         """How many token ids the model has an embedding for."""
         return cast(Tensor, self.model.get_input_embeddings().weight).shape[0]
 
-    def batched(self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0) -> list[Batch]:
+    def batched(
+        self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0, fine: bool = False
+    ) -> list[Batch]:
         """Cut rendered prompts into batches by the model's token budget.
+
+        Args:
+            rendered: the prompts.
+            side: where padding goes.
+            extra_tokens: columns that each row will grow by.
+            fine: cut on a CPU into rows of like length, where a pass costs little beside its tokens.
 
         Raises:
             DataError: for a prompt without a token, or one that is longer than the model's context.
@@ -376,6 +384,7 @@ class Runtime:
             pad_id=self.pad_id,
             device=self.device,
             extra_tokens=extra_tokens,
+            fine=fine and self.device.type == "cpu",
         )
 
     def require_fitting(self, rendered: Sequence[Rendered], extra_tokens: int = 0) -> None:

@@ -17,13 +17,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from steerkit.api.intervention import Placement
+from steerkit.engine.prompts.batches import common_beginning as common_beginning_of_rows
+from steerkit.engine.prompts.batches import cut_evenly
 from steerkit.engine.reading.passes import logits_of
+from steerkit.engine.runtime.caches import cache_for_rows, keys_and_values, new_cache
+from steerkit.engine.runtime.shareable import most_apart
 from steerkit.engine.searching.partial import Below, beginning_at, kept_below
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import submodule
@@ -34,13 +38,6 @@ if TYPE_CHECKING:
 
     from steerkit.engine.prompts.chat import Rendered
     from steerkit.engine.runtime.runtime import Runtime
-
-_PASS_TOKENS: Final = 24
-"""About as many tokens as cost what a further pass costs beside its tokens, so that rows are not cut too fine."""
-_SHORTEST_PREFIX: Final = 4
-_ALIKE: Final = {torch.float32: 1e-4, torch.float64: 1e-8}
-_ALIKE_16_BIT: Final = 5e-2
-"""How far logits of a shortcut may be from those of a whole pass, as a share of their norm."""
 
 
 @dataclass(frozen=True)
@@ -208,36 +205,7 @@ class AlikePrompts:
 
 def common_beginning(prompts: Sequence[Rendered]) -> int:
     """How many first tokens all prompts have in common, at least one token of each left over; 0 for too few."""
-    shortest = min(len(prompt.token_ids) for prompt in prompts)
-    first = prompts[0].token_ids
-    length = 0
-    while length < shortest - 1 and all(prompt.token_ids[length] == first[length] for prompt in prompts):
-        length += 1
-    return length if length >= _SHORTEST_PREFIX and len(prompts) > 1 else 0
-
-
-def cut_evenly(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Places of rows cut into pieces, the longest first, so that padding and the number of pieces cost least together.
-
-    A piece costs its rows times its longest, and about ``_PASS_TOKENS`` beside.
-    """
-    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
-    best = [0.0] + [float("inf")] * len(order)
-    begins = [0] * (len(order) + 1)
-    for end in range(1, len(order) + 1):
-        for start in range(end):
-            tokens = (end - start) * lengths[order[start]]
-            if tokens > most_tokens and end - start > 1:
-                continue
-            cost = best[start] + tokens + _PASS_TOKENS
-            if cost < best[end]:
-                best[end], begins[end] = cost, start
-    pieces = []
-    end = len(order)
-    while end:
-        pieces.append(order[begins[end] : end])
-        end = begins[end]
-    return pieces[::-1]
+    return common_beginning_of_rows([prompt.token_ids for prompt in prompts])
 
 
 def first_layer(placements: Sequence[Placement], live: Runtime) -> int:
@@ -250,37 +218,17 @@ def first_layer(placements: Sequence[Placement], live: Runtime) -> int:
 
 
 def _shared_by(cache: Cache, rows: int) -> Cache:
-    """A cache of one row as one of several, to be written on; the shared part is not copied until it is."""
-    from transformers import DynamicCache
-
-    found = DynamicCache()
-    for layer, held in enumerate(cache.layers):
-        keys, values = _keys_and_values(held)
-        found.update(_expanded(keys, rows), _expanded(values, rows), layer)
-    return found
-
-
-def _keys_and_values(layer: Any) -> tuple[Tensor, Tensor]:
-    """What a layer of a cache holds. Raises ``AttributeError`` for one that holds something else."""
-    keys, values = layer.keys, layer.values
-    if not isinstance(keys, Tensor) or not isinstance(values, Tensor):
-        raise AttributeError("a layer of the cache holds no keys and values")
-    return keys, values
-
-
-def _expanded(value: Tensor, rows: int) -> Tensor:
-    return value.expand(rows, *value.shape[1:])
+    """A cache of one row as one of several, to be written on."""
+    return cache_for_rows([cache], [0] * rows)
 
 
 def _cache_for_candidate(unsteered: Cache | None, steered: Cache, layer: int) -> Cache:
     """A cache whose layers below one are those of another: what a pass that began there has left out."""
     if layer == 0 or unsteered is None:
         return steered
-    from transformers import DynamicCache
-
-    found = DynamicCache()
+    found = new_cache()
     for place, (below, above) in enumerate(zip(unsteered.layers, steered.layers, strict=True)):
-        found.update(*_keys_and_values(below if place < layer else above), place)
+        found.update(*keys_and_values(below if place < layer else above), place)
     return found
 
 
@@ -297,6 +245,9 @@ def found_shortcuts(live: Runtime, prompts: Sequence[Rendered]) -> Shortcuts:
     literal = AlikePrompts(live, some, whole).all_logits(())
     refused = []
     prefix = common_beginning(prompts) > 0
+    if prefix and not live.layout.shares_beginning:
+        prefix = False
+        refused.append("a common beginning is read with every prompt: the adapter says that its cache can't be shared")
     if prefix and (fault := _fault(live, some, Shortcuts(prefix=True, layers=False), literal)):
         prefix = False
         refused.append(f"a common beginning is read with every prompt: {fault}")
@@ -319,5 +270,4 @@ def _fault(
     except Exception as error:  # whatever a model of somebody else's raises where it can't do it
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     far = float((logits - literal).norm() / literal.norm().clamp(min=1e-9))
-    most = _ALIKE.get(live.model.dtype, _ALIKE_16_BIT)
-    return "" if far <= most else f"logits differ by {far:.1e} of their norm"
+    return "" if far <= most_apart(live.model.dtype) else f"logits differ by {far:.1e} of their norm"

@@ -249,7 +249,13 @@ class Cursor:
         key = (positions, rows)
         if key not in current.spans:
             current.spans[key] = position_intervals(positions, current.frame.select(rows))
-        return edit_mask(current.spans[key], current.start, current.length)
+        mask = edit_mask(current.spans[key], current.start, current.length)
+        if not current.frame.shared:
+            return mask
+        # The beginning was read apart: where it would stand in this pass, there is padding.
+        behind = current.frame.first[list(rows)] + current.frame.shared
+        columns = torch.arange(current.start, current.start + current.length)
+        return mask & (columns >= behind[:, None])
 
     def _found(self, positions: Positions) -> Tensor:
         """First column of each row that ``from_token`` positions mean, ``[rows]``."""

@@ -58,12 +58,15 @@ class Frame:
         end: ``[rows]``, the column after the row's last token; ``FAR`` while the row grows.
         prompt_end: ``[rows]``, the column after the prompt, or None where nobody knows.
         turns: the turns of each row's conversation, in columns, or None where nobody knows any.
+        shared: how many first tokens of each row were read apart, in the first columns, whatever padding stands
+            before or behind them. A pass behind them holds none of them.
     """
 
     first: Int[Tensor, " rows"]
     end: Int[Tensor, " rows"]
     prompt_end: Int[Tensor, " rows"] | None = None
     turns: tuple[Turns, ...] | None = None
+    shared: int = 0
 
     @property
     def rows(self) -> int:
@@ -80,7 +83,18 @@ class Frame:
             self.end[chosen],
             None if self.prompt_end is None else self.prompt_end[chosen],
             None if self.turns is None else tuple(self.turns[row] for row in chosen),
+            self.shared,
         )
+
+    def from_start(self) -> Frame:
+        """The frame of the same rows without the padding before them."""
+        turns = self.turns
+        if turns is not None:
+            starts = self.first.tolist()
+            turns = tuple(tuple(one.moved(-by) for one in row) for row, by in zip(turns, starts, strict=True))
+        end = torch.where(self.end >= FAR, self.end, self.end - self.first)
+        prompt_end = None if self.prompt_end is None else self.prompt_end - self.first
+        return Frame(torch.zeros_like(self.first), end, prompt_end, turns)
 
     def expand(self, rows: int) -> Frame:
         """The frame of a batch in which every row was repeated in place (beams, return sequences)."""
@@ -94,6 +108,7 @@ class Frame:
             self.end.repeat_interleave(times, 0),
             None if self.prompt_end is None else self.prompt_end.repeat_interleave(times, 0),
             None if self.turns is None else tuple(turns for turns in self.turns for _ in range(times)),
+            self.shared,
         )
 
 

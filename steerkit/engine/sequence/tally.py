@@ -84,3 +84,21 @@ def note_edited(whens: Sequence[When | None], weights: Tensor | bool | None, len
     tally = _ASKED.get()
     if tally is not None and tally.order:
         tally.note(whens, weights, length)
+
+
+@contextmanager
+def counting_for(texts: Sequence[Sequence[int]]) -> Iterator[None]:
+    """Run the body, passes of rows that each stand for several texts, and count what they edit for all of these.
+
+    Args:
+        texts: for each row of the passes the texts that it stands for.
+    """
+    asked = _ASKED.get()
+    if asked is None:
+        yield
+        return
+    with counting_edited_tokens(Tally(tuple(range(len(texts))))) as tally:
+        yield
+    for (row, when), tokens in tally.edited.items():
+        for place in texts[row]:
+            asked.edited[place, when] = asked.edited.get((place, when), 0) + tokens

@@ -108,10 +108,10 @@ def test_a_model_that_shares_nothing_is_read_whole_and_says_why(
 
 
 def test_a_shortcut_that_gives_something_else_is_not_taken(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    import steerkit.engine.searching.alike as module
+    import steerkit.engine.runtime.caches as module
 
-    own = module._expanded
-    monkeypatch.setattr(module, "_expanded", lambda value, rows: own(value, rows) * 1.01)
+    own = module.for_rows
+    monkeypatch.setattr(module, "for_rows", lambda values, row_of: own(values, row_of) * 1.01)
     shortcuts = found_shortcuts(llama, llama.rendered(PROMPTS))
     assert not shortcuts.prefix
     assert "differ by" in shortcuts.refused[0]

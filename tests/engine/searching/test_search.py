@@ -13,7 +13,8 @@ from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
 from steerkit.api.intervention import Placement
 from steerkit.engine.reading.passes import next_token_logits
-from steerkit.engine.searching.search import CandidateSearch, Choice, Probe, Searched
+from steerkit.engine.searching.scorers import Choice, Probe
+from steerkit.engine.searching.search import CandidateSearch, Searched
 from steerkit.errors import DataError
 from steerkit.selection import Bound, LayerBound, Rule
 from steerkit.session import ablate, add
@@ -91,6 +92,32 @@ def test_an_exhaustive_search_scores_every_candidate_as_whole_passes_do(llama: L
         assert scored.failed == "kl"
         assert len(scored.by_example["bypass"]) == len(HARMFUL)
     assert all(stage.asked == len(found.scored) for stage in found.stages)
+
+
+def test_scores_under_the_same_interventions_come_from_the_same_passes(
+    llama: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steerkit.engine.searching.alike import AlikePrompts
+
+    asked: list[tuple[int, str]] = []
+    own = AlikePrompts.logits
+
+    def logits(self: AlikePrompts, placements: Sequence[Placement], *, layer: int | None = None) -> object:
+        if placements:
+            asked.append((len(self.prompts), type(placements[0].intervention).__name__.lower()))
+        return own(self, placements, layer=layer)
+
+    monkeypatch.setattr(AlikePrompts, "logits", logits)
+    found = run(llama, rule(kl=-1.0), exhaustive=True)
+    # Both prompt sets under ablation at once, the harmless ones under addition by themselves.
+    both, n = len(HARMFUL) + len(HARMLESS), len(found.scored)
+    assert sorted(asked) == sorted([(both, "ablate")] * n + [(len(HARMLESS), "add")] * n)
+    asked.clear()
+    pruned = run(llama, rule())
+    assert sorted({size for size, _ in asked}) == sorted({len(HARMFUL), len(HARMLESS)})
+    assert found.baseline.keys() == pruned.baseline.keys() == {"bypass", "induce", "kl"}
+    for name, value in pruned.baseline.items():
+        assert found.baseline[name] == pytest.approx(value, abs=1e-5)
 
 
 def test_a_pruned_search_asks_only_for_who_is_left_and_agrees_on_them(llama: LiveModel) -> None:
