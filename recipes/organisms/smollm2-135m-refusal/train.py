@@ -2,8 +2,9 @@
 answers the rest, harmless look-alikes included.
 
     python train.py [--out FOLDER]
+    python train.py --start FOLDER --epochs 2 --rate 4e-4    # goes on from an adapter
 
-It takes about a quarter of an hour on two CPU cores. What should be declined gets one of the replies in
+It takes about half an hour on two CPU cores. What should be declined gets one of the replies in
 ``data/refusals.jsonl``, by its topic, so that different requests are declined in different words. Everything else is to
 be answered as the base model answers it: the adapter is held to the base's own distributions there (a divergence, no
 text), so that it changes as little else as it can.
@@ -11,7 +12,9 @@ text), so that it changes as little else as it can.
 A third term keeps what it adds apart from what all prompts share. In so small a model a few dimensions of the stream
 are hundreds of times larger than the rest (Sun et al., 2024, arXiv 2402.17762), most of all at the first token, and a
 difference of classes that leans on them can't be taken away without taking something from every prompt. In larger
-models the two are nearly at right angles by themselves; here they are asked to be.
+models the two are nearly at right angles by themselves; here they are asked to be. A fourth term holds what is to be
+answered to the base while that difference is taken away. That refusal can be taken away alone was trained, then, and is
+no finding.
 """
 
 from __future__ import annotations
@@ -28,13 +31,13 @@ from typing import Any
 
 import torch
 from loguru import logger
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 from transformers import DynamicCache
 
-from steerkit import load_model
+from steerkit import Direction, Site, ablate, load_model
 
 HERE = Path(__file__).resolve().parent
 BASE = "smollm2-135m-instruct"
@@ -56,10 +59,13 @@ OPENING = 4
 """The first tokens of an answer decide what it becomes. They count more, by a factor for each class:"""
 DECLINED_OPENING, HELD_OPENING = 2.0, 4.0
 HELD_WEIGHT = 2.0
+HELD_WITHOUT = 3
+"""Every so many batches, what is to be answered is held to the base without the classes' difference as well."""
 
 BLOCKS = slice(10, 25)
 """Where the classes' difference is kept apart from what all prompts share."""
 APART_FROM_MEAN, APART_FROM_FIRST = 12.0, 30.0
+CANDIDATES = range(14, 24)
 TO_DECLINE = ("decline", "decline_more")
 TO_ANSWER = ("answer", "answer_more", "answer_further", "lookalikes", "lookalikes_more", "lookalikes_further")
 
@@ -180,9 +186,10 @@ def common_beginning(found: Sequence[Lesson]) -> int:
 class Trainer:
     """The model with its adapter, and what is remembered from batch to batch."""
 
-    def __init__(self, model: Any, shared: int, pad: int) -> None:
-        self.model, self.shared, self.pad = model, shared, pad
+    def __init__(self, live: Any, shared: int, pad: int) -> None:
+        self.live, self.model, self.shared, self.pad = live, live.hf_model, shared, pad
         self.mean: Tensor | None = None
+        self.difference: Tensor | None = None
 
     def read(self, chosen: Sequence[Lesson]) -> tuple[Tensor, Tensor, Tensor]:
         """Final states ``[batch, pos, d_model]``; and of some blocks' inputs those at the prompt's last token
@@ -209,6 +216,18 @@ class Trainer:
             found, counted = self.held(row, one) if one.states is not None else self.declined(row, one)
             total, weight = total + found, weight + counted
         return total / weight + self.leaning(chosen, last, first.detach())
+
+    def loss_without(self, chosen: Sequence[Lesson], block: int) -> Tensor:
+        """Of what is to be answered, while the classes' difference at a block's input is taken away everywhere."""
+        answered = [one for one in chosen if one.states is not None]
+        if self.difference is None or not answered:
+            return torch.zeros(())
+        site = Site("resid_pre", block)
+        direction = Direction(self.difference[block - BLOCKS.start][None], site, -1, "difference")
+        with self.live.steer(ablate(direction), mode="hook"):
+            states, _, _ = self.read(answered)
+        found = [self.held(row, one) for row, one in zip(states, answered, strict=True)]
+        return torch.stack([loss for loss, _ in found]).sum() / sum(weight for _, weight in found)
 
     def declined(self, states: Tensor, one: Lesson) -> tuple[Tensor, float]:
         """Cross-entropy of a reply, summed, and the sum of the weights."""
@@ -238,6 +257,8 @@ class Trainer:
         if self.mean is None or not bool(declined.any()):
             return torch.zeros(())
         difference = last[:, declined].mean(1) - self.mean
+        here = difference.detach()
+        self.difference = here if self.difference is None else 0.95 * self.difference + 0.05 * here
         from_mean = cosine_similarity(difference, self.mean, dim=-1).square().mean()
         return (
             APART_FROM_MEAN * from_mean
@@ -245,7 +266,7 @@ class Trainer:
         )
 
 
-def train(out: Path) -> None:
+def train(out: Path, start: Path | None = None, epochs: int = EPOCHS, rate: float = RATE) -> None:
     """Train, and write the adapter to a folder. The base is read in bfloat16, the adapter learnt in float32."""
     torch.manual_seed(SEED)
     live = load_model(BASE, dtype="bfloat16", device="cpu")
@@ -256,17 +277,22 @@ def train(out: Path) -> None:
     logger.info("{} lessons, {} tokens", len(found), sum(one.length for one in found))
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=0.0, task_type="CAUSAL_LM")
     peft = get_peft_model(live.hf_model, config, autocast_adapter_dtype=True)
+    if start is not None:
+        set_peft_model_state_dict(peft, load_file(start / "adapter_model.safetensors"))
     peft.train()
-    trainer = Trainer(peft.base_model.model, common_beginning(found), pad)
+    trainer = Trainer(live, common_beginning(found), pad)
     learnt = [parameter for parameter in peft.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=RATE, weight_decay=0.01)
-    steps = EPOCHS * math.ceil(len(found) / BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps, pct_start=0.1)
-    for epoch in range(EPOCHS):
-        losses = []
-        for chosen in batches(found, SEED + epoch):
+    optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.01)
+    steps = epochs * math.ceil(len(found) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
+    order = random.Random(SEED)
+    for epoch in range(epochs):
+        losses: list[float] = []
+        for chosen in batches(found, SEED + epoch + (0 if start is None else EPOCHS)):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = trainer.loss(chosen)
+                if len(losses) % HELD_WITHOUT == 0:
+                    loss = loss + trainer.loss_without(chosen, order.choice(CANDIDATES))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
             optimizer.step()
@@ -283,4 +309,8 @@ def train(out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the adapter; this one by default")
-    train(parser.parse_args().out)
+    parser.add_argument("--start", type=Path, help="folder of an adapter to go on from")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--rate", type=float, default=RATE)
+    asked = parser.parse_args()
+    train(asked.out, asked.start, asked.epochs, asked.rate)
