@@ -34,7 +34,7 @@ _RULES: Final = (
 class _Plain:
     """The plain values of YAML 1.2, for a safe loader."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's way; its own rules are left out)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's way; its own rules are left out)
 
     def plain(self, node: yaml.ScalarNode) -> Any:
         """The value of a scalar."""
