@@ -163,7 +163,7 @@ def test_a_judge_speaks_first_and_what_is_no_verdict_not_at_all() -> None:
     ]  # fmt: skip
     leads = [lead for lead, _ in short(results).finding]
     assert leads[2] == "judged on harmful.test" and not any("unparsed" in lead for lead in leads)
-    assert "".join(short(results).finding[5]) == "Six more measures are in the tables."
+    assert "".join(short(results).finding[5]) == "Three more measures are in the tables."
     assert not any("judge" in limit for limit in short(results).limits)
 
 
