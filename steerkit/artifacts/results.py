@@ -1,4 +1,4 @@
-"""The one schema of ``results.json``, ``samples.jsonl`` and ``timings.json``: what is written, and what is read.
+"""The one schema of ``results.json`` and ``timings.json``: what is written, and what is read.
 
 The runner builds these values and writes them, and the report reads them back, so that nothing is read that nobody
 writes. What has a default may be missing in a file of an earlier version.
@@ -6,43 +6,13 @@ writes. What has a default may be missing in a file of an earlier version.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializerFunctionWrapHandler, model_serializer
-
-from steerkit.types import Example
-
-if TYPE_CHECKING:
-    from steerkit.api.direction import Direction
+from steerkit.artifacts.direction_entries import CosineEntry, DirectionEntry, SeparationEntry
+from steerkit.artifacts.entry import Entry, Number
 
 SCHEMA_VERSION: Final = 1
-
-
-def _finite_or_none(value: object) -> object:
-    """An infinity or NaN that slipped into a file was not measured, whatever wrote it."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""A measured number, or None where it was not measured."""
-
-
-class Entry(BaseModel):
-    """Base of all parts: frozen; keys of a later minor version are ignored when they are read.
-
-    What is named in ``_rare`` is written only where there is any.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
-    _rare: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _only_what_is_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        return {key: item for key, item in written.items() if key not in self._rare or item not in (None, {}, ())}
 
 
 class ModelEntry(Entry):
@@ -53,35 +23,6 @@ class ModelEntry(Entry):
     n_layers: int | None = None
     d_model: int | None = None
     dtype: str | None = None
-
-
-class PredictorsEntry(Entry):
-    """What a direction's training prompts foretell of it: see ``steerkit.engine.measuring.predictors.Predictors``."""
-
-    agreement: Number = None
-    d_prime: Number = None
-    paired: bool = False
-
-
-class DirectionEntry(Entry):
-    """A direction: where it was read, from which prompts, and the norm of each of its vectors.
-
-    Of one at several sites ``site`` says so in words, and ``norms_by_site`` takes the place of ``norms``.
-    ``predictors`` are by site.
-    """
-
-    _rare: ClassVar[tuple[str, ...]] = ("norms_by_site", "diagnostics", "predictors")
-    name: str
-    site: str | None = None
-    positions: str | None = None
-    rank: int = 1
-    norms: tuple[Number, ...] = ()
-    norms_by_site: Mapping[str, tuple[Number, ...]] = {}
-    estimator: str | None = None
-    positive: str | None = None
-    negative: str | None = None
-    diagnostics: Mapping[str, Any] = {}
-    predictors: Mapping[str, PredictorsEntry] = {}
 
 
 class InterventionEntry(Entry):
@@ -172,35 +113,6 @@ class MonitorEntry(Entry):
     calibrate: Mapping[str, Any] = {}
     sites: tuple[str, ...] | None = None
     positions: str | None = None
-
-
-class SeparationEntry(Entry):
-    """How well two classes are told apart at one site.
-
-    ``only_rounding``: the projections differ by no more than float32 rounds, so AUROC and d′ tell noise apart.
-    """
-
-    _rare: ClassVar[tuple[str, ...]] = ("only_rounding",)
-    direction: str
-    layer: int
-    site: str
-    positions: str | None = None
-    data: tuple[str, ...] = ()
-    held_out: bool | None = None
-    auroc: Number = None
-    d_prime: Number = None
-    norm: Number = None
-    n_positive: int | None = None
-    n_negative: int | None = None
-    rank: int = 1
-    reason: str = ""
-    only_rounding: bool | None = None
-
-    @property
-    def stream(self) -> str:
-        """The curve that the entry belongs to. What leaves the last block is the ``resid_pre`` of no block."""
-        block, _, stream = self.site.removeprefix("blocks.").partition(".")
-        return "resid_pre" if stream == "resid_post" and block == str(self.layer - 1) else stream or self.site
 
 
 class PublishedEntry(Entry):
@@ -343,22 +255,6 @@ class TradeoffEntry(Entry):
     should_not: tuple[str, ...]
 
 
-class CosineEntry(Entry):
-    """Cosine of two directions at a site; where the second lies at another one, ``other`` is that.
-
-    Of directions of several vectors it is that of the smallest angle between their spans, and has no sign.
-    ``standing_for``: it is of what was estimated at that site beside a direction that a search chose elsewhere.
-    """
-
-    _rare: ClassVar[tuple[str, ...]] = ("other", "standing_for")
-    first: str
-    second: str
-    site: str
-    other: str | None = None
-    cosine: Number = None
-    standing_for: bool | None = None
-
-
 class Results(Entry):
     """The whole of ``results.json``."""
 
@@ -389,99 +285,7 @@ class Results(Entry):
     completions: tuple[CompletionsEntry, ...] = ()
 
 
-class Sample(Entry):
-    """One completion, with the scores of that one example. Null means not measured.
-
-    ``example`` is what the example holds beside its prompt: messages, answer_prefix, completion, label, id, fields,
-    pair. The completion is what was written, without the answer_prefix that it was made to begin with.
-    ``readings`` are those of each monitor along prompt and completion.
-    """
-
-    _rare: ClassVar[tuple[str, ...]] = ("example", "readings")
-    prompt: str
-    data: str = ""
-    condition: str
-    completion: str | None = None
-    scores: Mapping[str, Number] = {}
-    example: Mapping[str, Any] = {}
-    readings: Mapping[str, Any] = {}
-
-    @property
-    def about(self) -> str:
-        """What the example holds beside its prompt, on one line."""
-        named = {key: value for key, value in self.example.items() if key in ("id", "label")}
-        named |= {"answer prefix": self.example["answer_prefix"]} if "answer_prefix" in self.example else {}
-        named |= {"given completion": self.example["completion"]} if "completion" in self.example else {}
-        shown = {**named, **self.example.get("fields", {})}
-        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in shown.items()}
-        return " · ".join(f"{key}: {text}" for key, text in texts.items())
-
-
 class Timings(Entry):
     """The whole of ``timings.json``: wall time in seconds of what was carried out, over all tries."""
 
     seconds: Mapping[str, Number] = {}
-
-
-def describe_direction(direction: Direction) -> DirectionEntry:
-    """A direction as ``results.json`` lists it; of one at several sites ``norms`` are by site."""
-    source = direction.provenance
-    norms = {
-        str(site): tuple(float(norm) for norm in vectors.double().norm(dim=1)) for site, vectors in direction.items()
-    }
-    return DirectionEntry(
-        name=direction.name,
-        site=direction.describe(),
-        positions=str(direction.positions),
-        rank=max(len(vectors) for _, vectors in direction.items()),
-        norms=norms[str(direction.site)] if direction.is_single else (),
-        norms_by_site={} if direction.is_single else norms,
-        estimator=source.get("estimator"),
-        positive=source.get("positive"),
-        negative=source.get("negative"),
-        diagnostics=dict(source.get("diagnostics") or {}),
-        predictors={site: one for site, one in (source.get("predictors") or {}).items() if site in norms},
-    )
-
-
-def sample_rows(
-    condition: str,
-    data: str,
-    examples: Sequence[Example],
-    completions: Sequence[str],
-    scores: Mapping[str, Sequence[float]],
-    readings: Sequence[Mapping[str, Any]] = (),
-) -> list[Sample]:
-    """One line per example: what the model wrote, where it wrote anything, and how each evaluator scored it.
-
-    What an example holds beside its prompt stands under ``example``: its conversation where it is more than one user
-    turn, its completion, label, name and other fields.
-
-    Args:
-        condition: name of the condition.
-        data: the split.
-        examples: its examples.
-        completions: of its first examples; may be fewer than these.
-        scores: ``{evaluator: one value per example}``.
-        readings: what monitors read of its first examples, as JSON values; none where there are no monitors.
-    """
-    rows = []
-    for index, example in enumerate(examples):
-        written = completions[index] if index < len(completions) else None
-        values = {name: column[index] for name, column in scores.items()}
-        if written is None and not values:
-            continue
-        plain = example.to_json()
-        beside = {key: value for key, value in plain.items() if key != "prompt"} if isinstance(plain, dict) else {}
-        rows.append(
-            Sample(
-                prompt=example.text,
-                data=data,
-                condition=condition,
-                completion=written,
-                scores=values,
-                example=beside,
-                readings=dict(readings[index]) if index < len(readings) else {},
-            )
-        )
-    return rows

@@ -19,7 +19,8 @@ from filelock import FileLock, Timeout
 from loguru import logger
 
 from steerkit.artifacts.files import write_whole
-from steerkit.artifacts.results import Results, Sample, Timings
+from steerkit.artifacts.results import Results, Timings
+from steerkit.artifacts.samples import Sample
 from steerkit.errors import ArtifactError
 
 if TYPE_CHECKING:

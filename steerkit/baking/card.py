@@ -121,7 +121,7 @@ def _changed(asked: Asked, change: Change, told: Explanation) -> Iterator[str]:
 
 
 def _directions(asked: Asked) -> Iterator[str]:
-    from steerkit.artifacts.results import describe_direction
+    from steerkit.artifacts.direction_entries import describe_direction
 
     listed = []
     for one in asked.directions:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 import steerkit
+from steerkit.artifacts.direction_entries import describe_direction
 from steerkit.artifacts.provenance import examples_hash, versions
-from steerkit.artifacts.results import describe_direction
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction

@@ -6,7 +6,8 @@ import time
 from collections import deque
 
 from steerkit.executors.base import Done, Unit
-from steerkit.stages.carry import Bench, carry_out, is_lasting
+from steerkit.stages.carry import Bench, carry_out
+from steerkit.stages.packing import is_lasting
 
 
 class LocalExecutor:

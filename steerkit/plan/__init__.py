@@ -3,20 +3,16 @@
 from steerkit.plan.build import make_plan, plan_recipe
 from steerkit.plan.looks import Look, PlannedGroup, held_out
 from steerkit.plan.plan import Plan
+from steerkit.plan.planned.conditions import PlannedCondition, PlannedGate, PlannedIntervention
+from steerkit.plan.planned.model import PlannedLoading, PlannedModel
+from steerkit.plan.planned.monitors import PlannedMonitor
+from steerkit.plan.planned.reporting import PlannedReport, PlannedSamples
 from steerkit.plan.types import (
     Cost,
     PlannedCompletions,
-    PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
     PlannedFilter,
-    PlannedGate,
-    PlannedIntervention,
-    PlannedLoading,
-    PlannedModel,
-    PlannedMonitor,
-    PlannedReport,
-    PlannedSamples,
     PlannedScore,
     PlannedSearch,
     PlannedSeparation,

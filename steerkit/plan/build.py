@@ -23,6 +23,9 @@ from steerkit.plan.cost import (
 )
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
+from steerkit.plan.planned.model import PlannedLoading
+from steerkit.plan.planned.monitors import PlannedMonitor
+from steerkit.plan.planned.reporting import PlannedReport, PlannedTradeoff
 from steerkit.plan.reporting import ReportResolver
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
@@ -31,18 +34,15 @@ from steerkit.plan.types import (
     PlannedDirection,
     PlannedEvaluation,
     PlannedFilter,
-    PlannedLoading,
-    PlannedMonitor,
-    PlannedReport,
     PlannedSearch,
     PlannedSeparation,
-    PlannedTradeoff,
 )
 from steerkit.recipe.data import parse_ref
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.load import draft_recipe
 from steerkit.recipe.problems import in_order
-from steerkit.recipe.schema import Recipe, TradeoffRecipe
+from steerkit.recipe.schema import Recipe
+from steerkit.recipe.sections.reporting import TradeoffRecipe
 
 
 def plan_recipe(

@@ -10,8 +10,9 @@ from steerkit.plan.cost import Meter, Part
 from steerkit.plan.filters import FilterResolver
 from steerkit.plan.looks import Look
 from steerkit.plan.names import KeyPart
+from steerkit.plan.planned.conditions import PlannedCondition
 from steerkit.plan.turns import unrendered
-from steerkit.plan.types import PlannedCompletions, PlannedCondition, PlannedDirection, PlannedSearch
+from steerkit.plan.types import PlannedCompletions, PlannedDirection, PlannedSearch
 from steerkit.recipe.completions import UNSTEERED, prompts_of
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.draft import Draft

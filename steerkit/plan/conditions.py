@@ -10,9 +10,10 @@ from steerkit.api.hookspecs import InterventionSpec, Options
 from steerkit.errors import SteerkitError, nearest
 from steerkit.plan.directions import DirectionResolver
 from steerkit.plan.names import KeyPart
-from steerkit.plan.types import CHOSEN, PlannedCondition, PlannedGate, PlannedIntervention
+from steerkit.plan.planned.conditions import PlannedCondition, PlannedGate, PlannedIntervention
+from steerkit.plan.types import CHOSEN
 from steerkit.recipe.draft import INTERVENTION_KEYS, OPTIONS
-from steerkit.recipe.schema import ConditionRecipe, GateRecipe, InterventionRecipe
+from steerkit.recipe.sections.steering import ConditionRecipe, GateRecipe, InterventionRecipe
 from steerkit.types import (
     ATTN_OUT,
     FROM_TOKEN,

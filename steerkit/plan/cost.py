@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Final
 
 from steerkit.plan.looks import Lengths, PlannedGroup
+from steerkit.plan.planned.monitors import PlannedMonitor
 from steerkit.plan.tokens import Reading, TokenCounter
 from steerkit.plan.turns import reads_behind
 from steerkit.plan.types import (
@@ -15,7 +16,6 @@ from steerkit.plan.types import (
     PlannedDirection,
     PlannedEvaluation,
     PlannedFilter,
-    PlannedMonitor,
     PlannedSearch,
     PlannedSeparation,
     PlannedTokens,

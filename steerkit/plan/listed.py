@@ -7,16 +7,14 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from steerkit.api.hookspecs import Options
+from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention, as_text
 from steerkit.plan.types import (
     CHOSEN,
     PlannedCompletions,
-    PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
     PlannedFilter,
-    PlannedIntervention,
     PlannedSearch,
-    as_text,
 )
 from steerkit.selection import NAN
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from steerkit.api.hookspecs import Needs
+from steerkit.plan.planned.conditions import PlannedCondition
+from steerkit.plan.planned.reporting import PlannedSamples
 from steerkit.plan.tokens import Reading
-from steerkit.plan.types import PlannedCondition, PlannedDirection, PlannedEvaluation, PlannedSamples, PlannedSeparation
+from steerkit.plan.types import PlannedDirection, PlannedEvaluation, PlannedSeparation
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import (
     BY_ITSELF,

@@ -11,10 +11,13 @@ from steerkit.errors import PluginError, nearest
 from steerkit.plan.answers import TokenResolver
 from steerkit.plan.conditions import are_several, held_at
 from steerkit.plan.names import KeyPart
-from steerkit.plan.types import PlannedCalibration, PlannedEvaluation, PlannedMonitor, PlannedSamples
+from steerkit.plan.planned.monitors import PlannedCalibration, PlannedMonitor
+from steerkit.plan.planned.reporting import PlannedSamples
+from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.draft import EVALUATION_KEYS, OPTIONS, Draft
-from steerkit.recipe.schema import EvaluationRecipe, MonitorRecipe
+from steerkit.recipe.schema import EvaluationRecipe
+from steerkit.recipe.sections.steering import MonitorRecipe
 from steerkit.sharing import greedy_tokens
 from steerkit.types import FROM_TOKEN, Positions, Site, SitePattern
 

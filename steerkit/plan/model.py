@@ -12,7 +12,7 @@ from typing import Any, Final
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED, bundled_folder
 from steerkit.errors import ModelError, nearest
-from steerkit.plan.types import PlannedModel
+from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model
 from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_WIDTH
 

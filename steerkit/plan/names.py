@@ -16,7 +16,7 @@ from steerkit.api.hookspecs import (
 )
 from steerkit.catalog import Catalog
 from steerkit.errors import DataError, Problem, SteerkitError
-from steerkit.plan.types import PlannedModel
+from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.data import DataRef, Splits, parse_ref
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.problems import find_faults, news

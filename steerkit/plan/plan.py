@@ -19,18 +19,16 @@ from steerkit.plan.listed import (
     search_as_json,
 )
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
+from steerkit.plan.planned.conditions import PlannedCondition
+from steerkit.plan.planned.model import PlannedLoading, PlannedModel
+from steerkit.plan.planned.monitors import PlannedMonitor
+from steerkit.plan.planned.reporting import PlannedReport, PlannedSamples
 from steerkit.plan.types import (
     Cost,
     PlannedCompletions,
-    PlannedCondition,
     PlannedDirection,
     PlannedEvaluation,
     PlannedFilter,
-    PlannedLoading,
-    PlannedModel,
-    PlannedMonitor,
-    PlannedReport,
-    PlannedSamples,
     PlannedSearch,
     PlannedSeparation,
     PlannedTokens,

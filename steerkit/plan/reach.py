@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from steerkit.api.hookspecs import Needs
-from steerkit.plan.types import PlannedCondition, PlannedEvaluation, PlannedIntervention
+from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention
+from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.data import DataRef
 from steerkit.sharing import greedy_tokens
 from steerkit.types import Example

@@ -7,15 +7,11 @@ from collections.abc import Sequence
 from steerkit.errors import nearest
 from steerkit.plan.measures import MeasureResolver
 from steerkit.plan.names import KeyPart
-from steerkit.plan.types import (
-    CANDIDATE,
-    PlannedDirection,
-    PlannedIntervention,
-    PlannedScore,
-    PlannedSearch,
-)
+from steerkit.plan.planned.conditions import PlannedIntervention
+from steerkit.plan.types import CANDIDATE, PlannedDirection, PlannedScore, PlannedSearch
 from steerkit.recipe.draft import OPTIONS, SCORE_KEYS
-from steerkit.recipe.schema import CandidateScoreRecipe, InterventionRecipe, SearchRecipe
+from steerkit.recipe.schema import CandidateScoreRecipe, SearchRecipe
+from steerkit.recipe.sections.steering import InterventionRecipe
 from steerkit.selection import LAYER, NAN, Bound, LayerBound, Rule
 
 

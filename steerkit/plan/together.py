@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steerkit.plan.completions import CompletionsResolver
+from steerkit.plan.planned.conditions import PlannedCondition
 from steerkit.plan.reach import asked_outside, unprompted, unreached
 from steerkit.plan.tokens import prefix_fault
 from steerkit.plan.turns import unrendered
-from steerkit.plan.types import PlannedCondition, PlannedEvaluation
+from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.rows import describe_shared, prompt_of
 from steerkit.types import PREFIX, TURNS, Positions
 

@@ -1,28 +1,29 @@
-"""What a plan is made of: every name of a recipe resolved. Plain frozen values; no weights, no torch."""
+"""What a plan is made of: every name of a recipe resolved. Plain frozen values; no weights, no torch.
+
+Conditions, monitors, the model and what the report shows are in ``planned``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 from steerkit.api.hookspecs import (
     EstimatorSpec,
     EvaluatorSpec,
-    InterventionSpec,
     Needs,
     NoOptions,
     Options,
     Value,
 )
 from steerkit.api.tokens import FoundTokens
+from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention
 from steerkit.recipe.completions import UNSTEERED
 from steerkit.recipe.data import DataRef
-from steerkit.recipe.document import write_document
-from steerkit.recipe.schema import PublishedRecipe
 from steerkit.selection import Rule
-from steerkit.types import Positions, Schedule, Site, SitePattern
+from steerkit.types import Positions, Site, SitePattern
 
 
 @dataclass(frozen=True)
@@ -67,128 +68,6 @@ class PlannedSeparation:
     direction: PlannedDirection
     seen: tuple[DataRef, DataRef]
     held_out: bool
-
-
-@dataclass(frozen=True)
-class PlannedGate:
-    """The condition on the stream under which an intervention acts. See ``steerkit.api.intervention.Gate``.
-
-    Args:
-        direction: name of the direction that the stream is projected on.
-        threshold: what the projection is compared with.
-        side: ``above`` or ``below`` the threshold.
-        site: where it is read; None for the site of a direction from a file.
-        at: whether each ``token`` decides, or the ``prompt`` for its row.
-        positions: the tokens of the prompt that are read, for ``at="prompt"``.
-        prepass: whether an extra pass without any intervention decides, so that prompts can be edited too.
-    """
-
-    direction: str
-    threshold: float
-    side: Literal["above", "below"] = "above"
-    site: Site | None = None
-    at: Literal["token", "prompt"] = "token"
-    positions: Positions = Positions("last")
-    prepass: bool = False
-
-    def to_json(self, site: Site | None = None) -> dict[str, Any]:
-        """As a recipe writes it, without the keys that mean nothing here; ``site`` where the plan has none."""
-        found: dict[str, Any] = {"direction": self.direction, self.side: self.threshold}
-        found |= {"site": as_text(self.site or site), "at": self.at}
-        return found | ({"positions": str(self.positions), "prepass": self.prepass} if self.at == "prompt" else {})
-
-
-@dataclass(frozen=True)
-class PlannedIntervention:
-    """An intervention of a condition.
-
-    Args:
-        spec: the plugin.
-        options: of the plugin, with the value of a sweep put in.
-        directions: names of the directions that it uses, as many as its plugin takes.
-        sites: where it acts, sites or patterns of several; None for its own choice.
-        positions: at which tokens.
-        schedule: factor on the change at each generated token.
-        gate: condition under which it acts, or None: always.
-        chosen: whether its coefficient is that which the search of its direction chose; the one of ``options`` then
-            stands in for it.
-    """
-
-    spec: InterventionSpec
-    options: Options
-    directions: tuple[str, ...]
-    sites: tuple[Site | SitePattern, ...] | None
-    positions: Positions
-    schedule: Schedule = Schedule()
-    gate: PlannedGate | None = None
-    chosen: bool = False
-
-    @property
-    def direction_text(self) -> str | None:
-        """Its directions in one text, or None where it has none."""
-        return ", ".join(self.directions) or None
-
-    def when(self, gate_site: Site | None = None) -> dict[str, Any]:
-        """Schedule and gate as JSON values, each only where it is set.
-
-        Args:
-            gate_site: where the gate is read, once that is known.
-        """
-        schedule = {} if self.schedule.is_constant else {"schedule": str(self.schedule)}
-        return schedule | ({} if self.gate is None else {"gate": self.gate.to_json(gate_site)})
-
-
-@dataclass(frozen=True)
-class PlannedCondition:
-    """A condition, one member of a family where there is a sweep. The baseline isn't among them.
-
-    Args:
-        name: unique, as in ``dose[coefficient=4]``.
-        interventions: in the order of the recipe; there may be none where there is a system prompt.
-        control: whether random directions are run beside it.
-        sweep: name of the family, or None.
-        swept: the option that the family varies, with this member's value.
-        system_prompt: takes the place of the recipe's system prompt, or None.
-        mode: how its interventions are lowered.
-    """
-
-    name: str
-    interventions: tuple[PlannedIntervention, ...]
-    control: bool = True
-    sweep: str | None = None
-    swept: Mapping[str, float] = field(default_factory=dict)
-    system_prompt: str | None = None
-    mode: Literal["auto", "fold", "hook", "interpret"] = "auto"
-
-    def n_controls(self, random_directions: int) -> int:
-        """How many random controls run beside it: none where it uses no direction."""
-        return random_directions if self.control and self.steering else 0
-
-    def how(self) -> dict[str, Any]:
-        """System prompt and mode as JSON values, each only where it is set."""
-        prompt = {} if self.system_prompt is None else {"system_prompt": self.system_prompt}
-        return prompt | ({} if self.mode == "auto" else {"mode": self.mode})
-
-    @property
-    def nameless(self) -> PlannedCondition:
-        """What is done, without what it is called and what varies beside it: two that are equal here are run once."""
-        return replace(self, name="", control=True, sweep=None, swept={})
-
-    @property
-    def directions(self) -> tuple[str, ...]:
-        """Names of the directions that interventions and gates use, each once."""
-        gates = [item.gate.direction for item in self.interventions if item.gate is not None]
-        return tuple(dict.fromkeys([*self.steering, *gates]))
-
-    @property
-    def steering(self) -> tuple[str, ...]:
-        """Names of the directions that interventions use, each once: those that controls replace."""
-        return tuple(dict.fromkeys(name for item in self.interventions for name in item.directions))
-
-    @property
-    def has_prepass(self) -> bool:
-        """Whether prompts are read once more, without any intervention, before each pass over them."""
-        return any(item.gate is not None and item.gate.prepass for item in self.interventions)
 
 
 @dataclass(frozen=True)
@@ -323,64 +202,6 @@ class PlannedSearch:
 
 
 @dataclass(frozen=True)
-class PlannedCalibration:
-    """How the threshold of a monitor is set.
-
-    Args:
-        data: examples that are not to be flagged.
-        false_alarms: how many of 1,000 of them may be, without any condition.
-        done: whether it is set.
-    """
-
-    data: DataRef
-    false_alarms: float
-    done: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """As a recipe writes it, but for the side."""
-        return {"data": str(self.data), "false_alarms": self.false_alarms}
-
-    def __str__(self) -> str:
-        return f"{self.false_alarms:g} false alarms per 1,000 of {self.data}"
-
-
-@dataclass(frozen=True)
-class PlannedMonitor:
-    """What reads the stream and never edits it. See ``steerkit.api.monitor.Monitor``.
-
-    Args:
-        name: as the recipe calls it.
-        direction: name of the direction that the stream is projected on.
-        threshold: what readings are compared with; it means nothing before a calibration is done.
-        side: ``above`` or ``below`` the threshold.
-        sites: where it is read, sites or patterns of several; None for the direction's own.
-        positions: at which tokens.
-        calibration: how its threshold is set; None where the recipe says the number.
-    """
-
-    name: str
-    direction: str
-    threshold: float
-    side: Literal["above", "below"]
-    sites: tuple[Site | SitePattern, ...] | None
-    positions: Positions
-    calibration: PlannedCalibration | None = None
-
-    def to_json(self, sites: Sequence[Site] | None = None) -> dict[str, Any]:
-        """As a recipe writes it, with its name; ``sites`` where the plan has none."""
-        where = self.sites or sites
-        known = self.calibration is None or self.calibration.done
-        return {
-            "name": self.name,
-            "direction": self.direction,
-            **({self.side: self.threshold} if known else {}),
-            **({} if self.calibration is None else {"calibrate": self.calibration.to_json()}),
-            "sites": None if where is None else [str(site) for site in where],
-            "positions": str(self.positions),
-        }
-
-
-@dataclass(frozen=True)
 class PlannedEvaluation:
     """An evaluator with its options, what it must see, the data that it is run on, and other data that it looks at."""
 
@@ -415,104 +236,6 @@ class PlannedEvaluation:
 
 
 @dataclass(frozen=True)
-class PlannedSamples:
-    """Completions for the reader of the report."""
-
-    data: DataRef
-    n: int
-    max_new_tokens: int
-
-
-@dataclass(frozen=True)
-class PlannedModel:
-    """What is known of the model before it is loaded.
-
-    Args:
-        source: as the recipe names it.
-        model_type: of transformers, or None where no config is at hand.
-        n_layers: number of blocks, or None.
-        folder: where its config and tokenizer files are, or None.
-        d_model: width of the residual stream, or None.
-    """
-
-    source: str
-    model_type: str | None = None
-    n_layers: int | None = None
-    folder: Path | None = None
-    d_model: int | None = None
-
-
-@dataclass(frozen=True)
-class PlannedLoading:
-    """How the model is loaded and prompted. See ``steerkit.load_model``.
-
-    Args:
-        source: a hub id, a folder, a file, or an alias.
-        revision: of a hub repository, or None.
-        adapter: name of the adapter, where the recipe names one.
-        dtype: of the weights, or ``auto``.
-        device: where they go, or ``auto``.
-        chat_template: ``default``, ``none``, or the template itself.
-        system_prompt: message before every prompt, or None.
-        chat_template_arguments: the template's own variables.
-        trust_remote_code: whether code from the repository may run.
-        accept_terms: whether the model's terms of use are accepted.
-        batch_tokens: most tokens of a batch, padding included.
-    """
-
-    source: str
-    revision: str | None = None
-    adapter: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    chat_template: str = "default"
-    system_prompt: str | None = None
-    chat_template_arguments: Mapping[str, Any] = field(default_factory=dict)
-    trust_remote_code: bool = False
-    accept_terms: bool = False
-    batch_tokens: int = 4096
-
-
-@dataclass(frozen=True)
-class PlannedTradeoff:
-    """One value of an evaluator on data where it should be high, against data where it should be low."""
-
-    evaluator: str
-    should: tuple[str, ...]
-    should_not: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PlannedReport:
-    """What readers are told that no number depends on.
-
-    Args:
-        name: names the run directory.
-        title: heading, or None.
-        description: a line on what is asked.
-        resolved: the recipe's plain values, every key with its value.
-        folder: where the recipe lies, for the state of its checkout; None where it was never written.
-        published: what others chose and measured on the model that is run.
-        tradeoff: two rates that are plotted against each other, or None.
-        compared_with: the direction whose cosine with every other one is told; None for each with each.
-    """
-
-    name: str
-    title: str | None
-    description: str
-    resolved: Mapping[str, Any]
-    folder: Path | None = None
-    published: tuple[PublishedRecipe, ...] = ()
-    tradeoff: PlannedTradeoff | None = None
-    compared_with: str | None = None
-
-    @property
-    def recipe(self) -> str:
-        """The resolved recipe as YAML. Writing it takes longer than most of a check, which has no use for it."""
-        return write_document(self.resolved)
-
-
-@dataclass(frozen=True)
 class Cost:
     """What a run costs, at most: a completion may end early.
 
@@ -531,8 +254,3 @@ class Cost:
     estimated: bool
     basis: str
     parts: tuple[tuple[str, int], ...] = ()
-
-
-def as_text(value: object) -> str | None:
-    """A value as recipes write it; None where there is none."""
-    return None if value is None else str(value)

@@ -1,5 +1,7 @@
 """What a recipe may say. Frozen; unknown keys are errors. ``steerkit.recipe.load`` reads it from YAML.
 
+Directions, conditions, monitors and what the report shows are in ``sections``.
+
 A recipe knows nothing of where it was written: a ``Draft`` does.
 """
 
@@ -8,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-from steerkit.recipe.problems import EXCESS, INTERNAL, LACKING
+from steerkit.recipe.problems import INTERNAL
+from steerkit.recipe.sections.base import Section, excess, lacking
+from steerkit.recipe.sections.reporting import ReportRecipe
+from steerkit.recipe.sections.steering import ConditionRecipe, DirectionRecipe, InterventionRecipe, MonitorRecipe
 from steerkit.recipe.values import (
     AnswerPrefix,
     Coefficients,
@@ -19,15 +23,9 @@ from steerkit.recipe.values import (
     Device,
     Name,
     Names,
-    PositionsText,
     PrefixText,
     PromptTemplate,
-    ScheduleValue,
     Seed,
-    SitesList,
-    SitesText,
-    SiteText,
-    Sweep,
     SystemPrompt,
     Template,
     TemplateArguments,
@@ -41,20 +39,6 @@ _OF_ROWS: Final = (
 """Keys of a data set that say how rows become examples, which completions have from another data set."""
 WHOLE: Final = "all"
 """The name of the one split of a data set that isn't split."""
-
-
-def _lacking(message: str, keys: Iterable[str]) -> PydanticCustomError:
-    return PydanticCustomError(LACKING, "{message}", {"message": message, "keys": tuple(keys)})
-
-
-def _excess(message: str, keys: Iterable[str]) -> PydanticCustomError:
-    return PydanticCustomError(EXCESS, "{message}", {"message": message, "keys": tuple(keys)})
-
-
-class Section(BaseModel):
-    """Base of a recipe's sections."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), defer_build=True)
 
 
 class ModelRecipe(Section):
@@ -91,7 +75,7 @@ class SplitRecipe(Section):
     @model_validator(mode="after")
     def _not_empty(self) -> SplitRecipe:
         if not self.sizes:
-            raise _lacking("give at least one of train, validation and test", SPLITS)
+            raise lacking("give at least one of train, validation and test", SPLITS)
         return self
 
     @property
@@ -162,19 +146,19 @@ class DatasetRecipe(Section):
         sources = ("file", "inline", "hub", "completions", "of")
         given = [name for name in sources if getattr(self, name) is not None]
         if not given:
-            raise _lacking("expected one of file, inline, hub, completions and of, not none of them", sources)
+            raise lacking("expected one of file, inline, hub, completions and of, not none of them", sources)
         if len(given) > 1:
-            raise _excess(f"expected one of file, inline, hub, completions and of, not {' and '.join(given)}", given)
+            raise excess(f"expected one of file, inline, hub, completions and of, not {' and '.join(given)}", given)
         if self.of is None and self.suffix is not None:
-            raise _excess("suffix is for data sets of others; remove it, or say `of`", ("suffix",))
+            raise excess("suffix is for data sets of others; remove it, or say `of`", ("suffix",))
         if self.of is not None:
             fields = type(self).model_fields
             own = (name for name in sorted(self.model_fields_set) if getattr(self, name) != fields[name].default)
             if extra := [name for name in own if name not in ("of", "suffix")]:
-                raise _excess(f"the examples of other data sets are what they are; remove {' and '.join(extra)}", extra)
+                raise excess(f"the examples of other data sets are what they are; remove {' and '.join(extra)}", extra)
         if self.hub is None and (self.config is not None or self.hub_split != "train"):
             message = "config and hub_split belong to data sets from the hub; remove them"
-            raise _excess(message, ("config", "hub_split"))
+            raise excess(message, ("config", "hub_split"))
         return self
 
     @property
@@ -188,12 +172,12 @@ class DatasetRecipe(Section):
             return self
         if self.prefix_field is not None:
             message = "completions have no rows of their own, so answer_prefix is a text for all of them"
-            raise _excess(message, ["answer_prefix"])
+            raise excess(message, ["answer_prefix"])
         own = [name for name in _OF_ROWS if getattr(self, name) != type(self).model_fields[name].default]
         if own:
             listed = " and ".join(own)
             message = f"completions have prompts, labels and splits of the data set that they are of; remove {listed}"
-            raise _excess(message, own)
+            raise excess(message, own)
         return self
 
     @model_validator(mode="after")
@@ -201,157 +185,13 @@ class DatasetRecipe(Section):
         given = [name for name in ("field", "messages", "template") if getattr(self, name) is not None]
         if len(given) > 1:
             listed = " and ".join(given)
-            raise _excess(f"the prompt comes from one of field, messages and template, not {listed}", given)
+            raise excess(f"the prompt comes from one of field, messages and template, not {listed}", given)
         if self.pairs is None:
             return self
         if self.pairs.of == "prompts" and given:
-            raise _excess(f"pairs of prompts hold the prompts themselves; remove {given[0]}", given)
+            raise excess(f"pairs of prompts hold the prompts themselves; remove {given[0]}", given)
         if self.pairs.of == "completions" and self.completion is not None:
-            raise _excess("pairs of completions hold the completions themselves; remove completion", ("completion",))
-        return self
-
-
-class DirectionRecipe(Section):
-    """One direction: estimated from two classes of prompts, or read from a file.
-
-    Beside ``file`` stand ``site`` and ``positions`` where the file itself doesn't say them.
-    """
-
-    estimator: str | None = Field(default=None, description="name of an estimator plugin")
-    positive: str | None = Field(default=None, description="prompts that show the behaviour, as in warm.train")
-    negative: str | None = Field(default=None, description="prompts that don't: the reference")
-    site: SitesText | None = Field(
-        default=None, description="where it is read: blocks.14.resid_pre, or several sites, as in blocks.*.resid_pre"
-    )
-    positions: PositionsText = Field("-1", description="at which tokens it is read")
-    options: Mapping[str, Any] = Field(default_factory=dict, description="options of the estimator")
-    file: str | None = Field(default=None, min_length=1, description="a saved direction, relative to the recipe")
-    format: str | None = Field(default=None, description="format of the file, where more than one could be meant")
-
-    @model_validator(mode="after")
-    def _whole(self) -> DirectionRecipe:
-        needed = ("estimator", "positive", "negative", "site")
-        if self.file is not None:
-            own = ("estimator", "positive", "negative", "options")
-            extra = [name for name in own if name in self.model_fields_set]
-            extra = [name for name in extra if getattr(self, name) not in (None, {})]
-            if extra:
-                raise _excess(f"a direction from a file has its own {' and '.join(extra)}; remove them", extra)
-            return self
-        if self.format is not None:
-            raise _excess("format is for a direction from a file; remove it", ("format",))
-        missing = [name for name in needed if getattr(self, name) is None]
-        if missing:
-            raise _lacking(f"expected {', '.join(missing)} as well (or file: for a saved direction)", missing)
-        return self
-
-
-def _require_one_side(section: Section) -> None:
-    given = [name for name in ("above", "below") if getattr(section, name) is not None]
-    if not given:
-        raise _lacking("expected a number as above or as below", ("above", "below"))
-    if len(given) > 1:
-        raise _excess("expected one of above and below, not both", given)
-
-
-class GateRecipe(Section):
-    """A condition on the stream under which an intervention acts. See ``steerkit.api.intervention.Gate``."""
-
-    direction: str = Field(description="name of the direction that the stream is projected on")
-    above: float | None = Field(default=None, description="it acts where the projection is above this number")
-    below: float | None = Field(default=None, description="it acts where the projection is below this number")
-    site: SiteText | None = Field(default=None, description="where it is read; the direction's own site where None")
-    at: Literal["token", "prompt"] = Field(default="token", description="whether tokens decide, or the prompt")
-    positions: PositionsText | None = Field(default=None, description="with at: prompt, the tokens that are read: last")
-    prepass: bool = Field(default=False, description="with at: prompt, whether an unsteered pass decides in advance")
-
-    @model_validator(mode="after")
-    def _one_side(self) -> GateRecipe:
-        _require_one_side(self)
-        return self
-
-    @model_validator(mode="after")
-    def _for_prompts(self) -> GateRecipe:
-        given = [name for name in ("positions", "prepass") if getattr(self, name) not in (None, False)]
-        if given and self.at == "token":
-            raise _lacking(f"{' and '.join(given)} can be given only with at: prompt", ("at",))
-        return self
-
-
-class CalibrationRecipe(Section):
-    """How a monitor's threshold is set: by the false alarms that it may give on examples that should not be flagged."""
-
-    data: str = Field(description="data reference of examples that are not to be flagged, as in harmless.validation")
-    false_alarms: float = Field(ge=0, lt=1000, description="how many of 1,000 of them may be flagged")
-    side: Literal["above", "below"] = Field(default="above", description="on which side of the threshold is flagged")
-
-
-class MonitorRecipe(Section):
-    """One monitor of section ``monitors``: what reads the stream and never edits it."""
-
-    direction: str = Field(description="name of the direction that the stream is projected on")
-    above: float | None = Field(default=None, description="a reading crosses where it is above this number")
-    below: float | None = Field(default=None, description="a reading crosses where it is below this number")
-    calibrate: CalibrationRecipe | None = Field(
-        default=None, description="in the place of a number: by its false alarms on some prompts without any condition"
-    )
-    sites: SitesList | None = Field(
-        default=None, description="where it is read, sites or patterns; the direction's own site where None"
-    )
-    positions: PositionsText = Field(default="all", description="at which tokens it is read")
-
-    @model_validator(mode="after")
-    def _one_side(self) -> MonitorRecipe:
-        sides = ("above", "below")
-        if self.calibrate is None:
-            _require_one_side(self)
-        elif given := [name for name in sides if getattr(self, name) is not None]:
-            raise _excess(f"calibrate sets the threshold; remove {given[0]}", given)
-        return self
-
-
-class InterventionRecipe(Section):
-    """One intervention of a condition."""
-
-    plugin: str
-    direction: Names | None = Field(
-        default=None, description="name of a direction, or a list of as many as the plugin takes"
-    )
-    sites: SitesList | None = Field(default=None, description="where it acts; the plugin's choice where None")
-    positions: PositionsText = Field(default="all", description="at which tokens it acts")
-    schedule: ScheduleValue | None = Field(default=None, description="factor on the change at each generated token")
-    gate: GateRecipe | None = Field(default=None, description="condition on the stream under which it acts")
-    options: Mapping[str, Any] = Field(default_factory=dict)
-
-    @property
-    def directions(self) -> tuple[str, ...]:
-        """The directions that it names."""
-        if self.direction is None:
-            return ()
-        return (self.direction,) if isinstance(self.direction, str) else self.direction
-
-
-class ConditionRecipe(Section):
-    """One condition, or a family of them where there is a sweep: interventions, a system prompt, or both."""
-
-    interventions: tuple[InterventionRecipe, ...] = Field(default=(), description="list of interventions")
-    system_prompt: SystemPrompt | None = Field(
-        default=None, description="system message of every prompt, in the place of the model's and of an example's own"
-    )
-    mode: Literal["auto", "fold", "hook", "interpret"] = Field(
-        default="auto", description="how it is lowered; fold: into weights and biases where that is exact"
-    )
-    sweep: Sweep | None = Field(default=None, description="one option and its values")
-    control: bool = Field(default=True, description="whether random directions are run beside it")
-
-    @model_validator(mode="after")
-    def _not_empty(self) -> ConditionRecipe:
-        if not self.interventions and self.system_prompt is None:
-            raise _lacking(
-                "expected a list of interventions, a system_prompt, or both", ("interventions", "system_prompt")
-            )
-        if not self.interventions and self.mode != "auto":
-            raise _excess("mode says how interventions are lowered, and there are none; remove it", ("mode",))
+            raise excess("pairs of completions hold the completions themselves; remove completion", ("completion",))
         return self
 
 
@@ -378,7 +218,7 @@ class FilterRecipe(Section):
     @model_validator(mode="after")
     def _one_side(self) -> FilterRecipe:
         if self.at_least is None and self.at_most is None:
-            raise _lacking("expected a number as at_least or as at_most", ("at_least", "at_most"))
+            raise lacking("expected a number as at_least or as at_most", ("at_least", "at_most"))
         return self
 
 
@@ -404,7 +244,7 @@ class BoundRecipe(Section):
     @model_validator(mode="after")
     def _one_side(self) -> BoundRecipe:
         if self.at_least is None and self.at_most is None:
-            raise _lacking("expected a number as at_least or as at_most", ("at_least", "at_most"))
+            raise lacking("expected a number as at_least or as at_most", ("at_least", "at_most"))
         return self
 
 
@@ -428,11 +268,11 @@ class SearchRecipe(Section):
     def _one_goal(self) -> SearchRecipe:
         given = [name for name in ("minimise", "maximise") if getattr(self, name) is not None]
         if not given:
-            raise _lacking("expected the name of a score as minimise or as maximise", ("minimise", "maximise"))
+            raise lacking("expected the name of a score as minimise or as maximise", ("minimise", "maximise"))
         if len(given) > 1:
-            raise _excess("expected one of minimise and maximise, not both", given)
+            raise excess("expected one of minimise and maximise, not both", given)
         if not self.aims:
-            raise _lacking("expected the name of a score, or a list of names", given)
+            raise lacking("expected the name of a score, or a list of names", given)
         return self
 
     @property
@@ -460,56 +300,6 @@ class ControlRecipe(Section):
         if self.at == "extremes":
             return value in (min(values), max(values))
         return self.at == "all" or value in self.at
-
-
-class SamplesRecipe(Section):
-    """Completions that the report shows side by side."""
-
-    data: str = Field(description="data reference of the prompts")
-    n: Count = Field(default=6, description="how many prompts, from the start")
-    max_new_tokens: Count = Field(default=48, description="length of the completions")
-
-
-class PublishedRecipe(Section):
-    """What a paper chose and measured on a model, to stand beside a run's own."""
-
-    model: str = Field(description="the model's source, as section model names it")
-    position: int = Field(description="of the candidate that was chosen")
-    layer: int = Field(ge=0, description="of the candidate that was chosen")
-    layers: Count = Field(description="how many layers the model has")
-    scores: Mapping[str, float] = Field(default_factory=dict, description="its scores, by the names that a search has")
-
-
-class TradeoffRecipe(Section):
-    """Two rates of one evaluator, plotted against each other for every condition."""
-
-    evaluator: str = Field(description="name of an evaluator, or of one of its values")
-    should: Names = Field(description="data on which it should be high, one data reference or a list")
-    should_not: Names = Field(description="data on which it should be low, one data reference or a list")
-
-    @property
-    def sides(self) -> Mapping[str, tuple[str, ...]]:
-        """Both keys with their data references."""
-        sides = {"should": self.should, "should_not": self.should_not}
-        return {key: (one,) if isinstance(one, str) else tuple(one) for key, one in sides.items()}
-
-
-class ReportRecipe(Section):
-    """Section ``report``."""
-
-    samples: SamplesRecipe | None = Field(default=None, description="completions to show")
-    separation: bool = Field(default=True, description="whether to measure how each layer separates the classes")
-    title: str | None = Field(default=None, description="heading; the name where None")
-    published: tuple[PublishedRecipe, ...] = Field(
-        default=(), description="what others chose and measured; shown where it is of the model that is run"
-    )
-    tradeoff: TradeoffRecipe | None = Field(
-        default=None, description="one evaluator on data where it should be high, against data where it shouldn't"
-    )
-    compared_with: str | None = Field(
-        default=None,
-        description="direction whose cosine with every other one is told; each with each where None",
-    )
 
 
 class Recipe(Section):

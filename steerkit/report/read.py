@@ -10,23 +10,20 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from steerkit.artifacts.direction_entries import CosineEntry, DirectionEntry, SeparationEntry
+from steerkit.artifacts.entry import Entry, Number
 from steerkit.artifacts.provenance import Provenance
 from steerkit.artifacts.results import (
     SCHEMA_VERSION,
     ConditionEntry,
-    CosineEntry,
-    DirectionEntry,
-    Entry,
     EvaluatorEntry,
     InterventionEntry,
     ModelEntry,
-    Number,
     RecordEntry,
     Results,
-    Sample,
-    SeparationEntry,
     Timings,
 )
+from steerkit.artifacts.samples import Sample
 from steerkit.errors import ArtifactError
 
 __all__ = [

@@ -4,12 +4,13 @@ A task (``tasks``) is a plain value with a key. ``graph`` makes the tasks of a p
 model, and ``records`` turns outputs into results. All of it reads the plan, and nothing of the recipe or of a catalog.
 """
 
-from steerkit.stages.carry import Bench, carry_out, read_direction, read_estimates
+from steerkit.stages.carry import Bench, carry_out
 from steerkit.stages.completed import completed, completion_lines, completion_tasks
 from steerkit.stages.condition import Condition, conditions, random_like, require_monitors, require_possible
 from steerkit.stages.filter import filtered
-from steerkit.stages.graph import BASELINE, Graph, GroupTasks, filter_tasks, make_graph, saved_direction
+from steerkit.stages.graph import filter_tasks, make_graph
 from steerkit.stages.model import facts_of, load, model_use, plugins_of
+from steerkit.stages.packing import read_direction, read_estimates
 from steerkit.stages.preview import Preview, preview
 from steerkit.stages.records import (
     collect,
@@ -18,9 +19,12 @@ from steerkit.stages.records import (
     read_scores,
     read_separations,
 )
+from steerkit.stages.saved import saved_direction
 from steerkit.stages.search import candidate_rows, describe_search
+from steerkit.stages.task_groups import Graph, GroupTasks
 from steerkit.stages.tasks import ModelUse, Task
 from steerkit.stages.thresholds import calibrated
+from steerkit.stages.titles import BASELINE
 from steerkit.stages.tokens import token_tasks, with_tokens
 
 __all__ = [

@@ -13,8 +13,8 @@ from steerkit.api.monitor import Monitor
 from steerkit.catalog import implementation
 from steerkit.errors import AttachError, DirectionError, SteerkitError
 from steerkit.plan import Plan, PlannedCondition, PlannedMonitor
-from steerkit.plan.types import PlannedIntervention
-from steerkit.stages.graph import condition_names
+from steerkit.plan.planned.conditions import PlannedIntervention
+from steerkit.stages.titles import condition_names
 from steerkit.types import FROM_TOKEN, Example, Site, resolve_sites
 
 if TYPE_CHECKING:

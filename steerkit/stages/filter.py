@@ -9,7 +9,7 @@ from dataclasses import replace
 from steerkit.artifacts.results import FilterEntry
 from steerkit.errors import DataError
 from steerkit.plan import DataRef, Plan, PlannedFilter
-from steerkit.stages.carry import from_bytes
+from steerkit.stages.packing import from_bytes
 from steerkit.stages.tasks import Task
 from steerkit.types import Example
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from steerkit.artifacts.keys import hash_of
 from steerkit.artifacts.provenance import code_hash
 from steerkit.catalog import needs_of
-from steerkit.errors import ArtifactError
 from steerkit.plan import (
     DataRef,
     Look,
@@ -25,6 +23,8 @@ from steerkit.plan import (
 from steerkit.progress import StageKind
 from steerkit.sharing import compares_completions, greedy_tokens
 from steerkit.stages.model import code_of, plugin
+from steerkit.stages.saved import saved_direction
+from steerkit.stages.task_groups import Graph, GroupTasks, SearchTasks
 from steerkit.stages.tasks import (
     CandidatesTask,
     ChooseTask,
@@ -45,12 +45,9 @@ from steerkit.stages.tasks import (
     ThresholdTask,
     TokensTask,
 )
+from steerkit.stages.titles import BASELINE, condition_names, group_title
 from steerkit.types import Example
 
-if TYPE_CHECKING:
-    from steerkit.api.direction import Direction
-
-BASELINE = "baseline"
 _KINDS: Mapping[type, TaskKind] = {
     EstimateTask: "direction",
     CandidatesTask: "candidates",
@@ -63,95 +60,6 @@ _KINDS: Mapping[type, TaskKind] = {
     TokensTask: "tokens",
     ThresholdTask: "threshold",
 }
-
-
-@dataclass(frozen=True)
-class GroupTasks:
-    """The tasks of a group by what they give.
-
-    Args:
-        planned: the group.
-        names: its conditions, the controls last.
-        completions: ``{split: task}``, of what evaluators score or compare with.
-        samples: the task that writes completions for the reader alone, or None.
-        readings: the task that reads along completions that the reader sees, or None.
-        scores: ``{(evaluator, split): task}``, in the order of the looks.
-        references: ``{split: task}``.
-    """
-
-    planned: PlannedGroup
-    names: tuple[str, ...]
-    completions: Mapping[DataRef, Task]
-    samples: Task | None
-    scores: Mapping[tuple[str, DataRef], Task]
-    references: Mapping[DataRef, Task]
-    readings: Task | None = None
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """All of them, inputs before what needs them."""
-        shown = [task for task in (self.samples, self.readings) if task is not None]
-        return (*self.references.values(), *self.completions.values(), *self.scores.values(), *shown)
-
-
-@dataclass(frozen=True)
-class SearchTasks:
-    """The tasks of a search.
-
-    Args:
-        planned: the search.
-        scored: ``{direction: the task that scores its candidates}``.
-        chosen: the task that chooses.
-    """
-
-    planned: PlannedSearch
-    scored: Mapping[str, Task]
-    chosen: Task
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The tasks of a run.
-
-    Args:
-        given: outputs that no task makes: saved directions, by key.
-        directions: key of each direction, in the order of the recipe.
-        estimates: the tasks that estimate directions.
-        searches: the tasks of each search.
-        separations: what is told apart, each with its task.
-        groups: the baseline and the conditions, each with its controls.
-        thresholds: by monitor, the task that sets its threshold.
-    """
-
-    given: Mapping[str, bytes]
-    directions: Mapping[str, str]
-    estimates: tuple[Task, ...]
-    separations: tuple[tuple[PlannedSeparation, Task], ...]
-    groups: tuple[GroupTasks, ...]
-    searches: tuple[SearchTasks, ...] = ()
-    thresholds: Mapping[str, Task] = field(default_factory=dict)
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """All of them, in the order in which they are best carried out."""
-        measured = (task for group in self.groups for task in group.tasks)
-        searched = (task for search in self.searches for task in (*search.scored.values(), search.chosen))
-        return (
-            *self.estimates,
-            *searched,
-            *self.thresholds.values(),
-            *(task for _, task in self.separations),
-            *measured,
-        )
-
-    @property
-    def wanted(self) -> tuple[Task, ...]:
-        """Those whose outputs results are made of. The others are there for them."""
-        found = [task for _, task in self.separations]
-        for group in self.groups:
-            found += [*group.completions.values(), *group.scores.values()]
-            found += [task for task in (group.samples, group.readings) if task is not None]
-        return tuple(found)
 
 
 def make_graph(plan: Plan, model: ModelUse) -> Graph:
@@ -408,31 +316,3 @@ class Grapher:
 def prompts_of(examples: Examples) -> Examples:
     """Examples without what an answer to them can't depend on: labels, fields, completions to be read."""
     return tuple(Example(example.messages, answer_prefix=example.answer_prefix) for example in examples)
-
-
-def condition_names(group: PlannedGroup) -> tuple[str, ...]:
-    """What records call a group's conditions: the condition, then its controls."""
-    if group.condition is None:
-        return (BASELINE,)
-    name = group.condition.name
-    return (name, *(f"{name}/random-{number}" for number in range(1, group.controls + 1)))
-
-
-def group_title(names: Sequence[str]) -> str:
-    """What the part of a run is called that runs a condition and its controls."""
-    beside = len(names) - 1
-    return f"condition {names[0]}" + (f" and {beside} control{'s' * (beside > 1)}" if beside else "")
-
-
-def saved_direction(planned: PlannedDirection) -> Direction:
-    """A direction of the recipe that a file holds, under its name or alone."""
-    from steerkit.artifacts.directions import load_directions
-
-    assert planned.file is not None
-    saved = load_directions(planned.file, site=planned.site, positions=planned.positions, format=planned.format)
-    if planned.name not in saved and len(saved) > 1:
-        raise ArtifactError(
-            f"{planned.file} holds {', '.join(saved)}, and none is called {planned.name!r}. "
-            "Name the direction in the recipe as it is named in the file."
-        )
-    return saved.get(planned.name, next(iter(saved.values()))).replace(name=planned.name)

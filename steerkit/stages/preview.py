@@ -13,7 +13,7 @@ from steerkit.plan import DataRef, Plan, PlannedDirection, PlannedSearch
 from steerkit.plan.looks import Lengths
 from steerkit.plan.tokens import Reading
 from steerkit.stages.condition import conditions, reading, require_monitors, require_possible
-from steerkit.stages.graph import saved_direction
+from steerkit.stages.saved import saved_direction
 from steerkit.types import resolve_sites
 
 if TYPE_CHECKING:

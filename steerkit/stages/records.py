@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
 from steerkit.api.hookspecs import Value
+from steerkit.artifacts.direction_entries import SeparationEntry, describe_direction
 from steerkit.artifacts.results import (
     CompletionsEntry,
     ConditionEntry,
@@ -19,23 +20,21 @@ from steerkit.artifacts.results import (
     PublishedEntry,
     RecordEntry,
     Results,
-    Sample,
     SearchEntry,
-    SeparationEntry,
     TokensEntry,
     TradeoffEntry,
-    describe_direction,
-    sample_rows,
 )
+from steerkit.artifacts.samples import Sample, sample_rows
 from steerkit.catalog import implementation
 from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention, PlannedMonitor
 from steerkit.plan.listed import options_as_json
 from steerkit.plan.looks import completion_length
-from steerkit.stages.carry import from_bytes, unpack_scores
 from steerkit.stages.condition import Condition, monitor_sites
 from steerkit.stages.cosines import cosines_of, too_many_to_compare
-from steerkit.stages.graph import BASELINE, Graph, GroupTasks
 from steerkit.stages.model import facts_of
+from steerkit.stages.packing import from_bytes, unpack_scores
+from steerkit.stages.task_groups import Graph, GroupTasks
+from steerkit.stages.titles import BASELINE
 from steerkit.stages.values import records_of, remarks_on
 from steerkit.types import Example
 

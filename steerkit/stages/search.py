@@ -14,7 +14,7 @@ from steerkit.plan import PlannedScore
 from steerkit.plan.listed import options_as_json
 from steerkit.selection import NAN, Bound, Candidate, Rule, Selection, select
 from steerkit.stages.condition import place_along
-from steerkit.stages.graph import SearchTasks
+from steerkit.stages.task_groups import SearchTasks
 from steerkit.stages.tasks import CandidatesTask, ChooseTask, ScoreUse
 from steerkit.types import Positions
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from steerkit.errors import DataError
 from steerkit.plan import Plan, PlannedMonitor
-from steerkit.stages.graph import Graph
+from steerkit.stages.task_groups import Graph
 
 
 def threshold_of(
@@ -47,7 +47,7 @@ def with_threshold(monitor: PlannedMonitor, found: Mapping[str, Any]) -> Planned
 
 def calibrated(plan: Plan, graph: Graph, outputs: Mapping[str, bytes]) -> Plan:
     """The plan with the thresholds that were set."""
-    from steerkit.stages.carry import from_bytes
+    from steerkit.stages.packing import from_bytes
 
     if not graph.thresholds:
         return plan

@@ -19,9 +19,10 @@ from steerkit.errors import DataError
 from steerkit.plan import Plan
 from steerkit.plan.model import vocabulary_size
 from steerkit.plan.types import PlannedTokens
-from steerkit.stages.graph import BASELINE, Grapher, prompts_of
+from steerkit.stages.graph import Grapher, prompts_of
 from steerkit.stages.model import adapter_of, plugin
 from steerkit.stages.tasks import CompletionsTask, ModelUse, Task, TokensTask
+from steerkit.stages.titles import BASELINE
 
 if TYPE_CHECKING:
     from steerkit.api.evaluator import Evaluator, Score

@@ -1,0 +1,1 @@
+"""Parts of a plan by subject: plain frozen values. ``steerkit.plan.types`` has the others."""
