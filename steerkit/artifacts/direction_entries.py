@@ -1,4 +1,4 @@
-"""What ``results.json`` says of directions: where they lie, how they separate classes, the angles between them."""
+"""What ``results.json`` says of directions: where they lie, and how they separate their classes."""
 
 from __future__ import annotations
 
@@ -67,22 +67,6 @@ class SeparationEntry(Entry):
         """The curve that the entry belongs to. What leaves the last block is the ``resid_pre`` of no block."""
         block, _, stream = self.site.removeprefix("blocks.").partition(".")
         return "resid_pre" if stream == "resid_post" and block == str(self.layer - 1) else stream or self.site
-
-
-class CosineEntry(Entry):
-    """Cosine of two directions at a site; where the second lies at another one, ``other`` is that.
-
-    Of directions of several vectors it is that of the smallest angle between their spans, and has no sign.
-    ``standing_for``: it is of what was estimated at that site beside a direction that a search chose elsewhere.
-    """
-
-    _rare: ClassVar[tuple[str, ...]] = ("other", "standing_for")
-    first: str
-    second: str
-    site: str
-    other: str | None = None
-    cosine: Number = None
-    standing_for: bool | None = None
 
 
 def describe_direction(direction: Direction) -> DirectionEntry:

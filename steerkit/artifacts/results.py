@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
 
-from steerkit.artifacts.direction_entries import CosineEntry, DirectionEntry, SeparationEntry
+from steerkit.artifacts.direction_entries import DirectionEntry, SeparationEntry
 from steerkit.artifacts.entry import Entry, Number
 
 SCHEMA_VERSION: Final = 1
@@ -253,6 +253,22 @@ class TradeoffEntry(Entry):
     evaluator: str
     should: tuple[str, ...]
     should_not: tuple[str, ...]
+
+
+class CosineEntry(Entry):
+    """Cosine of two directions at a site; where the second lies at another one, ``other`` is that.
+
+    Of directions of several vectors it is that of the smallest angle between their spans, and has no sign.
+    ``standing_for``: it is of what was estimated at that site beside a direction that a search chose elsewhere.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("other", "standing_for")
+    first: str
+    second: str
+    site: str
+    other: str | None = None
+    cosine: Number = None
+    standing_for: bool | None = None
 
 
 class Results(Entry):

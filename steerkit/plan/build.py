@@ -41,8 +41,8 @@ from steerkit.recipe.data import parse_ref
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.load import draft_recipe
 from steerkit.recipe.problems import in_order
+from steerkit.recipe.reporting import TradeoffRecipe
 from steerkit.recipe.schema import Recipe
-from steerkit.recipe.sections.reporting import TradeoffRecipe
 
 
 def plan_recipe(

@@ -13,7 +13,7 @@ from steerkit.plan.names import KeyPart
 from steerkit.plan.planned.conditions import PlannedCondition, PlannedGate, PlannedIntervention
 from steerkit.plan.types import CHOSEN
 from steerkit.recipe.draft import INTERVENTION_KEYS, OPTIONS
-from steerkit.recipe.sections.steering import ConditionRecipe, GateRecipe, InterventionRecipe
+from steerkit.recipe.steering import ConditionRecipe, GateRecipe, InterventionRecipe
 from steerkit.types import (
     ATTN_OUT,
     FROM_TOKEN,

@@ -19,7 +19,7 @@ from steerkit.recipe.completions import with_completions
 from steerkit.recipe.data import DataRef, load_data
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.rows import describe_shared, identity, prompt_of
-from steerkit.recipe.sections.steering import DirectionRecipe
+from steerkit.recipe.steering import DirectionRecipe
 from steerkit.types import HEAD_OUT, Example, Positions, Site, SitePattern, parse_sites
 
 if TYPE_CHECKING:

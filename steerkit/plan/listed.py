@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from steerkit.api.hookspecs import Options
-from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention, as_text
+from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention
 from steerkit.plan.types import (
     CHOSEN,
     PlannedCompletions,
@@ -15,6 +15,7 @@ from steerkit.plan.types import (
     PlannedEvaluation,
     PlannedFilter,
     PlannedSearch,
+    as_text,
 )
 from steerkit.selection import NAN
 

@@ -17,7 +17,7 @@ from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.draft import EVALUATION_KEYS, OPTIONS, Draft
 from steerkit.recipe.schema import EvaluationRecipe
-from steerkit.recipe.sections.steering import MonitorRecipe
+from steerkit.recipe.steering import MonitorRecipe
 from steerkit.sharing import greedy_tokens
 from steerkit.types import FROM_TOKEN, Positions, Site, SitePattern
 

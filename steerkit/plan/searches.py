@@ -11,7 +11,7 @@ from steerkit.plan.planned.conditions import PlannedIntervention
 from steerkit.plan.types import CANDIDATE, PlannedDirection, PlannedScore, PlannedSearch
 from steerkit.recipe.draft import OPTIONS, SCORE_KEYS
 from steerkit.recipe.schema import CandidateScoreRecipe, SearchRecipe
-from steerkit.recipe.sections.steering import InterventionRecipe
+from steerkit.recipe.steering import InterventionRecipe
 from steerkit.selection import LAYER, NAN, Bound, LayerBound, Rule
 
 

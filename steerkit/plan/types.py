@@ -254,3 +254,8 @@ class Cost:
     estimated: bool
     basis: str
     parts: tuple[tuple[str, int], ...] = ()
+
+
+def as_text(value: object) -> str | None:
+    """A value as recipes write it; None where there is none."""
+    return None if value is None else str(value)

@@ -1,6 +1,6 @@
 """What a recipe may say. Frozen; unknown keys are errors. ``steerkit.recipe.load`` reads it from YAML.
 
-Directions, conditions, monitors and what the report shows are in ``sections``.
+Directions, conditions and monitors are in ``steering``, what the report shows is in ``reporting``.
 
 A recipe knows nothing of where it was written: a ``Draft`` does.
 """
@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from steerkit.recipe.problems import INTERNAL
-from steerkit.recipe.sections.base import Section, excess, lacking
-from steerkit.recipe.sections.reporting import ReportRecipe
-from steerkit.recipe.sections.steering import ConditionRecipe, DirectionRecipe, InterventionRecipe, MonitorRecipe
+from steerkit.recipe.reporting import ReportRecipe
+from steerkit.recipe.section import Section, excess, lacking
+from steerkit.recipe.steering import ConditionRecipe, DirectionRecipe, InterventionRecipe, MonitorRecipe
 from steerkit.recipe.values import (
     AnswerPrefix,
     Coefficients,

@@ -10,12 +10,13 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from steerkit.artifacts.direction_entries import CosineEntry, DirectionEntry, SeparationEntry
+from steerkit.artifacts.direction_entries import DirectionEntry, SeparationEntry
 from steerkit.artifacts.entry import Entry, Number
 from steerkit.artifacts.provenance import Provenance
 from steerkit.artifacts.results import (
     SCHEMA_VERSION,
     ConditionEntry,
+    CosineEntry,
     EvaluatorEntry,
     InterventionEntry,
     ModelEntry,

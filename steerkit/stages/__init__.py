@@ -1,14 +1,15 @@
 """The stages of a run: a plan as tasks, tasks carried out, and their outputs read. ``run.py`` knows the order.
 
 A task (``tasks``) is a plain value with a key. ``graph`` makes the tasks of a plan, ``carry`` carries one out with a
-model, and ``records`` turns outputs into results. All of it reads the plan, and nothing of the recipe or of a catalog.
+model, ``packing`` knows outputs as bytes, and ``records`` turns them into results. All of it reads the plan, and
+nothing of the recipe or of a catalog.
 """
 
 from steerkit.stages.carry import Bench, carry_out
 from steerkit.stages.completed import completed, completion_lines, completion_tasks
 from steerkit.stages.condition import Condition, conditions, random_like, require_monitors, require_possible
-from steerkit.stages.filter import filtered
-from steerkit.stages.graph import filter_tasks, make_graph
+from steerkit.stages.filter import filter_tasks, filtered
+from steerkit.stages.graph import Graph, make_graph
 from steerkit.stages.model import facts_of, load, model_use, plugins_of
 from steerkit.stages.packing import read_direction, read_estimates
 from steerkit.stages.preview import Preview, preview
@@ -21,7 +22,7 @@ from steerkit.stages.records import (
 )
 from steerkit.stages.saved import saved_direction
 from steerkit.stages.search import candidate_rows, describe_search
-from steerkit.stages.task_groups import Graph, GroupTasks
+from steerkit.stages.task_groups import GroupTasks
 from steerkit.stages.tasks import ModelUse, Task
 from steerkit.stages.thresholds import calibrated
 from steerkit.stages.titles import BASELINE

@@ -13,9 +13,8 @@ from steerkit.plan import DataRef, Plan, PlannedCompletions, PlannedSamples
 from steerkit.plan.completions import makers_of
 from steerkit.recipe.completions import CONDITION
 from steerkit.recipe.schema import WHOLE
-from steerkit.stages.graph import make_graph
+from steerkit.stages.graph import Graph, make_graph
 from steerkit.stages.packing import from_bytes
-from steerkit.stages.task_groups import Graph
 from steerkit.stages.tasks import ModelUse, Task
 from steerkit.types import Example
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
-from steerkit.artifacts.direction_entries import CosineEntry
+from steerkit.artifacts.results import CosineEntry
 
 if TYPE_CHECKING:
     from torch import Tensor

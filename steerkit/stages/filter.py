@@ -9,9 +9,32 @@ from dataclasses import replace
 from steerkit.artifacts.results import FilterEntry
 from steerkit.errors import DataError
 from steerkit.plan import DataRef, Plan, PlannedFilter
+from steerkit.stages.graph import Grapher
+from steerkit.stages.model import plugin
 from steerkit.stages.packing import from_bytes
-from steerkit.stages.tasks import Task
+from steerkit.stages.tasks import ModelUse, ScoresTask, Task
+from steerkit.stages.titles import BASELINE
 from steerkit.types import Example
+
+
+def filter_tasks(plan: Plan, model: ModelUse) -> dict[DataRef, Task]:
+    """The tasks that score examples which are filtered, under the baseline."""
+    grapher = Grapher(plan, model)
+    found = {}
+    for one in plan.filters:
+        for ref in one.data:
+            payload = ScoresTask(
+                model,
+                grapher.use(None, 0, BASELINE),
+                plan.examples(ref),
+                plugin(one.spec),
+                one.options,
+                one.needs,
+                name=one.spec.name,
+                data=str(ref),
+            )
+            found[ref] = grapher.task(payload, {}, "filter", f"filter of {ref}")
+    return found
 
 
 def filtered(plan: Plan, tasks: Mapping[DataRef, Task], outputs: Mapping[str, bytes]) -> tuple[Plan, list[FilterEntry]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from steerkit.artifacts.keys import hash_of
 from steerkit.artifacts.provenance import code_hash
@@ -24,7 +24,7 @@ from steerkit.progress import StageKind
 from steerkit.sharing import compares_completions, greedy_tokens
 from steerkit.stages.model import code_of, plugin
 from steerkit.stages.saved import saved_direction
-from steerkit.stages.task_groups import Graph, GroupTasks, SearchTasks
+from steerkit.stages.task_groups import GroupTasks, SearchTasks
 from steerkit.stages.tasks import (
     CandidatesTask,
     ChooseTask,
@@ -45,7 +45,7 @@ from steerkit.stages.tasks import (
     ThresholdTask,
     TokensTask,
 )
-from steerkit.stages.titles import BASELINE, condition_names, group_title
+from steerkit.stages.titles import condition_names, group_title
 from steerkit.types import Example
 
 _KINDS: Mapping[type, TaskKind] = {
@@ -62,6 +62,51 @@ _KINDS: Mapping[type, TaskKind] = {
 }
 
 
+@dataclass(frozen=True)
+class Graph:
+    """The tasks of a run.
+
+    Args:
+        given: outputs that no task makes: saved directions, by key.
+        directions: key of each direction, in the order of the recipe.
+        estimates: the tasks that estimate directions.
+        searches: the tasks of each search.
+        separations: what is told apart, each with its task.
+        groups: the baseline and the conditions, each with its controls.
+        thresholds: by monitor, the task that sets its threshold.
+    """
+
+    given: Mapping[str, bytes]
+    directions: Mapping[str, str]
+    estimates: tuple[Task, ...]
+    separations: tuple[tuple[PlannedSeparation, Task], ...]
+    groups: tuple[GroupTasks, ...]
+    searches: tuple[SearchTasks, ...] = ()
+    thresholds: Mapping[str, Task] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All of them, in the order in which they are best carried out."""
+        measured = (task for group in self.groups for task in group.tasks)
+        searched = (task for search in self.searches for task in (*search.scored.values(), search.chosen))
+        return (
+            *self.estimates,
+            *searched,
+            *self.thresholds.values(),
+            *(task for _, task in self.separations),
+            *measured,
+        )
+
+    @property
+    def wanted(self) -> tuple[Task, ...]:
+        """Those whose outputs results are made of. The others are there for them."""
+        found = [task for _, task in self.separations]
+        for group in self.groups:
+            found += [*group.completions.values(), *group.scores.values()]
+            found += [task for task in (group.samples, group.readings) if task is not None]
+        return tuple(found)
+
+
 def make_graph(plan: Plan, model: ModelUse) -> Graph:
     """The tasks of a plan on a model.
 
@@ -69,26 +114,6 @@ def make_graph(plan: Plan, model: ModelUse) -> Graph:
         ArtifactError: for a saved direction that can't be read.
     """
     return Grapher(plan, model).graph()
-
-
-def filter_tasks(plan: Plan, model: ModelUse) -> dict[DataRef, Task]:
-    """The tasks that score examples which are filtered, under the baseline."""
-    grapher = Grapher(plan, model)
-    found = {}
-    for one in plan.filters:
-        for ref in one.data:
-            payload = ScoresTask(
-                model,
-                grapher.use(None, 0, BASELINE),
-                plan.examples(ref),
-                plugin(one.spec),
-                one.options,
-                one.needs,
-                name=one.spec.name,
-                data=str(ref),
-            )
-            found[ref] = grapher.task(payload, {}, "filter", f"filter of {ref}")
-    return found
 
 
 class Grapher:

@@ -31,9 +31,10 @@ from steerkit.plan.listed import options_as_json
 from steerkit.plan.looks import completion_length
 from steerkit.stages.condition import Condition, monitor_sites
 from steerkit.stages.cosines import cosines_of, too_many_to_compare
+from steerkit.stages.graph import Graph
 from steerkit.stages.model import facts_of
 from steerkit.stages.packing import from_bytes, unpack_scores
-from steerkit.stages.task_groups import Graph, GroupTasks
+from steerkit.stages.task_groups import GroupTasks
 from steerkit.stages.titles import BASELINE
 from steerkit.stages.values import records_of, remarks_on
 from steerkit.types import Example

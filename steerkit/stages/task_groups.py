@@ -1,11 +1,11 @@
-"""The tasks of a run by what they are there for: a group of conditions, a search, all of it."""
+"""The tasks of a run by what they are there for: a group of conditions, a search."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from steerkit.plan import DataRef, PlannedGroup, PlannedSearch, PlannedSeparation
+from steerkit.plan import DataRef, PlannedGroup, PlannedSearch
 from steerkit.stages.tasks import Task
 
 
@@ -51,48 +51,3 @@ class SearchTasks:
     planned: PlannedSearch
     scored: Mapping[str, Task]
     chosen: Task
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The tasks of a run.
-
-    Args:
-        given: outputs that no task makes: saved directions, by key.
-        directions: key of each direction, in the order of the recipe.
-        estimates: the tasks that estimate directions.
-        searches: the tasks of each search.
-        separations: what is told apart, each with its task.
-        groups: the baseline and the conditions, each with its controls.
-        thresholds: by monitor, the task that sets its threshold.
-    """
-
-    given: Mapping[str, bytes]
-    directions: Mapping[str, str]
-    estimates: tuple[Task, ...]
-    separations: tuple[tuple[PlannedSeparation, Task], ...]
-    groups: tuple[GroupTasks, ...]
-    searches: tuple[SearchTasks, ...] = ()
-    thresholds: Mapping[str, Task] = field(default_factory=dict)
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """All of them, in the order in which they are best carried out."""
-        measured = (task for group in self.groups for task in group.tasks)
-        searched = (task for search in self.searches for task in (*search.scored.values(), search.chosen))
-        return (
-            *self.estimates,
-            *searched,
-            *self.thresholds.values(),
-            *(task for _, task in self.separations),
-            *measured,
-        )
-
-    @property
-    def wanted(self) -> tuple[Task, ...]:
-        """Those whose outputs results are made of. The others are there for them."""
-        found = [task for _, task in self.separations]
-        for group in self.groups:
-            found += [*group.completions.values(), *group.scores.values()]
-            found += [task for task in (group.samples, group.readings) if task is not None]
-        return tuple(found)

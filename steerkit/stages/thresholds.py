@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from steerkit.errors import DataError
 from steerkit.plan import Plan, PlannedMonitor
-from steerkit.stages.task_groups import Graph
+from steerkit.stages.graph import Graph
+from steerkit.stages.packing import from_bytes
 
 
 def threshold_of(
@@ -47,8 +48,6 @@ def with_threshold(monitor: PlannedMonitor, found: Mapping[str, Any]) -> Planned
 
 def calibrated(plan: Plan, graph: Graph, outputs: Mapping[str, bytes]) -> Plan:
     """The plan with the thresholds that were set."""
-    from steerkit.stages.packing import from_bytes
-
     if not graph.thresholds:
         return plan
     monitors = tuple(

@@ -35,7 +35,8 @@ class PlannedGate:
     def to_json(self, site: Site | None = None) -> dict[str, Any]:
         """As a recipe writes it, without the keys that mean nothing here; ``site`` where the plan has none."""
         found: dict[str, Any] = {"direction": self.direction, self.side: self.threshold}
-        found |= {"site": as_text(self.site or site), "at": self.at}
+        where = self.site or site
+        found |= {"site": None if where is None else str(where), "at": self.at}
         return found | ({"positions": str(self.positions), "prepass": self.prepass} if self.at == "prompt" else {})
 
 
@@ -130,8 +131,3 @@ class PlannedCondition:
     def has_prepass(self) -> bool:
         """Whether prompts are read once more, without any intervention, before each pass over them."""
         return any(item.gate is not None and item.gate.prepass for item in self.interventions)
-
-
-def as_text(value: object) -> str | None:
-    """A value as recipes write it; None where there is none."""
-    return None if value is None else str(value)

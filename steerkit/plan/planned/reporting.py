@@ -9,7 +9,7 @@ from typing import Any
 
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.document import write_document
-from steerkit.recipe.sections.reporting import PublishedRecipe
+from steerkit.recipe.reporting import PublishedRecipe
 
 
 @dataclass(frozen=True)

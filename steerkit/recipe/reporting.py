@@ -1,4 +1,4 @@
-"""What the report shows beside the numbers."""
+"""Section ``report``: what is shown beside the numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from steerkit.recipe.sections.base import Section
+from steerkit.recipe.section import Section
 from steerkit.recipe.values import Count, Names
 
 

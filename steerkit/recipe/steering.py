@@ -1,4 +1,4 @@
-"""What is steered and what is watched: directions, conditions with their interventions and gates, monitors."""
+"""Sections on what is steered and what is watched: directions, conditions with all that is in them, monitors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from steerkit.recipe.sections.base import Section, excess, lacking, require_one_side
+from steerkit.recipe.section import Section, excess, lacking, require_one_side
 from steerkit.recipe.values import (
     Names,
     PositionsText,

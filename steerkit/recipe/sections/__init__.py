@@ -1,1 +1,0 @@
-"""Sections of a recipe by subject. ``steerkit.recipe.schema`` has the others, and the recipe that they make."""
