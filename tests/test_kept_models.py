@@ -15,7 +15,7 @@ from steerkit.engine.sites.selftest_memory import key_of
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.run import run_recipe
 from tests.conftest import tiny_live
-from tests.test_run import RECIPE, carried, results_of
+from tests.small_run import RECIPE, carried, results_of
 
 
 def test_the_same_weights_in_another_folder_compute_nothing_again(

@@ -18,7 +18,7 @@ from steerkit.report import load_run, write_report
 from steerkit.run import run_recipe
 from steerkit.stages.values import records_of
 from steerkit.types import Example
-from tests.test_run import RECIPE, results_of
+from tests.small_run import RECIPE, results_of
 
 MONITORED = (
     RECIPE.replace("    sweep: {coefficient: [-2, 2]}\n", "    sweep: {coefficient: [0, 2]}\n")
