@@ -68,7 +68,7 @@ def test_mistakes_are_told_where_they_stand() -> None:
 def test_what_is_split_or_read_belongs_to_the_others() -> None:
     for extra, message in (
         ({"split": {"test": 1}}, "the examples of other data sets are what they are; remove split"),
-        ({"file": "x.jsonl"}, "expected one of file, inline, hub and of, not file and of"),
+        ({"file": "x.jsonl"}, "expected one of file, inline, hub, completions and of, not file and of"),
     ):
         try:
             load(bad=BAD, both={"of": {"a": "bad"}, **extra})
