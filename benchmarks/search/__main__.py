@@ -19,6 +19,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from benchmarks.measure import RESULTS, machine, pin
 from benchmarks.search.literal import Cell, Literal
@@ -110,6 +111,19 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[round(at * (len(items) - 1) / (count - 1))] for at in range(count)]
 
 
+def differences(
+    means: Sequence[Tensor], places: Sequence[int], positions: Sequence[int], layers: Sequence[int]
+) -> dict[Place, Tensor]:
+    """The difference of the classes' means ``[position, layer, d_model]`` at each place where there is any."""
+    found = {
+        (position, layer): (means[0] - means[1])[places.index(position), layer].float()
+        for position in positions
+        for layer in layers
+    }
+    # A template's token that is the same in every prompt tells nothing before the first block.
+    return {place: vector for place, vector in found.items() if float(vector.norm()) > 1e-6}
+
+
 def study(model: str, *, full: bool) -> dict[str, Any]:
     """Measure all three."""
     live = load_model(model, dtype="float32", device="cpu")
@@ -133,13 +147,7 @@ def study(model: str, *, full: bool) -> dict[str, Any]:
     )
     layers = list(range(live.layout.n_layers)) if full else spread(range(live.layout.n_layers), LAYERS)
     positions = places if full else spread(places, POSITIONS)
-    directions = {
-        (position, layer): (means[0] - means[1])[places.index(position), layer].float()
-        for position in positions
-        for layer in layers
-    }
-    # A template's token that is the same in every prompt tells nothing before the first block.
-    directions = {place: vector for place, vector in directions.items() if float(vector.norm()) > 1e-6}
+    directions = differences(means, places, positions, layers)
     choices = [
         Choice(position, Site("resid_pre", layer), Direction(vector[None], Site("resid_pre", layer), position, "d"))
         for (position, layer), vector in directions.items()
@@ -148,11 +156,10 @@ def study(model: str, *, full: bool) -> dict[str, Any]:
     cells, literal_s = timed(lambda: literal.sweep(directions, *validation))
     exhaustive, exhaustive_s = timed(lambda: searched(live, choices, scores, exhaustive=True))
     pruned, pruned_s = timed(lambda: searched(live, choices, scores, exhaustive=False))
+    seconds = {"literal": literal_s, "exhaustive": exhaustive_s, "pruned": pruned_s}
     return {
         **_compared(live, cells, exhaustive, pruned),
-        "literal_s": literal_s,
-        "exhaustive_s": exhaustive_s,
-        "pruned_s": pruned_s,
+        **{f"{name}_s": time_s for name, time_s in seconds.items()},
         "speedup_exhaustive": literal_s / exhaustive_s,
         "speedup_pruned": literal_s / pruned_s,
         "extraction_literal_s": literal_extraction,
@@ -160,11 +167,7 @@ def study(model: str, *, full: bool) -> dict[str, Any]:
         "speedup_extraction": literal_extraction / our_extraction,
         "max_abs_mean_difference": far,
         "candidates": len(directions),
-        "ms_per_cell": {
-            "literal": 1000 * literal_s / len(directions),
-            "exhaustive": 1000 * exhaustive_s / len(directions),
-            "pruned": 1000 * pruned_s / len(directions),
-        },
+        "ms_per_cell": {name: 1000 * time_s / len(directions) for name, time_s in seconds.items()},
         "stages": [asdict(stage) for stage in pruned.stages],
         "shortcuts_refused": list(pruned.notes),
         "model": model,

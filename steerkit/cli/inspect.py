@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from steerkit.engine.prompts.roles import RoleToken
     from steerkit.engine.sites.selftest import Check, SelfTestReport
     from steerkit.session.model import LiveModel
+
+
+_REFUSED: Final = {"passed": False, "checks": [], "sites": []}
+"""What is so of every model that no adapter takes."""
 
 
 def inspect_command(
@@ -61,16 +65,7 @@ def inspect_command(
         )
     except UnsupportedModelError as error:
         if as_json:
-            _print_json(
-                {
-                    "adapter": None,
-                    "model_type": error.model_type,
-                    "passed": False,
-                    "checks": [],
-                    "sites": [],
-                    "reason": str(error),
-                }
-            )
+            _print_json({"adapter": None, "model_type": error.model_type, **_REFUSED, "reason": str(error)})
         raise
     report = self_test(live.hf_model, live.layout, adapter=live.adapter_name)
     tokens = roles_shown(live.tokenizer, answer_prefix) if live.tokenizer is not None else ()

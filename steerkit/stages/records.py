@@ -154,20 +154,7 @@ def collect(
     completions: Sequence[CompletionsEntry] = (),
 ) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
-    records: list[RecordEntry] = []
-    notes: list[str] = []
-    samples: list[Sample] = []
-    for condition in conditions:
-        found = scores[condition.name]
-        for planned in plan.evaluations:
-            for ref in planned.data:
-                plain = None if condition.kind == "baseline" else scores[BASELINE]
-                rows, remarks = records_of(plan, planned, ref, condition.name, found, plain)
-                records += rows
-                notes += remarks
-        notes += remarks_on(condition, found, plan)
-        if condition.kind != "control":
-            samples += _samples(plan, condition.name, found)
+    records, notes, samples = _measured(plan, conditions, scores)
     facts = facts_of(live)
     results = Results(
         name=plan.report.name,
@@ -197,6 +184,27 @@ def collect(
         cosines=tuple(cosines_of(directions, _reported(plan), plan.report.compared_with)),
     )
     return results, samples
+
+
+def _measured(
+    plan: Plan, conditions: Sequence[Condition], scores: Mapping[str, ConditionScores]
+) -> tuple[list[RecordEntry], list[str], list[Sample]]:
+    """The records of all conditions, what a reader must know of them, and completions."""
+    records: list[RecordEntry] = []
+    notes: list[str] = []
+    samples: list[Sample] = []
+    for condition in conditions:
+        found = scores[condition.name]
+        for planned in plan.evaluations:
+            for ref in planned.data:
+                plain = None if condition.kind == "baseline" else scores[BASELINE]
+                rows, remarks = records_of(plan, planned, ref, condition.name, found, plain)
+                records += rows
+                notes += remarks
+        notes += remarks_on(condition, found, plan)
+        if condition.kind != "control":
+            samples += _samples(plan, condition.name, found)
+    return records, notes, samples
 
 
 def _tradeoff(plan: Plan) -> TradeoffEntry | None:
