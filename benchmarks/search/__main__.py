@@ -111,7 +111,7 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[round(at * (len(items) - 1) / (count - 1))] for at in range(count)]
 
 
-def differences(
+def mean_differences(
     means: Sequence[Tensor], places: Sequence[int], positions: Sequence[int], layers: Sequence[int]
 ) -> dict[Place, Tensor]:
     """The difference of the classes' means ``[position, layer, d_model]`` at each place where there is any."""
@@ -147,7 +147,7 @@ def study(model: str, *, full: bool) -> dict[str, Any]:
     )
     layers = list(range(live.layout.n_layers)) if full else spread(range(live.layout.n_layers), LAYERS)
     positions = places if full else spread(places, POSITIONS)
-    directions = differences(means, places, positions, layers)
+    directions = mean_differences(means, places, positions, layers)
     choices = [
         Choice(position, Site("resid_pre", layer), Direction(vector[None], Site("resid_pre", layer), position, "d"))
         for (position, layer), vector in directions.items()
