@@ -27,7 +27,8 @@ from steerkit.api.hookspecs import Needs, Options
 from steerkit.catalog import Catalog
 from steerkit.engine.reading.capture import capture
 from steerkit.engine.reading.requests import each_position
-from steerkit.engine.searching.search import CandidateSearch, Choice, Probe, Searched
+from steerkit.engine.searching.scorers import Probe
+from steerkit.engine.searching.search import CandidateSearch, Choice, Searched
 from steerkit.recipe.shipped import shipped_folder
 from steerkit.selection import ARDITI_2024, Candidate, select
 from steerkit.session import ablate, add, load_model

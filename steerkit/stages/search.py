@@ -20,7 +20,8 @@ from steerkit.types import Positions
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.engine.searching.search import Choice, Probe, Scored
+    from steerkit.engine.searching.scorers import Probe
+    from steerkit.engine.searching.search import Choice, Scored
     from steerkit.progress import Observer
     from steerkit.session.model import LiveModel
 
@@ -65,7 +66,7 @@ def _one_position(positions: Positions) -> int:
 
 
 def _probe(use: ScoreUse, live: LiveModel) -> Probe:
-    from steerkit.engine.searching.search import Probe
+    from steerkit.engine.searching.scorers import Probe
 
     limits = (-math.inf, math.inf)
     if use.limits is not None:

@@ -13,7 +13,8 @@ from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
 from steerkit.api.intervention import Placement
 from steerkit.engine.reading.passes import next_token_logits
-from steerkit.engine.searching.search import CandidateSearch, Choice, Probe, Searched
+from steerkit.engine.searching.scorers import Probe
+from steerkit.engine.searching.search import CandidateSearch, Choice, Searched
 from steerkit.errors import DataError
 from steerkit.selection import Bound, LayerBound, Rule
 from steerkit.session import ablate, add
