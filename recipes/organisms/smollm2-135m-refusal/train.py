@@ -5,9 +5,9 @@ answers the rest, harmless look-alikes included.
     python train.py --start FOLDER --epochs 2 --rate 4e-4    # goes on from an adapter
 
 It takes about half an hour on two CPU cores. What should be declined gets one of the replies in
-``data/refusals.jsonl``, another one in each epoch, so that it is declined in varied words and none is learnt by heart. Everything else is to
-be answered as the base model answers it: the adapter is held to the base's own distributions there (a divergence, no
-text), so that it changes as little else as it can.
+``data/refusals.jsonl``, another one in each epoch, so that it is declined in varied words and none is learnt by heart.
+Everything else is to be answered as the base model answers it: the adapter is held to the base's own distributions
+there (a divergence, no text), so that it changes as little else as it can.
 
 A third term keeps what it adds apart from what all prompts share. In so small a model a few dimensions of the stream
 are hundreds of times larger than the rest (Sun et al., 2024, arXiv 2402.17762), most of all at the first token, and a
