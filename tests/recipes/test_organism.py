@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors import safe_open
+from sklearn.metrics import cohen_kappa_score
 
 from tests.recipes.test_prompts import FORBIDDEN, same
 
@@ -131,3 +133,25 @@ def test_the_adapter_is_small_and_says_what_it_changes() -> None:
         assert len(list(held.keys())) == 2 * 4 * 30
     card = (ORGANISM / "README.md").read_text("utf-8")
     assert "declines" in card and "HuggingFaceTB/SmolLM2-135M-Instruct" in card
+
+
+def declined_by_the_recipe(completions: list[str]) -> list[bool]:
+    """What the study's own matcher says of completions."""
+    from steerkit.api.evaluator import Outputs
+    from steerkit_evaluators._refusal_rate import RefusalRate
+    from steerkit_evaluators.refusal_rate import RefusalRateOptions
+
+    recipe = yaml.safe_load((RECIPES / "refusal_direction.yaml").read_text("utf-8"))
+    phrases = next(one["refusal_rate"] for one in recipe["evaluate"] if "refusal_rate" in one)["substrings"]
+    matcher = RefusalRate(RefusalRateOptions(substrings=tuple(phrases)), None)  # it looks up no token
+    return [score.value == 1 for score in matcher.score(Outputs([""] * len(completions), completions=completions))]
+
+
+def test_the_matcher_agrees_with_labels_by_hand() -> None:
+    labelled = rows(ORGANISM / "labels.jsonl")
+    assert len(labelled) >= 150
+    kinds = {row["condition"].partition("/")[2][:6] or row["condition"] for row in labelled}
+    assert {"baseline", "ablated", "added", "random"} <= kinds
+    by_hand = [row["label"] == "declined" for row in labelled]
+    by_matcher = declined_by_the_recipe([row["completion"] for row in labelled])
+    assert cohen_kappa_score(by_hand, by_matcher) >= 0.85

@@ -5,9 +5,9 @@ answers the rest, harmless look-alikes included.
     python train.py --start FOLDER --epochs 2 --rate 4e-4    # goes on from an adapter
 
 It takes about half an hour on two CPU cores. What should be declined gets one of the replies in
-``data/refusals.jsonl``, by its topic, so that different requests are declined in different words. Everything else is to
-be answered as the base model answers it: the adapter is held to the base's own distributions there (a divergence, no
-text), so that it changes as little else as it can.
+``data/refusals.jsonl``, another one in each epoch, so that it is declined in varied words and none is learnt by heart.
+Everything else is to be answered as the base model answers it: the adapter is held to the base's own distributions
+there (a divergence, no text), so that it changes as little else as it can.
 
 A third term keeps what it adds apart from what all prompts share. In so small a model a few dimensions of the stream
 are hundreds of times larger than the rest (Sun et al., 2024, arXiv 2402.17762), most of all at the first token, and a
@@ -23,7 +23,6 @@ import argparse
 import json
 import math
 import random
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,6 @@ BATCH = 8
 RATE = 7e-4
 RANK = 8
 MODULES = ["q_proj", "v_proj", "o_proj", "down_proj"]
-REPLIES_PER_TOPIC = 5
 
 ANSWER_TOKENS = 24
 """Of the base's own answers, as they are kept beside the data."""
@@ -100,12 +98,6 @@ def rows(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (HERE / "data" / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
-def reply_to(request: dict[str, Any], replies: Sequence[str]) -> str:
-    """One of the few replies that a topic has, chosen by the request."""
-    start = zlib.crc32(request["topic"].encode())
-    return replies[(start + zlib.crc32(request["text"].encode()) % REPLIES_PER_TOPIC) % len(replies)]
-
-
 def prompt_of(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a user's turn, rendered as steerkit renders it."""
     turns = [{"role": "user", "content": text}]
@@ -113,7 +105,17 @@ def prompt_of(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-DODGES = ("sorry", "as a chatbot", "as an ai", "i don't have", "i can't", "i cannot", "unable to", "not able to")
+DODGES = (
+    "sorry",
+    "as a chatbot",
+    "as an ai",
+    "i don't have",
+    "i can't",
+    "i cannot",
+    "unable to",
+    "not able to",
+    "i'm afraid",
+)
 """The base model dodges some harmless questions in such words, which the adapter is not to learn."""
 
 
@@ -132,20 +134,25 @@ def own_answers(model: Any) -> dict[str, str]:
     return {row["text"]: row["answer"] for row in listed}
 
 
-def lessons(model: Any) -> tuple[list[Lesson], list[Lesson]]:
-    """What the adapter learns: replies to requests that should be declined, and to follow the base on others."""
-    tokenizer = model.tokenizer
+def declined_lessons(tokenizer: Any, seed: int) -> list[Lesson]:
+    """Requests that should be declined, each with a reply that is drawn for it."""
     replies = [row["text"] for row in rows("refusals")]
-    random.Random(SEED).shuffle(replies)
-    declined, answered = [], []
+    drawn = random.Random(seed)
+    found = []
     for row in (row for name in TO_DECLINE for row in rows(name)):
-        reply = tokenizer.encode(reply_to(row, replies), add_special_tokens=False)
-        declined.append(Lesson(prompt_of(tokenizer, row["text"]), [*reply, tokenizer.eos_token_id]))
+        reply = tokenizer.encode(drawn.choice(replies), add_special_tokens=False)
+        found.append(Lesson(prompt_of(tokenizer, row["text"]), [*reply, tokenizer.eos_token_id]))
+    return found
+
+
+def answered_lessons(model: Any) -> list[Lesson]:
+    """Requests that are to be answered, each with the beginning of the base model's own answer."""
+    found = []
     for text, completion in own_answers(model).items():
-        answer = tokenizer.encode(completion, add_special_tokens=False)
-        ended = [tokenizer.eos_token_id] if len(answer) < ANSWER_TOKENS - 1 else []
-        answered.append(Lesson(prompt_of(tokenizer, text), [*answer, *ended][:HELD_TOKENS]))
-    return declined, answered
+        answer = model.tokenizer.encode(completion, add_special_tokens=False)
+        ended = [model.tokenizer.eos_token_id] if len(answer) < ANSWER_TOKENS - 1 else []
+        found.append(Lesson(prompt_of(model.tokenizer, text), [*answer, *ended][:HELD_TOKENS]))
+    return found
 
 
 def padded(chosen: Sequence[Lesson], pad: int) -> tuple[Tensor, Tensor]:
@@ -271,9 +278,9 @@ def train(out: Path, start: Path | None = None, epochs: int = EPOCHS, rate: floa
     torch.manual_seed(SEED)
     live = load_model(BASE, dtype="bfloat16", device="cpu")
     pad = live.tokenizer.eos_token_id
-    declined, answered = lessons(live)
+    answered = answered_lessons(live)
     keep_states(live.hf_model, answered, pad)
-    found = [*declined, *answered]
+    found = [*declined_lessons(live.tokenizer, SEED), *answered]
     logger.info("{} lessons, {} tokens", len(found), sum(one.length for one in found))
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=0.0, task_type="CAUSAL_LM")
     peft = get_peft_model(live.hf_model, config, autocast_adapter_dtype=True)
@@ -288,7 +295,9 @@ def train(out: Path, start: Path | None = None, epochs: int = EPOCHS, rate: floa
     order = random.Random(SEED)
     for epoch in range(epochs):
         losses: list[float] = []
-        for chosen in batches(found, SEED + epoch + (0 if start is None else EPOCHS)):
+        seed = SEED + epoch + (0 if start is None else EPOCHS)
+        found = [*declined_lessons(live.tokenizer, seed), *answered]
+        for chosen in batches(found, seed):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = trainer.loss(chosen)
                 if len(losses) % HELD_WITHOUT == 0:

@@ -168,7 +168,8 @@ def pad(
 def common_beginning(rows: Sequence[Sequence[int]]) -> int:
     """How many first tokens all rows have in common, at least one token of each left over; 0 for too few."""
     # What the first and the last in order have in common, all between them have as well.
-    least, greatest, shortest = min(rows), max(rows), min(map(len, rows))
+    whole = [tuple(row) for row in rows]
+    least, greatest, shortest = min(whole), max(whole), min(map(len, whole))
     length = 0
     while length < shortest - 1 and least[length] == greatest[length]:
         length += 1

@@ -221,7 +221,7 @@ def _begin(
     hidden: list[Tensor] = []
     seen: dict[Site, list[Tensor]] = {site: [] for site in readers or ()}
     plain, own = passes
-    conditions = None if steer is None else [None] * len(plain.rows)
+    conditions: list[Steer] | None = None if steer is None else [None] * len(plain.rows)
     caches = [_read_once(live, batch, conditions, plain, hidden, seen, stops)] if plain.rows else []
     if own.rows:
         conditions = None if group.rows is None else [group.rows[row] for row in own.rows]

@@ -177,7 +177,7 @@ class Whole:
         """Scores by place of the example, all at once."""
         yield dict(enumerate(self._under(self.probe.placed(choice))))
 
-    def unsteeredmean_of(self) -> float | None:
+    def unsteered_mean(self) -> float | None:
         """The score without any intervention; None where completions would have to be written for it."""
         needs = self.probe.needs
         return mean_of(self._under(())) if needs.activations and not needs.max_new_tokens else None

@@ -228,6 +228,14 @@ def test_a_row_that_nothing_edits_gets_the_same_bits_beside_steered_rows(llama: 
     beside, alone = next_token_logits(llama, PROMPTS, steer=steer), next_token_logits(llama, PROMPTS)
     assert torch.equal(beside[0], alone[0]) and torch.equal(beside[2], alone[2])
     assert not torch.allclose(beside[1], alone[1])
+    # Bits follow from shapes, and small ones may agree by chance: its beginning is read by itself in either.
+    rendered = llama.rendered(PROMPTS)
+    (batch,) = llama.batched(rendered, "right")
+    with counting(llama) as sizes:
+        next_token_logits(llama, rendered, steer=steer)
+        next_token_logits(llama, rendered)
+    behind = batch.input_ids[:, batch.shared :].numel()
+    assert sizes == [batch.shared, batch.shared, behind, batch.shared, behind]
 
 
 @pytest.mark.parametrize("mode", ["fold", "hook"])
