@@ -116,7 +116,13 @@ def test_directional_ablation_is_the_papers(live: LiveModel, literal_direction: 
     expected = literal_logits(live, HARMFUL, hooks)
     with live.steer(ablate(found)):
         steered = next_token_logits(live, HARMFUL)
-    assert (steered - expected).abs().max() < 1e-4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "share_beginnings", False)
+        with live.steer(ablate(estimate_direction(live, HARMFUL, HARMLESS, site=f"blocks.{LAYER}.resid_pre"))):
+            whole = next_token_logits(live, HARMFUL)
+    assert (whole - expected).abs().max() < 1e-4
+    # A beginning that is read once sums in another order: to what float32 tells apart in logits of this size.
+    assert ((steered - expected).abs() / expected.abs().clamp(min=1)).max() < 1e-4
     assert (steered - next_token_logits(live, HARMFUL)).abs().max() > 0.1
 
 

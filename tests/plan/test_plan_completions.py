@@ -115,7 +115,7 @@ def test_a_key_that_says_how_rows_are_read_has_no_place_beside_completions(probl
         "directions:\n", "  said: {completions: {of: warm, max_new_tokens: 3}, inline: [x]}\ndirections:\n"
     )
     ((_, _, told),) = problems(text)
-    assert told == "expected one of file, inline, hub and completions, not inline and completions"
+    assert told == "expected one of file, inline, hub, completions and of, not inline and completions"
 
 
 def test_a_circle_is_told(problems: Problems) -> None:

@@ -300,11 +300,12 @@ NAN, INF = float("nan"), float("inf")
         (
             lambda: steerkit.ablate(direction(), coefficient=NAN),
             "intervention 'ablate', option 'coefficient': expected a finite number, not nan. "
-            "Its options: coefficient, at.",
+            "Its options: coefficient, at, rank.",
         ),
         (
             lambda: steerkit.ablate(direction(), coefficient="x"),  # type: ignore[arg-type]
-            "intervention 'ablate', option 'coefficient': expected a number, not \"x\". Its options: coefficient, at.",
+            "intervention 'ablate', option 'coefficient': expected a number, not \"x\". "
+            "Its options: coefficient, at, rank.",
         ),
         (
             lambda: steerkit.add(direction(), schedule=[]),
