@@ -3,6 +3,7 @@
 from steerkit.plan.build import make_plan, plan_recipe
 from steerkit.plan.looks import Look, PlannedGroup, held_out
 from steerkit.plan.plan import Plan
+from steerkit.plan.suffixes import PlannedSuffixes
 from steerkit.plan.types import (
     Cost,
     PlannedCompletions,
@@ -45,6 +46,7 @@ __all__ = [
     "PlannedScore",
     "PlannedSearch",
     "PlannedSeparation",
+    "PlannedSuffixes",
     "PlannedTokens",
     "held_out",
     "make_plan",

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from steerkit.recipe.problems import EXCESS, INTERNAL, LACKING
+from steerkit.recipe.section import Section
+from steerkit.recipe.studies import SuffixesRecipe
 from steerkit.recipe.values import (
     AnswerPrefix,
     Coefficients,
@@ -49,12 +51,6 @@ def _lacking(message: str, keys: Iterable[str]) -> PydanticCustomError:
 
 def _excess(message: str, keys: Iterable[str]) -> PydanticCustomError:
     return PydanticCustomError(EXCESS, "{message}", {"message": message, "keys": tuple(keys)})
-
-
-class Section(BaseModel):
-    """Base of a recipe's sections."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), defer_build=True)
 
 
 class ModelRecipe(Section):
@@ -527,6 +523,9 @@ class Recipe(Section):
     search: Mapping[Name, SearchRecipe] = Field(default_factory=dict, description="section: directions to be chosen")
     conditions: Mapping[Name, ConditionRecipe] = Field(default_factory=dict, description="section: by name")
     monitors: Mapping[Name, MonitorRecipe] = Field(default_factory=dict, description="section: by name")
+    suffixes: Mapping[Name, SuffixesRecipe] = Field(
+        default_factory=dict, description="section: studies of texts behind the user's turn, by name"
+    )
     evaluate: tuple[EvaluationRecipe, ...] = Field(default=(), description="section: list of evaluators")
     control: ControlRecipe = Field(default=ControlRecipe(), description="random_directions, or false")
     report: ReportRecipe = Field(default=ReportRecipe(), description="section")

@@ -19,6 +19,7 @@ from steerkit.stages.records import (
     read_separations,
 )
 from steerkit.stages.search import candidate_rows, describe_search
+from steerkit.stages.suffixes import read_suffixes
 from steerkit.stages.tasks import ModelUse, Task
 from steerkit.stages.thresholds import calibrated
 from steerkit.stages.tokens import token_tasks, with_tokens
@@ -56,6 +57,7 @@ __all__ = [
     "read_estimates",
     "read_scores",
     "read_separations",
+    "read_suffixes",
     "require_monitors",
     "require_possible",
     "saved_direction",

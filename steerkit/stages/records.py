@@ -22,6 +22,7 @@ from steerkit.artifacts.results import (
     Sample,
     SearchEntry,
     SeparationEntry,
+    SuffixesEntry,
     TokensEntry,
     TradeoffEntry,
     describe_direction,
@@ -152,6 +153,7 @@ def collect(
     filters: Sequence[FilterEntry] = (),
     tokens: Sequence[TokensEntry] = (),
     completions: Sequence[CompletionsEntry] = (),
+    suffixes: Sequence[SuffixesEntry] = (),
 ) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
     records: list[RecordEntry] = []
@@ -192,6 +194,7 @@ def collect(
         filters=tuple(filters),
         tokens=tuple(tokens),
         completions=tuple(completions),
+        suffixes=tuple(suffixes),
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
         tradeoff=_tradeoff(plan),
         cosines=tuple(cosines_of(directions, _reported(plan), plan.report.compared_with)),
