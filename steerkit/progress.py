@@ -21,6 +21,7 @@ StageKind: TypeAlias = Literal[
     "search",
     "separation",
     "monitor",
+    "suffixes",
     "condition",
     "kept",
     "report",

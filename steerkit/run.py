@@ -107,8 +107,19 @@ def execute(
             plan = stages.calibrated(plan, graph, outputs.want([*graph.thresholds.values()]))
             scores = stages.read_scores(plan, graph, found, model)
             separation = stages.read_separations(graph, found)
+            suffixes = stages.read_suffixes(graph, found, directions)
             results, samples = stages.collect(
-                plan, model, directions, conditions, scores, separation, searches, filters, tokens, completions
+                plan,
+                model,
+                directions,
+                conditions,
+                scores,
+                separation,
+                searches,
+                filters,
+                tokens,
+                completions,
+                suffixes,
             )
             directory.finish(results, samples)
             return directory.path

@@ -271,12 +271,44 @@ class CosineEntry(Entry):
     standing_for: bool | None = None
 
 
+class SuffixGroupEntry(Entry):
+    """Prompts of a study of suffixes: by themselves, the ones to compare with, or with a text behind the user's turn.
+
+    By layer: the mean cosine of the last token's ``resid_pre`` with the direction, its standard error, and of those
+    with a suffix the mean ``change`` from the same prompts without it, with its own. ``tokens`` is how many tokens the
+    suffix adds to a prompt, on average; ``of`` which given suffix a random one stands beside, counted from 0.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("suffix", "of", "tokens", "change", "change_errors")
+    kind: Literal["prompts", "reference", "suffix", "random"]
+    n: int
+    suffix: str | None = None
+    of: int | None = None
+    tokens: Number = None
+    cosines: tuple[Number, ...] = ()
+    errors: tuple[Number, ...] = ()
+    change: tuple[Number, ...] = ()
+    change_errors: tuple[Number, ...] = ()
+
+
+class SuffixesEntry(Entry):
+    """A study of suffixes along a direction, which was read at ``site``."""
+
+    _rare: ClassVar[tuple[str, ...]] = ("reference",)
+    name: str
+    direction: str
+    site: str | None = None
+    prompts: str
+    reference: str | None = None
+    groups: tuple[SuffixGroupEntry, ...] = ()
+
+
 class Results(Entry):
     """The whole of ``results.json``."""
 
     _rare: ClassVar[tuple[str, ...]] = (
         *("monitors", "searches", "filters", "published", "tokens", "completions"),
-        *("tradeoff", "cosines"),
+        *("tradeoff", "cosines", "suffixes"),
     )
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -299,6 +331,7 @@ class Results(Entry):
     tradeoff: TradeoffEntry | None = None
     cosines: tuple[CosineEntry, ...] = ()
     completions: tuple[CompletionsEntry, ...] = ()
+    suffixes: tuple[SuffixesEntry, ...] = ()
 
 
 class Timings(Entry):

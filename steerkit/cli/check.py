@@ -135,6 +135,11 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
     _table(console, "conditions", ("name", "what is done", "controls"), conditions)
     monitors = [_monitor_row(item) for item in plan.monitors]
     _table(console, "monitors", ("name", "direction", "warns", "sites", "positions"), monitors)
+    studies = [
+        [one.name, one.direction, str(one.prompts), str(one.reference or ""), str(len(one.suffixes)), str(one.random)]
+        for one in plan.suffixes
+    ]
+    _table(console, "suffixes", ("name", "direction", "prompts", "reference", "suffixes", "random, of each"), studies)
     evaluators = [[item.name, ", ".join(map(str, item.data)), _options(item.options)] for item in plan.evaluations]
     _table(console, "evaluators", ("name", "data", "options"), evaluators)
     _table(console, "cost, at most", ("", ""), _cost_rows(plan))

@@ -7,6 +7,7 @@ from steerkit.plan.planned.conditions import PlannedCondition, PlannedGate, Plan
 from steerkit.plan.planned.model import PlannedLoading, PlannedModel
 from steerkit.plan.planned.monitors import PlannedMonitor
 from steerkit.plan.planned.reporting import PlannedReport, PlannedSamples
+from steerkit.plan.suffixes import PlannedSuffixes
 from steerkit.plan.types import (
     Cost,
     PlannedCompletions,
@@ -41,6 +42,7 @@ __all__ = [
     "PlannedScore",
     "PlannedSearch",
     "PlannedSeparation",
+    "PlannedSuffixes",
     "PlannedTokens",
     "held_out",
     "make_plan",

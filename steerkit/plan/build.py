@@ -26,7 +26,7 @@ from steerkit.plan.plan import Plan
 from steerkit.plan.planned.model import PlannedLoading
 from steerkit.plan.planned.monitors import PlannedMonitor
 from steerkit.plan.planned.reporting import PlannedReport, PlannedTradeoff
-from steerkit.plan.reporting import ReportResolver
+from steerkit.plan.suffixes import PlannedSuffixes, SuffixResolver, meter_suffixes
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
     Cost,
@@ -76,7 +76,7 @@ def make_plan(recipe: Recipe | Draft, catalog: Catalog) -> Plan:
     return _Planner(recipe if isinstance(recipe, Draft) else Draft(recipe), catalog).plan()
 
 
-class _Planner(ReportResolver):
+class _Planner(SuffixResolver):
     def plan(self) -> Plan:
         """Resolve all, then tell all."""
         recipe, architecture, template = self.recipe, self.architecture(), self.template()
@@ -90,6 +90,7 @@ class _Planner(ReportResolver):
         completions = self.completions(template, conditions, directions, searches)
         samples = self.samples()
         monitors = tuple(filter(None, (self.monitor(*item) for item in recipe.monitors.items())))
+        suffixes = tuple(filter(None, (self.suffixes(*item) for item in recipe.suffixes.items())))
         self.check_together(template, conditions, evaluations)
         self.check_candidates(directions, searches)
         self.check_report(evaluations)
@@ -116,7 +117,16 @@ class _Planner(ReportResolver):
             random_directions=random_directions,
             separated=recipe.report.separation,
             cost=self.cost(
-                template, directions, separations, groups, searches, filters, evaluations, completions, monitors
+                template,
+                directions,
+                separations,
+                groups,
+                searches,
+                filters,
+                evaluations,
+                completions,
+                monitors,
+                suffixes,
             ),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
@@ -126,6 +136,7 @@ class _Planner(ReportResolver):
             filters=filters,
             tokens=dict(self.tokens),
             completions=completions,
+            suffixes=suffixes,
         )
 
     def report(self) -> PlannedReport:
@@ -179,6 +190,7 @@ class _Planner(ReportResolver):
         evaluations: Sequence[PlannedEvaluation],
         completions: Sequence[PlannedCompletions],
         monitors: Sequence[PlannedMonitor],
+        suffixes: Sequence[PlannedSuffixes],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
@@ -194,6 +206,7 @@ class _Planner(ReportResolver):
         meter_searches(meter, searches, directions, self.model.n_layers)
         meter_references(meter, evaluations)
         meter_monitors(meter, monitors)
+        meter_suffixes(meter, suffixes)
         meter_groups(meter, groups, known)
         return meter.cost()
 

@@ -35,6 +35,7 @@ class Part(Enum):
     SEPARATION = "separation by layer"
     SEARCH = "search"
     THRESHOLDS = "thresholds of monitors"
+    SUFFIXES = "studies of suffixes"
     BASELINE = "baseline"
     CONDITIONS = "conditions"
     CONTROLS = "random controls"

@@ -23,6 +23,7 @@ from steerkit.plan.planned.conditions import PlannedCondition
 from steerkit.plan.planned.model import PlannedLoading, PlannedModel
 from steerkit.plan.planned.monitors import PlannedMonitor
 from steerkit.plan.planned.reporting import PlannedReport, PlannedSamples
+from steerkit.plan.suffixes import PlannedSuffixes
 from steerkit.plan.types import (
     Cost,
     PlannedCompletions,
@@ -68,6 +69,7 @@ class Plan:
         filters: in the recipe's order.
         tokens: first tokens of refusals that are found before anything else is computed, by how options ask for them.
         completions: data sets of what the model says, each behind those that its condition's directions come from.
+        suffixes: studies of texts behind the user's turn, in the recipe's order.
     """
 
     recipe: Recipe
@@ -95,6 +97,7 @@ class Plan:
     filters: tuple[PlannedFilter, ...] = ()
     tokens: Mapping[str, PlannedTokens] = field(default_factory=dict)
     completions: tuple[PlannedCompletions, ...] = ()
+    suffixes: tuple[PlannedSuffixes, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:
@@ -136,6 +139,7 @@ class Plan:
                 condition_as_json(item, item.n_controls(self.random_directions)) for item in self.conditions
             ],
             **({"monitors": [item.to_json() for item in self.monitors]} if self.monitors else {}),
+            **({"suffixes": [item.to_json() for item in self.suffixes]} if self.suffixes else {}),
             "evaluate": [evaluation_as_json(item) for item in self.evaluations],
             "samples": None
             if self.samples is None

@@ -54,6 +54,7 @@ class RecipeResolver(CompletionsResolver):
         steering = {name for item in listed for name in item.directions}
         steering |= {item.gate.direction for item in listed if item.gate}
         steering |= {item.direction for item in recipe.monitors.values()}
+        steering |= {item.direction for item in recipe.suffixes.values()}
         steering |= {name for item in recipe.search.values() for name in item.directions}
         self.notes += [
             f"Direction {name!r} is not used by any condition{' or monitor' if recipe.monitors else ''}."

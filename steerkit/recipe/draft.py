@@ -145,7 +145,7 @@ class Draft:
             if search["coefficients"] is None:
                 del search["coefficients"]
         out["filter"] = {name: _fold(item, FILTER_KEYS) for name, item in out["filter"].items()}
-        for section in ("monitors", "search", "filter"):
+        for section in ("monitors", "search", "filter", "suffixes"):
             if not out[section]:
                 del out[section]
         out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]

@@ -63,9 +63,12 @@ def _twice(parts: Splits) -> list[Fault]:
 
 
 def _example(example: Example, label: str, suffix: str | None) -> Example:
-    if suffix is None:
-        return replace(example, label=label)
+    return replace(example if suffix is None else with_suffix(example, suffix), label=label)
+
+
+def with_suffix(example: Example, suffix: str) -> Example:
+    """An example with a text right behind the last turn of the user; without one, behind its last turn."""
     turns = list(example.messages)
     last = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=len(turns) - 1)
     turns[last] = Message(turns[last].role, turns[last].content + suffix)
-    return replace(example, messages=tuple(turns), label=label)
+    return replace(example, messages=tuple(turns))

@@ -16,6 +16,7 @@ from steerkit.recipe.problems import INTERNAL
 from steerkit.recipe.reporting import ReportRecipe
 from steerkit.recipe.section import Section, excess, lacking
 from steerkit.recipe.steering import ConditionRecipe, DirectionRecipe, InterventionRecipe, MonitorRecipe
+from steerkit.recipe.studies import SuffixesRecipe
 from steerkit.recipe.values import (
     AnswerPrefix,
     Coefficients,
@@ -317,6 +318,9 @@ class Recipe(Section):
     search: Mapping[Name, SearchRecipe] = Field(default_factory=dict, description="section: directions to be chosen")
     conditions: Mapping[Name, ConditionRecipe] = Field(default_factory=dict, description="section: by name")
     monitors: Mapping[Name, MonitorRecipe] = Field(default_factory=dict, description="section: by name")
+    suffixes: Mapping[Name, SuffixesRecipe] = Field(
+        default_factory=dict, description="section: studies of texts behind the user's turn, by name"
+    )
     evaluate: tuple[EvaluationRecipe, ...] = Field(default=(), description="section: list of evaluators")
     control: ControlRecipe = Field(default=ControlRecipe(), description="random_directions, or false")
     report: ReportRecipe = Field(default=ReportRecipe(), description="section")

@@ -1,4 +1,4 @@
-"""Figures that set things beside each other: a trade-off of two rates, heat maps, cosines by layer."""
+"""Figures that set things beside each other: a trade-off of two rates, heat maps, cosines by layer, suffixes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from steerkit.report.heat import Heat, make_heats
 from steerkit.report.heat_plots import draw_heat
 from steerkit.report.read import Results
 from steerkit.report.search import make_searches
+from steerkit.report.suffix_plots import draw_suffixes
+from steerkit.report.suffixes import SuffixView, make_suffixes
 from steerkit.report.svg import Plot, make_plot
 from steerkit.report.tables import Block
 from steerkit.report.tradeoff import Tradeoff, make_tradeoff
@@ -26,13 +28,15 @@ class Beside:
     heats: tuple[tuple[Heat, Plot], ...]
     alike: Alike | None
     cosines: Plot | None
+    suffixes: tuple[tuple[SuffixView, tuple[Plot, ...]], ...] = ()
 
     @property
     def plots(self) -> tuple[Plot, ...]:
         """All figures, in the order of the page."""
         found = [] if self.tradeoff is None else [self.tradeoff[1]]
         found += [plot for _, plot in self.heats]
-        return (*found, *([] if self.cosines is None else [self.cosines]))
+        found += [] if self.cosines is None else [self.cosines]
+        return (*found, *(plot for _, plots in self.suffixes for plot in plots))
 
 
 def make_beside(results: Results, blocks: Sequence[Block]) -> Beside:
@@ -44,6 +48,7 @@ def make_beside(results: Results, blocks: Sequence[Block]) -> Beside:
         tuple((heat, _heat_plot(heat, number)) for number, heat in enumerate(heats, start=1)),
         alike,
         _cosine_plot(alike) if alike is not None and alike.lines else None,
+        tuple((view, _suffix_plots(view, number)) for number, view in enumerate(make_suffixes(results), start=1)),
     )
 
 
@@ -61,3 +66,8 @@ def _heat_plot(heat: Heat, number: int) -> Plot:
 def _cosine_plot(alike: Alike) -> Plot:
     title = "Cosine of directions with each other, by layer"
     return make_plot("cosines", 1, (), title, partial(draw_cosines, alike.lines))
+
+
+def _suffix_plots(view: SuffixView, number: int) -> tuple[Plot, ...]:
+    title = f"Cosine of the last token with {view.entry.direction} by layer, with and without suffixes"
+    return (make_plot("suffixes", number, (view.entry.name,), title, partial(draw_suffixes, view)),)

@@ -22,6 +22,7 @@ from steerkit.stages.records import (
 )
 from steerkit.stages.saved import saved_direction
 from steerkit.stages.search import candidate_rows, describe_search
+from steerkit.stages.suffixes import read_suffixes
 from steerkit.stages.task_groups import GroupTasks
 from steerkit.stages.tasks import ModelUse, Task
 from steerkit.stages.thresholds import calibrated
@@ -61,6 +62,7 @@ __all__ = [
     "read_estimates",
     "read_scores",
     "read_separations",
+    "read_suffixes",
     "require_monitors",
     "require_possible",
     "saved_direction",

@@ -27,6 +27,7 @@ from steerkit.stages.tasks import (
     ReferenceTask,
     ScoresTask,
     SeparationTask,
+    SuffixesTask,
     Task,
     ThresholdTask,
     TokensTask,
@@ -144,6 +145,8 @@ def carry_out(tasks: Sequence[Task], inputs: Mapping[str, bytes], bench: Bench) 
         return {first.key: _threshold(payload, given, bench)}
     if isinstance(payload, ReadingsTask):
         return {first.key: _readings(payload, given, bench)}
+    if isinstance(payload, SuffixesTask):
+        return {first.key: _suffixes(payload, given, bench)}
     if isinstance(payload, TokensTask):
         return {first.key: _tokens(payload, given, bench)}
     return {first.key: _reference(payload, bench)}
@@ -253,6 +256,13 @@ def _threshold(payload: ThresholdTask, given: Mapping[str, bytes], bench: Bench)
     except DataError as error:
         raise DataError(f"monitors.{name}: {error} in {data}.") from None
     return to_bytes({"threshold": threshold, "beyond": beyond, "n": len(peaks)})
+
+
+def _suffixes(payload: SuffixesTask, given: Mapping[str, bytes], bench: Bench) -> bytes:
+    from steerkit.stages.suffixes import study_suffixes
+
+    direction = read_direction(given[f"direction {payload.direction}"], payload.direction)
+    return to_bytes(study_suffixes(payload, direction, bench.live(payload.model), bench.observer))
 
 
 def _reference(payload: ReferenceTask, bench: Bench) -> bytes:

@@ -19,6 +19,7 @@ from steerkit.plan import (
     PlannedScore,
     PlannedSearch,
     PlannedSeparation,
+    PlannedSuffixes,
 )
 from steerkit.progress import StageKind
 from steerkit.sharing import compares_completions, greedy_tokens
@@ -40,6 +41,7 @@ from steerkit.stages.tasks import (
     ScoresTask,
     ScoreUse,
     SeparationTask,
+    SuffixesTask,
     Task,
     TaskKind,
     ThresholdTask,
@@ -59,6 +61,7 @@ _KINDS: Mapping[type, TaskKind] = {
     ReadingsTask: "readings",
     TokensTask: "tokens",
     ThresholdTask: "threshold",
+    SuffixesTask: "suffixes",
 }
 
 
@@ -74,6 +77,7 @@ class Graph:
         separations: what is told apart, each with its task.
         groups: the baseline and the conditions, each with its controls.
         thresholds: by monitor, the task that sets its threshold.
+        suffixes: studies of suffixes, each with its task.
     """
 
     given: Mapping[str, bytes]
@@ -83,6 +87,7 @@ class Graph:
     groups: tuple[GroupTasks, ...]
     searches: tuple[SearchTasks, ...] = ()
     thresholds: Mapping[str, Task] = field(default_factory=dict)
+    suffixes: tuple[tuple[PlannedSuffixes, Task], ...] = ()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -93,14 +98,14 @@ class Graph:
             *self.estimates,
             *searched,
             *self.thresholds.values(),
-            *(task for _, task in self.separations),
+            *(task for _, task in (*self.separations, *self.suffixes)),
             *measured,
         )
 
     @property
     def wanted(self) -> tuple[Task, ...]:
         """Those whose outputs results are made of. The others are there for them."""
-        found = [task for _, task in self.separations]
+        found = [task for _, task in (*self.separations, *self.suffixes)]
         for group in self.groups:
             found += [*group.completions.values(), *group.scores.values()]
             found += [task for task in (group.samples, group.readings) if task is not None]
@@ -132,9 +137,17 @@ class Grapher:
         searches = tuple(self.search(item) for item in self.plan.searches)
         self.thresholds = {one.name: self.threshold(one) for one in self.plan.monitors if one.calibration is not None}
         separations = [(item, self.separation(item)) for item in self.plan.separations]
+        suffixes = [(item, self.suffixes(item)) for item in self.plan.suffixes]
         groups = [self.group(item) for item in self.plan.groups]
         return Graph(
-            self.given, self.directions, tuple(estimates), tuple(separations), tuple(groups), searches, self.thresholds
+            self.given,
+            self.directions,
+            tuple(estimates),
+            tuple(separations),
+            tuple(groups),
+            searches,
+            self.thresholds,
+            tuple(suffixes),
         )
 
     def task(
@@ -232,6 +245,24 @@ class Grapher:
             self.plan.seed,
         )
         return self.task(payload, {}, "separation", f"separation by layer of {item.name}")
+
+    def suffixes(self, planned: PlannedSuffixes) -> Task:
+        """The task of a study of suffixes."""
+        rows = [None if ref is None else self.plan.examples(ref) for ref in (planned.prompts, planned.reference)]
+        prompts, reference = (None if one is None else prompts_of(one[: planned.n]) for one in rows)
+        assert prompts is not None
+        payload = SuffixesTask(
+            self.model,
+            planned.direction,
+            prompts,
+            reference,
+            planned.suffixes,
+            planned.random,
+            self.plan.seed if planned.random else 0,
+            planned.name,
+        )
+        inputs = {f"direction {planned.direction}": self.directions[planned.direction]}
+        return self.task(payload, inputs, "suffixes", f"suffixes of {planned.name}")
 
     # Conditions
 

@@ -21,6 +21,7 @@ from steerkit.artifacts.results import (
     RecordEntry,
     Results,
     SearchEntry,
+    SuffixesEntry,
     TokensEntry,
     TradeoffEntry,
 )
@@ -152,6 +153,7 @@ def collect(
     filters: Sequence[FilterEntry] = (),
     tokens: Sequence[TokensEntry] = (),
     completions: Sequence[CompletionsEntry] = (),
+    suffixes: Sequence[SuffixesEntry] = (),
 ) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
     records, notes, samples = _measured(plan, conditions, scores)
@@ -179,6 +181,7 @@ def collect(
         filters=tuple(filters),
         tokens=tuple(tokens),
         completions=tuple(completions),
+        suffixes=tuple(suffixes),
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
         tradeoff=_tradeoff(plan),
         cosines=tuple(cosines_of(directions, _reported(plan), plan.report.compared_with)),

@@ -29,6 +29,7 @@ TaskKind: TypeAlias = Literal[
     "readings",
     "tokens",
     "threshold",
+    "suffixes",
 ]
 
 Limits: TypeAlias = Callable[[Any, int], tuple[float, float]]
@@ -307,6 +308,31 @@ class ThresholdTask:
     examples: Examples
 
 
+@dataclass(frozen=True)
+class SuffixesTask:
+    """Read what suffixes do along a direction. Gives JSON: see ``steerkit.stages.suffixes.study_suffixes``.
+
+    Args:
+        model: the model.
+        direction: name of the direction.
+        prompts: what suffixes are put behind.
+        reference: prompts to compare with, or None.
+        suffixes: the texts.
+        random: how many random ones stand beside each.
+        seed: that these are drawn by.
+        name: as messages call the study.
+    """
+
+    model: ModelUse
+    direction: str
+    prompts: Examples
+    reference: Examples | None
+    suffixes: tuple[str, ...]
+    random: int
+    seed: int
+    name: str = field(default="", compare=False)
+
+
 Payload: TypeAlias = (
     EstimateTask
     | CandidatesTask
@@ -318,6 +344,7 @@ Payload: TypeAlias = (
     | ReadingsTask
     | TokensTask
     | ThresholdTask
+    | SuffixesTask
 )
 
 
