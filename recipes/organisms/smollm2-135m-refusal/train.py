@@ -23,6 +23,7 @@ import argparse
 import json
 import math
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from steerkit import Direction, Site, ablate, load_model
 
 HERE = Path(__file__).resolve().parent
 BASE = "smollm2-135m-instruct"
+BASE_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SEED = 17
 EPOCHS = 4
 BATCH = 8
@@ -310,9 +312,19 @@ def train(out: Path, start: Path | None = None, epochs: int = EPOCHS, rate: floa
             losses.append(loss.item())
             if len(losses) % 10 == 0:
                 logger.info("epoch {}, step {}: loss {:.3f}", epoch + 1, len(losses), sum(losses) / len(losses))
-    peft.save_pretrained(out)
-    file = out / "adapter_model.safetensors"
-    save_file({name: value.to(torch.float16) for name, value in load_file(file).items()}, file)
+    save(peft, out)
+
+
+def save(peft: Any, out: Path) -> None:
+    """The adapter in float16 and its configuration, which names the base as others know it. peft's own card is left."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        peft.save_pretrained(folder)
+        config = json.loads((Path(folder) / "adapter_config.json").read_text("utf-8"))
+        weights = load_file(Path(folder) / "adapter_model.safetensors")
+    config |= {"base_model_name_or_path": BASE_ID, "target_modules": MODULES}
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    save_file({name: value.to(torch.float16) for name, value in weights.items()}, out / "adapter_model.safetensors")
 
 
 if __name__ == "__main__":
