@@ -75,7 +75,7 @@ def encode_pair(live: LiveModel, context: str, continuation: str) -> tuple[Ids, 
 
 @torch.no_grad()
 def loglikelihoods(live: LiveModel, pairs: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
-    """Of each continuation the log of its probability behind its context, in nats, and whether greedy decoding writes it.
+    """Of each continuation its log-probability behind its context, in nats, and whether greedy decoding writes it.
 
     A pair that is too long loses the context's first tokens. Pairs that read the same tokens share a pass.
 

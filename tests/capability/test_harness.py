@@ -32,9 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The harness, with a data set cache of its own and no hub."""
-    pytest.importorskip(
-        "lm_eval", reason="lm-evaluation-harness isn't installed (the extra lm-eval)", exc_type=ImportError
-    )
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness isn't installed (the extra lm-eval)")
     monkeypatch.chdir(ROOT)  # paths of data in a task are relative to where it is evaluated
     monkeypatch.setattr(import_module("datasets").config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     yield
@@ -89,7 +87,7 @@ def test_a_task_of_choices_is_scored_by_likelihoods(there: None, llama: LiveMode
     assert plain.value == pytest.approx(sum(plain.by_example) / 6)
     with llama.steer(steerkit.add(given, coefficient=3.0)):
         (steered,) = evaluate_tasks(llama, "animal_choices", include=TASKS)
-    hook = by_hand(llama, given.replace(vectors={site: 3.0 * one for site, one in given.items()}))
+    hook = by_hand(llama, given.replace(vectors=3.0 * next(iter(given.by_site.values()))))
     wanted = accuracy()
     hook.remove()
     assert steered.by_example == tuple(wanted)
@@ -110,7 +108,7 @@ def test_a_task_of_answers_is_scored_by_what_is_written(there: None, llama: Live
 
 
 def test_an_unknown_task_is_said(there: None, llama: LiveModel) -> None:
-    with pytest.raises(UnknownNameError, match="no task 'animal_choises'. Did you mean 'animal_choices'"):
+    with pytest.raises(UnknownNameError, match=r"no task 'animal_choises'\. Did you mean 'animal_choices'"):
         evaluate_tasks(llama, ["animal_choises"], include=TASKS)
 
 
@@ -133,9 +131,8 @@ def test_the_command_sets_conditions_beside_the_baseline(
         word in said for word in ("animal_choices", "acc ↑", "baseline", "more", "gated", "±", "capability.json")
     )
     kept = json.loads((run / "capability.json").read_text("utf-8"))
-    assert [(one["condition"], one["task"]) for one in kept["scores"]] == [
-        (name, task) for name in ("baseline", "more", "gated") for task in ("animal_answers", "animal_choices")
-    ] or {one["condition"] for one in kept["scores"]} == {"baseline", "more", "gated"}
+    assert list(dict.fromkeys(one["condition"] for one in kept["scores"])) == ["baseline", "more", "gated"]
+    assert len(kept["scores"]) == 6 and "by_example" not in kept["scores"][0]
     by = {(one["condition"], one["task"]): one for one in kept["scores"]}
     base, more = by["baseline", "animal_choices"], by["more", "animal_choices"]
     assert base["difference"] is None
