@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,13 +180,33 @@ def _chat(model: LiveModel, chat_template: bool, system_prompt: str | None) -> C
     return model.chat if system_prompt is None else model.chat.with_system_prompt(system_prompt)
 
 
+def _manager_for(names: Sequence[str], include: str | Path | None) -> Any:
+    """What knows the tasks. The harness's own are many thousands of files to read, which tasks of a folder don't need:
+    a group may name some of them, and a task doesn't."""
+    if include is None:
+        return _manager("", (), True)
+    folder = Path(include).absolute()
+    files = tuple((str(path), path.stat().st_mtime_ns) for path in sorted(folder.rglob("*")) if path.is_file())
+    alone = _manager(str(folder), files, False)
+    if all(alone.match_tasks([name]) for name in names) and not (alone.all_groups or alone.all_tags):
+        return alone
+    return _manager(str(folder), files, True)
+
+
+@lru_cache(maxsize=4)
+def _manager(folder: str, files: tuple[tuple[str, int], ...], defaults: bool) -> Any:
+    """A task manager of a folder as its files are now, kept for the next condition."""
+    made = import_module("lm_eval.tasks").TaskManager
+    return made(include_path=folder or None, include_defaults=defaults)
+
+
 def _tasks(names: Sequence[str], include: str | Path | None) -> tuple[Any, list[str]]:
     """The harness's task manager, and the tasks that names mean."""
     if include is not None and not Path(include).is_dir():
         raise DataError(f"{include} is no folder. include names one with YAML files of tasks.")
-    manager = import_module("lm_eval.tasks").TaskManager(include_path=None if include is None else str(include))
     if not names:
         raise DataError("No task is named. Name one, as in tasks=['arc_easy'].")
+    manager = _manager_for(names, include)
     found: dict[str, None] = {}
     for name in names:
         meant = manager.match_tasks([name])

@@ -35,6 +35,9 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness isn't installed (the extra lm-eval)")
     monkeypatch.chdir(ROOT)  # paths of data in a task are relative to where it is evaluated
     monkeypatch.setattr(import_module("datasets").config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    made = harness._manager
+    # The harness's own tasks are many thousands of files: minutes, and nothing of them is needed.
+    monkeypatch.setattr(harness, "_manager", lambda folder, files, defaults: made(folder, files, False))
     yield
 
 
