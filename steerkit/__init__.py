@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steerkit.artifacts.directions import save_directions as save_directions
     from steerkit.baking import Baked as Baked
     from steerkit.baking import bake as bake
+    from steerkit.capability import evaluate_tasks as evaluate_tasks
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.run import run_recipe as run_recipe
     from steerkit.session import ablate as ablate
@@ -55,6 +56,7 @@ _HOMES = {
     "capture": "steerkit.session",
     "estimate_direction": "steerkit.session",
     "estimate_directions": "steerkit.session",
+    "evaluate_tasks": "steerkit.capability",
     "gate": "steerkit.session",
     "intervention": "steerkit.session",
     "load_directions": "steerkit.artifacts.directions",

@@ -44,8 +44,14 @@ class Asked:
         return tuple(found.values())
 
 
-def read_asked(folder: str | Path, name: str, catalog: Catalog | None = None) -> Asked:
+def read_asked(folder: str | Path, name: str, catalog: Catalog | None = None, *, folds: bool = True) -> Asked:
     """Read a condition from a run directory.
+
+    Args:
+        folder: the run directory.
+        name: the condition.
+        catalog: plugins; discovered if not given.
+        folds: whether it is to be folded into weights; else any condition will do, the baseline too.
 
     Raises:
         ArtifactError: where the directory isn't a finished run, or its files no longer belong together.
@@ -55,7 +61,8 @@ def read_asked(folder: str | Path, name: str, catalog: Catalog | None = None) ->
     run = load_run(folder)
     if name not in run.conditions:
         raise UnknownNameError(f"The run has no condition {name!r}. {nearest(name, run.conditions, 'condition')}")
-    _require_weights(run, name)
+    if folds:
+        _require_weights(run, name)
     recipe = run.path / "recipe.yaml"
     if not recipe.is_file():
         raise ArtifactError(f"{run.path} has no recipe.yaml, which says how its conditions are built. Run it again.")
@@ -110,7 +117,7 @@ def _require_code(run: Run, plan: Plan, name: str) -> None:
             if measured and measured != code_hash(one.spec.implementation.partition(":")[0]):
                 raise ArtifactError(
                     f"The code of {one.spec.name} isn't what the run in {run.path} was measured with. Run the recipe "
-                    "again and bake that run."
+                    "again and take that run."
                 )
 
 
@@ -119,10 +126,12 @@ def _require_same(run: Run, plan: Plan, name: str) -> None:
     wanted = run.conditions[name].of or name
     now = {one.name: plain(condition_as_json(one, one.n_controls(plan.random_directions))) for one in plan.conditions}
     then = {one.get("name"): one for one in _listed(run.path / "plan.json")}
+    if wanted == stages.BASELINE:
+        return  # means the same in any recipe
     if wanted not in now or now[wanted] != then.get(wanted):
         raise ArtifactError(
             f"The recipe in {run.path} no longer means by {wanted} what it meant when it was run: a plugin has changed "
-            "since, or a file of the directory has. Run the recipe again and bake that run."
+            "since, or a file of the directory has. Run the recipe again and take that run."
         )
 
 

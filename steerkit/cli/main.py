@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "select": "steerkit.cli.select:select_command",
     "fetch": "steerkit.cli.fetch:fetch_command",
     "bench": "steerkit.cli.bench:bench_command",
+    "capability": "steerkit.cli.capability:capability_command",
 }
 
 _KEPT: Final[Mapping[str, str]] = {

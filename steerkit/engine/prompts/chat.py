@@ -166,6 +166,12 @@ class ChatFormat:
         whole = continued_token_ids(self.tokenizer, ids, text, example.completion, special=special)
         return Rendered(whole, located, len(ids))
 
+    def text(self, prompt: ExampleLike) -> str:
+        """The text whose tokens ``render`` gives, an ``answer_prefix`` included. Raises as ``render`` does."""
+        example = Example.of(prompt)
+        text, _, _ = self._text(example)
+        return text if example.answer_prefix is None else text + self._opening(example, text) + example.answer_prefix
+
     def render_text(self, text: str) -> Rendered:
         """Raw text, with the special tokens that the tokenizer adds of itself."""
         return Rendered(encode(self.tokenizer, text, special=True)[0])
