@@ -115,7 +115,7 @@ def test_a_key_that_says_how_rows_are_read_has_no_place_beside_completions(probl
         "directions:\n", "  said: {completions: {of: warm, max_new_tokens: 3}, inline: [x]}\ndirections:\n"
     )
     ((_, _, told),) = problems(text)
-    assert told == "expected one of file, inline, hub and completions, not inline and completions"
+    assert told == "expected one of file, inline, hub, completions and of, not inline and completions"
 
 
 def test_a_circle_is_told(problems: Problems) -> None:
@@ -139,6 +139,20 @@ def test_a_circle_is_told(problems: Problems) -> None:
         "data.steered.completions.condition",
         "data.more.completions.condition",
     }
+
+
+def test_a_circle_goes_through_what_scores_are_compared_with(problems: Problems) -> None:
+    """A search whose candidates are held against what is said under the condition that takes its direction."""
+    text = SAID.replace("conditions:\n", "conditions:\n  spoken: [{add: {direction: chosen}}]\n")
+    text = text.replace("condition: warmer", "condition: spoken") + (
+        "search:\n"
+        "  chosen:\n"
+        "    over: warmth\n"
+        "    scores: {alike: {activation_cosine: {data: warm.test, under: [add], like: steered.test, "
+        "classes: [warm.train, cold.train]}}}\n"
+        "    maximise: alike\n"
+    )
+    assert [where for _, where, _ in problems(text)] == ["data.steered.completions.condition"]
 
 
 def test_completions_are_not_filtered_but_their_prompts_are(problems: Problems) -> None:
