@@ -34,6 +34,7 @@ class FilterResolver(SearchResolver):
             return None
         if (section := self.recipe.data[name].completions) is not None:
             self.complain(f"{name!r} holds what the model says to prompts of {section.of}: filter those", *path)
+        self.check_room(written.at_least, written.at_most, path)
         refs = self.filtered_parts(name, written)
         if not refs and not self.draft.lost_within("data", name):
             has = ", ".join(self.data[name])

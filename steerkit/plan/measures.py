@@ -13,6 +13,7 @@ from steerkit.plan.conditions import are_several, held_at
 from steerkit.plan.names import KeyPart
 from steerkit.plan.planned.monitors import PlannedCalibration, PlannedMonitor
 from steerkit.plan.planned.reporting import PlannedSamples
+from steerkit.plan.turns import BEHIND_PROMPT
 from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.draft import EVALUATION_KEYS, OPTIONS, Draft
@@ -54,6 +55,7 @@ class MeasureResolver(TokenResolver):
                 self.check_open(ref, *path, "data")
         self.answer_tokens(options, path)
         references = self.references(needs, written.options, path)
+        self.check_read(needs, [*known, *(ref for _, ref in references)], written.options, path)
         return PlannedEvaluation(written.name, spec, options, needs, tuple(known), references)
 
     def references(
@@ -73,6 +75,20 @@ class MeasureResolver(TokenResolver):
                 found.append((name, ref))
                 self.compared[ref] = path
         return tuple(found)
+
+    def check_read(
+        self, needs: Needs, refs: Iterable[DataRef], options: Mapping[str, object], path: tuple[KeyPart, ...]
+    ) -> None:
+        """Every example has the tokens at which an evaluator reads activations."""
+        for _, text in needs.activations:
+            positions = Positions.parse(text)
+            key = next((key for key, value in options.items() if str(value) == text), None)
+            where = path if key is None else (*path, OPTIONS, key)
+            if positions.role in BEHIND_PROMPT and not greedy_tokens(needs):
+                self.complain(f"{positions} are tokens behind the prompt, and only prompts are read here", *where)
+                continue
+            for ref in dict.fromkeys(refs):
+                self.check_turns(positions, ref, *where)
 
     def check_labels(self, evaluations: Iterable[PlannedEvaluation]) -> None:
         """Results hold each name once: no evaluator is called as a value is that another one derives."""
@@ -166,7 +182,15 @@ class MeasureResolver(TokenResolver):
             self.complain(
                 f"{ref} is what numbers in the report come from; set the threshold on validation", *path, "data"
             )
-        self.check_turns(Positions.parse(written.positions), ref, *path, "data")
+        positions = Positions.parse(written.positions)
+        if positions.role in BEHIND_PROMPT:
+            self.complain(
+                f"a threshold is set by readings of prompts, and {positions} are tokens behind them: read other "
+                "positions, such as all, or write the threshold as a number, above: ... or below: ...",
+                *("monitors", name, "positions"),
+            )
+        self.compared[ref] = (*path, "data")
+        self.check_turns(positions, ref, *path, "data")
         n = len(self.examples(ref))
         if n and int(n * one.false_alarms / 1000 + 1e-9) == 0:
             self.notes.append(

@@ -33,7 +33,8 @@ class ReportResolver(RecipeResolver):
         written, path = self.recipe.report.tradeoff, ("report", "tradeoff")
         if written is None:
             return
-        by_name = {label: item for item in evaluations for label in (item.name, *item.values)}
+        # Of an evaluator of several values each has a record of its own, and the evaluator has none.
+        by_name = {label: item for item in evaluations for label in (item.values or (item.name,))}
         found = by_name.get(written.evaluator)
         if found is None:
             if not self.draft.lost_within("evaluate"):
@@ -51,5 +52,9 @@ class ReportResolver(RecipeResolver):
                 elif str(ref) in seen:
                     self.complain(f"{ref} stands here twice; each data set is on one side", *path, key)
                 seen.append(str(ref))
+            value = found.values.get(written.evaluator)
+            if value is not None and value.aggregate == "whole" and len(texts) > 1:
+                message = f"{written.evaluator} is a value of all examples of a data set together, so it has none of"
+                self.complain(f"{message} {' and '.join(texts)}: name one, or a data set `of` them", *path, key)
             if not texts:
                 self.complain("expected one data reference at least", *path, key)

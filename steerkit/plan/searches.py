@@ -38,6 +38,7 @@ class SearchResolver(MeasureResolver):
             self.complain("one score stands here twice", *path, goal)
         for bound, item in written.subject_to.items():
             self.check_score(item.score, written, (*path, "subject_to", bound, "score"))
+            self.check_room(item.at_least, item.at_most, (*path, "subject_to", bound))
         spoken_of = {*written.aims, *(item.score for item in written.subject_to.values())}
         for score in written.scores:
             if score not in spoken_of:
@@ -54,6 +55,12 @@ class SearchResolver(MeasureResolver):
         rule = Rule(objective, bounds, layers, maximise=written.maximise is not None, plus=tuple(plus))
         given = tuple(filter(None, scores))
         return PlannedSearch(name, written.directions, given, rule, written.exhaustive, written.coefficients or ())
+
+    def check_room(self, at_least: float | None, at_most: float | None, path: tuple[KeyPart, ...]) -> None:
+        """Some score lies within both bounds."""
+        if at_least is not None and at_most is not None and at_least > at_most:
+            what = f"no score is at least {at_least:g} and at most {at_most:g}"
+            self.complain(f"{what}; leave out one of them, or change their numbers", *path)
 
     def check_coefficients(
         self, written: SearchRecipe, scores: Sequence[PlannedScore | None], path: tuple[KeyPart, ...]
@@ -112,6 +119,8 @@ class SearchResolver(MeasureResolver):
             what = "readings of monitors" if needs.monitors else "answers from outside"
             self.complain(f"{written.plugin} scores {what}, which a search has none of", *path)
         references = self.references(needs, written.options, path) if needs is not None else ()
+        if needs is not None and ref is not None:
+            self.check_read(needs, [ref, *(other for _, other in references)], written.options, path)
         if options is not None:
             self.answer_tokens(options, path)
         under = [self.along_candidate(item, (*path, "under", at)) for at, item in enumerate(written.under)]

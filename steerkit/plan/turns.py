@@ -9,13 +9,14 @@ from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import quote
 from steerkit.types import FROM_TOKEN, PREFIX, TURNS, Example, Positions
 
-_BEHIND: Final = ("generated", "completion")
+BEHIND_PROMPT: Final = ("generated", "completion")
+"""Roles of tokens that stand behind every prompt."""
 _OF_THE_USER: Final = ("instruction", "post_instruction")
 
 
 def reads_behind(positions: Positions) -> bool:
     """Whether positions may name tokens behind the prompt, so that completions have to be read."""
-    return positions.role in ("all", FROM_TOKEN, *_BEHIND)
+    return positions.role in ("all", FROM_TOKEN, *BEHIND_PROMPT)
 
 
 def within_prompt(positions: Positions) -> bool:

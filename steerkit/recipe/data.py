@@ -84,7 +84,8 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
         if dataset.completions is not None:
             continue
         if dataset.of is not None:
-            loaded[name], told = joined(dataset, loaded, [one for one in recipe.data if one not in loaded])
+            said = [one for one, other in recipe.data.items() if other.completions is not None]
+            loaded[name], told = joined(dataset, loaded, [one for one in recipe.data if one not in loaded], said)
             if not draft.lost("data", name, "of"):
                 problems += [Problem(message, *draft.place("data", name, "of", *key)) for message, key in told]
             continue

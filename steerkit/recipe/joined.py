@@ -18,13 +18,16 @@ Fault: TypeAlias = tuple[str, tuple[str, ...]]
 """A message, and the keys below ``of`` that it is about."""
 
 
-def joined(dataset: DatasetRecipe, loaded: Mapping[str, Splits], later: Sequence[str]) -> tuple[Splits, list[Fault]]:
+def joined(
+    dataset: DatasetRecipe, loaded: Mapping[str, Splits], later: Sequence[str], said: Sequence[str] = ()
+) -> tuple[Splits, list[Fault]]:
     """The parts that all of the others have, each with the examples of all of them, as they were before any filter.
 
     Args:
         dataset: with ``of``.
         loaded: the data sets before it.
         later: names of it and of those behind it.
+        said: names of those that hold what the model says, which are written while a recipe runs.
 
     Returns:
         the parts, and what is wrong.
@@ -32,7 +35,7 @@ def joined(dataset: DatasetRecipe, loaded: Mapping[str, Splits], later: Sequence
     assert dataset.of is not None
     unknown = {label: name for label, name in dataset.of.items() if name not in loaded}
     if unknown:
-        return {}, [(_unknown(name, loaded, later), (label,)) for label, name in unknown.items()]
+        return {}, [(_unknown(name, loaded, later, said), (label,)) for label, name in unknown.items()]
     others = {label: loaded[name] for label, name in dataset.of.items()}
     first, *rest = others.values()
     parts = [part for part in first if all(part in one for one in rest)]
@@ -46,7 +49,12 @@ def joined(dataset: DatasetRecipe, loaded: Mapping[str, Splits], later: Sequence
     return found, _twice(found)
 
 
-def _unknown(name: str, loaded: Mapping[str, Splits], later: Sequence[str]) -> str:
+def _unknown(name: str, loaded: Mapping[str, Splits], later: Sequence[str], said: Sequence[str]) -> str:
+    if name in said:
+        return (
+            f"{name!r} holds what the model says, which only a run writes: name the data set of its prompts, and let "
+            "`completions` be of this one"
+        )
     if name in later:
         return f"{name!r} doesn't stand before this data set; put it there"
     return f"{name!r} is no data set. {nearest(name, loaded, 'data set')}"

@@ -31,6 +31,7 @@ _DIRECTION: Final = {
 }
 # At prompts every other key of a gate has a meaning, so none of them looks wrong beside the stand-in.
 _GATE: Final = {"direction": _UNKNOWN_NAME, "above": 0.0, "at": "prompt"}
+_CALIBRATION: Final = {"data": _UNKNOWN_NAME, "false_alarms": 0.0}
 _STAND_INS: Final[Mapping[Path, Any]] = {
     ("name",): "recipe",
     ("model",): {"source": _UNKNOWN_NAME},
@@ -46,6 +47,8 @@ _STAND_INS: Final[Mapping[Path, Any]] = {
     ("monitors", "*"): {"direction": _UNKNOWN_NAME, "above": 0.0},
     ("monitors", "*", "direction"): _UNKNOWN_NAME,
     ("monitors", "*", "above"): 0.0,
+    ("monitors", "*", "calibrate"): _CALIBRATION,
+    **{("monitors", "*", "calibrate", key): value for key, value in _CALIBRATION.items()},
     ("monitors", "*", "sites", "*"): _DIRECTION["site"],
     ("evaluate", "*", "data"): [_UNKNOWN_NAME],
     ("evaluate", "*", "data", "*"): _UNKNOWN_NAME,

@@ -141,6 +141,20 @@ def test_a_circle_is_told(problems: Problems) -> None:
     }
 
 
+def test_a_circle_goes_through_what_scores_are_compared_with(problems: Problems) -> None:
+    """A search whose candidates are held against what is said under the condition that takes its direction."""
+    text = SAID.replace("conditions:\n", "conditions:\n  spoken: [{add: {direction: chosen}}]\n")
+    text = text.replace("condition: warmer", "condition: spoken") + (
+        "search:\n"
+        "  chosen:\n"
+        "    over: warmth\n"
+        "    scores: {alike: {activation_cosine: {data: warm.test, under: [add], like: steered.test, "
+        "classes: [warm.train, cold.train]}}}\n"
+        "    maximise: alike\n"
+    )
+    assert [where for _, where, _ in problems(text)] == ["data.steered.completions.condition"]
+
+
 def test_completions_are_not_filtered_but_their_prompts_are(problems: Problems) -> None:
     text = SAID + "filter: {said: {refusal_score: {at_least: 0, tokens: [x]}}}\n"
     ((_, where, told),) = problems(text)

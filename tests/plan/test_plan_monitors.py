@@ -35,6 +35,40 @@ def test_a_monitor_is_resolved_and_shown(plan: Planner) -> None:
     assert "monitors" not in read_document(plan().report.recipe).value, "a recipe without monitors is written as ever"
 
 
+@pytest.mark.parametrize("positions", ["generated", "completion[:2]"])
+def test_a_threshold_is_set_at_tokens_that_prompts_have(plan: Planner, problems: Problems, positions: str) -> None:
+    set_by = "calibrate: {data: cold.train, false_alarms: 10}"
+    text = MONITORS.replace("above: 3.0", set_by).replace("positions: generated}\n", f'positions: "{positions}"}}\n')
+    ((_, where, message),) = problems(text)
+    assert where == "monitors.harm.positions"
+    assert f"a threshold is set by readings of prompts, and {positions} are tokens behind them" in message
+    assert plan(text.replace(f'"{positions}"', "all")).monitors[0].calibration is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ("{data: cold.train, false_alarms: 1000}", "monitors.harm.calibrate.false_alarms"),
+        ("{data: cold.train, false_alarm: 10}", "monitors.harm.calibrate.false_alarm"),
+        ("{false_alarms: 10}", "monitors.harm.calibrate.data"),
+        ("10", "monitors.harm.calibrate"),
+    ],
+)
+def test_a_broken_calibration_is_one_problem(problems: Problems, given: str, where: str) -> None:
+    """That there is then no threshold follows from it."""
+    found = problems(MONITORS.replace("above: 3.0, positions: generated", f"calibrate: {given}"))
+    assert [one for _, one, _ in found] == [where]
+
+
+def test_prompts_that_set_a_threshold_are_read_as_the_model_reads_prompts(problems: Problems) -> None:
+    """A conversation of several turns has no text without a template, whoever reads it."""
+    talk = "[{role: user, content: hi}, {role: assistant, content: ho}, {role: user, content: ha}]"
+    text = MONITORS.replace("above: 3.0, positions: generated", "calibrate: {data: talk, false_alarms: 10}")
+    text = text.replace("data:\n", f"data:\n  talk: {{inline: [{{turns: {talk}}}], messages: turns}}\n", 1)
+    ((_, where, message),) = problems(text, "model.chat_template=none")
+    assert where == "data.talk" and "a conversation of several turns" in message
+
+
 def test_sites_may_be_one_text(plan: Planner) -> None:
     found = plan(MONITORS.replace("above: 3.0", "below: -1, sites: blocks.0.resid_post"))
     assert [str(site) for site in found.monitors[0].sites or ()] == ["blocks.0.resid_post"]

@@ -65,6 +65,16 @@ def test_mistakes_are_told_where_they_stand() -> None:
     assert len(problems) == 1 and "holds prompts with two labels: they share 2 texts" in problems[0]
 
 
+def test_what_the_model_says_is_joined_by_its_prompts() -> None:
+    said = {"completions": {"of": "bad", "max_new_tokens": 3}}
+    for order in ({"said": said, "both": {"of": {"a": "said", "b": "good"}}}, {"both": {"of": {"a": "said"}}, "said": said}):
+        _, problems = load(bad=BAD, good=GOOD, **order)
+        assert problems == [
+            "data.both.of.a: 'said' holds what the model says, which only a run writes: name the data set of its "
+            "prompts, and let `completions` be of this one"
+        ]
+
+
 def test_what_is_split_or_read_belongs_to_the_others() -> None:
     for extra, message in (
         ({"split": {"test": 1}}, "the examples of other data sets are what they are; remove split"),
