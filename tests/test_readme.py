@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_there_are_recipes_python_and_commands() -> None:
-    assert len(RECIPES) == 6 and len(PYTHON) >= 5 and len(SHELL) >= 9
+    assert len(RECIPES) == 7 and len(PYTHON) >= 5 and len(SHELL) >= 9
     assert all(text.startswith("name: ") for text in RECIPES), "a recipe that is shown is a whole one"
     assert len(BLOCKS) * 2 == len(re.findall(r"^```", README, re.MULTILINE))
 

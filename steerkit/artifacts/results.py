@@ -277,9 +277,11 @@ class SuffixGroupEntry(Entry):
     By layer: the mean cosine of the last token's ``resid_pre`` with the direction, its standard error, and of those
     with a suffix the mean ``change`` from the same prompts without it, with its own. ``tokens`` is how many tokens the
     suffix adds to a prompt, on average; ``of`` which given suffix a random one stands beside, counted from 0.
+    ``attribution`` is what each head adds along the direction at the last token, a mean by layer and head; a layer of
+    whose heads nothing can be told has none.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("suffix", "of", "tokens", "change", "change_errors")
+    _rare: ClassVar[tuple[str, ...]] = ("suffix", "of", "tokens", "change", "change_errors", "attribution")
     kind: Literal["prompts", "reference", "suffix", "random"]
     n: int
     suffix: str | None = None
@@ -289,18 +291,41 @@ class SuffixGroupEntry(Entry):
     errors: tuple[Number, ...] = ()
     change: tuple[Number, ...] = ()
     change_errors: tuple[Number, ...] = ()
+    attribution: tuple[tuple[Number, ...], ...] = ()
+
+
+class SuffixHeadEntry(Entry):
+    """A head that adds most along the direction, with one number for each group of the study, in its order.
+
+    ``instruction`` and ``suffix`` are shares of its attention from the last token to the user's own text and to the
+    suffix; missing where the model gives no attention weights.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("instruction", "suffix")
+    layer: int
+    head: int
+    attribution: tuple[Number, ...] = ()
+    errors: tuple[Number, ...] = ()
+    instruction: tuple[Number, ...] = ()
+    suffix: tuple[Number, ...] = ()
 
 
 class SuffixesEntry(Entry):
-    """A study of suffixes along a direction, which was read at ``site``."""
+    """A study of suffixes along a direction, which was read at ``site``.
 
-    _rare: ClassVar[tuple[str, ...]] = ("reference",)
+    ``normed``: a norm stands between heads and stream, whose factor counts into what they add.
+    """
+
+    _rare: ClassVar[tuple[str, ...]] = ("reference", "heads", "normed", "notes")
     name: str
     direction: str
     site: str | None = None
     prompts: str
     reference: str | None = None
     groups: tuple[SuffixGroupEntry, ...] = ()
+    heads: tuple[SuffixHeadEntry, ...] = ()
+    normed: bool | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Results(Entry):

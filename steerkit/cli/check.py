@@ -136,7 +136,7 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
     monitors = [_monitor_row(item) for item in plan.monitors]
     _table(console, "monitors", ("name", "direction", "warns", "sites", "positions"), monitors)
     studies = [
-        [one.name, one.direction, str(one.prompts), str(one.reference or ""), str(len(one.suffixes)), str(one.random)]
+        [one.name, one.direction, str(one.prompts), str(one.reference or ""), f"{len(one.suffixes)}", f"{one.random}"]
         for one in plan.suffixes
     ]
     _table(console, "suffixes", ("name", "direction", "prompts", "reference", "suffixes", "random, of each"), studies)

@@ -1,4 +1,4 @@
-"""Section ``suffixes``: what texts behind the user's turn do to a direction."""
+"""Section ``suffixes``: what texts behind the user's turn do to a direction, its heads and their attention."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class PlannedSuffixes:
         suffixes: the texts.
         random: how many random texts of as many tokens stand beside each.
         n: how many prompts of each, from the start; None: all.
+        heads: how many heads are shown; none are looked at where it is 0.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PlannedSuffixes:
     suffixes: tuple[str, ...]
     random: int = 1
     n: int | None = None
+    heads: int = 8
 
     def to_json(self) -> dict[str, Any]:
         """As a recipe writes it, with its name."""
@@ -49,6 +51,7 @@ class PlannedSuffixes:
             "suffixes": list(self.suffixes),
             "random": self.random,
             "n": self.n,
+            "heads": self.heads,
         }
 
 
@@ -90,6 +93,7 @@ class SuffixResolver(ReportResolver):
             written.suffixes,
             written.random,
             written.n,
+            written.heads,
         )
 
     def check_studied(self, direction: str, path: tuple[str, ...]) -> None:
@@ -106,13 +110,15 @@ class SuffixResolver(ReportResolver):
 
 
 def meter_suffixes(meter: Meter, studies: Iterable[PlannedSuffixes]) -> None:
-    """Every prompt once by itself and once with each suffix, given or random."""
+    """Every prompt once by itself and once with each suffix, given or random; for attention once more, one by one."""
     for study in studies:
         plain = [study.prompts] if study.reference is None else [study.prompts, study.reference]
-        for ref in plain:
-            meter.add(Part.SUFFIXES, Pass(tuple(meter.lengths(ref)[: study.n])))
+        groups = [meter.lengths(ref)[: study.n] for ref in plain]
         examples = meter.data[study.prompts.dataset][study.prompts.split][: study.n]
         for suffix in study.suffixes:
             lengths = meter.counter.count([with_suffix(one, suffix) for one in examples], "prompt")
-            for _ in range(1 + study.random):
-                meter.add(Part.SUFFIXES, Pass(tuple(lengths)))
+            groups += [lengths] * (1 + study.random)
+        for lengths in groups:
+            meter.add(Part.SUFFIXES, Pass(tuple(lengths)))
+            for length in lengths if study.heads else ():
+                meter.add(Part.SUFFIXES, Pass((length,)))

@@ -22,4 +22,5 @@ class SuffixesRecipe(Section):
         description="texts that are put behind the last turn of the user, as they stand, each by itself"
     )
     random: int = Field(default=1, ge=0, le=20, description="random suffixes of as many tokens beside each")
+    heads: int = Field(default=8, ge=0, le=64, description="how many heads are shown; 0: none are looked at")
     n: Count | None = Field(default=None, description="how many prompts of each, from the start; all where None")

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "load_run", "lost_parts", "summary", "write_report"]
 
-_OURS: Final = re.compile(r"(conditions|dose|separation|search|tradeoff|heat|cosines|ranks|suffixes)-\d+[^/]*\.svg")
+_OURS: Final = re.compile(
+    r"(conditions|dose|separation|search|tradeoff|heat|cosines|ranks|suffixes|suffix-heads)-\d+[^/]*\.svg"
+)
 
 
 def write_report(run_dir: Path | str) -> Path:

@@ -12,7 +12,7 @@ from steerkit.report.heat import Heat, make_heats
 from steerkit.report.heat_plots import draw_heat
 from steerkit.report.read import Results
 from steerkit.report.search import make_searches
-from steerkit.report.suffix_plots import draw_suffixes
+from steerkit.report.suffix_plots import draw_heads, draw_suffixes
 from steerkit.report.suffixes import SuffixView, make_suffixes
 from steerkit.report.svg import Plot, make_plot
 from steerkit.report.tables import Block
@@ -70,4 +70,8 @@ def _cosine_plot(alike: Alike) -> Plot:
 
 def _suffix_plots(view: SuffixView, number: int) -> tuple[Plot, ...]:
     title = f"Cosine of the last token with {view.entry.direction} by layer, with and without suffixes"
-    return (make_plot("suffixes", number, (view.entry.name,), title, partial(draw_suffixes, view)),)
+    plots = [make_plot("suffixes", number, (view.entry.name,), title, partial(draw_suffixes, view))]
+    if view.entry.heads:
+        told = f"Heads that add most along {view.entry.direction}, and what they attend to from the last token"
+        plots.append(make_plot("suffix-heads", number, (view.entry.name,), told, partial(draw_heads, view)))
+    return tuple(plots)

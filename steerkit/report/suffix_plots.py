@@ -57,6 +57,53 @@ def draw_suffixes(view: SuffixView) -> Figure:
     return figure
 
 
+def draw_heads(view: SuffixView) -> Figure:
+    """The heads that add most: what they add along the direction, and their attention; a mark for each group."""
+    from matplotlib.figure import Figure
+
+    heads, groups = view.entry.heads, view.entry.groups
+    panels = [("added along the direction", [one.attribution for one in heads])]
+    if view.attends:
+        panels.append(("attention to the instruction", [one.instruction for one in heads]))
+        panels.append(("attention to the suffix", [one.suffix for one in heads]))
+    shown = _shown(view)
+    labels = list(dict.fromkeys(_label(view, group) for group in shown))
+    height = 1.35 * len(panels) + 0.6 + 0.19 * len(labels)
+    figure = Figure(figsize=(WIDTH, height))
+    figure.subplots_adjust(
+        left=0.62 / WIDTH, right=1 - 0.2 / WIDTH, bottom=(height - 1.35 * len(panels)) / height, top=1 - 0.3 / height,
+        hspace=0.42,
+    )  # fmt: skip
+    handles: dict[str, Any] = {}
+    for number, (title, values) in enumerate(panels, start=1):
+        axes = figure.add_subplot(len(panels), 1, number)
+        for group in shown:
+            place = groups.index(group)
+            if title.endswith("suffix") and group.suffix is None:
+                continue
+            told = [(at, one[place]) for at, one in enumerate(values) if place < len(one)]
+            points = [(at, value) for at, value in told if value is not None]
+            style = _style(view, group)
+            small = group.kind == "random"
+            (marks,) = axes.plot(
+                [at for at, _ in points], [value for _, value in points], linestyle="", color=style["color"],
+                marker="_" if small else "o", markersize=7 if small else 4.5, zorder=style["zorder"],
+            )  # fmt: skip
+            handles.setdefault(_label(view, group), marks)
+        axes.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        named = [f"{one.layer}.{one.head}" for one in heads]
+        axes.set_xticks(range(len(heads)), named if number == len(panels) else [])
+        axes.set_title(title, color=MUTED, fontsize=9, x=-0.13)
+    axes.set_xlabel("layer.head")
+    figure.legend(
+        list(handles.values()), list(handles), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=1, frameon=False,
+        fontsize=8, handlelength=1.8, handletextpad=0.5, labelspacing=0.35, labelcolor=MUTED, borderaxespad=0.2,
+    )  # fmt: skip
+    return figure
+
+
 def _shown(view: SuffixView) -> list[SuffixGroupEntry]:
     """Random ones first, under the others."""
     groups = view.entry.groups

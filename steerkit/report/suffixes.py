@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from steerkit.artifacts.results import SuffixesEntry, SuffixGroupEntry
-from steerkit.report.numbers import NOT_MEASURED, NumberFormat, shorten
+from steerkit.report.numbers import NOT_MEASURED, NumberFormat, shorten, significant
 from steerkit.report.read import Results
 
 _TWO: Final = NumberFormat(decimals=2)
@@ -28,6 +28,14 @@ class SuffixRow:
 
 
 @dataclass(frozen=True)
+class HeadRow:
+    """A head that adds most along the direction, with a cell for each group: what it adds, and what it attends to."""
+
+    name: str
+    cells: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class SuffixView:
     """A study of suffixes.
 
@@ -36,12 +44,19 @@ class SuffixView:
         layer: the one whose numbers the rows tell: where the direction was read.
         rows: a row for each group.
         sentences: for each given suffix what it does beside its random ones.
+        heads: a row for each head that is shown.
     """
 
     entry: SuffixesEntry
     layer: int
     rows: tuple[SuffixRow, ...]
     sentences: tuple[str, ...]
+    heads: tuple[HeadRow, ...] = ()
+
+    @property
+    def attends(self) -> bool:
+        """Whether it is known what the heads attend to."""
+        return any(one.instruction for one in self.entry.heads)
 
 
 def make_suffixes(results: Results) -> tuple[SuffixView, ...]:
@@ -52,7 +67,7 @@ def make_suffixes(results: Results) -> tuple[SuffixView, ...]:
             continue
         layer = _layer(entry)
         rows = tuple(_row(entry, group, layer) for group in entry.groups)
-        found.append(SuffixView(entry, layer, rows, tuple(_sentences(entry, layer))))
+        found.append(SuffixView(entry, layer, rows, tuple(_sentences(entry, layer)), tuple(_heads(entry))))
     return tuple(found)
 
 
@@ -87,6 +102,21 @@ def _row(entry: SuffixesEntry, group: SuffixGroupEntry, layer: int) -> SuffixRow
         _told(group.change, group.change_errors, layer) if group.suffix is not None else "",
         group.kind == "random",
     )
+
+
+def _heads(entry: SuffixesEntry) -> list[HeadRow]:
+    found = []
+    for head in entry.heads:
+        cells = []
+        for place, group in enumerate(entry.groups):
+            value, error = _at(head.attribution, place), _at(head.errors, place)
+            added = NOT_MEASURED if value is None else significant(value, 2)
+            added += "" if error is None else f" ± {significant(error, 1)}"
+            columns = (head.instruction, head.suffix) if group.suffix is not None else (head.instruction,)
+            shares = [share for values in columns if (share := _at(values, place)) is not None]
+            cells.append((added, " and ".join(f"{share * 100:.0f}" for share in shares)))
+        found.append(HeadRow(f"{head.layer}.{head.head}", tuple(cells)))
+    return found
 
 
 def _told(values: Sequence[float | None], errors: Sequence[float | None], layer: int) -> str:

@@ -259,6 +259,7 @@ class Grapher:
             planned.suffixes,
             planned.random,
             self.plan.seed if planned.random else 0,
+            planned.heads,
             planned.name,
         )
         inputs = {f"direction {planned.direction}": self.directions[planned.direction]}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from steerkit.api.direction import Direction
     from steerkit.engine.prompts.chat import Rendered
+    from steerkit.engine.reading.heads import HeadMap
     from steerkit.progress import Observer
     from steerkit.session.model import LiveModel
 
@@ -45,39 +46,148 @@ class _Group:
     of: int | None = None
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What was read of a group.
+
+    Args:
+        group: which.
+        cosines: ``[prompts, layers]``.
+        shares: what heads add along the direction, ``{layer: [prompts, heads]}``.
+    """
+
+    group: _Group
+    cosines: Tensor
+    shares: Mapping[int, Tensor]
+
+
 def study_suffixes(payload: SuffixesTask, direction: Direction, live: LiveModel, observer: Observer) -> dict[str, Any]:
     """Read prompts by themselves, those to compare with, and the prompts with each suffix, given or random.
 
     As the paper does (arXiv 2406.11717, section 5), but with any texts: the cosine of the last token's ``resid_pre``
-    with the direction at every layer, beside that under random texts of as many tokens.
+    with the direction at every layer, what each head adds along the direction, and what the heads that add most to it
+    attend to, beside the same under random texts of as many tokens.
 
     Returns:
-        ``groups``, each as ``SuffixGroupEntry`` has it.
+        what ``SuffixesEntry`` has beside names.
 
     Raises:
         DataError: where the direction isn't one vector of the stream, a suffix adds no token, or no random one can be
             drawn.
     """
-    from steerkit.engine.reading.last import last_token_cosines, require_vector
+    from steerkit.engine.reading.heads import head_maps
+    from steerkit.engine.reading.last import require_vector
 
     try:
         unit = require_vector(live, direction.vectors, direction.name)
         groups = _groups(payload, live)
+        maps, refused = head_maps(live) if payload.heads else ({}, {})
+        read = []
+        for group in groups:
+            observer.step(f"{group.kind} {'' if group.suffix is None else repr(group.suffix)}".rstrip())
+            read.append(_read(live, group, unit, maps, observer))
     except DataError as error:
         raise DataError(f"suffixes.{payload.name}: {error}") from None
-    plain: Tensor | None = None
-    found = []
-    for group in groups:
-        observer.step(f"{group.kind} {'' if group.suffix is None else repr(group.suffix)}".rstrip())
-        cosines = last_token_cosines(live, group.rendered, unit, observer.progress)
-        plain = cosines if plain is None else plain
-        entry = {"kind": group.kind, "n": len(group.rendered), "suffix": group.suffix, "of": group.of}
-        entry["cosines"], entry["errors"] = _means(cosines)
+    found: dict[str, Any] = {"groups": [_described(one, groups[0], read[0].cosines) for one in read]}
+    if payload.heads:
+        found |= _heads(payload, live, read, observer)
+        found["normed"] = True if any(one.gain is not None for one in maps.values()) else None
+        found["notes"] = [*_told_of(refused), *found["notes"]]
+    return found
+
+
+def _read(live: LiveModel, group: _Group, unit: Tensor, maps: Mapping[int, HeadMap], observer: Observer) -> _Read:
+    """One pass over a group: cosines, and what heads add."""
+    from steerkit.engine.reading.heads import HeadReader
+    from steerkit.engine.reading.last import last_token_cosines
+
+    heads = HeadReader(live, maps, unit, len(group.rendered))
+    cosines = last_token_cosines(live, group.rendered, unit, observer.progress, beside=heads.takers())
+    heads.require_finite()
+    return _Read(group, cosines, heads.shares)
+
+
+def _described(read: _Read, plain: _Group, before: Tensor) -> dict[str, Any]:
+    """A group as ``SuffixGroupEntry`` has it."""
+    group = read.group
+    entry: dict[str, Any] = {"kind": group.kind, "n": len(group.rendered), "suffix": group.suffix, "of": group.of}
+    entry["cosines"], entry["errors"] = _means(read.cosines)
+    if group.suffix is not None:
+        entry["change"], entry["change_errors"] = _means(read.cosines - before)
+        entry["tokens"] = sum(_added(plain.rendered, group.rendered)) / len(group.rendered)
+    layers = range(read.cosines.shape[1]) if read.shares else ()
+    entry["attribution"] = [read.shares[at].mean(0).tolist() if at in read.shares else [] for at in layers]
+    return entry
+
+
+def _heads(payload: SuffixesTask, live: LiveModel, read: Sequence[_Read], observer: Observer) -> dict[str, Any]:
+    """The heads that add most along the direction at the prompts as they are, and what these attend to."""
+    means = [
+        (float(value), layer, head)
+        for layer, shares in read[0].shares.items()
+        for head, value in enumerate(shares.mean(0))
+    ]
+    chosen = [(layer, head) for _, layer, head in sorted(means, key=lambda one: (-one[0], *one[1:]))[: payload.heads]]
+    entries: list[dict[str, Any]] = [{"layer": layer, "head": head} for layer, head in chosen]
+    for entry in entries:
+        told = [_means(one.shares[entry["layer"]][:, entry["head"], None]) for one in read]
+        entry["attribution"], entry["errors"] = [means[0] for means, _ in told], [errors[0] for _, errors in told]
+    notes = _attend(live, read, entries, observer) if entries else []
+    return {"heads": entries, "notes": notes}
+
+
+def _attend(live: LiveModel, read: Sequence[_Read], entries: Sequence[dict[str, Any]], observer: Observer) -> list[str]:
+    """Put into heads what they attend to; why nothing is told, where nothing is."""
+    from steerkit.engine.reading.heads import attention_to
+
+    spans = [_spans(read[0].group, one.group) for one in read]
+    if any(None in its for its in spans):
+        return ["No attention is told: nobody knows which tokens are the user's own text."]
+    observer.step("attention of the heads that add most")
+    heads = [(entry["layer"], entry["head"]) for entry in entries]
+    told: list[Tensor] = []
+    for one, its in zip(read, spans, strict=True):
+        seen = attention_to(live, one.group.rendered, [span for span in its if span is not None], heads)
+        if seen is None:
+            return ["No attention is told: the model gives no attention weights."]
+        told.append(seen.mean(0))
+    for place, entry in enumerate(entries):
+        entry["instruction"] = [float(one[place, 0]) for one in told]
+        entry["suffix"] = [float(one[place, 1]) for one in told]
+    return []
+
+
+def _spans(plain: _Group, group: _Group) -> list[tuple[tuple[int, int], tuple[int, int]] | None]:
+    """The tokens of the user's own text and of the suffix in each prompt; None where nobody knows them.
+
+    A token that lies across both is the suffix's.
+    """
+    found: list[tuple[tuple[int, int], tuple[int, int]] | None] = []
+    for place, given in enumerate(group.rendered):
+        if given.instruction is None:
+            found.append(None)
+            continue
+        start, border = given.instruction
+        stop = border
         if group.suffix is not None:
-            entry["change"], entry["change_errors"] = _means(cosines - plain)
-            entry["tokens"] = sum(_added(groups[0].rendered, group.rendered)) / len(group.rendered)
-        found.append(entry)
-    return {"groups": found}
+            before = plain.rendered[place]
+            own = before.token_ids[slice(*(before.instruction or (0, 0)))]
+            alike = zip(own, given.token_ids[start:stop], strict=False)
+            kept = next((at for at, (one, other) in enumerate(alike) if one != other), len(own))
+            border = min(start + kept, stop)
+        found.append(((start, border), (border, stop)))
+    return found
+
+
+def _told_of(refused: Mapping[int, str]) -> list[str]:
+    """Why nothing is told of the heads of some layers."""
+    reasons: dict[str, list[int]] = {}
+    for layer, reason in refused.items():
+        reasons.setdefault(reason, []).append(layer)
+    return [
+        f"No attribution of heads in block{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}: {reason}."
+        for reason, layers in reasons.items()
+    ]
 
 
 def _groups(payload: SuffixesTask, live: LiveModel) -> list[_Group]:

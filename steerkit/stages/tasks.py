@@ -320,6 +320,7 @@ class SuffixesTask:
         suffixes: the texts.
         random: how many random ones stand beside each.
         seed: that these are drawn by.
+        heads: how many heads are shown; none are looked at where it is 0.
         name: as messages call the study.
     """
 
@@ -330,6 +331,7 @@ class SuffixesTask:
     suffixes: tuple[str, ...]
     random: int
     seed: int
+    heads: int
     name: str = field(default="", compare=False)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from steerkit.engine.runtime.runtime import Runtime
     from steerkit.engine.sites.taps import Handler
 
-LAST = Positions("", (-1,))
+LAST: Final = Positions("", (-1,))
+Taker: TypeAlias = Callable[[int, Tensor, Tensor], None]
+"""Is handed a layer, the places of prompts ``[rows]``, and what their last tokens have, ``[rows, width]``, float64."""
 
 
 def require_vector(live: Runtime, vectors: Tensor, name: str) -> Tensor:
@@ -32,14 +34,20 @@ def require_vector(live: Runtime, vectors: Tensor, name: str) -> Tensor:
         raise DataError(f"Direction {name!r} has {vectors.shape[0]} vectors, and this is told along one.")
     if vectors.shape[1] != live.layout.d_model:
         raise DataError(f"Direction {name!r} has width {vectors.shape[1]}, and the stream has {live.layout.d_model}.")
-    vector = vectors[0].detach().double().cpu()
+    vector: Tensor = vectors[0].detach().double().cpu()
     if not float(vector.norm()) > 0:
         raise DataError(f"Direction {name!r} has length 0, so nothing lies along it.")
-    return vector / vector.norm()
+    unit: Tensor = vector / vector.norm()
+    return unit
 
 
 def last_token_cosines(
-    live: Runtime, rendered: Sequence[Rendered], unit: Tensor, progress: Progress | bool = False
+    live: Runtime,
+    rendered: Sequence[Rendered],
+    unit: Tensor,
+    progress: Progress | bool = False,
+    *,
+    beside: Mapping[Site, tuple[Taker, int]] | None = None,
 ) -> Tensor:
     """Cosine of the last token's ``resid_pre`` with a direction at every layer.
 
@@ -48,6 +56,7 @@ def last_token_cosines(
         rendered: prompts.
         unit: ``[d_model]``, of length 1.
         progress: told how many prompts are done.
+        beside: who else is shown what in the same passes; see ``read_last_tokens``.
 
     Returns:
         ``[prompts, layers]``, float64.
@@ -60,19 +69,16 @@ def last_token_cosines(
     def take(layer: int, order: Tensor, x: Tensor) -> None:
         cosines[order, layer] = (x @ unit.to(x.device) / x.norm(dim=-1)).cpu()
 
-    read_last_tokens(live, rendered, {Site(RESID_PRE, at): (take, at) for at in range(live.layout.n_layers)}, progress)
+    own: dict[Site, tuple[Taker, int]] = {Site(RESID_PRE, at): (take, at) for at in range(live.layout.n_layers)}
+    read_last_tokens(live, rendered, {**own, **(beside or {})}, progress)
     require_finite(cosines)
     return cosines
-
-
-Taker = Callable[[int, Tensor, Tensor], None]
-"""Is handed a layer, the places of prompts ``[rows]``, and what their last tokens have, ``[rows, width]``, float64."""
 
 
 def read_last_tokens(
     live: Runtime,
     rendered: Sequence[Rendered],
-    takers: dict[Site, tuple[Taker, int]],
+    takers: Mapping[Site, tuple[Taker, int]],
     progress: Progress | bool = False,
 ) -> None:
     """Show takers what the last token of each prompt has at sites, some prompts at a time.
