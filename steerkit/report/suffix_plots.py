@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.artifacts.results import SuffixGroupEntry
@@ -81,7 +82,8 @@ def draw_heads(view: SuffixView) -> Figure:
             place = groups.index(group)
             if title.endswith("suffix") and group.suffix is None:
                 continue
-            told = [(at, one[place]) for at, one in enumerate(values) if place < len(one)]
+            aside = _aside(shown, group)
+            told = [(at + aside, one[place]) for at, one in enumerate(values) if place < len(one)]
             points = [(at, value) for at, value in told if value is not None]
             style = _style(view, group)
             small = group.kind == "random"
@@ -95,6 +97,7 @@ def draw_heads(view: SuffixView) -> Figure:
         axes.set_axisbelow(True)
         named = [f"{one.layer}.{one.head}" for one in heads]
         axes.set_xticks(range(len(heads)), named if number == len(panels) else [])
+        axes.set_xlim(-0.55, len(heads) - 0.4)
         axes.set_title(title, color=MUTED, fontsize=9, x=-0.13)
     axes.set_xlabel("layer.head")
     figure.legend(
@@ -102,6 +105,14 @@ def draw_heads(view: SuffixView) -> Figure:
         fontsize=8, handlelength=1.8, handletextpad=0.5, labelspacing=0.35, labelcolor=MUTED, borderaxespad=0.2,
     )  # fmt: skip
     return figure
+
+
+def _aside(shown: Sequence[SuffixGroupEntry], group: SuffixGroupEntry) -> float:
+    """How far a group's marks stand from a head's place, so that equal ones don't cover each other."""
+    named = [one for one in shown if one.kind != "random"]
+    if group.kind == "random":
+        return 0.3
+    return 0.5 * ((named.index(group) + 0.5) / len(named) - 0.6)
 
 
 def _shown(view: SuffixView) -> list[SuffixGroupEntry]:
