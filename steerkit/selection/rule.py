@@ -143,7 +143,7 @@ class Rule:
         """
         if candidate.removed_by is not None and any(math.isnan(candidate.scores[name]) for name in self.scores):
             return candidate.removed_by
-        if any(math.isnan(candidate.scores[name]) for name in self.scores):
+        if any(math.isnan(candidate.scores[name]) for name in self.scores) or math.isnan(self.aimed_at(candidate)):
             return NAN
         if self.layers is not None and candidate.layer >= self.layers.first_outside(n_layers):
             return LAYER
@@ -155,10 +155,10 @@ class Rule:
         return -value if self.maximise else value
 
     def aimed_at(self, candidate: Candidate) -> float:
-        """The objective of a candidate, or the sum where there are several."""
-        return (
-            math.fsum(candidate.scores[name] for name in self.aims) if self.plus else candidate.scores[self.objective]
-        )
+        """The objective of a candidate, or the sum where there are several: NaN where infinite ones have two signs."""
+        values = [candidate.scores[name] for name in self.aims]
+        # fsum raises for infinities of two signs.
+        return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
 
     def error(self, candidate: Candidate) -> float | None:
         """The standard error of what is aimed at, that of a sum as of independent scores; None where it isn't known."""

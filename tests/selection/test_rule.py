@@ -172,3 +172,12 @@ def test_a_sum_is_aimed_at_with_the_error_of_both() -> None:
     assert rule.aim == "a + b"
     with pytest.raises(SelectionError, match="has no b"):
         select([Candidate(-1, 1, {"a": 1.0})], rule, 9)
+
+
+def test_a_sum_of_infinite_scores_of_two_signs_is_no_number_and_removes_its_candidate() -> None:
+    rule = Rule("a", maximise=True, plus=("b",))
+    odd = Candidate(-1, 0, {"a": math.inf, "b": -math.inf})
+    fine = Candidate(-1, 1, {"a": 1.0, "b": 0.0})
+    found = select([odd, fine], rule, 10)
+    assert found.winner == fine and found.removed_by["nan"] == 1
+    assert select([Candidate(-1, 0, {"a": math.inf, "b": 1.0}), fine], rule, 10).winner.layer == 0  # type: ignore[union-attr]

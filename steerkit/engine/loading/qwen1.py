@@ -52,7 +52,8 @@ def read_qwen1(
     """Read a Qwen 1 checkpoint, with its tokenizer where the folder has its file.
 
     Args:
-        folder: holds its safetensors, ``generation_config.json`` and ``qwen.tiktoken``.
+        folder: holds its safetensors and ``qwen.tiktoken``. Its ``generation_config.json`` is not read: what ends
+            an answer follows from the tokenizer, and where one samples, transformers' defaults apply.
         config: its ``config.json``.
         source: for messages.
         dtype: of the weights; None for the checkpoint's own.

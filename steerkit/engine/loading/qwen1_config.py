@@ -47,7 +47,7 @@ def as_qwen2(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     Raises:
         ModelError: where the checkpoint computes something that Qwen 2 doesn't; says what.
     """
-    lacking = [key for key in _NEEDED if not isinstance(config.get(key), (int, float))]
+    lacking = [key for key in _NEEDED if not _is_size(config.get(key))]
     if lacking:
         raise ModelError(
             f"{source}: config.json of this Qwen 1 checkpoint lacks {', '.join(lacking)}. Take the newest revision of "
@@ -92,6 +92,8 @@ def _fault(config: Mapping[str, Any]) -> str | None:
             return f"this one reads {what} as well ({key} in its config.json)"
     if "quantization_config" in config:
         return "the weights of this one are quantised; take the checkpoint that it was made from"
+    if not _is_size(config.get("rotary_emb_base", 10000)):
+        return f"this one says rotary_emb_base: {config['rotary_emb_base']!r} in its config.json, which is no number"
     heads, width = config["num_attention_heads"], config["hidden_size"]
     expected = {
         "kv_channels": (width // heads, "heads as wide as the stream shared among them"),
@@ -107,3 +109,7 @@ def _fault(config: Mapping[str, Any]) -> str | None:
     if width % heads or config["intermediate_size"] % 2:
         return "sizes of this one can't be divided: hidden_size by num_attention_heads, or intermediate_size by 2"
     return None
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0

@@ -4,7 +4,8 @@ The prompts of a chat template begin alike. Where the rows of a batch do, that b
 rows that are edited alike there, and its keys and values are handed to every row; then the rest of each row is read
 behind it. Who reads streams is shown them whole, as if nothing had been shared. Whether it is shared follows from the
 model, the batch's tokens and what steers, never from what was computed before; a row that nothing edits in its
-beginning gets the same bits beside steered rows and beside others.
+beginning gets the same bits beside steered rows and beside others. Only beside a row whose whole text decides what is
+edited in it, for which the batch is read whole, it differs by what float products round.
 """
 
 from __future__ import annotations

@@ -308,7 +308,9 @@ class Runtime:
             max_new_tokens: length of a completion in tokens.
             steer: a condition for each prompt (an intervention, a list of them, or None), all in shared batches. A
                 prompt without one comes out as it would from a batch of the same shape with no steering at all, to
-                the bit; in mixture-of-experts models, where rows share products, within about 1e-5 in float32.
+                the bit; in mixture-of-experts models, where rows share products, and beside a condition that the whole
+                row decides (``from_token``, a gate at the prompt), where no beginning is shared, within about 1e-5 in
+                float32.
             kwargs: for transformers' ``generate``; ``num_return_sequences=n`` gives n completions per prompt, in a row.
 
         Raises:

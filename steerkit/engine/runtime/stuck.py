@@ -48,8 +48,11 @@ class Watch:
         Raises:
             AttachError: where it waits for this one, or has stood at one wait for ``PATIENCE`` seconds.
         """
-        frames = sys._current_frames()
-        if _joins(frames, holder, threading.get_ident()):
+        frames, me = sys._current_frames(), threading.get_ident()
+        # This call's own frame among them would be a circle, which keeps what all threads' frames hold until the next
+        # garbage collection: tensors of passes that are over.
+        frames.pop(me, None)
+        if _joins(frames, holder, me):
             raise AttachError(STUCK)
         top = frames.get(holder)
         seen = None if top is None or top.f_code.co_filename != _FILE else (holder, id(top), top.f_lasti)

@@ -201,8 +201,10 @@ def _single(probe: Probe, scored: Sequence[object]) -> list[Score]:
 
 
 def mean_of(scores: Sequence[Score]) -> float:
-    """The mean weighted by weight; NaN where a score that counts is, or none counts."""
+    """The mean weighted by weight; NaN where a score that counts is, none counts, or infinite ones have two signs."""
     weight = math.fsum(score.weight for score in scores)
     if weight == 0:
         return math.nan
-    return math.fsum(score.value * score.weight for score in scores if score.weight) / weight
+    values = [score.value * score.weight for score in scores if score.weight]
+    # fsum raises for infinities of two signs.
+    return (math.fsum(values) if all(map(math.isfinite, values)) else sum(values)) / weight

@@ -176,6 +176,8 @@ def test_ranks_of_another_model_are_refused(checkpoint: Path) -> None:
         ({"visual": {"layers": 48}}, "reads images"),
         ({"audio": {}}, "reads sound"),
         ({"seq_length": None}, "lacks seq_length"),
+        ({"num_attention_heads": 0}, "lacks num_attention_heads"),
+        ({"rotary_emb_base": None}, "rotary_emb_base: None"),
         ({"hidden_size": 30, "kv_channels": 7}, "can't be divided"),
     ],
 )

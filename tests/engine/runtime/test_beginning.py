@@ -291,6 +291,14 @@ def test_what_the_whole_row_decides_reads_rows_whole(llama: LiveModel, name: str
         assert not reads_less(llama, work)
 
 
+@pytest.mark.parametrize("name", ["prompt's gate", "prepass", "text"])
+def test_a_row_beside_one_that_is_decided_whole_differs_by_rounding(llama: LiveModel, name: str) -> None:
+    steer = [None, whole_condition(llama, name), None]
+    beside, alone = next_token_logits(llama, PROMPTS, steer=steer), next_token_logits(llama, PROMPTS)
+    assert torch.equal(beside[[0, 2]], next_token_logits(apart_from(llama), PROMPTS)[[0, 2]]), "the bits of whole rows"
+    torch.testing.assert_close(beside[[0, 2]], alone[[0, 2]], atol=1e-5, rtol=1e-5)
+
+
 def test_the_yardstick_somebodys_hook_a_prepared_model_and_gradients_read_rows_whole(llama: LiveModel) -> None:
     work = lambda one: next_token_logits(one, PROMPTS)  # noqa: E731
     with steered(llama, [ablate(direction(llama, 1))], "interpret"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -98,3 +100,26 @@ def test_a_wait_that_ends_is_waited_for() -> None:
     live, _ = hooked(inside)
     waiting[0].join(30)
     assert torch.equal(found[0], logits(live, steer=STEER))
+
+
+def test_who_waits_keeps_no_frame_of_another_thread() -> None:
+    """Frames hold tensors: what a pass that is over has held is free at once, not at the next garbage collection."""
+    begun, end, held = threading.Event(), threading.Event(), []
+
+    def run() -> None:
+        tensor = torch.zeros(1)
+        held.append(weakref.ref(tensor))
+        begun.set()
+        end.wait()
+
+    thread = threading.Thread(target=run)
+    gc.disable()
+    try:
+        thread.start()
+        begun.wait()
+        stuck.Watch().look(thread.ident or 0)
+        end.set()
+        thread.join()
+        assert held[0]() is None
+    finally:
+        gc.enable()

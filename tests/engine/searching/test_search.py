@@ -13,7 +13,7 @@ from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
 from steerkit.api.intervention import Placement
 from steerkit.engine.reading.passes import next_token_logits
-from steerkit.engine.searching.scorers import Choice, Probe
+from steerkit.engine.searching.scorers import Choice, Probe, mean_of
 from steerkit.engine.searching.search import CandidateSearch, Searched
 from steerkit.errors import DataError
 from steerkit.selection import Bound, LayerBound, Rule
@@ -206,3 +206,8 @@ def test_an_evaluator_that_reads_completions_scores_candidates_as_conditions(lla
 def test_a_rule_of_scores_that_there_are_not_is_refused(llama: LiveModel) -> None:
     with pytest.raises(DataError, match="no such score"):
         CandidateSearch(llama, probes(llama)[:1], rule())
+
+
+def test_a_mean_of_infinite_scores_of_two_signs_is_no_number() -> None:
+    assert math.isnan(mean_of([Score(math.inf), Score(-math.inf), Score(1.0)]))
+    assert mean_of([Score(math.inf), Score(1.0)]) == math.inf
