@@ -14,10 +14,10 @@ from steerkit.artifacts.provenance import Provenance, describe_run
 from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
 from steerkit.artifacts.store import STORE, Store
 from steerkit.catalog import Catalog
-from steerkit.errors import SteerkitError, known_keywords
+from steerkit.errors import NoCandidateError, SteerkitError, known_keywords
 from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
-from steerkit.plan import DataRef, Plan, plan_recipe
+from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
 from steerkit.progress import SILENT, Noted, Observer, Stage
 from steerkit.stages import Bench, Graph, ModelUse, Task
 
@@ -194,10 +194,24 @@ def _completed(
         wanted = list(tasks.values())
         outputs = outputs_of([*graph.tasks, *wanted], graph.given, wanted)
         _searches(graph, outputs, folder)
-        plan, entry = stages.completed(plan, one, tasks, outputs.want(wanted), model)
+        with _said_of(one):
+            written = outputs.want(wanted)
+        plan, entry = stages.completed(plan, one, tasks, written, model)
         entries.append(entry)
         write_text(folder / f"completions-{one.name}.jsonl", stages.completion_lines(plan, one))
     return plan, entries
+
+
+@contextmanager
+def _said_of(one: PlannedCompletions) -> Iterator[None]:
+    """Conditions that can't work are met here first: the error says which condition, and for which data set."""
+    try:
+        yield
+    except NoCandidateError:
+        raise  # which names its search
+    except SteerkitError as error:
+        told = str(error).removeprefix(f"Condition {one.under}: ")
+        raise type(error)(f"Data set {one.name}, condition {one.under}: {told}") from None
 
 
 def _searches(graph: Graph, outputs: Outputs, folder: Path) -> list[SearchEntry]:

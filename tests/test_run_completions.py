@@ -15,7 +15,7 @@ from steerkit import stages
 from steerkit.artifacts.directions import load_directions
 from steerkit.artifacts.rundir import plain
 from steerkit.catalog import Catalog
-from steerkit.errors import DataError, NoCandidateError
+from steerkit.errors import DataError, NoCandidateError, PositionError
 from steerkit.executors import local
 from steerkit.plan import DataRef, Plan, plan_recipe
 from steerkit.report import write_report
@@ -228,6 +228,13 @@ def carried(monkeypatch: pytest.MonkeyPatch, dies_at: int = 0) -> list[Task]:
 
     monkeypatch.setattr(local, "carry_out", counts)
     return found
+
+
+def test_a_condition_that_can_not_work_is_named_with_the_data_set_that_it_is_for(recipe: Path, tmp_path: Path) -> None:
+    far = recipe.read_text("utf-8").replace("coefficient: 30.0}}", 'coefficient: 30.0, positions: "[-900]"}}')
+    recipe.write_text(far, "utf-8")
+    with pytest.raises(PositionError, match=r"^Data set steered, condition warmer: Positions '-900': row 0 has only"):
+        run_recipe(recipe, out=tmp_path / "runs")
 
 
 @pytest.mark.parametrize("dies_at", [2, 5])

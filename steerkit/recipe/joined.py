@@ -42,11 +42,25 @@ def joined(
     if not parts:
         held = "; ".join(f"{name} has {', '.join(loaded[name])}" for name in dict.fromkeys(dataset.of.values()))
         return {}, [(f"these data sets have no part in common: {held}", ())]
+    first_pair = _first_pairs(others)
     found = {
-        part: tuple(_example(one, label, dataset.suffix) for label, splits in others.items() for one in splits[part])
+        part: tuple(
+            _example(one, label, dataset.suffix, first_pair[label])
+            for label, splits in others.items()
+            for one in splits[part]
+        )
         for part in parts
     }
     return found, _twice(found)
+
+
+def _first_pairs(others: Mapping[str, Splits]) -> dict[str, int]:
+    """By label, what is added to the numbers of its pairs: two data sets count theirs from 0, and these are others."""
+    found, number = {}, 0
+    for label, splits in others.items():
+        found[label] = number
+        number += max((one.pair + 1 for rows in splits.values() for one in rows if one.pair is not None), default=0)
+    return found
 
 
 def _unknown(name: str, loaded: Mapping[str, Splits], later: Sequence[str], said: Sequence[str]) -> str:
@@ -70,7 +84,9 @@ def _twice(parts: Splits) -> list[Fault]:
     return []
 
 
-def _example(example: Example, label: str, suffix: str | None) -> Example:
+def _example(example: Example, label: str, suffix: str | None, first_pair: int) -> Example:
+    if example.pair is not None:
+        example = replace(example, pair=first_pair + example.pair)
     return replace(example if suffix is None else with_suffix(example, suffix), label=label)
 
 

@@ -77,7 +77,7 @@ TRADEOFF = SPLIT.replace(
             "monitor_auroc",
             "[both.test, more.test]",
             "should",
-            "monitor_auroc is a value of all examples of a data set together, so it has none of both.test and more.test",
+            "of all examples of a data set together, so it has none of both.test and more.test: name one",
         ),
     ],
 )

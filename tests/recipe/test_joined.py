@@ -65,9 +65,23 @@ def test_mistakes_are_told_where_they_stand() -> None:
     assert len(problems) == 1 and "holds prompts with two labels: they share 2 texts" in problems[0]
 
 
+def test_pairs_of_two_data_sets_stay_apart() -> None:
+    """Both count theirs from 0; whoever leaves a pair out must not leave out one of the other data set."""
+    pairs = {"of": "prompts", "positive": "yes", "negative": "no"}
+    one = {"inline": [{"yes": f"y{n}", "no": f"n{n}"} for n in range(3)], "pairs": pairs, "split": {"train": 2}}
+    other = {"inline": [{"yes": f"z{n}", "no": f"m{n}"} for n in range(2)], "pairs": pairs, "split": {"train": 2}}
+    found, problems = load(one=one, other=other, both={"of": {"a": "one", "b": "other"}})
+    assert not problems
+    positive, negative = found["both"]["train.positive"], found["both"]["train.negative"]
+    numbers = [row.pair for row in positive]
+    assert len(set(numbers)) == 4 and numbers == [row.pair for row in negative]
+    assert [row.text[1:] for row in positive] == [row.text[1:] for row in negative]
+
+
 def test_what_the_model_says_is_joined_by_its_prompts() -> None:
     said = {"completions": {"of": "bad", "max_new_tokens": 3}}
-    for order in ({"said": said, "both": {"of": {"a": "said", "b": "good"}}}, {"both": {"of": {"a": "said"}}, "said": said}):
+    both: dict[str, Any] = {"of": {"a": "said", "b": "good"}}
+    for order in ({"said": said, "both": both}, {"both": both, "said": said}):
         _, problems = load(bad=BAD, good=GOOD, **order)
         assert problems == [
             "data.both.of.a: 'said' holds what the model says, which only a run writes: name the data set of its "
