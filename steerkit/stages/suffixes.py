@@ -259,7 +259,7 @@ def read_suffixes(
     graph: Graph, outputs: Mapping[str, bytes], directions: Mapping[str, Direction]
 ) -> list[SuffixesEntry]:
     """The studies of suffixes as ``results.json`` lists them."""
-    from steerkit.stages.carry import from_bytes
+    from steerkit.stages.packing import from_bytes
 
     return [
         SuffixesEntry(
