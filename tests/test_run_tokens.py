@@ -66,6 +66,8 @@ def test_the_most_frequent_first_until_the_share_is_covered() -> None:
     # 3 of 9 each for a and b, the lower id first; with c it is 8 of 9.
     assert texts(found(said, None, 0.6)["tokens"]) == "ab"
     assert texts(found(said, None, 0.7)["tokens"]) == "abc"
+    # 0.55 * 100 is a little more than 55.
+    assert texts(found([*["a!"] * 55, *["b!"] * 45], None, 0.55)["tokens"]) == "a"
     everything = found(said, None, 1.0)
     assert texts(everything["tokens"]) == "abcd"
     assert (everything["refusals"], everything["completions"], everything["others"]) == (9, 11, None)

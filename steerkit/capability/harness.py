@@ -54,7 +54,7 @@ def _model_class() -> Any:
 
     base: Any = import_module("lm_eval.api.model").LM
 
-    class SteeredLM(base):  # type: ignore[misc]
+    class SteeredLM(base):  # type: ignore[misc]  # of an extra, so its type is known to nobody here
         """The four things that the harness asks of a model."""
 
         def __init__(self, live: LiveModel, chat: ChatFormat) -> None:

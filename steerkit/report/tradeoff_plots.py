@@ -81,18 +81,15 @@ def _scaled(side: Pooled, factor: float) -> tuple[float, float | None, float | N
 def _number(figure: Figure, axes: Axes, points: Sequence[Point], factor: float) -> None:
     """A number beside each mark, on that side where it is furthest from other marks and numbers."""
     figure.draw_without_rendering()
-    marks = [
-        axes.transData.transform((point.should_not.value * factor, point.should.value * factor)) * 72 / figure.dpi
-        for point in points
-        if point.should.value is not None and point.should_not.value is not None
-    ]
+    places = [(_scaled(point.should_not, factor)[0], _scaled(point.should, factor)[0]) for point in points]
+    marks = [axes.transData.transform(place) * 72 / figure.dpi for place in places]
     taken = [tuple(mark) for mark in marks]
-    for number, (mark, point) in enumerate(zip(marks, points, strict=True)):
+    for number, (mark, place, point) in enumerate(zip(marks, places, points, strict=True)):
         others = [place for at, place in enumerate(taken) if at != number]
         away = max(_AWAY, key=lambda step: _room((mark[0] + step[0], mark[1] + step[1]), others))
         taken.append((mark[0] + away[0], mark[1] + away[1]))
         axes.annotate(
-            str(number), (point.should_not.value * factor, point.should.value * factor),  # type: ignore[operator]
+            str(number), place,
             xytext=away, textcoords="offset points", ha="center", va="center", fontsize=8.5, zorder=7,
             color=INK if point.condition.kind == "baseline" else DIRECTION, annotation_clip=False,
         )  # fmt: skip

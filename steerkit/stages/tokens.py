@@ -79,7 +79,7 @@ def find_tokens(
         # As shares, without dividing: n of all refusals against m of all other answers.
         if others and answered[token] * len(declined) >= number * len(others):
             left_out.append(row)
-        elif covered < payload.share * len(declined):
+        elif covered / len(declined) < payload.share:  # a quotient of counts is the same float as the share
             kept.append(row)
             covered += number
     return {

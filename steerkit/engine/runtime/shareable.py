@@ -98,6 +98,8 @@ def _fault(live: Runtime, compare: Callable[[Runtime, PaddingSide], tuple[Tensor
     """Why a shared beginning doesn't hold on some fixed tokens, unsteered; empty where it does."""
     try:
         far = max(_distance(*compare(live, side)) for side in _SIDES)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # of the machine at this moment, and not of the model: what is found is kept
     except Exception as error:  # whatever a model of somebody else's raises where it can't do it
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     return "" if far <= most_apart(live.model.dtype) else f"what it gives differs by {far:.1e} of its norm"

@@ -110,6 +110,7 @@ class CandidateSearch:
         score first, and the objective for whoever is left.
         """
         held = [_Candidate(choice) for choice in choices]
+        self._known = {}  # directions are told apart by identity, which holds while their choices do
         stages = []
         if self.rule.layers is not None:
             outside = self.rule.layers.first_outside(self.live.layout.n_layers)

@@ -363,6 +363,20 @@ def test_a_model_that_gives_something_else_behind_a_shared_beginning_is_read_who
     assert not reads_less(live, lambda one: next_token_logits(one, PROMPTS))
 
 
+def test_that_memory_ran_out_is_nothing_that_a_model_is_remembered_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    import steerkit.engine.runtime.shareable as room
+
+    def full(*args: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    live = wrap(tiny_model("llama"), tiny_tokenizer())
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "cache_for_rows", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            shareable(live)
+    assert shareable(live).refused == ""
+
+
 def test_whether_a_model_shares_is_tried_once_and_not_on_its_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     live = wrap(tiny_model("llama"), tiny_tokenizer())
     with steered(live, [ablate(direction(live, 1))]), counting(live) as sizes:

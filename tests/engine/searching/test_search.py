@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +93,20 @@ def test_an_exhaustive_search_scores_every_candidate_as_whole_passes_do(llama: L
         assert scored.failed == "kl"
         assert len(scored.by_example["bypass"]) == len(HARMFUL)
     assert all(stage.asked == len(found.scored) for stage in found.stages)
+
+
+def test_a_search_that_runs_again_scores_what_it_is_given_now(llama: LiveModel) -> None:
+    """A direction of a run that is over may lie where another one lay: nothing is known of it by its place."""
+    search = CandidateSearch(llama, probes(llama), rule(), exhaustive=True)
+    (first, *_), (other, *_) = choices(llama, (-1,)), choices(llama, (-2, -1))[2:]
+    turned = replace(first, direction=first.direction.replace(vectors=other.direction.vectors))
+    before = search.run([first]).scored[0].scores
+    place = id(first.direction)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Probe, "same_for", lambda self, choice: (place, None))
+        after = search.run([turned]).scored[0].scores
+    assert before["bypass"] == pytest.approx(literal(llama, first)["bypass"], abs=1e-4)
+    assert after["bypass"] == pytest.approx(literal(llama, turned)["bypass"], abs=1e-4) != before["bypass"]
 
 
 def test_scores_under_the_same_interventions_come_from_the_same_passes(
