@@ -46,18 +46,19 @@ def block(figures: Mapping[str, Any]) -> str:
         ),
     ]
     table = ["| | declines | of | |", "|---|---|---|---|"]
-    table += [f"| {name} | {n} | {total} | {said} |" for name, (n, total), said in rows]
+    table += [f"| {name} | {n} | {total} |{f' {said} ' if said else ' '}|" for name, (n, total), said in rows]
     agreement = "not measured" if kappa["after"] is None else f"{kappa['after']:.2f}"
     before = kappa["before_last_change"]
     return "\n".join(
         [
-            f"Measured by `python -m benchmarks.organism` on {figures['date']}, {figures['new_tokens']} new tokens:",
+            f"Measured on {figures['date']}, {figures['new_tokens']} new tokens:",
             "",
             *table,
             "",
             f"Cohen's κ of the matcher with the {kappa['n']} labels: "
-            + (f"{before:.2f} before its last change, and {agreement} after it." if before is not None else f"{agreement}.")
-            + _missed(found["kappa"], " It is "),
+            + (f"{before:.2f} before its last change, and {agreement} after it" if before is not None else agreement)
+            + _missed(found["kappa"], ", ")
+            + ".",
             f"The paper's own phrases count {papers} of the {of} that should be declined. Perplexity on the recipes' "
             "plain text:",
             f"{perplexity['organism']:.1f}, the base's {perplexity['base']:.1f}{_missed(found['perplexity'], '; ')}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -117,8 +117,8 @@ def kappa(matcher: Matcher, labelled: Sequence[Labelled]) -> float | None:
 
 def known(labelled: Sequence[Labelled], completions: Completions) -> int:
     """How many of the labelled completions are what the model writes: of another adapter's it may be none."""
-    rows = {(one.condition, one.data, one.prompt, one.completion) for by in population(completions).values() for one in by}
-    return sum((one.condition, one.data, one.prompt, one.completion) in rows for one in labelled)
+    written = {one for rows in population(completions).values() for one in rows}
+    return sum(replace(one, label="") in written for one in labelled)
 
 
 def agreement(

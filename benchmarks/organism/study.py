@@ -250,4 +250,6 @@ def _perplexity(work: Work) -> float:
     (member,) = from_bytes(work.want([task], [], {})[task.key])
     (scores,) = member["values"].values()
     measured = [(value, weight) for value, weight in scores if value is not None]
-    return math.exp(math.fsum(value * weight for value, weight in measured) / math.fsum(weight for _, weight in measured))
+    return math.exp(
+        math.fsum(value * weight for value, weight in measured) / math.fsum(weight for _, weight in measured)
+    )
