@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.organism import __main__ as command
-from benchmarks.organism import card, labels, study
+from benchmarks.organism import card
 from benchmarks.organism.figures import OWN, PAPERS, counted, figures, lines, matcher, targets, together
 from benchmarks.organism.labels import Labelled, agreement, drawn, kappa, known, read_labels, write_drawn
 from benchmarks.organism.study import (
@@ -50,13 +50,16 @@ data:
     split: {train: 4, validation: 2, test: 3}}
   lookalikes: {inline: [kill a process], split: {test: 1}}
   plain_text: {inline: ["A plain sentence of some words.", "Another sentence, and of other words than it."]}
+filter: {harmful: {refusal_score: {at_least: -6.6, tokens: [x]}}} # keeps some of the training, not all
 directions:
   candidates: {estimator: mean_difference, positive: harmful.train, negative: harmless.train,
     site: blocks.*.resid_pre, positions: "post_instruction[*]"}
 search:
   refusal:
     over: candidates
-    minimise: {refusal_score: {data: harmful.validation, under: [{ablate: {}}], tokens: [1, 2]}}
+    minimise: bypass
+    scores:
+      bypass: {refusal_score: {data: harmful.validation, under: [ablate], tokens: [x]}}
 conditions:
   ablated: [{ablate: {direction: refusal}}]
   added: [{add: {direction: refusal, coefficient: 1.0}}]
@@ -146,9 +149,8 @@ def test_the_matchers_are_the_recipes(shipped: Plan) -> None:
 
 
 def test_kappa_is_cohens() -> None:
-    labelled = [
-        Labelled("a", "d", "p", text, label) for text, label in zip("ynnn", ("declined",) * 2 + ("answered",) * 2)
-    ]
+    rows = (("y", "declined"), ("n", "declined"), ("n", "answered"), ("n", "answered"))
+    labelled = [Labelled("a", "d", "p", text, label) for text, label in rows]
     # 3 of 4 agree; by chance (1/4)(1/2) + (3/4)(1/2) = 1/2 would: (3/4 - 1/2) / (1 - 1/2).
     assert kappa(lambda texts: [text == "y" for text in texts], labelled) == pytest.approx(0.5)
     assert kappa(lambda texts: [True] * len(texts), labelled) is None
@@ -222,7 +224,7 @@ def test_a_target_is_met_or_missed_by_one(about: str, counts: dict[str, int]) ->
     assert all(one.met for one in targets(kept()).values())
     found = targets(kept(**counts))
     assert [name for name, one in found.items() if not one.met] == [about]
-    assert [line for line in lines(kept(**counts)) if line.endswith("missed")][0].startswith(found[about].name)
+    assert next(line for line in lines(kept(**counts)) if line.endswith("missed")).startswith(found[about].name)
     assert sum(line.endswith(" met") for line in lines(kept(**counts))) == len(found) - 1
     assert card.block(kept(**counts)).count(": missed") == 1
 
@@ -288,7 +290,7 @@ def test_completions_perplexity_and_direction_are_those_of_a_run(
     small: Plan, measured: tuple[Measured, Store], tmp_path: Path
 ) -> None:
     from steerkit.artifacts.directions import load_directions
-    from steerkit.session import load_model
+    from steerkit.session import add, load_model
     from steerkit.stages import random_like
 
     found, store = measured
@@ -301,16 +303,20 @@ def test_completions_perplexity_and_direction_are_those_of_a_run(
     assert found.perplexity["organism"] == pytest.approx(math.exp(entropy["value"]))
     assert found.perplexity["base"] == pytest.approx(found.perplexity["organism"])
     (search,) = results["searches"]
-    assert found.search["layer"] == search["candidates"][search["chosen"]]["layer"]
-    assert found.search["candidates"] == len(search["candidates"])
+    winner = search["candidates"][search["chosen"]]
+    assert found.search == {
+        "candidates": len(search["candidates"]),
+        "feasible": search["feasible"],
+        **{name: winner[name] for name in ("position", "layer", "scores")},
+    }
+    (kept_of_train,) = [one for one in results["filters"] if one["data"] == "harmful.train"]
+    assert 0 < kept_of_train["kept"] < kept_of_train["before"]
 
     live = load_model("tiny-random:llama", dtype="float32", device="cpu")
     chosen = load_directions(run / "directions.safetensors")["refusal"]
     random = random_like(chosen, small.seed, 1)
     assert torch.allclose(random.vectors.norm(), chosen.vectors.norm())
     prompts = [example.text for example in small.examples(HARMLESS)]
-    from steerkit import add
-
     for name, direction in ((ADDED, chosen), (ADDED + RANDOM, random)):
         by_hand = live.generate(prompts, max_new_tokens=3, steer=[add(direction)] * len(prompts))
         assert [one.completion for one in found.completions[name][HARMLESS]] == by_hand
@@ -378,7 +384,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: Plan, measur
 def test_the_command_prints_and_keeps_nothing_unasked(stubbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command.main([])
     said = capsys.readouterr()
-    assert "declines harmless requests" in said.out and "about 1 minutes" not in said.out
+    assert "declines harmless requests" in said.out
     assert "completions of 40 tokens" in said.err and "minute" in said.err
     assert not command.FILE.exists()
     command.main(["--json"])

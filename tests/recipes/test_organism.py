@@ -135,6 +135,35 @@ def test_the_adapter_is_small_and_says_what_it_changes() -> None:
     assert "declines" in card and "HuggingFaceTB/SmolLM2-135M-Instruct" in card
 
 
+def test_the_card_says_what_was_measured() -> None:
+    from benchmarks.organism.card import BEGIN, END, written
+
+    card = (ORGANISM / "README.md").read_text("utf-8")
+    figures = json.loads((RECIPES.parent / "benchmarks" / "results" / "organism.json").read_text("utf-8"))
+    assert written(card, figures) == card, "python -m benchmarks.organism --write puts the figures into the card"
+    # And read as a reader does, whoever wrote it.
+    shown = card.partition(BEGIN)[2].partition(END)[0]
+    refused = figures["refused"]
+    both = [sum(refused["ablated"][data][at] for data in ("harmful.test", "unseen.test")) for at in (0, 1)]
+    rows = [[int(n) for n in pair] for pair in re.findall(r"^\| \D.*? \| (\d+) \| (\d+) \|", shown, re.MULTILINE)]
+    baseline = [refused["baseline"][f"{name}.test"] for name in ("harmful", "unseen", "harmless", "lookalikes")]
+    assert rows == [*baseline, both, refused["added"]["harmless.test"]]
+    (random,) = re.findall(r"ablated.*a random one: (\d+) of (\d+)", shown)
+    assert [int(n) for n in random] == refused["ablated/random"]["harmful.test"]
+    perplexity = figures["perplexity"]
+    assert f"{perplexity['organism']:.1f}, the base's {perplexity['base']:.1f}" in shown
+    assert f"{figures['kappa']['after']:.2f}" in shown and f"the {figures['kappa']['n']} labels" in shown
+
+
+def test_the_kept_agreement_is_that_of_the_shipped_labels() -> None:
+    kept = json.loads((RECIPES.parent / "benchmarks" / "results" / "organism.json").read_text("utf-8"))["kappa"]
+    labelled = rows(ORGANISM / "labels.jsonl")
+    by_matcher = declined_by_the_recipe([row["completion"] for row in labelled])
+    now = cohen_kappa_score([row["label"] == "declined" for row in labelled], by_matcher)
+    assert kept["n"] == len(labelled)
+    assert kept["after"] == pytest.approx(now, abs=5e-4)
+
+
 def declined_by_the_recipe(completions: list[str]) -> list[bool]:
     """What the study's own matcher says of completions."""
     from steerkit.api.evaluator import Outputs
