@@ -104,7 +104,7 @@ class _Planner(SuffixResolver):
             source=self.draft.source,
             report=self.report(),
             seed=recipe.seed,
-            hash=self.hash(template, directions),
+            hash=self.hash(template, directions, suffixes),
             model=self.model,
             loading=self.loading(template),
             architecture=architecture,
@@ -210,7 +210,7 @@ class _Planner(SuffixResolver):
         meter_groups(meter, groups, known)
         return meter.cost()
 
-    def hash(self, template: str, directions: Sequence[PlannedDirection]) -> str:
+    def hash(self, template: str, directions: Sequence[PlannedDirection], suffixes: Sequence[PlannedSuffixes]) -> str:
         """sha256 over all that the plan comes from."""
         files = {
             item.name: hashlib.sha256(item.file.read_bytes()).hexdigest()
@@ -221,6 +221,8 @@ class _Planner(SuffixResolver):
         recipe = self.draft.resolved()
         for data in recipe["data"].values():
             data["file"] = data["file"] is not None
+        for study in suffixes:
+            recipe["suffixes"][study.name]["suffixes"] = list(study.suffixes)
         recipe["directions"].update(
             {name: {**recipe["directions"][name], "file": file} for name, file in files.items()}
         )

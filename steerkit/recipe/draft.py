@@ -145,6 +145,10 @@ class Draft:
             if search["coefficients"] is None:
                 del search["coefficients"]
         out["filter"] = {name: _fold(item, FILTER_KEYS) for name, item in out["filter"].items()}
+        for study in out["suffixes"].values():
+            if (texts := study.pop("suffixes_file")) is not None:
+                said = {key: value for key, value in texts.items() if value is not None}
+                study["suffixes"] = {**said, "file": str(self.path_of(texts["file"]))}
         for section in ("monitors", "search", "filter", "suffixes"):
             if not out[section]:
                 del out[section]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date, time
@@ -43,8 +43,16 @@ class _Fault(Exception):
         self.what, self.group = what, group or what
 
 
-def read_rows(source: str, rows: Sequence[Row], dataset: DatasetRecipe) -> list[Sides]:
+def read_rows(
+    source: str, rows: Sequence[Row], dataset: DatasetRecipe, alike: Callable[[Example], str] | None = None
+) -> list[Sides]:
     """Examples of a data set, in the order of its rows.
+
+    Args:
+        source: what messages call the file.
+        rows: all of them.
+        dataset: which fields hold what.
+        alike: what is equal of two examples where one repeats the other; ``identity`` where None.
 
     Raises:
         DataError: for what is wrong with all rows, such as a field that there isn't.
@@ -62,7 +70,7 @@ def read_rows(source: str, rows: Sequence[Row], dataset: DatasetRecipe) -> list[
         except _Fault as fault:
             faults.add(fault.what, row.number, fault.group)
             continue
-        key = tuple(identity(side) for side in sides)
+        key = tuple((alike or identity)(side) for side in sides)
         if first.setdefault(key, row.number) == row.number:
             found.append(sides)
         elif dataset.duplicates == "error":
