@@ -21,6 +21,7 @@ from steerkit.plan.cost import (
     meter_searches,
     meter_tokens,
 )
+from steerkit.plan.heldout import looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
 from steerkit.plan.planned.model import PlannedLoading
@@ -94,6 +95,7 @@ class _Planner(SuffixResolver):
         self.check_together(template, conditions, evaluations)
         self.check_candidates(directions, searches)
         self.check_report(evaluations)
+        self.tell_not_held_out(*looked_at(evaluations, searches, filters, self.tokens, self.examples))
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
         random_directions = recipe.control.random_directions
@@ -137,6 +139,7 @@ class _Planner(SuffixResolver):
             tokens=dict(self.tokens),
             completions=completions,
             suffixes=suffixes,
+            not_held_out=tuple(dict.fromkeys(self.not_held_out)),
         )
 
     def report(self) -> PlannedReport:
