@@ -185,6 +185,8 @@ def _named(dataset: DatasetRecipe) -> list[tuple[str, str]]:
     found += [("answer_prefix", name) for name in (dataset.prefix_field,) if name is not None]
     found += [("template", name) for name in (fields_of(dataset.template) if dataset.template else ())]
     found += [("where", name) for name in dataset.where or ()]
+    if dataset.split is not None and dataset.split.by is not None:
+        found.append((f"split: {{by: {dataset.split.by}}}", dataset.split.by))
     if dataset.pairs is not None:
         found += [("pairs", dataset.pairs.positive), ("pairs", dataset.pairs.negative)]
     return found

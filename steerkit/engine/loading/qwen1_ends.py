@@ -2,8 +2,8 @@
 
 Of that file ``eos_token_id``, ``pad_token_id`` and ``chat_format`` are read. The format says what else its ``chat``
 stops at: the two marks of a turn in ``chatml``, the format of the chat checkpoints, and in ``raw``, that of the base
-checkpoints, the end of a text (and the word "Human:", of several tokens, at which nothing here can stop). How it samples
-is nobody's default here: completions are greedy unless somebody asks for something else.
+checkpoints, the end of a text (and the word "Human:", of several tokens, at which nothing here can stop). How it
+samples is nobody's default here: completions are greedy unless somebody asks for something else.
 """
 
 from __future__ import annotations

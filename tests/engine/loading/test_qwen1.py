@@ -129,7 +129,7 @@ def test_what_ends_an_answer_is_what_the_checkpoint_says(
 )
 def test_a_generation_config_that_its_own_code_would_not_take_is_told(tmp_path: Path, said: str, message: str) -> None:
     (tmp_path / "generation_config.json").write_text(said, "utf-8")
-    with pytest.raises(ModelError, match="generation_config.json") as caught:
+    with pytest.raises(ModelError, match=r"generation_config\.json") as caught:
         read_ends(tmp_path, None, 520, "it")
     assert message in str(caught.value)
 
