@@ -1,4 +1,4 @@
-"""Draw the prompts of "Refusal in Language Models Is Mediated by a Single Direction" (arXiv 2406.11717) as its code does.
+"""Draw the prompts of the paper on the refusal direction (Arditi et al., 2024, arXiv 2406.11717) as its code does.
 
     python draw_prompts.py FOLDER [--out prompts]
 
@@ -65,7 +65,7 @@ def main() -> None:
     for name, rows in found.items():
         lines = [json.dumps({"text": text, "part": part}, ensure_ascii=False) + "\n" for part, text in rows]
         (given.out / f"{name}.jsonl").write_text("".join(lines), "utf-8")
-        print(f"{given.out / name}.jsonl: {len(rows)} prompts")
+        sys.stdout.write(f"{given.out / name}.jsonl: {len(rows)} prompts\n")
 
 
 if __name__ == "__main__":

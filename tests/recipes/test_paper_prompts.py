@@ -21,7 +21,8 @@ FAMILIES = sorted(path.stem for path in PAPER.glob("*.yaml"))
 SIZES = {
     **{f"splits/harmful_{part}": size for part, size in (("train", 260), ("val", 39))},
     **{f"splits/harmless_{part}": size for part, size in (("train", 300), ("val", 90), ("test", 120))},
-    **{"processed/jailbreakbench": 100, "processed/harmbench_test": 159},
+    "processed/jailbreakbench": 100,
+    "processed/harmbench_test": 159,
 }
 SETS = ("harmful", "unseen", "harmless")
 

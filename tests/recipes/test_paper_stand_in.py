@@ -29,12 +29,13 @@ search: {{refusal: {{exhaustive: false, subject_to: {{kl: {{at_most: 1.0e+9}}, i
 monitors: null
 suffixes: null
 conditions:
-  {{orthogonalised: null, added: null, subtracted: null, positions_removed: null, harmfulness_added: null, prompted: null}}
+  {{orthogonalised: null, added: null, subtracted: null, positions_removed: null, harmfulness_added: null,
+    prompted: null}}
 evaluate: [kl_divergence: {{data: harmless.test}}]
 control: false
 report: {{samples: null, tradeoff: null, separation: false}}
 """
-"""What of a recipe a random model can go through in seconds. Its bounds are such that one of its candidates is chosen."""
+"""What of a recipe a random model can go through in seconds, with bounds that candidates keep to."""
 
 
 @pytest.mark.parametrize("family", ["llama3", "llama2"])

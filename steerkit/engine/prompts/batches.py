@@ -132,9 +132,9 @@ def _least_cuts(widths: Sequence[int], most_tokens: int, pass_tokens: int) -> li
     """Where the last piece of the cheapest cut of the first ``end`` rows begins, by ``end``; of equals the earliest.
 
     What a piece from ``start`` to ``end`` costs is a line in ``end``, whose slope is the first row's width. Widths
-    fall, so a later start that is once cheaper stays so, and a start that the budget rules out stays ruled out, before all
-    later ones. Each start is thus the best one for a run of ends, and these runs follow each other as the starts do:
-    every start enters the line of those that lie ahead once and leaves it once (Galil and Giancarlo, 1989, "Speeding up
+    fall, so a later start that is once cheaper stays so, and a start that the budget rules out stays ruled out, before
+    all later ones. Each start is thus the best one for a run of ends, and these runs follow each other as the starts
+    do: every start joins those that lie ahead once and leaves them once (Galil and Giancarlo, 1989, "Speeding up
     dynamic programming", with crossings in closed form).
 
     Args:
