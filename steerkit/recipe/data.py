@@ -148,11 +148,7 @@ def _is_there(draft: Draft, file: str) -> bool:
 def _named_parts(rows: Sequence[Sides], dataset: DatasetRecipe) -> list[object] | None:
     """What each row says which part it is of; None where rows don't say so."""
     by = None if dataset.split is None else dataset.split.by
-    if by is None:
-        return None
-    if by == dataset.label:
-        return [sides[0].label for sides in rows]
-    return [sides[0].id if by == dataset.id else sides[0].fields.get(by) for sides in rows]
+    return None if by is None else [sides[0].fields.get(by) for sides in rows]
 
 
 def _begun(rows: list[Sides], dataset: DatasetRecipe, prefix: str | None) -> list[Sides]:

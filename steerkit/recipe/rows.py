@@ -175,7 +175,8 @@ class _Reader:
         """Fields that are somewhere else in the example already."""
         dataset, pairs = self.dataset, self.dataset.pairs
         named = {self.field, dataset.messages, dataset.completion, dataset.label, dataset.id, dataset.prefix_field}
-        return {*filter(None, named), *((pairs.positive, pairs.negative) if pairs else ())}
+        found = {*filter(None, named), *((pairs.positive, pairs.negative) if pairs else ())}
+        return found - {dataset.split.by if dataset.split is not None else None}
 
 
 def _named(dataset: DatasetRecipe) -> list[tuple[str, str]]:

@@ -44,7 +44,9 @@ def test_the_published_figures_stand_beside_the_run_s_own(tmp_path: Path, family
     (tmp_path / "stand_in.yaml").write_text(LESS.format(recipe=recipe), "utf-8")
     published = load_recipe(recipe).recipe.report.published
     # Figures are those of the model that is run: the stand-in takes the name of the first.
-    run = run_recipe(tmp_path / "stand_in.yaml", [f"report.published.0.model={STAND_IN}"], out=tmp_path / "runs")
+    run = run_recipe(
+        tmp_path / "stand_in.yaml", overrides=[f"report.published.0.model={STAND_IN}"], out=tmp_path / "runs"
+    )
     results = json.loads((run / "results.json").read_text("utf-8"))
     (entry,), (search,) = results["published"], results["searches"]
     first, *others = published
