@@ -46,6 +46,6 @@ def test_scores_too_large_for_a_mean_have_none() -> None:
 
 def test_infinite_metrics_of_tasks_have_no_error() -> None:
     def score(*values: float) -> TaskScore:
-        return TaskScore("t", "perplexity", "none", values[0], None, len(values), False, 1, values)
+        return TaskScore("t", "perplexity", "none", values[0], None, len(values), False, "1", values)
 
     assert difference(score(INF, -INF, 1.0), score(1.0, 1.0, 1.0)) == Difference(INF, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from steerkit.api.hookspecs import Options
 from steerkit.api.tokens import FoundTokens
@@ -11,7 +12,7 @@ from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import prompt_of
 from steerkit.types import Example
 
-TEST = "test"
+TEST: Final = "test"
 
 
 def looked_at(
@@ -37,7 +38,7 @@ def looked_at(
     told: list[str] = []
 
     def tell(who: str, seen: Iterable[tuple[str, DataRef]], measured: Iterable[DataRef]) -> None:
-        there = frozenset().union(*(prompts[ref] for ref in measured))
+        there = {prompt for ref in measured for prompt in prompts[ref]}
         for what, ref in seen:
             if ref.part == TEST or any(prompt_of(one) in there for one in examples(ref)):
                 told.append(f"{who} {what} {ref}, which numbers in the report come from: not held out.")
@@ -59,7 +60,8 @@ def _seen(
     for name in type(options).model_fields:
         wanted = getattr(options, name)
         found = tokens.get(wanted.model_dump_json()) if isinstance(wanted, FoundTokens) else None
-        for ref in () if found is None else filter(None, (found.found_in, found.against)):
-            yield "goes by refusal tokens that are found in", ref
+        for ref in (None, None) if found is None else (found.found_in, found.against):
+            if ref is not None:
+                yield "goes by refusal tokens that are found in", ref
     for ref in dict.fromkeys(ref for _, ref in references):
         yield "compares with activations of", ref

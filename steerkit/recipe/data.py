@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -95,7 +95,7 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
             drawn = split_rows(rows, dataset, seed, _named_parts(rows, dataset))
             loaded[name] = _by_side(drawn, dataset)
         except Faults as faults:
-            parts = (dataset.split.sizes or SPLITS) if dataset.split else (WHOLE,)
+            parts: Iterable[str] = (dataset.split.sizes or SPLITS) if dataset.split else (WHOLE,)
             loaded[name] = _by_side(dict.fromkeys(parts, ()), dataset)
             for message, row in faults.messages:
                 item = ("inline", row - 1) if row and dataset.inline is not None else ()

@@ -54,7 +54,7 @@ def read_ends(folder: Path, token_id: Callable[[str], int] | None, vocabulary: i
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocabulary:
             raise _mistake(source, key, value, f"the id of one of its {vocabulary:,} tokens")
     form = said.get("chat_format", "chatml")
-    if form not in _STOPS:
+    if not isinstance(form, str) or form not in _STOPS:
         raise _mistake(source, "chat_format", form, " or ".join(_STOPS))
     if token_id is not None:
         ids += [token_id(text) for text in ([] if ids else [END_OF_TEXT]) + list(_STOPS[form])]

@@ -72,7 +72,8 @@ def _awaited(top: FrameType | None) -> object | None:
     known = top.f_locals
     if known.get("timeout", -1) not in (-1, None):
         return None
-    return known.get("waiter") if top.f_code.co_name == "wait" else _joining(top)
+    awaited: object = known.get("waiter") if top.f_code.co_name == "wait" else _joining(top)
+    return awaited
 
 
 def _joins(frames: dict[int, FrameType], thread: int, me: int) -> bool:

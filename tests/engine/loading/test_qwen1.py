@@ -120,6 +120,7 @@ def test_what_ends_an_answer_is_what_the_checkpoint_says(
     ("said", "message"),
     [
         ('{"chat_format": "alpaca"}', "says chat_format: 'alpaca', where chatml or raw is expected"),
+        ('{"chat_format": ["raw"]}', "says chat_format: ['raw']"),
         ('{"eos_token_id": 151643}', "says eos_token_id: 151643, where the id of one of its 520 tokens is expected"),
         ('{"eos_token_id": "x"}', "says eos_token_id: 'x'"),
         ('{"pad_token_id": true}', "says pad_token_id: True"),

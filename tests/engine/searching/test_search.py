@@ -228,13 +228,13 @@ def test_a_mean_of_infinite_scores_of_two_signs_is_no_number() -> None:
     assert mean_of([Score(math.inf), Score(1.0)]) == math.inf
 
 
-class Wild(Evaluator):
+class Wild(Evaluator[NoOptions]):
     """Gives what it is told to, whatever it sees."""
 
     values: tuple[float, ...] = ()
 
     def score(self, outputs: Outputs) -> Sequence[Score]:
-        return [Score(value) for value in self.values[: len(outputs.examples)]]
+        return [Score(value) for value in self.values[: len(outputs.texts)]]
 
 
 @pytest.mark.parametrize("exhaustive", [False, True])
