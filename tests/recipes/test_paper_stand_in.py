@@ -25,7 +25,11 @@ data:
   harmless: {{split: {{train: 4, validation: 2, test: 2}}}}
 filter: null
 directions: {{candidates: {{positions: "[-2:][*]"}}, by_position: null, harmfulness: null}}
-search: {{refusal: {{exhaustive: false, subject_to: {{kl: {{at_most: 1.0e+9}}, induce: {{at_least: -1.0e+9}}}}}}}}
+search:
+  refusal:
+    preset: {{arditi2024: {{tokens: [40]}}}}
+    exhaustive: false
+    subject_to: {{kl: {{at_most: 1.0e+9}}, induce: {{at_least: -1.0e+9}}}}
 monitors: null
 suffixes: null
 conditions:
@@ -35,7 +39,7 @@ evaluate: [kl_divergence: {{data: harmless.test}}]
 control: false
 report: {{samples: null, tradeoff: null, separation: false}}
 """
-"""What of a recipe a random model can go through in seconds, with bounds that candidates keep to."""
+"""What of a recipe a random model of few tokens can go through in seconds, with bounds that candidates keep to."""
 
 
 @pytest.mark.parametrize("family", ["llama3", "llama2"])
