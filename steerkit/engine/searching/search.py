@@ -172,9 +172,11 @@ class CandidateSearch:
                 if failed is not None:
                     return _Known(found, failed.name, reach[0] if failed.at_most is not None else reach[1])
         mean = mean_of(list(found.values()))
-        failed = NAN if math.isnan(mean) else next((bound.name for bound in bounds if not bound.holds(mean)), None)
+        if math.isnan(mean):
+            return _Known(found, NAN)
+        outside = next((bound.name for bound in bounds if not bound.holds(mean)), None)
         # An infinite mean may fail a bound. Within all of them it is no number that could be kept, or compared.
-        return _Known(found, NAN if failed is None and not math.isfinite(mean) else failed)
+        return _Known(found, NAN if outside is None and not math.isfinite(mean) else outside)
 
     def _scores(self, name: str, one: _Candidate) -> Iterator[dict[int, Score]]:
         """A candidate's scores by place of the example, some at a time."""
