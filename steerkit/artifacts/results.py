@@ -329,11 +329,14 @@ class SuffixesEntry(Entry):
 
 
 class Results(Entry):
-    """The whole of ``results.json``."""
+    """The whole of ``results.json``.
+
+    ``not_held_out`` says, a sentence each, what was estimated, found or compared on prompts that are measured.
+    """
 
     _rare: ClassVar[tuple[str, ...]] = (
         *("monitors", "searches", "filters", "published", "tokens", "completions"),
-        *("tradeoff", "cosines", "suffixes"),
+        *("tradeoff", "cosines", "suffixes", "not_held_out"),
     )
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -357,6 +360,7 @@ class Results(Entry):
     cosines: tuple[CosineEntry, ...] = ()
     completions: tuple[CompletionsEntry, ...] = ()
     suffixes: tuple[SuffixesEntry, ...] = ()
+    not_held_out: tuple[str, ...] = ()
 
 
 class Timings(Entry):

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steerkit.intervals import standard_error, total
+
 
 @dataclass(frozen=True)
 class TaskScore:
@@ -61,9 +63,8 @@ def difference(score: TaskScore, baseline: TaskScore) -> Difference:
     if len(pairs) < 2 or len(score.by_example) != len(baseline.by_example):
         return Difference(value, None)
     apart = [one - other for one, other in pairs]
-    mean = math.fsum(apart) / len(apart)
-    variance = math.fsum((one - mean) ** 2 for one in apart) / (len(apart) - 1)
-    return Difference(value, math.sqrt(variance / len(apart)))
+    error = standard_error(apart)
+    return Difference(value, None if math.isnan(error) else error)
 
 
 def read_scores(results: Mapping[str, Any]) -> tuple[TaskScore, ...]:
@@ -103,5 +104,5 @@ def _by_example(samples: Sequence[Mapping[str, Any]], metric: str, filtered: str
     numbers = [float(one) for one in values if isinstance(one, (int, float))]
     if not numbers or len(numbers) != len(values):
         return ()
-    mean = math.fsum(numbers) / len(numbers)
+    mean = total(numbers) / len(numbers)
     return tuple(numbers) if math.isclose(mean, value, rel_tol=1e-6, abs_tol=1e-9) else ()

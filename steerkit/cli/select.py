@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,7 @@ def select_command(
     rule = PRESETS[preset]
     chosen = select(read_table(scores, rule), rule, layers, near_tie=near_tie)
     if as_json:
-        typer.echo(json.dumps(_as_json(chosen, rule), indent=2))
+        typer.echo(json.dumps(_as_json(chosen, rule), indent=2, allow_nan=False))
     else:
         _print(chosen, rule)
     if chosen.winner is None:
@@ -64,12 +65,13 @@ def _as_json(chosen: Selection, rule: Rule) -> dict[str, Any]:
     }
 
 
-def _row(one: Candidate, rule: Rule) -> dict[str, float]:
+def _row(one: Candidate, rule: Rule) -> dict[str, float | None]:
     return {
         "position": one.position,
         "layer": one.layer,
         **_coefficient(one),
-        **{name: one.scores[name] for name in rule.aims},
+        # JSON has no infinite numbers.
+        **{name: score if math.isfinite(score := one.scores[name]) else None for name in rule.aims},
     }
 
 

@@ -21,6 +21,7 @@ from steerkit.plan.cost import (
     meter_searches,
     meter_tokens,
 )
+from steerkit.plan.heldout import looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
 from steerkit.plan.planned.model import PlannedLoading
@@ -94,6 +95,7 @@ class _Planner(SuffixResolver):
         self.check_together(template, conditions, evaluations)
         self.check_candidates(directions, searches)
         self.check_report(evaluations)
+        self.tell_not_held_out(*looked_at(evaluations, searches, filters, self.tokens, self.examples))
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
         random_directions = recipe.control.random_directions
@@ -104,7 +106,7 @@ class _Planner(SuffixResolver):
             source=self.draft.source,
             report=self.report(),
             seed=recipe.seed,
-            hash=self.hash(template, directions),
+            hash=self.hash(template, directions, suffixes),
             model=self.model,
             loading=self.loading(template),
             architecture=architecture,
@@ -137,6 +139,7 @@ class _Planner(SuffixResolver):
             tokens=dict(self.tokens),
             completions=completions,
             suffixes=suffixes,
+            not_held_out=tuple(dict.fromkeys(self.not_held_out)),
         )
 
     def report(self) -> PlannedReport:
@@ -210,7 +213,7 @@ class _Planner(SuffixResolver):
         meter_groups(meter, groups, known)
         return meter.cost()
 
-    def hash(self, template: str, directions: Sequence[PlannedDirection]) -> str:
+    def hash(self, template: str, directions: Sequence[PlannedDirection], suffixes: Sequence[PlannedSuffixes]) -> str:
         """sha256 over all that the plan comes from."""
         files = {
             item.name: hashlib.sha256(item.file.read_bytes()).hexdigest()
@@ -221,6 +224,8 @@ class _Planner(SuffixResolver):
         recipe = self.draft.resolved()
         for data in recipe["data"].values():
             data["file"] = data["file"] is not None
+        for study in suffixes:
+            recipe["suffixes"][study.name]["suffixes"] = list(study.suffixes)
         recipe["directions"].update(
             {name: {**recipe["directions"][name], "file": file} for name, file in files.items()}
         )

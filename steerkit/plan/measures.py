@@ -29,6 +29,12 @@ class MeasureResolver(TokenResolver):
     def __init__(self, draft: Draft, catalog: Catalog) -> None:
         super().__init__(draft, catalog)
         self.measured: dict[DataRef, tuple[KeyPart, ...]] = {}
+        self.not_held_out: list[str] = []
+
+    def tell_not_held_out(self, *sentences: str) -> None:
+        """Note what depends on prompts that are measured, for the report too."""
+        self.notes += sentences
+        self.not_held_out += sentences
 
     def evaluation(self, index: int, written: EvaluationRecipe) -> PlannedEvaluation | None:
         """One evaluator, or None where it has problems."""

@@ -70,6 +70,7 @@ class Plan:
         tokens: first tokens of refusals that are found before anything else is computed, by how options ask for them.
         completions: data sets of what the model says, each behind those that its condition's directions come from.
         suffixes: studies of texts behind the user's turn, in the recipe's order.
+        not_held_out: those of the notes that say what depends on prompts that are measured, for the report.
     """
 
     recipe: Recipe
@@ -98,6 +99,7 @@ class Plan:
     tokens: Mapping[str, PlannedTokens] = field(default_factory=dict)
     completions: tuple[PlannedCompletions, ...] = ()
     suffixes: tuple[PlannedSuffixes, ...] = ()
+    not_held_out: tuple[str, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:

@@ -12,7 +12,9 @@ from steerkit.plan.reporting import ReportResolver
 from steerkit.plan.types import as_text
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.joined import with_suffix
+from steerkit.recipe.rows import Faults
 from steerkit.recipe.studies import SuffixesRecipe
+from steerkit.recipe.texts import read_texts
 from steerkit.sharing import Pass
 from steerkit.types import HEAD_OUT
 
@@ -76,11 +78,7 @@ class SuffixResolver(ReportResolver):
             if written.n is not None and 0 < there < written.n:
                 self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
         prompts, reference = found
-        for at, suffix in enumerate(written.suffixes):
-            if not suffix.strip():
-                self.complain("a suffix of spaces says nothing; write a text", *path, "suffixes", at)
-            elif suffix in written.suffixes[:at]:
-                self.complain(f"{suffix!r} stands here twice; leave one out", *path, "suffixes", at)
+        suffixes = self.texts(written, path)
         if prompts is not None and prompts == reference:
             self.complain(f"{prompts} can't be compared with itself; name others, or leave it out", *path, "reference")
         if prompts is None or len(self.problems) > before:
@@ -90,11 +88,31 @@ class SuffixResolver(ReportResolver):
             written.direction,
             prompts,
             reference,
-            written.suffixes,
+            suffixes,
             written.random,
             written.n,
             written.heads,
         )
+
+    def texts(self, written: SuffixesRecipe, path: tuple[str, ...]) -> tuple[str, ...]:
+        """The suffixes, as they are listed or as their file has them."""
+        if written.suffixes_file is None:
+            listed = written.suffixes or ()
+            for at, suffix in enumerate(listed):
+                if not suffix.strip():
+                    self.complain("a suffix of spaces says nothing; write a text", *path, "suffixes", at)
+                elif suffix in listed[:at]:
+                    self.complain(f"{suffix!r} stands here twice; leave one out", *path, "suffixes", at)
+            return listed
+        within = (*path, "suffixes_file")
+        if self.draft.lost(*within, "file"):
+            return ()
+        try:
+            return read_texts(self.draft, written.suffixes_file, doubtful=self.draft.lost_within(*within))
+        except Faults as faults:
+            for message, _ in faults.messages:
+                self.complain(message, *within, "file")
+            return ()
 
     def check_studied(self, direction: str, path: tuple[str, ...]) -> None:
         """A study is of one vector of the stream, as far as that is known."""

@@ -78,7 +78,7 @@ class RecipeResolver(CompletionsResolver):
         for ref, path in self.measured.items():
             shared = [example for example in self.examples(ref) if prompt_of(example) in seen]
             if shared and ref.part == "train":
-                self.notes.append(f"{ref} is measured on, and directions are estimated from it: not held out.")
+                self.tell_not_held_out(f"{ref} is measured on, and directions are estimated from it: not held out.")
             elif shared:
                 source = seen[prompt_of(shared[0])]
                 advice = "split the data set, and measure on another part" if source == ref else "remove them from one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -91,10 +91,11 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
             continue
         try:
             rows = _begun(_rows(draft, name, dataset), dataset, recipe.model.answer_prefix)
-            drawn = split_rows(rows, dataset, recipe.seed if dataset.seed is None else dataset.seed)
+            seed = recipe.seed if dataset.seed is None else dataset.seed
+            drawn = split_rows(rows, dataset, seed, _named_parts(rows, dataset))
             loaded[name] = _by_side(drawn, dataset)
         except Faults as faults:
-            parts = dataset.split.sizes if dataset.split else (WHOLE,)
+            parts: Iterable[str] = (dataset.split.sizes or SPLITS) if dataset.split else (WHOLE,)
             loaded[name] = _by_side(dict.fromkeys(parts, ()), dataset)
             for message, row in faults.messages:
                 item = ("inline", row - 1) if row and dataset.inline is not None else ()
@@ -133,7 +134,21 @@ def _rows(draft: Draft, name: str, dataset: DatasetRecipe) -> list[Sides]:
             raise Faults
         return read_rows(source, rows, dataset)
     except SteerkitError as error:
-        raise Faults((str(error), None)) from error
+        lost = dataset.obtain is not None and dataset.file is not None and not _is_there(draft, dataset.file)
+        raise Faults((f"{error} {dataset.obtain}" if lost else str(error), None)) from error
+
+
+def _is_there(draft: Draft, file: str) -> bool:
+    try:
+        return draft.path_of(file).exists()
+    except SteerkitError:
+        return True  # no path at all: where the file comes from is no help
+
+
+def _named_parts(rows: Sequence[Sides], dataset: DatasetRecipe) -> list[object] | None:
+    """What each row says which part it is of; None where rows don't say so."""
+    by = None if dataset.split is None else dataset.split.by
+    return None if by is None else [sides[0].fields.get(by) for sides in rows]
 
 
 def _begun(rows: list[Sides], dataset: DatasetRecipe, prefix: str | None) -> list[Sides]:
@@ -143,28 +158,57 @@ def _begun(rows: list[Sides], dataset: DatasetRecipe, prefix: str | None) -> lis
     return [tuple(one if one.is_closed else replace(one, answer_prefix=prefix) for one in sides) for sides in rows]
 
 
-def split_rows(rows: Sequence[T], dataset: DatasetRecipe, seed: int) -> dict[str, tuple[T, ...]]:
+def split_rows(
+    rows: Sequence[T], dataset: DatasetRecipe, seed: int, named: Sequence[object] | None = None
+) -> dict[str, tuple[T, ...]]:
     """Draw the splits.
 
     Two data sets of one length and seed are drawn alike, so that rows which stand in pairs stay in
     pairs. Within a split rows keep the order of the file.
+
+    Args:
+        rows: all of them.
+        dataset: says how they are split.
+        seed: of the draw.
+        named: which part each row is of, where it says so itself; others are then not drawn for that part.
     """
     if dataset.split is None:
         return {WHOLE: tuple(rows)}
     sizes = dataset.split.sizes
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    if named is not None:
+        return {
+            part: tuple(rows[index] for index in sorted(chosen))
+            for part, chosen in _drawn_by_name(order, named, dataset).items()
+        }
     wanted = sum(sizes.values())
     if wanted > len(rows):
         what = "texts" if dataset.pairs is None else "pairs"
         listed = " + ".join(f"{part} {size}" for part, size in sizes.items())
         raise Faults((f"split asks for {wanted} {what} ({listed}); there are {len(rows)}.", None))
-    order = list(range(len(rows)))
-    random.Random(seed).shuffle(order)
     drawn: dict[str, tuple[T, ...]] = {}
     start = 0
     for part, size in sizes.items():
         drawn[part] = tuple(rows[index] for index in sorted(order[start : start + size]))
         start += size
     return drawn
+
+
+def _drawn_by_name(order: Sequence[int], named: Sequence[object], dataset: DatasetRecipe) -> dict[str, list[int]]:
+    """Places of rows that are drawn for each part among those that say that they are of it."""
+    assert dataset.split is not None
+    sizes, by = dataset.split.sizes, dataset.split.by
+    own = {part: [index for index in order if named[index] == part] for part in SPLITS}
+    if not any(own.values()):
+        there = ", ".join(dict.fromkeys(repr(value) for value in named[:100]))
+        raise Faults((f"split goes by field {by!r}, which is train, validation or test in no row, but {there}.", None))
+    short = [part for part, size in sizes.items() if size > len(own[part])]
+    if short:
+        part = short[0]
+        has = f"there are {len(own[part])} whose {by!r} is {part}"
+        raise Faults((f"split asks for {part} {sizes[part]}; {has}.", None))
+    return {part: own[part][: sizes.get(part, len(own[part]))] for part in (sizes or SPLITS) if own[part]}
 
 
 def _overlaps(data: Mapping[str, Splits], names: list[str]) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ SCORE_KEYS = ("data", "under")
 FILTER_KEYS = ("at_least", "at_most", "parts")
 OPTIONS = "options"
 """Holds options of a plugin that are called as a key of ours is, and any others."""
-_RARE_OF_DATA = ("completions", "answer_prefix")
+_RARE_OF_DATA = ("completions", "answer_prefix", "obtain")
 """Keys of data sets that a resolved recipe holds only where they are set."""
 _RARE = ("schedule", "gate")
 """Keys of interventions that a resolved recipe holds only where they are set."""
@@ -121,6 +121,8 @@ class Draft:
         for data in out["data"].values():
             if data["file"] is not None:
                 data["file"] = str(self.path_of(data["file"]))
+            if data["split"] is not None and data["split"]["by"] is None:
+                del data["split"]["by"]
             for key in _RARE_OF_DATA:
                 if data[key] is None:
                     del data[key]
@@ -145,6 +147,10 @@ class Draft:
             if search["coefficients"] is None:
                 del search["coefficients"]
         out["filter"] = {name: _fold(item, FILTER_KEYS) for name, item in out["filter"].items()}
+        for study in out["suffixes"].values():
+            if (texts := study.pop("suffixes_file")) is not None:
+                said = {key: value for key, value in texts.items() if value is not None}
+                study["suffixes"] = {**said, "file": str(self.path_of(texts["file"]))}
         for section in ("monitors", "search", "filter", "suffixes"):
             if not out[section]:
                 del out[section]

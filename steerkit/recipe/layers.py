@@ -23,7 +23,10 @@ PROFILES: Final = "profiles"
 LAYER_KEYS: Final = (EXTENDS, PROFILES)
 """Keys that say how a recipe is put together; the recipe itself has neither."""
 
-_NAMED: Final = (("data", "*", "file"), ("directions", "*", "file"), ("model", "chat_template", "file"))
+_NAMED: Final = (
+    *(("data", "*", "file"), ("directions", "*", "file"), ("model", "chat_template", "file")),
+    ("suffixes", "*", "suffixes", "file"),
+)
 _FILES: Final = (*_NAMED, *(("profiles", "*", *path) for path in _NAMED))
 """Where a recipe names files. A model's source isn't among them: it is relative to the present folder."""
 

@@ -175,6 +175,8 @@ class _Grammar:
             out["filter"] = {name: item for name, item in filters.items() if item is not None}
         if isinstance(out.get("search"), dict):
             out["search"] = {name: self._search(item, ("search", name)) for name, item in out["search"].items()}
+        if isinstance(out.get("suffixes"), dict):
+            out["suffixes"] = {name: self._study(item, name) for name, item in out["suffixes"].items()}
         if isinstance(out.get("evaluate"), list):
             items = self._items(out["evaluate"], ("evaluate",), ("evaluate",), EVALUATION_KEYS)
             out["evaluate"] = [self._evaluation(item, ("evaluate", index)) for index, item in enumerate(items)]
@@ -195,6 +197,15 @@ class _Grammar:
         if isinstance(item, dict) and isinstance(item.get("sites"), str):
             item = {**item, "sites": [item["sites"]]}
             self.moved[("monitors", name, "sites", 0)] = ("monitors", name, "sites")
+        return item
+
+    def _study(self, item: Any, name: str) -> Any:
+        if isinstance(item, dict) and isinstance(texts := item.get("suffixes"), dict):
+            self.moved[("suffixes", name, "suffixes_file")] = ("suffixes", name, "suffixes")
+            return {**{key: value for key, value in item.items() if key != "suffixes"}, "suffixes_file": texts}
+        if isinstance(item, dict) and "suffixes_file" in item:
+            message = "expected `suffixes`, with a list of texts or {file: suffixes.txt}"
+            self._complain(("suffixes", name, "suffixes_file"), message)
         return item
 
     def _condition(self, item: Any, path: KeyPath) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date, time
@@ -43,8 +43,16 @@ class _Fault(Exception):
         self.what, self.group = what, group or what
 
 
-def read_rows(source: str, rows: Sequence[Row], dataset: DatasetRecipe) -> list[Sides]:
+def read_rows(
+    source: str, rows: Sequence[Row], dataset: DatasetRecipe, alike: Callable[[Example], str] | None = None
+) -> list[Sides]:
     """Examples of a data set, in the order of its rows.
+
+    Args:
+        source: what messages call the file.
+        rows: all of them.
+        dataset: which fields hold what.
+        alike: what is equal of two examples where one repeats the other; ``identity`` where None.
 
     Raises:
         DataError: for what is wrong with all rows, such as a field that there isn't.
@@ -62,7 +70,7 @@ def read_rows(source: str, rows: Sequence[Row], dataset: DatasetRecipe) -> list[
         except _Fault as fault:
             faults.add(fault.what, row.number, fault.group)
             continue
-        key = tuple(identity(side) for side in sides)
+        key = tuple((alike or identity)(side) for side in sides)
         if first.setdefault(key, row.number) == row.number:
             found.append(sides)
         elif dataset.duplicates == "error":
@@ -167,7 +175,8 @@ class _Reader:
         """Fields that are somewhere else in the example already."""
         dataset, pairs = self.dataset, self.dataset.pairs
         named = {self.field, dataset.messages, dataset.completion, dataset.label, dataset.id, dataset.prefix_field}
-        return {*filter(None, named), *((pairs.positive, pairs.negative) if pairs else ())}
+        found = {*filter(None, named), *((pairs.positive, pairs.negative) if pairs else ())}
+        return found - {dataset.split.by if dataset.split is not None else None}
 
 
 def _named(dataset: DatasetRecipe) -> list[tuple[str, str]]:
@@ -177,6 +186,8 @@ def _named(dataset: DatasetRecipe) -> list[tuple[str, str]]:
     found += [("answer_prefix", name) for name in (dataset.prefix_field,) if name is not None]
     found += [("template", name) for name in (fields_of(dataset.template) if dataset.template else ())]
     found += [("where", name) for name in dataset.where or ()]
+    if dataset.split is not None and dataset.split.by is not None:
+        found.append((f"split: {{by: {dataset.split.by}}}", dataset.split.by))
     if dataset.pairs is not None:
         found += [("pairs", dataset.pairs.positive), ("pairs", dataset.pairs.negative)]
     return found

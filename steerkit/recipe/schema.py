@@ -67,15 +67,21 @@ class ModelRecipe(Section):
 
 
 class SplitRecipe(Section):
-    """How many texts each split gets. What is left over isn't used."""
+    """How many texts each split gets, and which ones may be drawn for it. What is left over isn't used."""
 
     train: Count | None = Field(default=None, description="texts that directions are estimated from")
     validation: Count | None = Field(default=None, description="texts that choices are made on")
     test: Count | None = Field(default=None, description="texts that numbers in the report come from")
 
+    by: str | None = Field(
+        default=None,
+        min_length=1,
+        description="field that says which part a row is of (train, validation or test); all rows of it without a size",
+    )
+
     @model_validator(mode="after")
     def _not_empty(self) -> SplitRecipe:
-        if not self.sizes:
+        if not self.sizes and self.by is None:
             raise lacking("give at least one of train, validation and test", SPLITS)
         return self
 
@@ -133,6 +139,9 @@ class DatasetRecipe(Section):
     completion: str | None = Field(default=None, min_length=1, description="field with what follows the prompt")
     answer_prefix: AnswerPrefix | None = Field(
         default=None, description="how answers begin: a text for all, or {field: name}; the model's where None"
+    )
+    obtain: str | None = Field(
+        default=None, min_length=1, description="where the file comes from: said where it isn't there"
     )
     pairs: PairsRecipe | None = Field(default=None, description="two fields as the two classes, in pairs")
     label: str | None = Field(default=None, min_length=1, description="field that holds the row's label")

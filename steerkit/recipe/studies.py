@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from steerkit.recipe.section import Section
-from steerkit.recipe.values import Count
+from steerkit.recipe.problems import INTERNAL
+from steerkit.recipe.section import Section, lacking
+from steerkit.recipe.values import Count, Where
+
+_SUFFIXES = (
+    "texts that are put behind the last turn of the user, as they stand, each by itself, or {file: suffixes.txt}"
+)
+
+
+class TextsFile(Section):
+    """A file of texts, one a row, each of which stands for itself."""
+
+    file: str = Field(min_length=1, description="path, relative to the recipe")
+    field: str | None = Field(default=None, min_length=1, description="field that holds the text")
+    where: Where | None = Field(default=None, description="which rows, as in {method: GCG}")
+    duplicates: Literal["error", "drop"] = Field(default="error", description="what to do about texts that come twice")
 
 
 class SuffixesRecipe(Section):
@@ -18,9 +32,16 @@ class SuffixesRecipe(Section):
     reference: str | None = Field(
         default=None, description="data reference of prompts to compare with, as in harmless.test"
     )
-    suffixes: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = Field(
-        description="texts that are put behind the last turn of the user, as they stand, each by itself"
+    suffixes: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] | None = Field(
+        default=None, description=_SUFFIXES
     )
+    suffixes_file: TextsFile | None = Field(default=None, json_schema_extra=INTERNAL)
     random: int = Field(default=1, ge=0, le=20, description="random suffixes of as many tokens beside each")
     heads: int = Field(default=8, ge=0, le=64, description="how many heads are shown; 0: none are looked at")
     n: Count | None = Field(default=None, description="how many prompts of each, from the start; all where None")
+
+    @model_validator(mode="after")
+    def _some(self) -> SuffixesRecipe:
+        if self.suffixes is None and self.suffixes_file is None:
+            raise lacking(f"required: {_SUFFIXES}", ("suffixes",))
+        return self

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from steerkit.artifacts.results import CandidateEntry, SearchEntry
+from steerkit.intervals import total
 from steerkit.report.numbers import count, sentence_case, setting, significant
 from steerkit.report.read import Results
 
@@ -67,7 +67,7 @@ class SearchView:
     def aimed_at(self, one: CandidateEntry) -> float | None:
         """The objective of a candidate; None where it was not computed."""
         values = [value for name in self.aims if (value := one.scores.get(name)) is not None]
-        return math.fsum(values) if len(values) == len(self.aims) else None
+        return total(values) if len(values) == len(self.aims) else None
 
     @cached_property
     def panels(self) -> tuple[Panel, ...]:

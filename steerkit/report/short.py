@@ -19,6 +19,8 @@ BEHAVIOURS: Final = 3
 SIDE_EFFECTS: Final = 3
 CONDITIONS: Final = 4
 """How many are spoken of; the tables hold the rest."""
+DEGENERATE: Final = "degenerate"
+"""What evaluators call the share of completions that repeat themselves; behind their own name where they have one."""
 
 
 Sentence: TypeAlias = tuple[str, str]
@@ -56,10 +58,11 @@ def make_short(
     if left:
         text = f"{sentence_case(count(left, 'more measure'))} {'is' if left == 1 else 'are'} in the tables."
         finding.append(("", text))
+    finding += _babble([block for block in behaviours if is_verdict(block)], own)
     finding += [_side_effect(block) for block in side[:SIDE_EFFECTS]]
     if own and not side:
         finding.append(("", "No side effect was measured."))
-    return Short(tuple(finding), limits_of(own, searches), _disagreements(agreements))
+    return Short(tuple(finding), limits_of(own, searches, results.not_held_out), _disagreements(agreements))
 
 
 def _asked(results: Results, own: Sequence[Block]) -> Sentence:
@@ -96,6 +99,17 @@ def _behaviour(block: Block) -> Sentence:
     left = len(block.rows) - len(rows)
     parts += [f"{count(left, 'more condition')} in the table"] if left else []
     return block.name, f"{'; '.join(parts)}."
+
+
+def _babble(rates: Sequence[Block], own: Sequence[Block]) -> list[Sentence]:
+    """Whether somebody looked if the completions, of which these are rates, make sense at all."""
+    looked = {block.data for block in own if block.measured and block.evaluator.name.rpartition(".")[2] == DEGENERATE}
+    unseen = list(dict.fromkeys(block.data for block in rates if block.measured and block.data not in looked))
+    if not unseen:
+        return []
+    where = f" on {' and '.join([', '.join(unseen[:-1]), unseen[-1]] if unseen[1:] else unseen)}" if looked else ""
+    text = f" of completions was {NOT_MEASURED}{where}: a model that babbles doesn’t refuse either."
+    return [("Degeneration", text)]
 
 
 def _value(block: Block, row: Row) -> str:

@@ -157,8 +157,10 @@ class Rule:
     def aimed_at(self, candidate: Candidate) -> float:
         """The objective of a candidate, or the sum where there are several: NaN where infinite ones have two signs."""
         values = [candidate.scores[name] for name in self.aims]
-        # fsum raises for infinities of two signs.
-        return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
+        try:
+            return math.fsum(values)
+        except (ValueError, OverflowError):  # for infinities of two signs, and beyond the range of numbers
+            return sum(values)
 
     def error(self, candidate: Candidate) -> float | None:
         """The standard error of what is aimed at, that of a sum as of independent scores; None where it isn't known."""

@@ -184,6 +184,7 @@ def collect(
         suffixes=tuple(suffixes),
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
         tradeoff=_tradeoff(plan),
+        not_held_out=plan.not_held_out,
         cosines=tuple(cosines_of(directions, _reported(plan), plan.report.compared_with)),
     )
     return results, samples

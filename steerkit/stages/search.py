@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.artifacts.results import CandidateEntry, SearchEntry, SearchStage
 from steerkit.errors import NoCandidateError
+from steerkit.intervals import standard_error
 from steerkit.plan import PlannedScore
 from steerkit.plan.listed import options_as_json
 from steerkit.selection import NAN, Bound, Candidate, Rule, Selection, select
@@ -96,19 +97,11 @@ def _row(choice: Choice, scored: Scored, rule: Rule) -> dict[str, Any]:
         **({} if choice.coefficient is None else {"coefficient": choice.coefficient}),
         "norm": float(choice.direction.vectors.double().norm()),
         "scores": dict(scored.scores),
-        "errors": {name: _standard_error(values) for name, values in scored.by_example.items()},
+        "errors": {name: standard_error(values) for name, values in scored.by_example.items()},
         "removed_by": scored.failed,
         "broken_off": dict(scored.broken_off),
         "examples": {name: list(scored.by_example[name]) for name in rule.aims if name in scored.by_example},
     }
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    n = len(values)
-    if n < 2:
-        return math.nan
-    mean = math.fsum(values) / n
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
 # Choosing
@@ -166,7 +159,7 @@ def _paired_errors(
     # An example that has no score under one of the two says nothing of their difference.
     return {
         place: {
-            name: _standard_error(
+            name: standard_error(
                 [a - b for a, b in zip(values, own[name], strict=True) if a is not None and b is not None]
             )
             for name, values in by_score.items()

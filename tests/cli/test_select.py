@@ -137,3 +137,14 @@ def test_the_second_preset_takes_the_largest_sum(tmp_path: Path, capsys: pytest.
     found = json.loads(capsys.readouterr().out)
     assert found["layer"] == 3
     assert found["removed_by"] == {"nan": 0, "layer": 1, "kl": 1}
+
+
+def test_infinite_scores_crash_nothing_and_are_no_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = json.dumps(
+        rows({}, {"layer": 4, "refusal_score": 1e999, "refusal_score_se": 1e999}, {"layer": 5, "kl_div_score": -1e999})
+    )
+    assert select(tmp_path / "scores.json", table, "--layers", "10", "--json") == 0
+    told = capsys.readouterr().out
+    assert "Infinity" not in told and "NaN" not in told
+    assert json.loads(told)["layer"] == 3
+    assert [one["refusal_score"] for one in json.loads(told)["near_ties"]] == [-5.0, None]

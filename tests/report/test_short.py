@@ -193,3 +193,28 @@ def test_where_evaluators_disagree() -> None:
         "20 (κ 0.25).",
         "one and label on a.test: alike on all 20 examples under baseline.",
     )
+
+
+def looked_at(results: dict[str, Any], *data: str, name: str = "degenerate") -> dict[str, Any]:
+    """A study whose completions on some data sets were also asked whether they repeat themselves."""
+    results["evaluators"].append(
+        {"name": name, "aggregate": "proportion", "unit": "fraction", "role": "side effect", "compared": False}
+    )
+    results["records"] += [
+        {**one, "evaluator": name}
+        for one in results["records"]
+        if one["evaluator"] == "refused" and one["data"] in data
+    ]
+    return results
+
+
+def test_rates_of_completions_that_may_be_babble_say_so() -> None:
+    rates = {one["data"] for one in study()["records"] if one["evaluator"] == "refused"}
+    said = "Degeneration of completions was not measured{}: a model that babbles doesn’t refuse either."
+    assert said.format("") in text(study())
+    assert said.format(" on harmless.test and lookalikes.test") in text(looked_at(study(), "harmful.test"))
+    for name in ("degenerate", "babble.degenerate"):
+        assert "babbles" not in text(looked_at(study(), *rates, name=name))
+    bare = study()
+    bare["records"] = [one for one in bare["records"] if one["evaluator"] != "refused"]
+    assert "babbles" not in text(bare), "no rate is told"

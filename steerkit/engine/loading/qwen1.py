@@ -9,13 +9,15 @@ a loaded model's context ends there. In bfloat16 the two round the rotation of q
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 
 from steerkit.engine.loading.qwen1_config import VOCABULARY_FILE, as_qwen2
-from steerkit.engine.loading.qwen1_tokenizer import IM_END, IM_START, qwen1_tokenizer
+from steerkit.engine.loading.qwen1_ends import read_ends
+from steerkit.engine.loading.qwen1_tokenizer import qwen1_tokenizer
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -52,8 +54,8 @@ def read_qwen1(
     """Read a Qwen 1 checkpoint, with its tokenizer where the folder has its file.
 
     Args:
-        folder: holds its safetensors and ``qwen.tiktoken``. Its ``generation_config.json`` is not read: what ends
-            an answer follows from the tokenizer, and where one samples, transformers' defaults apply.
+        folder: holds its safetensors, ``qwen.tiktoken``, and ``generation_config.json``, of which is read what ends an
+            answer (see ``qwen1_ends``); where one samples, transformers' defaults apply.
         config: its ``config.json``.
         source: for messages.
         dtype: of the weights; None for the checkpoint's own.
@@ -67,6 +69,8 @@ def read_qwen1(
     tokenizer = None
     if (folder / VOCABULARY_FILE).is_file():
         tokenizer = qwen1_tokenizer(folder / VOCABULARY_FILE, vocabulary=int(settings.vocab_size))
+    token_id = None if tokenizer is None else partial(_token_id, tokenizer)
+    ends = read_ends(folder, token_id, int(settings.vocab_size), source)
     weights = renamed(_tensors(sorted(folder.glob("*.safetensors"))), source)
     loaded: Any = Qwen2ForCausalLM.from_pretrained(
         None, config=settings, state_dict=weights, dtype=dtype or "auto", output_loading_info=True
@@ -77,12 +81,14 @@ def read_qwen1(
             f"{source} lacks {len(missing)} of the weights from which {', '.join(missing[:3])}, … are made; they would "
             "be random. Was the download cut short?"
         )
-    if tokenizer is not None:
-        # What its code stops at: the end of a text, and what ends and begins a turn.
-        ends = [tokenizer.eos_token, IM_END, IM_START]
-        model.generation_config.eos_token_id = [int(cast(int, tokenizer.convert_tokens_to_ids(end))) for end in ends]
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if ends.eos:
+        model.generation_config.eos_token_id = list(ends.eos)
+    model.generation_config.pad_token_id = ends.pad
     return model, tokenizer
+
+
+def _token_id(tokenizer: PreTrainedTokenizerFast, text: str) -> int:
+    return int(cast(int, tokenizer.convert_tokens_to_ids(text)))
 
 
 def renamed(tensors: Iterable[tuple[str, Tensor]], source: str) -> dict[str, Tensor]:

@@ -62,7 +62,12 @@ def summarise(scores: Sequence[Score], aggregate: Literal["mean", "proportion"])
         return Summary(None, 0, note=f"No value: {why}.")
     left_out = len(scores) - len(counted)
     note = f"{left_out} of {len(scores)} examples have nothing to measure and are left out." if left_out else ""
-    return _proportion_of_scores(counted, note) if aggregate == "proportion" else _mean(counted, note)
+    if aggregate == "proportion":
+        return _proportion_of_scores(counted, note)
+    try:
+        return _mean(counted, note)
+    except OverflowError:
+        return Summary(None, len(counted), note="The scores are too large for a mean, so there is no value.")
 
 
 def derived(summary: Summary, function: Callable[[float], float]) -> Summary:

@@ -13,7 +13,7 @@ from torch import Tensor
 from steerkit.api.estimator import NEGATIVE, POSITIVE, ClassStatistics, EstimationRequest, Estimator
 from steerkit.api.evaluator import only_rounding
 from steerkit.api.hookspecs import EstimatorNeeds
-from steerkit.engine.reading.requests import Classes, estimate_checked, read_classes, requests_of, with_statistics
+from steerkit.engine.reading.requests import Classes, estimate_checked, read_classes, read_requests, with_statistics
 from steerkit.errors import DataError
 from steerkit.progress import shown
 from steerkit.types import RESID_POST, RESID_PRE, Positions, Site
@@ -95,7 +95,7 @@ def separation(
         reason = "its estimator doesn't work from what is captured at one site after the other."
         counts = len(held_out[POSITIVE]), len(held_out[NEGATIVE])
         return [Separation(str(site), layer, None, None, None, *counts, 0, reason) for layer, site in enumerate(sites)]
-    (asked,) = requests_of(live, replace(needs, statistics=None), train, sites, positions, seed=seed)
+    ((asked, _),) = read_requests(live, replace(needs, statistics=None), train, sites, positions, seed=seed)
     fitted = read_classes(live, asked, "rows", progress)
     seen = read_classes(
         live, replace(asked, examples={label: tuple(given) for label, given in held_out.items()}), "rows", progress

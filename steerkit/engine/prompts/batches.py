@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -116,22 +118,59 @@ def cut_evenly(lengths: Sequence[int], most_tokens: int, pass_tokens: int = PASS
     A piece costs its rows times its longest, and ``pass_tokens`` beside.
     """
     order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
-    best = [0.0] + [float("inf")] * len(order)
-    begins = [0] * (len(order) + 1)
-    for end in range(1, len(order) + 1):
-        for start in range(end):
-            tokens = (end - start) * lengths[order[start]]
-            if tokens > most_tokens and end - start > 1:
-                continue
-            cost = best[start] + tokens + pass_tokens
-            if cost < best[end]:
-                best[end], begins[end] = cost, start
+    widths = [lengths[place] for place in order]
+    begins = _least_cuts(widths, most_tokens, pass_tokens)
     pieces = []
     end = len(order)
     while end:
         pieces.append(order[begins[end] : end])
         end = begins[end]
     return pieces[::-1]
+
+
+def _least_cuts(widths: Sequence[int], most_tokens: int, pass_tokens: int) -> list[int]:
+    """Where the last piece of the cheapest cut of the first ``end`` rows begins, by ``end``; of equals the earliest.
+
+    What a piece from ``start`` to ``end`` costs is a line in ``end``, whose slope is the first row's width. Widths
+    fall, so a later start that is once cheaper stays so, and a start that the budget rules out stays ruled out, before
+    all later ones. Each start is thus the best one for a run of ends, and these runs follow each other as the starts
+    do: every start joins those that lie ahead once and leaves them once (Galil and Giancarlo, 1989, "Speeding up
+    dynamic programming", with crossings in closed form).
+
+    Args:
+        widths: of the rows, none wider than the one before it.
+        most_tokens: of a piece of several rows.
+        pass_tokens: what a piece costs beside its tokens.
+    """
+    n = len(widths)
+    bases: list[int] = []
+    lasts: list[int] = []
+    begins = [0] * (n + 1)
+    ahead: deque[tuple[int, int]] = deque()
+
+    def cost(start: int, end: int) -> float:
+        return bases[start] + widths[start] * end if end <= lasts[start] else math.inf
+
+    least = 0
+    for start in range(n):
+        bases.append(least + pass_tokens - start * widths[start])
+        lasts.append(start + max(1, most_tokens // max(1, widths[start])))
+        since = start + 1
+        while ahead:
+            before, begun = ahead[-1][0], max(ahead[-1][1], start + 1)
+            if cost(start, begun) >= cost(before, begun):
+                fall = widths[before] - widths[start]
+                crossing = (bases[start] - bases[before]) // fall + 1 if fall else n + 1
+                since = min(crossing, lasts[before] + 1)
+                break
+            ahead.pop()
+        if since <= n:
+            ahead.append((start, since))
+        while len(ahead) > 1 and ahead[1][1] <= start + 1:
+            ahead.popleft()
+        begins[start + 1] = ahead[0][0]
+        least = bases[ahead[0][0]] + widths[ahead[0][0]] * (start + 1)
+    return begins
 
 
 def pad(

@@ -34,22 +34,6 @@ Read = Mapping[Site, Mapping[str, ClassStatistics]]
 """What was captured of each class at each site."""
 
 
-def requests_of(
-    live: Runtime,
-    needs: EstimatorNeeds,
-    classes: Classes,
-    sites: Sequence[Site],
-    positions: Positions,
-    *,
-    seed: int = 0,
-    progress: Progress | bool = True,
-    token_ids: Mapping[str, Sequence[Sequence[int]]] | None = None,
-) -> tuple[EstimationRequest, ...]:
-    """The requests of ``read_requests`` by themselves."""
-    found = read_requests(live, needs, classes, sites, positions, seed=seed, progress=progress, token_ids=token_ids)
-    return tuple(request for request, _ in found)
-
-
 def read_requests(
     live: Runtime,
     needs: EstimatorNeeds,

@@ -2,7 +2,8 @@
 
 The holder's own thread knows nothing of it, so those who wait look. That it joins them is seen at once. For what else
 threads wait with (a future, a queue, an event) nobody can tell whom it is for, so there a wait that has not moved for a
-minute counts.
+minute counts. A wait with a limit of its own ends by itself: a hook that polls (``event.wait(0.1)`` in a loop, or that
+sleeps) is at work, however long it takes, and nobody can tell that what it polls for won't come.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 from steerkit.errors import AttachError
 
 PATIENCE: Final = 60.0
-"""Seconds for which the holder of a turn may stand at one and the same wait of its own while others want the turn."""
+"""Seconds for which the holder of a turn may stand at one and the same wait without a limit while others want it."""
 _FILE: Final = threading.__file__
 _LONGEST_CHAIN: Final = 16
 
@@ -36,7 +37,8 @@ class Watch:
     """Looks again and again whether the holder of a turn waits for this thread."""
 
     def __init__(self) -> None:
-        self._seen: tuple[int, int, int] | None = None
+        # What the holder waits for is kept, so that no later wait has its address. It holds no tensors.
+        self._seen: tuple[int, object] | None = None
         self._since = 0.0
 
     def look(self, holder: int) -> None:
@@ -54,12 +56,24 @@ class Watch:
         frames.pop(me, None)
         if _joins(frames, holder, me):
             raise AttachError(STUCK)
-        top = frames.get(holder)
-        seen = None if top is None or top.f_code.co_filename != _FILE else (holder, id(top), top.f_lasti)
-        if seen is None or seen != self._seen:
-            self._seen, self._since = seen, time.monotonic()
+        awaited = _awaited(frames.get(holder))
+        known = self._seen
+        if awaited is None or known is None or known[0] != holder or known[1] is not awaited:
+            self._seen, self._since = None if awaited is None else (holder, awaited), time.monotonic()
         elif time.monotonic() - self._since > PATIENCE:
             raise AttachError(STOOD.format(seconds=PATIENCE))
+
+
+def _awaited(top: FrameType | None) -> object | None:
+    """What the innermost call of a thread waits for without a limit: the lock that this one wait has made, or the
+    thread that it joins; None where it waits for nothing of the kind, or only for a while."""
+    if top is None or top.f_code.co_filename != _FILE:
+        return None
+    known = top.f_locals
+    if known.get("timeout", -1) not in (-1, None):
+        return None
+    awaited: object = known.get("waiter") if top.f_code.co_name == "wait" else _joining(top)
+    return awaited
 
 
 def _joins(frames: dict[int, FrameType], thread: int, me: int) -> bool:
@@ -74,10 +88,15 @@ def _joins(frames: dict[int, FrameType], thread: int, me: int) -> bool:
 
 def _joined(top: FrameType | None) -> int | None:
     """The thread that the innermost call of a thread waits for without a limit."""
-    if top is None or top.f_code.co_filename != _FILE or top.f_code.co_name not in ("_wait_for_tstate_lock", "join"):
+    thread = None if top is None else _joining(top)
+    return None if thread is None else thread.ident
+
+
+def _joining(top: FrameType) -> threading.Thread | None:
+    if top.f_code.co_filename != _FILE or top.f_code.co_name not in ("_wait_for_tstate_lock", "join"):
         return None
     known = top.f_locals
     if known.get("timeout", -1) not in (-1, None):
         return None
     thread = known.get("self")
-    return thread.ident if isinstance(thread, threading.Thread) else None
+    return thread if isinstance(thread, threading.Thread) else None

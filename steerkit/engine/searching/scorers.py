@@ -19,6 +19,7 @@ from steerkit.engine.measuring.references import reference_name
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.engine.searching.alike import AlikePrompts, Shortcuts
 from steerkit.errors import PluginError
+from steerkit.intervals import total
 from steerkit.types import Example, Positions, Site
 
 
@@ -202,9 +203,7 @@ def _single(probe: Probe, scored: Sequence[object]) -> list[Score]:
 
 def mean_of(scores: Sequence[Score]) -> float:
     """The mean weighted by weight; NaN where a score that counts is, none counts, or infinite ones have two signs."""
-    weight = math.fsum(score.weight for score in scores)
+    weight = total(score.weight for score in scores)
     if weight == 0:
         return math.nan
-    values = [score.value * score.weight for score in scores if score.weight]
-    # fsum raises for infinities of two signs.
-    return (math.fsum(values) if all(map(math.isfinite, values)) else sum(values)) / weight
+    return total(score.value * score.weight for score in scores if score.weight) / weight

@@ -22,6 +22,7 @@ from steerkit.engine.searching.scorers import (
     mean_of,
 )
 from steerkit.errors import DataError, PluginError
+from steerkit.intervals import total as sum_of
 from steerkit.progress import SILENT, Observer
 from steerkit.selection import LAYER, NAN, Bound, Rule
 
@@ -173,7 +174,9 @@ class CandidateSearch:
         mean = mean_of(list(found.values()))
         if math.isnan(mean):
             return _Known(found, NAN)
-        return _Known(found, next((bound.name for bound in bounds if not bound.holds(mean)), None))
+        outside = next((bound.name for bound in bounds if not bound.holds(mean)), None)
+        # An infinite mean may fail a bound. Within all of them it is no number that could be kept, or compared.
+        return _Known(found, NAN if outside is None and not math.isfinite(mean) else outside)
 
     def _scores(self, name: str, one: _Candidate) -> Iterator[dict[int, Score]]:
         """A candidate's scores by place of the example, some at a time."""
@@ -266,7 +269,7 @@ def _reach(scores: Sequence[Score], total: int, limits: tuple[float, float]) -> 
         return limits
     if any(score.weight != 1 for score in scores):
         raise PluginError("An evaluator that says the limits of its scores gave one of another weight than 1.")
-    known, left = math.fsum(score.value for score in scores), total - len(scores)
+    known, left = sum_of(score.value for score in scores), total - len(scores)
     return (known + left * limits[0]) / total, (known + left * limits[1]) / total
 
 

@@ -182,7 +182,7 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor] | None = None, **c
     write_ranks(folder / "qwen.tiktoken", learned_ranks())
     generation = {
         "chat_format": "chatml",
-        "eos_token_id": 151643,
+        "eos_token_id": len(learned_ranks()),  # <|endoftext|>, the first behind the ranks
         "do_sample": True,
         "top_p": 0.8,
         "max_new_tokens": 512,

@@ -13,6 +13,7 @@ import torch
 import steerkit
 from steerkit.engine.loading import hub
 from steerkit.engine.loading.load import load
+from steerkit.engine.loading.qwen1_ends import read_ends
 from steerkit.engine.loading.qwen1_tokenizer import merges_of, qwen1_tokenizer
 from steerkit.errors import DataError, ModelError
 from tests.engine.loading import qwen1_literal as literal
@@ -89,6 +90,57 @@ def test_completions_end_where_a_turn_ends(live: Any) -> None:
     ids = live.chat.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>", "<|im_start|>"])
     assert live.hf_model.generation_config.eos_token_id == ids
     assert not live.hf_model.generation_config.do_sample, "the checkpoint's own sampling is nobody's default here"
+
+
+@pytest.mark.parametrize(
+    ("said", "eos", "pad"),
+    [
+        ({"chat_format": "chatml"}, ["<|endoftext|>", "<|im_end|>", "<|im_start|>"], "<|endoftext|>"),
+        ({"chat_format": "raw"}, ["<|endoftext|>"], "<|endoftext|>"),
+        (None, ["<|endoftext|>", "<|im_end|>", "<|im_start|>"], "<|endoftext|>"),
+        ({"eos_token_id": 7}, [7, "<|im_end|>", "<|im_start|>"], "<|endoftext|>"),
+        ({"eos_token_id": [7, 9], "pad_token_id": 3, "chat_format": "raw"}, [7, 9, "<|endoftext|>"], 3),
+    ],
+)
+def test_what_ends_an_answer_is_what_the_checkpoint_says(
+    checkpoint: Path, live: Any, tmp_path: Path, said: dict[str, Any] | None, eos: list[Any], pad: Any
+) -> None:
+    def number(token: str | int) -> int:
+        return token if isinstance(token, int) else int(live.chat.tokenizer.convert_tokens_to_ids(token))
+
+    if said is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps({**said, "top_p": 0.8}), "utf-8")
+    found = read_ends(tmp_path, number, 520, "it")
+    assert (list(found.eos), found.pad) == ([number(token) for token in eos], number(pad))
+    bare = read_ends(tmp_path, None, 520, "it")
+    assert list(bare.eos) == [token for token in eos if isinstance(token, int)], "no tokenizer, no special tokens"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ('{"chat_format": "alpaca"}', "says chat_format: 'alpaca', where chatml or raw is expected"),
+        ('{"chat_format": ["raw"]}', "says chat_format: ['raw']"),
+        ('{"eos_token_id": 151643}', "says eos_token_id: 151643, where the id of one of its 520 tokens is expected"),
+        ('{"eos_token_id": "x"}', "says eos_token_id: 'x'"),
+        ('{"pad_token_id": true}', "says pad_token_id: True"),
+        ("[]", "holds no settings"),
+        ("{", "can't be read"),
+    ],
+)
+def test_a_generation_config_that_its_own_code_would_not_take_is_told(tmp_path: Path, said: str, message: str) -> None:
+    (tmp_path / "generation_config.json").write_text(said, "utf-8")
+    with pytest.raises(ModelError, match=r"generation_config\.json") as caught:
+        read_ends(tmp_path, None, 520, "it")
+    assert message in str(caught.value)
+
+
+def test_a_loaded_model_ends_where_its_file_says(tmp_path: Path) -> None:
+    folder = literal.write_checkpoint(tmp_path / "base")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 9], "chat_format": "raw"}', "utf-8")
+    config = load(folder, dtype="float32", device="cpu").model.generation_config
+    assert config.eos_token_id == [7, 9, len(literal.learned_ranks())]
+    assert config.pad_token_id == len(literal.learned_ranks()) and not config.do_sample
 
 
 def test_five_tokens_follow_the_instruction(live: Any) -> None:

@@ -13,7 +13,7 @@ from steerkit.api.estimator import Estimate, EstimationRequest, Estimator, Model
 from steerkit.api.hookspecs import EstimatorNeeds, NoOptions
 from steerkit.api.intervention import Affine
 from steerkit.engine.reading.handle import Handle
-from steerkit.engine.reading.requests import estimate_checked, requests_of
+from steerkit.engine.reading.requests import estimate_checked, read_requests
 from steerkit.errors import DataError, SiteError
 from steerkit.session.model import LiveModel
 from steerkit.types import Example, Positions, Site, as_examples
@@ -190,7 +190,7 @@ def test_an_estimator_learns_a_planted_vector_by_gradient_descent(llama: LiveMod
             return torch.nn.functional.kl_div(logits.log_softmax(-1), targets, reduction="batchmean")
 
     classes = {"positive": as_examples(TEXTS), "negative": as_examples(TEXTS)}
-    (request,) = requests_of(llama, NEEDS, classes, [SITE], ALL, seed=1)
+    ((request, _),) = read_requests(llama, NEEDS, classes, [SITE], ALL, seed=1)
     estimate = estimate_checked(Distilled(NoOptions()), request, NEEDS)
     found = estimate.vectors[SITE][0]
     told = estimate.diagnostics["training loss"]
@@ -203,7 +203,7 @@ def test_a_direction_that_was_learned_on_completions_makes_them_likelier(llama: 
     import steerkit
 
     examples = completed([" yes"] * len(TEXTS))
-    (request,) = requests_of(llama, NEEDS, {"positive": examples, "negative": examples}, [SITE], ALL)
+    ((request, _),) = read_requests(llama, NEEDS, {"positive": examples, "negative": examples}, [SITE], ALL)
     estimate = estimate_checked(Learned(NoOptions()), request, NEEDS)
     again = estimate_checked(Learned(NoOptions()), request, NEEDS)
     assert torch.equal(estimate.vectors[SITE], again.vectors[SITE])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -123,3 +124,84 @@ def test_who_waits_keeps_no_frame_of_another_thread() -> None:
         assert held[0]() is None
     finally:
         gc.enable()
+
+
+def looked_at(
+    monkeypatch: pytest.MonkeyPatch, work: Callable[[threading.Event], None], *, seconds: float = 1.0
+) -> None:
+    """Look for some time at a thread that runs something until it is told to end. Patience ends long before."""
+    monkeypatch.setattr(stuck, "PATIENCE", 0.15)
+    end = threading.Event()
+    thread = threading.Thread(target=work, args=(end,))
+    thread.start()
+    watch, until = stuck.Watch(), time.monotonic() + seconds
+    try:
+        while time.monotonic() < until:
+            watch.look(thread.ident or 0)
+            time.sleep(0.003)
+    finally:
+        end.set()
+        thread.join()
+
+
+def polls_an_event(end: threading.Event) -> None:
+    while not end.wait(0.01):
+        pass
+
+
+def sleeps(end: threading.Event) -> None:
+    while not end.is_set():
+        time.sleep(0.01)
+
+
+def joins_for_a_while(end: threading.Event) -> None:
+    other = threading.Thread(target=end.wait)
+    other.start()
+    while other.is_alive():
+        other.join(0.01)
+
+
+def has_time(end: threading.Event) -> None:
+    end.wait(60)
+
+
+def is_woken_again_and_again(end: threading.Event) -> None:
+    """Each wait has no limit, and each is another one."""
+    condition = threading.Condition()
+
+    def wake() -> None:
+        while not end.wait(0.01):
+            with condition:
+                condition.notify()
+        with condition:
+            condition.notify()
+
+    waker = threading.Thread(target=wake)
+    with condition:
+        waker.start()
+        while not end.is_set():
+            condition.wait()
+    waker.join()
+
+
+@pytest.mark.parametrize("work", [polls_an_event, sleeps, joins_for_a_while, has_time, is_woken_again_and_again])
+def test_who_polls_is_at_work(monkeypatch: pytest.MonkeyPatch, work: Callable[[threading.Event], None]) -> None:
+    looked_at(monkeypatch, work)
+
+
+def stands(end: threading.Event) -> None:
+    end.wait()
+
+
+def joins_another(end: threading.Event) -> None:
+    other = threading.Thread(target=end.wait)
+    other.start()
+    other.join()
+
+
+@pytest.mark.parametrize("work", [stands, joins_another])
+def test_who_stands_at_one_wait_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, work: Callable[[threading.Event], None]
+) -> None:
+    with pytest.raises(AttachError, match="has waited for"):
+        looked_at(monkeypatch, work, seconds=30)

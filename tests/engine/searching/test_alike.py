@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerkit.api.direction import Direction
@@ -156,3 +157,55 @@ def test_pieces_cost_no_more_than_any_cut_of_sorted_rows(lengths: list[int]) -> 
         starts = [0, *ends[:-1]]
         cuts.append([order[start:end] for start, end in zip(starts, ends, strict=True)])
     assert cost(cut_evenly(lengths, 1000)) == min(map(cost, cuts))
+
+
+def cut_slowly(lengths: list[int], most_tokens: int, pass_tokens: int) -> list[list[int]]:
+    """Every start for every end, the definition of what ``cut_evenly`` does: of equal costs the earliest start."""
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    best = [0.0] + [math.inf] * len(order)
+    begins = [0] * (len(order) + 1)
+    for end in range(1, len(order) + 1):
+        for start in range(end):
+            tokens = (end - start) * lengths[order[start]]
+            if tokens > most_tokens and end - start > 1:
+                continue
+            cost = best[start] + tokens + pass_tokens
+            if cost < best[end]:
+                best[end], begins[end] = cost, start
+    pieces = []
+    end = len(order)
+    while end:
+        pieces.append(order[begins[end] : end])
+        end = begins[end]
+    return pieces[::-1]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.one_of(
+        st.lists(st.integers(1, 60), max_size=40),
+        st.lists(st.integers(1, 4), max_size=40),
+        st.lists(st.sampled_from([1, 2, 50, 51, 400]), max_size=40),
+    ),
+    st.integers(1, 500),
+    st.integers(0, 90),
+)
+def test_pieces_are_those_of_trying_every_start(lengths: list[int], budget: int, pass_tokens: int) -> None:
+    assert cut_evenly(lengths, budget, pass_tokens) == cut_slowly(lengths, budget, pass_tokens)
+
+
+def test_many_rows_are_cut_at_once() -> None:
+    """Steps are counted, not seconds: every start joins and leaves those that lie ahead at most once."""
+    steps = 0
+
+    class Counted(int):
+        def __mul__(self, other: int) -> int:
+            nonlocal steps
+            steps += 1
+            return int(self) * other
+
+        __rmul__ = __mul__
+
+    lengths: list[int] = [Counted(1 + place % 97 + place // 40) for place in range(4000)]
+    pieces = cut_evenly(lengths, 4096)
+    assert sum(map(len, pieces)) == len(lengths) and len(lengths) <= steps <= 10 * len(lengths)

@@ -226,3 +226,38 @@ def test_a_rule_of_scores_that_there_are_not_is_refused(llama: LiveModel) -> Non
 def test_a_mean_of_infinite_scores_of_two_signs_is_no_number() -> None:
     assert math.isnan(mean_of([Score(math.inf), Score(-math.inf), Score(1.0)]))
     assert mean_of([Score(math.inf), Score(1.0)]) == math.inf
+
+
+class Wild(Evaluator[NoOptions]):
+    """Gives what it is told to, whatever it sees."""
+
+    values: tuple[float, ...] = ()
+
+    def score(self, outputs: Outputs) -> Sequence[Score]:
+        return [Score(value) for value in self.values[: len(outputs.texts)]]
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+@pytest.mark.parametrize(
+    ("values", "failed"),
+    [
+        ((math.inf, -math.inf, 1.0, 1.0), "nan"),
+        ((math.nan, 1.0, 1.0, 1.0), "nan"),
+        ((math.inf, 1.0, 1.0, 1.0), "wild"),
+        ((-math.inf, 1.0, 1.0, 1.0), "nan"),
+        ((1e308, 1e308, 1e308, 1e308), "wild"),
+        ((0.0, 1.0, 1.0, 1.0), None),
+    ],
+)
+def test_infinite_scores_remove_a_candidate_and_nothing_else(
+    llama: LiveModel, values: tuple[float, ...], failed: str | None, exhaustive: bool
+) -> None:
+    evaluator = Wild(NoOptions(), llama.vocabulary)
+    evaluator.values = values
+    needs = Needs(next_token_logits=True)
+    # Limits make the search add up what it knows before all of it is there.
+    wild = Probe("wild", evaluator, needs, "harmless", HARMLESS, lambda one: (add(one),), (0.0, math.inf))
+    (bypass, *_) = probes(llama)
+    chosen = Rule("bypass", (Bound("wild", "wild", at_most=2.0),))
+    found = CandidateSearch(llama, [bypass, wild], chosen, exhaustive=exhaustive).run(choices(llama, (-1,)))
+    assert [one.failed for one in found.scored] == [failed] * len(found.scored)
