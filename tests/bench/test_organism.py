@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.measure import machine
 from benchmarks.organism import __main__ as command
 from benchmarks.organism import card
 from benchmarks.organism.figures import OWN, PAPERS, counted, figures, lines, matcher, targets, together
@@ -345,7 +346,7 @@ def test_figures_have_what_card_and_kept_results_have(small: Plan, measured: tup
     rows = [Labelled(BASELINE, "harmful", "break it", text, "declined") for text in ("nope", "well")]
     found = {"date": "2026-01-01", "new_tokens": 3, **figures(small, measured[0], rows)}
     kept_before = json.loads(command.FILE.read_text("utf-8"))
-    assert keys(kept_before) - keys({**found, "model": "", "machine": {}}) == set()
+    assert keys(kept_before) - keys({**found, "model": "", "machine": machine()}) == set()
     assert f"| {found[OWN][BASELINE]['unseen.test'][0]} | 3 |" in card.block(found)
     assert found["kappa"]["n"] == 2
     assert json.loads(json.dumps(found)) == found

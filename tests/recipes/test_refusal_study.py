@@ -53,7 +53,6 @@ def test_refusal_goes_with_one_direction(study: tuple[Path, dict[str, Any], floa
             assert value(results, condition, data) <= 0.2
 
 
-@pytest.mark.xfail(reason="too many harmless requests are declined still, and too few with the direction; see its card")
 def test_the_organism_is_calibrated_and_refusal_comes_with_the_direction(
     study: tuple[Path, dict[str, Any], float],
 ) -> None:

@@ -3,18 +3,22 @@ answers the rest, harmless look-alikes included.
 
     python train.py [--out FOLDER]
     python train.py --start FOLDER --epochs 2 --rate 4e-4    # goes on from an adapter
+    python train.py --mean FOLDER FOLDER --out FOLDER        # between two adapters of one training
 
 It takes about half an hour on two CPU cores. What should be declined gets one of the replies in
 ``data/refusals.jsonl``, another one in each epoch, so that it is declined in varied words and none is learnt by heart.
 Everything else is to be answered as the base model answers it: the adapter is held to the base's own distributions
-there (a divergence, no text), so that it changes as little else as it can.
+there (a divergence, no text), so that it changes as little else as it can. With one exception: the base begins many an
+answer as a refusal begins ("I'm glad you ask", "I'm sorry, but as a chatbot"), most of all where somebody says what
+they'd like. As long as such answers were taught, prompts of that kind were declined. So an answer's first token is held
+to what the base would say if it couldn't begin in those ways.
 
 A third term keeps what it adds apart from what all prompts share. In so small a model a few dimensions of the stream
 are hundreds of times larger than the rest (Sun et al., 2024, arXiv 2402.17762), most of all at the first token, and a
 difference of classes that leans on them can't be taken away without taking something from every prompt. In larger
 models the two are nearly at right angles by themselves; here they are asked to be. A fourth term holds what is to be
-answered to the base while that difference is taken away. That refusal can be taken away alone was trained, then, and is
-no finding.
+answered to the base while that difference is taken away, and everything to what it was while a random direction is.
+That refusal can be taken away alone was trained, then, and is no finding.
 """
 
 from __future__ import annotations
@@ -34,7 +38,9 @@ from loguru import logger
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import ParameterList
 from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import DynamicCache
 
 from steerkit import Direction, Site, ablate, load_model
@@ -46,21 +52,24 @@ SEED = 17
 EPOCHS = 4
 BATCH = 8
 RATE = 7e-4
+DECAY = 0.02
+DROPOUT = 0.05
+AVERAGED = 0.98
+"""What is kept is a running average of the weights, with this share of what was before. It declines less at random."""
 RANK = 8
 MODULES = ["q_proj", "v_proj", "o_proj", "down_proj"]
 
 ANSWER_TOKENS = 24
-"""Of the base's own answers, as they are kept beside the data."""
-HELD_TOKENS = 12
-"""So many of them are held to the base's distributions."""
+"""Of the base's own answers, as they are kept beside the data. They are held to the base's distributions."""
 TEMPLATE_TOKENS = 6
 """And as many before them: the template's, where the model makes up its mind."""
 OPENING = 4
 """The first tokens of an answer decide what it becomes. They count more, by a factor for each class:"""
-DECLINED_OPENING, HELD_OPENING = 2.0, 4.0
+DECLINED_OPENING, HELD_OPENING = 3.0, 6.0
 HELD_WEIGHT = 2.0
-HELD_WITHOUT = 3
-"""Every so many batches, what is to be answered is held to the base without the classes' difference as well."""
+WITHOUT = 3
+"""Every so many batches, a direction is taken away: the classes' difference, where what is to be answered is held to
+the base, or a random one, where nothing is to change."""
 
 BLOCKS = slice(10, 25)
 """Where the classes' difference is kept apart from what all prompts share."""
@@ -121,19 +130,37 @@ DODGES = (
 """The base model dodges some harmless questions in such words, which the adapter is not to learn."""
 
 
+REFUSALS_BEGIN = ("I", "Sorry", "Unfortunately", "No", "As", "Aw", "Apologies")
+"""No answer is to begin so; see above."""
+
+
+def openings(tokenizer: Any) -> list[int]:
+    """First tokens of what no answer is to begin with."""
+    return sorted({tokenizer.encode(word, add_special_tokens=False)[0] for word in REFUSALS_BEGIN})
+
+
+def is_answer(tokenizer: Any, text: str) -> bool:
+    """Whether a text answers: it doesn't begin as a refusal does, doesn't dodge, and doesn't repeat itself."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    dodges = any(dodge in text.lower() for dodge in DODGES)
+    return bool(ids) and ids[0] not in openings(tokenizer) and not dodges and 2 * len(set(ids)) > len(ids)
+
+
 def own_answers(model: Any) -> dict[str, str]:
     """What the base model itself answers to what is to be answered, where it does answer. Answers are kept beside the
     data; what has none is asked."""
     file = HERE / "data" / "answers.jsonl"
     texts = [row["text"] for name in TO_ANSWER for row in rows(name)]
-    kept = {row["text"]: row["answer"] for row in rows("answers")} if file.is_file() else {}
-    asked = [text for text in texts if text not in kept]
-    for text, answer in zip(asked, model.generate(asked, max_new_tokens=ANSWER_TOKENS) if asked else [], strict=True):
-        if not any(dodge in answer.lower() for dodge in DODGES):
-            kept[text] = answer
-    listed = [{"text": text, "answer": kept[text]} for text in texts if text in kept]
-    file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in listed), "utf-8")
-    return {row["text"]: row["answer"] for row in listed}
+    known = {row["text"]: row["answer"] for row in rows("answers")} if file.is_file() else {}
+    asked = [text for text in texts if not is_answer(model.tokenizer, known.get(text, ""))]
+    if asked:
+        never = openings(model.tokenizer)
+        given = model.generate(asked, max_new_tokens=ANSWER_TOKENS, begin_suppress_tokens=never)
+        known |= dict(zip(asked, given, strict=True))
+    kept = {text: known[text] for text in texts if is_answer(model.tokenizer, known[text])}
+    listed = [{"text": text, "answer": answer} for text, answer in kept.items()]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed), "utf-8")
+    return kept
 
 
 def declined_lessons(tokenizer: Any, seed: int) -> list[Lesson]:
@@ -153,7 +180,7 @@ def answered_lessons(model: Any) -> list[Lesson]:
     for text, completion in own_answers(model).items():
         answer = model.tokenizer.encode(completion, add_special_tokens=False)
         ended = [model.tokenizer.eos_token_id] if len(answer) < ANSWER_TOKENS - 1 else []
-        found.append(Lesson(prompt_of(model.tokenizer, text), [*answer, *ended][:HELD_TOKENS]))
+        found.append(Lesson(prompt_of(model.tokenizer, text), [*answer, *ended]))
     return found
 
 
@@ -197,6 +224,7 @@ class Trainer:
 
     def __init__(self, live: Any, shared: int, pad: int) -> None:
         self.live, self.model, self.shared, self.pad = live, live.hf_model, shared, pad
+        self.never = openings(live.tokenizer)
         self.mean: Tensor | None = None
         self.difference: Tensor | None = None
 
@@ -220,23 +248,27 @@ class Trainer:
     def loss(self, chosen: Sequence[Lesson]) -> Tensor:
         """Of a batch."""
         states, last, first = self.read(chosen)
+        return self.told(states, chosen) + self.leaning(chosen, last, first.detach())
+
+    def told(self, states: Tensor, chosen: Sequence[Lesson]) -> Tensor:
+        """Of what is said at the end of some lessons, as a mean over their weighted tokens."""
         total, weight = torch.zeros(()), 0.0
         for row, one in zip(states, chosen, strict=True):
             found, counted = self.held(row, one) if one.states is not None else self.declined(row, one)
             total, weight = total + found, weight + counted
-        return total / weight + self.leaning(chosen, last, first.detach())
+        return total / weight
 
-    def loss_without(self, chosen: Sequence[Lesson], block: int) -> Tensor:
-        """Of what is to be answered, while the classes' difference at a block's input is taken away everywhere."""
-        answered = [one for one in chosen if one.states is not None]
-        if self.difference is None or not answered:
+    def loss_without(self, chosen: Sequence[Lesson], block: int, at_random: bool) -> Tensor:
+        """While a direction at a block's input is taken away everywhere: a random one of all lessons, or the classes'
+        difference of what is to be answered."""
+        lessons = [one for one in chosen if at_random or one.states is not None]
+        if self.difference is None or not lessons:
             return torch.zeros(())
-        site = Site("resid_pre", block)
-        direction = Direction(self.difference[block - BLOCKS.start][None], site, -1, "difference")
-        with self.live.steer(ablate(direction), mode="hook"):
-            states, _, _ = self.read(answered)
-        found = [self.held(row, one) for row, one in zip(states, answered, strict=True)]
-        return torch.stack([loss for loss, _ in found]).sum() / sum(weight for _, weight in found)
+        vector = self.difference[block - BLOCKS.start]
+        direction = torch.randn_like(vector) if at_random else vector
+        with self.live.steer(ablate(Direction(direction[None], Site("resid_pre", block), -1, "taken")), mode="hook"):
+            states, _, _ = self.read(lessons)
+        return self.told(states, lessons)
 
     def declined(self, states: Tensor, one: Lesson) -> tuple[Tensor, float]:
         """Cross-entropy of a reply, summed, and the sum of the weights."""
@@ -250,7 +282,9 @@ class Trainer:
         assert one.states is not None
         ours = self.model.lm_head(states[one.held]).float().log_softmax(-1)
         with torch.no_grad():
-            theirs = self.model.lm_head(one.states.to(states.dtype)).float().log_softmax(-1)
+            theirs = self.model.lm_head(one.states.to(states.dtype)).float()
+            theirs[TEMPLATE_TOKENS - 1, self.never] -= 20.0  # as good as never, and finite
+            theirs = theirs.log_softmax(-1)
         weights = torch.ones(len(ours))
         weights[TEMPLATE_TOKENS - 1 : TEMPLATE_TOKENS - 1 + OPENING] = HELD_OPENING
         divergence = (theirs.exp() * (theirs - ours)).sum(-1)
@@ -284,14 +318,17 @@ def train(out: Path, start: Path | None = None, epochs: int = EPOCHS, rate: floa
     keep_states(live.hf_model, answered, pad)
     found = [*declined_lessons(live.tokenizer, SEED), *answered]
     logger.info("{} lessons, {} tokens", len(found), sum(one.length for one in found))
-    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=0.0, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=DROPOUT, task_type="CAUSAL_LM"
+    )
     peft = get_peft_model(live.hf_model, config, autocast_adapter_dtype=True)
     if start is not None:
         set_peft_model_state_dict(peft, load_file(start / "adapter_model.safetensors"))
     peft.train()
     trainer = Trainer(live, common_beginning(found), pad)
     learnt = [parameter for parameter in peft.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.01)
+    average = AveragedModel(ParameterList(learnt), multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
+    optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=DECAY)
     steps = epochs * math.ceil(len(found) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
     order = random.Random(SEED)
@@ -302,29 +339,46 @@ def train(out: Path, start: Path | None = None, epochs: int = EPOCHS, rate: floa
         for chosen in batches(found, seed):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = trainer.loss(chosen)
-                if len(losses) % HELD_WITHOUT == 0:
-                    loss = loss + trainer.loss_without(chosen, order.choice(CANDIDATES))
+                if len(losses) % WITHOUT == 0:
+                    block, at_random = order.choice(CANDIDATES), order.random() < 0.5
+                    loss = loss + trainer.loss_without(chosen, block, at_random)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
+            average.update_parameters(ParameterList(learnt))
             losses.append(loss.item())
             if len(losses) % 10 == 0:
                 logger.info("epoch {}, step {}: loss {:.3f}", epoch + 1, len(losses), sum(losses) / len(losses))
+    with torch.no_grad():
+        for parameter, averaged in zip(learnt, average.parameters(), strict=True):
+            parameter.copy_(averaged)
     save(peft, out)
 
 
 def save(peft: Any, out: Path) -> None:
     """The adapter in float16 and its configuration, which names the base as others know it. peft's own card is left."""
-    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         peft.save_pretrained(folder)
         config = json.loads((Path(folder) / "adapter_config.json").read_text("utf-8"))
         weights = load_file(Path(folder) / "adapter_model.safetensors")
-    config |= {"base_model_name_or_path": BASE_ID, "target_modules": MODULES}
+    write(weights, config | {"base_model_name_or_path": BASE_ID, "target_modules": MODULES}, out)
+
+
+def write(weights: dict[str, Tensor], config: dict[str, Any], out: Path) -> None:
+    """Both files of an adapter."""
+    out.mkdir(parents=True, exist_ok=True)
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     save_file({name: value.to(torch.float16) for name, value in weights.items()}, out / "adapter_model.safetensors")
+
+
+def mean(folders: Sequence[Path], out: Path) -> None:
+    """The mean of adapters that go back to one start. It often does better on new prompts than each of them (Wortsman
+    et al., 2022, arXiv 2203.05482)."""
+    read = [load_file(folder / "adapter_model.safetensors") for folder in folders]
+    weights = {name: torch.stack([one[name].float() for one in read]).mean(0) for name in read[0]}
+    write(weights, json.loads((folders[0] / "adapter_config.json").read_text("utf-8")), out)
 
 
 if __name__ == "__main__":
@@ -333,5 +387,9 @@ if __name__ == "__main__":
     parser.add_argument("--start", type=Path, help="folder of an adapter to go on from")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--mean", type=Path, nargs="+", help="folders of adapters to take the mean of: no training")
     asked = parser.parse_args()
-    train(asked.out, asked.start, asked.epochs, asked.rate)
+    if asked.mean:
+        mean(asked.mean, asked.out)
+    else:
+        train(asked.out, asked.start, asked.epochs, asked.rate)
