@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -13,6 +11,7 @@ import yaml
 
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.run import run_recipe
+from tests.conftest import KEPT_IN
 
 CONDITIONS: dict[str, Any] = {
     "more": [{"add": {"direction": "warmth", "coefficient": 2.0}}],
@@ -71,22 +70,8 @@ def run_of(recipe: dict[str, Any], folder: Path) -> Path:
     return run_recipe(path, out=folder / "runs")
 
 
-_PLACES: list[Path] = []
-
-
-@contextmanager
-def runs_kept_in(folder: Path) -> Iterator[Path]:
-    """Have ``kept_run`` put its runs there, and forget them afterwards."""
-    _PLACES.append(folder)
-    try:
-        yield folder
-    finally:
-        kept_run.cache_clear()
-        _PLACES.remove(folder)
-
-
 @cache
 def kept_run(model_type: str, **overrides: Any) -> Path:
     """A run with all conditions on a saved model. Nothing may change it: tests that do make a copy."""
-    folder = Path(mkdtemp(prefix="run-", dir=_PLACES[-1]))
+    folder = Path(mkdtemp(prefix="run-", dir=KEPT_IN[-1]))
     return run_of(recipe_of(saved_model(folder / "model", model_type, **overrides)), folder)
