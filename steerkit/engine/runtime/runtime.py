@@ -107,7 +107,7 @@ class Runtime:
     @property
     def vocabulary(self) -> TokenizerVocabulary:
         """The tokenizer as evaluators see it."""
-        return TokenizerVocabulary(self.chat.tokenizer, int(self.model.get_output_embeddings().weight.shape[0]))
+        return TokenizerVocabulary(self.chat.tokenizer, self.n_logits)
 
     # Steering
 
@@ -365,6 +365,17 @@ class Runtime:
         """How many token ids the model has an embedding for."""
         return cast(Tensor, self.model.get_input_embeddings().weight).shape[0]
 
+    @property
+    def n_logits(self) -> int:
+        """How many token ids the model gives a logit."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens that the model reads; None where it doesn't say."""
+        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
     def batched(
         self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0, fine: bool = False
     ) -> list[Batch]:
@@ -392,5 +403,4 @@ class Runtime:
 
     def require_fitting(self, rendered: Sequence[Rendered], extra_tokens: int = 0) -> None:
         """Raise ``DataError`` for a prompt without a token, or one that is longer than the model's context."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        require_fitting(rendered, limit, extra_tokens, self.decode if self.tokenizer is not None else None)
+        require_fitting(rendered, self.context, extra_tokens, self.decode if self.tokenizer is not None else None)
