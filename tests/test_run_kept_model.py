@@ -72,7 +72,7 @@ def test_what_has_to_be_computed_loads_it_once_and_is_what_it_is_alone(
 ) -> None:
     recipe = written(tmp_path, folder)
     run_recipe(recipe, out=tmp_path / "runs")
-    longer = ["conditions.more.0.add.direction=warmth", "conditions.more.0.add.coefficient=1.5"]
+    longer = ["conditions.warmer.0.add.coefficient=1.5"]
     extended = run_recipe(recipe, overrides=longer, out=tmp_path / "runs")
     assert len(loads) == 2
     alone = run_recipe(recipe, overrides=longer, out=tmp_path / "alone")
