@@ -76,8 +76,8 @@ def execute(
     """Carry out a plan. It needs nothing else: neither the recipe's file nor that its plugins are installed."""
     require_places(out, store)
     with _threads(threads):
-        observer.step(Stage("loading", f"loading {plan.loading.source}"))
-        model = stages.load(plan)
+        kept = Store(store or out / STORE)
+        model = stages.prepare(plan, kept, observer)
         provenance = _provenance(plan, model)
         assert provenance.run_hash is not None
         with RunDirectory.open(out, plan.report.name, provenance.run_hash) as directory:
@@ -88,7 +88,7 @@ def execute(
             write_json(directory.path / "plan.json", plan.to_json())
             write_json(directory.path / "provenance.json", provenance.model_dump(mode="json"))
 
-            use, kept = stages.model_use(plan, model), Store(store or out / STORE)
+            use = stages.model_use(plan, model)
             with closing(LocalExecutor(Bench(use, model, observer))) as executor:
                 outputs_of = partial(_outputs, store=kept, executor=executor, directory=directory, observer=observer)
                 plan, tokens = _with_tokens(plan, use, model, outputs_of)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,18 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
 
 _LIVE: dict[str, LiveModel] = {}
+
+
+KEPT_IN: list[Path] = []
+"""Where what tests share between them lies on disk."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Removed after success, failure and an interrupt; what a kill leaves, pytest removes some sessions later."""
+    KEPT_IN.append(tmp_path_factory.mktemp("kept"))
+    yield
+    shutil.rmtree(KEPT_IN.pop(), ignore_errors=True)
 
 
 def tiny_live(model_type: str) -> LiveModel:

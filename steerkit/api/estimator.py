@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias
 
 from typing_extensions import TypeVar
 
+from steerkit.api.hookspecs import NEGATIVE as NEGATIVE
+from steerkit.api.hookspecs import POSITIVE as POSITIVE
 from steerkit.api.hookspecs import Options
 from steerkit.types import Example, Positions, Site
 
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from steerkit.types import TokenIds, TokenMask, Vectors
 
 OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
-
-POSITIVE, NEGATIVE = "positive", "negative"
-"""The names of two classes. The negative one is the reference."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,6 +47,9 @@ hookimpl = pluggy.HookimplMarker("steerkit")
 StatisticsKind: TypeAlias = Literal["mean", "moments", "rows"]
 Classes: TypeAlias = Literal["two", "pairs", "labels"]
 
+POSITIVE, NEGATIVE = "positive", "negative"
+"""The names of two classes. The negative one is the reference."""
+
 
 class Options(BaseModel):
     """Base of a plugin's options: frozen, and unknown keys are errors. Give each field a description."""

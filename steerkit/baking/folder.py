@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +12,7 @@ from steerkit.baking.asked import Asked, read_asked, require_model
 from steerkit.baking.card import card_of
 from steerkit.baking.check import Compared, compare, hooked_logits, plain_logits, prompts_of, require_fits
 from steerkit.baking.facts import facts_of_bake
+from steerkit.baking.place import remove_abandoned, written
 from steerkit.catalog import Catalog
 from steerkit.errors import ArtifactError, AttachError, ModelError, SteerkitError
 from steerkit.progress import SILENT, Observer
@@ -82,6 +78,7 @@ def bake(
 
     out = Path(out).expanduser()
     _require_free(out)
+    remove_abandoned(out)
     asked = read_asked(run, condition, catalog)
     observer.step(f"loading {asked.plan.loading.source}")
     live = stages.load(asked.plan)
@@ -92,7 +89,7 @@ def bake(
     rendered = live.rendered(examples)
     observer.step(f"reading {len(examples)} prompts with {condition} as hooks")
     hooked = hooked_logits(live, asked.condition, rendered)
-    with _written(out) as folder:
+    with written(out) as folder:
         observer.step("writing the checkpoint")
         original = stages.facts_of(live)
         change = baking.put()
@@ -161,29 +158,3 @@ def _read_back(asked: Asked, folder: Path) -> LiveModel:
         return stages.load(replace(asked.plan, loading=loading))
     except SteerkitError as error:
         raise ModelError(f"The checkpoint can't be read back, so it was removed: {error}") from None
-
-
-@contextmanager
-def _written(out: Path) -> Iterator[Path]:
-    """A folder beside the place, which is moved there when the body ends well, and removed otherwise."""
-    out = out.resolve()
-    made = [parent for parent in (out.parent, *out.parent.parents) if not parent.exists()]
-    beside = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-    whole = False
-    try:
-        beside.mkdir(parents=True)
-        yield beside
-        if out.is_dir():
-            out.rmdir()
-        beside.replace(out)
-        whole = True
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ArtifactError(f"{out} can't be written ({error.strerror}). Name another folder with --out.") from None
-    finally:
-        if not whole:
-            shutil.rmtree(beside, ignore_errors=True)
-            for parent in made:
-                with suppress(OSError):
-                    parent.rmdir()

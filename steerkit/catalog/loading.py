@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import pluggy
@@ -34,6 +35,21 @@ def _specification() -> Callable[[], list[Spec]]:
     return pluggy.HookspecMarker(GROUP)(hook)
 
 
+class _Manager(pluggy.PluginManager):
+    """Looks at what can be a hook alone: pluggy asks of every name of a module at some length."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """Of functions and methods; of what isn't a module, whatever pluggy finds."""
+        if isinstance(plugin, ModuleType) and not isinstance(vars(plugin).get(name), _HOOKABLE):
+            return None
+        return super().parse_hookimpl_opts(plugin, name)
+
+    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
+        """Of the hooks that there are."""
+        return super().parse_hookspec_opts(module_or_class, name) if name in _HOOKS else None
+
+
+_HOOKABLE: Final = (FunctionType, MethodType, staticmethod, classmethod)
 _HOOKSPECS: Final = type("Hooks", (), {name: staticmethod(_specification()) for name in _HOOKS})
 
 
@@ -84,7 +100,7 @@ def _read_hooks(plugin: Any) -> list[Spec]:
                 f"function {name!r} isn't marked @hookimpl (of steerkit.api.hookspecs), so it does nothing."
             )
     # A manager of its own for each plugin: pluggy's checks then speak of this plugin alone.
-    manager = pluggy.PluginManager(GROUP)
+    manager = _Manager(GROUP)
     manager.add_hookspecs(_HOOKSPECS)
     try:
         manager.register(plugin)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from steerkit.api.estimator import NEGATIVE, POSITIVE
-from steerkit.api.hookspecs import EstimatorSpec, Lack, Options
+from steerkit.api.hookspecs import NEGATIVE, POSITIVE, EstimatorSpec, Lack, Options
 from steerkit.catalog import Catalog, needs_of
 from steerkit.errors import PluginError, SteerkitError, nearest
 from steerkit.plan.adapter import ModelResolver

@@ -17,7 +17,6 @@ from steerkit.plan.types import (
     PlannedSearch,
     as_text,
 )
-from steerkit.selection import NAN
 
 
 def options_as_json(options: Options, *, changed_only: bool = False) -> dict[str, Any]:
@@ -94,6 +93,8 @@ def filter_as_json(item: PlannedFilter) -> dict[str, Any]:
 
 def search_as_json(item: PlannedSearch) -> dict[str, Any]:
     """A search as ``plan.json`` lists it."""
+    from steerkit.selection import NAN
+
     scores = [
         {
             "name": one.name,

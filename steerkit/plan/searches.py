@@ -12,7 +12,6 @@ from steerkit.plan.types import CANDIDATE, PlannedDirection, PlannedScore, Plann
 from steerkit.recipe.draft import OPTIONS, SCORE_KEYS
 from steerkit.recipe.schema import CandidateScoreRecipe, SearchRecipe
 from steerkit.recipe.steering import InterventionRecipe
-from steerkit.selection import LAYER, NAN, Bound, LayerBound, Rule
 
 
 class SearchResolver(MeasureResolver):
@@ -20,6 +19,9 @@ class SearchResolver(MeasureResolver):
 
     def search(self, name: str, written: SearchRecipe) -> PlannedSearch | None:
         """One search, or None where it has problems."""
+        # Most recipes search nothing.
+        from steerkit.selection import LAYER, NAN, Bound, LayerBound, Rule
+
         path, before = ("search", name), len(self.problems)
         for bound in written.subject_to:
             if bound in (NAN, LAYER):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from steerkit.api.hookspecs import (
     EstimatorSpec,
@@ -22,8 +22,10 @@ from steerkit.api.tokens import FoundTokens
 from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention
 from steerkit.recipe.completions import UNSTEERED
 from steerkit.recipe.data import DataRef
-from steerkit.selection import Rule
 from steerkit.types import Positions, Site, SitePattern
+
+if TYPE_CHECKING:
+    from steerkit.selection import Rule
 
 
 @dataclass(frozen=True)

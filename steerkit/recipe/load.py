@@ -16,7 +16,6 @@ from steerkit.recipe.document import dotted, is_whole, read_document
 from steerkit.recipe.draft import EVALUATION_KEYS, FILTER_KEYS, INTERVENTION_KEYS, OPTIONS, SCORE_KEYS, Draft, Written
 from steerkit.recipe.layers import LAYER_KEYS, lay, merged
 from steerkit.recipe.mend import Mender
-from steerkit.recipe.presets import expand_preset
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.shipped import find_recipe
 
@@ -242,6 +241,8 @@ class _Grammar:
 
     def _with_preset(self, item: dict[str, Any], path: KeyPath) -> tuple[dict[str, Any], dict[KeyPath, KeyPath]]:
         """What a preset stands for, under what is written beside it, and where each part of it was told."""
+        from steerkit.recipe.presets import expand_preset
+
         found = expand_preset(item.pop("preset"))
         for inside, message in found.problems:
             self._complain((*path, "preset", *inside), message)

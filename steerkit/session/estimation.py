@@ -203,9 +203,16 @@ def _token_ids(label: str, prompts: object) -> list[list[int]] | None:
     rows = token_rows(prompts)
     if rows is None and (not isinstance(prompts, Sequence) or not prompts):
         raise DataError(f"The {label} class needs a list of prompts, at least one.")
-    if rows is not None and isinstance(prompts, Sequence) and all(isinstance(item, int) for item in prompts):
+    if rows is not None and _is_one_row(prompts):
         raise DataError(f"The {label} class is one row of token ids, and a list of rows is needed: write [[...], ...].")
     return rows
+
+
+def _is_one_row(prompts: object) -> bool:
+    """Token ids of one prompt, as a list or a tensor: whoever gives them to a class means several prompts."""
+    if isinstance(prompts, Sequence):
+        return all(isinstance(item, int) for item in prompts)
+    return getattr(prompts, "ndim", 0) == 1
 
 
 def _stand_ins(model: LiveModel, rows: Sequence[Sequence[int]]) -> list[Example]:

@@ -70,7 +70,7 @@ def load_model(
         trust_remote_code=trust_remote_code,
         accept_terms=accept_terms,
     )
-    chat = chat_format(loaded, chat_template, system_prompt, chat_template_arguments)
+    chat = chat_format(loaded.tokenizer, chat_template, system_prompt, chat_template_arguments)
     return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
 
 
@@ -98,7 +98,7 @@ def wrap(
     loaded = adopt(model, tokenizer)
     if chat_template == "default":
         chat_template = processor_template(tokenizer) or chat_template
-    chat = chat_format(loaded, chat_template, system_prompt, chat_template_arguments)
+    chat = chat_format(loaded.tokenizer, chat_template, system_prompt, chat_template_arguments)
     return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
 
 
@@ -117,14 +117,17 @@ def _check_words(template: object, system_prompt: object, arguments: object, bat
 
 
 def chat_format(
-    loaded: LoadedModel, template: str | None, system_prompt: str | None, arguments: Mapping[str, Any] | None
+    tokenizer: PreTrainedTokenizerBase | None,
+    template: str | None,
+    system_prompt: str | None,
+    arguments: Mapping[str, Any] | None,
 ) -> ChatFormat | None:
-    """How a loaded model is prompted, or None where it has no tokenizer. See ``load_model``."""
+    """How a model is prompted, or None where it has no tokenizer. See ``load_model``."""
     from steerkit.engine.prompts.chat import ChatFormat
 
-    if loaded.tokenizer is None:
+    if tokenizer is None:
         return None
-    return ChatFormat(loaded.tokenizer, template=template, system_prompt=system_prompt, arguments=arguments)
+    return ChatFormat(tokenizer, template=template, system_prompt=system_prompt, arguments=arguments)
 
 
 def _live(

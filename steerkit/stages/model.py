@@ -19,6 +19,7 @@ from steerkit.plan import Plan
 from steerkit.stages.tasks import ModelUse, Plugin
 
 if TYPE_CHECKING:
+    from steerkit.session.awaited import Known
     from steerkit.session.model import LiveModel
 
 _RUNNING = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
@@ -65,7 +66,7 @@ def load_use(use: ModelUse) -> LiveModel:
         accept_terms=wanted.accept_terms,
     )
     adapter = ArchitectureSpec(use.adapter.name, "", use.adapter.implementation)
-    chat = chat_format(loaded, wanted.chat_template, wanted.system_prompt, wanted.chat_template_arguments)
+    chat = chat_format(loaded.tokenizer, wanted.chat_template, wanted.system_prompt, wanted.chat_template_arguments)
     return live_model(loaded, adapter, chat, wanted.batch_tokens, self_test=False)
 
 
@@ -95,6 +96,8 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
 
     from steerkit.engine.loading.configs import config_values
 
+    if (known := _known(live)) is not None:
+        return _use(plan, known.key, known.device, known.dtype, plugin(adapter_of(plan, live)))
     config, generation = live.model.config, live.model.generation_config
     adapter = plugin(adapter_of(plan, live))
     on_cpu = live.device.type == "cpu"
@@ -114,12 +117,28 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
         else torch.cuda.get_device_name(live.device),
         "threads": torch.get_num_threads() if on_cpu else None,
         "batch_tokens": live.batch_tokens,
-        "versions": versions(_RUNNING),
-        "steerkit": _our_code(),
+        **dependencies(),
     }
+    return _use(plan, hash_of(depends), str(live.device), str(live.model.dtype).removeprefix("torch."), adapter)
+
+
+def _use(plan: Plan, key: str, device: str, dtype: str, adapter: Plugin) -> ModelUse:
+    import torch
+
     # What auto came to is part of the key; a worker is told it, since its own machine might choose another.
-    loading = replace(plan.loading, device=str(live.device), dtype=str(live.model.dtype).removeprefix("torch."))
-    return ModelUse(hash_of(depends), loading, adapter, torch.get_num_threads())
+    return ModelUse(key, replace(plan.loading, device=device, dtype=dtype), adapter, torch.get_num_threads())
+
+
+def _known(live: LiveModel) -> Known | None:
+    """What is known of a model that isn't loaded before something has to be computed."""
+    from steerkit.session.awaited import AwaitedModel
+
+    return live.known if isinstance(live, AwaitedModel) else None
+
+
+def dependencies() -> dict[str, Any]:
+    """The code that outputs depend on: ours, and the packages that run models."""
+    return {"versions": versions(_RUNNING), "steerkit": _our_code()}
 
 
 def _hash_of_text(text: str) -> str:
@@ -136,6 +155,8 @@ def facts_of(live: LiveModel) -> dict[str, Any]:
     """What was loaded, and how: everything about the model that numbers depend on."""
     import torch
 
+    if (known := _known(live)) is not None:
+        return {"source": live.source, **known.facts}
     config = live.model.config
     gpu = torch.cuda.get_device_name(live.device) if live.device.type == "cuda" else None
     return {

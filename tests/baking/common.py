@@ -11,6 +11,7 @@ import yaml
 
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.run import run_recipe
+from tests.conftest import KEPT_IN
 
 CONDITIONS: dict[str, Any] = {
     "more": [{"add": {"direction": "warmth", "coefficient": 2.0}}],
@@ -72,5 +73,5 @@ def run_of(recipe: dict[str, Any], folder: Path) -> Path:
 @cache
 def kept_run(model_type: str, **overrides: Any) -> Path:
     """A run with all conditions on a saved model. Nothing may change it: tests that do make a copy."""
-    folder = Path(mkdtemp(prefix="baking-"))
+    folder = Path(mkdtemp(prefix="run-", dir=KEPT_IN[-1]))
     return run_of(recipe_of(saved_model(folder / "model", model_type, **overrides)), folder)

@@ -158,6 +158,22 @@ def test_clashes_and_mistyped_hooks_stop_a_check_and_are_listed(
     assert disabled.returncode == 0
 
 
+def test_a_check_imports_what_its_recipe_needs(recipe: Path) -> None:
+    """Each of these costs every check a percent or so, and a recipe without a search needs none of them."""
+    code = """
+import sys
+from steerkit.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    spared = {"steerkit.selection.rule", "steerkit.recipe.presets", "steerkit.api.estimator", "steerkit.session"}
+    print("came along:", *sorted(spared & set(sys.modules)), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", code, "check", str(recipe)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "came along:"
+
+
 def test_check_prints_the_plan_without_torch(recipe: Path) -> None:
     done = run("check", str(recipe), "--set", "control.random_directions=2")
     assert (done.returncode, done.stderr.strip()) == (0, "heavy=[]")

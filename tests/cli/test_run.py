@@ -101,7 +101,7 @@ def interrupt(*args: Any, **kwargs: Any) -> NoReturn:
     ("module", "name", "said"),
     [
         (plan, "plan_recipe", "Nothing was run."),
-        (stages, "load", "Nothing was run."),
+        (stages, "prepare", "Nothing was run."),
         (stages, "make_graph", "Every stage that was finished is kept"),
         (report, "write_report", "`steerkit report runs/"),
     ],
@@ -149,7 +149,7 @@ def test_places_that_cannot_be_written_are_told_before_anything_loads(
         return make(*args, dir=dir, **kwargs)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
-    monkeypatch.setattr(stages, "load", loads_nothing)
+    monkeypatch.setattr(stages, "prepare", loads_nothing)
     code, error = steerkit("tiny-random:llama", "false", option)
     assert code == 2
     assert said in " ".join(error.replace("│", " ").split())

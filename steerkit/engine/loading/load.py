@@ -221,13 +221,17 @@ def _load_gguf(source: str, request: _Request) -> _Parts:
 def _load_folder(source: str, request: _Request) -> _Parts:
     folder = Path(source).expanduser()
     _require_checkpoint(folder)
-    has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
     local = {"local_files_only": True}
     config = _qwen1_config(str(folder.resolve()), local)
     if config is not None:
         return _load_qwen1(folder, config, source, request)
-    model, tokenizer = _from_pretrained(str(folder.resolve()), request, local, tokenizer=has_tokenizer)
+    model, tokenizer = _from_pretrained(str(folder.resolve()), request, local, tokenizer=has_tokenizer_files(folder))
     return model, tokenizer, hash_of_files(sorted(folder.glob("*.safetensors")))
+
+
+def has_tokenizer_files(folder: Path) -> bool:
+    """Whether a tokenizer lies in a model's folder."""
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _load_hub(source: str, request: _Request) -> _Parts:

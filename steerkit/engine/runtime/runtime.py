@@ -21,6 +21,7 @@ from steerkit.engine.loading.unwrap import input_device
 from steerkit.engine.lowering.edits import Mode, Steer, placements_to_lower, require_mode
 from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, pad, position_ids
+from steerkit.engine.prompts.fitting import require_fitting
 from steerkit.engine.prompts.inputs import read_prompts
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
 from steerkit.engine.runtime.beginning import complete_batch
@@ -106,7 +107,7 @@ class Runtime:
     @property
     def vocabulary(self) -> TokenizerVocabulary:
         """The tokenizer as evaluators see it."""
-        return TokenizerVocabulary(self.chat.tokenizer, int(self.model.get_output_embeddings().weight.shape[0]))
+        return TokenizerVocabulary(self.chat.tokenizer, self.n_logits)
 
     # Steering
 
@@ -364,6 +365,17 @@ class Runtime:
         """How many token ids the model has an embedding for."""
         return cast(Tensor, self.model.get_input_embeddings().weight).shape[0]
 
+    @property
+    def n_logits(self) -> int:
+        """How many token ids the model gives a logit."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens that the model reads; None where it doesn't say."""
+        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
     def batched(
         self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0, fine: bool = False
     ) -> list[Batch]:
@@ -391,15 +403,4 @@ class Runtime:
 
     def require_fitting(self, rendered: Sequence[Rendered], extra_tokens: int = 0) -> None:
         """Raise ``DataError`` for a prompt without a token, or one that is longer than the model's context."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for prompt in rendered:
-            length = len(prompt.token_ids)
-            if length == 0:
-                raise DataError("A prompt has no token at all: its text is empty, and nothing is put around it.")
-            if limit is not None and length + extra_tokens > limit:
-                more = f" and {extra_tokens} to generate" if extra_tokens else ""
-                shown = f": {self.decode(prompt.token_ids[:24])!r}…" if self.tokenizer is not None else "."
-                raise DataError(
-                    f"A prompt of {length} tokens{more} are more than the model's context of {limit}. "
-                    f"Shorten it or leave it out{shown}"
-                )
+        require_fitting(rendered, self.context, extra_tokens, self.decode if self.tokenizer is not None else None)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import steerkit
-from steerkit.api.direction import Direction
 from steerkit.api.intervention import Placement
 from steerkit.api.monitor import Monitor
-from steerkit.engine.prompts.batches import common_beginning, pad
+from steerkit.engine.prompts.batches import common_beginning
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.monitors import read_along
 from steerkit.engine.reading.passes import next_token_logits, sampled_completions, sequence_logits
-from steerkit.engine.runtime import beginning as module
 from steerkit.engine.runtime.shareable import longest_shareable, shareable
 from steerkit.engine.sequence.tally import Tally, counting_edited_tokens
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
@@ -29,94 +24,19 @@ from steerkit.session import ablate, add, wrap
 from steerkit.session.model import LiveModel
 from steerkit.types import Positions, Site
 from tests.conftest import assert_clean, tiny_live
-
-# Wide enough windows, where a family has them, that a test's prompts lie within.
-FAMILIES: Mapping[str, Mapping[str, Any]] = {
-    "llama": {},
-    "qwen2": {},
-    "qwen3": {},
-    "qwen3_moe": {},
-    "gemma": {},
-    "gemma2": {"sliding_window": 256},
-    "gemma3_text": {"sliding_window": 256},
-    "gemma4_text": {"sliding_window": 256},
-}
-PROMPTS = ["The same words first, then one", "The same words first, then another one", "The same words first, now less"]
-
-
-@cache
-def family(name: str) -> LiveModel:
-    return wrap(tiny_model(name, **FAMILIES[name]), tiny_tokenizer())
-
-
-def apart_from(live: LiveModel) -> LiveModel:
-    """The same model, which reads every prompt whole."""
-    other = copy.copy(live)
-    other.share_beginnings = False
-    return other
-
-
-def direction(live: LiveModel, layer: int, seed: int = 0) -> Direction:
-    vector = torch.randn(1, live.layout.d_model, generator=torch.Generator().manual_seed(seed))
-    return Direction(vector, Site("resid_pre", layer), -1, "d")
-
-
-def conditions(live: LiveModel) -> dict[str, list[Placement]]:
-    last, one = live.layout.n_layers - 1, direction(live, 1)
-    gate = steerkit.gate(direction(live, 1, 5), above=0.1)
-    return {
-        "nothing": [],
-        "ablate": [ablate(one)],
-        "add": [add(direction(live, 0), coefficient=2.0)],
-        "first tokens": [add(one, coefficient=2.0, positions="[:3]")],
-        "from the end": [add(one, coefficient=2.0, positions=[-1, -9])],
-        # Counted from the end, it lies at another token of the beginning in each row.
-        "far from the end": [add(one, coefficient=2.0, positions=-30)],
-        "instruction": [add(one, coefficient=2.0, positions="instruction")],
-        "behind the instruction": [add(one, coefficient=2.0, positions="post_instruction")],
-        "generated": [add(one, coefficient=2.0, positions="generated")],
-        "schedule": [add(one, coefficient=2.0, schedule="linear(1, 0, 4)")],
-        "token's gate": [add(one, coefficient=2.0, gate=gate)],
-        "two": [ablate(one), add(direction(live, last, 1), positions="[2:40]")],
-    }
-
-
-@contextmanager
-def steered(live: LiveModel, placements: Sequence[Placement], mode: Any = "auto") -> Iterator[None]:
-    with live.steer(*placements, mode=mode) if placements else nullcontext():
-        yield
-
-
-def assert_close(found: Tensor, expected: Tensor, what: str = "") -> None:
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, equal_nan=True, msg=lambda text: f"{what} {text}")
-
-
-@contextmanager
-def counting(live: LiveModel) -> Iterator[list[int]]:
-    """The sizes of what the model's embedding is given."""
-    embedding, sizes = live.model.get_input_embeddings(), []
-    own = embedding.forward
-
-    def forward(ids: Tensor) -> Tensor:
-        sizes.append(ids.numel())
-        return own(ids)
-
-    vars(embedding)["forward"] = forward
-    try:
-        yield sizes
-    finally:
-        del vars(embedding)["forward"]
-
-
-def tokens_read(live: LiveModel, work: Callable[[LiveModel], Any]) -> int:
-    shareable(live), shareable(live, generating=True)  # tried once, whoever asks first
-    with counting(live) as sizes:
-        work(live)
-    return sum(sizes)
-
-
-def reads_less(live: LiveModel, work: Callable[[LiveModel], Any]) -> bool:
-    return tokens_read(live, work) < tokens_read(apart_from(live), work)
+from tests.engine.runtime.beginnings import (
+    FAMILIES,
+    PROMPTS,
+    apart_from,
+    assert_close,
+    conditions,
+    counting,
+    direction,
+    family,
+    reads_less,
+    steered,
+    tokens_read,
+)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -384,64 +304,3 @@ def test_whether_a_model_shares_is_tried_once_and_not_on_its_prompts(monkeypatch
         first = len(sizes)
         next_token_logits(live, PROMPTS)
     assert len(sizes) - first == 2 < first
-
-
-# Where batches begin
-
-
-def test_rows_that_begin_apart_and_a_single_one_share_nothing() -> None:
-    def shared(*rows: Sequence[int]) -> int:
-        prompts = [Rendered(tuple(row)) for row in rows]
-        return pad(prompts, tuple(range(len(rows))), "right", 0, torch.device("cpu")).shared
-
-    alike = list(range(3, 33))
-    assert shared([*alike, 1, 2], [*alike, 2, 3], [*alike, 1]) == 30
-    assert shared([*alike, 1]) == shared([9, *alike], [8, *alike]) == 0
-    # At least one token of each is left over, and little in common isn't worth it.
-    assert shared(alike, alike) == 29
-    assert shared([*alike[:8], 1, 2], [*alike[:8], 2, 3]) == 0
-    assert shared(*([*alike[:8], 1 + row, 2] for row in range(4))) == 8
-    assert common_beginning([[3, 4, 5, 6, 7], [3, 4, 5, 6, 7, 8]]) == 4
-    assert common_beginning([[3, 4, 5, 7], [3, 4, 5, 6]]) == 0
-
-
-def test_apart_the_beginning_stands_first_and_every_other_token_where_it_was() -> None:
-    rows = [Rendered((*range(3, 33), *range(70, 70 + more))) for more in (4, 2, 3)]
-    batch = pad(rows, (0, 1, 2), "left", 0, torch.device("cpu"))
-    # What they have in common is more than was meant: the shortest keeps one token.
-    assert batch.shared == 31
-    apart = batch.apart()
-    assert apart.frame.shared == 31
-    for row in range(3):
-        first, ids = int(batch.frame.first[row]), rows[row].token_ids
-        assert apart.input_ids[row, :31].tolist() == list(ids[:31])
-        assert apart.input_ids[row, first + 31 :].tolist() == list(ids[31:])
-        assert apart.attention_mask[row].tolist() == [True] * 31 + [False] * first + [True] * (len(ids) - 31)
-    assert batch.beginning.tolist() == [list(rows[0].token_ids[:31])]
-
-
-def test_a_capture_on_a_cpu_cuts_rows_of_like_length_together(llama: LiveModel) -> None:
-    lengths = [50, 49, 20, 19, 48, 21] * 8
-    prompts = [Rendered((*range(5, 17), *(40 + (row + at) % 60 for at in range(n)))) for row, n in enumerate(lengths)]
-    coarse, fine = llama.batched(prompts, "right"), llama.batched(prompts, "right", fine=True)
-    assert len(coarse) == 1 and len(fine) == 2
-    assert sorted(place for batch in fine for place in batch.order) == list(range(len(prompts)))
-    assert [batch.input_ids.shape[1] for batch in fine] == [62, 33]
-
-    def captured(live: LiveModel) -> Any:
-        return live.capture(prompts, ["blocks.1.resid_pre"], -1, kind="rows", progress=False)
-
-    sizes = tokens_read(llama, captured)
-    assert sizes == sum(12 + len(batch.order) * (batch.input_ids.shape[1] - 12) for batch in fine)
-    ((key, found),) = captured(llama).items()
-    assert_close(found.rows, captured(apart_from(llama))[key].rows)
-
-
-def test_no_part_of_it_is_left_after_an_exception(llama: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(module, "cache_for_rows", fail)
-    with steered(llama, [ablate(direction(llama, 1))]), pytest.raises(ZeroDivisionError):
-        next_token_logits(llama, PROMPTS)
-    assert_clean(llama)
