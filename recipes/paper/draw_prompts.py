@@ -39,7 +39,9 @@ def read(folder: Path, name: str) -> list[str]:
         sys.exit(f"{path} can't be read ({error.strerror}): name the folder `dataset` of the authors' repository.")
     except ValueError as error:
         sys.exit(f"{path} is not JSON ({error}): get the authors' repository again.")
-    found = [row.get("instruction") if isinstance(row, dict) else None for row in rows] if isinstance(rows, list) else []
+    found = (
+        [row.get("instruction") if isinstance(row, dict) else None for row in rows] if isinstance(rows, list) else []
+    )
     if not found or not all(isinstance(one, str) and one.strip() for one in found):
         sys.exit(f'{path} is no list of {{"instruction": a text}}: get the authors\' repository again.')
     return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,44 @@ def test_what_is_drawn_is_labelled_and_read(tmp_path: Path) -> None:
     write_drawn(path, rows)
     with pytest.raises(DataError, match="there already"):
         write_drawn(path, rows)
-    with pytest.raises(DataError, match="line 1: the label is ''"):
+    with pytest.raises(DataError, match="row 1: the label is ''"):
         read_labels(path)
     path.write_text("".join(json.dumps({**asdict(row), "label": "answered"}) + "\n" for row in rows), "utf-8")
     assert read_labels(path) == [replace(row, label="answered") for row in rows]
     assert known(read_labels(path), completions({"a": 2})) == 3
     assert known([replace(rows[0], completion="other")], completions({"a": 2})) == 0
+
+
+def test_labels_are_read_whatever_stands_in_a_completion(tmp_path: Path) -> None:
+    """A model may write what some take for the end of a line."""
+    row = Labelled("a", "harmful", "p", "one\u2028two\x85three\x0bfour\nfive")
+    write_drawn(tmp_path / "drawn.jsonl", [row])
+    labelled = (tmp_path / "drawn.jsonl").read_text("utf-8").replace('"label": ""', '"label": "declined"')
+    (tmp_path / "drawn.jsonl").write_text(labelled, "utf-8")
+    assert read_labels(tmp_path / "drawn.jsonl") == [replace(row, label="declined")]
+
+
+GOOD = asdict(Labelled("a", "harmful", "p", "no", "declined"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no labels"),
+        (b"\xff", "is not UTF-8"),
+        (b"{", "row 1 is not JSON"),
+        (b"[]", "row 1: no completion with its label, which has condition, data"),
+        (b"null", "row 1: no completion with its label"),
+        (json.dumps({**GOOD, "by": "Ann"}).encode(), "row 1: no completion with its label"),
+        (json.dumps({**GOOD, "completion": 3}).encode(), "row 1: completion is 3, where a text is expected"),
+        (json.dumps({**GOOD, "label": ["declined"]}).encode(), "row 1: label is"),
+        (json.dumps({**GOOD, "label": "Declined"}).encode(), "row 1: the label is 'Declined'. Write declined or"),
+    ],
+)
+def test_labels_that_are_none_are_told(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "labels.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_labels(tmp_path / "labels.jsonl")
 
 
 # Counting and agreement
@@ -286,15 +319,19 @@ def test_every_look_is_taken(small: Plan, measured: tuple[Measured, Store]) -> N
     )
 
 
+@pytest.fixture(scope="module")
+def run(small: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return execute(small, tmp_path_factory.mktemp("run"))
+
+
 def test_completions_perplexity_and_direction_are_those_of_a_run(
-    small: Plan, measured: tuple[Measured, Store], tmp_path: Path
+    small: Plan, measured: tuple[Measured, Store], run: Path
 ) -> None:
     from steerkit.artifacts.directions import load_directions
     from steerkit.session import add, load_model
     from steerkit.stages import random_like
 
     found, store = measured
-    run = execute(small, tmp_path / "runs")
     results = json.loads((run / "results.json").read_text("utf-8"))
     assert measure(small, "tiny-random:llama", store, new_tokens=3, run=run) == found
     (entropy,) = [
@@ -322,15 +359,29 @@ def test_completions_perplexity_and_direction_are_those_of_a_run(
         assert [one.completion for one in found.completions[name][HARMLESS]] == by_hand
 
 
-def test_a_run_of_another_model_gives_no_direction(small: Plan, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    with pytest.raises(ArtifactError, match="no folder of a finished run"):
-        measure(small, "tiny-random:llama", Store(tmp_path / "store"), new_tokens=2, run=run)
-    (run / "provenance.json").write_text(json.dumps({"model": {"weights_sha256": "0"}}))
-    (run / "results.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="one of another model"):
-        measure(small, "tiny-random:llama", Store(tmp_path / "store"), new_tokens=2, run=run)
+def test_a_run_of_something_else_gives_no_direction(small: Plan, run: Path, tmp_path: Path) -> None:
+    def refused(folder: Path, message: str) -> None:
+        with pytest.raises(ArtifactError, match=message):
+            measure(small, "tiny-random:llama", Store(tmp_path / "store"), new_tokens=2, run=folder)
+
+    def changed(name: str, change: Callable[[Any], object]) -> None:
+        value = json.loads((run / name).read_text("utf-8"))
+        change(value)
+        (copy / name).write_text(json.dumps(value), "utf-8")
+
+    copy = tmp_path / "run"
+    refused(copy, "is not a directory")
+    shutil.copytree(run, copy)
+    changed("results.json", lambda results: results["searches"][0].update(chosen=None))
+    refused(copy, "chose no direction 'refusal'")
+    changed("results.json", lambda results: results.pop("searches"))
+    refused(copy, "chose no direction 'refusal'")
+    changed("provenance.json", lambda provenance: provenance["model"].update(weights_sha256="0"))
+    refused(copy, "one of another model")
+    (copy / "provenance.json").unlink()
+    refused(copy, "one of another model")
+    (copy / "results.json").write_text("[]")
+    refused(copy, "results.json")
 
 
 def test_a_limit_leaves_what_the_direction_is_found_with(small: Plan) -> None:
@@ -408,6 +459,15 @@ def test_the_command_draws(stubbed: Path, tmp_path: Path, capsys: pytest.Capture
     assert list(rows[0]) == ["condition", "data", "prompt", "completion", "label"]
     with pytest.raises(SystemExit, match="there already"):
         command.main(["--draw", "6", str(out)])
+
+
+def test_too_many_to_draw_are_told_before_anything_is_measured(
+    stubbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "measure", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as left:
+        command.main(["--draw", "26", str(tmp_path / "drawn.jsonl")])
+    assert left.value.code == 2 and "1 to 25 completions can be drawn, not 26" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
