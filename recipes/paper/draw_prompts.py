@@ -8,10 +8,10 @@ each a list of ``{"instruction": ..., "category": ...}``. What is drawn goes int
 ``--profile paper_prompts`` of the recipes here names: ``harmful.jsonl``, ``harmless.jsonl`` and ``harmbench.jsonl``.
 
 One generator, seeded once with 42, draws 128 harmful and 128 harmless training prompts, then 32 and 32 for validation,
-then 100 harmless ones for the test, in this order. Harmful prompts are tested on JailbreakBench and HarmBench: on all of
-them that aren't drawn for training or validation too, since numbers of those would not be held out. (One prompt of
-JailbreakBench is a training prompt of this draw but for a capital letter, and the reference measures it all the same.)
-Nothing but Python is needed.
+then 100 harmless ones for the test, in this order. Harmful prompts are tested on JailbreakBench and HarmBench, on all
+that aren't drawn for training or validation too: numbers of those would not be held out. (One prompt of JailbreakBench
+is a training prompt of this draw but for a capital letter, and the reference measures it all the same.) Nothing but
+Python is needed.
 """
 
 from __future__ import annotations
