@@ -116,6 +116,7 @@ def report(asked: argparse.Namespace, plan: Plan, organism: BundledModel, observ
     if asked.draw:
         check_draw(int(asked.draw[0]), n_completions(limited(plan, asked.limit)))
     labelled = [] if asked.draw else read_labels(asked.labels or home / "labels.jsonl")
+    last = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else None
     measured = measure(
         plan,
         organism.base,
@@ -129,7 +130,6 @@ def report(asked: argparse.Namespace, plan: Plan, organism: BundledModel, observ
         rows = drawn(measured.completions, int(asked.draw[0]), plan.seed)
         write_drawn(Path(asked.draw[1]), rows)
         return None
-    last = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else None
     on = machine()
     found = {
         "model": organism.alias if asked.adapter is None else str(asked.adapter),
