@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from steerkit.api.evaluator import Score
 from steerkit.capability.scores import Difference, TaskScore, difference
+from steerkit.engine.measuring.per_example import spread_of
 from steerkit.engine.measuring.scores import summarise
 from steerkit.intervals import standard_error, total
 
@@ -42,6 +43,14 @@ def test_what_a_sum_is(values: list[float], expected: float) -> None:
 def test_scores_too_large_for_a_mean_have_none() -> None:
     found = summarise([Score(1e300), Score(-1e300), Score(1e300)], "mean")
     assert found.value is None and found.n == 3 and "too large for a mean" in found.note
+    weighted = summarise([Score(1e308, 10.0), Score(1.0, 10.0)], "mean")
+    assert weighted.value is None and weighted.n == 2 and "too large for a mean" in weighted.note
+
+
+def test_effects_too_large_for_a_mean_go_no_way() -> None:
+    far, back = [Score(1e308), Score(-1e308)], [Score(-1e308), Score(1e308)]
+    assert spread_of(far, back) is None
+    assert spread_of([Score(1e308), Score(1e308)], [Score(0.0), Score(0.0)]) is None
 
 
 def test_infinite_metrics_of_tasks_have_no_error() -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks.measure import RESULTS, machine
 from benchmarks.organism.card import write_card
 from benchmarks.organism.figures import figures, lines
-from benchmarks.organism.labels import drawn, read_labels, write_drawn
+from benchmarks.organism.labels import check_draw, drawn, read_labels, write_drawn
 from benchmarks.organism.study import limited, measure, n_completions
 from steerkit.artifacts.store import STORE, Store
 from steerkit.bundled import BundledModel, adapter_folder, bundled, bundled_folder
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 RECIPE: Final = "refusal_direction"
 FILE: Final = RESULTS / "organism.json"
+SEARCH_S, TOKEN_S = 240.0, 0.04
+"""Seconds on one core: filters, extraction and search; and a token of a completion in a batch."""
 
 
 class Told:
@@ -111,7 +113,10 @@ def _positive(text: str) -> int:
 def report(asked: argparse.Namespace, plan: Plan, organism: BundledModel, observer: Observer) -> dict[str, Any] | None:
     """Measure, and write what was asked for. Gives the figures; None where completions were drawn instead."""
     home = adapter_folder(organism)
+    if asked.draw:
+        check_draw(int(asked.draw[0]), n_completions(limited(plan, asked.limit)))
     labelled = [] if asked.draw else read_labels(asked.labels or home / "labels.jsonl")
+    last = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else None
     measured = measure(
         plan,
         organism.base,
@@ -125,7 +130,6 @@ def report(asked: argparse.Namespace, plan: Plan, organism: BundledModel, observ
         rows = drawn(measured.completions, int(asked.draw[0]), plan.seed)
         write_drawn(Path(asked.draw[1]), rows)
         return None
-    last = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else None
     on = machine()
     found = {
         "model": organism.alias if asked.adapter is None else str(asked.adapter),
@@ -147,10 +151,6 @@ def expected(plan: Plan, asked: argparse.Namespace) -> str:
     minutes = (search + n * asked.new_tokens * TOKEN_S) / 60
     what = f"{n} completions of {asked.new_tokens} tokens" + ("" if asked.directions else ", and a search")
     return f"{what}: about {max(1, round(minutes))} minutes on one free core, less what is kept in {asked.store}"
-
-
-SEARCH_S, TOKEN_S = 240.0, 0.04
-"""Seconds on one core: filters, extraction and search; and a token of a completion in a batch."""
 
 
 def main(given: Sequence[str] | None = None) -> None:

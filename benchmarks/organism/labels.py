@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.organism.study import Completions
 from steerkit.errors import DataError
+from steerkit.recipe.tables import read_table
 
 LABELS: Final = ("declined", "answered")
 
@@ -48,6 +49,16 @@ def population(completions: Completions) -> dict[str, list[Labelled]]:
     }
 
 
+def check_draw(n: int, there: int) -> None:
+    """Whether so many of the completions that there are can be drawn.
+
+    Raises:
+        DataError: where they can't.
+    """
+    if not 1 <= n <= there:
+        raise DataError(f"1 to {there} completions can be drawn, not {n}: so many are measured.")
+
+
 def drawn(completions: Completions, n: int, seed: int) -> list[Labelled]:
     """Completions to be labelled, the same ones for the same seed: one of each condition in turn, and within a
     condition in an order that the seed gives. A condition of which all are drawn is passed over.
@@ -56,9 +67,7 @@ def drawn(completions: Completions, n: int, seed: int) -> list[Labelled]:
         DataError: where there aren't so many.
     """
     waiting = population(completions)
-    there = sum(map(len, waiting.values()))
-    if not 1 <= n <= there:
-        raise DataError(f"1 to {there} completions can be drawn, not {n}: so many were measured.")
+    check_draw(n, sum(map(len, waiting.values())))
     for condition, rows in waiting.items():
         random.Random(f"{seed}/{condition}").shuffle(rows)
     longest = max(map(len, waiting.values()))
@@ -85,21 +94,21 @@ def read_labels(path: Path) -> list[Labelled]:
     """Completions with labels.
 
     Raises:
-        DataError: for a line that isn't one, and for one that nobody has labelled.
+        DataError: for a file that can't be read or holds none, a line that isn't one, and one that nobody has labelled.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"Labels in {path} can't be read: {error.strerror}.") from error
+    names = [one.name for one in fields(Labelled)]
     found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = Labelled(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: no completion with its label: {error}.") from error
-        if row.label not in LABELS:
-            raise DataError(f"{path}, line {number}: the label is {row.label!r}. Write {' or '.join(LABELS)}.")
-        found.append(row)
+    for row in read_table(path):
+        value, where = row.value, f"{path}, row {row.number}"
+        if not isinstance(value, dict) or set(value) != set(names):
+            raise DataError(f"{where}: no completion with its label, which has {', '.join(names)} and nothing else.")
+        if wrong := next((name for name in names if not isinstance(value[name], str)), None):
+            raise DataError(f"{where}: {wrong} is {value[wrong]!r}, where a text is expected.")
+        if value["label"] not in LABELS:
+            raise DataError(f"{where}: the label is {value['label']!r}. Write {' or '.join(LABELS)}.")
+        found.append(Labelled(**value))
+    if not found:
+        raise DataError(f"{path} holds no labels. Draw completions with --draw, and label them.")
     return found
 
 

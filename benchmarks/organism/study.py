@@ -7,7 +7,6 @@ count behind another costs loading the model.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -184,19 +183,16 @@ def _of_run(work: Work, run: Path) -> tuple[bytes, dict[str, Any]]:
     """The direction of a finished run of the study, and figures of its search."""
     from steerkit.api.direction_bytes import directions_to_bytes
     from steerkit.artifacts.directions import load_directions
+    from steerkit.report.read import load_run
 
-    try:
-        provenance = json.loads((run / "provenance.json").read_text("utf-8"))
-        results = json.loads((run / "results.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{run} is no folder of a finished run: {error}.") from error
-    if provenance["model"]["weights_sha256"] != work.live.weights_hash:
+    found = load_run(run)
+    if found.origin.model.get("weights_sha256") != work.live.weights_hash:
         raise ArtifactError(f"The run in {run} is one of another model. Run the study on this one, or leave it out.")
-    directions = load_directions(run / "directions.safetensors")
-    entry = next((one for one in results.get("searches", ()) if one["name"] == DIRECTION), None)
-    if entry is None or DIRECTION not in directions:
+    entry = next((one for one in found.results.searches if one.name == DIRECTION), None)
+    if entry is None or entry.chosen is None:
         raise ArtifactError(f"The run in {run} chose no direction {DIRECTION!r}. Name a run of refusal_direction.")
-    return directions_to_bytes([directions[DIRECTION]]), _figures(entry)
+    directions = load_directions(run / "directions.safetensors")
+    return directions_to_bytes([directions[DIRECTION]]), _figures(entry.model_dump(mode="json"))
 
 
 def _figures(entry: Mapping[str, Any]) -> dict[str, Any]:

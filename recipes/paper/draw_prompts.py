@@ -8,7 +8,9 @@ each a list of ``{"instruction": ..., "category": ...}``. What is drawn goes int
 ``--profile paper_prompts`` of the recipes here names: ``harmful.jsonl``, ``harmless.jsonl`` and ``harmbench.jsonl``.
 
 One generator, seeded once with 42, draws 128 harmful and 128 harmless training prompts, then 32 and 32 for validation,
-then 100 harmless ones for the test, in this order. Harmful prompts are tested on all of JailbreakBench. Nothing but
+then 100 harmless ones for the test, in this order. Harmful prompts are tested on JailbreakBench and HarmBench, on all
+that aren't drawn for training or validation too: numbers of those would not be held out. (One prompt of JailbreakBench
+is a training prompt of this draw but for a capital letter, and the reference measures it all the same.) Nothing but
 Python is needed.
 """
 
@@ -24,18 +26,29 @@ SEED = 42
 TRAIN, VALIDATION, TEST = 128, 32, 100
 
 
+Drawn = dict[str, list[tuple[str, str]]]
+"""``{file: [(part, prompt), ...]}``."""
+
+
 def read(folder: Path, name: str) -> list[str]:
-    """The instructions of a file, in its order."""
+    """The instructions of a file, in its order. Ends the script where there are none."""
     path = folder / f"{name}.json"
     try:
         rows = json.loads(path.read_text("utf-8"))
-        return [str(row["instruction"]) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        sys.exit(f"{path} can't be read as a list of instructions: {type(error).__name__}: {error}")
+    except OSError as error:
+        sys.exit(f"{path} can't be read ({error.strerror}): name the folder `dataset` of the authors' repository.")
+    except ValueError as error:
+        sys.exit(f"{path} is not JSON ({error}): get the authors' repository again.")
+    found = (
+        [row.get("instruction") if isinstance(row, dict) else None for row in rows] if isinstance(rows, list) else []
+    )
+    if not found or not all(isinstance(one, str) and one.strip() for one in found):
+        sys.exit(f'{path} is no list of {{"instruction": a text}}: get the authors\' repository again.')
+    return found
 
 
-def draw(folder: Path) -> dict[str, list[tuple[str, str]]]:
-    """``{file: [(part, prompt), ...]}``, as the reference draws them."""
+def draw(folder: Path) -> Drawn:
+    """Prompts as the reference draws them."""
     generator = random.Random(SEED)
 
     def drawn(name: str, size: int) -> list[str]:
@@ -54,18 +67,38 @@ def draw(folder: Path) -> dict[str, list[tuple[str, str]]]:
     return {"harmful": harmful, "harmless": harmless, "harmbench": harmbench}
 
 
+def held_out(found: Drawn) -> tuple[Drawn, int]:
+    """Without tests on what was drawn for training or validation, and how many these were. Prompts that differ in
+    capitals and spaces alone are one, as they are where recipes are checked."""
+
+    def alike(prompt: str) -> str:
+        return " ".join(prompt.casefold().split())
+
+    seen = {alike(prompt) for rows in found.values() for part, prompt in rows if part != "test"}
+    kept = {
+        name: [(part, prompt) for part, prompt in rows if part != "test" or alike(prompt) not in seen]
+        for name, rows in found.items()
+    }
+    return kept, sum(map(len, found.values())) - sum(map(len, kept.values()))
+
+
 def main() -> None:
     """Read the command line, draw, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="dataset, of the authors' repository")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "prompts")
     given = parser.parse_args()
-    found = draw(given.folder)
-    given.out.mkdir(parents=True, exist_ok=True)
-    for name, rows in found.items():
-        lines = [json.dumps({"text": text, "part": part}, ensure_ascii=False) + "\n" for part, text in rows]
-        (given.out / f"{name}.jsonl").write_text("".join(lines), "utf-8")
-        sys.stdout.write(f"{given.out / name}.jsonl: {len(rows)} prompts\n")
+    found, left_out = held_out(draw(given.folder))
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+        for name, rows in found.items():
+            lines = [json.dumps({"text": text, "part": part}, ensure_ascii=False) + "\n" for part, text in rows]
+            (given.out / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+            sys.stdout.write(f"{given.out / name}.jsonl: {len(rows)} prompts\n")
+    except OSError as error:
+        sys.exit(f"{given.out} can't be written ({error.strerror}): name another folder with --out.")
+    if left_out:
+        sys.stdout.write(f"Test prompts left out, since they are drawn for training or validation too: {left_out}\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from steerkit.errors import DataError, Problem, SteerkitError, nearest
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.joined import Splits, joined
-from steerkit.recipe.rows import Faults, Sides, describe_shared, prompt_of, read_rows
+from steerkit.recipe.rows import Faults, Sides, describe_shared, prompt_of, quote, read_rows
 from steerkit.recipe.schema import SPLITS, WHOLE, DatasetRecipe
 from steerkit.recipe.tables import Row, read_hub, read_table
 from steerkit.types import Example
@@ -25,6 +25,8 @@ _READING: Final = (
     *("field", "messages", "template", "completion", "answer_prefix", "pairs", "label", "id", "where"),
 )
 """Keys of a data set that say which examples it holds."""
+_SHOWN: Final = 5
+"""How many values of a field messages show."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,8 @@ def _drawn_by_name(order: Sequence[int], named: Sequence[object], dataset: Datas
     sizes, by = dataset.split.sizes, dataset.split.by
     own = {part: [index for index in order if named[index] == part] for part in SPLITS}
     if not any(own.values()):
-        there = ", ".join(dict.fromkeys(repr(value) for value in named[:100]))
+        values = list(dict.fromkeys(quote(value) if isinstance(value, str) else repr(value) for value in named))
+        there = ", ".join([*values[:_SHOWN], *(["…"] if values[_SHOWN:] else [])])
         raise Faults((f"split goes by field {by!r}, which is train, validation or test in no row, but {there}.", None))
     short = [part for part, size in sizes.items() if size > len(own[part])]
     if short:

@@ -48,6 +48,8 @@ def joined(
             _example(one, label, dataset.suffix, first_pair[label])
             for label, splits in others.items()
             for one in splits[part]
+            # One that couldn't be read has no examples, and what all of them hold isn't known then.
+            if all(other[part] for other in others.values())
         )
         for part in parts
     }

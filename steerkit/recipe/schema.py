@@ -82,7 +82,7 @@ class SplitRecipe(Section):
     @model_validator(mode="after")
     def _not_empty(self) -> SplitRecipe:
         if not self.sizes and self.by is None:
-            raise lacking("give at least one of train, validation and test", SPLITS)
+            raise lacking("give at least one of train, validation and test, or by", (*SPLITS, "by"))
         return self
 
     @property

@@ -38,6 +38,8 @@ def read_table(path: Path) -> list[Row]:
         raise DataError(f"{path.name} has an unknown ending. {nearest(path.suffix, _READERS, 'ending')}")
     if path.is_dir():
         raise DataError(f"{path} is a folder, not a file.")
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and can't be read twice
+        raise DataError(f"{path} is a pipe or a device, not a file: save what comes from it, and name that.")
     if not path.exists():
         if not path.parent.is_dir():
             raise DataError(f"there is no file {path}. Its folder isn't there either.")

@@ -58,7 +58,7 @@ def make_short(
     if left:
         text = f"{sentence_case(count(left, 'more measure'))} {'is' if left == 1 else 'are'} in the tables."
         finding.append(("", text))
-    finding += _babble([block for block in behaviours if is_verdict(block)], own)
+    finding += _babble([block for block in behaviours if is_verdict(block) and _reads_completions(block)], own)
     finding += [_side_effect(block) for block in side[:SIDE_EFFECTS]]
     if own and not side:
         finding.append(("", "No side effect was measured."))
@@ -99,6 +99,11 @@ def _behaviour(block: Block) -> Sentence:
     left = len(block.rows) - len(rows)
     parts += [f"{count(left, 'more condition')} in the table"] if left else []
     return block.name, f"{'; '.join(parts)}."
+
+
+def _reads_completions(block: Block) -> bool:
+    """Whether its evaluator has the model write; a monitor's verdicts, for one, are of prompts."""
+    return bool(block.evaluator.options.get("max_new_tokens"))
 
 
 def _babble(rates: Sequence[Block], own: Sequence[Block]) -> list[Sentence]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from benchmarks.measure import machine
 from benchmarks.organism import __main__ as command
 from benchmarks.organism import card
 from benchmarks.organism.figures import OWN, PAPERS, counted, figures, lines, matcher, targets, together
-from benchmarks.organism.labels import Labelled, agreement, drawn, kappa, known, read_labels, write_drawn
+from benchmarks.organism.labels import Labelled
 from benchmarks.organism.study import (
     ABLATED,
     ADDED,
@@ -35,7 +36,7 @@ from benchmarks.organism.study import (
 )
 from steerkit.artifacts.store import Store
 from steerkit.catalog import Catalog
-from steerkit.errors import ArtifactError, DataError
+from steerkit.errors import ArtifactError
 from steerkit.plan import DataRef, Plan, plan_recipe
 from steerkit.run import execute
 
@@ -78,62 +79,12 @@ def made(condition: str, ref: DataRef, texts: Sequence[str]) -> list[Written]:
     return [Written(f"{condition} {ref} {at}", text) for at, text in enumerate(texts)]
 
 
-def completions(sizes: Mapping[str, int]) -> dict[str, dict[DataRef, list[Written]]]:
-    """So many completions of two sets under each condition, none like another."""
-    return {
-        name: {ref: made(name, ref, [f"{name} {ref} {at}" for at in range(n)]) for ref in (DECLINED, HARMLESS)}
-        for name, n in sizes.items()
-    }
-
-
 @pytest.fixture(scope="module")
 def shipped() -> Plan:
     return plan_recipe(command.RECIPE, [], Catalog.discover())
 
 
-# Drawing
-
-
-def test_the_draw_is_in_turn_over_the_conditions() -> None:
-    rows = drawn(completions({"a": 5, "b": 5, "c": 5}), 12, seed=3)
-    assert [row.condition for row in rows] == ["a", "b", "c"] * 4
-    assert len({(row.condition, row.data, row.prompt) for row in rows}) == 12
-    assert all(row.label == "" and row.data in ("harmful", "harmless") for row in rows)
-    # Not the first ones: an order of the seed's own.
-    assert [row.completion for row in rows if row.condition == "a"] != [f"a harmful.test {at}" for at in range(4)]
-
-
-def test_the_draw_is_the_seeds() -> None:
-    there = completions({"a": 20, "b": 20})
-    assert drawn(there, 16, seed=3) == drawn(there, 16, seed=3)
-    assert drawn(there, 16, seed=3) != drawn(there, 16, seed=4)
-    assert drawn(there, 8, seed=3) == drawn(there, 16, seed=3)[:8]
-
-
-def test_a_condition_of_which_all_are_drawn_is_passed_over() -> None:
-    there = completions({"a": 1, "b": 3})
-    rows = drawn(there, 8, seed=0)
-    assert [row.condition for row in rows] == ["a", "b", "a", "b", "b", "b", "b", "b"]
-    for n in (0, 9):
-        with pytest.raises(DataError, match="1 to 8 completions can be drawn"):
-            drawn(there, n, seed=0)
-
-
-def test_what_is_drawn_is_labelled_and_read(tmp_path: Path) -> None:
-    path = tmp_path / "drawn.jsonl"
-    rows = drawn(completions({"a": 2}), 3, seed=0)
-    write_drawn(path, rows)
-    with pytest.raises(DataError, match="there already"):
-        write_drawn(path, rows)
-    with pytest.raises(DataError, match="line 1: the label is ''"):
-        read_labels(path)
-    path.write_text("".join(json.dumps({**asdict(row), "label": "answered"}) + "\n" for row in rows), "utf-8")
-    assert read_labels(path) == [replace(row, label="answered") for row in rows]
-    assert known(read_labels(path), completions({"a": 2})) == 3
-    assert known([replace(rows[0], completion="other")], completions({"a": 2})) == 0
-
-
-# Counting and agreement
+# Counting
 
 
 def test_completions_are_counted_by_condition_and_data() -> None:
@@ -147,26 +98,6 @@ def test_the_matchers_are_the_recipes(shipped: Plan) -> None:
     texts = ["I'm not comfortable with that.", "I cannot say when.", "Here is how: bake it."]
     assert matcher(shipped, OWN)(texts) == [True, False, False]
     assert matcher(shipped, PAPERS)(texts) == [False, True, False]
-
-
-def test_kappa_is_cohens() -> None:
-    rows = (("y", "declined"), ("n", "declined"), ("n", "answered"), ("n", "answered"))
-    labelled = [Labelled("a", "d", "p", text, label) for text, label in rows]
-    # 3 of 4 agree; by chance (1/4)(1/2) + (3/4)(1/2) = 1/2 would: (3/4 - 1/2) / (1 - 1/2).
-    assert kappa(lambda texts: [text == "y" for text in texts], labelled) == pytest.approx(0.5)
-    assert kappa(lambda texts: [True] * len(texts), labelled) is None
-
-
-def test_kappa_before_the_last_change_is_that_of_the_same_labels() -> None:
-    rows = [Labelled("a", "d", "p", "c", "declined")]
-    first = agreement(0.7, rows, {"substrings": ["no"]}, None, 1)
-    assert (first["before_last_change"], first["after"], first["n"]) == (None, 0.7, 1)
-    changed = agreement(0.9, rows, {"substrings": ["no", "never"]}, first, 1)
-    assert (changed["before_last_change"], changed["after"]) == (0.7, 0.9)
-    again = agreement(0.9, rows, {"substrings": ["no", "never"]}, changed, 1)
-    assert again["before_last_change"] == 0.7
-    others = [replace(rows[0], label="answered")]
-    assert agreement(0.8, others, {"substrings": ["never"]}, again, 1)["before_last_change"] is None
 
 
 # Targets
@@ -287,15 +218,19 @@ def test_every_look_is_taken(small: Plan, measured: tuple[Measured, Store]) -> N
     )
 
 
+@pytest.fixture(scope="module")
+def run(small: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return execute(small, tmp_path_factory.mktemp("run"))
+
+
 def test_completions_perplexity_and_direction_are_those_of_a_run(
-    small: Plan, measured: tuple[Measured, Store], tmp_path: Path
+    small: Plan, measured: tuple[Measured, Store], run: Path
 ) -> None:
     from steerkit.artifacts.directions import load_directions
     from steerkit.session import add, load_model
     from steerkit.stages import random_like
 
     found, store = measured
-    run = execute(small, tmp_path / "runs")
     results = json.loads((run / "results.json").read_text("utf-8"))
     assert measure(small, "tiny-random:llama", store, new_tokens=3, run=run) == found
     (entropy,) = [
@@ -323,15 +258,29 @@ def test_completions_perplexity_and_direction_are_those_of_a_run(
         assert [one.completion for one in found.completions[name][HARMLESS]] == by_hand
 
 
-def test_a_run_of_another_model_gives_no_direction(small: Plan, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    with pytest.raises(ArtifactError, match="no folder of a finished run"):
-        measure(small, "tiny-random:llama", Store(tmp_path / "store"), new_tokens=2, run=run)
-    (run / "provenance.json").write_text(json.dumps({"model": {"weights_sha256": "0"}}))
-    (run / "results.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="one of another model"):
-        measure(small, "tiny-random:llama", Store(tmp_path / "store"), new_tokens=2, run=run)
+def test_a_run_of_something_else_gives_no_direction(small: Plan, run: Path, tmp_path: Path) -> None:
+    def refused(folder: Path, message: str) -> None:
+        with pytest.raises(ArtifactError, match=message):
+            measure(small, "tiny-random:llama", Store(tmp_path / "store"), new_tokens=2, run=folder)
+
+    def changed(name: str, change: Callable[[Any], object]) -> None:
+        value = json.loads((run / name).read_text("utf-8"))
+        change(value)
+        (copy / name).write_text(json.dumps(value), "utf-8")
+
+    copy = tmp_path / "run"
+    refused(copy, "is not a directory")
+    shutil.copytree(run, copy)
+    changed("results.json", lambda results: results["searches"][0].update(chosen=None))
+    refused(copy, "chose no direction 'refusal'")
+    changed("results.json", lambda results: results.pop("searches"))
+    refused(copy, "chose no direction 'refusal'")
+    changed("provenance.json", lambda provenance: provenance["model"].update(weights_sha256="0"))
+    refused(copy, "one of another model")
+    (copy / "provenance.json").unlink()
+    refused(copy, "one of another model")
+    (copy / "results.json").write_text("[]")
+    refused(copy, "results.json")
 
 
 def test_a_limit_leaves_what_the_direction_is_found_with(small: Plan) -> None:
@@ -409,6 +358,15 @@ def test_the_command_draws(stubbed: Path, tmp_path: Path, capsys: pytest.Capture
     assert list(rows[0]) == ["condition", "data", "prompt", "completion", "label"]
     with pytest.raises(SystemExit, match="there already"):
         command.main(["--draw", "6", str(out)])
+
+
+def test_too_many_to_draw_are_told_before_anything_is_measured(
+    stubbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "measure", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as left:
+        command.main(["--draw", "26", str(tmp_path / "drawn.jsonl")])
+    assert left.value.code == 2 and "1 to 25 completions can be drawn, not 26" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

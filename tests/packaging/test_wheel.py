@@ -32,6 +32,8 @@ PACKAGES = {
     "steerkit/_shipped/template/src": ROOT / "plugins" / "template" / "src",
     "steerkit/_shipped/template/tests": ROOT / "plugins" / "template" / "tests",
 }
+DRAWN = ROOT / "recipes" / "paper" / "prompts"
+"""Where somebody may have drawn prompts that are not ours to give on."""
 TEMPLATE_FILES = {"steerkit/_shipped/template/README.md", "steerkit/_shipped/template/pyproject.toml"}
 
 
@@ -52,10 +54,28 @@ def test_every_file_of_every_package_is_in_it_and_nothing_else(wheel: zipfile.Zi
         for package, folder in PACKAGES.items()
         for path in folder.rglob("*")
         if path.is_file() and not {"__pycache__", ".pytest_cache"} & set(path.parts)
+        if not path.is_relative_to(DRAWN)
     } | TEMPLATE_FILES
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
     assert {"steerkit/py.typed", "steerkit/_shipped/recipes/quickstart.yaml"} <= expected
     assert len(PACKAGES) == 9
+
+
+@pytest.mark.parametrize("builder", [WheelBuilder, SdistBuilder])
+def test_drawn_prompts_are_never_in_it(tmp_path: Path, builder: type[WheelBuilder | SdistBuilder]) -> None:
+    """Also where no .gitignore says so."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("steerkit/__init__.py", "plugins/template", "recipes/paper", "recipes/quickstart.yaml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, tmp_path / name)
+    drawn = tmp_path / DRAWN.relative_to(ROOT) / "harmful.jsonl"
+    drawn.parent.mkdir(exist_ok=True)
+    drawn.write_text("{}\n")
+    found = {file.distribution_path for file in builder(str(tmp_path)).recurse_included_files()}
+    assert any(name.endswith("recipes/paper/gemma.yaml") for name in found)
+    assert not [name for name in found if "prompts/" in name]
 
 
 def test_every_entry_point_names_a_module_of_the_wheel(wheel: zipfile.ZipFile) -> None:

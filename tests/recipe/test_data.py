@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,12 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     assert "Its folder isn't there either" in load(tmp_path, d={"file": "no/word.jsonl"})[1][0]
     (tmp_path / "d.txt").mkdir()
     assert "is a folder" in load(tmp_path, d={"file": "d.txt"})[1][0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "d.txt")
+    assert "is a pipe or a device, not a file" in load(tmp_path, d={"file": "d.txt"})[1][0]
 
 
 def test_duplicates_can_be_dropped(tmp_path: Path) -> None:

@@ -111,3 +111,10 @@ def test_a_recipe_that_is_written_down_reads_as_itself() -> None:
     )
     again = read(read_document(write_document(draft.resolved())).value)
     assert again.recipe == draft.recipe
+
+
+def test_of_data_that_can_not_be_read_nothing_follows() -> None:
+    lost = {"file": "/nowhere/lost.jsonl", "field": "text", "split": {"train": 2, "test": 2}}
+    found, (problem,) = load(bad=lost, good=GOOD, both={"of": {"harmful": "bad", "harmless": "good"}})
+    assert problem.startswith("data.bad: there is no file")
+    assert found["both"] == {"train": [], "test": []}, "what all of them hold isn't known"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.errors import Problem
+from steerkit.errors import Problem, RecipeError
 from steerkit.recipe import load_recipe
 from steerkit.recipe.data import load_data
 from steerkit.recipe.document import read_document
@@ -59,6 +59,25 @@ def test_the_field_may_be_one_that_is_read_for_something_else(tmp_path: Path, ke
 def test_what_can_not_be_drawn_is_told(tmp_path: Path, split: str, message: str) -> None:
     _, (problem,) = loaded(tmp_path, split, field="text")
     assert message in problem.message and problem.where == "data.d" and problem.line == 3
+
+
+def test_a_field_of_many_long_values_is_told_in_short(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"{place} {'long ' * 40}", "of": [place]}) for place in range(200)]
+    (tmp_path / "d.jsonl").write_text("\n".join(rows), "utf-8")
+    for by, first in (("text", "'0 long long"), ("of", "[0], [1], [2], [3], [4], ….")):
+        recipe = (
+            f'model: {{source: "tiny-random:llama"}}\ndata:\n  d: {{file: d.jsonl, field: text, split: {{by: {by}}}}}\n'
+        )
+        (tmp_path / "r.yaml").write_text(recipe, "utf-8")
+        _, (problem,) = load_data(load_recipe(tmp_path / "r.yaml"))
+        assert first in problem.message and problem.message.endswith(", ….") and len(problem.message) < 400
+
+
+def test_a_field_that_is_no_name_is_one_mistake(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        loaded(tmp_path, "{by: 3}", field="text")
+    (problem,) = caught.value.problems
+    assert problem.where == "data.d.split.by" and "expected text, not 3" in problem.message
 
 
 def test_a_file_that_is_not_there_says_where_it_comes_from(tmp_path: Path) -> None:

@@ -27,11 +27,17 @@ SIZES = {
 SETS = ("harmful", "unseen", "harmless")
 
 
+def sample(name: str, size: int, generator: random.Random) -> list[str]:
+    return generator.sample([f"splits/{name} no. {place}" for place in range(SIZES[f"splits/{name}"])], size)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reference") / "dataset"
     for name, size in SIZES.items():
         rows = [{"instruction": f"{name} no. {place}", "category": None} for place in range(size)]
+        if name == "processed/jailbreakbench":  # one of them is drawn for training too, in other capitals
+            rows[7]["instruction"] = sample("harmful_train", 128, random.Random(42))[3].upper()
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(rows), "utf-8")
     return folder
@@ -51,28 +57,51 @@ def prompts(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_prompts_are_drawn_in_the_order_of_the_reference(prompts: Path) -> None:
-    def sample(name: str, size: int) -> list[str]:
-        return random.sample([f"splits/{name} no. {place}" for place in range(SIZES[f"splits/{name}"])], size)
-
-    state = random.getstate()
-    random.seed(42)
-    harmful_train, harmless_train = sample("harmful_train", 128), sample("harmless_train", 128)
-    harmful_val, harmless_val = sample("harmful_val", 32), sample("harmless_val", 32)
-    harmless_test = sample("harmless_test", 100)
-    random.setstate(state)
+    one = random.Random(42)  # for all of them, in this order
+    harmful_train, harmless_train = sample("harmful_train", 128, one), sample("harmless_train", 128, one)
+    harmful_val, harmless_val = sample("harmful_val", 32, one), sample("harmless_val", 32, one)
+    harmless_test = sample("harmless_test", 100, one)
     found: dict[str, dict[str, list[str]]] = {}
     for name in ("harmful", "harmless", "harmbench"):
         rows = [json.loads(line) for line in (prompts / f"{name}.jsonl").read_text("utf-8").splitlines()]
         found[name] = {part: [row["text"] for row in rows if row["part"] == part] for part in SPLITS}
     assert found["harmful"]["train"] == harmful_train and found["harmful"]["validation"] == harmful_val
     assert found["harmless"] == {"train": harmless_train, "validation": harmless_val, "test": harmless_test}
-    assert len(found["harmful"]["test"]) == 100 and len(found["harmbench"]["test"]) == 159
+    bench = [f"processed/jailbreakbench no. {place}" for place in range(100) if place != 7]
+    assert found["harmful"]["test"] == bench and len(found["harmbench"]["test"]) == 159
 
 
-def test_a_folder_that_is_another_says_so(tmp_path: Path) -> None:
+def test_tests_that_are_trained_on_are_counted(dataset: Path, tmp_path: Path) -> None:
+    told = draw(dataset, tmp_path / "out").stdout
+    assert "harmful.jsonl: 259 prompts" in told and told.endswith("drawn for training or validation too: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "can't be read (No such file or directory): name the folder `dataset`"),
+        ("", "is not JSON"),
+        ("{}", 'is no list of {"instruction": a text}'),
+        ("[]", "is no list of"),
+        ('["text"]', "is no list of"),
+        ('[{"instruction": null}]', "is no list of"),
+        ('[{"instruction": "one"}]', "splits/harmful_train.json holds 1 prompts, and 128 are drawn from it"),
+    ],
+)
+def test_a_folder_that_is_another_says_so(tmp_path: Path, content: str | None, message: str) -> None:
+    (tmp_path / "splits").mkdir()
+    if content is not None:
+        (tmp_path / "splits" / "harmful_train.json").write_text(content, "utf-8")
     done = draw(tmp_path, tmp_path / "out")
-    assert done.returncode == 1 and "harmful_train.json can't be read" in done.stderr
+    assert done.returncode == 1 and message in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_place_that_can_not_be_written_says_so(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    done = draw(dataset, tmp_path / "out")
+    assert done.returncode == 1 and "name another folder with --out" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def planned(family: str, *overrides: str) -> Any:
@@ -85,7 +114,7 @@ def test_one_profile_runs_on_them(prompts: Path, family: str) -> None:
     plan = planned(family, *(f"data.{name}.file={prompts / file}.jsonl" for name, file in files.items()))
     sizes = {name: {part: len(rows) for part, rows in plan.data[name].items()} for name in SETS}
     both = {"train": 128, "validation": 32, "test": 100}
-    assert sizes == {"harmful": both, "unseen": {"test": 159}, "harmless": both}
+    assert sizes == {"harmful": {**both, "test": 99}, "unseen": {"test": 159}, "harmless": both}
 
 
 def test_without_the_files_it_says_where_they_come_from() -> None:

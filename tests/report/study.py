@@ -88,7 +88,7 @@ def study() -> JsonObject:
         "conditions": conditions,
         "evaluators": [
             {"name": "refused", "summary": "Fraction of completions that refuse.", "aggregate": "proportion",
-             "unit": "fraction"},
+             "unit": "fraction", "options": {"max_new_tokens": 64}},
             {"name": "kl_divergence", "unit": "nats", "role": "side effect"},
         ],
         "records": records,

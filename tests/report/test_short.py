@@ -218,3 +218,7 @@ def test_rates_of_completions_that_may_be_babble_say_so() -> None:
     bare = study()
     bare["records"] = [one for one in bare["records"] if one["evaluator"] != "refused"]
     assert "babbles" not in text(bare), "no rate is told"
+    for monitored in ({"max_new_tokens": 0}, {}):  # a rate of what stands in prompts
+        crossed = study()
+        crossed["evaluators"][0]["options"] = monitored
+        assert "babbles" not in text(crossed), "nothing was written"

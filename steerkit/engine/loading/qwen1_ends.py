@@ -67,7 +67,7 @@ def _said(path: Path, source: str) -> Mapping[str, Any]:
         return {}
     try:
         said = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{source}: {FILE} can't be read ({error}). Mend it, or remove it.") from error
     if not isinstance(said, dict):
         raise ModelError(f"{source}: {FILE} holds no settings. Mend it, or remove it.")

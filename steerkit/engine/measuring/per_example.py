@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from steerkit.api.evaluator import Score
+from steerkit.intervals import total
 
 _ROUNDING: Final = 1e-5
 """A score that moves by less than this part of its size moves by no more than float32 passes round."""
@@ -38,7 +39,7 @@ def spread_of(scores: Sequence[Score], baseline: Sequence[Score]) -> Spread | No
 
     Returns:
         None where there is no mean effect whose sign could be compared: nothing is measured, a score is not finite,
-        weights differ, or the mean doesn't move beyond rounding.
+        weights differ, or the mean doesn't move beyond rounding or is too large for a number.
     """
     pairs = list(zip(scores, baseline, strict=True))
     if any(one.weight != other.weight for one, other in pairs):
@@ -47,8 +48,8 @@ def spread_of(scores: Sequence[Score], baseline: Sequence[Score]) -> Spread | No
     if not counted or not all(math.isfinite(one.value) and math.isfinite(other.value) for one, other in counted):
         return None
     effects = [_effect(one.value, other.value) for one, other in counted]
-    mean = math.fsum(one.weight * effect for (one, _), effect in zip(counted, effects, strict=True))
-    if mean == 0:
+    mean = total(one.weight * effect for (one, _), effect in zip(counted, effects, strict=True))
+    if mean == 0 or not math.isfinite(mean):
         return None
     n = len(effects)
     return Spread(sum(effect * mean < 0 for effect in effects) / n, effects.count(0.0) / n)

@@ -65,9 +65,12 @@ def summarise(scores: Sequence[Score], aggregate: Literal["mean", "proportion"])
     if aggregate == "proportion":
         return _proportion_of_scores(counted, note)
     try:
-        return _mean(counted, note)
+        found = _mean(counted, note)
     except OverflowError:
+        found = None
+    if found is None or not all(math.isfinite(one or 0) for one in (found.value, found.ci_low, found.ci_high)):
         return Summary(None, len(counted), note="The scores are too large for a mean, so there is no value.")
+    return found
 
 
 def derived(summary: Summary, function: Callable[[float], float]) -> Summary:

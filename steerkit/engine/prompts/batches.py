@@ -154,7 +154,7 @@ def _least_cuts(widths: Sequence[int], most_tokens: int, pass_tokens: int) -> li
     least = 0
     for start in range(n):
         bases.append(least + pass_tokens - start * widths[start])
-        lasts.append(start + max(1, most_tokens // max(1, widths[start])))
+        lasts.append(start + (max(1, most_tokens // widths[start]) if widths[start] else n))
         since = start + 1
         while ahead:
             before, begun = ahead[-1][0], max(ahead[-1][1], start + 1)

@@ -126,6 +126,7 @@ def test_what_ends_an_answer_is_what_the_checkpoint_says(
         ('{"pad_token_id": true}', "says pad_token_id: True"),
         ("[]", "holds no settings"),
         ("{", "can't be read"),
+        ("[" * 100_000, "can't be read"),
     ],
 )
 def test_a_generation_config_that_its_own_code_would_not_take_is_told(tmp_path: Path, said: str, message: str) -> None:
