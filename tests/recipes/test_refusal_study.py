@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "benchmarks" / "results" / "refusal-direction.json"
 DECLINED, UNSEEN, HARMLESS, LOOKALIKES = "harmful.test", "unseen.test", "harmless.test", "lookalikes.test"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
