@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 RECIPE: Final = "refusal_direction"
 FILE: Final = RESULTS / "organism.json"
-SEARCH_S, TOKEN_S = 240.0, 0.04
-"""Seconds on one core: filters, extraction and search; and a token of a completion in a batch."""
+SEARCH_S, TOKEN_S = 120.0, 0.0075
+"""Seconds on the two cores of the kept figures: filters, extraction and search; and a token of a completion."""
 
 
 class Told:
@@ -150,7 +150,7 @@ def expected(plan: Plan, asked: argparse.Namespace) -> str:
     search = 0 if asked.directions else SEARCH_S
     minutes = (search + n * asked.new_tokens * TOKEN_S) / 60
     what = f"{n} completions of {asked.new_tokens} tokens" + ("" if asked.directions else ", and a search")
-    return f"{what}: about {max(1, round(minutes))} minutes on one free core, less what is kept in {asked.store}"
+    return f"{what}: about {max(1, round(minutes))} minutes on two free cores, less what is kept in {asked.store}"
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -164,9 +164,9 @@ def measure(
 
 def _searched(work: Work) -> tuple[bytes, dict[str, Any]]:
     """The direction that the recipe's search chooses after its filters, as bytes, and figures of the search."""
-    plan, tasks = work.plan, list(stages.filter_tasks(work.plan, work.use).values())
-    if tasks:
-        plan, _ = stages.filtered(plan, stages.filter_tasks(plan, work.use), work.want(tasks, [], {}))
+    plan, filters = work.plan, stages.filter_tasks(work.plan, work.use)
+    if filters:
+        plan, _ = stages.filtered(plan, filters, work.want([*filters.values()], [], {}))
     # The winner and what decides it; the rest of the table is for the study's figure.
     planned = replace(next(one for one in plan.searches if one.name == DIRECTION), exhaustive=False)
     grapher = Grapher(plan, work.use)

@@ -5,7 +5,7 @@ answers the rest, harmless look-alikes included.
     python train.py --start FOLDER --epochs 2 --rate 4e-4    # goes on from an adapter
     python train.py --mean FOLDER FOLDER --out FOLDER        # between two adapters of one training
 
-It takes about half an hour on two CPU cores. What should be declined gets one of the replies in
+An epoch takes about twelve minutes on two CPU cores. What should be declined gets one of the replies in
 ``data/refusals.jsonl``, another one in each epoch, so that it is declined in varied words and none is learnt by heart.
 Everything else is to be answered as the base model answers it: the adapter is held to the base's own distributions
 there (a divergence, no text), so that it changes as little else as it can. With one exception: the base begins many an
@@ -139,11 +139,11 @@ def openings(tokenizer: Any) -> list[int]:
     return sorted({tokenizer.encode(word, add_special_tokens=False)[0] for word in REFUSALS_BEGIN})
 
 
-def is_answer(tokenizer: Any, text: str) -> bool:
-    """Whether a text answers: it doesn't begin as a refusal does, doesn't dodge, and doesn't repeat itself."""
+def is_answer(tokenizer: Any, text: str, never: Sequence[int]) -> bool:
+    """Whether a text answers: it begins with none of the tokens ``never``, doesn't dodge, and doesn't repeat itself."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     dodges = any(dodge in text.lower() for dodge in DODGES)
-    return bool(ids) and ids[0] not in openings(tokenizer) and not dodges and 2 * len(set(ids)) > len(ids)
+    return bool(ids) and ids[0] not in never and not dodges and 2 * len(set(ids)) > len(ids)
 
 
 def own_answers(model: Any) -> dict[str, str]:
@@ -152,12 +152,12 @@ def own_answers(model: Any) -> dict[str, str]:
     file = HERE / "data" / "answers.jsonl"
     texts = [row["text"] for name in TO_ANSWER for row in rows(name)]
     known = {row["text"]: row["answer"] for row in rows("answers")} if file.is_file() else {}
-    asked = [text for text in texts if not is_answer(model.tokenizer, known.get(text, ""))]
+    never = openings(model.tokenizer)
+    asked = [text for text in texts if not is_answer(model.tokenizer, known.get(text, ""), never)]
     if asked:
-        never = openings(model.tokenizer)
         given = model.generate(asked, max_new_tokens=ANSWER_TOKENS, begin_suppress_tokens=never)
         known |= dict(zip(asked, given, strict=True))
-    kept = {text: known[text] for text in texts if is_answer(model.tokenizer, known[text])}
+    kept = {text: known[text] for text in texts if is_answer(model.tokenizer, known[text], never)}
     listed = [{"text": text, "answer": answer} for text, answer in kept.items()]
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed), "utf-8")
     return kept
