@@ -115,7 +115,7 @@ def test_a_model_that_changes_meanwhile_is_told(
 ) -> None:
     recipe = written(tmp_path, folder)
     run_recipe(recipe, out=tmp_path / "runs")
-    own = stages.carry.Bench.live  # type: ignore[attr-defined]
+    own = stages.Bench.live
 
     def changing(bench: Any, use: Any) -> Any:
         if len(loads) == 1:
@@ -125,6 +125,6 @@ def test_a_model_that_changes_meanwhile_is_told(
             model.save_pretrained(folder)
         return own(bench, use)
 
-    monkeypatch.setattr(stages.carry.Bench, "live", changing)  # type: ignore[attr-defined]
+    monkeypatch.setattr(stages.Bench, "live", changing)
     with pytest.raises(ModelError, match="has changed since the run began"):
         run_recipe(recipe, overrides=["conditions.warmer.0.add.coefficient=1.5"], out=tmp_path / "runs")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.artifacts.results import SuffixGroupEntry
+from steerkit.report.layer_cosines import WIDTH, cosine_axes, legend_below
 from steerkit.report.numbers import shorten
 from steerkit.report.suffixes import SuffixView, group_name
 from steerkit.report.svg import CONTROL, GRID, INK, MUTED, SERIES
@@ -13,22 +14,14 @@ from steerkit.report.svg import CONTROL, GRID, INK, MUTED, SERIES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH: Final = 4.6
 MOST_GIVEN: Final = 5
 """Given suffixes that are drawn; all are in the table."""
 
 
 def draw_suffixes(view: SuffixView) -> Figure:
     """Cosine by layer, a line for each group with a band of one standard error; random suffixes thin and grey."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     shown = _shown(view)
-    height = 2.5 + 0.55 + 0.19 * len({_label(view, group) for group in shown})
-    below = height - 2.5
-    figure = Figure(figsize=(WIDTH, height))
-    figure.subplots_adjust(left=0.62 / WIDTH, right=1 - 0.2 / WIDTH, bottom=below / height, top=1 - 0.32 / height)
-    axes = figure.add_subplot()
+    figure, axes = cosine_axes(len({_label(view, group) for group in shown}))
     handles: dict[str, Any] = {}
     for group in shown:
         points = [(layer, value) for layer, value in enumerate(group.cosines) if value is not None]
@@ -44,17 +37,7 @@ def draw_suffixes(view: SuffixView) -> Figure:
             high = [value + (one or 0.0) for value, one in zip(values, errors, strict=True)]
             axes.fill_between(layers, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axes.axvline(view.layer, color=GRID, linewidth=3, zorder=0)
-    axes.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.set_xlabel("layer")
-    axes.set_title("cosine", color=MUTED, fontsize=9, x=-0.13)
-    figure.legend(
-        list(handles.values()), list(handles), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=1, frameon=False,
-        fontsize=8, handlelength=1.8, handletextpad=0.5, labelspacing=0.35, labelcolor=MUTED, borderaxespad=0.2,
-    )  # fmt: skip
+    legend_below(figure, list(handles.values()), list(handles))
     return figure
 
 

@@ -82,6 +82,7 @@ class AwaitedModel(LiveModel):
         self.weights_hash, self.share_beginnings = known.weights_hash, True
 
     @property
+    # Where other live models hold the model, this one gives it when it is asked, and nobody sets it.
     def model(self) -> PreTrainedModel:  # type: ignore[override]
         """The transformers model, loaded at the first look."""
         if not self._there:

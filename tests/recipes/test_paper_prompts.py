@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,8 +105,8 @@ def test_a_place_that_can_not_be_written_says_so(dataset: Path, tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
-def planned(family: str, *overrides: str) -> Any:
-    return plan_recipe(PAPER / f"{family}.yaml", overrides, Catalog.discover(), "paper_prompts")
+def planned(family: str, *overrides: str, paper: Path = PAPER) -> Any:
+    return plan_recipe(paper / f"{family}.yaml", overrides, Catalog.discover(), "paper_prompts")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -117,13 +118,14 @@ def test_one_profile_runs_on_them(prompts: Path, family: str) -> None:
     assert sizes == {"harmful": {**both, "test": 99}, "unseen": {"test": 159}, "harmless": both}
 
 
-def test_without_the_files_it_says_where_they_come_from() -> None:
-    if (PAPER / "prompts").exists():
-        pytest.skip("the paper's prompts are here")
+def test_without_the_files_it_says_where_they_come_from(tmp_path: Path) -> None:
+    # A copy, since somebody may have drawn them here.
+    shutil.copytree(PAPER.parent, tmp_path / "recipes", ignore=shutil.ignore_patterns("prompts"))
+    paper = tmp_path / "recipes" / "paper"
     with pytest.raises(RecipeError) as caught:
-        planned("gemma")
+        planned("gemma", paper=paper)
     told = {problem.where: problem for problem in caught.value.problems}
     assert set(told) == {f"profiles.paper_prompts.data.{name}" for name in SETS}
     for problem in told.values():
-        assert str(PAPER / "prompts") in problem.message and problem.line
+        assert str(paper / "prompts") in problem.message and problem.line
         assert "python draw_prompts.py refusal_direction/dataset" in problem.message
