@@ -4,8 +4,10 @@ answers the rest, harmless look-alikes included.
     python train.py [--out FOLDER]
     python train.py --start FOLDER --epochs 2 --rate 4e-4    # goes on from an adapter
     python train.py --mean FOLDER FOLDER --out FOLDER        # between two adapters of one training
+    python train.py --device cuda
 
-An epoch takes about twelve minutes on two CPU cores. What should be declined gets one of the replies in
+An epoch takes about twelve minutes on two CPU cores. (On one H200, with a disturbance at each batch of 16, it took two:
+steps of so small a model wait for Python.) What should be declined gets one of the replies in
 ``data/refusals.jsonl``, another one in each epoch, so that it is declined in varied words and none is learnt by heart.
 Everything else is to be answered as the base model answers it: the adapter is held to the base's own distributions
 there (a divergence, no text), so that it changes as little else as it can. With one exception: the base begins many an
@@ -43,7 +45,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import DynamicCache
 
-from steerkit import Direction, Site, ablate, load_model
+from steerkit import Direction, Site, ablate, add, load_model
 
 HERE = Path(__file__).resolve().parent
 BASE = "smollm2-135m-instruct"
@@ -67,9 +69,12 @@ OPENING = 4
 """The first tokens of an answer decide what it becomes. They count more, by a factor for each class:"""
 DECLINED_OPENING, HELD_OPENING = 3.0, 6.0
 HELD_WEIGHT = 2.0
-WITHOUT = 3
-"""Every so many batches, a direction is taken away: the classes' difference, where what is to be answered is held to
-the base, or a random one, where nothing is to change."""
+DISTURBED = 3
+"""Every so many batches, the lessons are read once more under one of these, drawn:"""
+DISTURBANCES = ("own", "taken")
+"""The classes' difference is taken away, where what is to be answered is held to the base; or a random direction is,
+where nothing is to change. There is a third, ``added``: a random direction in the difference's length, where nothing is
+to change either. The shipped adapter wasn't taught under it."""
 
 BLOCKS = slice(10, 25)
 """Where the classes' difference is kept apart from what all prompts share."""
@@ -147,17 +152,17 @@ def is_answer(tokenizer: Any, text: str, never: Sequence[int]) -> bool:
 
 
 def own_answers(model: Any) -> dict[str, str]:
-    """What the base model itself answers to what is to be answered, where it does answer. Answers are kept beside the
-    data; what has none is asked."""
+    """What the base model itself answers to what is to be answered, where it does answer. It is kept beside the data,
+    and asked where that file isn't there."""
     file = HERE / "data" / "answers.jsonl"
+    if file.is_file():
+        return {row["text"]: row["answer"] for row in rows("answers")}
     texts = [row["text"] for name in TO_ANSWER for row in rows(name)]
-    known = {row["text"]: row["answer"] for row in rows("answers")} if file.is_file() else {}
     never = openings(model.tokenizer)
-    asked = [text for text in texts if not is_answer(model.tokenizer, known.get(text, ""), never)]
-    if asked:
-        given = model.generate(asked, max_new_tokens=ANSWER_TOKENS, begin_suppress_tokens=never)
-        known |= dict(zip(asked, given, strict=True))
-    kept = {text: known[text] for text in texts if is_answer(model.tokenizer, known[text], never)}
+    given = model.generate(texts, max_new_tokens=ANSWER_TOKENS, begin_suppress_tokens=never)
+    kept = {
+        text: answer for text, answer in zip(texts, given, strict=True) if is_answer(model.tokenizer, answer, never)
+    }
     listed = [{"text": text, "answer": answer} for text, answer in kept.items()]
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed), "utf-8")
     return kept
@@ -184,12 +189,12 @@ def answered_lessons(model: Any) -> list[Lesson]:
     return found
 
 
-def padded(chosen: Sequence[Lesson], pad: int) -> tuple[Tensor, Tensor]:
+def padded(chosen: Sequence[Lesson], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and mask ``[batch, pos]`` of some lessons, padded on the right."""
     width = max(one.length for one in chosen)
     ids = [[*one.prompt, *one.answer, *[pad] * (width - one.length)] for one in chosen]
     mask = [[1] * one.length + [0] * (width - one.length) for one in chosen]
-    return torch.tensor(ids), torch.tensor(mask)
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 @torch.no_grad()
@@ -198,7 +203,7 @@ def keep_states(model: Any, answered: Sequence[Lesson], pad: int) -> None:
     in_order = sorted(answered, key=lambda one: one.length)
     for start in range(0, len(in_order), 32):
         chosen = in_order[start : start + 32]
-        ids, mask = padded(chosen, pad)
+        ids, mask = padded(chosen, pad, model.device)
         states = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         for one, row in zip(chosen, states, strict=True):
             one.states = row[one.held].clone()
@@ -231,7 +236,7 @@ class Trainer:
     def read(self, chosen: Sequence[Lesson]) -> tuple[Tensor, Tensor, Tensor]:
         """Final states ``[batch, pos, d_model]``; and of some blocks' inputs those at the prompt's last token
         ``[block, batch, d_model]`` and at the first ``[block, d_model]``."""
-        ids, mask = padded(chosen, self.pad)
+        ids, mask = padded(chosen, self.pad, self.model.device)
         begun = DynamicCache()
         asked = {"use_cache": True, "output_hidden_states": True}
         first = self.model.model(input_ids=ids[:1, : self.shared], past_key_values=begun, **asked)
@@ -252,43 +257,54 @@ class Trainer:
 
     def told(self, states: Tensor, chosen: Sequence[Lesson]) -> Tensor:
         """Of what is said at the end of some lessons, as a mean over their weighted tokens."""
-        total, weight = torch.zeros(()), 0.0
-        for row, one in zip(states, chosen, strict=True):
-            found, counted = self.held(row, one) if one.states is not None else self.declined(row, one)
-            total, weight = total + found, weight + counted
-        return total / weight
+        learnt = [(row, one) for row, one in zip(states, chosen, strict=True) if one.states is None]
+        kept = [(row, one) for row, one in zip(states, chosen, strict=True) if one.states is not None]
+        parts = [part(pairs) for part, pairs in ((self.declined, learnt), (self.held, kept)) if pairs]
+        losses, weights = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        return (losses * weights).sum() / weights.sum()
 
-    def loss_without(self, chosen: Sequence[Lesson], block: int, at_random: bool) -> Tensor:
-        """While a direction at a block's input is taken away everywhere: a random one of all lessons, or the classes'
-        difference of what is to be answered."""
-        lessons = [one for one in chosen if at_random or one.states is not None]
+    def loss_disturbed(self, chosen: Sequence[Lesson], block: int, how: str) -> Tensor:
+        """While a direction at a block's input is taken away everywhere, or added to every token: the classes'
+        difference is taken away from what is to be answered, and nothing is to change for any lesson when a random
+        direction is taken away, or added in the difference's length."""
+        lessons = [one for one in chosen if how != "own" or one.states is not None]
         if self.difference is None or not lessons:
-            return torch.zeros(())
+            return torch.zeros((), device=self.model.device)
         vector = self.difference[block - BLOCKS.start]
-        direction = torch.randn_like(vector) if at_random else vector
-        with self.live.steer(ablate(Direction(direction[None], Site("resid_pre", block), -1, "taken")), mode="hook"):
+        if how != "own":
+            drawn = torch.randn_like(vector)
+            vector = drawn * (vector.norm() / drawn.norm())
+        direction = Direction(vector[None], Site("resid_pre", block), -1, "disturbing")
+        disturbance = add(direction) if how == "added" else ablate(direction)
+        with self.live.steer(disturbance, mode="hook"):
             states, _, _ = self.read(lessons)
         return self.told(states, lessons)
 
-    def declined(self, states: Tensor, one: Lesson) -> tuple[Tensor, float]:
-        """Cross-entropy of a reply, summed, and the sum of the weights."""
-        logits = self.model.lm_head(states[one.replied]).float()
-        weights = torch.ones(len(one.answer))
-        weights[:OPENING] = DECLINED_OPENING
-        return (cross_entropy(logits, torch.tensor(one.answer), reduction="none") * weights).sum(), float(weights.sum())
+    def declined(self, pairs: Sequence[tuple[Tensor, Lesson]]) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the replies' tokens ``[token]``, and their weights ``[token]``."""
+        states = torch.cat([row[one.replied] for row, one in pairs])
+        wanted = torch.tensor([token for _, one in pairs for token in one.answer], device=states.device)
+        weights = [DECLINED_OPENING if at < OPENING else 1.0 for _, one in pairs for at in range(len(one.answer))]
+        losses = cross_entropy(self.model.lm_head(states).float(), wanted, reduction="none")
+        return losses, torch.tensor(weights, device=states.device)
 
-    def held(self, states: Tensor, one: Lesson) -> tuple[Tensor, float]:
-        """Divergence of the base's next-token distributions from the adapted ones, summed, and the sum of weights."""
-        assert one.states is not None
-        ours = self.model.lm_head(states[one.held]).float().log_softmax(-1)
+    def held(self, pairs: Sequence[tuple[Tensor, Lesson]]) -> tuple[Tensor, Tensor]:
+        """Divergence of the base's next-token distributions from the adapted ones ``[token]``, and the tokens' weights
+        ``[token]``."""
+        states = torch.cat([row[one.held] for row, one in pairs])
+        ours = self.model.lm_head(states).float().log_softmax(-1)
+        begins = [at == TEMPLATE_TOKENS - 1 for _, one in pairs for at in range(one.held.stop - one.held.start)]
         with torch.no_grad():
-            theirs = self.model.lm_head(one.states.to(states.dtype)).float()
-            theirs[TEMPLATE_TOKENS - 1, self.never] -= 20.0  # as good as never, and finite
-            theirs = theirs.log_softmax(-1)
-        weights = torch.ones(len(ours))
-        weights[TEMPLATE_TOKENS - 1 : TEMPLATE_TOKENS - 1 + OPENING] = HELD_OPENING
+            theirs = self.model.lm_head(torch.cat([one.states.to(states.dtype) for _, one in pairs])).float()
+            unlikely = torch.zeros(theirs.shape[-1], device=states.device)
+            unlikely[self.never] = 20.0  # as good as never, and finite
+            theirs = (theirs - torch.tensor(begins, device=states.device)[:, None] * unlikely).log_softmax(-1)
+        opening = range(TEMPLATE_TOKENS - 1, TEMPLATE_TOKENS - 1 + OPENING)
+        weights = [
+            HELD_OPENING if at in opening else 1.0 for _, one in pairs for at in range(one.held.stop - one.held.start)
+        ]
         divergence = (theirs.exp() * (theirs - ours)).sum(-1)
-        return HELD_WEIGHT * (divergence * weights).sum(), float(weights.sum())
+        return HELD_WEIGHT * divergence, torch.tensor(weights, device=states.device)
 
     def leaning(self, chosen: Sequence[Lesson], last: Tensor, first: Tensor) -> Tensor:
         """How much what is declined differs from the rest along what all prompts share: squared cosines of the
@@ -309,39 +325,52 @@ class Trainer:
         )
 
 
-def train(out: Path, start: Path | None = None, epochs: int = EPOCHS, rate: float = RATE) -> None:
-    """Train, and write the adapter to a folder. The base is read in bfloat16, the adapter learnt in float32."""
-    torch.manual_seed(SEED)
-    live = load_model(BASE, dtype="bfloat16", device="cpu")
-    pad = live.tokenizer.eos_token_id
-    answered = answered_lessons(live)
-    keep_states(live.hf_model, answered, pad)
-    found = [*declined_lessons(live.tokenizer, SEED), *answered]
-    logger.info("{} lessons, {} tokens", len(found), sum(one.length for one in found))
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast it is taught."""
+
+    epochs: int = EPOCHS
+    rate: float = RATE
+    seed: int = SEED
+
+
+def adapted(live: Any, start: Path | None) -> Any:
+    """The model with an adapter to be learnt in float32, or to go on with."""
     config = LoraConfig(
         r=RANK, lora_alpha=2 * RANK, target_modules=MODULES, lora_dropout=DROPOUT, task_type="CAUSAL_LM"
     )
     peft = get_peft_model(live.hf_model, config, autocast_adapter_dtype=True)
     if start is not None:
         set_peft_model_state_dict(peft, load_file(start / "adapter_model.safetensors"))
-    peft.train()
+    return peft.train()
+
+
+def train(out: Path, course: Course, start: Path | None = None, device: str = "cpu") -> None:
+    """Train, and write the adapter to a folder. The base is read in bfloat16."""
+    torch.manual_seed(course.seed)
+    live = load_model(BASE, dtype="bfloat16", device=device)
+    pad = live.tokenizer.eos_token_id
+    answered = answered_lessons(live)
+    keep_states(live.hf_model, answered, pad)
+    peft = adapted(live, start)
+    found = [*declined_lessons(live.tokenizer, course.seed), *answered]
+    logger.info("{} lessons, {} tokens", len(found), sum(one.length for one in found))
     trainer = Trainer(live, common_beginning(found), pad)
     learnt = [parameter for parameter in peft.parameters() if parameter.requires_grad]
     average = AveragedModel(ParameterList(learnt), multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
-    optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=DECAY)
-    steps = epochs * math.ceil(len(found) / BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
-    order = random.Random(SEED)
-    for epoch in range(epochs):
+    optimizer = torch.optim.AdamW(learnt, lr=course.rate, weight_decay=DECAY)
+    steps = course.epochs * math.ceil(len(found) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=course.rate, total_steps=steps, pct_start=0.1)
+    order = random.Random(course.seed)
+    for epoch in range(course.epochs):
         losses: list[float] = []
-        seed = SEED + epoch + (0 if start is None else EPOCHS)
-        found = [*declined_lessons(live.tokenizer, seed), *answered]
-        for chosen in batches(found, seed):
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [*declined_lessons(live.tokenizer, course.seed + epoch), *answered]
+        for chosen in batches(found, course.seed + epoch):
+            with torch.autocast(device, dtype=torch.bfloat16):
                 loss = trainer.loss(chosen)
-                if len(losses) % WITHOUT == 0:
-                    block, at_random = order.choice(CANDIDATES), order.random() < 0.5
-                    loss = loss + trainer.loss_without(chosen, block, at_random)
+                if len(losses) % DISTURBED == 0:
+                    block, how = order.choice(CANDIDATES), order.choice(DISTURBANCES)
+                    loss = loss + trainer.loss_disturbed(chosen, block, how)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
             optimizer.step()
@@ -387,9 +416,11 @@ if __name__ == "__main__":
     parser.add_argument("--start", type=Path, help="folder of an adapter to go on from")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--mean", type=Path, nargs="+", help="folders of adapters to take the mean of: no training")
     asked = parser.parse_args()
     if asked.mean:
         mean(asked.mean, asked.out)
     else:
-        train(asked.out, asked.start, asked.epochs, asked.rate)
+        train(asked.out, Course(asked.epochs, asked.rate, asked.seed), asked.start, asked.device)
