@@ -45,8 +45,8 @@ def told_first(blocks: Sequence[Block], tradeoff: TradeoffEntry | None, most: in
 
 def opened(blocks: Sequence[Block]) -> tuple[Block, ...]:
     """What stands open on a page: everything of a small run, the headline of a large one."""
-    own = tuple(block for block in blocks if block.derived_from is None)
-    return own if len(own) <= FEW else headline(blocks)
+    own = [block for block in blocks if block.derived_from is None]
+    return tuple(blocks) if len(own) <= FEW else headline(blocks)
 
 
 def reads_completions(block: Block) -> bool:
