@@ -51,6 +51,9 @@ T = TypeVar("T")
 
 TEMPLATE: Final = "template.html.j2"
 SAMPLES_OPEN: Final = 6
+CARDS_OPEN: Final = 44
+LEAST_OPEN: Final = 2
+"""Prompts whose completions stand open: so many of them, fewer where each has many conditions."""
 NOTES_OPEN: Final = 12
 ROWS_OPEN: Final = 24
 
@@ -106,10 +109,11 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         count=count, significant=significant, sentence_case=sentence_case, breakable=_breakable, svg=_inline,
         fixed=NumberFormat(decimals=2).number, percent=NumberFormat(decimals=0, percent=True).number,
         intervention=describe_intervention, direction=describe_direction, other_way=other_way, foretold=foretold,
-        NOT_MEASURED=NOT_MEASURED, SAMPLES_OPEN=SAMPLES_OPEN, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
+        NOT_MEASURED=NOT_MEASURED, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
         SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN,
     )  # fmt: skip
     searches, agreements = _searches(run, plots), make_agreements(run)
+    samples = group_samples(run)
     ranks, shown = _ranks(blocks, plots), opened(blocks)
     source = resources.files("steerkit.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(
@@ -127,7 +131,8 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         short=make_short(run.results, blocks, [view for view, _ in searches], agreements),
         glance=make_glance(run.results, blocks),
         beside=beside,
-        samples=group_samples(run),
+        samples=spread(samples),
+        samples_open=max(LEAST_OPEN, min(SAMPLES_OPEN, CARDS_OPEN // max(1, *(len(one.cards) for one in samples), 1))),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
         directions_in_control=_control_size(run),
         folded=by_evaluator([(view.block, view) for view in views if not view.opened]),
@@ -153,6 +158,16 @@ def group_samples(run: Run) -> tuple[SampleGroup, ...]:
         for (data, prompt, _), cards in groups.items()
         if any(card.completion is not None for card in cards)
     )
+
+
+def spread(groups: Sequence[SampleGroup]) -> tuple[SampleGroup, ...]:
+    """The first prompt of every data set, then the second of each, and so on: the first few are of all kinds."""
+    seen: dict[str, int] = {}
+    turns = []
+    for group in groups:
+        turns.append(seen.setdefault(group.data, 0))
+        seen[group.data] += 1
+    return tuple(group for _, group in sorted(zip(turns, groups, strict=True), key=lambda one: one[0]))
 
 
 def by_evaluator(pairs: Sequence[tuple[Block, T]]) -> dict[str, list[T]]:
