@@ -45,7 +45,9 @@ def draw_search(view: SearchView) -> Figure:
 def _draw_panel(axes: Axes, view: SearchView, panel: Panel) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(shorten(panel.name, 40), color=INK, fontsize=9, x=-0.12)
+    axes.set_title(
+        shorten(f"{panel.name} ({panel.unit})" if panel.unit else panel.name, 48), color=INK, fontsize=9, x=-0.12
+    )
     for number, pieces in enumerate(panel.lines.values()):
         colour = SERIES[number % len(SERIES)]
         for piece in pieces:

@@ -96,7 +96,7 @@ def _behaviour(block: Block) -> Sentence:
     """The value without steering, then the conditions by what their intervals and controls let one say of them."""
     base = block.baseline
     before = "no baseline" if base is None else f"{_value(block, base)} without steering"
-    size = f" (n = {block.n[0]})" if block.n and block.n[0] == block.n[1] else ""
+    size = f" (n{NO_BREAK}={NO_BREAK}{block.n[0]})" if block.n and block.n[0] == block.n[1] else ""
     inner = inner_names([block])
     kinds: dict[str, list[Row]] = {}
     for row in block.rows:

@@ -47,7 +47,7 @@ def draw_heads(view: SuffixView) -> Figure:
     from matplotlib.figure import Figure
 
     heads, groups = view.entry.heads, view.entry.groups
-    panels = [("added along the direction", [one.attribution for one in heads])]
+    panels = [("added along the direction (projection)", [one.attribution for one in heads])]
     if view.attends:
         panels.append(("attention to the instruction (%)", [_percent(one.instruction) for one in heads]))
         panels.append((TO_SUFFIX, [_percent(one.suffix) for one in heads]))

@@ -37,12 +37,12 @@ def test_the_paragraph_of_a_study() -> None:
         "within one paired standard error of it, so these prompts don’t tell which of them is best."
     )
     assert finding[2] == (
-        f"refused on harmful.test (n = 32): 93.8{NB}% (79.9 to 98.3{NB}%) without steering. Beyond both random "
+        f"refused on harmful.test (n{NB}={NB}32): 93.8{NB}% (79.9 to 98.3{NB}%) without steering. Beyond both random "
         f"directions: 6.2{NB}% (1.7 to 20.1{NB}%) under ablated (on 3{NB}% of the prompts it goes the other way). "
         "No change shown: added and prompted."
     )
     # One data set of those where it should and one of those where it shouldn't, by the recipe's trade-off.
-    assert finding[3].startswith("refused on harmless.test (n = 32): ")
+    assert finding[3].startswith(f"refused on harmless.test (n{NB}={NB}32): ")
     assert f"Without control: 75.0{NB}% (57.9 to 86.7{NB}%) under prompted" in finding[3]
     assert finding[4] == "One more measure is in the tables."
     assert finding[-1] == (
@@ -181,7 +181,9 @@ def test_runs_without_this_or_that() -> None:
     alone["conditions"] = alone["conditions"][1:]
     alone["records"] = [record for record in alone["records"] if record["condition"] != "baseline"]
     said = text(alone)
-    assert "without a baseline to compare with" in said and "refused on harmful.test (n = 32): no baseline" in said
+    assert (
+        "without a baseline to compare with" in said and f"refused on harmful.test (n{NB}={NB}32): no baseline" in said
+    )
     assert "no baseline to compare with." in said.rpartition("Side effect")[2]
 
 
