@@ -65,7 +65,7 @@ def _key(figure: Figure, heat: Heat, height: float) -> None:
     words = ["below untouched", "above untouched"]
     cells = len(heat.rows) * len(heat.columns)
     if any(len(grid.values) < cells for grid in heat.grids):
-        marks.append(Patch(facecolor=GRID, alpha=0.6))
+        marks.append(Patch(facecolor=GRID))
         words.append("not measured")
     if heat.chosen is not None:
         marks.append(Patch(fill=False, edgecolor=INK, linewidth=1.8))
@@ -91,7 +91,7 @@ def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
     for row in range(len(labels)):
         for column in range(len(heat.columns)):
             if (row, column) not in grid.values:
-                axes.add_patch(Rectangle((column, row), 1, 1, facecolor=GRID, alpha=0.6, linewidth=0, zorder=1))
+                axes.add_patch(Rectangle((column, row), 1, 1, facecolor=GRID, linewidth=0, zorder=1))
     for (row, column), value in grid.values.items():
         share = (value - middle) / reach
         colour = DIRECTION if share >= 0 else CHOSEN

@@ -132,7 +132,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         glance=make_glance(run.results, blocks),
         beside=beside,
         samples=spread(samples),
-        samples_open=max(LEAST_OPEN, min(SAMPLES_OPEN, CARDS_OPEN // max(1, *(len(one.cards) for one in samples), 1))),
+        samples_open=_how_many(samples),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
         directions_in_control=_control_size(run),
         folded=by_evaluator([(view.block, view) for view in views if not view.opened]),
@@ -168,6 +168,12 @@ def spread(groups: Sequence[SampleGroup]) -> tuple[SampleGroup, ...]:
         turns.append(seen.setdefault(group.data, 0))
         seen[group.data] += 1
     return tuple(group for _, group in sorted(zip(turns, groups, strict=True), key=lambda one: one[0]))
+
+
+def _how_many(groups: Sequence[SampleGroup]) -> int:
+    """Prompts whose completions stand open."""
+    cards = max((len(group.cards) for group in groups), default=1)
+    return max(LEAST_OPEN, min(SAMPLES_OPEN, CARDS_OPEN // cards))
 
 
 def by_evaluator(pairs: Sequence[tuple[Block, T]]) -> dict[str, list[T]]:

@@ -71,16 +71,21 @@ def print_summary(run: Run, console: Console) -> None:
             where = "held-out prompts" if item.held_out else "prompts not known to be held out"
             line = f"{item.direction} at {item.chosen.site}: AUROC {item.chosen.auroc:.2f} on {where}"
             console.print(Text(clean(line)))
-    notes = missing(run, blocks, separations)
+    _print_notes(console, missing(run, blocks, separations))
+    console.print()
+    # A path is for copying, so it is not wrapped.
+    console.print(Text(f"Report: {run.path / REPORT}"), soft_wrap=True)
+
+
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
+    from rich.text import Text
+
     if notes:
         console.print(Text("\nNot measured:", style="bold"))
         for note in notes[:MOST_NOTES]:
             console.print(Text(clean(f"- {note}")))
         if len(notes) > MOST_NOTES:
             console.print(f"- {count(len(notes) - MOST_NOTES, 'more note')}: see the report")
-    console.print()
-    # A path is for copying, so it is not wrapped.
-    console.print(Text(f"Report: {run.path / REPORT}"), soft_wrap=True)
 
 
 def _table(block: Block, width: int) -> Table:
