@@ -117,7 +117,7 @@ def test_names_break_where_their_parts_meet() -> None:
     assert wrapped(["a.b.c/d"], 8) == ["a.b.c/d"]
 
 
-@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("width", [68, 72, 76, 80, 84, 100])
 def test_a_table_in_a_terminal_breaks_no_name(build: Any, width: int) -> None:
     results = study()
     names = {"ablated": "topics_removed[rank=8]", "added": "harmfulness_added"}
