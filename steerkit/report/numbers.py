@@ -130,8 +130,8 @@ def seconds(value: float) -> str:
 
 
 def breakable_parts(name: str) -> list[str]:
-    """A name cut where its parts meet: before ``[`` and ``/``, behind a dot that isn't in a number. Never in a word."""
-    return re.split(r"(?=[\[/])|(?<=[^\W\d]\.)(?=\w)", clean(name))
+    """A name cut where its parts meet: before ``[`` and ``/``, behind a dot between words. Never in a word."""
+    return re.split(r"(?=[\[/])|(?<=[^\W\d]\.)(?=[^\W\d])", clean(name))
 
 
 def clean(text: str) -> str:

@@ -91,8 +91,8 @@ def draw_heads(view: SuffixView) -> Figure:
     return figure
 
 
-def _percent(shares: Sequence[float | None]) -> list[float | None]:
-    return [None if share is None else 100 * share for share in shares]
+def _percent(shares: Sequence[float | None]) -> tuple[float | None, ...]:
+    return tuple(None if share is None else 100 * share for share in shares)
 
 
 def _aside(shown: Sequence[SuffixGroupEntry], group: SuffixGroupEntry) -> float:

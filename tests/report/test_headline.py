@@ -110,6 +110,7 @@ def test_names_break_where_their_parts_meet() -> None:
     assert breakable_parts("harm_monitor.false_alarms on a/random-1") == [
         "harm_monitor.", "false_alarms on a", "/random-1",
     ]  # fmt: skip
+    assert breakable_parts("blocks.23.resid_pre") == ["blocks.23.resid_pre"]
     assert breakable_parts("dose[coefficient=0.5]") == ["dose", "[coefficient=0.5]"]
     assert "".join(breakable_parts("a.b[c/d].e")) == "a.b[c/d].e"
     assert wrapped(["topics_removed[rank=8]", "ablated"], 16) == ["topics_removed\n[rank=8]", "ablated"]
