@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from steerkit.report.cosines import Line
 from steerkit.report.layer_cosines import cosine_axes, legend_below
 from steerkit.report.numbers import shorten
-from steerkit.report.svg import CHOSEN, SERIES
+from steerkit.report.svg import CHOSEN, MARKERS, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +28,10 @@ def draw_cosines(lines: Sequence[Line]) -> Figure:
         colour = SERIES[number % len(SERIES)]
         dashes = number // len(SERIES) % 2
         style: Literal["-", "--"] = "--" if dashes else "-"
+        mark = MARKERS[number % len(MARKERS)]
         layers, values = zip(*line.points, strict=True)
-        axes.plot(layers, values, color=colour, linestyle=style, linewidth=1.5, marker="o", markersize=2.6, zorder=3)
-        handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=1.6))
+        axes.plot(layers, values, color=colour, linestyle=style, linewidth=1.4, marker=mark, markersize=3.2, zorder=3)
+        handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=1.4, marker=mark, markersize=4))
         words.append(shorten(line.label + (f" at {line.stream}" if len(streams) > 1 else ""), 56))
         for layer, value in line.own:
             axes.plot([layer], [value], "o", color=CHOSEN, markersize=6, zorder=5)

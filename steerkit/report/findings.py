@@ -105,7 +105,7 @@ def _about_condition(block: Block, row: Row) -> Finding:
     moved = f"gives {after}" if before is None else f"moves it from {block.format.number(before)} to {after}"
     if before is not None and block.format.number(before) == block.format.number(row.value):
         moved = f"leaves it at {after}"
-    parts = [f"{moved}{_change(block, row) or _overlap(block, row)}.", _about_control(block, row.value, row.control)]
+    parts = [f"{moved}{_change(block, row) or _overlap(block, row)}.", _about_control(block, row.value, row)]
     found = verdict(row)
     if found == "beyond" and _may_be_nothing(row):
         return Finding(row.condition.name, " ".join(parts), "within", "no change shown")
@@ -140,7 +140,10 @@ def _overlap(block: Block, row: Row) -> str:
     return "; this interval and the baseline’s overlap" if overlap else "; the baseline’s interval is apart from it"
 
 
-def _about_control(block: Block, value: float, control: Control | None) -> str:
+def _about_control(block: Block, value: float, row: Row) -> str:
+    control = row.control
+    if row.condition.prompt_only:
+        return "A system prompt has no direction that a random one could stand for."
     if control is None or not control.planned:
         return f"No control was run, {UNCONTROLLED}"
     if not control.values:
@@ -227,6 +230,8 @@ def _sweep_verdict(rows: Sequence[Row]) -> tuple[Verdict, str]:
     if not compared:
         return "no control", VERDICTS["no control"]
     outside = compared.count("beyond")
+    if outside == len(compared) and all(_may_be_nothing(row) for row in rows):
+        return "within", "no change shown"
     if outside in (0, len(compared)):
         return compared[0], VERDICTS[compared[0]]
     return "within", f"outside at {outside} of {len(compared)}"

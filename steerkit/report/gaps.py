@@ -21,7 +21,8 @@ def missing(run: Run, blocks: Sequence[Block], separations: Sequence[Separation]
     for separation in separations:
         by_reason: dict[str, list[str]] = {}
         for entry in separation.entries:
-            if entry.auroc is None or entry.d_prime is None:
+            told = bool(entry.reason) and (entry.reason or "").lower() in said
+            if (entry.auroc is None or entry.d_prime is None) and not told:
                 by_reason.setdefault(_why_not(entry), []).append(entry.site)
         found += [
             f"Separation, {separation.title}: {_some(gaps)} {_were(gaps)} not fully measured{reason}"

@@ -6,11 +6,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from steerkit.report.headline import headline
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat
 from steerkit.report.read import ConditionEntry, DirectionEntry, RecordEntry, Results
 from steerkit.report.tables import Block, Row
 
-MOST_ROWS: Final = 30
+MOST_ROWS: Final = 40
 _TWO: Final = NumberFormat(decimals=2)
 _SHARE: Final = NumberFormat(decimals=0, percent=True)
 
@@ -67,24 +68,29 @@ class Glance:
 
 
 def make_glance(results: Results, blocks: Sequence[Block]) -> Glance:
-    """The rows of every condition; of a sweep those of its lowest and its highest value."""
+    """The rows of every condition; of a sweep those of its lowest and its highest value.
+
+    Where that is too long for a first table, every condition keeps the rows of the measures that are read first.
+    """
     own = [block for block in blocks if block.derived_from is None]
     inner = inner_names(own)
+    everything = sum(row.condition.name not in inner for block in own for row in block.rows)
+    told = own if everything <= MOST_ROWS else headline(own)
     entries = {entry.name: entry for entry in results.directions}
     groups: dict[tuple[tuple[str, str], ...], list[GlanceRow]] = {}
     total, shown = 0, 0
     for condition in results.conditions:
         if condition.kind != "intervention":
             continue
-        rows = [(block, row) for block in own for row in block.rows if row.condition.name == condition.name]
-        total += len(rows)
+        total += sum(row.condition.name == condition.name for block in own for row in block.rows)
+        rows = [(block, row) for block in told for row in block.rows if row.condition.name == condition.name]
         if condition.name in inner or (shown and shown + len(rows) > MOST_ROWS):
             continue
         shown += len(rows)
-        told = tuple((name, _foretold(entries.get(name), condition)) for name in directions_of(condition))
+        before = tuple((name, _foretold(entries.get(name), condition)) for name in directions_of(condition))
         made = [GlanceRow(block, row, len(rows) if at == 0 else 0) for at, (block, row) in enumerate(rows)]
-        groups.setdefault(told, []).extend(made)
-    found = tuple(Group(told, tuple(rows)) for told, rows in groups.items() if rows)
+        groups.setdefault(before, []).extend(made)
+    found = tuple(Group(before, tuple(rows)) for before, rows in groups.items() if rows)
     return Glance(found, total - shown)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from steerkit.report.heat import Grid, Heat
-from steerkit.report.numbers import shorten, significant
-from steerkit.report.svg import CARD, CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED
+from steerkit.report.numbers import NO_BREAK, shorten, significant
+from steerkit.report.svg import CARD, CHOSEN, DIRECTION, GRID, INK, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def draw_heat(heat: Heat) -> Figure:
     cell = min(inner / len(heat.columns), 0.42)
     row = min(max(cell, 0.2), 0.34)
     panel = row * len(labels)
-    gap, top, bottom = 0.5, 0.36, 0.62
+    gap, top, bottom = 0.82, 0.5, 0.95 if heat.chosen is not None or heat.removed else 0.75
     height = top + bottom + panel * len(heat.grids) + gap * (len(heat.grids) - 1)
     figure = Figure(figsize=(WIDTH, height))
     for number, grid in enumerate(heat.grids):
@@ -40,14 +40,46 @@ def draw_heat(heat: Heat) -> Figure:
         width = cell * len(heat.columns)
         axes = figure.add_axes((left / WIDTH, base / height, width / WIDTH, panel / height))
         _draw_grid(axes, heat, grid, labels)
-        title = shorten(grid.title, 62)
-        figure.text(0.02, (base + panel + 0.17) / height, title, color=INK, fontsize=8.5, va="center")
+        _caption(figure, grid, (base + panel) / height, height)
     axes.set_xlabel("layer")
-    if heat.row_name:
-        figure.text(0.02, 0.14 / height, f"rows: {heat.row_name}", color=MUTED, fontsize=8.5, va="center")
-    if heat.chosen is not None:
-        figure.text(0.98, 0.14 / height, "framed: chosen", color=INK, fontsize=8.5, va="center", ha="right")
+    _key(figure, heat, height)
     return figure
+
+
+def _caption(figure: Figure, grid: Grid, top: float, height: float) -> None:
+    """Above a panel: what it shows, and from where to where its numbers go."""
+    factor = 100.0 if grid.percent else 1.0
+    low, high = (significant(end(grid.values.values()) * factor, 2) for end in (min, max))
+    unit = f"{NO_BREAK}%" if grid.percent else f" {grid.unit}" if grid.unit else ""
+    known = "" if grid.reference is None else f"; untouched {significant(grid.reference * factor, 2)}"
+    figure.text(0.02, top + 0.28 / height, shorten(grid.title, 72), color=INK, fontsize=8, va="center")
+    spread = f"{low} to {high}{unit}{known}"
+    figure.text(0.02, top + 0.11 / height, spread, fontsize=7.5, color=MUTED, va="center")
+
+
+def _key(figure: Figure, heat: Heat, height: float) -> None:
+    """Below: what colours, dots and the frame mean, and what rows are."""
+    from matplotlib.patches import Patch
+
+    marks = [Patch(facecolor=CHOSEN, alpha=0.8), Patch(facecolor=DIRECTION, alpha=0.8)]
+    words = ["below untouched", "above untouched"]
+    cells = len(heat.rows) * len(heat.columns)
+    if any(len(grid.values) < cells for grid in heat.grids):
+        marks.append(Patch(facecolor=GRID))
+        words.append("not measured")
+    if heat.chosen is not None:
+        marks.append(Patch(fill=False, edgecolor=INK, linewidth=1.8))
+        words.append("chosen")
+    if heat.removed:
+        words.append("dot: removed")
+        marks.append(Patch(alpha=0, linewidth=0))
+    if heat.row_name:
+        words.append(f"rows: {heat.row_name}")
+        marks.append(Patch(alpha=0, linewidth=0))
+    figure.legend(
+        marks, words, loc="lower left", bbox_to_anchor=(0.01, 0.02 / height), ncols=3, frameon=False, fontsize=8,
+        handlelength=1.0, handleheight=0.9, handletextpad=0.5, columnspacing=1.2, labelcolor=MUTED, borderaxespad=0.2,
+    )  # fmt: skip
 
 
 def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
@@ -59,7 +91,7 @@ def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
     for row in range(len(labels)):
         for column in range(len(heat.columns)):
             if (row, column) not in grid.values:
-                axes.add_patch(Rectangle((column, row), 1, 1, facecolor=GRID, alpha=0.6, linewidth=0, zorder=1))
+                axes.add_patch(Rectangle((column, row), 1, 1, facecolor=GRID, linewidth=0, zorder=1))
     for (row, column), value in grid.values.items():
         share = (value - middle) / reach
         colour = DIRECTION if share >= 0 else CHOSEN
@@ -67,7 +99,7 @@ def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
             Rectangle((column, row), 1, 1, facecolor=colour, alpha=round(abs(share) ** 0.8, 3), linewidth=0, zorder=2)
         )
         if (row, column) in heat.removed:
-            axes.plot([column + 0.5], [row + 0.5], ".", color=CONTROL, markersize=2.2, zorder=3)
+            axes.plot([column + 0.5], [row + 0.5], ".", color=INK, markersize=2.2, zorder=3)
         if len(heat.columns) <= WRITTEN:
             axes.text(
                 column + 0.5, row + 0.5, significant(value * factor, 2), ha="center", va="center", fontsize=7.5,
@@ -85,7 +117,3 @@ def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
     axes.tick_params(length=0, labelsize=8)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    low, high = (significant(end(grid.values.values()) * factor, 2) for end in (min, max))
-    unit = " %" if grid.percent else f" {grid.unit}" if grid.unit else ""
-    known = "" if grid.reference is None else f"; untouched {significant(grid.reference * factor, 2)}"
-    axes.set_title(f"{low} to {high}{unit}{known}", loc="right", fontsize=7.5, color=MUTED, pad=0.5)

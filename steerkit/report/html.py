@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from steerkit.report.agreement import CONDITIONS_SHOWN, SHOWN, make_agreements
 from steerkit.report.crossentropy import make_cross_entropies
@@ -25,7 +24,16 @@ from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
 from steerkit.report.glance import foretold, make_glance, other_way
 from steerkit.report.guards import make_guards
-from steerkit.report.numbers import NOT_MEASURED, NumberFormat, clean, count, sentence_case, significant
+from steerkit.report.headline import opened
+from steerkit.report.numbers import (
+    NOT_MEASURED,
+    NumberFormat,
+    breakable_parts,
+    clean,
+    count,
+    sentence_case,
+    significant,
+)
 from steerkit.report.ranks import RankView, make_ranks
 from steerkit.report.read import Run, Sample
 from steerkit.report.search import SearchView, make_searches
@@ -39,8 +47,13 @@ if TYPE_CHECKING:
     from steerkit.report.side_plots import Beside
     from steerkit.report.svg import Plot
 
+T = TypeVar("T")
+
 TEMPLATE: Final = "template.html.j2"
 SAMPLES_OPEN: Final = 6
+CARDS_OPEN: Final = 44
+LEAST_OPEN: Final = 2
+"""Prompts whose completions stand open: so many of them, fewer where each has many conditions."""
 NOTES_OPEN: Final = 12
 ROWS_OPEN: Final = 24
 
@@ -62,13 +75,17 @@ class SampleGroup:
 
 @dataclass(frozen=True)
 class BlockView:
-    """A block with its figures; without sentences where it is derived from another one."""
+    """A block with its figures; without sentences where it is derived from another one.
+
+    ``opened`` says whether it stands open, or is folded behind its evaluator's name.
+    """
 
     block: Block
     findings: BlockFindings | None
     conditions: Plot | None
     doses: tuple[Plot, ...]
     anchor: str
+    opened: bool
 
 
 def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
@@ -92,10 +109,12 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         count=count, significant=significant, sentence_case=sentence_case, breakable=_breakable, svg=_inline,
         fixed=NumberFormat(decimals=2).number, percent=NumberFormat(decimals=0, percent=True).number,
         intervention=describe_intervention, direction=describe_direction, other_way=other_way, foretold=foretold,
-        NOT_MEASURED=NOT_MEASURED, SAMPLES_OPEN=SAMPLES_OPEN, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
+        NOT_MEASURED=NOT_MEASURED, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
         SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN,
     )  # fmt: skip
     searches, agreements = _searches(run, plots), make_agreements(run)
+    samples = group_samples(run)
+    ranks, shown = _ranks(blocks, plots), opened(blocks)
     source = resources.files("steerkit.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(
         run=run,
@@ -104,16 +123,19 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         diagnostics=make_diagnostics(run.results),
         separations=_with_plots(separations, plots),
         searches=searches,
-        ranks=_ranks(blocks, plots),
+        ranks=[(view, plot) for view, plot in ranks if view.block in shown],
+        folded_ranks=by_evaluator([(view.block, (view, plot)) for view, plot in ranks if view.block not in shown]),
         guards=make_guards(run.results),
         agreements=agreements,
         cross_entropies=make_cross_entropies(run, blocks),
         short=make_short(run.results, blocks, [view for view, _ in searches], agreements),
         glance=make_glance(run.results, blocks),
         beside=beside,
-        samples=group_samples(run),
+        samples=spread(samples),
+        samples_open=_how_many(samples),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
         directions_in_control=_control_size(run),
+        folded=by_evaluator([(view.block, view) for view in views if not view.opened]),
         missing=missing(run, blocks, separations),
         provenance=list(flatten(run.provenance)),
         command=command_line(run.origin),
@@ -138,6 +160,30 @@ def group_samples(run: Run) -> tuple[SampleGroup, ...]:
     )
 
 
+def spread(groups: Sequence[SampleGroup]) -> tuple[SampleGroup, ...]:
+    """The first prompt of every data set, then the second of each, and so on: the first few are of all kinds."""
+    seen: dict[str, int] = {}
+    turns = []
+    for group in groups:
+        turns.append(seen.setdefault(group.data, 0))
+        seen[group.data] += 1
+    return tuple(group for _, group in sorted(zip(turns, groups, strict=True), key=lambda one: one[0]))
+
+
+def _how_many(groups: Sequence[SampleGroup]) -> int:
+    """Prompts whose completions stand open."""
+    cards = max((len(group.cards) for group in groups), default=1)
+    return max(LEAST_OPEN, min(SAMPLES_OPEN, CARDS_OPEN // cards))
+
+
+def by_evaluator(pairs: Sequence[tuple[Block, T]]) -> dict[str, list[T]]:
+    """What belongs to blocks, under the names of their evaluators, in order."""
+    found: dict[str, list[T]] = {}
+    for block, item in pairs:
+        found.setdefault(block.evaluator.name, []).append(item)
+    return found
+
+
 def _control_size(run: Run) -> tuple[int, ...]:
     """How many random directions conditions have: ``(5,)`` as a rule, ``()`` without control."""
     owners = [entry.of for entry in run.results.conditions if entry.kind == "control"]
@@ -151,6 +197,7 @@ def _views(blocks: Sequence[Block], plots: Sequence[Plot]) -> tuple[BlockView, .
     doses = (plot for plot in plots if plot.key.startswith("dose-"))
     take = partial(next, doses)
     findings = {id(found.block): found for found in make_findings(blocks)}
+    shown = opened(blocks)
     return tuple(
         BlockView(
             block,
@@ -158,6 +205,7 @@ def _views(blocks: Sequence[Block], plots: Sequence[Plot]) -> tuple[BlockView, .
             by_key.get(f"conditions-{number}"),
             tuple(take() for sweep in block.sweeps if is_dose(sweep)) if block.derived_from is None else (),
             f"block-{number}",
+            block in shown,
         )
         for number, block in enumerate(blocks, start=1)
     )
@@ -179,12 +227,11 @@ def _ranks(blocks: Sequence[Block], plots: Sequence[Plot]) -> list[tuple[RankVie
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may be broken where its parts meet, rather than anywhere."""
+    """A name that may be broken where its parts meet, and nowhere else."""
     from markupsafe import Markup, escape
 
     return Markup("").join(
-        Markup("<wbr>") + escape(part) if number else escape(part)
-        for number, part in enumerate(re.split(r"(?=[\[/])|(?<=[=_])", clean(name)))
+        Markup("<wbr>") + escape(part) if number else escape(part) for number, part in enumerate(breakable_parts(name))
     )
 
 

@@ -50,7 +50,12 @@ def every(number: int) -> str:
 
 
 def _of_verdicts(own: Sequence[Block]) -> list[str]:
-    rates = [block for block in own if is_verdict(block) and block.evaluator.role is None]
+    # A monitor's verdicts are of prompts: its evaluator has the model write nothing.
+    rates = [
+        block
+        for block in own
+        if is_verdict(block) and block.evaluator.role is None and block.evaluator.options.get("max_new_tokens") != 0
+    ]
     if not rates or any(block.evaluator.role == "judge" for block in own):
         return []
     names = list(dict.fromkeys(block.evaluator.name for block in rates))

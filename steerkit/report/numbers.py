@@ -129,6 +129,11 @@ def seconds(value: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def breakable_parts(name: str) -> list[str]:
+    """A name cut where its parts meet: before ``[`` and ``/``, behind a dot between words. Never in a word."""
+    return re.split(r"(?=[\[/])|(?<=[^\W\d]\.)(?=[^\W\d])", clean(name))
+
+
 def clean(text: str) -> str:
     """Text that every file can hold: control characters and lone surrogates become U+FFFD; line ends ``\\n``."""
     return _UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -349,7 +349,10 @@ def _draw_measure(figure: Figure, axes: Axes, separation: Separation, measure: s
 def _mark_chosen(figure: Figure, both: Iterable[Axes], separation: Separation, height: float) -> None:
     chosen = separation.chosen
     if chosen is None:
-        figure.text(0.02, 1 - 0.2 / height, "the chosen site is not among these", color=MUTED, fontsize=9, va="center")
+        words = (
+            "a vector at each site: none was chosen" if separation.everywhere else "the chosen site is not among these"
+        )
+        figure.text(0.02, 1 - 0.2 / height, words, color=MUTED, fontsize=9, va="center")
         return
     for axes, value in zip(both, (chosen.auroc, chosen.d_prime), strict=True):
         axes.axvline(chosen.layer, color=CHOSEN, linewidth=1.1, zorder=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,7 @@ class Panel:
         baseline: the score without any intervention, or None.
         bounds: numbers that the score has to keep to.
         chosen: the point that was chosen, or None.
+        unit: of the score, or empty.
     """
 
     name: str
@@ -34,13 +35,15 @@ class Panel:
     baseline: float | None
     bounds: tuple[float, ...]
     chosen: Point | None
+    unit: str = ""
 
 
 @dataclass(frozen=True)
 class SearchView:
-    """A search as the page shows it."""
+    """A search as the page shows it, with the units of the evaluators that are known by name."""
 
     entry: SearchEntry
+    units: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def chosen(self) -> CandidateEntry | None:
@@ -87,7 +90,10 @@ class SearchView:
         value = None if chosen is None else chosen.scores.get(name)
         point = None if chosen is None or value is None else (chosen.layer, value)
         lines = {label: _pieces(found, name) for label, found in rows.items()}
-        return Panel(name, says(entry.scores[name]), lines, entry.baseline.get(name), limits, point)
+        return Panel(name, says(entry.scores[name]), lines, entry.baseline.get(name), limits, point, self._unit(name))
+
+    def _unit(self, name: str) -> str:
+        return self.units.get(str(self.entry.scores[name].get("evaluator")), "")
 
     def label(self, one: CandidateEntry) -> str:
         """What a candidate's line is called: its position, with its direction, stream and coefficient where these
@@ -147,4 +153,5 @@ def _pieces(rows: list[CandidateEntry], name: str) -> tuple[tuple[Point, ...], .
 
 def make_searches(results: Results) -> tuple[SearchView, ...]:
     """The searches of a run."""
-    return tuple(SearchView(entry) for entry in results.searches)
+    units = {entry.name: entry.unit for entry in results.evaluators}
+    return tuple(SearchView(entry, units) for entry in results.searches)

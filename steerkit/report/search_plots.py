@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Final
 
 from steerkit.report.numbers import NOT_MEASURED, shorten, significant
 from steerkit.report.search import Panel, SearchView
-from steerkit.report.svg import CARD, CHOSEN, GRID, INK, MUTED, SERIES
+from steerkit.report.svg import CARD, CHOSEN, GRID, INK, MARKERS, MUTED, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 WIDTH: Final = 4.6
 PANEL: Final = 1.75
+LINE: Final = 0.19
 """Inches."""
+COLUMNS: Final = 4
 
 
 def draw_search(view: SearchView) -> Figure:
@@ -22,27 +25,35 @@ def draw_search(view: SearchView) -> Figure:
     from matplotlib.figure import Figure
 
     panels = view.panels
-    height = PANEL * len(panels) + 0.95
+    lines, words = _words(view)
+    below = 0.6 + LINE * -(-len(words) // COLUMNS)
+    height = PANEL * len(panels) + below + 0.1
     figure = Figure(figsize=(WIDTH, height))
-    figure.subplots_adjust(left=0.62 / WIDTH, right=1 - 0.2 / WIDTH, bottom=0.85 / height, top=1 - 0.34 / height)
+    figure.subplots_adjust(left=0.62 / WIDTH, right=1 - 0.2 / WIDTH, bottom=below / height, top=1 - 0.34 / height)
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"hspace": 0.42})
     for (axes,), panel in zip(rows, panels, strict=True):
         _draw_panel(axes, view, panel)
     last = rows[-1][0]
     last.set_xlabel("layer")
-    _key(figure, view)
+    figure.legend(
+        lines, words, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=COLUMNS, frameon=False, fontsize=8,
+        handlelength=1.6, columnspacing=1.0, handletextpad=0.4, labelcolor=MUTED, borderaxespad=0.2,
+    )  # fmt: skip
     return figure
 
 
 def _draw_panel(axes: Axes, view: SearchView, panel: Panel) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(shorten(panel.name, 40), color=INK, fontsize=9, x=-0.12)
+    axes.set_title(
+        shorten(f"{panel.name} ({panel.unit})" if panel.unit else panel.name, 48), color=INK, fontsize=9, x=-0.12
+    )
     for number, pieces in enumerate(panel.lines.values()):
         colour = SERIES[number % len(SERIES)]
         for piece in pieces:
             layers, values = zip(*piece, strict=True)
-            axes.plot(layers, values, color=colour, linewidth=1.2, marker="o", markersize=2.2, zorder=3)
+            mark = MARKERS[number % len(MARKERS)]
+            axes.plot(layers, values, color=colour, linewidth=1.1, marker=mark, markersize=3.4, zorder=3)
     outside = view.entry.layers_below
     if outside is not None and outside < view.entry.n_layers:
         axes.axvspan(outside - 0.5, view.entry.n_layers - 0.5, color=GRID, alpha=0.55, linewidth=0, zorder=0)
@@ -66,19 +77,19 @@ def _draw_panel(axes: Axes, view: SearchView, panel: Panel) -> None:
         axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, color=MUTED, ha="center", va="center")
 
 
-def _key(figure: Figure, view: SearchView) -> None:
-    """Below the figure: colours of the lines, and what dashes and the marks mean."""
+def _words(view: SearchView) -> tuple[list[Line2D], list[str]]:
+    """For below the figure: lines and marks, and what they mean."""
     from matplotlib.lines import Line2D
 
     labels = list(view.panels[0].lines) if view.panels else []
-    lines = [Line2D([], [], color=SERIES[at % len(SERIES)], linewidth=1.6) for at in range(len(labels))]
+    lines = [
+        Line2D([], [], color=SERIES[at % len(SERIES)], marker=MARKERS[at % len(MARKERS)], markersize=4, linewidth=1.4)
+        for at in range(len(labels))
+    ]
     lines.append(Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (4, 2))))
     lines.append(Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.5))))
     words = [shorten(label, 18) for label in labels] + ["baseline", "bound"]
     if view.chosen is not None:
         lines.append(Line2D([], [], color=CHOSEN, marker="o", linewidth=0.9, markersize=5))
         words.append("chosen")
-    figure.legend(
-        lines, words, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=4, frameon=False, fontsize=8,
-        handlelength=1.6, columnspacing=1.0, handletextpad=0.4, labelcolor=MUTED, borderaxespad=0.2,
-    )  # fmt: skip
+    return lines, words

@@ -57,6 +57,8 @@ class Separation:
     held_out: bool | None
     curves: tuple[Curve, ...]
     chosen: SeparationEntry | None
+    everywhere: bool = False
+    """Whether the direction has vectors at several sites, so that none was chosen."""
 
     @property
     def entries(self) -> tuple[SeparationEntry, ...]:
@@ -102,7 +104,14 @@ def make_separations(results: Results) -> tuple[Separation, ...]:
     for entry in results.separation:
         groups.setdefault((entry.direction, entry.data, entry.held_out), []).append(entry)
     return tuple(
-        Separation(name, data, held_out, _curves(entries), _chosen(entries, directions.get(name)))
+        Separation(
+            name,
+            data,
+            held_out,
+            _curves(entries),
+            _chosen(entries, directions.get(name)),
+            _several(directions.get(name)),
+        )
         for (name, data, held_out), entries in groups.items()
     )
 
@@ -121,6 +130,10 @@ def _same_place(site: str | None) -> str | None:
     """What leaves a block enters the next one."""
     found = re.fullmatch(r"blocks\.(\d+)\.resid_post", site or "")
     return f"blocks.{int(found[1]) + 1}.resid_pre" if found else None
+
+
+def _several(direction: DirectionEntry | None) -> bool:
+    return direction is not None and len(direction.norms_by_site) > 1
 
 
 def _chosen(entries: Sequence[SeparationEntry], direction: DirectionEntry | None) -> SeparationEntry | None:

@@ -9,16 +9,21 @@ from typing import Final, TypeAlias
 from steerkit.report.agreement import Pair
 from steerkit.report.findings import verdict
 from steerkit.report.glance import inner_names, other_way
+from steerkit.report.headline import behaviours, reads_completions, told_first
 from steerkit.report.limits import every, is_verdict, limits_of
-from steerkit.report.numbers import NOT_MEASURED, count, sentence_case, significant
+from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, count, sentence_case, significant
 from steerkit.report.read import Results
 from steerkit.report.search import SearchView
 from steerkit.report.tables import Block, Row
 
 BEHAVIOURS: Final = 3
 SIDE_EFFECTS: Final = 3
-CONDITIONS: Final = 4
+CONDITIONS: Final = 6
 """How many are spoken of; the tables hold the rest."""
+ONE_MORE: Final = count(1, "more measure")
+NO_CHANGE: Final = "No change shown"
+SAID_BY_NAME: Final = (NO_CHANGE, sentence_case(NOT_MEASURED))
+"""Of these only the conditions are told."""
 DEGENERATE: Final = "degenerate"
 """What evaluators call the share of completions that repeat themselves; behind their own name where they have one."""
 
@@ -46,20 +51,17 @@ def make_short(
 ) -> Short:
     """The paragraph of a run, whatever it holds."""
     own = [block for block in blocks if block.derived_from is None]
-    side = [block for block in own if block.evaluator.role == "side effect"]
-    # Verdicts on what was said come first, those of a judge before those of rules.
-    behaviours = [block for block in own if block not in side and block.evaluator.compared is not False]
-    behaviours.sort(key=lambda block: (not is_verdict(block), block.evaluator.role != "judge"))
-    # One for each data set, before a second one on the same.
-    first = {block.data: block for block in reversed(behaviours)}
-    told = [first[data] for data in dict.fromkeys(block.data for block in behaviours)][:BEHAVIOURS]
+    every_one, told = behaviours(blocks), told_first(blocks, results.tradeoff, BEHAVIOURS)
     finding = [_asked(results, own), *(_chosen(view) for view in searches), *(_behaviour(block) for block in told)]
-    left = len(behaviours) - len(told)
+    left = [count(number, "more measure")] if (number := len(every_one) - len(told)) else []
+    left += ["the conditions within sweeps"] if inner_names(told) else []
     if left:
-        text = f"{sentence_case(count(left, 'more measure'))} {'is' if left == 1 else 'are'} in the tables."
-        finding.append(("", text))
-    finding += _babble([block for block in behaviours if is_verdict(block) and _reads_completions(block)], own)
-    finding += [_side_effect(block) for block in side[:SIDE_EFFECTS]]
+        finding.append(
+            ("", f"{sentence_case(' and '.join(left))} {'is' if left == [ONE_MORE] else 'are'} in the tables.")
+        )
+    finding += _babble([block for block in every_one if is_verdict(block) and reads_completions(block)], own)
+    side = _kinds([block for block in own if block.evaluator.role == "side effect"])
+    finding += [_side_effect(kind) for kind in side[:SIDE_EFFECTS]]
     if own and not side:
         finding.append(("", "No side effect was measured."))
     return Short(tuple(finding), limits_of(own, searches, results.not_held_out), _disagreements(agreements))
@@ -74,7 +76,8 @@ def _asked(results: Results, own: Sequence[Block]) -> Sentence:
         return model, " was measured as it is: no condition was run, so nothing here tells of an effect."
     baseline = any(block.baseline is not None for block in own)
     beside = "compared with the model untouched (baseline)" if baseline else "without a baseline to compare with"
-    return model, f" under {count(len(conditions), 'condition')}, {beside}."
+    brackets = f"; in brackets are 95{NO_BREAK}% intervals"
+    return model, f" under {count(len(conditions), 'condition')}, {beside}{brackets}."
 
 
 def _chosen(view: SearchView) -> Sentence:
@@ -90,20 +93,55 @@ def _chosen(view: SearchView) -> Sentence:
 
 
 def _behaviour(block: Block) -> Sentence:
+    """The value without steering, then the conditions by what their intervals and controls let one say of them."""
     base = block.baseline
     before = "no baseline" if base is None else f"{_value(block, base)} without steering"
-    size = f", n = {block.n[0]}" if block.n and block.n[0] == block.n[1] else ""
+    size = f" (n{NO_BREAK}={NO_BREAK}{block.n[0]})" if block.n and block.n[0] == block.n[1] else ""
     inner = inner_names([block])
-    rows = [row for row in block.rows if row.condition.name not in inner][:CONDITIONS]
-    parts = [f": {before}{size}", *(_claim(block, row) for row in rows)]
-    left = len(block.rows) - len(rows)
-    parts += [f"{count(left, 'more condition')} in the table"] if left else []
-    return block.name, f"{'; '.join(parts)}."
+    kinds: dict[str, list[Row]] = {}
+    for row in block.rows:
+        if row.condition.name not in inner:
+            kinds.setdefault(_kind(row), []).append(row)
+    order = sorted(kinds, key=lambda kind: kind in SAID_BY_NAME)
+    parts = [f"{size}: {before}", *(f"{kind}: {_told(block, kind, kinds[kind])}" for kind in order)]
+    return block.name, f"{'. '.join(parts)}."
 
 
-def _reads_completions(block: Block) -> bool:
-    """Whether its evaluator has the model write; a monitor's verdicts, for one, are of prompts."""
-    return bool(block.evaluator.options.get("max_new_tokens"))
+def _kind(row: Row) -> str:
+    """What a condition's interval and its control let one say of it."""
+    moved, found = _moved(row), verdict(row)
+    if row.value is None:
+        return sentence_case(NOT_MEASURED)
+    if moved is False:
+        return NO_CHANGE
+    if found == "within":
+        return "No further than random directions of the same norm"
+    if moved is None:
+        return "With no interval of the change"
+    if found == "beyond" and row.control is not None:
+        return f"Beyond {every(len(row.control.values))}"
+    return "Without control" if row.condition.prompt_only else "With no range of random directions beside it"
+
+
+def _told(block: Block, kind: str, rows: Sequence[Row]) -> str:
+    """Values with the conditions that have them, or, where nothing is to be seen, the conditions alone."""
+    if kind in SAID_BY_NAME:
+        names = [row.condition.name for row in rows]
+        return _and(names if len(names) <= CONDITIONS else [*names[:CONDITIONS], f"{len(names) - CONDITIONS} more"])
+    shown = rows[:CONDITIONS]
+    values: dict[tuple[str, str], list[str]] = {}
+    for row in shown:
+        share = other_way(row.record) if row.record is not None and row.record.against else ""
+        exceptions = f" (on {share} of the prompts it goes the other way)" if share else ""
+        values.setdefault((_value(block, row), exceptions), []).append(row.condition.name)
+    said = [f"{value} under {_and(names)}{exceptions}" for (value, exceptions), names in values.items()]
+    left = len(rows) - len(shown)
+    return "; ".join([*said, *([f"{count(left, 'more', 'more')} in the table"] if left else [])])
+
+
+def _and(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _babble(rates: Sequence[Block], own: Sequence[Block]) -> list[Sentence]:
@@ -112,7 +150,7 @@ def _babble(rates: Sequence[Block], own: Sequence[Block]) -> list[Sentence]:
     unseen = list(dict.fromkeys(block.data for block in rates if block.measured and block.data not in looked))
     if not unseen:
         return []
-    where = f" on {' and '.join([', '.join(unseen[:-1]), unseen[-1]] if unseen[1:] else unseen)}" if looked else ""
+    where = f" on {_and(unseen)}" if looked else ""
     text = f" of completions was {NOT_MEASURED}{where}: a model that babbles doesn’t refuse either."
     return [("Degeneration", text)]
 
@@ -125,26 +163,6 @@ def _value(block: Block, row: Row) -> str:
     return text if row.interval is None else f"{text} ({block.format.interval(*row.interval)})"
 
 
-def _claim(block: Block, row: Row) -> str:
-    """What a condition gives, and what its interval and its control let one say of that."""
-    said = f"{_value(block, row)} under {row.condition.name}"
-    moved, found = _moved(row), verdict(row)
-    if row.value is None:
-        return said
-    if moved is False:
-        return f"{said}, no change shown"
-    if found == "within":
-        return f"{said}, which random directions of the same norm reach as well"
-    if moved is None:
-        return f"{said}, with no interval of the change"
-    share = other_way(row.record) if row.record is not None and row.record.against else ""
-    exceptions = f" (on {share} of the prompts it goes the other way)" if share else ""
-    if found == "beyond" and row.control is not None:
-        return f"{said}, beyond {every(len(row.control.values))}{exceptions}"
-    alone = "which has no control" if row.condition.prompt_only else "with no range of random directions beside it"
-    return f"{said}, {alone}{exceptions}"
-
-
 def _moved(row: Row) -> bool | None:
     """Whether the paired interval of the change leaves out 0; None where there is none."""
     record = row.record
@@ -153,29 +171,57 @@ def _moved(row: Row) -> bool | None:
     return record.difference_ci_low > 0 or record.difference_ci_high < 0
 
 
-def _side_effect(block: Block) -> Sentence:
-    """The condition that is furthest from the baseline."""
-    base = block.baseline.value if block.baseline else None
-    measured = [row for row in block.rows if row.value is not None]
-    if base is None or not measured:
-        return f"Side effect {block.name}", f": {NOT_MEASURED if not measured else 'no baseline to compare with'}."
-    most = max(measured, key=lambda row: abs((row.value or 0.0) - base))
-    before = f"{block.format.number(base)} without steering, " if base else ""
+def _kinds(side: Sequence[Block]) -> list[list[Block]]:
+    """Side effects by kind: of what measures the same in several ways, or on several data sets, the first way."""
+    kinds: dict[str, list[Block]] = {}
+    for block in side:
+        kind = kinds.setdefault(block.evaluator.summary or block.evaluator.name, [])
+        if not kind or kind[0].evaluator.name == block.evaluator.name:
+            kind.append(block)
+    return list(kinds.values())
+
+
+def _side_effect(kind: Sequence[Block]) -> Sentence:
+    """The first condition, and the one that is furthest from the baseline on any data set."""
+    found = [
+        (abs(row.value - block.baseline.value), block, row)
+        for block in kind if block.baseline is not None and block.baseline.value is not None
+        for row in block.rows if row.value is not None
+    ]  # fmt: skip
+    if not found:
+        measured = any(row.value is not None for block in kind for row in block.rows)
+        return f"Side effect {kind[0].name}", f": {'no baseline to compare with' if measured else NOT_MEASURED}."
+    _, block, most = max(found, key=lambda one: one[0])
+    assert block.baseline is not None and block.baseline.value is not None and most.value is not None
+    base = block.baseline.value
+    parts = [f"{block.format.number(base)} without steering"] if base else []
+    first = next(row for row in block.rows if row.value is not None)
+    parts += [f"{_value(block, first)} under {first.condition.name}"] if first is not most else []
     shown = ", no change shown" if _moved(most) is False else ""
-    return f"Side effect {block.name}", f": {before}at most {_value(block, most)} under {most.condition.name}{shown}."
+    end = "down to" if most.value < base else "at most"
+    parts.append(f"{end} {_value(block, most)} under {most.condition.name}{shown}")
+    return f"Side effect {block.name}", f": {', '.join(parts)}."
 
 
 def _disagreements(agreements: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
-    return tuple(_disagreement(pair, data) for data, pairs in agreements.items() for pair in pairs)
+    """A sentence for each two verdicts, over all data sets that both have seen."""
+    by_name: dict[str, list[Pair]] = {}
+    for pairs in agreements.values():
+        for pair in pairs:
+            by_name.setdefault(pair.name, []).append(pair)
+    return tuple(_disagreement(name, pairs) for name, pairs in by_name.items())
 
 
-def _disagreement(pair: Pair, data: str) -> str:
-    rows, differ = pair.rows, sum(row.differ for row in pair.rows)
-    of = sum(row.n for row in rows)
-    over = f" under {count(len(rows), 'condition')}" if len(rows) > 1 else f" under {rows[0].condition}"
-    if not differ:
-        return f"{pair.name} on {data}: alike on all {of} examples{over}."
-    worst = max(rows, key=lambda row: row.differ / row.n)
+def _disagreement(name: str, pairs: Sequence[Pair]) -> str:
+    rows = [(pair, row) for pair in pairs for row in pair.rows]
+    conditions = list(dict.fromkeys(row.condition for _, row in rows))
+    over = f" under {count(len(conditions), 'condition')}" if len(conditions) > 1 else f" under {conditions[0]}"
+    where = f"{name} on {_and([pair.data for pair in pairs])}"
+    if not any(row.differ for _, row in rows):
+        return f"{where}: alike on all {sum(row.n for _, row in rows)} examples{over}."
+    pair, worst = max(rows, key=lambda one: one[1].differ / one[1].n)
     kappa = "no κ" if worst.kappa is None else f"κ {significant(worst.kappa, 2)}"
-    most = f", most of them under {worst.condition}: {worst.differ} of {worst.n}" if len(rows) > 1 else ""
-    return f"{pair.name} on {data}: they differ on {differ} of {of} examples{over}{most} ({kappa})."
+    place = f"{worst.condition}{f' on {pair.data}' if len(pairs) > 1 else ''}"
+    most = f", most of them under {place}: {worst.differ} of {worst.n}" if len(rows) > 1 else ""
+    counts = [f"{sum(row.differ for row in one.rows)} of {sum(row.n for row in one.rows)}" for one in pairs]
+    return f"{where}: they differ on {_and(counts)} examples{over}{most} ({kappa})."

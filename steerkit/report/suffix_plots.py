@@ -9,11 +9,12 @@ from steerkit.artifacts.results import SuffixGroupEntry
 from steerkit.report.layer_cosines import WIDTH, cosine_axes, legend_below
 from steerkit.report.numbers import shorten
 from steerkit.report.suffixes import SuffixView, group_name
-from steerkit.report.svg import CONTROL, GRID, INK, MUTED, SERIES
+from steerkit.report.svg import CONTROL, GRID, INK, MARKERS, MUTED, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TO_SUFFIX: Final = "attention to the suffix (%)"
 MOST_GIVEN: Final = 5
 """Given suffixes that are drawn; all are in the table."""
 
@@ -46,10 +47,10 @@ def draw_heads(view: SuffixView) -> Figure:
     from matplotlib.figure import Figure
 
     heads, groups = view.entry.heads, view.entry.groups
-    panels = [("added along the direction", [one.attribution for one in heads])]
+    panels = [("added along the direction (projection)", [one.attribution for one in heads])]
     if view.attends:
-        panels.append(("attention to the instruction", [one.instruction for one in heads]))
-        panels.append(("attention to the suffix", [one.suffix for one in heads]))
+        panels.append(("attention to the instruction (%)", [_percent(one.instruction) for one in heads]))
+        panels.append((TO_SUFFIX, [_percent(one.suffix) for one in heads]))
     shown = _shown(view)
     labels = list(dict.fromkeys(_label(view, group) for group in shown))
     height = 1.35 * len(panels) + 0.6 + 0.19 * len(labels)
@@ -63,7 +64,7 @@ def draw_heads(view: SuffixView) -> Figure:
         axes = figure.add_subplot(len(panels), 1, number)
         for group in shown:
             place = groups.index(group)
-            if title.endswith("suffix") and group.suffix is None:
+            if title == TO_SUFFIX and group.suffix is None:
                 continue
             aside = _aside(shown, group)
             told = [(at + aside, one[place]) for at, one in enumerate(values) if place < len(one)]
@@ -72,7 +73,7 @@ def draw_heads(view: SuffixView) -> Figure:
             small = group.kind == "random"
             (marks,) = axes.plot(
                 [at for at, _ in points], [value for _, value in points], linestyle="", color=style["color"],
-                marker="_" if small else "o", markersize=7 if small else 4.5, zorder=style["zorder"],
+                marker="_" if small else style["marker"], markersize=7 if small else 4.5, zorder=style["zorder"],
             )  # fmt: skip
             handles.setdefault(_label(view, group), marks)
         axes.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
@@ -88,6 +89,10 @@ def draw_heads(view: SuffixView) -> Figure:
         fontsize=8, handlelength=1.8, handletextpad=0.5, labelspacing=0.35, labelcolor=MUTED, borderaxespad=0.2,
     )  # fmt: skip
     return figure
+
+
+def _percent(shares: Sequence[float | None]) -> tuple[float | None, ...]:
+    return tuple(None if share is None else 100 * share for share in shares)
 
 
 def _aside(shown: Sequence[SuffixGroupEntry], group: SuffixGroupEntry) -> float:
@@ -117,4 +122,6 @@ def _style(view: SuffixView, group: SuffixGroupEntry) -> dict[str, Any]:
     if group.kind == "random":
         return {"color": CONTROL, "linewidth": 0.9, "linestyle": "--", "zorder": 2}
     drawn = [one for one in _shown(view) if one.kind != "random"]
-    return {"color": SERIES[drawn.index(group) % len(SERIES)], "linewidth": 1.5, "zorder": 3}
+    at = drawn.index(group)
+    mark = {"marker": MARKERS[at % len(MARKERS)], "markersize": 4.2, "markevery": (at, 4)}
+    return {"color": SERIES[at % len(SERIES)], "linewidth": 1.4, "zorder": 3, **mark}

@@ -24,6 +24,8 @@ CONTROL: Final = "#7d8590"
 CHOSEN: Final = "#d55e00"
 SERIES: Final = (DIRECTION, "#009e73", "#a8558a", "#9a6700", "#3f4cb5", "#5a5f66")
 """From the palette of Okabe and Ito, the lighter ones darkened to stand on white."""
+MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+"""One for each of them, since not everybody tells them apart by colour."""
 
 THEME: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from steerkit.report.gaps import missing
 from steerkit.report.glance import foretold, other_way
-from steerkit.report.numbers import clean, count
+from steerkit.report.headline import opened
+from steerkit.report.numbers import breakable_parts, clean, count, sentence_case
 from steerkit.report.read import Run
 from steerkit.report.search import make_searches
 from steerkit.report.separation import make_separations
 from steerkit.report.tables import Block, Row, make_blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
     from rich.table import Table
 
-REPORT: str = "report.html"
+REPORT: Final = "report.html"
+MOST_NOTES: Final = 12
+BETWEEN: Final = 2
+"""Cells between two columns."""
+LEAST_NAME: Final = 8
+"""Cells that a condition's name has at least."""
 
 
 def print_summary(run: Run, console: Console) -> None:
     """Print a table per evaluator and data set, what was not measured, and where the report is.
+
+    Of many measures the tables of those are printed that are read first; the report has all of them.
 
     Args:
         run: what was read.
@@ -29,15 +39,22 @@ def print_summary(run: Run, console: Console) -> None:
     from rich.text import Text
 
     blocks = make_blocks(run.results)
+    shown = opened(blocks)
     separations = make_separations(run.results)
     console.print(Text(clean(run.title), style="bold"))
     model = run.results.model
     console.print(Text(clean(f"{model.source}, seed {run.results.seed}"), style="dim"))
-    for block in blocks:
+    for block in shown:
         console.print()
-        console.print(_table(block))
+        console.print(_table(block, console.width))
     if not blocks:
         console.print("Nothing was evaluated in this run.")
+    if len(shown) < len(blocks):
+        folded = list(dict.fromkeys(block.evaluator.name for block in blocks if block not in shown))
+        number = count(len(blocks) - len(shown), "more table")
+        console.print()
+        console.print(Text(clean(f"{sentence_case(number)} in the report, of {', '.join(folded)}.")))
+        console.print()
     planned = [row.control.planned for block in blocks for row in block.rows if row.control is not None]
     if planned:
         number = count(max(planned), "random direction")
@@ -54,17 +71,24 @@ def print_summary(run: Run, console: Console) -> None:
             where = "held-out prompts" if item.held_out else "prompts not known to be held out"
             line = f"{item.direction} at {item.chosen.site}: AUROC {item.chosen.auroc:.2f} on {where}"
             console.print(Text(clean(line)))
-    notes = missing(run, blocks, separations)
-    if notes:
-        console.print(Text("\nNot measured:", style="bold"))
-        for note in notes:
-            console.print(Text(clean(f"- {note}")))
+    _print_notes(console, missing(run, blocks, separations))
     console.print()
     # A path is for copying, so it is not wrapped.
     console.print(Text(f"Report: {run.path / REPORT}"), soft_wrap=True)
 
 
-def _table(block: Block) -> Table:
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
+    from rich.text import Text
+
+    if notes:
+        console.print(Text("\nNot measured:", style="bold"))
+        for note in notes[:MOST_NOTES]:
+            console.print(Text(clean(f"- {note}")))
+        if len(notes) > MOST_NOTES:
+            console.print(f"- {count(len(notes) - MOST_NOTES, 'more note')}: see the report")
+
+
+def _table(block: Block, width: int) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -72,19 +96,47 @@ def _table(block: Block) -> Table:
     unit = "" if block.format.percent or not block.unit else f", {block.unit}"
     sizes = f", n = {block.n[0]}" if block.n and block.n[0] == block.n[1] else ""
     title = Text(clean(f"{block.name}{unit}{sizes}"), style="bold")
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("condition", overflow="fold")
-    columns = ["value", "95 % interval"]
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     shares = any(row.record is not None and row.record.against is not None for row in block.all_rows)
+    columns = ["value", "95 % interval"]
     columns += ["other\nway"] if shares else []
     if any(row.control is not None for row in block.rows):
         columns += ["random\nmean", "random\nlow to high"]
+    lines = [tuple(map(clean, _cells(block, row, shares)[: len(columns) + 1])) for row in block.all_rows]
+    names = wrapped([name for name, *_ in lines], width - _taken(columns, [cells for _, *cells in lines]))
+    table.add_column("condition", overflow="fold")
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in block.all_rows:
-        cells = _cells(block, row, shares)[: len(table.columns)]
-        table.add_row(*(Text(clean(cell)) for cell in cells))
+    for name, (_, *cells) in zip(names, lines, strict=True):
+        table.add_row(*map(Text, (name, *cells)))
     return table
+
+
+def _taken(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
+    """Cells that the columns of numbers take, each with what stands before it."""
+    from rich.cells import cell_len
+
+    told = [[*heading.split("\n"), *(cells[at] for cells in lines)] for at, heading in enumerate(columns)]
+    return sum(max(map(cell_len, column)) + BETWEEN for column in told)
+
+
+def wrapped(names: Sequence[str], width: int) -> list[str]:
+    """Names over several lines where they are wider than that, broken where their parts meet and never in a word.
+
+    A part that is wider by itself stays whole here.
+    """
+    from rich.cells import cell_len
+
+    room, found = max(width, LEAST_NAME), []
+    for name in names:
+        lines = [""]
+        for part in breakable_parts(name):
+            fits = cell_len(lines[-1] + part) <= room
+            lines = [*lines[:-1], lines[-1] + part] if fits or not lines[-1] else [*lines, part]
+        found.append("\n".join(lines))
+    return found
 
 
 def _cells(block: Block, row: Row, shares: bool) -> tuple[str, ...]:

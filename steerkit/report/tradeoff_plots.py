@@ -19,8 +19,12 @@ SIDE: Final = 3.7
 """Inches: of the figure, and of the square in it."""
 LINE: Final = 0.2
 COLUMNS: Final = 2
-_AWAY: Final = ((7, 6), (-7, 6), (7, -6), (-7, -6), (13, 0), (-13, 0), (0, 13), (0, -13))
-"""Where a number may stand, in points from its mark."""
+_NEAR: Final = (9.0, 15.0, 22.0, 30.0, 39.0, 49.0)
+"""How far a number may stand from its mark, in points: as near as it has room."""
+_ROOM: Final = 8.5
+"""How far it keeps from marks, bars and other numbers, in points."""
+_LED: Final = 12.0
+"""From here on a thin line leads to the mark."""
 
 
 def draw_tradeoff(tradeoff: Tradeoff) -> Figure:
@@ -79,23 +83,62 @@ def _scaled(side: Pooled, factor: float) -> tuple[float, float | None, float | N
 
 
 def _number(figure: Figure, axes: Axes, points: Sequence[Point], factor: float) -> None:
-    """A number beside each mark, on that side where it is furthest from other marks and numbers."""
+    """A number beside each mark, as near as it has room; marks on one spot share their numbers."""
     figure.draw_without_rendering()
-    places = [(_scaled(point.should_not, factor)[0], _scaled(point.should, factor)[0]) for point in points]
-    marks = [axes.transData.transform(place) * 72 / figure.dpi for place in places]
-    taken = [tuple(mark) for mark in marks]
-    for number, (mark, place, point) in enumerate(zip(marks, places, points, strict=True)):
-        others = [place for at, place in enumerate(taken) if at != number]
-        away = max(_AWAY, key=lambda step: _room((mark[0] + step[0], mark[1] + step[1]), others))
-        taken.append((mark[0] + away[0], mark[1] + away[1]))
+    spots: dict[tuple[float, float], list[int]] = {}
+    for number, point in enumerate(points):
+        place = _scaled(point.should_not, factor)[0], _scaled(point.should, factor)[0]
+        spots.setdefault(place, []).append(number)
+
+    def seen(place: tuple[float, float]) -> tuple[float, float]:
+        x, y = axes.transData.transform(place) * 72 / figure.dpi
+        return float(x), float(y)
+
+    frame = axes.get_window_extent()
+    low, high = (tuple(end * 72 / figure.dpi for end in corner) for corner in (frame.min, frame.max))
+    taken = [seen(place) for place in spots]
+    taken += [seen(place) for point in points for place in _along_bars(point, factor)]
+    for place, numbers in spots.items():
+        mark = seen(place)
+        text = ", ".join(map(str, numbers))
+        # A wide text keeps further off, and other numbers keep off all of it.
+        half = 2.3 * (len(text) - 1)
+        steps = [(far, turn * math.pi / 8) for far in _NEAR for turn in range(16)]
+        around = [(mark[0] + (far + half) * math.cos(turn), mark[1] + far * math.sin(turn)) for far, turn in steps]
+        inside = [one for one in around if low[0] + 3 < one[0] - half and one[0] + half < high[0] - 3
+                  and low[1] + 5 < one[1] < high[1] - 5]  # fmt: skip
+        others = [one for one in taken if one != mark]
+        rooms = [(min(_room(at, others) for at in _across(one, half)), one) for one in inside or around]
+        best = next((one for room, one in rooms if room >= _ROOM), max(rooms)[1])
+        taken += _across(best, half)
+        away = best[0] - mark[0], best[1] - mark[1]
+        plain = any(points[number].condition.kind == "baseline" for number in numbers)
+        colour = INK if plain else DIRECTION
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 1.5, "shrinkB": 3}
         axes.annotate(
-            str(number), place,
-            xytext=away, textcoords="offset points", ha="center", va="center", fontsize=8.5, zorder=7,
-            color=INK if point.condition.kind == "baseline" else DIRECTION, annotation_clip=False,
+            text, place, xytext=away, textcoords="offset points", ha="center", va="center", fontsize=8.5, zorder=7,
+            color=colour, annotation_clip=False, arrowprops=line if math.hypot(*away) - half > _LED else None,
         )  # fmt: skip
 
 
-def _room(place: tuple[float, float], others: Sequence[tuple[float, ...]]) -> float:
+def _across(centre: tuple[float, float], half: float) -> list[tuple[float, float]]:
+    """Points along a text of that half width."""
+    return [(centre[0] + half * at, centre[1]) for at in ((-1, 0, 1) if half else (0,))]
+
+
+def _along_bars(point: Point, factor: float) -> list[tuple[float, float]]:
+    """Points along both intervals, in the units of the axes."""
+    x, y = _scaled(point.should_not, factor), _scaled(point.should, factor)
+    found = []
+    for at in range(9):
+        if x[1] is not None and x[2] is not None:
+            found.append((x[1] + (x[2] - x[1]) * at / 8, y[0]))
+        if y[1] is not None and y[2] is not None:
+            found.append((x[0], y[1] + (y[2] - y[1]) * at / 8))
+    return found
+
+
+def _room(place: tuple[float, float], others: Sequence[tuple[float, float]]) -> float:
     """How far the nearest mark is, where that is near enough to matter."""
     return min([20.0, *(math.hypot(place[0] - x, place[1] - y) for x, y in others)])
 

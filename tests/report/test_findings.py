@@ -139,3 +139,26 @@ def test_a_paired_difference_goes_before_the_overlap_of_two_intervals(small: Any
     assert "on the same examples it changes by +1.25 (95\u00a0% interval 1.00 to 1.50). Two" in finding.text
     (finding,) = small(2.25, [0.5, 1.5], **{**paired, "difference_ci_low": -0.5}).findings
     assert "an interval that includes no change" in finding.text
+
+
+def test_a_system_prompt_has_no_direction_to_be_missed(results: Any, make: Any) -> None:
+    asked = {**make.condition("asked"), "system_prompt": "Be warm."}
+    results["conditions"] = [make.condition("baseline", "baseline"), asked]
+    results["records"] = [make.record("baseline", 1.0), make.record("asked", 3.0)]
+    (found,) = make_findings(make_blocks(Results.model_validate(results)))[0].findings
+    assert found.text.endswith("A system prompt has no direction that a random one could stand for.")
+    assert "No control was run" not in found.text
+
+
+@pytest.mark.parametrize(("low", "label"), [(-1.0, "no change shown"), (1.0, "outside control range")])
+def test_a_sweep_that_may_change_nothing_is_not_tagged_as_an_effect(
+    results: Any, make: Any, low: float, label: str
+) -> None:
+    dose = [one for one in results["conditions"] if one["sweep"] or one["kind"] == "baseline"]
+    beside = [other for one in dose if one["sweep"] for other in make.controls(one, 2)]
+    results["conditions"] = [*dose, *beside]
+    moved = {"difference": 2.0, "difference_ci_low": low, "difference_ci_high": 5.0}
+    results["records"] = [make.record(one["name"], 3.0, **(moved if one["sweep"] else {})) for one in dose]
+    results["records"] += [make.record(one["name"], 0.1) for one in beside]
+    (found,) = make_findings(make_blocks(Results.model_validate(results)))[0].findings
+    assert found.label == label

@@ -91,3 +91,9 @@ def test_a_run_without_directions_has_lost_none(build: Any, results: dict[str, A
     path = build(results)
     (path / "directions.safetensors").unlink()
     assert lost_parts(load_run(path)) == []
+
+
+def test_what_the_runner_has_said_of_a_site_is_not_said_again(build: Any, results: dict[str, Any]) -> None:
+    results["separation"][0].update(auroc=None, d_prime=None, reason="the two classes have the same means there.")
+    results["notes"] = ["No separation of warmth at blocks.0.resid_pre: the two classes have the same means there."]
+    assert [note for note in said(build(results)) if "same means" in note] == results["notes"]

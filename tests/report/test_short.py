@@ -28,19 +28,27 @@ def text(results: dict[str, Any]) -> str:
 
 def test_the_paragraph_of_a_study() -> None:
     finding = ["".join(sentence) for sentence in short(study()).finding]
-    assert finding[0] == "smollm2-135m-refusal under three conditions, compared with the model untouched (baseline)."
+    assert finding[0] == (
+        "smollm2-135m-refusal under three conditions, compared with the model untouched (baseline); in brackets are "
+        f"95{NB}% intervals."
+    )
     assert finding[1] == (
         "Direction refusal was chosen among 150 candidates at blocks.18.resid_pre, position -2; one other one is "
         "within one paired standard error of it, so these prompts don’t tell which of them is best."
     )
     assert finding[2] == (
-        f"refused on harmful.test: 93.8{NB}% (79.9 to 98.3{NB}%) without steering, n = 32; 6.2{NB}% (1.7 to 20.1{NB}%) "
-        f"under ablated, beyond both random directions (on 3{NB}% of the prompts it goes the other way); 96.9{NB}% "
-        f"(84.3 to 99.4{NB}%) under added, no change shown; 96.9{NB}% (84.3 to 99.4{NB}%) under prompted, "
-        "no change shown."
+        f"refused on harmful.test (n{NB}={NB}32): 93.8{NB}% (79.9 to 98.3{NB}%) without steering. Beyond both random "
+        f"directions: 6.2{NB}% (1.7 to 20.1{NB}%) under ablated (on 3{NB}% of the prompts it goes the other way). "
+        "No change shown: added and prompted."
     )
-    assert f"75.0{NB}% (57.9 to 86.7{NB}%) under prompted, which has no control" in finding[3]
-    assert finding[-1] == "Side effect kl_divergence on harmless.test: at most 2.10 nats (2.00 to 2.20) under added."
+    # One data set of those where it should and one of those where it shouldn't, by the recipe's trade-off.
+    assert finding[3].startswith(f"refused on harmless.test (n{NB}={NB}32): ")
+    assert f"Without control: 75.0{NB}% (57.9 to 86.7{NB}%) under prompted" in finding[3]
+    assert finding[4] == "One more measure is in the tables."
+    assert finding[-1] == (
+        "Side effect kl_divergence on harmless.test: 0.40 nats (0.30 to 0.50) under ablated, at most 2.10 nats (2.00 "
+        "to 2.20) under added."
+    )
 
 
 def test_what_it_does_not_show() -> None:
@@ -81,22 +89,23 @@ def one(results: dict[str, Any], make: SimpleNamespace) -> Any:
 
 
 SHOWN = {"difference": 2.0, "difference_ci_low": 1.0, "difference_ci_high": 3.0}
+GIVEN = "3.00 nats (2.75 to 3.25) under warmer"
 NOT_SHOWN = {"difference": 2.0, "difference_ci_low": -1.0, "difference_ci_high": 5.0}
 
 
 @pytest.mark.parametrize(
     ("value", "control", "more", "says"),
     [
-        (3.0, [0.5, 1.5], SHOWN, "under warmer, beyond both random directions."),
-        (3.0, [0.5, 1.5, 1.2], SHOWN, "under warmer, beyond all three random directions."),
-        (3.0, [0.5, 1.5], {**SHOWN, "against": 0.25}, f"directions (on 25{NB}% of the prompts it goes the other way)."),
-        (3.0, [0.5, 1.5], {**SHOWN, "against": 0.0}, "beyond both random directions."),
-        (3.0, [0.5, 1.5], NOT_SHOWN, "under warmer, no change shown."),
-        (3.0, [0.5, 3.5], SHOWN, "which random directions of the same norm reach as well."),
-        (3.0, [0.5], SHOWN, "under warmer, with no range of random directions beside it."),
-        (3.0, [], SHOWN, "under warmer, with no range of random directions beside it."),
-        (3.0, [0.5, 1.5], {}, "under warmer, with no interval of the change."),
-        (None, [0.5, 1.5], {}, "without steering, n = 16; not measured under warmer."),
+        (3.0, [0.5, 1.5], SHOWN, f"Beyond both random directions: {GIVEN}."),
+        (3.0, [0.5, 1.5, 1.2], SHOWN, f"Beyond all three random directions: {GIVEN}."),
+        (3.0, [0.5, 1.5], {**SHOWN, "against": 0.25}, f"{GIVEN} (on 25{NB}% of the prompts it goes the other way)."),
+        (3.0, [0.5, 1.5], {**SHOWN, "against": 0.0}, f"Beyond both random directions: {GIVEN}."),
+        (3.0, [0.5, 1.5], NOT_SHOWN, "No change shown: warmer."),
+        (3.0, [0.5, 3.5], SHOWN, f"No further than random directions of the same norm: {GIVEN}."),
+        (3.0, [0.5], SHOWN, f"With no range of random directions beside it: {GIVEN}."),
+        (3.0, [], SHOWN, f"With no range of random directions beside it: {GIVEN}."),
+        (3.0, [0.5, 1.5], {}, f"With no interval of the change: {GIVEN}."),
+        (None, [0.5, 1.5], {}, "without steering. Not measured: warmer."),
     ],
 )
 def test_a_claim_is_what_interval_and_control_allow(
@@ -106,13 +115,54 @@ def test_a_claim_is_what_interval_and_control_allow(
     assert said.endswith(says), said
     # Only what is beyond the control and has an interval of the change without 0 counts as an effect.
     effect = bool(more) and more.get("difference_ci_low", -1) > 0 and len(control) > 1 and max(control) < 3
-    assert ("beyond" in said) == (effect and value is not None)
+    assert ("Beyond" in said) == (effect and value is not None)
 
 
 def test_of_a_sweep_the_ends_are_told(results: dict[str, Any]) -> None:
     (said,) = ["".join(one) for one in short(results).finding if one[0].startswith("choice_logit")]
     assert "under dose[coefficient=-8]" in said and "under dose[coefficient=8]" in said
-    assert "dose[coefficient=4]" not in said and said.endswith("two more conditions in the table.")
+    assert "dose[coefficient=4]" not in said
+    assert "The conditions within sweeps are in the tables." in text(results)
+
+
+def test_conditions_that_give_the_same_are_told_together() -> None:
+    results = study()
+    for record in results["records"]:
+        if record["data"] == "harmful.test" and record["condition"] == "added":
+            like = next(r for r in results["records"] if r["condition"] == "ablated" and r["data"] == "harmful.test")
+            record.update({key: value for key, value in like.items() if key != "condition"})
+    assert f"6.2{NB}% (1.7 to 20.1{NB}%) under ablated and added (on 3{NB}% of" in text(results)
+
+
+def test_without_a_trade_off_the_first_data_sets_are_told() -> None:
+    results = study()
+    results["tradeoff"] = None
+    leads = [lead for lead, _ in short(results).finding]
+    assert leads[2:5] == ["refused on harmful.test", "refused on harmless.test", "refused on lookalikes.test"]
+
+
+def test_side_effects_that_go_down_and_several_ways_to_measure_one() -> None:
+    results = study()
+    for entry in results["evaluators"][1:]:
+        entry["summary"] = "How repetitive completions are."
+    results["evaluators"].append({**results["evaluators"][1], "name": "distinct"})
+    results["records"] += [{**r, "evaluator": "distinct"} for r in results["records"] if r["unit"] == "nats"]
+    for record in results["records"]:
+        if record["evaluator"] == "kl_divergence":
+            record.update(value=3 - record["value"], ci_low=3 - record["ci_high"], ci_high=3 - record["ci_low"])
+    sides = ["".join(one) for one in short(results).finding if one[0].startswith("Side effect")]
+    assert sides == [
+        "Side effect kl_divergence on harmless.test: 3.00 without steering, 2.60 nats (2.50 to 2.70) under ablated, "
+        "down to 0.90 nats (0.80 to 1.00) under added."
+    ]
+
+
+def test_a_monitor_reads_no_completions() -> None:
+    results = study()
+    monitor = {"name": "crossed", "aggregate": "proportion", "unit": "fraction", "options": {"max_new_tokens": 0}}
+    results["evaluators"].append(monitor)
+    results["records"] += [{**r, "evaluator": "crossed"} for r in results["records"] if r["evaluator"] == "refused"]
+    assert short(results).limits[0] == "No judge read the completions: refused goes by rules."
 
 
 def test_runs_without_this_or_that() -> None:
@@ -131,7 +181,9 @@ def test_runs_without_this_or_that() -> None:
     alone["conditions"] = alone["conditions"][1:]
     alone["records"] = [record for record in alone["records"] if record["condition"] != "baseline"]
     said = text(alone)
-    assert "without a baseline to compare with" in said and "refused on harmful.test: no baseline" in said
+    assert (
+        "without a baseline to compare with" in said and f"refused on harmful.test (n{NB}={NB}32): no baseline" in said
+    )
     assert "no baseline to compare with." in said.rpartition("Side effect")[2]
 
 
@@ -163,7 +215,7 @@ def test_a_judge_speaks_first_and_what_is_no_verdict_not_at_all() -> None:
     ]  # fmt: skip
     leads = [lead for lead, _ in short(results).finding]
     assert leads[2] == "judged on harmful.test" and not any("unparsed" in lead for lead in leads)
-    assert "".join(short(results).finding[5]) == "Three more measures are in the tables."
+    assert "".join(short(results).finding[4]) == "Four more measures are in the tables."
     assert not any("judge" in limit for limit in short(results).limits)
 
 
@@ -175,7 +227,7 @@ def test_without_side_effects_and_controls_it_says_so() -> None:
     results["evaluators"] = results["evaluators"][:1]
     results["conditions"] = [one for one in results["conditions"] if one["kind"] != "control"]
     assert text(results).endswith("No side effect was measured.")
-    assert "No random directions were run" in short(results).limits[1] and "beyond" not in text(results)
+    assert "No random directions were run" in short(results).limits[1] and "Beyond" not in text(results)
 
 
 def test_where_evaluators_disagree() -> None:
@@ -192,6 +244,11 @@ def test_where_evaluators_disagree() -> None:
         "one and two on a.test: they differ on 7 of 40 examples under two conditions, most of them under added: 6 of "
         "20 (κ 0.25).",
         "one and label on a.test: alike on all 20 examples under baseline.",
+    )
+    pairs["b.test"] = [Pair("one", "two", "b.test", (compared("baseline", 10, 0, 1, 0.6),))]
+    assert short(study(), pairs).disagreements[0] == (
+        "one and two on a.test and b.test: they differ on 7 of 40 and 1 of 10 examples under two conditions, most of "
+        "them under added on a.test: 6 of 20 (κ 0.25)."
     )
 
 
