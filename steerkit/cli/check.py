@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Plan,
         PlannedCondition,
         PlannedDirection,
+        PlannedEvaluation,
         PlannedGate,
         PlannedIntervention,
         PlannedMonitor,
@@ -140,7 +141,7 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
         for one in plan.suffixes
     ]
     _table(console, "suffixes", ("name", "direction", "prompts", "reference", "suffixes", "random, of each"), studies)
-    evaluators = [[item.name, ", ".join(map(str, item.data)), _options(item.options)] for item in plan.evaluations]
+    evaluators = [[item.name, _data_of(plan, item), _options(item.options)] for item in plan.evaluations]
     _table(console, "evaluators", ("name", "data", "options"), evaluators)
     _table(console, "cost, at most", ("", ""), _cost_rows(plan))
     _table(
@@ -194,6 +195,11 @@ def _direction_row(item: PlannedDirection) -> list[str]:
     if item.estimator is None:
         return [item.name, "from a file", str(item.file), "", ""]
     return [item.name, item.estimator.name, f"{item.positive} − {item.negative}", str(item.site), str(item.positions)]
+
+
+def _data_of(plan: Plan, item: PlannedEvaluation) -> str:
+    alone = item.uncontrolled if plan.random_directions else ()
+    return ", ".join(f"{ref} (no controls)" if ref in alone else str(ref) for ref in item.data)
 
 
 def _condition_row(plan: Plan, item: PlannedCondition) -> list[str]:

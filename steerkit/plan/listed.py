@@ -78,11 +78,13 @@ def completions_as_json(item: PlannedCompletions) -> dict[str, Any]:
 
 def evaluation_as_json(item: PlannedEvaluation) -> dict[str, Any]:
     """An evaluator as ``plan.json`` lists it."""
+    uncontrolled = {"uncontrolled": [str(ref) for ref in item.uncontrolled]} if item.uncontrolled else {}
     return {
         "name": item.name,
         "evaluator": item.spec.name,
         "options": options_as_json(item.options),
         "data": [str(ref) for ref in item.data],
+        **uncontrolled,
     }
 
 

@@ -53,7 +53,8 @@ class Look:
         most_tokens: of ``along``: tokens that are read of each text, 0 for all.
         evaluations: places of the evaluators, among the plan's, that score it.
         needs_pass: whether next-token logits are computed, or completions written; not where they are there already.
-        alone: whether controls don't take it.
+        alone: whether it is for the reader, of the condition by itself.
+        controlled: whether controls take it.
         samplings: of ``after_prompts``: how completions are sampled.
         readings: of ``after_prompts``: the lengths of completions along which activations and readings are taken.
         compared: of ``along``: whether the baseline's logits are taken beside.
@@ -67,6 +68,7 @@ class Look:
     evaluations: tuple[int, ...] = ()
     needs_pass: bool = True
     alone: bool = False
+    controlled: bool = True
     samplings: tuple[Sampling, ...] = ()
     readings: tuple[int, ...] = ()
     compared: bool = False
@@ -119,7 +121,7 @@ class PlannedGroup:
 
     def members(self, look: Look) -> int:
         """How many conditions take a look side by side."""
-        return 1 if look.alone else 1 + self.controls
+        return 1 + self.controls if look.controlled else 1
 
     def completions(self, data: DataRef) -> Look | None:
         """The look that writes completions on a split, or None."""
@@ -155,6 +157,7 @@ def _looks(
     found: list[Look] = []
     for data in dict.fromkeys(ref for item in evaluations for ref in item.data):
         here = {place: item.needs for place, item in enumerate(evaluations) if data in item.data}
+        beside = {place for place in here if data not in evaluations[place].uncontrolled}
         longest = completion_length(evaluations, data)
         compared = baseline and any(compares_completions(needs) for needs in here.values())
         # The baseline's own are cut from what others are compared with, which is as long as anybody asks for.
@@ -162,24 +165,43 @@ def _looks(
         written = max(asked) if compared else longest
         kept = baseline and any(needs.baseline and needs.next_token_logits for needs in here.values())
         found += [Look("reference", data)] if kept else []
-        found += [Look("completions", data, new_tokens=written)] if written else []
-        after = tuple(place for place, needs in here.items() if not needs.sequence_logits)
-        if after:
-            needs_after = [here[place] for place in after]
-            passes = not kept and any(needs.next_token_logits for needs in needs_after)
-            sampled, read = tuple(samplings(needs_after)), tuple(reading_lengths(needs_after))
-            look = Look("after_prompts", data, evaluations=after, needs_pass=passes, samplings=sampled, readings=read)
-            found.append(look)
-        found += _along(data, here, baseline)
+        if written:
+            controlled = any(greedy_tokens(here[place]) for place in beside)
+            found.append(Look("completions", data, new_tokens=written, controlled=controlled))
+        for controlled in (True, False):
+            asking = {place: needs for place, needs in here.items() if (place in beside) is controlled}
+            found += _after_prompts(data, asking, kept, controlled)
+            found += _along(data, asking, baseline, controlled)
     if samples is not None:
         written = completion_length(evaluations, samples.data)
         length = written or samples.max_new_tokens
-        found += [] if written else [Look("completions", samples.data, samples.n, length, alone=True)]
-        found += [Look("readings", samples.data, samples.n, length, alone=True)] if monitored else []
+        shown = Look("completions", samples.data, samples.n, length, alone=True, controlled=False)
+        found += [] if written else [shown]
+        found += [replace(shown, kind="readings")] if monitored else []
     return tuple(found)
 
 
-def _along(data: DataRef, needs: Mapping[int, Needs], baseline: bool) -> list[Look]:
+def _after_prompts(data: DataRef, asking: Mapping[int, Needs], kept: bool, controlled: bool) -> list[Look]:
+    """The look at what follows prompts; none where nobody asks for it. ``kept``: whether logits are there already."""
+    needs = {place: one for place, one in asking.items() if not one.sequence_logits}
+    if not needs:
+        return []
+    passes = not kept and any(one.next_token_logits for one in needs.values())
+    sampled, read = tuple(samplings(needs.values())), tuple(reading_lengths(needs.values()))
+    return [
+        Look(
+            "after_prompts",
+            data,
+            evaluations=tuple(needs),
+            needs_pass=passes,
+            controlled=controlled,
+            samplings=sampled,
+            readings=read,
+        )
+    ]
+
+
+def _along(data: DataRef, needs: Mapping[int, Needs], baseline: bool, controlled: bool) -> list[Look]:
     """Looks along texts. Those beside the baseline's are looks of their own: they are steered row by row."""
     asked = {
         place: (*texts_wanted(one), one.baseline and not baseline)
@@ -193,6 +215,7 @@ def _along(data: DataRef, needs: Mapping[int, Needs], baseline: bool) -> list[Lo
             new_tokens=new_tokens,
             most_tokens=most,
             evaluations=tuple(place for place, wanted in asked.items() if wanted == (new_tokens, most, compared)),
+            controlled=controlled,
             compared=compared,
         )
         for new_tokens, most, compared in dict.fromkeys(asked.values())

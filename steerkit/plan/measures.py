@@ -62,7 +62,20 @@ class MeasureResolver(TokenResolver):
         self.answer_tokens(options, path)
         references = self.references(needs, written.options, path)
         self.check_read(needs, [*known, *(ref for _, ref in references)], written.options, path)
-        return PlannedEvaluation(written.name, spec, options, needs, tuple(known), references)
+        uncontrolled = self.uncontrolled(written, known, path)
+        return PlannedEvaluation(written.name, spec, options, needs, tuple(known), references, uncontrolled)
+
+    def uncontrolled(
+        self, written: EvaluationRecipe, data: Sequence[DataRef], path: tuple[KeyPart, ...]
+    ) -> tuple[DataRef, ...]:
+        """Of an evaluator's data, where random controls aren't measured by it."""
+        if isinstance(written.control, bool):
+            return () if written.control else tuple(data)
+        named = [self.ref(text, *path, "control", at) for at, text in enumerate(written.control)]
+        for at, ref in enumerate(named):
+            if ref is not None and ref not in data:
+                self.complain(f"{ref} is none of the data of {written.name}", *path, "control", at)
+        return tuple(ref for ref in data if ref not in named)
 
     def references(
         self, needs: Needs, options: Mapping[str, object], path: tuple[KeyPart, ...]

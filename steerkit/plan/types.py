@@ -205,7 +205,17 @@ class PlannedSearch:
 
 @dataclass(frozen=True)
 class PlannedEvaluation:
-    """An evaluator with its options, what it must see, the data that it is run on, and other data that it looks at."""
+    """An evaluator with its options, what it must see, the data that it is run on, and other data that it looks at.
+
+    Args:
+        name: as results call it.
+        spec: the plugin.
+        options: of the plugin.
+        needs: what it must see.
+        data: what it is run on.
+        references: other data that it looks at, by the names that its options give them.
+        uncontrolled: of its data, where random controls aren't measured by it.
+    """
 
     name: str
     spec: EvaluatorSpec
@@ -213,6 +223,7 @@ class PlannedEvaluation:
     needs: Needs
     data: tuple[DataRef, ...]
     references: tuple[tuple[str, DataRef], ...] = ()
+    uncontrolled: tuple[DataRef, ...] = ()
 
     @property
     def derived(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from steerkit.recipe.paths import local_model, readable_path
 from steerkit.recipe.schema import Recipe
 
 INTERVENTION_KEYS = ("direction", "sites", "positions", "schedule", "gate")
-EVALUATION_KEYS = ("data", "name")
+EVALUATION_KEYS = ("data", "name", "control")
 SCORE_KEYS = ("data", "under")
 FILTER_KEYS = ("at_least", "at_most", "parts")
 OPTIONS = "options"
@@ -154,6 +154,9 @@ class Draft:
         for section in ("monitors", "search", "filter", "suffixes"):
             if not out[section]:
                 del out[section]
+        for item in out["evaluate"]:
+            if item["control"] is True:
+                del item["control"]
         out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]
         return out
 

@@ -332,6 +332,7 @@ class _Grammar:
     def _evaluation(self, item: dict[str, Any], target: KeyPath) -> dict[str, Any]:
         item.setdefault("name", item["plugin"])
         self._listed(item, "data", target)
+        self._listed(item, "control", target)
         return item
 
     def _listed(self, item: dict[str, Any], key: str, target: KeyPath) -> None:

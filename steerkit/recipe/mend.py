@@ -52,6 +52,7 @@ _STAND_INS: Final[Mapping[Path, Any]] = {
     ("monitors", "*", "sites", "*"): _DIRECTION["site"],
     ("evaluate", "*", "data"): [_UNKNOWN_NAME],
     ("evaluate", "*", "data", "*"): _UNKNOWN_NAME,
+    ("evaluate", "*", "control"): True,
     ("report", "samples", "data"): _UNKNOWN_NAME,
     **{("report", "tradeoff", key): _UNKNOWN_NAME for key in ("evaluator", "should", "should_not")},
 }

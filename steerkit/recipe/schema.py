@@ -211,6 +211,9 @@ class EvaluationRecipe(Section):
     plugin: str
     name: Name = Field(description="as results call it; the plugin's name where it isn't given")
     data: tuple[str, ...] = Field(min_length=1, description="one data reference or a list, as in [probe.test]")
+    control: bool | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default=True, description="whether random controls are measured by it too, or on which of its data"
+    )
     options: Mapping[str, Any] = Field(default_factory=dict)
 
 

@@ -94,7 +94,8 @@ def _row(
     condition: str,
 ) -> Guard:
     columns = {key: records.get((label, data, condition)) for key, label in labels.items()}
-    controls = [one.name for one in results.conditions if one.kind == "control" and one.of == condition]
+    beside = [one.name for one in results.conditions if one.kind == "control" and one.of == condition]
+    controls = [name for name in beside if (labels[EVALUATOR], data, name) in records]
     return Guard(
         data,
         condition,

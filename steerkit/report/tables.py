@@ -175,8 +175,9 @@ def _make_block(results: Results, entry: EvaluatorEntry | None, name: str, data:
 
 
 def _make_row(condition: ConditionEntry, records: dict[str, RecordEntry], results: Results) -> Row:
-    names = [other.name for other in results.conditions if other.kind == "control" and other.of == condition.name]
-    values = (records[name].value for name in names if name in records)
+    own = [other.name for other in results.conditions if other.kind == "control" and other.of == condition.name]
+    names = [name for name in own if name in records]  # a recipe may leave its controls out of some measures
+    values = (records[name].value for name in names)
     control = Control(len(names), tuple(value for value in values if value is not None)) if names else None
     return Row(condition, records.get(condition.name), control)
 

@@ -306,8 +306,10 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
         tuple(one for item in payloads for one in item.references),
     )
     bench.observer.step(f"{', '.join(item.name for item in payloads)} on {data}")
-    known = {data: [one["ids"] for one in from_bytes(given["completions"])]} if "completions" in given else {}
     steering = _steering(first.group, given)
+    known = {}
+    if "completions" in given:  # of all controls, also where this evaluator isn't asked about them
+        known[data] = [one["ids"] for one in from_bytes(given["completions"])[: len(steering)]]
     called = [f"{hash_of(first.group.condition)}/{number}" for number in range(len(steering))]
     members = evaluation.run_many(steering, samples=False, known=known, names=called)
     return {

@@ -274,7 +274,7 @@ class Grapher:
         alone = self.use(planned.condition, 0, names[0])
         found = GroupTasks(planned, names, {}, None, {}, {})
         for look in planned.looks:
-            chosen = alone if look.alone else use
+            chosen = use if look.controlled else alone
             found = self.look(found, look, chosen)
         if planned.condition is None:
             self.baseline = found

@@ -69,6 +69,8 @@ def _group_scores(
         asking: dict[tuple[str, str], tuple[str, ...]] = {}
         idle = False
         for (name, ref), members in scored.items():
+            if place >= len(members):
+                continue  # controls aren't measured by it
             own, data, planned = members[place], str(ref), _named(plan, name)
             labels = planned.labels or {"": name}
             for value, packed in own["values"].items():
@@ -201,6 +203,8 @@ def _measured(
         found = scores[condition.name]
         for planned in plan.evaluations:
             for ref in planned.data:
+                if condition.kind == "control" and ref in planned.uncontrolled:
+                    continue
                 plain = None if condition.kind == "baseline" else scores[BASELINE]
                 rows, remarks = records_of(plan, planned, ref, condition.name, found, plain)
                 records += rows
@@ -303,6 +307,10 @@ def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:
     quiet = [planned.name for planned in plan.conditions if not planned.control]
     if plan.random_directions and quiet:
         notes.append(f"No random controls for {', '.join(quiet)}: the recipe switches them off.")
+    for planned in plan.evaluations if plan.random_directions else ():
+        if planned.uncontrolled:
+            where = " and ".join(map(str, planned.uncontrolled))
+            notes.append(f"No random controls for {planned.name} on {where}: the recipe leaves them out.")
     if not plan.separated:
         notes.append("Separation by layer is switched off.")
     reasons: dict[tuple[str, str], list[str]] = {}

@@ -1,0 +1,123 @@
+"""Random controls that some evaluators are asked about and others aren't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerkit.catalog import Catalog
+from steerkit.errors import RecipeError
+from steerkit.plan import plan_recipe
+from steerkit.report import write_report
+from steerkit.run import run_recipe
+from tests.small_run import RECIPE, carried, results_of, runs_in
+
+LEFT_OUT = (
+    RECIPE.replace("{data: [warm.test, cold.test]}", "{data: [warm.test, cold.test], control: cold.test}")
+    .replace("kl_divergence: {data: cold.test}", "kl_divergence: {data: cold.test, control: false}")
+    .replace("cross_entropy: {data: text}", "cross_entropy: {data: text, control: false}")
+)
+CONTROLS = {f"{name}/random-{number}" for name in ("warmer", "without") for number in (1, 2)}
+CONDITIONS = {"baseline", "warmer", "without", "dose[coefficient=-2]", "dose[coefficient=2]"}
+
+
+def run(folder: Path, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "small.yaml").write_text(text)
+    return run_recipe(folder / "small.yaml", out=folder / "runs")
+
+
+def values(run: Path) -> dict[tuple[str, str, str], Any]:
+    return {(one["evaluator"], one["data"], one["condition"]): one for one in results_of(run)["records"]}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One with all controls, one with some left out. They share no store."""
+    folder = tmp_path_factory.mktemp("controls")
+    return run(folder / "all", RECIPE), run(folder / "some", LEFT_OUT)
+
+
+def test_controls_are_measured_where_the_recipe_says(runs: tuple[Path, Path]) -> None:
+    found = values(runs[1])
+    measured = {(evaluator, data): set() for evaluator, data, _ in found}
+    for evaluator, data, condition in found:
+        measured[evaluator, data].add(condition)
+    assert measured["refusal_score", "cold.test"] == CONDITIONS | CONTROLS
+    assert measured["refusal_rate", "cold.test"] == CONDITIONS | CONTROLS
+    assert measured["refusal_score", "warm.test"] == CONDITIONS
+    assert measured["kl_divergence", "cold.test"] == measured["cross_entropy", "text"] == CONDITIONS
+
+
+def test_what_is_measured_is_what_it_was(runs: tuple[Path, Path]) -> None:
+    whole, some = (values(one) for one in runs)
+    assert set(some) < set(whole)
+    for place, record in some.items():
+        if record["value"] is not None:
+            # Who shares a batch with whom differs, so float sums do.
+            assert record["value"] == pytest.approx(whole[place]["value"], rel=1e-5, abs=1e-5), place
+
+
+def test_check_counts_the_passes_that_a_run_makes(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(RECIPE)
+    (tmp_path / "some.yaml").write_text(LEFT_OUT)
+    whole, some = (plan_recipe(tmp_path / name, [], Catalog.discover()).cost for name in ("all.yaml", "some.yaml"))
+    assert some.generated_tokens == whole.generated_tokens
+    # Two conditions with two controls each: four prompts of two tokens or so, and two texts, aren't read by controls.
+    assert some.prompt_tokens < whole.prompt_tokens
+
+
+def test_completions_are_written_for_those_who_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = LEFT_OUT.replace("max_new_tokens: 4}\n  - cross", "max_new_tokens: 4, control: false}\n  - cross")
+    done = carried(monkeypatch)
+    found = values(run(tmp_path, text))
+    written = [task.payload.group.controls for task in done if task.kind == "completions"]
+    assert written and set(written) == {0}
+    assert {condition for evaluator, _, condition in found if evaluator == "refusal_rate"} == CONDITIONS
+
+
+def test_asking_about_controls_later_computes_them_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(tmp_path, LEFT_OUT)
+    done = carried(monkeypatch)
+    second = run(
+        tmp_path,
+        LEFT_OUT.replace("kl_divergence: {data: cold.test, control: false}", "kl_divergence: {data: cold.test}"),
+    )
+    assert {task.payload.name for task in done} == {"kl_divergence"}
+    assert {task.payload.group.controls for task in done} == {2}
+    assert len(runs_in(tmp_path / "runs")) == 2 and first != second
+
+
+def test_the_report_and_results_say_so(runs: tuple[Path, Path]) -> None:
+    notes = results_of(runs[1])["notes"]
+    assert "No random controls for refusal_score on warm.test: the recipe leaves them out." in notes
+    assert "No random controls for kl_divergence on cold.test: the recipe leaves them out." in notes
+    assert not any("for refusal_rate" in note for note in notes)
+    page = write_report(runs[1]).read_text("utf-8")
+    assert "No random controls for kl_divergence on cold.test" in page
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("control: warm.train", "warm.train is none of the data of refusal_score"),
+        ("control: [cold.test, lukewarm.test]", "lukewarm"),
+        ("control: 3", "control"),
+        ("control: []", "control"),
+    ],
+)
+def test_mistakes(tmp_path: Path, written: str, said: str) -> None:
+    (tmp_path / "small.yaml").write_text(LEFT_OUT.replace("control: cold.test", written))
+    with pytest.raises(RecipeError) as error:
+        plan_recipe(tmp_path / "small.yaml", [], Catalog.discover())
+    assert said in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_the_resolved_recipe_reads_back(runs: tuple[Path, Path]) -> None:
+    written = (runs[1] / "recipe.yaml").read_text("utf-8")
+    assert written.count("control: false") == 3  # two evaluators and the sweep
+    (runs[1].parent / "again.yaml").write_text(written)
+    again = plan_recipe(runs[1].parent / "again.yaml", [], Catalog.discover())
+    assert [len(one.uncontrolled) for one in again.evaluations] == [1, 1, 0, 1]
