@@ -79,7 +79,7 @@ class AwaitedModel(LiveModel):
         facts = ModelFacts(known.model_type, known.config, frozenset(known.special_tokens))
         self.tokenizer, self.layout, self.adapter_name, self.facts = tokenizer, known.layout, known.adapter, facts
         self.source, self._chat, self.batch_tokens = source, chat, batch_tokens
-        self.weights_hash, self.share_beginnings = known.weights_hash, True
+        self.weights_hash, self.share_beginnings, self.rows_leave = known.weights_hash, True, True
 
     @property
     # Where other live models hold the model, this one gives it when it is asked, and nobody sets it.

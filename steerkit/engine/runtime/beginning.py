@@ -23,6 +23,7 @@ from steerkit.engine.prompts.batches import Batch, arguments_behind, forward_arg
 from steerkit.engine.runtime.blocks import Group
 from steerkit.engine.runtime.caches import cache_for_rows, for_rows, new_cache
 from steerkit.engine.runtime.generation import generate_batch
+from steerkit.engine.runtime.leaving import complete_leaving, may_leave
 from steerkit.engine.runtime.sampling import KeyedSampling
 from steerkit.engine.runtime.shareable import hidden_of, longest_shareable, shareable
 from steerkit.engine.sequence.positions import Frame, edit_mask, position_intervals
@@ -107,6 +108,9 @@ def complete_batch(
     plain = _keeps_rows(live, settings)
     begun = _begin(live, batch, steer, readers, new_tokens=max_new_tokens) if plain else None
     if begun is not None:
+        if live.rows_leave and not readers and not settings and may_leave(live, batch, steer):
+            apart, cache = begun.apart, begun.cache
+            return complete_leaving(live, apart, cache, max_new_tokens=max_new_tokens, steer=steer)
         batch, readers = begun.apart, begun.joining(readers)
         settings = {**settings, "past_key_values": begun.cache}
     with live.running(batch, steer=steer, readers=readers):

@@ -9,6 +9,7 @@ from steerkit.engine.sites.evaluating import evaluating
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from steerkit.engine.prompts.batches import Batch
@@ -47,20 +48,29 @@ def generate_batch(
     if settings.get("return_dict_in_generate"):
         raise ModelError("return_dict_in_generate is for transformers' own generate; this one returns texts.")
     own = settings.get("do_sample") or "generation_config" in settings
-    arguments = {"pad_token_id": pad_id, **({} if own else GREEDY), **settings}
+    settings = {**({} if own else GREEDY), **settings}
+    tokens = write_tokens(model, batch, max_new_tokens=max_new_tokens, pad_id=pad_id, settings=settings)
+    ends = end_ids(model, settings)
+    return [until_end(row, ends, pad_id) for row in tokens.tolist()]
+
+
+def write_tokens(
+    model: PreTrainedModel, batch: Batch, *, max_new_tokens: int, pad_id: int, settings: Mapping[str, Any]
+) -> Tensor:
+    """What ``generate`` writes behind a batch, ``[rows * num_return_sequences, new]``, ended rows filled up."""
     generate: Any = model.generate
     with evaluating(model):
-        output = generate(
+        output: Tensor = generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask.long(),
             max_new_tokens=max_new_tokens,
-            **arguments,
+            **{"pad_token_id": pad_id, **settings},
         )
-    ends = _end_ids(model, settings)
-    return [_until_end(row.tolist(), ends, pad_id) for row in output[:, batch.input_ids.shape[1] :]]
+    return output[:, batch.input_ids.shape[1] :]
 
 
-def _end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[int]:
+def end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[int]:
+    """The tokens that end a row."""
     config = settings.get("generation_config") or model.generation_config
     ends = settings.get("eos_token_id", getattr(config, "eos_token_id", None))
     if ends is None:
@@ -68,7 +78,7 @@ def _end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[i
     return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset((int(ends),))
 
 
-def _until_end(ids: list[int], ends: frozenset[int], pad_id: int) -> list[int]:
+def until_end(ids: list[int], ends: frozenset[int], pad_id: int) -> list[int]:
     """Tokens before the end token; without one (a stop string ended the row), without the padding behind."""
     for place, token in enumerate(ids):
         if token in ends:

@@ -59,6 +59,7 @@ class Runtime:
         weights_hash: sha256 of the weights' files, or None.
         share_beginnings: whether what the prompts of a batch have in common at their beginning is computed once, where
             that is exact. False reads every prompt whole.
+        rows_leave: whether rows leave a batch of completions once they have ended, where that is exact.
     """
 
     model: PreTrainedModel
@@ -71,6 +72,7 @@ class Runtime:
     batch_tokens: int = 4096
     weights_hash: str | None = None
     share_beginnings: bool = True
+    rows_leave: bool = True
 
     @cached_property
     def steering(self) -> Steering:
