@@ -9,7 +9,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,8 @@ class RunDirectory:
             ) from error
         try:
             directory = cls(path, resumed)
+            if resumed:
+                _remove_halves(path)
             if resumed and (path / STAGES / "timings.json").exists():
                 directory.timings.update(json.loads((path / STAGES / "timings.json").read_text()))
             with _logging(path):
@@ -151,6 +153,13 @@ def _claim(out: Path, stem: str, digest: str) -> tuple[Path, FileLock, bool]:
         write_text(path / STAGES / DIGEST, digest)
         return path, lock, False
     raise ArtifactError(f"A hundred runs of {stem} began in one second in {out}.")
+
+
+def _remove_halves(path: Path) -> None:
+    """Remove what a process that was killed was writing: who holds the directory is the only one that writes there."""
+    for half in path.rglob(".*.tmp"):
+        with suppress(OSError):
+            half.unlink()
 
 
 def _digest_of(path: Path) -> str | None:

@@ -52,3 +52,14 @@ def test_a_run_is_whole_before_its_lock_goes(tmp_path: Path, monkeypatch: pytest
         done.finish(Results.model_construct(), [])
     assert begun[0] == done.path / STAGES and begun[1] != done.path
     assert not (done.path / STAGES).exists()
+
+
+def test_halves_of_files_go_when_a_killed_run_goes_on(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path, "small", DIGEST) as killed:
+        halves = [killed.path / ".results.json.0011223344556677.tmp", killed.path / STAGES / ".timings.json.00.tmp"]
+        for half in halves:
+            half.write_text("{")
+        (killed.path / "plan.json").write_text("{}")
+    with RunDirectory.open(tmp_path, "small", DIGEST) as on:
+        assert on.resumed and on.path == killed.path
+        assert not any(half.exists() for half in halves) and (on.path / "plan.json").exists()
