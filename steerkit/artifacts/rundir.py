@@ -115,7 +115,8 @@ def _logging(path: Path) -> Iterator[None]:
     def ours(record: Record) -> bool:
         return record["extra"].get("run") == run and str(record["name"]).split(".")[0] == "steerkit"
 
-    sink = logger.add(path / LOG, level="TRACE", filter=ours, format=LOG_FORMAT)
+    # What keeps the log from being written, such as a full disk, ends the run as it does elsewhere.
+    sink = logger.add(path / LOG, level="TRACE", filter=ours, format=LOG_FORMAT, catch=False)
     try:
         with logger.contextualize(run=run):
             yield
@@ -147,12 +148,22 @@ def _claim(out: Path, stem: str, digest: str) -> tuple[Path, FileLock, bool]:
             path.mkdir()
         except FileExistsError:
             continue
+        return path, _begun(path, digest), False
+    raise ArtifactError(f"A hundred runs of {stem} began in one second in {out}.")
+
+
+def _begun(path: Path, digest: str) -> FileLock:
+    """Mark a new directory as an unfinished run, and hold it. Where that can't be written, nothing is left."""
+    lock = FileLock(path / STAGES / ".lock")
+    try:
         (path / STAGES).mkdir()
-        lock = FileLock(path / STAGES / ".lock")
         lock.acquire(blocking=False)
         write_text(path / STAGES / DIGEST, digest)
-        return path, lock, False
-    raise ArtifactError(f"A hundred runs of {stem} began in one second in {out}.")
+    except BaseException:
+        lock.release()
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return lock
 
 
 def _remove_halves(path: Path) -> None:
