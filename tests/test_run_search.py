@@ -153,6 +153,8 @@ def test_a_filter_that_keeps_nothing_says_what_there_was(recipe: Path) -> None:
     ("override", "message"),
     [
         ("search.warmth.over=candidate", "unknown direction 'candidate'. Did you mean 'candidates'?"),
+        ("search.warmth.over=[]", "expected the name of a direction, or a list of names"),
+        ("search.warmth.over=[candidates, candidates]", "one direction stands here twice"),
         ("search.warmth.minimise=refusal", "unknown score 'refusal'. Did you mean 'refusal_score'?"),
         ("search.warmth.maximise=refusal_score", "expected one of minimise and maximise, not both"),
         ("search.warmth.subject_to.kl.score=kl", "unknown score 'kl'"),
@@ -315,3 +317,14 @@ def test_a_run_and_the_rule_remove_an_infinite_score_alike(
     assert select(read_table(path / "candidates-warmth.json", ARDITI_2024), ARDITI_2024, 3).removed_by["nan"] == len(
         endless
     )
+
+
+def test_a_search_that_aims_at_what_no_candidate_changes_is_noted(recipe: Path) -> None:
+    unsteered = SCORES.replace("under: [ablate], tokens: [x]", "tokens: [x]", 1)
+    preset = RECIPE[RECIPE.index("    preset:") : RECIPE.index("conditions:")]
+    bounds = "a: {score: steering_score, at_least: -9}, b: {score: kl_div_score, at_most: 9}"
+    rest = f"    minimise: refusal_score\n    subject_to: {{{bounds}}}\n"
+    for scores, noted in ((SCORES, 0), (unsteered, 1)):
+        recipe.write_text(RECIPE.replace(preset, f"    scores:\n{scores}{rest}"), "utf-8")
+        notes = plan_recipe(recipe, (), Catalog.discover()).notes
+        assert sum("is scored under no intervention" in note for note in notes) == noted
