@@ -23,7 +23,7 @@ TIMES = {"timings.json", LOG}
 def killed(recipe: Path, kills: int, ends: int, *profile: str) -> tuple[Path, list[Path]]:
     """The run that nothing disturbed, and those that were killed, beside the recipe. See ``tests.dying``."""
     folder = recipe.parent
-    command = [sys.executable, "-m", "tests.dying", recipe, folder, str(kills), str(ends), "17", *profile]
+    command = [sys.executable, "-m", "tests.dying", str(recipe), str(folder), str(kills), str(ends), "17", *profile]
     root, environment = Path(__file__).parents[1], {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
