@@ -105,22 +105,18 @@ def execute(
                 found = outputs.want(graph.wanted)
 
             plan = stages.calibrated(plan, graph, outputs.want([*graph.thresholds.values()]))
-            scores = stages.read_scores(plan, graph, found, model)
-            separation = stages.read_separations(graph, found)
-            suffixes = stages.read_suffixes(graph, found, directions)
-            results, samples = stages.collect(
-                plan,
-                model,
-                directions,
-                conditions,
-                scores,
-                separation,
-                searches,
-                filters,
-                tokens,
-                completions,
-                suffixes,
+            collected = stages.Collected(
+                directions=directions,
+                conditions=conditions,
+                scores=stages.read_scores(plan, graph, found, model),
+                separation=stages.read_separations(graph, found),
+                searches=searches,
+                filters=filters,
+                tokens=tokens,
+                completions=completions,
+                suffixes=stages.read_suffixes(graph, found, directions),
             )
+            results, samples = stages.collect(plan, model, collected)
             directory.finish(results, samples)
             return directory.path
 

@@ -373,3 +373,15 @@ def test_a_condition_along_a_direction_that_a_search_chooses_makes_it_first(tmp_
         run_recipe(path, out=tmp_path / "none")
     (unfinished,) = (one for one in (tmp_path / "none").iterdir() if one.name[0] != ".")
     assert json.loads((unfinished / "candidates-warmth.json").read_text("utf-8")), "nothing is lost"
+
+
+def test_a_study_of_suffixes_stands_beside_what_the_model_says(recipe: Path, tmp_path: Path) -> None:
+    """Its direction isn't among those that completions need."""
+    study = "suffixes: {nonsense: {direction: other, prompts: cold.test, suffixes: [' zub'], heads: 0}}\n"
+    other = (
+        "directions:\n  other: {estimator: mean_difference, positive: cold.train, negative: warm.train, "
+        "site: blocks.1.resid_mid}\n"
+    )
+    recipe.write_text(study + recipe.read_text("utf-8").replace("directions:\n", other, 1), "utf-8")
+    run = run_recipe(recipe, out=tmp_path / "runs")
+    assert [one["name"] for one in json.loads((run / "results.json").read_text("utf-8"))["suffixes"]] == ["nonsense"]

@@ -153,6 +153,8 @@ def test_a_filter_that_keeps_nothing_says_what_there_was(recipe: Path) -> None:
     ("override", "message"),
     [
         ("search.warmth.over=candidate", "unknown direction 'candidate'. Did you mean 'candidates'?"),
+        ("search.warmth.over=[]", "expected the name of a direction, or a list of names"),
+        ("search.warmth.over=[candidates, candidates]", "one direction stands here twice"),
         ("search.warmth.minimise=refusal", "unknown score 'refusal'. Did you mean 'refusal_score'?"),
         ("search.warmth.maximise=refusal_score", "expected one of minimise and maximise, not both"),
         ("search.warmth.subject_to.kl.score=kl", "unknown score 'kl'"),
@@ -282,3 +284,47 @@ def test_estimates_at_each_position_are_those_at_one(recipe: Path) -> None:
     alone = directions_from_bytes((one / "directions.safetensors").read_bytes())["candidates"]
     for site, vectors in alone.items():
         assert vectors.equal(many["candidates@-2"].by_site[site])
+
+
+@pytest.mark.parametrize("exhaustive", ["true", "false"])
+def test_a_run_and_the_rule_remove_an_infinite_score_alike(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, exhaustive: str
+) -> None:
+    """The best score that there could be is none, at the first place in the order, also where it is outside a bound."""
+    from steerkit.api.evaluator import Outputs, Score
+    from steerkit.engine.searching.search import CandidateSearch
+    from steerkit_evaluators._kl_divergence import KlDivergence
+
+    own, seen = KlDivergence.score, []
+
+    def score(self: KlDivergence, outputs: Outputs) -> list[Score]:
+        seen.append(None)
+        return [Score(float("inf")) if len(seen) <= 2 else one for one in own(self, outputs)]
+
+    found, run_search = [], CandidateSearch.run
+
+    def kept(self: CandidateSearch, choices: Any) -> Any:
+        found.append((choices, run_search(self, choices)))
+        return found[-1][1]
+
+    monkeypatch.setattr(KlDivergence, "score", score)
+    monkeypatch.setattr(CandidateSearch, "run", kept)
+    path = run(recipe, f"search.warmth.exhaustive={exhaustive}", "search.warmth.subject_to.kl.at_most=100")
+    (search,) = results(path)["searches"]
+    ((choices, searched),) = found
+    endless = [choice.site.layer for choice, one in zip(choices, searched.scored, strict=True) if one.failed == "nan"]
+    assert search["removed_by"]["nan"] == len(endless) > 0 and search["removed_by"]["kl"] == 0
+    assert select(read_table(path / "candidates-warmth.json", ARDITI_2024), ARDITI_2024, 3).removed_by["nan"] == len(
+        endless
+    )
+
+
+def test_a_search_that_aims_at_what_no_candidate_changes_is_noted(recipe: Path) -> None:
+    unsteered = SCORES.replace("under: [ablate], tokens: [x]", "tokens: [x]", 1)
+    preset = RECIPE[RECIPE.index("    preset:") : RECIPE.index("conditions:")]
+    bounds = "a: {score: steering_score, at_least: -9}, b: {score: kl_div_score, at_most: 9}"
+    rest = f"    minimise: refusal_score\n    subject_to: {{{bounds}}}\n"
+    for scores, noted in ((SCORES, 0), (unsteered, 1)):
+        recipe.write_text(RECIPE.replace(preset, f"    scores:\n{scores}{rest}"), "utf-8")
+        notes = plan_recipe(recipe, (), Catalog.discover()).notes
+        assert sum("is scored under no intervention" in note for note in notes) == noted

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from pydantic import Field
 
-from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, Options, hookimpl
+from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, Lack, Options, hookimpl
+from steerkit.types import Example
 
 STEERKIT_CONTRACT = 2
 
@@ -21,6 +24,12 @@ class LogisticProbeOptions(Options):
     folds: int = Field(default=5, ge=2, description="Folds of the cross-validation; at most one per example.")
 
 
+def _lacks(options: LogisticProbeOptions, classes: Mapping[str, Sequence[Example]]) -> Lack | None:
+    """That a class is too small to be tested on an example that was held out."""
+    few = next((label for label, examples in classes.items() if len(examples) == 1), None)
+    return None if few is None else Lack(f"the {few} class has 1 example, and logistic_probe needs at least two")
+
+
 @hookimpl
 def steerkit_estimators() -> list[EstimatorSpec]:
     """Provide ``logistic_probe``."""
@@ -31,5 +40,6 @@ def steerkit_estimators() -> list[EstimatorSpec]:
             implementation="steerkit_estimators._logistic_probe:LogisticProbe",
             options=LogisticProbeOptions,
             needs=lambda options: EstimatorNeeds(statistics="rows"),
+            lacks=_lacks,
         )
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
 
 GATES_AT: Final = ("token", "prompt")
 SIDES: Final = ("above", "below")
+_BETWEEN_WORDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+"""In the name of a class, which a plugin's name has with an underscore there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,4 +219,5 @@ class Placement:
 
     def __str__(self) -> str:
         names = " ".join(one.name for one in self.directions)
-        return f"{type(self.intervention).__name__.lower()} {names}".strip()
+        called = _BETWEEN_WORDS.sub("_", type(self.intervention).__name__).lower()
+        return f"{called} {names}".strip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, Strict, Tag, field_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Strict, Tag, field_validator
 
 from steerkit.api.hookspecs import Options
 
@@ -67,6 +67,13 @@ def _read(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value  # which strict validation takes for a tuple
 
 
+def _require_sensible(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    for token in tokens:
+        if token == "" or (isinstance(token, int) and token < 0):
+            raise ValueError(f"{token!r} is no token: write the text that an answer begins with, or an id from 0 up")
+    return tokens
+
+
 def _kind(value: Any) -> str:
     if isinstance(value, (KnownTokens, FoundTokens)):
         return "known" if isinstance(value, KnownTokens) else "found"
@@ -76,7 +83,7 @@ def _kind(value: Any) -> str:
 
 
 AnswerTokens: TypeAlias = Annotated[
-    Annotated[Annotated[tuple[Token, ...], Field(min_length=1)], Tag("given")]
+    Annotated[Annotated[tuple[Token, ...], Field(min_length=1), AfterValidator(_require_sensible)], Tag("given")]
     | Annotated[KnownTokens, Tag("known")]
     | Annotated[FoundTokens, Tag("found")],
     Discriminator(_kind),

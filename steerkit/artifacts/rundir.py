@@ -9,7 +9,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,8 @@ class RunDirectory:
             ) from error
         try:
             directory = cls(path, resumed)
+            if resumed:
+                _remove_halves(path)
             if resumed and (path / STAGES / "timings.json").exists():
                 directory.timings.update(json.loads((path / STAGES / "timings.json").read_text()))
             with _logging(path):
@@ -113,7 +115,8 @@ def _logging(path: Path) -> Iterator[None]:
     def ours(record: Record) -> bool:
         return record["extra"].get("run") == run and str(record["name"]).split(".")[0] == "steerkit"
 
-    sink = logger.add(path / LOG, level="TRACE", filter=ours, format=LOG_FORMAT)
+    # What keeps the log from being written, such as a full disk, ends the run as it does elsewhere.
+    sink = logger.add(path / LOG, level="TRACE", filter=ours, format=LOG_FORMAT, catch=False)
     try:
         with logger.contextualize(run=run):
             yield
@@ -145,12 +148,29 @@ def _claim(out: Path, stem: str, digest: str) -> tuple[Path, FileLock, bool]:
             path.mkdir()
         except FileExistsError:
             continue
+        return path, _begun(path, digest), False
+    raise ArtifactError(f"A hundred runs of {stem} began in one second in {out}.")
+
+
+def _begun(path: Path, digest: str) -> FileLock:
+    """Mark a new directory as an unfinished run, and hold it. Where that can't be written, nothing is left."""
+    lock = FileLock(path / STAGES / ".lock")
+    try:
         (path / STAGES).mkdir()
-        lock = FileLock(path / STAGES / ".lock")
         lock.acquire(blocking=False)
         write_text(path / STAGES / DIGEST, digest)
-        return path, lock, False
-    raise ArtifactError(f"A hundred runs of {stem} began in one second in {out}.")
+    except BaseException:
+        lock.release()
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return lock
+
+
+def _remove_halves(path: Path) -> None:
+    """Remove what a process that was killed was writing: who holds the directory is the only one that writes there."""
+    for half in path.rglob(".*.tmp"):
+        with suppress(OSError):
+            half.unlink()
 
 
 def _digest_of(path: Path) -> str | None:

@@ -36,7 +36,11 @@ _KEPT: Final[Mapping[str, str]] = {
 }
 _BRIEF: Final = frozenset({"check", "plugins"})
 """Commands that load no model and are over in a moment (``check --explain`` is none of them)."""
-_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_ROOM: Final = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "The disk is full",
+    errno.EFBIG: "A file may not become as large as this one",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,10 +103,11 @@ def _guarded(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
             kept = str(interrupt) or _KEPT.get(name, "Nothing was changed.")
             _leave(f"\nInterrupted. {kept}", 130)
         except OSError as error:
-            if error.errno in _DISK_FULL:
+            if error.errno in _NO_ROOM:
                 where = f" (writing {error.filename})" if error.filename else ""
-                kept = _KEPT.get(name, "")
-                _leave(f"The disk is full{where}. Free some space and run the same command again. {kept}".rstrip(), 1)
+                do = "Raise the limit" if error.errno == errno.EFBIG else "Free some space"
+                told = f"{_NO_ROOM[error.errno]}{where}. {do} and run the same command again. {_KEPT.get(name, '')}"
+                _leave(told.rstrip(), 1)
             if isinstance(error, PermissionError) and error.filename:
                 _leave(f"No permission for {error.filename}. Choose another place, or change its permissions.", 1)
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,13 +64,12 @@ def _as_json(chosen: Selection, rule: Rule) -> dict[str, Any]:
     }
 
 
-def _row(one: Candidate, rule: Rule) -> dict[str, float | None]:
+def _row(one: Candidate, rule: Rule) -> dict[str, float]:
     return {
         "position": one.position,
         "layer": one.layer,
         **_coefficient(one),
-        # JSON has no infinite numbers.
-        **{name: score if math.isfinite(score := one.scores[name]) else None for name in rule.aims},
+        **{name: one.scores[name] for name in rule.aims},
     }
 
 

@@ -58,7 +58,7 @@ class ModelResolver(Resolver):
         if section.chat_template_file is not None:
             try:
                 chosen = self.draft.path_of(section.chat_template_file).read_text("utf-8")
-                fault = template_fault(chosen)
+                fault = template_fault(chosen, section.system_prompt, section.chat_template_arguments)
             except (OSError, ValueError, SteerkitError) as error:
                 fault = f"can't read the template: {error}"
             if fault is not None:

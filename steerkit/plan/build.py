@@ -21,7 +21,7 @@ from steerkit.plan.cost import (
     meter_searches,
     meter_tokens,
 )
-from steerkit.plan.heldout import looked_at
+from steerkit.plan.heldout import also_reported, looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
 from steerkit.plan.planned.model import PlannedLoading
@@ -95,11 +95,12 @@ class _Planner(SuffixResolver):
         self.check_together(template, conditions, evaluations)
         self.check_candidates(directions, searches)
         self.check_report(evaluations)
-        self.tell_not_held_out(*looked_at(evaluations, searches, filters, self.tokens, self.examples))
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
         random_directions = recipe.control.random_directions
         separations = plan_separations(directions, self.data) if recipe.report.separation else ()
+        beside = also_reported(separations, suffixes)
+        self.tell_not_held_out(*looked_at(evaluations, searches, filters, self.tokens, self.examples, beside))
         groups = plan_groups(conditions, random_directions, evaluations, samples, monitored=bool(monitors))
         return Plan(
             recipe=recipe,
@@ -120,15 +121,15 @@ class _Planner(SuffixResolver):
             separated=recipe.report.separation,
             cost=self.cost(
                 template,
-                directions,
-                separations,
-                groups,
-                searches,
-                filters,
-                evaluations,
-                completions,
-                monitors,
-                suffixes,
+                directions=directions,
+                separations=separations,
+                groups=groups,
+                searches=searches,
+                filters=filters,
+                evaluations=evaluations,
+                completions=completions,
+                monitors=monitors,
+                suffixes=suffixes,
             ),
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
@@ -185,6 +186,7 @@ class _Planner(SuffixResolver):
     def cost(
         self,
         template: str,
+        *,
         directions: Sequence[PlannedDirection],
         separations: Sequence[PlannedSeparation],
         groups: Sequence[PlannedGroup],

@@ -12,7 +12,7 @@ from steerkit.plan.adapter import ModelResolver
 from steerkit.plan.files import directions_fault
 from steerkit.plan.names import KeyPart
 from steerkit.plan.tokens import turns_shown
-from steerkit.plan.turns import lacking, within_prompt, without_completion
+from steerkit.plan.turns import BEHIND_INSTRUCTION, lacking, within_prompt, without_completion
 from steerkit.plan.types import PlannedDirection
 from steerkit.recipe.completions import with_completions
 from steerkit.recipe.data import DataRef, load_data
@@ -179,6 +179,12 @@ class DirectionResolver(ModelResolver):
 
     def check_turns(self, positions: Positions, ref: DataRef, *path: KeyPart) -> None:
         """Every example of a split has the turn that positions name."""
+        if positions.role == BEHIND_INSTRUCTION and self.recipe.model.chat_template == "none":
+            message = (
+                f"'{positions}' are a chat template's tokens, and model.chat_template is none: name last, or an index"
+            )
+            self.complain(message, *path)
+            return
         fault = lacking(positions, ref, self.examples(ref), self.shown)
         if fault is not None:
             self.complain(f"'{positions}': {fault}", *path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
     from steerkit.catalog import Catalog
 
 _LENGTH_BYTES: Final = 8
+_SPECIAL: Final = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+_BITS: Final = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
+"""How safetensors' types lie in a file, and the bits of the exponent, which are all set where a number isn't finite."""
+_ZERO: Final = "is zero, which is no direction"
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes, as the safetensors format has it."""
 
@@ -41,14 +51,52 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None = None) -> s
     if len(claiming) > 1:
         return f"{path} could be in format {' or '.join(claiming)}; say which, as in format: {claiming[0]}"
     if claiming:
-        return None
+        return _vectors_fault(path, _LENGTH_BYTES + length, header) if isinstance(header, dict) else None
     if not isinstance(header, dict):
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
     return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
 
 
-def template_fault(text: str) -> str | None:
-    """What is wrong with the syntax of a chat template; None where nothing is."""
+def _vectors_fault(path: Path, start: int, header: Mapping[str, Any]) -> str | None:
+    """That a safetensors file is shorter than it says, or holds vectors that are no directions."""
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__" and isinstance(entry, dict)}
+    try:
+        ends = {name: tuple(map(int, entry["data_offsets"])) for name, entry in tensors.items()}
+        if path.stat().st_size < start + max((end for _, end in ends.values()), default=0):
+            return f"{path} is cut off: get a whole copy, or make it again with `steerkit run`"
+        for name, (first, end) in ends.items():
+            with path.open("rb") as file:
+                file.seek(start + first)
+                fault = _numbers_fault(file.read(end - first), str(tensors[name].get("dtype")))
+            if fault is not None and (name.endswith(".vectors") or fault != _ZERO):
+                return f"{name} in {path} {fault}: estimate it again"
+    except (OSError, KeyError, TypeError, ValueError):
+        return None  # the load will say what is wrong with it
+    return None
+
+
+def _numbers_fault(content: bytes, dtype: str) -> str | None:
+    """That numbers aren't finite, or are all zero; None for types that this can't tell of."""
+    import numpy as np
+
+    if dtype not in _BITS:
+        return None
+    bits, exponent = _BITS[dtype]
+    held = np.frombuffer(content, bits)
+    if bool(((held & exponent) == exponent).any()):
+        return "holds NaN or infinite values, which are no direction"
+    # Without the sign, so that −0 is 0.
+    return _ZERO if held.size and not bool((held & (np.iinfo(bits).max >> 1)).any()) else None
+
+
+def template_fault(text: str, system_prompt: str | None, arguments: Mapping[str, Any]) -> str | None:
+    """What is wrong with a chat template, as far as that doesn't depend on the model; None where nothing is.
+
+    Args:
+        text: the template.
+        system_prompt: of the recipe's model, or None.
+        arguments: the template's own variables.
+    """
     import jinja2
     from jinja2.ext import Extension, loopcontrols
 
@@ -69,4 +117,24 @@ def template_fault(text: str) -> str | None:
         return f"not a Jinja template: {error.message} (line {error.lineno} of the file)"
     except RecursionError:
         return "not a Jinja template: nested too deeply"
+    if "{" not in text:
+        return "the template shows no message, since nothing in it is in braces, as in {{ messages[0].content }}"
+    return _render_fault(text, system_prompt, arguments)
+
+
+def _render_fault(text: str, system_prompt: str | None, arguments: Mapping[str, Any]) -> str | None:
+    """Why a template can't render one question; the model's special tokens are empty texts."""
+    import jinja2
+
+    from steerkit.templates import compiled, messages_of
+    from steerkit.types import Example
+
+    try:
+        render = compiled(text, dict.fromkeys(_SPECIAL, ""))
+    except jinja2.TemplateError:
+        return None  # for what transformers alone knows
+    try:
+        render(messages_of(Example.of("Hello."), system_prompt), **{**arguments, "add_generation_prompt": True})
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+        return f"the template can't render a question: {error}"
     return None

@@ -7,7 +7,8 @@ from typing import Final
 
 from steerkit.api.hookspecs import Options
 from steerkit.api.tokens import FoundTokens
-from steerkit.plan.types import PlannedEvaluation, PlannedFilter, PlannedSearch, PlannedTokens
+from steerkit.plan.suffixes import PlannedSuffixes
+from steerkit.plan.types import PlannedEvaluation, PlannedFilter, PlannedSearch, PlannedSeparation, PlannedTokens
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import prompt_of
 from steerkit.types import Example
@@ -21,11 +22,12 @@ def looked_at(
     filters: Iterable[PlannedFilter],
     tokens: Mapping[str, PlannedTokens],
     examples: Callable[[DataRef], Sequence[Example]],
+    beside: Iterable[DataRef] = (),
 ) -> list[str]:
     """Sentences about evaluators that find refusal tokens, or what they compare with, in prompts that are reported on.
 
-    Test prompts are reported on whoever looks at them. Beside those, for an evaluator these are the prompts that it is
-    itself measured on; for a search or a filter, by which directions come about, all that are measured.
+    Of test prompts these are all that any number comes from. Of others, for an evaluator they are the prompts that it
+    is itself measured on; for a search or a filter, by which directions come about, all that are measured.
 
     Args:
         evaluations: what is measured, with the data.
@@ -33,14 +35,17 @@ def looked_at(
         filters: what chooses prompts.
         tokens: where refusal tokens are found, by how options ask for them.
         examples: gives those of a split.
+        beside: what numbers come from that no evaluator gives. See ``also_reported``.
     """
     prompts = {ref: frozenset(map(prompt_of, examples(ref))) for one in evaluations for ref in one.data}
+    reported = frozenset[str]().union(*prompts.values(), *(map(prompt_of, examples(ref)) for ref in beside))
     told: list[str] = []
 
     def tell(who: str, seen: Iterable[tuple[str, DataRef]], measured: Iterable[DataRef]) -> None:
         there = {prompt for ref in measured for prompt in prompts[ref]}
         for what, ref in seen:
-            if ref.part == TEST or any(prompt_of(one) in there for one in examples(ref)):
+            known = reported if ref.part == TEST else there
+            if any(prompt_of(one) in known for one in examples(ref)):
                 told.append(f"{who} {what} {ref}, which numbers in the report come from: not held out.")
 
     for one in evaluations:
@@ -51,6 +56,16 @@ def looked_at(
     for item in filters:
         tell(f"The filter of {item.data[0].dataset}", _seen(item.options, (), tokens), prompts)
     return list(dict.fromkeys(told))
+
+
+def also_reported(separations: Iterable[PlannedSeparation], suffixes: Iterable[PlannedSuffixes]) -> Iterator[DataRef]:
+    """The data from which numbers come beside those of evaluators: classes told apart, and studies of suffixes."""
+    for one in separations:
+        yield from one.seen
+    for study in suffixes:
+        yield study.prompts
+        if study.reference is not None:
+            yield study.reference
 
 
 def _seen(

@@ -45,7 +45,7 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
         config = as_qwen2(config, source)
     model_type = str(config.get("model_type", ""))
     depth, width = _number(config, *_DEPTH_KEYS), _number(config, *_WIDTH_KEYS)
-    model = PlannedModel(source, model_type, depth, folder, width)
+    model = PlannedModel(source, model_type, depth, folder, width, _number(config, "max_position_embeddings"))
     return model, ModelFacts(model_type, config, special_tokens(folder))
 
 
@@ -60,6 +60,8 @@ def model_folder(source: str, revision: str | None) -> Path | None:
         return bundled_folder(source)
     path = local_model(source)
     if path is not None:
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise ModelError(f"{source!r} is no folder of a model: there is no config.json in it")
         return path if path.is_dir() else None
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         raise ModelError(f"there is no model at {source!r}")

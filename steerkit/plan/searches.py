@@ -32,6 +32,8 @@ class SearchResolver(MeasureResolver):
             self.complain(f"a direction is called {name!r} too; give the search another name", *path)
         for direction in written.directions:
             self.check_searched(direction, (*path, "over"))
+        if len(set(written.directions)) != len(written.directions):
+            self.complain("one direction stands here twice", *path, "over")
         scores = [self.candidate_score(score, item, (*path, "scores", score)) for score, item in written.scores.items()]
         goal = "minimise" if written.minimise is not None else "maximise"
         for at, aim in enumerate(written.aims):
@@ -46,6 +48,10 @@ class SearchResolver(MeasureResolver):
             if score not in spoken_of:
                 self.complain(f"the search neither bounds {score!r} nor aims at it; remove it", *path, "scores", score)
         self.check_coefficients(written, scores, path)
+        if not any(written.scores[aim].under for aim in written.aims if aim in written.scores):
+            self.notes.append(
+                f"Search {name!r} aims at what is scored under no intervention, which is the same for all candidates."
+            )
         if len(self.problems) > before:
             return None
         bounds = tuple(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steerkit.plan.completions import CompletionsResolver
+from steerkit.plan.names import KeyPart
 from steerkit.plan.planned.conditions import PlannedCondition
 from steerkit.plan.reach import asked_outside, unprompted, unreached
 from steerkit.plan.tokens import prefix_fault
-from steerkit.plan.turns import unrendered
+from steerkit.plan.turns import BEHIND_INSTRUCTION, unrendered
 from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.rows import describe_shared, prompt_of
 from steerkit.types import PREFIX, TURNS, Positions
@@ -30,6 +31,7 @@ class RecipeResolver(CompletionsResolver):
         controls = sum(one.n_controls(self.recipe.control.random_directions) for one in conditions)
         self.notes += asked_outside(evaluations, 1 + len(conditions) + controls)
         self.check_lacks(evaluations)
+        self.check_lengths(evaluations)
 
     def check_whole(self) -> None:
         """What no section can see by itself: whether anything is measured, on what, and what nobody uses."""
@@ -61,6 +63,23 @@ class RecipeResolver(CompletionsResolver):
             for name in (*recipe.directions, *recipe.search)
             if not any(used == name or str(used).startswith(f"{name}.") for used in steering)
         ]
+
+    def check_lengths(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+        """No answer is asked for that alone is longer than what the model reads."""
+        recipe, context = self.recipe, self.model.context
+        names = [item.name for item in recipe.evaluate]
+        wanted: list[tuple[int, tuple[KeyPart, ...]]] = [
+            (one.needs.max_new_tokens, ("evaluate", names.index(one.name))) for one in evaluations
+        ]
+        if recipe.report.samples is not None:
+            wanted.append((recipe.report.samples.max_new_tokens, ("report", "samples", "max_new_tokens")))
+        for name, data in recipe.data.items():
+            if data.completions is not None:
+                wanted.append((data.completions.max_new_tokens, ("data", name, "completions", "max_new_tokens")))
+        for tokens, path in wanted:
+            if context is not None and tokens >= context:
+                message = f"{tokens:,} new tokens leave no room for a prompt: the model reads {context:,} in all"
+                self.complain(message, *path)
 
     def check_controls(self) -> None:
         """Values beside which controls are asked for are values of some sweep."""
@@ -116,6 +135,10 @@ class RecipeResolver(CompletionsResolver):
                 gate = item.gate.positions if item.gate is not None else None
                 for text, where in ((item.positions, path), (gate, (*path, "gate"))):
                     positions = Positions.parse(text) if text is not None else None
-                    for ref in self.measured if positions is not None and positions.role in (*TURNS, PREFIX) else ():
+                    for ref in (
+                        self.measured
+                        if positions is not None and positions.role in (*TURNS, PREFIX, BEHIND_INSTRUCTION)
+                        else ()
+                    ):
                         assert positions is not None
                         self.check_turns(positions, ref, *where, "positions")

@@ -11,7 +11,9 @@ from steerkit.types import FROM_TOKEN, PREFIX, TURNS, Example, Positions
 
 BEHIND_PROMPT: Final = ("generated", "completion")
 """Roles of tokens that stand behind every prompt."""
-_OF_THE_USER: Final = ("instruction", "post_instruction")
+BEHIND_INSTRUCTION: Final = "post_instruction"
+"""The role of what a chat template puts behind the user's last turn."""
+_OF_THE_USER: Final = ("instruction", BEHIND_INSTRUCTION)
 
 
 def reads_behind(positions: Positions) -> bool:

@@ -278,6 +278,12 @@ class SearchRecipe(Section):
     )
 
     @model_validator(mode="after")
+    def _some_candidates(self) -> SearchRecipe:
+        if not self.directions:
+            raise excess("expected the name of a direction, or a list of names", ("over",))
+        return self
+
+    @model_validator(mode="after")
     def _one_goal(self) -> SearchRecipe:
         given = [name for name in ("minimise", "maximise") if getattr(self, name) is not None]
         if not given:

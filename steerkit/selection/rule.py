@@ -24,7 +24,7 @@ class Candidate:
     Args:
         position: the token that it was read at, as in −1 for the last of the prompt.
         layer: from 0.
-        scores: by name. NaN where one couldn't be computed.
+        scores: by name. NaN where one couldn't be computed; an infinite one is no score either.
         errors: standard error of the difference of a score to the winner's, where that is known: paired in a run, and
             what the table says of each score otherwise.
         variant: what else tells it from others of its position and layer; empty where nothing has to.
@@ -139,11 +139,15 @@ class Rule:
     def failure(self, candidate: Candidate, n_layers: int) -> str | None:
         """The first constraint that a candidate fails, in the order NaN, layer, bounds; None where it passes all.
 
-        What removed a candidate before it was scored goes before: the rest of it isn't known.
+        An infinite score, and an infinite sum of what is aimed at, count as NaN does: neither can be compared. What
+        removed a candidate before it was scored goes before a score that is missing: the rest of it isn't known.
         """
-        if candidate.removed_by is not None and any(math.isnan(candidate.scores[name]) for name in self.scores):
+        scores = [candidate.scores[name] for name in self.scores]
+        if any(map(math.isinf, scores)):
+            return NAN
+        if candidate.removed_by is not None and any(map(math.isnan, scores)):
             return candidate.removed_by
-        if any(math.isnan(candidate.scores[name]) for name in self.scores) or math.isnan(self.aimed_at(candidate)):
+        if not all(map(math.isfinite, (*scores, self.aimed_at(candidate)))):
             return NAN
         if self.layers is not None and candidate.layer >= self.layers.first_outside(n_layers):
             return LAYER
@@ -170,7 +174,7 @@ class Rule:
     def says(self) -> Mapping[str, str]:
         """What each constraint asks for in words, by the name that ``removed_by`` has for it."""
         layers = {} if self.layers is None else {LAYER: str(self.layers)}
-        return {NAN: "every score a number", **layers, **{bound.name: str(bound) for bound in self.bounds}}
+        return {NAN: "every score a finite number", **layers, **{bound.name: str(bound) for bound in self.bounds}}
 
 
 @dataclass(frozen=True)

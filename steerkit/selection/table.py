@@ -17,8 +17,9 @@ ERROR_SUFFIX: Final = "_se"
 def read_table(path: Path, rule: Rule) -> list[Candidate]:
     """Read candidates from a JSON list of ``{position, layer, <scores of the rule>}``.
 
-    A score that is null or NaN is NaN. ``<score>_se`` beside a score is its standard error. ``coefficient`` tells rows
-    of one position and layer apart; exact ties go to the one that stands first in the table. Other keys are ignored.
+    A score that is null or NaN is NaN; an infinite one (``Infinity``, ``1e999``) removes its candidate as NaN does.
+    ``<score>_se`` beside a score is its standard error. ``coefficient`` tells rows of one position and layer apart;
+    exact ties go to the one that stands first in the table. Other keys are ignored.
 
     Raises:
         SelectionError: what can't be read, with the row.

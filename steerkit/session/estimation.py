@@ -255,17 +255,20 @@ def estimate_with(
         called = f"{name}@{request.positions}" if positions.each else name
         with shown(progress, "estimating") as tell:
             request = replace(request, progress=tell)
-            found |= _estimated(model, solver, estimator, needs, request, read, named, called)
+            found |= _estimated(
+                model, solver, request, read, estimator=estimator, needs=needs, named=named, name=called
+            )
     return found
 
 
 def _estimated(
     model: LiveModel,
     solver: Estimator,
-    estimator: str,
-    needs: EstimatorNeeds,
     request: EstimationRequest,
     read: Read,
+    *,
+    estimator: str,
+    needs: EstimatorNeeds,
     named: Collection[Site],
     name: str,
 ) -> dict[str, Direction]:

@@ -15,6 +15,7 @@ from steerkit.stages.model import facts_of, load, model_use, plugins_of
 from steerkit.stages.packing import read_direction, read_estimates
 from steerkit.stages.preview import Preview, preview
 from steerkit.stages.records import (
+    Collected,
     collect,
     describe_condition,
     evaluated_examples,
@@ -33,6 +34,7 @@ from steerkit.stages.tokens import token_tasks, with_tokens
 __all__ = [
     "BASELINE",
     "Bench",
+    "Collected",
     "Condition",
     "Graph",
     "GroupTasks",

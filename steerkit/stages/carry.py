@@ -69,6 +69,7 @@ class Bench:
         use: ModelUse,
         data: str,
         examples: Examples,
+        *,
         jobs: Sequence[Job] = (),
         plain: Plain | None = None,
         monitors: Sequence[Monitor] = (),
@@ -298,12 +299,12 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
         first.model,
         drawn[1],
         first.examples,
-        jobs,
-        _plain(given, data),
-        _monitors(list(monitors.values()), given, live),
-        drawn[0],
-        hash_of([asked, compared, read]),
-        tuple(one for item in payloads for one in item.references),
+        jobs=jobs,
+        plain=_plain(given, data),
+        monitors=_monitors(list(monitors.values()), given, live),
+        seed=drawn[0],
+        key=hash_of([asked, compared, read]),
+        references=tuple(one for item in payloads for one in item.references),
     )
     bench.observer.step(f"{', '.join(item.name for item in payloads)} on {data}")
     steering = _steering(first.group, given)

@@ -42,6 +42,7 @@ def completion_tasks(plan: Plan, model: ModelUse, one: PlannedCompletions) -> tu
         conditions=conditions,
         evaluations=(),
         monitors=(),
+        suffixes=(),
         separated=False,
     )
     found: dict[DataRef, Task] = {}

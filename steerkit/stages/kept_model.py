@@ -92,7 +92,8 @@ def _keep(plan: Plan, live: LiveModel, key: str, store: Store) -> None:
         str(live.model.dtype).removeprefix("torch."),
         live.weights_hash,
     )
-    content = json.dumps(asdict(known), sort_keys=True).encode()
+    # In their order, in which provenance.json lists them too: a run that goes on has the bytes of one that was whole.
+    content = json.dumps(asdict(known)).encode()
     if _read(content) == known:
         store.put(key, content)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from steerkit.api.evaluator import Evaluator, Score
@@ -144,22 +144,37 @@ def describe_condition(condition: Condition, live: LiveModel) -> ConditionEntry:
     )
 
 
-def collect(
-    plan: Plan,
-    live: LiveModel,
-    directions: Mapping[str, Direction],
-    conditions: Sequence[Condition],
-    scores: Mapping[str, ConditionScores],
-    separation: Sequence[SeparationEntry],
-    searches: Sequence[SearchEntry] = (),
-    filters: Sequence[FilterEntry] = (),
-    tokens: Sequence[TokensEntry] = (),
-    completions: Sequence[CompletionsEntry] = (),
-    suffixes: Sequence[SuffixesEntry] = (),
-) -> tuple[Results, list[Sample]]:
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What the parts of a run gave, from which its results are made.
+
+    Args:
+        directions: all of them, chosen ones too, by name.
+        conditions: the baseline, the conditions and their controls.
+        scores: by name of the condition.
+        separation: how well each layer tells classes apart.
+        searches: what candidates scored, and which was chosen.
+        filters: how many examples were kept.
+        tokens: first tokens of refusals that were known or found.
+        completions: what the model said where that is data.
+        suffixes: studies of texts behind the user's turn.
+    """
+
+    directions: Mapping[str, Direction]
+    conditions: Sequence[Condition]
+    scores: Mapping[str, ConditionScores]
+    separation: Sequence[SeparationEntry]
+    searches: Sequence[SearchEntry]
+    filters: Sequence[FilterEntry]
+    tokens: Sequence[TokensEntry]
+    completions: Sequence[CompletionsEntry]
+    suffixes: Sequence[SuffixesEntry]
+
+
+def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, list[Sample]]:
     """The contents of ``results.json`` and ``samples.jsonl``."""
-    records, notes, samples = _measured(plan, conditions, scores)
-    facts = facts_of(live)
+    records, notes, samples = _measured(plan, found.conditions, found.scores)
+    facts, directions = facts_of(live), found.directions
     results = Results(
         name=plan.report.name,
         title=plan.report.title,
@@ -168,22 +183,22 @@ def collect(
         model=ModelEntry(**{key: facts[key] for key in ModelEntry.model_fields}),
         data={f"{name}.{split}": len(rows) for name, by in plan.data.items() for split, rows in by.items()},
         directions=tuple(describe_direction(directions[name]) for name in _reported(plan)),
-        conditions=tuple(describe_condition(condition, live) for condition in conditions),
+        conditions=tuple(describe_condition(condition, live) for condition in found.conditions),
         evaluators=tuple(entry for planned in plan.evaluations for entry in _describe_evaluator(planned)),
         records=tuple(records),
-        separation=tuple(separation),
+        separation=tuple(found.separation),
         notes=(
-            *_unmeasured(plan, separation),
+            *_unmeasured(plan, found.separation),
             *_left_out({name: directions[name] for name in _reported(plan, chosen=False)}),
             *too_many_to_compare(_reported(plan), plan.report.compared_with),
             *dict.fromkeys(notes),
         ),
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
-        searches=tuple(searches),
-        filters=tuple(filters),
-        tokens=tuple(tokens),
-        completions=tuple(completions),
-        suffixes=tuple(suffixes),
+        searches=tuple(found.searches),
+        filters=tuple(found.filters),
+        tokens=tuple(found.tokens),
+        completions=tuple(found.completions),
+        suffixes=tuple(found.suffixes),
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
         tradeoff=_tradeoff(plan),
         not_held_out=plan.not_held_out,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING, Any, cast
@@ -60,6 +61,8 @@ def records_of(
             spreads[label] = spread_of(scores, before)
         # That there are no such examples is told by the values of the whole, with what there is instead.
         told = summarise(scores, value.aggregate) if scores or not value.partial else Summary(None, 0)
+        if planned.spec.role == "judge":
+            told = _judged(told, len(scores))
         rows[label] = (told, value, moved if scores else Summary(None, 0))
     if any(value.aggregate == "whole" for value in values.values()):
         rows |= _whole(plan, planned, kind, ref, found, plain)
@@ -74,6 +77,14 @@ def records_of(
         said = kind.remarks(planned.options, plan.examples(ref), _by_example(planned, data, found))
         notes += [f"{planned.name} on {data} under {condition}: {remark}" for remark in said]
     return records, notes
+
+
+def _judged(told: Summary, examples: int) -> Summary:
+    """A judge's summary, in which examples without a verdict are called that."""
+    if not told.not_computed:
+        return told
+    were = "was" if told.not_computed == 1 else "were"
+    return replace(told, note=f"{told.not_computed} of {examples} {were} not judged, so there is no value.")
 
 
 def _notes(label: str, data: str, condition: str, summary: Summary, moved: Summary) -> list[str]:

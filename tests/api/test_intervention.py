@@ -130,3 +130,14 @@ def test_what_uses_one_site_says_which(llama: LiveModel, kind: str) -> None:
     assert torch.equal(found, expected) and not torch.allclose(found, oracle_logits(llama, IDS, None), atol=1e-3)
     with pytest.raises(AttachError, match="no vectors at embed"):
         llama.explain(steerkit.intervention(kind, several, at="embed", **more))
+
+
+@pytest.mark.parametrize("kind", ["add", "ablate", "set_projection", "affine_concept_editing"])
+def test_an_intervention_is_called_as_recipes_call_it(llama: LiveModel, kind: str) -> None:
+    site = Site("resid_pre", 1)
+    one = Direction(
+        {site: vector(llama.layout.d_model, 1)}, name="d", reference_mean={site: torch.ones(llama.layout.d_model)}
+    )
+    placed = steerkit.intervention(kind, one, **({"value": 1.0} if kind == "set_projection" else {}))
+    assert str(placed) == f"{kind} d"
+    assert f"{kind} d " in str(llama.explain(placed))

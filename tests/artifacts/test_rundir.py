@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 
+from steerkit.artifacts import rundir
 from steerkit.artifacts.results import Results
 from steerkit.artifacts.rundir import STAGES, RunDirectory
+from steerkit.errors import ArtifactError
 
 DIGEST = "0" * 64
 
@@ -52,3 +56,36 @@ def test_a_run_is_whole_before_its_lock_goes(tmp_path: Path, monkeypatch: pytest
         done.finish(Results.model_construct(), [])
     assert begun[0] == done.path / STAGES and begun[1] != done.path
     assert not (done.path / STAGES).exists()
+
+
+def test_halves_of_files_go_when_a_killed_run_goes_on(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path, "small", DIGEST) as killed:
+        halves = [killed.path / ".results.json.0011223344556677.tmp", killed.path / STAGES / ".timings.json.00.tmp"]
+        for half in halves:
+            half.write_text("{")
+        (killed.path / "plan.json").write_text("{}")
+    with RunDirectory.open(tmp_path, "small", DIGEST) as on:
+        assert on.resumed and on.path == killed.path
+        assert not any(half.exists() for half in halves) and (on.path / "plan.json").exists()
+
+
+def full(*args: Any, **kwargs: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_directory_that_can_not_be_begun_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rundir, "write_text", full)
+    opened = RunDirectory.open(tmp_path / "runs", "small", DIGEST)
+    with pytest.raises(ArtifactError, match="No space left on device"), opened:
+        pass
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_log_that_can_not_be_written_ends_the_run_without_a_traceback_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add = logger.add
+    monkeypatch.setattr(logger, "add", lambda file, **options: add(full, **options))
+    with pytest.raises(OSError, match="No space left"), RunDirectory.open(tmp_path, "small", DIGEST) as begun:
+        begun.note("a line")
+    assert "Logging error" not in capsys.readouterr().err

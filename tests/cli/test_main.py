@@ -250,6 +250,8 @@ def test_an_interrupt_says_what_is_kept() -> None:
 def test_a_full_disk_is_said_plainly() -> None:
     code, message = guarded(OSError(errno.ENOSPC, "No space left on device", "/runs/x"))
     assert code == 1 and message.startswith("The disk is full (writing /runs/x).")
+    code, message = guarded(OSError(errno.EFBIG, "File too large"))
+    assert code == 1 and message.startswith("A file may not become as large as this one. Raise the limit and run")
     assert "No permission for /runs/x" in guarded(PermissionError(errno.EACCES, "denied", "/runs/x"))[1]
 
 

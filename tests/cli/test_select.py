@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,19 @@ def test_the_second_preset_takes_the_largest_sum(tmp_path: Path, capsys: pytest.
 
 def test_infinite_scores_crash_nothing_and_are_no_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = json.dumps(
-        rows({}, {"layer": 4, "refusal_score": 1e999, "refusal_score_se": 1e999}, {"layer": 5, "kl_div_score": -1e999})
+        rows(
+            {},
+            {"layer": 4, "refusal_score": -1e999, "refusal_score_se": 1e999},
+            {"layer": 5, "kl_div_score": -1e999},
+            {"layer": 6, "refusal_score": -4.0, "refusal_score_se": 1e999},
+        )
     )
     assert select(tmp_path / "scores.json", table, "--layers", "10", "--json") == 0
     told = capsys.readouterr().out
     assert "Infinity" not in told and "NaN" not in told
     assert json.loads(told)["layer"] == 3
-    assert [one["refusal_score"] for one in json.loads(told)["near_ties"]] == [-5.0, None]
+    # An infinite score removes its candidate as a missing one does; an infinite error makes its candidate a near-tie.
+    assert json.loads(told)["removed_by"] == {"nan": 2, "layer": 0, "kl": 0, "induce": 0}
+    assert [one["refusal_score"] for one in json.loads(told)["near_ties"]] == [-4.0]
+    assert select(tmp_path / "scores.json", rows({"kl_div_score": math.inf}), "--layers", "10") == 3
+    assert "1 by nan, which asks for every score a finite number" in capsys.readouterr().err

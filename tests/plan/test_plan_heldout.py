@@ -53,6 +53,26 @@ def test_refusal_tokens_of_an_evaluator(plan: Planner, tokens: str, measured: st
     assert told(found.not_held_out) == told(found.notes)
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("report: {separation: false}", []),
+        ("report: {separation: true}", ["warm.test", "cold.test"]),
+        (
+            "report: {separation: false}\nsuffixes: {s: {direction: warmth, prompts: cold.test, suffixes: [' z']}}",
+            ["cold.test"],
+        ),
+    ],
+)
+def test_test_prompts_that_no_number_comes_from_are_no_loss(plan: Planner, more: str, expected: list[str]) -> None:
+    """By evaluators, as classes that are told apart, or in a study of suffixes: else nobody reports on them."""
+    text = TOKENS.replace("TOKENS", "{found_in: warm.test, against: cold.test}").replace("FILTER", "[x]")
+    found = plan(
+        f"{text.replace('MEASURED', 'other')}{more}\n".replace("  again:", "  other: {inline: [o1]}\n  again:")
+    )
+    assert told(found.notes) == [f"refusal_score goes by refusal tokens that are found in {ref}" for ref in expected]
+
+
 def test_a_filter_looks_at_nothing_that_anybody_measures(plan: Planner) -> None:
     text = TOKENS.replace("TOKENS", "[x]").replace("FILTER", "{found_in: warm.validation, against: again}")
     assert told(plan(text.replace("MEASURED", "warm.test")).notes) == []
@@ -94,7 +114,7 @@ directions:
   warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}
 conditions: {added: [{add: {direction: warmth}}]}
 evaluate:
-  - kl_divergence: {data: warm.train}
+  - kl_divergence: {data: [warm.train, cold.test]}
   - activation_cosine: {data: warm.test, like: cold.test, classes: [warm.train, cold.train]}
 control: false
 report: {separation: false}

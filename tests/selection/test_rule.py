@@ -21,9 +21,9 @@ def candidate(position: int, layer: int, refusal: float, steering: float = 1.0, 
 
 # Few values, so that candidates often lie on a bound and often tie.
 scored = st.tuples(
-    st.sampled_from([-2.0, -1.0, -0.95, 0.0, 1.0, math.nan]),
+    st.sampled_from([-2.0, -1.0, -0.95, 0.0, 1.0, -math.inf, math.nan]),
     st.sampled_from([-1.0, -1e-9, 0.0, 1.0, math.inf, math.nan]),
-    st.sampled_from([0.0, 0.1, 0.1000001, 0.3, math.nan]),
+    st.sampled_from([0.0, 0.1, 0.1000001, 0.3, -math.inf, math.inf, math.nan]),
 )
 tables = st.dictionaries(st.tuples(st.integers(-5, -1), st.integers(0, 9)), scored, min_size=1)
 
@@ -36,7 +36,7 @@ def literal(table: dict[tuple[int, int], tuple[float, float, float]], n_layers: 
             if (position, layer) not in table:
                 continue
             refusal, steering, kl = table[position, layer]
-            if math.isnan(refusal + steering + kl):
+            if not (math.isfinite(refusal) and math.isfinite(steering) and math.isfinite(kl)):
                 removed["nan"] += 1
             elif layer >= int(0.8 * n_layers):
                 removed["layer"] += 1
@@ -180,5 +180,22 @@ def test_a_sum_of_infinite_scores_of_two_signs_is_no_number_and_removes_its_cand
     fine = Candidate(-1, 1, {"a": 1.0, "b": 0.0})
     found = select([odd, fine], rule, 10)
     assert found.winner == fine and found.removed_by["nan"] == 1
-    endless = Candidate(-1, 0, {"a": math.inf, "b": 1.0})
-    assert select([endless, fine], rule, 10).winner == endless
+    for a in (math.inf, 1e308):  # also where the sum alone is beyond the range of numbers
+        endless = Candidate(-1, 0, {"a": a, "b": 1e308})
+        found = select([endless, fine], rule, 10)
+        assert found.winner == fine and found.removed_by["nan"] == 1
+
+
+def test_an_infinite_score_is_no_score_and_goes_before_everything_else() -> None:
+    """Whatever side it lies on, it neither wins nor passes a bound, and is counted at the first place of the order."""
+    fine = candidate(-1, 3, -1.0)
+    for odd in (candidate(-1, 1, -math.inf), candidate(-1, 9, -9.0, math.inf), candidate(-1, 1, -9.0, kl=-math.inf)):
+        found = select([odd, fine], ARDITI_2024, 10)
+        assert found.winner == fine and found.feasible == 1
+        assert found.removed_by == {"nan": 1, "layer": 0, "kl": 0, "induce": 0}
+    # Also where a search removed it by a bound, and scored it no further.
+    odd = replace(candidate(-1, 1, math.nan, math.nan, math.inf), removed_by="kl")
+    assert select([odd, fine], ARDITI_2024, 10).removed_by["nan"] == 1
+    assert "1 by nan, which asks for every score a finite number" in select([odd], ARDITI_2024, 10).why_none(
+        ARDITI_2024
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import torch
 
@@ -158,6 +158,9 @@ def _require_gate_fits_edits(when: When, sites: Sequence[Site], layout: Layout, 
         )
 
 
+_OR_AT_A_HEAD: Final = ", or at a head? What is a head's acts at its own site: name it as sites."
+
+
 class Finite:
     """Whether tensors are finite; each is looked at once, however many sites it stands at."""
 
@@ -186,7 +189,7 @@ def require_update_fits(update: Update | None, site: Site, layout: Layout, finit
         if value.shape[-1] != width:
             raise AttachError(
                 f"An update at {site} has {name} of width {value.shape[-1]}, and the model's is {width}. "
-                "Was the direction estimated on another model?"
+                f"Was the direction estimated on another model{_OR_AT_A_HEAD if value.shape[-1] < width else '?'}"
             )
         if not finite.holds(value):
             raise AttachError(f"An update at {site} has {name} with NaN or infinite values.")

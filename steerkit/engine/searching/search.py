@@ -166,17 +166,16 @@ class CandidateSearch:
         total = len(probe.examples)
         for more in self._scores(name, one):
             found |= more
-            if not self.exhaustive and len(found) < total:
+            # A sum that isn't finite stays so, which isn't for bounds to say.
+            if not self.exhaustive and len(found) < total and math.isfinite(_known_sum(found)):
                 reach = _reach(list(found.values()), total, probe.limits)
                 failed = next((bound for bound in bounds if _is_lost(bound, reach)), None)
                 if failed is not None:
                     return _Known(found, failed.name, reach[0] if failed.at_most is not None else reach[1])
         mean = mean_of(list(found.values()))
-        if math.isnan(mean):
+        if not math.isfinite(mean):
             return _Known(found, NAN)
-        outside = next((bound.name for bound in bounds if not bound.holds(mean)), None)
-        # An infinite mean may fail a bound. Within all of them it is no number that could be kept, or compared.
-        return _Known(found, NAN if outside is None and not math.isfinite(mean) else outside)
+        return _Known(found, next((bound.name for bound in bounds if not bound.holds(mean)), None))
 
     def _scores(self, name: str, one: _Candidate) -> Iterator[dict[int, Score]]:
         """A candidate's scores by place of the example, some at a time."""
@@ -257,6 +256,11 @@ class _Candidate:
         by_example = {name: tuple(found[place].value for place in sorted(found)) for name, found in whole.items()}
         scores = {name: mean_of(list(found.values())) for name, found in whole.items()}
         return Scored(scores, by_example, self.failed, self.broken_off)
+
+
+def _known_sum(found: Mapping[int, Score]) -> float:
+    """Of the scores that there are so far, without those that don't count."""
+    return sum_of(score.value for score in found.values() if score.weight)
 
 
 def _reach(scores: Sequence[Score], total: int, limits: tuple[float, float]) -> tuple[float, float]:

@@ -18,6 +18,7 @@ class PlannedModel:
         n_layers: number of blocks, or None.
         folder: where its config and tokenizer files are, or None.
         d_model: width of the residual stream, or None.
+        context: most tokens that it reads, or None.
     """
 
     source: str
@@ -25,6 +26,7 @@ class PlannedModel:
     n_layers: int | None = None
     folder: Path | None = None
     d_model: int | None = None
+    context: int | None = None
 
 
 @dataclass(frozen=True)

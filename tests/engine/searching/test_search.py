@@ -243,9 +243,10 @@ class Wild(Evaluator[NoOptions]):
     [
         ((math.inf, -math.inf, 1.0, 1.0), "nan"),
         ((math.nan, 1.0, 1.0, 1.0), "nan"),
-        ((math.inf, 1.0, 1.0, 1.0), "wild"),
+        ((math.inf, 1.0, 1.0, 1.0), "nan"),
         ((-math.inf, 1.0, 1.0, 1.0), "nan"),
-        ((1e308, 1e308, 1e308, 1e308), "wild"),
+        ((1e308, 1e308, 1e308, 1e308), "nan"),
+        ((3.0, 3.0, 3.0, 3.0), "wild"),
         ((0.0, 1.0, 1.0, 1.0), None),
     ],
 )

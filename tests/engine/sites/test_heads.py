@@ -165,3 +165,13 @@ def test_a_direction_can_be_estimated_at_a_head(llama: LiveModel) -> None:
     found = steerkit.estimate_direction(llama, *classes, **where, progress=False)
     assert {str(site) for site in found.sites} == {f"blocks.{n}.head_out[1]" for n in range(llama.layout.n_layers)}
     assert {vectors.shape[1] for _, vectors in found.items()} == {width(llama)}
+
+
+def test_a_direction_of_a_head_at_whole_streams_is_told_as_that(llama: LiveModel) -> None:
+    site = Site.parse("blocks.1.head_out[1]")
+    one = Direction(torch.ones(1, llama.layout.width(site)), site, -1, "d")
+    with pytest.raises(AttachError, match=r"or at a head\? What is a head's acts at its own site: name it as sites"):
+        llama.explain(steerkit.ablate(one))
+    wide = Direction(torch.ones(1, llama.layout.d_model + 1), Site("resid_pre", 1), -1, "d")
+    with pytest.raises(AttachError, match=r"Was the direction estimated on another model\?$"):
+        llama.explain(steerkit.add(wide))

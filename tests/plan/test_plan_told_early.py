@@ -1,0 +1,157 @@
+"""What a run would only meet when the model is loaded, told by the plan: broken files, templates, sizes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from steerkit.api.direction import Direction
+from steerkit.artifacts.directions import save_directions
+from steerkit.catalog import Catalog
+from steerkit.errors import RecipeError
+from steerkit.plan import plan_recipe
+from steerkit.types import Site
+
+RECIPE = """\
+model: {source: "tiny-random:llama", dtype: float32}
+data:
+  warm: {inline: [w1, w2, w3, w4], split: {train: 2, test: 2}}
+  cold: {inline: [c1, c2, c3, c4], split: {train: 2, test: 2}}
+directions:
+  warmth: {estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}
+conditions: {added: [{add: {direction: warmth}}]}
+evaluate: [{refusal_score: {data: warm.test, tokens: [x]}}]
+"""
+ESTIMATED = "{estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}"
+
+
+def told(folder: Path, text: str) -> list[tuple[str, str]]:
+    """Where the plan finds problems, and which."""
+    (folder / "r.yaml").write_text(text, "utf-8")
+    try:
+        plan_recipe(folder / "r.yaml", (), Catalog.discover())
+    except RecipeError as error:
+        return [(one.where, one.message) for one in error.problems]
+    return []
+
+
+def saved(folder: Path, value: bytes, dtype: torch.dtype = torch.float32) -> Path:
+    """A file of directions whose numbers are all overwritten by one."""
+    path = folder / "saved.safetensors"
+    save_directions(path, [Direction(torch.ones(1, 32, dtype=dtype), Site("resid_pre", 1), -1, "warmth")])
+    content = path.read_bytes()
+    start = 8 + struct.unpack("<Q", content[:8])[0]
+    path.write_bytes(content[:start] + value * ((len(content) - start) // len(value)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (struct.pack("<f", float("nan")), "warmth.vectors in"),
+        (struct.pack("<f", float("-inf")), "holds NaN or infinite values, which are no direction: estimate it again"),
+        (struct.pack("<f", 0.0), "is zero, which is no direction: estimate it again"),
+        (struct.pack("<f", -0.0), "is zero, which is no direction: estimate it again"),
+        (struct.pack("<f", 3e38), ""),
+        (struct.pack("<f", 1e-45), ""),
+    ],
+)
+def test_vectors_that_are_no_direction(tmp_path: Path, value: bytes, message: str) -> None:
+    saved(tmp_path, value)
+    found = told(tmp_path, RECIPE.replace(ESTIMATED, "{file: saved.safetensors}"))
+    assert [where for where, _ in found] == (["directions.warmth.file"] if message else [])
+    assert all(message in one for _, one in found)
+
+
+def test_a_file_of_directions_that_is_cut_off(tmp_path: Path) -> None:
+    path = saved(tmp_path, struct.pack("<f", 1.0))
+    text = RECIPE.replace(ESTIMATED, "{file: saved.safetensors}")
+    assert told(tmp_path, text) == []
+    path.write_bytes(path.read_bytes()[:-1])
+    ((where, message),) = told(tmp_path, text)
+    assert where == "directions.warmth.file" and "is cut off: get a whole copy" in message
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("", "shows no message"),
+        ("User: what?", "shows no message"),
+        ("{{ messages[5].content }}", "can't render a question: list object has no element 5"),
+        ("{{ raise_exception('Only two turns.') }}", "can't render a question: Only two turns."),
+        ("{{ bos_token + messages[-1].content }}", ""),
+        ("{{ messages[-1].content + tone }}", ""),
+        ("{% generation %}{{ messages[-1].content }}{% endgeneration %}", ""),
+    ],
+)
+def test_a_template_that_renders_nothing(tmp_path: Path, template: str, message: str) -> None:
+    (tmp_path / "t.jinja").write_text(template, "utf-8")
+    chosen = "float32, chat_template: {file: t.jinja}, chat_template_arguments: {tone: kind}"
+    found = told(tmp_path, RECIPE.replace("float32", chosen))
+    assert [where for where, _ in found] == (["model.chat_template.file"] if message else [])
+    assert all(message in one for _, one in found)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "where"),
+    [
+        ("blocks.1.resid_pre}", "blocks.1.resid_pre, positions: post_instruction}", "directions.warmth.positions"),
+        ("add: {direction: warmth}", "add: {direction: warmth, positions: post_instruction}", "conditions.added.0.add"),
+        ("blocks.1.resid_pre}", "blocks.1.resid_pre, positions: instruction}", ""),
+    ],
+)
+def test_positions_of_a_template_that_there_is_not(tmp_path: Path, before: str, after: str, where: str) -> None:
+    text = RECIPE.replace(before, after)
+    assert told(tmp_path, text) == []
+    found = told(tmp_path, text.replace("float32", "float32, chat_template: none"))
+    assert len(found) == bool(where)
+    for at, message in found:
+        assert at.startswith(where)
+        assert message.startswith("'post_instruction' are a chat template's tokens, and model.chat_template is none")
+
+
+def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    text = RECIPE.replace('"tiny-random:llama"', json.dumps(str(tmp_path / "model")))
+    ((where, message),) = told(tmp_path, text)
+    assert where == "model.source" and message.endswith("is no folder of a model: there is no config.json in it")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "where"),
+    [
+        (
+            "refusal_score: {data: warm.test, tokens: [x]}",
+            "refusal_rate: {data: warm.test, max_new_tokens: N}",
+            "evaluate.0",
+        ),
+        ("conditions:", "report: {samples: {data: warm.test, n: 2, max_new_tokens: N}}\nconditions:", "report.samples"),
+        ("data:\n", "data:\n  said: {completions: {of: warm, max_new_tokens: N}}\n", "data.said.completions"),
+    ],
+)
+def test_answers_that_are_longer_than_the_context(tmp_path: Path, before: str, after: str, where: str) -> None:
+    (tmp_path / "model").mkdir()
+    config = {"model_type": "llama", "num_hidden_layers": 3, "hidden_size": 32, "max_position_embeddings": 64}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config), "utf-8")
+    text = RECIPE.replace('"tiny-random:llama"', json.dumps(str(tmp_path / "model"))).replace(before, after)
+    assert told(tmp_path, text.replace("N", "63")) == []
+    ((at, message),) = told(tmp_path, text.replace("N", "64"))
+    assert at.startswith(where) and message.startswith("64 new tokens leave no room for a prompt")
+
+
+@pytest.mark.parametrize("token", ["-1", "''"])
+def test_what_is_no_token(tmp_path: Path, token: str) -> None:
+    ((where, message),) = told(tmp_path, RECIPE.replace("[x]", f"[x, {token}]"))
+    assert where == "evaluate.0.refusal_score.tokens" and f"{token} is no token" in message
+
+
+def test_a_probe_of_one_example(tmp_path: Path) -> None:
+    text = RECIPE.replace("mean_difference", "logistic_probe")
+    assert told(tmp_path, text) == []
+    ((where, message),) = told(tmp_path, text.replace("c3, c4], split: {train: 2", "c3, c4], split: {train: 1"))
+    assert where == "directions.warmth.estimator"
+    assert message == "the negative class has 1 example, and logistic_probe needs at least two"
