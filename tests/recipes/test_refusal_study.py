@@ -85,11 +85,12 @@ def test_the_baked_checkpoint_equals_the_hooked_model(
 
 def test_the_figures_are_kept(study: tuple[Path, dict[str, Any], float]) -> None:
     _, results, seconds = study
-    conditions = [one["name"] for one in results["conditions"]]
-    rates = {
-        condition: {data: value(results, condition, data) for data in (DECLINED, UNSEEN, HARMLESS, LOOKALIKES)}
-        for condition in conditions
-    }
+    rates: dict[str, dict[str, float]] = {}
+    for one in results["records"]:
+        if one["evaluator"] == "refused":
+            rates.setdefault(one["condition"], {})[one["data"]] = one["value"]
+    for condition in ("baseline", "ablated", "added", "orthogonalised"):
+        assert set(rates[condition]) == {DECLINED, UNSEEN, HARMLESS, LOOKALIKES}
     chosen = next(one for one in results["searches"] if one["name"] == "refusal")
     _keep({"profile": "laptop", "seconds": round(seconds), "refused": rates, "search": _search(chosen)})
 
