@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -134,14 +135,15 @@ def _source(module: str) -> bytes | None:
     return Path(spec.origin).read_bytes()
 
 
-def _imports_within(source: bytes, module: str) -> list[str]:
+@lru_cache(maxsize=2048)
+def _imports_within(source: bytes, module: str) -> tuple[str, ...]:
     """Modules of its own top-level package that a module's source names in imports, or that might be such modules."""
     try:
         # Python 3.11 fails now and then (SystemError) where two threads do this at once.
         with _PARSING:
             tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return []
+        return ()
     package = module.partition(".")[0]
     named: list[str] = []
     for node in ast.walk(tree):
@@ -151,7 +153,7 @@ def _imports_within(source: bytes, module: str) -> list[str]:
             above = module.split(".")[: -node.level] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             named += [base, *(f"{base}.{item.name}" for item in node.names)]
-    return [name for name in named if name.partition(".")[0] == package]
+    return tuple(name for name in named if name.partition(".")[0] == package)
 
 
 def folder_hash(*paths: Path) -> str:

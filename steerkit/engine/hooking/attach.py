@@ -147,7 +147,7 @@ class Attachment:
         return chain_steps(steps)
 
     def attach(self) -> None:
-        """Put it on."""
+        """Put the program on the model."""
         try:
             self._folded.on()
             self._put.attach()
@@ -166,7 +166,7 @@ class Attachment:
         return self._folded.fits
 
     def detach(self) -> None:
-        """Take it off."""
+        """Take the program off the model."""
         self.is_on = False
         self._put.detach()
         self._folded.off()

@@ -47,7 +47,7 @@ class Hooks:
         self._marks = Marks(module for module, _, _ in hooks)
 
     def attach(self) -> None:
-        """Put them on, once."""
+        """Put the hooks on, once."""
         self.detach()
         self._marks.set()
         # Before anybody else's, so that who observes a value sees what the model goes on with.
@@ -107,7 +107,7 @@ class Marks:
         self._copies: dict[Any, FunctionType] = {}
 
     def set(self) -> None:
-        """Mark them."""
+        """Mark the modules as hooked, for compiled graphs to see."""
         _drop_dead_graphs()
         self._state.active = True
         for module in self.modules:

@@ -98,7 +98,7 @@ class Folded:
                 self._folds.setdefault(module, []).append((fold, lambda fold=fold: _swaps_of_fold(fold, model)))  # type: ignore[misc]
 
     def on(self) -> None:
-        """Put them on."""
+        """Put the folded parameters on the model."""
         for module, items in self._swapped.items():
             _watch_state_dicts(module, self)
             for item in items:

@@ -294,7 +294,7 @@ def _steps_that_buffers_hold(items: Sequence[Step | Probe]) -> list[Step]:
 
 
 def _hook_of_output_buffer() -> Callable[..., Any]:
-    """A forward hook."""
+    """A forward hook that adds what its buffer holds."""
 
     def edit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):

@@ -42,7 +42,7 @@ def build_step(step: Step, cursor: Cursor, like: Like) -> Applied:
 
 
 def chain_steps(steps: Sequence[Applied]) -> Applied:
-    """One after the other."""
+    """Steps of a hook, one after the other."""
     if len(steps) == 1:
         return steps[0]
 

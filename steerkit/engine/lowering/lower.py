@@ -42,7 +42,7 @@ def lower(
     at_taps: bool = False,
     fates: bool = False,
 ) -> Program:
-    """Lower a condition.
+    """Lower a condition to a program.
 
     Args:
         edits: of ``edits_of``.

@@ -50,7 +50,7 @@ class _Texts:
         return sequence_logits(live, self.rendered, self.skip, steer)
 
     def select(self, places: Sequence[int]) -> _Texts:
-        """Some of them."""
+        """Some of the texts."""
         return _Texts([self.rendered[place] for place in places], [self.skip[place] for place in places])
 
 

@@ -51,11 +51,11 @@ class Kept(Protocol):
     """Answers that were got before, by who asked and what."""
 
     def get(self, asker: str, question: str) -> str | None:
-        """The answer, or None."""
+        """The answer to a question that was kept, or None."""
         ...
 
     def put(self, asker: str, question: str, answer: str) -> None:
-        """Keep an answer."""
+        """Keep an answer to a question."""
         ...
 
 

@@ -58,7 +58,7 @@ class Door:
         self.is_on = True
 
     def detach(self) -> None:
-        """Take it off."""
+        """Take the door off the model."""
         self.is_on, base = False, self._base
         if self._shared.nest.innermost() is None:
             # An interrupt skips the hooks behind a pass, so what was bound for it may be bound still.

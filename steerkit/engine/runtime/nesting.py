@@ -93,7 +93,7 @@ class Nest:
         return None
 
     def begin(self, running: Running) -> None:
-        """One more."""
+        """A pass begins inside of those that run."""
         self._running.append(running)
 
     def ended(self, call: FrameType) -> list[Running]:

@@ -105,7 +105,7 @@ class CandidateSearch:
         self._known: dict[tuple[str, tuple[int, float | None]], _Known] = {}
 
     def run(self, choices: Sequence[Choice]) -> Searched:
-        """Score candidates.
+        """Score the candidates of a search.
 
         Those of a layer that can't win are scored only by an exhaustive search. Then come the bounds, the cheapest
         score first, and the objective for whoever is left.

@@ -74,7 +74,7 @@ class Frame:
         return int(self.first.shape[0])
 
     def select(self, rows: tuple[int, ...]) -> Frame:
-        """Some of the rows."""
+        """The frame of some of the rows."""
         if rows == tuple(range(self.rows)):
             return self
         chosen = list(rows)

@@ -50,7 +50,7 @@ _ASKED: ContextVar[Tally | None] = ContextVar("steerkit_tally", default=None)
 
 @contextmanager
 def counting_edited_tokens(tally: Tally) -> Iterator[Tally]:
-    """Count in the body."""
+    """Count in the body which tokens of which texts are edited."""
     token = _ASKED.set(tally)
     try:
         yield tally
@@ -67,7 +67,7 @@ def count_nothing() -> Tally | None:
 
 
 def count_again(tally: Tally | None) -> None:
-    """Go on counting."""
+    """Go on counting edited tokens."""
     if tally is not None:
         _ASKED.set(tally)
 

@@ -73,7 +73,7 @@ class SelfTestReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
+        """Whether every check of the self-test passed."""
         return all(check.passed for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
