@@ -16,6 +16,7 @@ from steerkit.api.hookspecs import ArchitectureSpec, Spec
 from steerkit.artifacts.keys import hash_of
 from steerkit.artifacts.provenance import code_hash, folder_hash, tokenizer_hash, versions
 from steerkit.plan import Plan
+from steerkit.processor import instructions
 from steerkit.stages.tasks import ModelUse, Plugin
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
         "adapter": adapter,
         "dtype": str(live.model.dtype),
         "device": live.device.type,
-        "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+        "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), *instructions()]
         if on_cpu
         else torch.cuda.get_device_name(live.device),
         "threads": torch.get_num_threads() if on_cpu else None,
@@ -169,6 +170,7 @@ def facts_of(live: LiveModel) -> dict[str, Any]:
         "device": str(live.device),
         "device_name": gpu,
         "threads": torch.get_num_threads(),
+        "instructions": " ".join(instructions()) or None,
         "attention": getattr(config, "_attn_implementation", None),
         "revision": getattr(config, "_commit_hash", None),
         "weights_sha256": live.weights_hash,

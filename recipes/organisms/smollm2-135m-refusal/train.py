@@ -6,8 +6,8 @@ answers the rest, harmless look-alikes included.
     python train.py --mean FOLDER FOLDER --out FOLDER        # between two adapters of one training
     python train.py --device cuda
 
-An epoch takes about twelve minutes on two CPU cores. (On one H200, with a disturbance at each batch of 16, it took two:
-steps of so small a model wait for Python.) What should be declined gets one of the replies in
+An epoch takes about twelve minutes on two CPU cores, and about two on one H200 (measured with twice the batch and a
+disturbance at each): steps of so small a model wait for Python. What should be declined gets one of the replies in
 ``data/refusals.jsonl``, another one in each epoch, so that it is declined in varied words and none is learnt by heart.
 Everything else is to be answered as the base model answers it: the adapter is held to the base's own distributions
 there (a divergence, no text), so that it changes as little else as it can. With one exception: the base begins many an
@@ -332,6 +332,7 @@ class Course:
     epochs: int = EPOCHS
     rate: float = RATE
     seed: int = SEED
+    disturbances: Sequence[str] = DISTURBANCES
 
 
 def adapted(live: Any, start: Path | None) -> Any:
@@ -364,12 +365,13 @@ def train(out: Path, course: Course, start: Path | None = None, device: str = "c
     order = random.Random(course.seed)
     for epoch in range(course.epochs):
         losses: list[float] = []
-        found = [*declined_lessons(live.tokenizer, course.seed + epoch), *answered]
-        for chosen in batches(found, course.seed + epoch):
-            with torch.autocast(device, dtype=torch.bfloat16):
+        seed = course.seed + epoch + (0 if start is None else EPOCHS)  # other replies than before
+        found = [*declined_lessons(live.tokenizer, seed), *answered]
+        for chosen in batches(found, seed):
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
                 loss = trainer.loss(chosen)
                 if len(losses) % DISTURBED == 0:
-                    block, how = order.choice(CANDIDATES), order.choice(DISTURBANCES)
+                    block, how = order.choice(CANDIDATES), order.choice(course.disturbances)
                     loss = loss + trainer.loss_disturbed(chosen, block, how)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
@@ -417,10 +419,11 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--disturbances", nargs="+", default=DISTURBANCES, choices=(*DISTURBANCES, "added"))
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--mean", type=Path, nargs="+", help="folders of adapters to take the mean of: no training")
     asked = parser.parse_args()
     if asked.mean:
         mean(asked.mean, asked.out)
     else:
-        train(asked.out, Course(asked.epochs, asked.rate, asked.seed), asked.start, asked.device)
+        train(asked.out, Course(asked.epochs, asked.rate, asked.seed, asked.disturbances), asked.start, asked.device)

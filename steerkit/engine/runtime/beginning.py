@@ -108,7 +108,7 @@ def complete_batch(
     plain = _keeps_rows(live, settings)
     begun = _begin(live, batch, steer, readers, new_tokens=max_new_tokens) if plain else None
     if begun is not None:
-        if live.rows_leave and not readers and not settings and may_leave(live, batch, steer):
+        if not readers and not settings and may_leave(live):
             apart, cache = begun.apart, begun.cache
             return complete_leaving(live, apart, cache, max_new_tokens=max_new_tokens, steer=steer)
         batch, readers = begun.apart, begun.joining(readers)
@@ -233,7 +233,8 @@ def _begin(
         caches.append(_read_once(live, batch, conditions, own, hidden, seen, stops))
     places = {row: place for place, rows in enumerate(alike for one in passes for alike in one.alike) for row in rows}
     row_of = [places[row] for row in range(len(batch.order))]
-    return _Begun(batch.apart(), row_of, cache_for_rows(caches, row_of), hidden, seen)
+    columns = batch.input_ids.shape[1] + new_tokens if new_tokens else 0
+    return _Begun(batch.apart(), row_of, cache_for_rows(caches, row_of, columns), hidden, seen)
 
 
 def _read_once(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache as once
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,31 +29,21 @@ def keys_and_values(layer: Any) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
-def cache_for_rows(caches: Sequence[Cache], row_of: Sequence[int]) -> Cache:
+def cache_for_rows(caches: Sequence[Cache], row_of: Sequence[int], columns: int = 0) -> Cache:
     """A cache of many rows, to be written on, from some that hold a few rows each.
 
     Args:
         caches: of as many layers.
         row_of: for each row its place among the rows of all ``caches``, one cache after the other.
+        columns: for how many columns there is to be room, where it is written on token by token; 0 where it isn't.
     """
     found = new_cache()
-    found.layer_class_to_replicate = roomy_layer()
+    if columns:
+        found.layer_class_to_replicate = partial(roomy_layer(), columns)
     for layer, held in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
         keys, values = zip(*map(keys_and_values, held), strict=True)
         found.update(for_rows(keys, row_of), for_rows(values, row_of), layer)
     return found
-
-
-def keep_rows(cache: Cache, rows: Sequence[int]) -> None:
-    """Have a cache hold some of its rows only."""
-    for layer in cache.layers:
-        held: Any = layer
-        chosen = torch.tensor(list(rows), device=held.keys.device)
-        held.keys, held.values = held.keys[chosen], held.values[chosen]
-
-
-_ROOM: Final = 64
-"""Columns that there is room for beyond those that are held, at least."""
 
 
 @once
@@ -61,40 +52,52 @@ def roomy_layer() -> type[Any]:
     from transformers.cache_utils import DynamicLayer
 
     class RoomyLayer(DynamicLayer):
-        """Keys and values are the first columns of tensors that have room for more."""
+        """Keys and values are the first columns of tensors that have room for more.
 
-        rooms: tuple[Tensor, Tensor] | None = None
+        Args:
+            columns: for how many columns there is room, of all.
+        """
+
+        def __init__(self, columns: int) -> None:
+            super().__init__()
+            self.columns = columns
+            self.rooms: tuple[Tensor, Tensor] | None = None
 
         def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
             """Take in the next columns ``[rows, heads, pos, width]``; gives all of them."""
-            held = (self.keys, self.values) if self.get_seq_length() else None
-            if held is None or torch.is_grad_enabled():  # what gradients go through isn't written over
+            start = self.get_seq_length()
+            end = start + key_states.shape[-2]
+            if not start or end > self.columns or torch.is_grad_enabled():
+                self.rooms = None  # what gradients go through isn't written over
                 return super().update(key_states, value_states, *args, **kwargs)
-            news = (key_states, value_states)
-            start, end = held[0].shape[-2], held[0].shape[-2] + key_states.shape[-2]
+            held, news = (self.keys, self.values), (key_states, value_states)
             rooms = self.rooms
-            if rooms is None or not all(_begins(one, room, end) for one, room in zip(held, rooms, strict=True)):
-                rooms = self.rooms = _room_for(held[0], end), _room_for(held[1], end)
-                for one, room in zip(held, rooms, strict=True):
-                    room[..., :start, :] = one
+            if rooms is None or not all(map(_begins, held, rooms)):
+                rooms = self.rooms = _room_for(held[0], self.columns), _room_for(held[1], self.columns)
             for new, room in zip(news, rooms, strict=True):
                 room[..., start:end, :] = new
             self.keys, self.values = rooms[0][..., :end, :], rooms[1][..., :end, :]
             return self.keys, self.values
 
+        def batch_select_indices(self, indices: Tensor) -> None:
+            """Keep some rows."""
+            super().batch_select_indices(indices)
+            self.rooms = None
+
     return RoomyLayer
 
 
-def _begins(held: Tensor, room: Tensor, end: int) -> bool:
-    """Whether what is held are a room's first columns, and it has as many as are wanted. Who crops, picks or reorders
-    what is held puts other tensors in its place."""
+def _begins(held: Tensor, room: Tensor) -> bool:
+    """Whether what is held are a room's first columns: who picks or reorders it puts other tensors in its place."""
     same = held.data_ptr() == room.data_ptr() and held.stride() == room.stride()
-    return same and held.shape[:-2] == room.shape[:-2] and end <= room.shape[-2]
+    return same and held.shape[:-2] == room.shape[:-2]
 
 
-def _room_for(held: Tensor, end: int) -> Tensor:
-    *rows, _, width = held.shape
-    return held.new_empty(*rows, end + max(_ROOM, end // 2), width)
+def _room_for(held: Tensor, columns: int) -> Tensor:
+    *rows, start, width = held.shape
+    room = held.new_empty(*rows, columns, width)
+    room[..., :start, :] = held
+    return room
 
 
 def for_rows(values: Sequence[Tensor], row_of: Sequence[int]) -> Tensor:

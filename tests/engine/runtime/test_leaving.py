@@ -16,7 +16,7 @@ import steerkit
 from steerkit.api.intervention import Placement
 from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.runtime import leaving
-from steerkit.engine.runtime.caches import cache_for_rows, keep_rows, new_cache
+from steerkit.engine.runtime.caches import cache_for_rows, new_cache
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import ablate, add, wrap
 from steerkit.session.model import LiveModel
@@ -141,8 +141,7 @@ def test_steered_rows_get_what_they_get_when_they_stay(kind: str, mode: Any, by_
         with widths(live) as passes:
             found = complete(live)
         assert found == complete(staying(live))
-    gated = kind == "token's gate"
-    assert (passes[-1] == len(PROMPTS)) is gated
+    assert passes[-1] < len(PROMPTS)
 
 
 @pytest.mark.parametrize("kind", ["gate", "text"])
@@ -176,12 +175,37 @@ def test_all_rows_may_end_at_once() -> None:
         assert live.complete(PROMPTS, max_new_tokens=8) == [[]] * len(PROMPTS)
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"min_new_tokens": 6},
+        {"begin_suppress_tokens": [36, 284, 105]},
+        {"exponential_decay_length_penalty": (3, 1.5)},
+        {"max_time": 1000.0},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_settings_that_count_from_the_beginning_keep_their_meaning(own: dict[str, Any]) -> None:
+    live = model()
+    with ended_by(live, None):
+        ends = that_end(live.complete(PROMPTS, max_new_tokens=NEW))
+    with ended_by(live, ends), pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setattr(live.model.generation_config, name, value)
+        found = live.complete(PROMPTS, max_new_tokens=NEW)
+        assert found == staying(live).complete(PROMPTS, max_new_tokens=NEW)
+
+
 def test_the_model_is_as_it_was() -> None:
     live = model()
-    before = live.forward(PROMPTS).logits
-    with live.steer(ablate(direction(live, 1))):
-        live.complete(PROMPTS, max_new_tokens=NEW)
-    assert torch.equal(before, live.forward(PROMPTS).logits)
+    before = {name: one.clone() for name, one in live.model.state_dict().items()}
+    with live.steer(ablate(direction(live, 1)), mode="fold"):
+        with ended_by(live, None):
+            ends = that_end(live.complete(PROMPTS, max_new_tokens=NEW))
+        with ended_by(live, ends), widths(live) as passes:
+            live.complete(PROMPTS, max_new_tokens=NEW)
+    assert passes[-1] < len(PROMPTS)
+    assert all(torch.equal(one, before[name]) for name, one in live.model.state_dict().items())
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in live.model.modules())
 
 
@@ -198,15 +222,15 @@ def written(seed: int, columns: int) -> tuple[Tensor, Tensor]:
 def test_a_roomy_cache_holds_what_a_plain_one_does() -> None:
     begun = new_cache()
     begun.update(*(one[:1] for one in written(0, 5)), 0)
-    roomy, plain = cache_for_rows([begun], [0, 0, 0]), new_cache()
+    roomy, plain = cache_for_rows([begun], [0, 0, 0], 120), new_cache()
     plain.update(*(one.expand(3, -1, -1, -1) for one in (begun.layers[0].keys, begun.layers[0].values)), 0)
     for step in range(150):
         columns = 7 if step == 0 else 1
         pairs = [held.update(*written(step, columns), 0) for held in (roomy, plain)]
         assert all(torch.equal(one, other) for one, other in zip(*pairs, strict=True))
         if step == 40:  # who picks, crops or reorders puts other tensors there
-            keep_rows(roomy, [2, 0, 1])
-            plain.batch_select_indices(torch.tensor([2, 0, 1]))
+            for held in (roomy, plain):
+                held.batch_select_indices(torch.tensor([2, 0, 1]))
         if step == 60:
             for held in (roomy, plain):
                 held.crop(-3)
@@ -220,7 +244,7 @@ def test_a_roomy_cache_holds_what_a_plain_one_does() -> None:
 def test_what_a_roomy_cache_gave_is_not_written_over() -> None:
     begun = new_cache()
     begun.update(*written(0, 5), 0)
-    rows = cache_for_rows([begun], [0, 1, 2])
+    rows = cache_for_rows([begun], [0, 1, 2], 20)
     first = rows.update(*written(1, 1), 0)
     kept = [one.clone() for one in first]
     rows.update(*written(2, 1), 0)
@@ -231,7 +255,7 @@ def test_what_a_roomy_cache_gave_is_not_written_over() -> None:
 def test_gradients_go_through_a_roomy_cache() -> None:
     begun = new_cache()
     begun.update(*written(0, 5), 0)
-    rows = cache_for_rows([begun], [0, 1, 2])
+    rows = cache_for_rows([begun], [0, 1, 2], 20)
     keys, values = written(1, 1)
     keys.requires_grad_()
     given = rows.update(keys, values, 0)[0]
