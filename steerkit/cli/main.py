@@ -14,7 +14,6 @@ from typing import Annotated, Any, Final
 import typer
 
 from steerkit.errors import SteerkitError
-from steerkit.processor import tell_of_wide_registers
 
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "steerkit.cli.run:run_command",
@@ -58,8 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What modules make when they are imported stays: looking for garbage among it is a tenth of a short command.
     collected = gc.isenabled()
     gc.disable()
-    if is_process and known and asked not in _BRIEF:
-        tell_of_wide_registers()
     try:
         _app(known if known or "--version" in arguments else list(COMMANDS))(args=list(arguments), prog_name="steerkit")
     finally:

@@ -18,7 +18,6 @@ from steerkit.artifacts.keys import hash_of
 from steerkit.artifacts.store import Store
 from steerkit.errors import ModelError
 from steerkit.plan import Plan
-from steerkit.processor import instructions
 from steerkit.progress import Observer, Stage
 from steerkit.stages.model import code_of, dependencies, facts_of, load, model_use
 
@@ -65,7 +64,7 @@ def _key_and_folder(plan: Plan) -> tuple[str | None, Path | None]:
         "files": hashes_of(folder),
         "loading": replace(wanted, source="", accept_terms=False),
         "adapters": [[spec.name, code_of(spec)] for spec in adapters],
-        "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), gpus, *instructions()],
+        "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), gpus],
         "threads": torch.get_num_threads(),
         **dependencies(),
     }

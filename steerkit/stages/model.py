@@ -16,7 +16,6 @@ from steerkit.api.hookspecs import ArchitectureSpec, Spec
 from steerkit.artifacts.keys import hash_of
 from steerkit.artifacts.provenance import code_hash, folder_hash, tokenizer_hash, versions
 from steerkit.plan import Plan
-from steerkit.processor import instructions
 from steerkit.stages.tasks import ModelUse, Plugin
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
         "adapter": adapter,
         "dtype": str(live.model.dtype),
         "device": live.device.type,
-        "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), *instructions()]
+        "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability()]
         if on_cpu
         else torch.cuda.get_device_name(live.device),
         "threads": torch.get_num_threads() if on_cpu else None,
@@ -170,7 +169,6 @@ def facts_of(live: LiveModel) -> dict[str, Any]:
         "device": str(live.device),
         "device_name": gpu,
         "threads": torch.get_num_threads(),
-        "instructions": " ".join(instructions()) or None,
         "attention": getattr(config, "_attn_implementation", None),
         "revision": getattr(config, "_commit_hash", None),
         "weights_sha256": live.weights_hash,
