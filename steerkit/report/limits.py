@@ -44,18 +44,18 @@ def is_verdict(block: Block) -> bool:
     return block.evaluator.aggregate == "proportion" and block.evaluator.compared is not False
 
 
+def reads_completions(block: Block) -> bool:
+    """Whether its evaluator has the model write; a monitor's verdicts, for one, are of prompts."""
+    return bool(block.evaluator.options.get("max_new_tokens"))
+
+
 def every(number: int) -> str:
     """``both random directions``, ``all five random directions``."""
     return "both random directions" if number == 2 else f"all {count(number, 'random direction')}"
 
 
 def _of_verdicts(own: Sequence[Block]) -> list[str]:
-    # A monitor's verdicts are of prompts: its evaluator has the model write nothing.
-    rates = [
-        block
-        for block in own
-        if is_verdict(block) and block.evaluator.role is None and block.evaluator.options.get("max_new_tokens") != 0
-    ]
+    rates = [block for block in own if is_verdict(block) and block.evaluator.role is None and reads_completions(block)]
     if not rates or any(block.evaluator.role == "judge" for block in own):
         return []
     names = list(dict.fromkeys(block.evaluator.name for block in rates))

@@ -9,8 +9,8 @@ from typing import Final, TypeAlias
 from steerkit.report.agreement import Pair
 from steerkit.report.findings import verdict
 from steerkit.report.glance import inner_names, other_way
-from steerkit.report.headline import behaviours, reads_completions, told_first
-from steerkit.report.limits import every, is_verdict, limits_of
+from steerkit.report.headline import behaviours, told_first
+from steerkit.report.limits import every, is_verdict, limits_of, reads_completions
 from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, count, sentence_case, significant
 from steerkit.report.read import Results
 from steerkit.report.search import SearchView

@@ -159,9 +159,11 @@ def test_side_effects_that_go_down_and_several_ways_to_measure_one() -> None:
 
 def test_a_monitor_reads_no_completions() -> None:
     results = study()
-    monitor = {"name": "crossed", "aggregate": "proportion", "unit": "fraction", "options": {"max_new_tokens": 0}}
-    results["evaluators"].append(monitor)
-    results["records"] += [{**r, "evaluator": "crossed"} for r in results["records"] if r["evaluator"] == "refused"]
+    rates = [one for one in results["records"] if one["evaluator"] == "refused"]
+    # One whose evaluator may write and doesn't here, and one whose evaluator never writes.
+    for name, options in (("crossed", {"max_new_tokens": 0}), ("next_word", {})):
+        results["evaluators"].append({"name": name, "aggregate": "proportion", "unit": "fraction", "options": options})
+        results["records"] += [{**one, "evaluator": name} for one in rates]
     assert short(results).limits[0] == "No judge read the completions: refused goes by rules."
 
 
