@@ -63,6 +63,11 @@ class Tradeoff:
         return tuple(point for point in self.points if point.measured)
 
     @property
+    def controlled(self) -> bool:
+        """Whether any random direction was measured on all of these data sets, and so has a point."""
+        return any(point.controls for point in self.drawn)
+
+    @property
     def unit(self) -> str:
         """Of the axes."""
         return "%" if self.format.percent else self.evaluator.unit

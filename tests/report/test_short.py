@@ -281,3 +281,35 @@ def test_rates_of_completions_that_may_be_babble_say_so() -> None:
         crossed = study()
         crossed["evaluators"][0]["options"] = monitored
         assert "babbles" not in text(crossed), "nothing was written"
+
+
+def without_controls(results: dict[str, Any], evaluator: str) -> dict[str, Any]:
+    """The same, in which one measure is taken of no random direction."""
+    results["records"] = [
+        one for one in results["records"] if one["evaluator"] != evaluator or "/random-" not in one["condition"]
+    ]  # fmt: skip
+    return results
+
+
+def test_a_measure_without_controls_takes_none_from_its_conditions() -> None:
+    limits = short(without_controls(study(), "kl_divergence")).limits
+    assert not any("Some conditions" in one or "No random" in one for one in limits)
+    assert limits[1].startswith("Beyond both random directions is a comparison")
+    assert limits[2] == "Some measures were not taken of random directions: kl_divergence on harmless.test."
+    assert not any("Some measures" in one for one in short(study()).limits)
+    limits = short(without_controls(study(), "refused")).limits
+    assert limits[2] == (
+        "Some measures were not taken of random directions: refused on harmful.test, refused on harmless.test, refused "
+        "on lookalikes.test."
+    )
+
+
+def test_a_condition_without_controls_is_told_apart_from_a_measure_without_them() -> None:
+    results = study()
+    results["conditions"] = [one for one in results["conditions"] if one.get("of") != "added"]
+    results["records"] = [one for one in results["records"] if not one["condition"].startswith("added/")]
+    limits = short(results).limits
+    assert limits[2] == "Some conditions have no random directions beside them."
+    assert not any("Some measures" in one for one in limits)
+    limits = short(without_controls(without_controls(study(), "kl_divergence"), "refused")).limits
+    assert limits[1].startswith("No random directions were run") and not any("Some m" in one for one in limits)
