@@ -37,6 +37,14 @@ class GlanceRow:
         return text.replace("%", "pp") if self.block.format.percent else text
 
     @property
+    def absent(self) -> str:
+        """What is said where there is no change: that of the value that lacks, its own or the baseline's."""
+        base = self.block.baseline
+        return (
+            base.absent if self.row.value is not None and base is not None and base.value is None else self.row.absent
+        )
+
+    @property
     def interval(self) -> str | None:
         """The 95 % interval of the change, or None."""
         record = self.row.record

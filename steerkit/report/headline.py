@@ -21,7 +21,10 @@ def behaviours(blocks: Sequence[Block]) -> list[Block]:
 
 
 def headline(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """One measure for each data set, in the order in which these first come; where completions are judged, of those data sets alone."""
+    """One measure for each data set, in the order in which these first come.
+
+    Where completions are judged, of those data sets alone.
+    """
     found = behaviours(blocks)
     spoken = [block for block in found if is_verdict(block) and (_judged(block) or reads_completions(block))]
     first: dict[str, Block] = {}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from steerkit.report import load_run, write_report
 from steerkit.report.agreement import Compared, Pair
 from steerkit.report.read import Results
 from steerkit.report.search import make_searches
 from steerkit.report.short import Short, make_short
 from steerkit.report.tables import make_blocks
+from steerkit.report.terminal import print_summary
 from tests.report.study import study
 
 NB = "\u00a0"
@@ -313,3 +317,18 @@ def test_a_condition_without_controls_is_told_apart_from_a_measure_without_them(
     assert not any("Some measures" in one for one in limits)
     limits = short(without_controls(without_controls(study(), "kl_divergence"), "refused")).limits
     assert limits[1].startswith("No random directions were run") and not any("Some m" in one for one in limits)
+
+
+def test_conditions_that_were_not_judged_are_told_as_such(build: Any) -> None:
+    results = study()
+    results["evaluators"][0]["role"] = "judge"
+    for one in results["records"]:
+        if one["condition"].startswith("added") and one["evaluator"] == "refused":
+            one.update(value=None, n=0, not_computed=32, difference=None, ci_low=None, ci_high=None)
+    assert "Not judged: added." in text(results) and "Not measured" not in text(results)
+    path = build(results, samples=[])
+    page = write_report(path).read_text("utf-8")
+    assert "refused on harmful.test: added was not judged." in page
+    file = io.StringIO()
+    print_summary(load_run(path), Console(file=file, width=100))
+    assert file.getvalue().count("not judged") >= 6, "of the condition and of its control, on three data sets"
