@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from steerkit.report.numbers import NOT_MEASURED
 from steerkit.report.read import SAMPLES, Run, SeparationEntry
 from steerkit.report.separation import Separation
 from steerkit.report.tables import Block, unscored
@@ -58,11 +59,9 @@ _LACKS: Final = {
 def _block_gaps(block: Block, control_explained: bool) -> list[str]:
     name = block.name
     found = []
-    absent: dict[str, list[str]] = {}
-    for row in block.all_rows:
-        if row.value is None:
-            absent.setdefault(row.absent, []).append(row.condition.name)
-    found += [f"{name}: {_some(names)} {_were(names)} {word}." for word, names in absent.items()]
+    absent = [row.condition.name for row in block.all_rows if row.value is None]
+    if absent:
+        found.append(f"{name}: {_some(absent)} {_were(absent)} {NOT_MEASURED}.")
     pointed = [row.condition.name for row in block.all_rows if row.at_its_end]
     if pointed:
         found.append(
