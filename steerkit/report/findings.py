@@ -77,7 +77,7 @@ def _find(block: Block) -> BlockFindings:
 def value_with_interval(block: Block, row: Row) -> str:
     """``2.3 nats (95 % interval 1.9 to 2.7)``, or why there is no interval."""
     if row.value is None or row.record is None:
-        return NOT_MEASURED
+        return row.absent
     unit = f" {block.unit}" if block.unit else ""
     text = f"{block.format.number(row.value)}{unit}"
     if row.interval is not None:
@@ -91,7 +91,7 @@ def _about_baseline(block: Block) -> str:
     if block.baseline is None:
         return "There is no baseline in this run."
     if block.baseline.value is None:
-        return f"Without steering (baseline): {NOT_MEASURED}."
+        return f"Without steering (baseline): {block.baseline.absent}."
     record = block.baseline.record
     examples = f", {count(record.n, 'example')}" if record else ""
     return f"Without steering (baseline): {value_with_interval(block, block.baseline)}{examples}."
@@ -99,13 +99,13 @@ def _about_baseline(block: Block) -> str:
 
 def _about_condition(block: Block, row: Row) -> Finding:
     if row.value is None:
-        return Finding(row.condition.name, f"was {NOT_MEASURED}.", "not measured", NOT_MEASURED)
+        return Finding(row.condition.name, f"was {row.absent}.", "not measured", row.absent)
     before = block.baseline.value if block.baseline else None
     after = value_with_interval(block, row)
     moved = f"gives {after}" if before is None else f"moves it from {block.format.number(before)} to {after}"
     if before is not None and block.format.number(before) == block.format.number(row.value):
         moved = f"leaves it at {after}"
-    parts = [f"{moved}{_change(block, row) or _overlap(block, row)}.", _about_control(block, row.value, row)]
+    parts = [f"{moved}{_change(block, row) or _overlap(block, row)}.", _about_control(block, row)]
     found = verdict(row)
     if found == "beyond" and _may_be_nothing(row):
         return Finding(row.condition.name, " ".join(parts), "within", "no change shown")
@@ -140,16 +140,16 @@ def _overlap(block: Block, row: Row) -> str:
     return "; this interval and the baseline’s overlap" if overlap else "; the baseline’s interval is apart from it"
 
 
-def _about_control(block: Block, value: float, row: Row) -> str:
+def _about_control(block: Block, row: Row) -> str:
     control = row.control
     if row.condition.prompt_only:
         return "A system prompt has no direction that a random one could stand for."
     if control is None or not control.planned:
         return f"No control was run, {UNCONTROLLED}"
     if not control.values:
-        return f"Its control was {NOT_MEASURED}."
+        return f"Its control was {control.absent}."
     unit = f" {block.unit}" if block.unit else ""
-    inside = control.contains(value)
+    inside = verdict(row) == "within"
     doubt = ", so its effect here is not told apart from a random direction’s" if inside else ""
     if len(control.values) == 1:
         lead = f"{_directions(control)} of the same norm gives {block.format.number(control.mean)}{unit}"
@@ -173,7 +173,9 @@ def _about_sweep(block: Block, sweep: Sweep) -> Finding:
     measured = [(x, row) for x, row in sweep.points if row.value is not None]
     missing = len(sweep.points) - len(measured)
     if not measured:
-        return Finding(sweep.name, f"was {NOT_MEASURED} at any {sweep.option}.", "not measured", NOT_MEASURED)
+        words = {row.absent for _, row in sweep.points}
+        absent = words.pop() if len(words) == 1 else NOT_MEASURED
+        return Finding(sweep.name, f"was {absent} at any {sweep.option}.", "not measured", absent)
     (first, first_row), (last, last_row) = measured[0], measured[-1]
     text = (
         f"over {sweep.option} {setting(first)} to {setting(last)}: "

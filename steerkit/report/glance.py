@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from steerkit.report.headline import headline
+from steerkit.report.headline import read_first
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat
 from steerkit.report.read import ConditionEntry, DirectionEntry, RecordEntry, Results
 from steerkit.report.tables import Block, Row
@@ -35,6 +35,14 @@ class GlanceRow:
             return None
         text = f"{'+' if difference > 0 else ''}{self.block.format.number(difference)}"
         return text.replace("%", "pp") if self.block.format.percent else text
+
+    @property
+    def absent(self) -> str:
+        """What is said where there is no change: that of the value that lacks, its own or the baseline's."""
+        base = self.block.baseline
+        return (
+            base.absent if self.row.value is not None and base is not None and base.value is None else self.row.absent
+        )
 
     @property
     def interval(self) -> str | None:
@@ -75,7 +83,7 @@ def make_glance(results: Results, blocks: Sequence[Block]) -> Glance:
     own = [block for block in blocks if block.derived_from is None]
     inner = inner_names(own)
     everything = sum(row.condition.name not in inner for block in own for row in block.rows)
-    told = own if everything <= MOST_ROWS else headline(own)
+    told = own if everything <= MOST_ROWS else read_first(own)
     entries = {entry.name: entry for entry in results.directions}
     groups: dict[tuple[tuple[str, str], ...], list[GlanceRow]] = {}
     total, shown = 0, 0

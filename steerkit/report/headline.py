@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from steerkit.artifacts.results import TradeoffEntry
-from steerkit.report.limits import is_verdict
+from steerkit.report.limits import is_verdict, reads_completions
 from steerkit.report.tables import Block
 
 FEW: Final = 8
@@ -21,10 +21,21 @@ def behaviours(blocks: Sequence[Block]) -> list[Block]:
 
 
 def headline(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """One measure for each data set; where completions are judged, of those data sets alone."""
+    """One measure for each data set, in the order in which these first come.
+
+    Where completions are judged, of those data sets alone.
+    """
     found = behaviours(blocks)
     spoken = [block for block in found if is_verdict(block) and (_judged(block) or reads_completions(block))]
-    return tuple({block.data: block for block in reversed(spoken or found)}.values())[::-1]
+    first: dict[str, Block] = {}
+    for block in spoken or found:
+        first.setdefault(block.data, block)
+    return tuple(first.values())
+
+
+def read_first(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The headline; of a run that looks at side effects alone the first of these."""
+    return headline(blocks) or tuple(block for block in blocks if block.derived_from is None)[:FEW]
 
 
 def told_first(blocks: Sequence[Block], tradeoff: TradeoffEntry | None, most: int) -> tuple[Block, ...]:
@@ -44,14 +55,9 @@ def told_first(blocks: Sequence[Block], tradeoff: TradeoffEntry | None, most: in
 
 
 def opened(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """What stands open on a page: everything of a small run, the headline of a large one."""
+    """What stands open on a page: everything of a small run, what is read first of a large one."""
     own = [block for block in blocks if block.derived_from is None]
-    return tuple(blocks) if len(own) <= FEW else headline(blocks)
-
-
-def reads_completions(block: Block) -> bool:
-    """Whether its evaluator has the model write; a monitor's verdicts, for one, are of prompts."""
-    return bool(block.evaluator.options.get("max_new_tokens"))
+    return tuple(blocks) if len(own) <= FEW else read_first(blocks)
 
 
 def _judged(block: Block) -> bool:

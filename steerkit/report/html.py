@@ -26,6 +26,7 @@ from steerkit.report.glance import foretold, make_glance, other_way
 from steerkit.report.guards import make_guards
 from steerkit.report.headline import opened
 from steerkit.report.numbers import (
+    NOT_JUDGED,
     NOT_MEASURED,
     NumberFormat,
     breakable_parts,
@@ -51,9 +52,11 @@ T = TypeVar("T")
 
 TEMPLATE: Final = "template.html.j2"
 SAMPLES_OPEN: Final = 6
-CARDS_OPEN: Final = 44
-LEAST_OPEN: Final = 2
 """Prompts whose completions stand open: so many of them, fewer where each has many conditions."""
+CARDS_OPEN: Final = 44
+"""So many completions stand open at most, one for each prompt and condition."""
+LEAST_OPEN: Final = 2
+"""So many prompts stand open however many conditions each has."""
 NOTES_OPEN: Final = 12
 ROWS_OPEN: Final = 24
 
@@ -109,7 +112,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         count=count, significant=significant, sentence_case=sentence_case, breakable=_breakable, svg=_inline,
         fixed=NumberFormat(decimals=2).number, percent=NumberFormat(decimals=0, percent=True).number,
         intervention=describe_intervention, direction=describe_direction, other_way=other_way, foretold=foretold,
-        NOT_MEASURED=NOT_MEASURED, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
+        NOT_JUDGED=NOT_JUDGED, NOT_MEASURED=NOT_MEASURED, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
         SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN,
     )  # fmt: skip
     searches, agreements = _searches(run, plots), make_agreements(run)
@@ -132,6 +135,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         glance=make_glance(run.results, blocks),
         beside=beside,
         samples=spread(samples),
+        judges={entry.name for entry in run.results.evaluators if entry.role == "judge"},
         samples_open=_how_many(samples),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
         directions_in_control=_control_size(run),

@@ -11,6 +11,7 @@ from steerkit.report.tables import Block
 
 FEW_EXAMPLES: Final = 30
 MANY_COMPARISONS: Final = 20
+MEASURES_TOLD: Final = 3
 
 
 def limits_of(
@@ -44,18 +45,18 @@ def is_verdict(block: Block) -> bool:
     return block.evaluator.aggregate == "proportion" and block.evaluator.compared is not False
 
 
+def reads_completions(block: Block) -> bool:
+    """Whether its evaluator has the model write; a monitor's verdicts, for one, are of prompts."""
+    return bool(block.evaluator.options.get("max_new_tokens"))
+
+
 def every(number: int) -> str:
     """``both random directions``, ``all five random directions``."""
     return "both random directions" if number == 2 else f"all {count(number, 'random direction')}"
 
 
 def _of_verdicts(own: Sequence[Block]) -> list[str]:
-    # A monitor's verdicts are of prompts: its evaluator has the model write nothing.
-    rates = [
-        block
-        for block in own
-        if is_verdict(block) and block.evaluator.role is None and block.evaluator.options.get("max_new_tokens") != 0
-    ]
+    rates = [block for block in own if is_verdict(block) and block.evaluator.role is None and reads_completions(block)]
     if not rates or any(block.evaluator.role == "judge" for block in own):
         return []
     names = list(dict.fromkeys(block.evaluator.name for block in rates))
@@ -77,23 +78,35 @@ def _of_sizes(own: Sequence[Block]) -> list[str]:
 
 
 def _of_controls(own: Sequence[Block]) -> list[str]:
-    rows = [row for block in own for row in block.rows if row.value is not None and not row.condition.prompt_only]
-    numbers = {0 if row.control is None else len(row.control.values) for row in rows}
-    if not numbers:
+    measured = [
+        (block, row) for block in own for row in block.rows if row.value is not None and not row.condition.prompt_only
+    ]
+    # A recipe may take a measure without controls: a condition has as many as any of its measures.
+    most: dict[str, int] = {}
+    for _, row in measured:
+        number = 0 if row.control is None else len(row.control.values)
+        most[row.condition.name] = max(most.get(row.condition.name, 0), number)
+    if not most:
         return []
-    if numbers == {0}:
+    least = min((number for number in most.values() if number), default=0)
+    if not least:
         return [
             "No random directions were run: nothing tells what these directions do from what others of their norm do."
         ]
     found = []
-    least = min(number for number in numbers if number)
     if least > 1:
         chance = f"one more would be beyond the others with probability 2 in {least + 1}"
         found.append(f"Beyond {every(least)} is a comparison, not a test: {chance}.")
     else:
         found.append("One random direction has no range to compare with.")
-    if 0 in numbers:
+    if 0 in most.values():
         found.append("Some conditions have no random directions beside them.")
+    without = [block.name for block, row in measured if row.control is None and most[row.condition.name]]
+    names = list(dict.fromkeys(without))
+    if names:
+        left = len(names) - MEASURES_TOLD
+        told = f"{', '.join(names[:MEASURES_TOLD])}{f' and {left} more' if left > 0 else ''}"
+        found.append(f"Some measures were not taken of random directions: {told}.")
     return found
 
 

@@ -10,6 +10,8 @@ from statistics import median
 from typing import Final
 
 NOT_MEASURED: Final = "not measured"
+NOT_JUDGED: Final = "not judged"
+NOT_ALL_JUDGED: Final = "not all judged"
 MINUS: Final = "\u2212"
 NO_BREAK: Final = "\u00a0"
 
@@ -36,10 +38,10 @@ class NumberFormat:
         """The same in ASCII."""
         return replace(self, ascii=True)
 
-    def number(self, value: float | None) -> str:
-        """``value`` with a percent sign where it is a proportion; ``not measured`` for None."""
+    def number(self, value: float | None, absent: str = NOT_MEASURED) -> str:
+        """``value`` with a percent sign where it is a proportion; ``absent`` for None."""
         if value is None:
-            return NOT_MEASURED
+            return absent
         sign = " %" if self.ascii else f"{NO_BREAK}%"
         return self._digits(value) + (sign if self.percent else "")
 

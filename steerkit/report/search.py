@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from steerkit.artifacts.results import CandidateEntry, SearchEntry
 from steerkit.intervals import total
 from steerkit.report.numbers import count, sentence_case, setting, significant
-from steerkit.report.read import Results
+from steerkit.report.read import EvaluatorEntry, Results
 
 Point = tuple[int, float]
 
@@ -40,10 +40,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class SearchView:
-    """A search as the page shows it, with the units of the evaluators that are known by name."""
+    """A search as the page shows it, beside the evaluators of the recipe, from which scores have their units."""
 
     entry: SearchEntry
-    units: Mapping[str, str] = field(default_factory=dict)
+    evaluators: tuple[EvaluatorEntry, ...] = ()
 
     @property
     def chosen(self) -> CandidateEntry | None:
@@ -93,7 +93,15 @@ class SearchView:
         return Panel(name, says(entry.scores[name]), lines, entry.baseline.get(name), limits, point, self._unit(name))
 
     def _unit(self, name: str) -> str:
-        return self.units.get(str(self.entry.scores[name].get("evaluator")), "")
+        """The unit of a score, from the evaluator of the recipe that is of the same plugin; empty without one.
+
+        A score has its plugin's name and an evaluator that of the recipe, which may be any: they are of one plugin
+        where they also have the same options, and a unit too few is better than one of something else.
+        """
+        score = self.entry.scores[name]
+        options = set(score.get("options") or ())
+        same = (one for one in self.evaluators if one.name == score.get("evaluator") and set(one.options) == options)
+        return next((one.unit for one in same), "")
 
     def label(self, one: CandidateEntry) -> str:
         """What a candidate's line is called: its position, with its direction, stream and coefficient where these
@@ -153,5 +161,4 @@ def _pieces(rows: list[CandidateEntry], name: str) -> tuple[tuple[Point, ...], .
 
 def make_searches(results: Results) -> tuple[SearchView, ...]:
     """The searches of a run."""
-    units = {entry.name: entry.unit for entry in results.evaluators}
-    return tuple(SearchView(entry, units) for entry in results.searches)
+    return tuple(SearchView(entry, results.evaluators) for entry in results.searches)

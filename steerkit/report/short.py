@@ -9,9 +9,17 @@ from typing import Final, TypeAlias
 from steerkit.report.agreement import Pair
 from steerkit.report.findings import verdict
 from steerkit.report.glance import inner_names, other_way
-from steerkit.report.headline import behaviours, reads_completions, told_first
-from steerkit.report.limits import every, is_verdict, limits_of
-from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, count, sentence_case, significant
+from steerkit.report.headline import behaviours, told_first
+from steerkit.report.limits import every, is_verdict, limits_of, reads_completions
+from steerkit.report.numbers import (
+    NO_BREAK,
+    NOT_ALL_JUDGED,
+    NOT_JUDGED,
+    NOT_MEASURED,
+    count,
+    sentence_case,
+    significant,
+)
 from steerkit.report.read import Results
 from steerkit.report.search import SearchView
 from steerkit.report.tables import Block, Row
@@ -22,7 +30,7 @@ CONDITIONS: Final = 6
 """How many are spoken of; the tables hold the rest."""
 ONE_MORE: Final = count(1, "more measure")
 NO_CHANGE: Final = "No change shown"
-SAID_BY_NAME: Final = (NO_CHANGE, sentence_case(NOT_MEASURED))
+SAID_BY_NAME: Final = (NO_CHANGE, *map(sentence_case, (NOT_MEASURED, NOT_JUDGED, NOT_ALL_JUDGED)))
 """Of these only the conditions are told."""
 DEGENERATE: Final = "degenerate"
 """What evaluators call the share of completions that repeat themselves; behind their own name where they have one."""
@@ -111,7 +119,7 @@ def _kind(row: Row) -> str:
     """What a condition's interval and its control let one say of it."""
     moved, found = _moved(row), verdict(row)
     if row.value is None:
-        return sentence_case(NOT_MEASURED)
+        return sentence_case(row.absent)
     if moved is False:
         return NO_CHANGE
     if found == "within":
@@ -157,7 +165,7 @@ def _babble(rates: Sequence[Block], own: Sequence[Block]) -> list[Sentence]:
 
 def _value(block: Block, row: Row) -> str:
     if row.value is None:
-        return NOT_MEASURED
+        return row.absent
     unit = f" {block.unit}" if block.unit else ""
     text = f"{block.format.number(row.value)}{unit}"
     return text if row.interval is None else f"{text} ({block.format.interval(*row.interval)})"

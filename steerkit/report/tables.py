@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-from steerkit.report.numbers import NumberFormat, choose_format
+from steerkit.report.numbers import NOT_ALL_JUDGED, NOT_JUDGED, NOT_MEASURED, NumberFormat, choose_format
 from steerkit.report.read import ConditionEntry, EvaluatorEntry, RecordEntry, Results
 
 RANK: Final = "rank"
@@ -21,10 +21,12 @@ class Control:
     Args:
         planned: how many random directions there were.
         values: the measured ones.
+        absent: what is said where none was.
     """
 
     planned: int
     values: tuple[float, ...]
+    absent: str = NOT_MEASURED
 
     @property
     def mean(self) -> float | None:
@@ -48,11 +50,15 @@ class Control:
 
 @dataclass(frozen=True)
 class Row:
-    """A condition under one evaluator on one data set; ``record`` is None where there is none."""
+    """A condition under one evaluator on one data set; ``record`` is None where there is none.
+
+    ``absent`` is what is said in place of a value that isn't there.
+    """
 
     condition: ConditionEntry
     record: RecordEntry | None
     control: Control | None = None
+    absent: str = NOT_MEASURED
 
     @property
     def value(self) -> float | None:
@@ -167,19 +173,30 @@ def _make_block(results: Results, entry: EvaluatorEntry | None, name: str, data:
     records = {r.condition: r for r in results.records if r.evaluator == name and r.data == data}
     first = next(iter(records.values()))
     evaluator = entry or EvaluatorEntry(name=name, aggregate=first.aggregate, unit=first.unit)
-    rows = [_make_row(condition, records, results) for condition in results.conditions if condition.kind != "control"]
+    judge = evaluator.role == "judge"
+    rows = [_make_row(one, records, results, judge) for one in results.conditions if one.kind != "control"]
     baseline = next((row for row in rows if row.condition.kind == "baseline"), None)
     others = tuple(row for row in rows if row.condition.kind == "intervention")
     derived_from = None if entry is not None else parent
     return Block(evaluator, data, derived_from, baseline, others, _make_sweeps(others), _make_format(records.values()))
 
 
-def _make_row(condition: ConditionEntry, records: dict[str, RecordEntry], results: Results) -> Row:
+def _make_row(condition: ConditionEntry, records: dict[str, RecordEntry], results: Results, judge: bool) -> Row:
     own = [other.name for other in results.conditions if other.kind == "control" and other.of == condition.name]
     names = [name for name in own if name in records]  # a recipe may leave its controls out of some measures
-    values = (records[name].value for name in names)
-    control = Control(len(names), tuple(value for value in values if value is not None)) if names else None
-    return Row(condition, records.get(condition.name), control)
+    beside = [records[name] for name in names]
+    values = tuple(one.value for one in beside if one.value is not None)
+    control = Control(len(names), values, absent_word(beside, judge)) if names else None
+    record = records.get(condition.name)
+    return Row(condition, record, control, absent_word([record], judge))
+
+
+def absent_word(records: Sequence[RecordEntry | None], judge: bool) -> str:
+    """Why there is no value, in two or three words: a judge's examples may lack their verdicts, all or some."""
+    known = [one for one in records if one is not None]
+    if not judge or not any(one.not_computed for one in known):
+        return NOT_MEASURED
+    return NOT_ALL_JUDGED if any(one.n for one in known) else NOT_JUDGED
 
 
 def _make_format(records: Iterable[RecordEntry]) -> NumberFormat:

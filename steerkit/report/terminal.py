@@ -142,11 +142,11 @@ def wrapped(names: Sequence[str], width: int) -> list[str]:
 def _cells(block: Block, row: Row, shares: bool) -> tuple[str, ...]:
     numbers = block.format.plain()
     interval = numbers.interval(*row.interval) if row.interval else None
-    cells: tuple[str, ...] = (row.condition.name, numbers.number(row.value), interval or "-")
+    cells: tuple[str, ...] = (row.condition.name, numbers.number(row.value, row.absent), interval or "-")
     cells += (other_way(row.record, plain=True),) if shares else ()
     if row.condition.kind == "baseline":
         return (*cells, "", "")
     control = row.control
     if control is None:
         return (*cells, "not run", "")
-    return (*cells, numbers.number(control.mean), numbers.interval(control.low, control.high) or "")
+    return (*cells, numbers.number(control.mean, control.absent), numbers.interval(control.low, control.high) or "")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from steerkit.intervals import CONFIDENCE, wilson
-from steerkit.report.numbers import NumberFormat, choose_format
+from steerkit.report.numbers import NOT_MEASURED, NumberFormat, choose_format
 from steerkit.report.read import ConditionEntry, EvaluatorEntry, RecordEntry, Results
+from steerkit.report.tables import absent_word
 
 _Z: Final = 1.959964
 """Of 95 %."""
@@ -24,12 +25,14 @@ class Pooled:
         low: lower end of the 95 % interval, or None.
         high: upper end, or None.
         n: how many examples.
+        absent: what is said where there is no value.
     """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     n: int = 0
+    absent: str = NOT_MEASURED
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Tradeoff:
         return tuple(point for point in self.points if point.measured)
 
     @property
+    def controlled(self) -> bool:
+        """Whether any random direction was measured on all of these data sets, and so has a point."""
+        return any(point.controls for point in self.drawn)
+
+    @property
     def unit(self) -> str:
         """Of the axes."""
         return "%" if self.format.percent else self.evaluator.unit
@@ -82,7 +90,8 @@ def make_tradeoff(results: Results) -> Tradeoff | None:
     records = {(one.condition, one.data): one for one in results.records if one.evaluator == entry.evaluator}
 
     def at(condition: str, sides: Sequence[str]) -> Pooled:
-        return pool([records.get((condition, data)) for data in sides])
+        found = [records.get((condition, data)) for data in sides]
+        return replace(pool(found), absent=absent_word(found, evaluator.role == "judge"))
 
     points = []
     for condition in results.conditions:

@@ -60,7 +60,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Figure:
     axes.set_xlabel(shorten(f"on {' and '.join(tradeoff.should_not)}{unit}", 52))
     title = f"{tradeoff.evaluator.name} on {' and '.join(tradeoff.should)}{unit}"
     figure.text(0.02, 1 - 0.2 / height, shorten(title, 60), color=MUTED, fontsize=9, va="center")
-    _key(figure, points, height)
+    _key(figure, tradeoff, height)
     return figure
 
 
@@ -143,15 +143,16 @@ def _room(place: tuple[float, float], others: Sequence[tuple[float, float]]) -> 
     return min([20.0, *(math.hypot(place[0] - x, place[1] - y) for x, y in others)])
 
 
-def _key(figure: Figure, points: Sequence[Point], height: float) -> None:
+def _key(figure: Figure, tradeoff: Tradeoff, height: float) -> None:
     """Below: which number is which condition, and what the pale marks are."""
+    points = tradeoff.drawn
     top = (0.06 + LINE * (-(-len(points) // COLUMNS) + 0.5)) / height
     for number, point in enumerate(points):
         row, column = divmod(number, COLUMNS)
         colour = INK if point.condition.kind == "baseline" else DIRECTION
         text = f"{number}{NO_BREAK}{NO_BREAK}{shorten(point.condition.name, 30)}"
         figure.text(0.03 + column * 0.5, top - row * LINE / height, text, color=colour, fontsize=8.5, va="center")
-    if any(point.controls for point in points):
+    if tradeoff.controlled:
         from matplotlib.lines import Line2D
 
         mark = Line2D([], [], color=CONTROL, marker="D", markersize=3.6, alpha=0.45, linewidth=0)

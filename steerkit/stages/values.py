@@ -62,7 +62,7 @@ def records_of(
         # That there are no such examples is told by the values of the whole, with what there is instead.
         told = summarise(scores, value.aggregate) if scores or not value.partial else Summary(None, 0)
         if planned.spec.role == "judge":
-            told = _judged(told, len(scores))
+            told, moved = _judged(told, len(scores)), _judged(moved, len(scores))
         rows[label] = (told, value, moved if scores else Summary(None, 0))
     if any(value.aggregate == "whole" for value in values.values()):
         rows |= _whole(plan, planned, kind, ref, found, plain)

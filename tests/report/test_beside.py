@@ -202,3 +202,29 @@ def test_a_run_without_any_of_it_has_none_of_the_sections(plain_run: Any) -> Non
     page = (plain_run / "report.html").read_text("utf-8")
     assert '<section id="short">' in page
     assert not any(f'id="{anchor}"' in page for anchor in ("tradeoff", "heat", "alike"))
+
+
+@pytest.mark.parametrize("lacking", [None, "lookalikes.test"])
+def test_pale_diamonds_are_explained_where_there_are_any(build: Any, lacking: str | None) -> None:
+    results = study()
+    results["records"] = [
+        one for one in results["records"] if one["data"] != lacking or "/random-" not in one["condition"]
+    ]  # fmt: skip
+    tradeoff = make_tradeoff(parsed(results))
+    assert tradeoff is not None
+    figure = draw_tradeoff(tradeoff)
+    page = write_report(build(results, samples=[])).read_text("utf-8")
+    assert ("pale diamonds" in page) is bool(figure.legends) is (lacking is None)
+
+
+def test_a_side_that_was_not_judged_says_so() -> None:
+    results = study()
+    results["evaluators"][0]["role"] = "judge"
+    for one in results["records"]:
+        if (one["condition"], one["data"]) == ("added", "harmful.test"):
+            one.update(value=None, n=0, not_computed=32)
+    tradeoff = make_tradeoff(parsed(results))
+    assert tradeoff is not None
+    assert {point.condition.name: point.should.absent for point in tradeoff.points if not point.measured} == {
+        "added": "not judged"
+    }  # fmt: skip

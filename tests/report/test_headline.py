@@ -143,3 +143,57 @@ def test_open_completions_are_of_all_data_sets() -> None:
 
     groups = [group("a", "1"), group("a", "2"), group("a", "3"), group("b", "4"), group("c", "5"), group("b", "6")]
     assert "".join(one.prompt for one in spread(groups)) == "145263"
+
+
+def test_data_sets_come_in_the_order_in_which_they_are_first_measured() -> None:
+    results = study()
+    results["evaluators"] = [
+        {"name": name, "aggregate": "proportion", "options": {"max_new_tokens": 8}} for name in ("x", "y")
+    ]
+    rates = [one for one in results["records"] if one["evaluator"] == "refused"]
+    results["records"] = [{**one, "evaluator": "x"} for one in rates]
+    results["records"] += [{**one, "evaluator": "y"} for one in rates if one["data"] == DATA[0]]
+    assert [block.name for block in headline(blocks_of(results))] == [f"x on {data}" for data in DATA]
+
+
+def side_effects_alone() -> dict[str, Any]:
+    """A measure that is no behaviour, on more data sets than stand open, in more rows than a first table has."""
+    results = study()
+    results["evaluators"] = results["evaluators"][1:]
+    own = [one for one in results["records"] if one["evaluator"] == "kl_divergence"]
+    results["records"] = [{**one, "data": f"kind-{at}.test"} for one in own for at in range(FEW + 1)]
+    results.update(searches=[], tradeoff=None)
+    for number in range(3):
+        added = next(one for one in results["conditions"] if one["name"] == "added")
+        results["conditions"].append({**added, "name": f"more-{number}"})
+        results["records"] += [
+            {**one, "condition": f"more-{number}"} for one in results["records"] if one["condition"] == "added"
+        ]
+    return results
+
+
+def test_a_run_of_side_effects_alone_shows_the_first_of_them(build: Any) -> None:
+    path = build(side_effects_alone(), samples=[])
+    page = write_report(path).read_text(encoding="utf-8")
+    assert "Nothing was evaluated" not in page and "No condition was evaluated" not in page
+    found = page.partition('<section id="found">')[2].partition("</section>")[0]
+    unfolded = re.sub(r"<details>.*?</details>", "", found, flags=re.DOTALL)
+    assert "kind-0.test" in unfolded and f"kind-{FEW}.test" not in unfolded and f"kind-{FEW}.test" in found
+    assert 'aria-label="What each condition changes"' in page
+    file = io.StringIO()
+    print_summary(load_run(path), Console(file=file, width=80))
+    assert "kl_divergence on kind-0.test" in file.getvalue()
+    assert "Nothing was evaluated" not in file.getvalue()
+
+
+def test_a_page_on_which_all_is_folded_does_not_say_that_nothing_was_evaluated(
+    large_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerkit.report.html.opened", lambda _: ())
+    page = write_report(large_run).read_text(encoding="utf-8")
+    assert "Nothing was evaluated" not in page and "No condition was evaluated" not in page
+
+
+def test_a_run_without_measures_says_that_nothing_was_evaluated(build: Any) -> None:
+    page = write_report(build({**study(), "records": [], "evaluators": [], "tradeoff": None})).read_text("utf-8")
+    assert "Nothing was evaluated" in page and "No condition was evaluated" in page

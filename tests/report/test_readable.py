@@ -77,6 +77,18 @@ def test_lines_of_a_search_differ_in_shape_and_scores_have_units() -> None:
     assert len(shapes) == 5 and len(set(shapes.values())) == 5 and len(MARKERS) == len(SERIES)
 
 
+def test_a_score_has_no_unit_of_another_plugin_that_the_recipe_calls_by_its_name() -> None:
+    results = study()
+    results["searches"][0]["scores"]["bypass"]["options"] = {"tokens": [1, 2], "first": 1}
+    results["evaluators"].append({"name": "refusal_score", "unit": "tokens", "options": {"max_new_tokens": 8}})
+    (view,) = make_searches(Results.model_validate(results))
+    assert {panel.name: panel.unit for panel in view.panels} == {"bypass": "", "kl": "nats"}
+    # The same options with other values are of the same plugin.
+    results["evaluators"][-1] = {"name": "refusal_score", "unit": "log-odds", "options": {"first": 2, "tokens": []}}
+    (view,) = make_searches(Results.model_validate(results))
+    assert {panel.name: panel.unit for panel in view.panels} == {"bypass": "log-odds", "kl": "nats"}
+
+
 def test_a_heat_map_has_its_titles_whole_and_says_what_colours_mean() -> None:
     read = Results.model_validate(study())
     (heat,) = make_heats(read, make_blocks(read), make_searches(read))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from steerkit.report import load_run, write_report
 from steerkit.report.agreement import Compared, Pair
 from steerkit.report.read import Results
 from steerkit.report.search import make_searches
 from steerkit.report.short import Short, make_short
 from steerkit.report.tables import make_blocks
+from steerkit.report.terminal import print_summary
 from tests.report.study import study
 
 NB = "\u00a0"
@@ -159,9 +163,11 @@ def test_side_effects_that_go_down_and_several_ways_to_measure_one() -> None:
 
 def test_a_monitor_reads_no_completions() -> None:
     results = study()
-    monitor = {"name": "crossed", "aggregate": "proportion", "unit": "fraction", "options": {"max_new_tokens": 0}}
-    results["evaluators"].append(monitor)
-    results["records"] += [{**r, "evaluator": "crossed"} for r in results["records"] if r["evaluator"] == "refused"]
+    rates = [one for one in results["records"] if one["evaluator"] == "refused"]
+    # One whose evaluator may write and doesn't here, and one whose evaluator never writes.
+    for name, options in (("crossed", {"max_new_tokens": 0}), ("next_word", {})):
+        results["evaluators"].append({"name": name, "aggregate": "proportion", "unit": "fraction", "options": options})
+        results["records"] += [{**one, "evaluator": name} for one in rates]
     assert short(results).limits[0] == "No judge read the completions: refused goes by rules."
 
 
@@ -279,3 +285,50 @@ def test_rates_of_completions_that_may_be_babble_say_so() -> None:
         crossed = study()
         crossed["evaluators"][0]["options"] = monitored
         assert "babbles" not in text(crossed), "nothing was written"
+
+
+def without_controls(results: dict[str, Any], evaluator: str) -> dict[str, Any]:
+    """The same, in which one measure is taken of no random direction."""
+    results["records"] = [
+        one for one in results["records"] if one["evaluator"] != evaluator or "/random-" not in one["condition"]
+    ]  # fmt: skip
+    return results
+
+
+def test_a_measure_without_controls_takes_none_from_its_conditions() -> None:
+    limits = short(without_controls(study(), "kl_divergence")).limits
+    assert not any("Some conditions" in one or "No random" in one for one in limits)
+    assert limits[1].startswith("Beyond both random directions is a comparison")
+    assert limits[2] == "Some measures were not taken of random directions: kl_divergence on harmless.test."
+    assert not any("Some measures" in one for one in short(study()).limits)
+    limits = short(without_controls(study(), "refused")).limits
+    assert limits[2] == (
+        "Some measures were not taken of random directions: refused on harmful.test, refused on harmless.test, refused "
+        "on lookalikes.test."
+    )
+
+
+def test_a_condition_without_controls_is_told_apart_from_a_measure_without_them() -> None:
+    results = study()
+    results["conditions"] = [one for one in results["conditions"] if one.get("of") != "added"]
+    results["records"] = [one for one in results["records"] if not one["condition"].startswith("added/")]
+    limits = short(results).limits
+    assert limits[2] == "Some conditions have no random directions beside them."
+    assert not any("Some measures" in one for one in limits)
+    limits = short(without_controls(without_controls(study(), "kl_divergence"), "refused")).limits
+    assert limits[1].startswith("No random directions were run") and not any("Some m" in one for one in limits)
+
+
+def test_conditions_that_were_not_judged_are_told_as_such(build: Any) -> None:
+    results = study()
+    results["evaluators"][0]["role"] = "judge"
+    for one in results["records"]:
+        if one["condition"].startswith("added") and one["evaluator"] == "refused":
+            one.update(value=None, n=0, not_computed=32, difference=None, ci_low=None, ci_high=None)
+    assert "Not judged: added." in text(results) and "Not measured" not in text(results)
+    path = build(results, samples=[])
+    page = write_report(path).read_text("utf-8").partition('<section id="missing">')[0]
+    assert "was not judged." in page and '<span class="none">not judged</span>' in page
+    file = io.StringIO()
+    print_summary(load_run(path), Console(file=file, width=100))
+    assert file.getvalue().count("not judged") >= 6, "of the condition and of its control, on three data sets"

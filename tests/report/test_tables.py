@@ -72,3 +72,18 @@ def test_derived_values_stay_beside_what_they_come_from(make: Any) -> None:
 def test_one_block_per_data_set(results: dict[str, Any]) -> None:
     results["records"] += [{**record, "data": "other.test"} for record in results["records"]]
     assert [block.data for block in blocks_of(results)] == ["probe.test", "other.test"]
+
+
+def test_what_a_judge_did_not_judge_is_called_that(results: dict[str, Any]) -> None:
+    results["evaluators"][0]["role"] = "judge"
+    for record in results["records"]:
+        if record["condition"] in ("warmer", "cooler") or record["condition"].startswith("warmer/random-"):
+            read = 10 if record["condition"] == "cooler" else 0
+            record.update(value=None, n=read, not_computed=16 - read)
+    (block,) = blocks_of(results)
+    rows = {row.condition.name: row for row in block.rows}
+    assert (rows["warmer"].absent, rows["warmer"].control.absent) == ("not judged", "not judged")
+    assert rows["cooler"].absent == "not all judged"
+    results["evaluators"][0]["role"] = None
+    (block,) = blocks_of(results)
+    assert {row.absent for row in block.all_rows} == {"not measured"}
