@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache as once
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,8 @@ def cache_for_rows(caches: Sequence[Cache], row_of: Sequence[int], columns: int 
     """
     found = new_cache()
     if columns:
-        found.layer_class_to_replicate = partial(roomy_layer(), columns)
+        kind: Any = partial(roomy_layer(), columns)  # is called as a class is
+        found.layer_class_to_replicate = kind
     for layer, held in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
         keys, values = zip(*map(keys_and_values, held), strict=True)
         found.update(for_rows(keys, row_of), for_rows(values, row_of), layer)
@@ -47,7 +48,7 @@ def cache_for_rows(caches: Sequence[Cache], row_of: Sequence[int], columns: int 
 
 
 @once
-def roomy_layer() -> type[Any]:
+def roomy_layer() -> Callable[[int], Any]:
     """A layer of a cache that holds what transformers' own does, without copying all of it at each new token."""
     from transformers.cache_utils import DynamicLayer
 
@@ -59,7 +60,7 @@ def roomy_layer() -> type[Any]:
         """
 
         def __init__(self, columns: int) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.columns = columns
             self.rooms: tuple[Tensor, Tensor] | None = None
 
@@ -70,11 +71,10 @@ def roomy_layer() -> type[Any]:
             if not start or end > self.columns or torch.is_grad_enabled():
                 self.rooms = None  # what gradients go through isn't written over
                 return super().update(key_states, value_states, *args, **kwargs)
-            held, news = (self.keys, self.values), (key_states, value_states)
-            rooms = self.rooms
+            held, rooms = keys_and_values(self), self.rooms
             if rooms is None or not all(map(_begins, held, rooms)):
                 rooms = self.rooms = _room_for(held[0], self.columns), _room_for(held[1], self.columns)
-            for new, room in zip(news, rooms, strict=True):
+            for new, room in zip((key_states, value_states), rooms, strict=True):
                 room[..., start:end, :] = new
             self.keys, self.values = rooms[0][..., :end, :], rooms[1][..., :end, :]
             return self.keys, self.values
