@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from steerkit.catalog import Catalog
+from steerkit.cli.check import print_plan
 from steerkit.errors import RecipeError
 from steerkit.plan import plan_recipe
 from steerkit.report import write_report
@@ -162,6 +163,52 @@ def test_mistakes(tmp_path: Path, written: str, said: str) -> None:
     with pytest.raises(RecipeError) as error:
         plan_recipe(tmp_path / "small.yaml", [], Catalog.discover())
     assert said in str(error.value) and "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("control: [3]", "expected text, not 3; put it in quotes"),
+        ("control: [true]", "expected text, not true; put it in quotes"),
+        ("control: 3", "expected true or false or a list, not 3"),
+        ("control: [cold.test, cold.test]", "one data reference stands here twice"),
+    ],
+)
+def test_one_mistake_is_one_problem(tmp_path: Path, written: str, said: str) -> None:
+    (tmp_path / "small.yaml").write_text(LEFT_OUT.replace("control: cold.test", written))
+    with pytest.raises(RecipeError) as error:
+        plan_recipe(tmp_path / "small.yaml", [], Catalog.discover())
+    assert [one.message for one in error.value.problems] == [said]
+
+
+def test_check_shows_where_there_are_no_controls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def shown(text: str) -> str:
+        (tmp_path / "small.yaml").write_text(text)
+        print_plan(plan_recipe(tmp_path / "small.yaml", [], Catalog.discover()))
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "refusal_score warm.test (no controls), cold.test" in shown(LEFT_OUT)
+    assert "kl_divergence cold.test (no controls)" in shown(LEFT_OUT)
+    assert "(no controls)" not in shown(RECIPE)
+    assert "(no controls)" not in shown(LEFT_OUT.replace("control: {random_directions: 2}", "control: false"))
+
+
+def test_check_notes_a_tradeoff_that_has_controls_on_one_side_only(tmp_path: Path) -> None:
+    tradeoff = "  tradeoff: {evaluator: refusal_score, should: cold.test, should_not: warm.test}\n"
+
+    def notes(text: str) -> list[str]:
+        (tmp_path / "small.yaml").write_text(text + tradeoff)
+        found = plan_recipe(tmp_path / "small.yaml", [], Catalog.discover()).notes
+        return [one for one in found if "trade-off" in one]
+
+    said = "The trade-off of refusal_score shows no random controls: refusal_score leaves them out on warm.test."
+    assert notes(LEFT_OUT) == [said]
+    assert notes(RECIPE) == notes(LEFT_OUT.replace("control: cold.test", "control: false")) == []
+    assert notes(LEFT_OUT.replace("control: {random_directions: 2}", "control: false")) == []
 
 
 def test_the_resolved_recipe_reads_back(runs: tuple[Path, Path]) -> None:

@@ -94,7 +94,7 @@ class _Planner(SuffixResolver):
         suffixes = tuple(filter(None, (self.suffixes(*item) for item in recipe.suffixes.items())))
         self.check_together(template, conditions, evaluations)
         self.check_candidates(directions, searches)
-        self.check_report(evaluations)
+        self.check_report(conditions, evaluations)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
         random_directions = recipe.control.random_directions
