@@ -120,7 +120,7 @@ class DirectionResolver(ModelResolver):
         given = Given(site, Positions.parse(written.positions) if said else None)
         try:
             file = self.draft.path_of(path)
-            fault = f"there is no file {file}"
+            fault: str | None = f"there is no file {file}"
             if file.is_file():
                 fault = directions_fault(file, self.catalog, format, name)
         except SteerkitError as error:
