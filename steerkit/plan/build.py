@@ -24,9 +24,10 @@ from steerkit.plan.cost import (
 from steerkit.plan.heldout import also_reported, looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
+from steerkit.plan.planned.conditions import PlannedCondition
 from steerkit.plan.planned.model import PlannedLoading
 from steerkit.plan.planned.monitors import PlannedMonitor
-from steerkit.plan.planned.reporting import PlannedReport, PlannedTradeoff
+from steerkit.plan.planned.reporting import PlannedReport, PlannedSamples, PlannedTradeoff
 from steerkit.plan.suffixes import PlannedSuffixes, SuffixResolver, meter_suffixes
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
@@ -80,8 +81,8 @@ def make_plan(recipe: Recipe | Draft, catalog: Catalog) -> Plan:
 class _Planner(SuffixResolver):
     def plan(self) -> Plan:
         """Resolve all, then tell all."""
-        recipe, architecture, template = self.recipe, self.architecture(), self.template()
-        self.model_adapter = architecture
+        recipe = self.recipe
+        self.model_adapter, template = self.architecture(), self.template()
         self.read_data(template)
         filters = tuple(one for item in recipe.filter.items() if (one := self.filter(*item)) is not None)
         directions = tuple(filter(None, (self.direction(*item) for item in recipe.directions.items())))
@@ -94,14 +95,58 @@ class _Planner(SuffixResolver):
         suffixes = tuple(filter(None, (self.suffixes(*item) for item in recipe.suffixes.items())))
         self.check_together(template, conditions, evaluations)
         self.check_candidates(directions, searches)
-        self.check_report(evaluations)
+        self.check_report(conditions, evaluations)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
-        random_directions = recipe.control.random_directions
         separations = plan_separations(directions, self.data) if recipe.report.separation else ()
         beside = also_reported(separations, suffixes)
         self.tell_not_held_out(*looked_at(evaluations, searches, filters, self.tokens, self.examples, beside))
-        groups = plan_groups(conditions, random_directions, evaluations, samples, monitored=bool(monitors))
+        groups = plan_groups(
+            conditions, recipe.control.random_directions, evaluations, samples, monitored=bool(monitors)
+        )
+        cost = self.cost(
+            template,
+            directions=directions,
+            separations=separations,
+            groups=groups,
+            searches=searches,
+            filters=filters,
+            evaluations=evaluations,
+            completions=completions,
+            monitors=monitors,
+            suffixes=suffixes,
+        )
+        return self.whole(
+            template,
+            cost,
+            directions=directions,
+            conditions=conditions,
+            evaluations=evaluations,
+            samples=samples,
+            monitors=monitors,
+            searches=searches,
+            filters=filters,
+            completions=completions,
+            suffixes=suffixes,
+        )
+
+    def whole(
+        self,
+        template: str,
+        cost: Cost,
+        *,
+        directions: tuple[PlannedDirection, ...],
+        conditions: tuple[PlannedCondition, ...],
+        evaluations: tuple[PlannedEvaluation, ...],
+        samples: PlannedSamples | None,
+        monitors: tuple[PlannedMonitor, ...],
+        searches: tuple[PlannedSearch, ...],
+        filters: tuple[PlannedFilter, ...],
+        completions: tuple[PlannedCompletions, ...],
+        suffixes: tuple[PlannedSuffixes, ...],
+    ) -> Plan:
+        """The plan of resolved sections, with what the recipe and the model say beside them."""
+        recipe = self.recipe
         return Plan(
             recipe=recipe,
             source=self.draft.source,
@@ -110,27 +155,16 @@ class _Planner(SuffixResolver):
             hash=self.hash(template, directions, suffixes),
             model=self.model,
             loading=self.loading(template),
-            architecture=architecture,
+            architecture=self.model_adapter,
             adapters=self.catalog.only("architecture"),
             data=self.data,
             directions=directions,
             conditions=conditions,
             evaluations=evaluations,
             samples=samples,
-            random_directions=random_directions,
+            random_directions=recipe.control.random_directions,
             separated=recipe.report.separation,
-            cost=self.cost(
-                template,
-                directions=directions,
-                separations=separations,
-                groups=groups,
-                searches=searches,
-                filters=filters,
-                evaluations=evaluations,
-                completions=completions,
-                monitors=monitors,
-                suffixes=suffixes,
-            ),
+            cost=cost,
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
             monitors=monitors,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
@@ -209,8 +209,8 @@ def meter_groups(meter: Meter, groups: Sequence[PlannedGroup], known: Sequence[o
         lengths = _lengths_under(meter, group.system_prompt)
         for look in group.looks:
             members = group.members(look)
-            # Conditions that differ by their names alone are one.
-            key = (None if condition is None else condition.nameless, members, look)
+            # Conditions that differ by their names alone are one, and who takes a look is told by how many they are.
+            key = (None if condition is None else condition.nameless, members, replace(look, controlled=True))
             if key not in taken:
                 taken.append(key)
                 for run in look.passes(lengths):

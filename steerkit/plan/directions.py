@@ -120,7 +120,9 @@ class DirectionResolver(ModelResolver):
         given = Given(site, Positions.parse(written.positions) if said else None)
         try:
             file = self.draft.path_of(path)
-            fault = directions_fault(file, self.catalog, format) if file.is_file() else f"there is no file {file}"
+            fault: str | None = f"there is no file {file}"
+            if file.is_file():
+                fault = directions_fault(file, self.catalog, format, name)
         except SteerkitError as error:
             fault = str(error)
         if fault is None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from steerkit.catalog import Catalog
 
 _LENGTH_BYTES: Final = 8
+_VECTORS: Final = ".vectors"
+"""Behind a direction's name, in the names of what our format holds; of several sites each is named behind an @."""
 _SPECIAL: Final = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _BITS: Final = {
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
@@ -23,19 +25,22 @@ _BITS: Final = {
 }
 """How safetensors' types lie in a file, and the bits of the exponent, which are all set where a number isn't finite."""
 _ZERO: Final = "is zero, which is no direction"
+_LONGEST_MESSAGE: Final = 200
+"""Characters of what a template raises that are told."""
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes, as the safetensors format has it."""
 
 
-def directions_fault(path: Path, catalog: Catalog, name: str | None = None) -> str | None:
+def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: str) -> str | None:
     """What keeps a file from being one of saved directions, as far as its format can tell; None where nothing does.
 
     Args:
         path: the file.
         catalog: plugins, some of which are formats.
         name: of the format that the recipe names; None for any.
+        direction: name of the direction that is taken from it; of a file of one the name doesn't matter.
     """
-    from steerkit.artifacts.directions import claims
+    from steerkit.artifacts.directions import OURS, claims, saved_places
 
     try:
         with path.open("rb") as file:
@@ -46,19 +51,29 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None = None) -> s
     except (ValueError, RecursionError):
         header = None
     claiming = claims(path, catalog)
-    if name is not None:
-        return None if name in claiming else f"{path} is not of format {name}; remove format, or name another file"
-    if len(claiming) > 1:
+    if name is not None and name not in claiming:
+        return f"{path} is not of format {name}; remove format, or name another file"
+    if name is None and len(claiming) > 1:
         return f"{path} could be in format {' or '.join(claiming)}; say which, as in format: {claiming[0]}"
     if claiming:
-        return _vectors_fault(path, _LENGTH_BYTES + length, header) if isinstance(header, dict) else None
+        if (name or claiming[0]) != OURS or not isinstance(header, dict):
+            return None  # how another format holds vectors only it knows
+        names = saved_places(path, catalog, OURS)
+        own = direction if direction in names else next(iter(names), direction)
+        if own != direction and len(names) > 1:
+            return f"{path} holds {', '.join(names)}, and none is called {direction!r}: name it as the file does"
+        return _vectors_fault(path, _LENGTH_BYTES + length, header, own)
     if not isinstance(header, dict):
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
     return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
 
 
-def _vectors_fault(path: Path, start: int, header: Mapping[str, Any]) -> str | None:
-    """That a safetensors file is shorter than it says, or holds vectors that are no directions."""
+def _vectors_fault(path: Path, start: int, header: Mapping[str, Any], direction: str) -> str | None:
+    """That a file of ours is shorter than it says, or holds what keeps a direction from being read.
+
+    Reading refuses the whole file for a number in it that isn't finite; vectors that are zero matter to whom uses them.
+    """
+    vectors = f"{direction}{_VECTORS}"
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__" and isinstance(entry, dict)}
     try:
         ends = {name: tuple(map(int, entry["data_offsets"])) for name, entry in tensors.items()}
@@ -68,7 +83,8 @@ def _vectors_fault(path: Path, start: int, header: Mapping[str, Any]) -> str | N
             with path.open("rb") as file:
                 file.seek(start + first)
                 fault = _numbers_fault(file.read(end - first), str(tensors[name].get("dtype")))
-            if fault is not None and (name.endswith(".vectors") or fault != _ZERO):
+            used = name == vectors or name.startswith(f"{vectors}@")
+            if fault is not None and (used or fault != _ZERO):
                 return f"{name} in {path} {fault}: estimate it again"
     except (OSError, KeyError, TypeError, ValueError):
         return None  # the load will say what is wrong with it
@@ -133,8 +149,18 @@ def _render_fault(text: str, system_prompt: str | None, arguments: Mapping[str, 
         render = compiled(text, dict.fromkeys(_SPECIAL, ""))
     except jinja2.TemplateError:
         return None  # for what transformers alone knows
+    except Exception as error:
+        return f"the template can't be compiled: it raised {type(error).__name__}: {_line_of(error)}"
     try:
         render(messages_of(Example.of("Hello."), system_prompt), **{**arguments, "add_generation_prompt": True})
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+    except jinja2.TemplateError as error:
         return f"the template can't render a question: {error}"
+    except Exception as error:  # a template is foreign code, which may raise anything
+        return f"the template can't render a question: it raised {type(error).__name__}: {_line_of(error)}"
     return None
+
+
+def _line_of(error: Exception) -> str:
+    """An error's message on one line, without a full stop; some have none, and some show all that they were given."""
+    text = " ".join(str(error).split()).removesuffix(".") or "no message"
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."

@@ -1,6 +1,9 @@
 """The looks that a run takes at texts, planned once: ``check`` counts their passes, and the runner carries them out.
 
-A look is taken by a group, which is a condition with its own controls, or the baseline. A pass is made once for all
+A look is taken by a group, which is a condition with its own controls, or the baseline. Where a group has controls, a
+pass beside them is made once for all evaluators that ask for controls and read it, and one of the condition by itself
+for all that leave them out; completions are written once for both, beside controls where any evaluator asks for them
+there. So the first evaluator that does has them computed again. A group without controls makes each pass once for all
 evaluators that read it. Which looks a group takes never depends on which other conditions there are.
 """
 
@@ -47,14 +50,13 @@ class Look:
             compared with; ``after_prompts`` scores next-token logits, completions, samples, activations and readings;
             ``along`` scores logits along texts; ``readings`` are those of monitors along what a reader is shown.
         data: the texts.
-        first: how many of them, from the start; None for all.
+        first: how many of them, from the start, are shown to the reader; None for all, which evaluators score.
         new_tokens: of ``completions`` and ``readings``: how many; of ``along``: the length of the baseline's
             completions that are read, 0 for the data's own texts.
         most_tokens: of ``along``: tokens that are read of each text, 0 for all.
         evaluations: places of the evaluators, among the plan's, that score it.
         needs_pass: whether next-token logits are computed, or completions written; not where they are there already.
-        alone: whether it is for the reader, of the condition by itself.
-        controlled: whether controls take it.
+        controlled: whether the group's controls, where it has any, take it too.
         samplings: of ``after_prompts``: how completions are sampled.
         readings: of ``after_prompts``: the lengths of completions along which activations and readings are taken.
         compared: of ``along``: whether the baseline's logits are taken beside.
@@ -67,11 +69,15 @@ class Look:
     most_tokens: int = 0
     evaluations: tuple[int, ...] = ()
     needs_pass: bool = True
-    alone: bool = False
     controlled: bool = True
     samplings: tuple[Sampling, ...] = ()
     readings: tuple[int, ...] = ()
     compared: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is for the reader, who is shown the condition without its controls."""
+        return self.first is not None
 
     def passes(self, lengths: Lengths) -> list[Pass]:
         """The passes that it makes."""
@@ -142,8 +148,14 @@ def plan_groups(
 ) -> tuple[PlannedGroup, ...]:
     """The groups of a run, the baseline first. ``monitored``: whether there are monitors, which read the samples."""
     found = [PlannedGroup(None, 0, _looks(evaluations, samples, monitored, baseline=True))]
-    looks = _looks(evaluations, samples, monitored, baseline=False)
-    return (*found, *(PlannedGroup(item, item.n_controls(random_directions), looks) for item in conditions))
+    looks = {
+        controls: _looks(evaluations, samples, monitored, baseline=False, controls=controls)
+        for controls in (False, True)
+    }
+    for item in conditions:
+        controls = item.n_controls(random_directions)
+        found.append(PlannedGroup(item, controls, looks[controls > 0]))
+    return tuple(found)
 
 
 def completion_length(evaluations: Sequence[PlannedEvaluation], data: DataRef) -> int:
@@ -152,12 +164,18 @@ def completion_length(evaluations: Sequence[PlannedEvaluation], data: DataRef) -
 
 
 def _looks(
-    evaluations: Sequence[PlannedEvaluation], samples: PlannedSamples | None, monitored: bool, *, baseline: bool
+    evaluations: Sequence[PlannedEvaluation],
+    samples: PlannedSamples | None,
+    monitored: bool,
+    *,
+    baseline: bool,
+    controls: bool = False,
 ) -> tuple[Look, ...]:
+    """The looks of one group. ``controls``: whether it has any; without them who asks for them makes no difference."""
     found: list[Look] = []
     for data in dict.fromkeys(ref for item in evaluations for ref in item.data):
         here = {place: item.needs for place, item in enumerate(evaluations) if data in item.data}
-        beside = {place for place in here if data not in evaluations[place].uncontrolled}
+        beside = {place for place in here if not controls or data not in evaluations[place].uncontrolled}
         longest = completion_length(evaluations, data)
         compared = baseline and any(compares_completions(needs) for needs in here.values())
         # The baseline's own are cut from what others are compared with, which is as long as anybody asks for.
@@ -175,7 +193,7 @@ def _looks(
     if samples is not None:
         written = completion_length(evaluations, samples.data)
         length = written or samples.max_new_tokens
-        shown = Look("completions", samples.data, samples.n, length, alone=True, controlled=False)
+        shown = Look("completions", samples.data, samples.n, length, controlled=False)
         found += [] if written else [shown]
         found += [replace(shown, kind="readings")] if monitored else []
     return tuple(found)

@@ -72,6 +72,9 @@ class MeasureResolver(TokenResolver):
         if isinstance(written.control, bool):
             return () if written.control else tuple(data)
         named = [self.ref(text, *path, "control", at) for at, text in enumerate(written.control)]
+        known = [ref for ref in named if ref is not None]
+        if len(set(written.control)) != len(written.control) or len(set(known)) != len(known):
+            self.complain("one data reference stands here twice", *path, "control")
         for at, ref in enumerate(named):
             if ref is not None and ref not in data:
                 self.complain(f"{ref} is none of the data of {written.name}", *path, "control", at)

@@ -67,19 +67,26 @@ def _idle(item: PlannedIntervention) -> bool:
     return item.spec.idle is not None and item.spec.idle(item.options)
 
 
-def asked_outside(evaluations: Iterable[PlannedEvaluation], conditions: int) -> list[str]:
+def asked_outside(
+    evaluations: Iterable[PlannedEvaluation], conditions: Sequence[PlannedCondition], random_directions: int
+) -> list[str]:
     """Sentences about evaluators that ask something outside: how often, at most.
 
     Args:
         evaluations: the evaluators.
-        conditions: how many there are, with the baseline and all controls.
+        conditions: the conditions, without the baseline.
+        random_directions: how many controls stand beside a condition that has some.
     """
-    return [
-        f"{item.name} asks something outside: at most {item.needs.calls} questions for a data set under a condition, "
-        f"{item.needs.calls * len(item.data) * conditions} in all. Answers are kept and not asked for again."
-        for item in evaluations
-        if item.needs.calls
-    ]
+    controls = sum(one.n_controls(random_directions) for one in conditions)
+    notes = []
+    for item in evaluations:
+        if item.needs.calls:
+            asked = (1 + len(conditions) + (0 if ref in item.uncontrolled else controls) for ref in item.data)
+            notes.append(
+                f"{item.name} asks something outside: at most {item.needs.calls} questions for a data set under a "
+                f"condition, {item.needs.calls * sum(asked)} in all. Answers are kept and not asked for again."
+            )
+    return notes
 
 
 def _generated_only(item: PlannedIntervention) -> bool:

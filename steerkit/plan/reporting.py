@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steerkit.errors import nearest
+from steerkit.plan.planned.conditions import PlannedCondition
 from steerkit.plan.together import RecipeResolver
 from steerkit.plan.types import PlannedEvaluation
+from steerkit.recipe.data import DataRef
 
 
 class ReportResolver(RecipeResolver):
     """Checks what a report is asked to set side by side."""
 
-    def check_report(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+    def check_report(self, conditions: Sequence[PlannedCondition], evaluations: Sequence[PlannedEvaluation]) -> None:
         """The report's trade-off is of an evaluator and data that it is run on, and its reference a direction."""
-        self.check_tradeoff(evaluations)
+        self.check_tradeoff(conditions, evaluations)
         reference = self.recipe.report.compared_with
         if reference is None:
             return
@@ -28,7 +30,7 @@ class ReportResolver(RecipeResolver):
             message = f"unknown direction {reference!r}. {nearest(reference, known, 'direction')}"
             self.complain(message, "report", "compared_with")
 
-    def check_tradeoff(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+    def check_tradeoff(self, conditions: Sequence[PlannedCondition], evaluations: Sequence[PlannedEvaluation]) -> None:
         """Both sides are data that the evaluator is run on, and none of them is on both."""
         written, path = self.recipe.report.tradeoff, ("report", "tradeoff")
         if written is None:
@@ -58,3 +60,14 @@ class ReportResolver(RecipeResolver):
                 self.complain(f"{message} {' and '.join(texts)}: name one, or a data set `of` them", *path, key)
             if not texts:
                 self.complain("expected one data reference at least", *path, key)
+        if any(one.n_controls(self.recipe.control.random_directions) for one in conditions):
+            self.note_uncontrolled(written.evaluator, found, [ref for ref in found.data if str(ref) in seen])
+
+    def note_uncontrolled(self, name: str, evaluation: PlannedEvaluation, shown: Sequence[DataRef]) -> None:
+        """Note that a trade-off has no controls, where they are left out on a part of its data only."""
+        lacking = [str(ref) for ref in shown if ref in evaluation.uncontrolled]
+        if 0 < len(lacking) < len(shown):
+            self.notes.append(
+                f"The trade-off of {name} shows no random controls: {evaluation.name} leaves them out on "
+                f"{' and '.join(lacking)}."
+            )

@@ -28,8 +28,7 @@ class RecipeResolver(CompletionsResolver):
         self.check_rendered(template)
         self.check_prefixes(template)
         self.notes += unreached(conditions, evaluations) + unprompted(conditions, evaluations, self.examples)
-        controls = sum(one.n_controls(self.recipe.control.random_directions) for one in conditions)
-        self.notes += asked_outside(evaluations, 1 + len(conditions) + controls)
+        self.notes += asked_outside(evaluations, conditions, self.recipe.control.random_directions)
         self.check_lacks(evaluations)
         self.check_lengths(evaluations)
 

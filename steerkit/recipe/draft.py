@@ -111,6 +111,12 @@ class Draft:
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, as YAML would hold it, paths absolute. ``recipe_from_mapping`` reads it back."""
         out: dict[str, Any] = self.recipe.model_dump(mode="json")
+        self._resolve_sources(out)
+        _fold_sections(out)
+        return out
+
+    def _resolve_sources(self, out: dict[str, Any]) -> None:
+        """Files of the model, data, directions and suffixes, with absolute paths; without what is rarely set there."""
         model = out["model"]
         if template := model.pop("chat_template_file"):
             model["chat_template"] = {"file": str(self.path_of(template))}
@@ -123,46 +129,49 @@ class Draft:
                 data["file"] = str(self.path_of(data["file"]))
             if data["split"] is not None and data["split"]["by"] is None:
                 del data["split"]["by"]
-            for key in _RARE_OF_DATA:
-                if data[key] is None:
-                    del data[key]
+            _drop_unset(data, _RARE_OF_DATA)
         for name, direction in out["directions"].items():
             if direction["file"] is not None:
                 given = self.recipe.directions[name].model_fields_set
                 said: dict[str, Any] = {key: direction[key] for key in ("format", "site", "positions") if key in given}
                 out["directions"][name] = {"file": str(self.path_of(direction["file"])), **said}
-        for condition in out["conditions"].values():
-            if condition["system_prompt"] is None:
-                del condition["system_prompt"]
-            if condition["mode"] == "auto":
-                del condition["mode"]
-            condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
-        if not out["report"]["published"]:
-            del out["report"]["published"]
-        for key in ("tradeoff", "compared_with"):
-            if out["report"][key] is None:
-                del out["report"][key]
-        for search in out["search"].values():
-            search["scores"] = {name: _fold_score(item) for name, item in search["scores"].items()}
-            if search["coefficients"] is None:
-                del search["coefficients"]
-        out["filter"] = {name: _fold(item, FILTER_KEYS) for name, item in out["filter"].items()}
         for study in out["suffixes"].values():
             if (texts := study.pop("suffixes_file")) is not None:
                 said = {key: value for key, value in texts.items() if value is not None}
                 study["suffixes"] = {**said, "file": str(self.path_of(texts["file"]))}
-        for section in ("monitors", "search", "filter", "suffixes"):
-            if not out[section]:
-                del out[section]
-        for item in out["evaluate"]:
-            if item["control"] is True:
-                del item["control"]
-        out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]
-        return out
 
     def to_yaml(self) -> str:
         """``resolved`` as YAML, which ``load_recipe`` reads back as the same recipe."""
         return write_document(self.resolved())
+
+
+def _fold_sections(out: dict[str, Any]) -> None:
+    """Plugins under their names, as they are written; without keys and sections that are rarely set."""
+    for condition in out["conditions"].values():
+        _drop_unset(condition, ("system_prompt",))
+        if condition["mode"] == "auto":
+            del condition["mode"]
+        condition["interventions"] = [_fold(item, INTERVENTION_KEYS) for item in condition["interventions"]]
+    if not out["report"]["published"]:
+        del out["report"]["published"]
+    _drop_unset(out["report"], ("tradeoff", "compared_with"))
+    for search in out["search"].values():
+        search["scores"] = {name: _fold_score(item) for name, item in search["scores"].items()}
+        _drop_unset(search, ("coefficients",))
+    out["filter"] = {name: _fold(item, FILTER_KEYS) for name, item in out["filter"].items()}
+    for section in ("monitors", "search", "filter", "suffixes"):
+        if not out[section]:
+            del out[section]
+    for item in out["evaluate"]:
+        if item["control"] is True:
+            del item["control"]
+    out["evaluate"] = [_fold(item, EVALUATION_KEYS) for item in out["evaluate"]]
+
+
+def _drop_unset(section: dict[str, Any], keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if section[key] is None:
+            del section[key]
 
 
 def _fold_score(item: dict[str, Any]) -> dict[str, Any]:

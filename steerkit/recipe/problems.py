@@ -119,7 +119,19 @@ def faults_of(error: ValidationError, model: type[BaseModel], value: Any, beside
         faults = found.setdefault(loc, [])
         if fault.message not in [other.message for other in faults]:
             faults.append(fault)
+    for loc in _outdone(found):
+        del found[loc]
     return [replace(faults[0], message=_join(faults)) for faults in found.values()]
+
+
+def _outdone(found: Mapping[Path, Sequence[Fault]]) -> list[Path]:
+    """Paths of lists that stand where true or false may too: what is wrong inside such a list says all."""
+    return [
+        loc
+        for loc, faults in found.items()
+        if all(_wanted(one.kind) == "bool" for one in faults)
+        and any(len(other) > len(loc) and other[: len(loc)] == loc for other in found)
+    ]
 
 
 def _fault(detail: ErrorDetails, loc: Path, model: type[BaseModel], value: Any, beside: tuple[str, ...]) -> Fault:

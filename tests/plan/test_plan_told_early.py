@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from steerkit.api.direction import Direction
-from steerkit.artifacts.directions import save_directions
+from steerkit.artifacts.directions import load_directions, save_directions
 from steerkit.catalog import Catalog
-from steerkit.errors import RecipeError
+from steerkit.errors import ArtifactError, RecipeError
 from steerkit.plan import plan_recipe
+from steerkit.plan.files import directions_fault
 from steerkit.types import Site
 
 RECIPE = """\
@@ -83,6 +84,9 @@ def test_a_file_of_directions_that_is_cut_off(tmp_path: Path) -> None:
         ("User: what?", "shows no message"),
         ("{{ messages[5].content }}", "can't render a question: list object has no element 5"),
         ("{{ raise_exception('Only two turns.') }}", "can't render a question: Only two turns."),
+        ("{{ 1 // 0 }}", "raised ZeroDivisionError: integer division or modulo by zero"),
+        ("{% for one in range(10**9) %}{% endfor %}", "raised OverflowError: Range too big."),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "raised RecursionError: maximum recursion depth exceeded"),
         ("{{ bos_token + messages[-1].content }}", ""),
         ("{{ messages[-1].content + tone }}", ""),
         ("{% generation %}{{ messages[-1].content }}{% endgeneration %}", ""),
@@ -155,3 +159,72 @@ def test_a_probe_of_one_example(tmp_path: Path) -> None:
     ((where, message),) = told(tmp_path, text.replace("c3, c4], split: {train: 2", "c3, c4], split: {train: 1"))
     assert where == "directions.warmth.estimator"
     assert message == "the negative class has 1 example, and logistic_probe needs at least two"
+
+
+def several(folder: Path, zeros: str, value: float = 0.0) -> None:
+    """A file of a direction at one site and one at two sites; the numbers of one tensor are overwritten."""
+    path = folder / "saved.safetensors"
+    sites = (Site("resid_pre", 1), Site("resid_pre", 2))
+    held = Direction({site: torch.ones(1, 32) for site in sites}, None, -1, "other")
+    save_directions(path, [Direction(torch.ones(1, 32), sites[0], -1, "warmth"), held])
+    content = bytearray(path.read_bytes())
+    start = 8 + struct.unpack("<Q", content[:8])[0]
+    first, last = json.loads(content[8:start])[zeros]["data_offsets"]
+    content[start + first : start + last] = struct.pack("<f", value) * ((last - first) // 4)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("format", ["", ", format: steerkit"])
+@pytest.mark.parametrize(
+    ("used", "zeros", "refused"),
+    [
+        ("warmth", "warmth.vectors", True),
+        ("warmth", "other.vectors@blocks.2.resid_pre", False),
+        ("other", "other.vectors@blocks.2.resid_pre", True),
+        ("other", "warmth.vectors", False),
+    ],
+)
+def test_only_the_direction_that_is_used_must_not_be_zero(
+    tmp_path: Path, used: str, zeros: str, refused: bool, format: str
+) -> None:
+    several(tmp_path, zeros)
+    text = RECIPE.replace(ESTIMATED, f"{{file: saved.safetensors{format}}}").replace("warmth", used)
+    text = text.replace("added: [{add: {", "added: [{add: {sites: [blocks.1.resid_pre], ")
+    found = told(tmp_path, text)
+    assert [where for where, _ in found] == ([f"directions.{used}.file"] if refused else [])
+    assert all(message.startswith(f"{zeros} in ") and "is zero" in message for _, message in found)
+
+
+def test_of_several_directions_one_is_named(tmp_path: Path) -> None:
+    several(tmp_path, "warmth.vectors", value=1.0)
+    text = RECIPE.replace(ESTIMATED, "{file: saved.safetensors}")
+    assert told(tmp_path, text) == []
+    ((where, message),) = told(tmp_path, text.replace("warmth", "heat"))
+    assert where == "directions.heat.file" and "holds warmth, other, and none is called 'heat'" in message
+
+
+def test_reading_refuses_a_file_for_any_number_that_is_not_finite(tmp_path: Path) -> None:
+    several(tmp_path, "other.vectors@blocks.2.resid_pre", value=float("nan"))
+    ((where, message),) = told(tmp_path, RECIPE.replace(ESTIMATED, "{file: saved.safetensors}"))
+    assert where == "directions.warmth.file" and "other.vectors@blocks.2.resid_pre in" in message
+    with pytest.raises(ArtifactError, match=r"other\.vectors@blocks\.2\.resid_pre holds NaN"):
+        load_directions(tmp_path / "saved.safetensors")
+
+
+def test_a_file_of_another_format_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, struct.pack("<f", 0.0))
+    monkeypatch.setattr("steerkit.artifacts.directions.claims", lambda path, catalog: ["foreign"])
+    assert directions_fault(tmp_path / "saved.safetensors", Catalog.discover(), None, "warmth") is None
+    assert directions_fault(tmp_path / "saved.safetensors", Catalog.discover(), "foreign", "warmth") is None
+
+
+def test_questions_to_a_judge_are_counted_where_it_asks_them(tmp_path: Path) -> None:
+    judge = 'judge: {data: [warm.test, cold.test], max_new_tokens: 2, endpoint: "http://127.0.0.1:9/v1", model: m'
+    conditions = "added: [{add: {direction: warmth}}], prompted: {system_prompt: Be warm.}"
+    text = RECIPE.replace("added: [{add: {direction: warmth}}]", conditions) + "control: {random_directions: 5}\n"
+    for control, asked in (("", 16), (", control: cold.test", 11), (", control: false", 6)):
+        (tmp_path / "r.yaml").write_text(
+            text.replace("refusal_score: {data: warm.test, tokens: [x]}", f"{judge}, max_calls: 7{control}}}"), "utf-8"
+        )
+        (said,) = [one for one in plan_recipe(tmp_path / "r.yaml", (), Catalog.discover()).notes if "outside" in one]
+        assert f"at most 7 questions for a data set under a condition, {7 * asked} in all." in said
