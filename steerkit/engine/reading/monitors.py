@@ -16,7 +16,7 @@ from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key, tokens_of
-from steerkit.engine.runtime.beginning import complete_batch, read_batch
+from steerkit.engine.runtime.beginning import complete_batch, edits_always, read_batch
 from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.gates import gate_at_head, gate_projection
 from steerkit.engine.sequence.positions import BEHIND, edit_mask, frame_of_prompts, position_intervals
@@ -173,12 +173,14 @@ def read_along(
         live.layout.require(site)
     require_rows(steer, len(texts))
     found: dict[int, Read] = {}
+    # A pass that is left early doesn't tell which tokens it would have edited behind.
+    stops = edits_always(live, steer)
     for batch in live.batched(texts, "right"):
         watch, taken = Watch(monitors, batch.input_ids.shape[1]), _Taken(live, keys, batch)
         readers = {
             site: _both_handlers(watch.readers.get(site), taken.readers.get(site)) for site in watch.sites | taken.sites
         }
-        read_batch(live, batch, steer=steer, readers=readers)
+        read_batch(live, batch, steer=steer, readers=readers, stops=stops)
         for row, index in enumerate(batch.order):
             first = int(batch.frame.first[row])
             readings = {one.name: watch.readings(one, row, first, texts[index]) for one in monitors}

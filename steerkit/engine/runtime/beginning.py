@@ -275,6 +275,13 @@ def _keeper(into: list[Tensor]) -> Callable[[Tensor], None]:
 # Where it is exact
 
 
+def edits_always(live: Runtime, steer: Sequence[Steer] | None) -> bool:
+    """Whether what acts edits all tokens, so that nobody asks which."""
+    groups = [*(block.group for block in live.steering.shared.here()), Group.of_rows(steer)]
+    placements = [one for group in groups for row in (group.interventions, *(group.rows or ())) for one in row]
+    return all(When(one.positions, one.schedule, one.gate).always for one in placements)
+
+
 def _may_share(live: Runtime, batch: Batch, new_tokens: int) -> bool:
     """Whether a pass may be cut at all: not where somebody else's hook or a compiled graph would see another one."""
     steering = live.steering

@@ -204,3 +204,32 @@ def test_conversations_and_token_ids_are_completed_too(llama: LiveModel) -> None
     assert [one.token_ids for one in llama.completions(ids, max_new_tokens=2)] == [row.token_ids]
     with pytest.raises(DataError, match="ends with a turn of the assistant's"):
         llama.completions(turns[:2], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "whole"),
+    [("plain", False), ("ablated", False), ("added", True), ("gated", True)],
+    ids=lambda one: str(one),
+)
+def test_a_pass_is_left_once_everything_is_read_unless_edits_are_counted(
+    llama: LiveModel, kind: str, whole: bool, by_row: bool
+) -> None:
+    interventions = steered(llama)[kind]
+    calls: list[int] = []
+    monitor = Monitor("harm", direction(llama, site="blocks.0.resid_post"), 0.0)
+    texts = llama.rendered(PROMPTS)
+    last = llama.model.get_submodule(f"model.layers.{llama.layout.n_layers - 1}")
+    handle = last.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        if by_row:
+            found = read_along(llama, texts, [monitor], steer=[interventions] * len(texts))
+        else:
+            with llama.steer(*interventions):
+                found = read_along(llama, texts, [monitor])
+    finally:
+        handle.remove()
+    assert bool(calls) is whole
+    for text, one in zip(texts, found, strict=True):
+        expected = literal(llama, text.token_ids, len(text.token_ids), monitor, interventions)
+        assert list(one.readings["harm"].values) == pytest.approx(expected, abs=1e-4)
