@@ -190,7 +190,6 @@ def test_a_direction_file_must_hold_the_direction(recipe: Path, tmp_path: Path) 
 
     from steerkit.api.direction import Direction
     from steerkit.artifacts.directions import save_directions
-    from steerkit.errors import ArtifactError
     from steerkit.types import Site
 
     two = [Direction(torch.ones(1, 32), Site("resid_pre", 1), name=name) for name in ("cold", "formal")]
@@ -198,8 +197,9 @@ def test_a_direction_file_must_hold_the_direction(recipe: Path, tmp_path: Path) 
     saved = tmp_path / "saved.yaml"
     classes = "{estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre}"
     saved.write_text(RECIPE.replace(classes, "{file: two.safetensors}"))
-    with pytest.raises(ArtifactError, match="cold, formal"):
+    with pytest.raises(RecipeError, match="holds cold, formal"):  # before anything is loaded
         run_recipe(saved, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_bad_recipe_runs_nothing(recipe: Path, tmp_path: Path) -> None:
