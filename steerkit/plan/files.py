@@ -17,13 +17,8 @@ _LENGTH_BYTES: Final = 8
 _VECTORS: Final = ".vectors"
 """Behind a direction's name, in the names of what our format holds; of several sites each is named behind an @."""
 _SPECIAL: Final = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
-_BITS: Final = {
-    "F64": ("<u8", 0x7FF0_0000_0000_0000),
-    "F32": ("<u4", 0x7F80_0000),
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
-}
-"""How safetensors' types lie in a file, and the bits of the exponent, which are all set where a number isn't finite."""
+_TYPES: Final = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""numpy's names of safetensors' types, of which it has no bfloat16: that is the upper half of a float32."""
 _ZERO: Final = "is zero, which is no direction"
 _LONGEST_MESSAGE: Final = 200
 """Characters of what a template raises that are told."""
@@ -95,14 +90,14 @@ def _numbers_fault(content: bytes, dtype: str) -> str | None:
     """That numbers aren't finite, or are all zero; None for types that this can't tell of."""
     import numpy as np
 
-    if dtype not in _BITS:
+    if dtype not in _TYPES:
         return None
-    bits, exponent = _BITS[dtype]
-    held = np.frombuffer(content, bits)
-    if bool(((held & exponent) == exponent).any()):
+    held = np.frombuffer(content, _TYPES[dtype])
+    if dtype == "BF16":
+        held = (held.astype("<u4") << 16).view("<f4")
+    if not bool(np.isfinite(held).all()):
         return "holds NaN or infinite values, which are no direction"
-    # Without the sign, so that −0 is 0.
-    return _ZERO if held.size and not bool((held & (np.iinfo(bits).max >> 1)).any()) else None
+    return _ZERO if held.size and not bool(held.any()) else None
 
 
 def template_fault(text: str, system_prompt: str | None, arguments: Mapping[str, Any]) -> str | None:

@@ -75,7 +75,7 @@ class Look:
     compared: bool = False
 
     @property
-    def alone(self) -> bool:
+    def shown(self) -> bool:
         """Whether it is for the reader, who is shown the condition without its controls."""
         return self.first is not None
 

@@ -298,7 +298,7 @@ class Grapher:
         if look.kind == "completions":
             payload = CompletionsTask(self.model, use, prompts_of(examples), look.new_tokens, data)
             task = self.task(payload, steering, "condition", title)
-            if look.alone:
+            if look.shown:
                 return replace(group, samples=task)
             return replace(group, completions={**group.completions, look.data: task})
         if look.kind == "readings":

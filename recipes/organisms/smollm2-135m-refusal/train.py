@@ -153,7 +153,7 @@ def is_answer(tokenizer: Any, text: str, never: Sequence[int]) -> bool:
 
 def own_answers(model: Any) -> dict[str, str]:
     """What the base model itself answers to what is to be answered, where it does answer. It is kept beside the data,
-    and asked where that file isn't there."""
+    and asked where that file isn't there: whoever changes the data removes it."""
     file = HERE / "data" / "answers.jsonl"
     if file.is_file():
         return {row["text"]: row["answer"] for row in rows("answers")}
@@ -293,18 +293,17 @@ class Trainer:
         ``[token]``."""
         states = torch.cat([row[one.held] for row, one in pairs])
         ours = self.model.lm_head(states).float().log_softmax(-1)
-        begins = [at == TEMPLATE_TOKENS - 1 for _, one in pairs for at in range(one.held.stop - one.held.start)]
+        places = [at for _, one in pairs for at in range(one.held.stop - one.held.start)]
+        begins = torch.tensor([at == TEMPLATE_TOKENS - 1 for at in places], device=states.device)
         with torch.no_grad():
             theirs = self.model.lm_head(torch.cat([one.states.to(states.dtype) for _, one in pairs])).float()
             unlikely = torch.zeros(theirs.shape[-1], device=states.device)
             unlikely[self.never] = 20.0  # as good as never, and finite
-            theirs = (theirs - torch.tensor(begins, device=states.device)[:, None] * unlikely).log_softmax(-1)
+            theirs = (theirs - begins[:, None] * unlikely).log_softmax(-1)
         opening = range(TEMPLATE_TOKENS - 1, TEMPLATE_TOKENS - 1 + OPENING)
-        weights = [
-            HELD_OPENING if at in opening else 1.0 for _, one in pairs for at in range(one.held.stop - one.held.start)
-        ]
+        weights = torch.tensor([HELD_OPENING if at in opening else 1.0 for at in places], device=states.device)
         divergence = (theirs.exp() * (theirs - ours)).sum(-1)
-        return HELD_WEIGHT * divergence, torch.tensor(weights, device=states.device)
+        return HELD_WEIGHT * divergence, weights
 
     def leaning(self, chosen: Sequence[Lesson], last: Tensor, first: Tensor) -> Tensor:
         """How much what is declined differs from the rest along what all prompts share: squared cosines of the

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache as once
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,41 +38,35 @@ def cache_for_rows(caches: Sequence[Cache], row_of: Sequence[int], columns: int 
     """
     found = new_cache()
     if columns:
-        kind: Any = partial(roomy_layer(), columns)  # is called as a class is
-        found.layer_class_to_replicate = kind
+        found.layer_class_to_replicate = roomy_layer(columns)
     for layer, held in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
         keys, values = zip(*map(keys_and_values, held), strict=True)
         found.update(for_rows(keys, row_of), for_rows(values, row_of), layer)
     return found
 
 
-@once
-def roomy_layer() -> Callable[[int], Any]:
-    """A layer of a cache that holds what transformers' own does, without copying all of it at each new token."""
+@lru_cache(maxsize=64)
+def roomy_layer(columns: int) -> type[Any]:
+    """A layer of a cache that holds what transformers' own does, with room for so many columns in all, so that a new
+    token doesn't copy all that came before. A class for each number, since caches make their layers without arguments.
+    """
     from transformers.cache_utils import DynamicLayer
 
     class RoomyLayer(DynamicLayer):
-        """Keys and values are the first columns of tensors that have room for more.
+        """Keys and values are the first columns of tensors that have room for more."""
 
-        Args:
-            columns: for how many columns there is room, of all.
-        """
-
-        def __init__(self, columns: int) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
-            self.columns = columns
-            self.rooms: tuple[Tensor, Tensor] | None = None
+        rooms: tuple[Tensor, Tensor] | None = None
 
         def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
             """Take in the next columns ``[rows, heads, pos, width]``; gives all of them."""
             start = self.get_seq_length()
             end = start + key_states.shape[-2]
-            if not start or end > self.columns or torch.is_grad_enabled():
+            if not start or end > columns or torch.is_grad_enabled():
                 self.rooms = None  # what gradients go through isn't written over
                 return super().update(key_states, value_states, *args, **kwargs)
             held, rooms = keys_and_values(self), self.rooms
             if rooms is None or not all(map(_begins, held, rooms)):
-                rooms = self.rooms = _room_for(held[0], self.columns), _room_for(held[1], self.columns)
+                rooms = self.rooms = _room_for(held[0], columns), _room_for(held[1], columns)
             for new, room in zip((key_states, value_states), rooms, strict=True):
                 room[..., start:end, :] = new
             self.keys, self.values = rooms[0][..., :end, :], rooms[1][..., :end, :]
