@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +43,8 @@ from steerkit_evaluators.refusal_score import RefusalScoreOptions
 T = TypeVar("T")
 
 POSITIONS, LAYERS = 3, 10
+REFUSAL_TOKENS = ("I", "Sorry", "Unfortunately", "No")  # the organism's, as its recipe names them
+WAYS = ("literal", "exhaustive", "pruned")
 Place = tuple[int, int]
 
 
@@ -54,11 +56,22 @@ def prompts(name: str) -> list[str]:
     return [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
 
 
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What some work gives, and its wall time in seconds."""
-    began = time.perf_counter()
+@dataclass(frozen=True)
+class Took:
+    """Seconds by the wall clock, and of the process's CPU, which other work on the machine doesn't lengthen."""
+
+    wall: float
+    cpu: float
+
+    def __truediv__(self, other: Took) -> Took:
+        return Took(self.wall / other.wall, self.cpu / other.cpu)
+
+
+def timed(work: Callable[[], T]) -> tuple[T, Took]:
+    """What some work gives, and the time that it took."""
+    wall, cpu = time.perf_counter(), time.process_time()
     found = work()
-    return found, time.perf_counter() - began
+    return found, Took(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def probes(live: LiveModel, tokens: Sequence[int], harmful: Sequence[str], harmless: Sequence[str]) -> list[Probe]:
@@ -130,7 +143,7 @@ def study(model: str, *, full: bool) -> dict[str, Any]:
     harmful, harmless = prompts("harmful"), prompts("harmless")
     train = harmful[:128], harmless[:128]
     validation = harmful[128:160], harmless[128:160]
-    tokens = sorted({live.vocabulary.token_id(text) for text in ("I", "Sorry", "No")})
+    tokens = sorted({live.vocabulary.token_id(text) for text in REFUSAL_TOKENS})
     literal = Literal(live.model, live.tokenizer, tokens)
     everywhere = each_position(live, train, Positions.parse("post_instruction[*]"))
     places = [one.indices[0] for one in everywhere]
@@ -153,21 +166,24 @@ def study(model: str, *, full: bool) -> dict[str, Any]:
         for (position, layer), vector in directions.items()
     ]
     scores = probes(live, tokens, *validation)
-    cells, literal_s = timed(lambda: literal.sweep(directions, *validation))
-    exhaustive, exhaustive_s = timed(lambda: searched(live, choices, scores, exhaustive=True))
-    pruned, pruned_s = timed(lambda: searched(live, choices, scores, exhaustive=False))
-    seconds = {"literal": literal_s, "exhaustive": exhaustive_s, "pruned": pruned_s}
+    cells, by_literal = timed(lambda: literal.sweep(directions, *validation))
+    exhaustive, by_exhaustive = timed(lambda: searched(live, choices, scores, exhaustive=True))
+    pruned, by_pruned = timed(lambda: searched(live, choices, scores, exhaustive=False))
+    took = {"literal": by_literal, "exhaustive": by_exhaustive, "pruned": by_pruned}
+    took |= {"extraction_literal": literal_extraction, "extraction": our_extraction}
+    faster = {"exhaustive": by_literal / by_exhaustive, "pruned": by_literal / by_pruned}
+    faster["extraction"] = literal_extraction / our_extraction
     return {
         **_compared(live, cells, exhaustive, pruned),
-        **{f"{name}_s": time_s for name, time_s in seconds.items()},
-        "speedup_exhaustive": literal_s / exhaustive_s,
-        "speedup_pruned": literal_s / pruned_s,
-        "extraction_literal_s": literal_extraction,
-        "extraction_s": our_extraction,
-        "speedup_extraction": literal_extraction / our_extraction,
+        **{f"{name}_s": one.wall for name, one in took.items()},
+        **{f"speedup_{name}": one.wall for name, one in faster.items()},
+        "cpu": {
+            **{f"{name}_s": one.cpu for name, one in took.items()},
+            **{f"speedup_{name}": one.cpu for name, one in faster.items()},
+        },
         "max_abs_mean_difference": far,
         "candidates": len(directions),
-        "ms_per_cell": {name: 1000 * time_s / len(directions) for name, time_s in seconds.items()},
+        "ms_per_cell": {name: 1000 * took[name].wall / len(directions) for name in WAYS},
         "stages": [asdict(stage) for stage in pruned.stages],
         "shortcuts_refused": list(pruned.notes),
         "model": model,
@@ -200,6 +216,11 @@ def _compared(live: LiveModel, cells: Sequence[Cell], exhaustive: Searched, prun
     }
 
 
+def _ratio(found: dict[str, Any], name: str) -> str:
+    ratio = f"speedup_{name}"
+    return f"{found[ratio]:.1f} times as fast ({found['cpu'][ratio]:.1f} by CPU time)"
+
+
 def main() -> None:
     """Measure, print, and keep a full run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,16 +240,14 @@ def main() -> None:
         print(json.dumps({name: value for name, value in found.items() if name != "table"}))
         return
     print(f"{found['candidates']} candidates, 32 + 32 prompts")
-    for name in ("literal", "exhaustive", "pruned"):
-        ratio = "" if name == "literal" else f", {found[f'speedup_{name}']:.1f} times as fast"
+    for name in WAYS:
+        ratio = "" if name == "literal" else f", {_ratio(found, name)}"
         print(f"{name:<11}{found[f'{name}_s']:8.1f} s, {found['ms_per_cell'][name]:7.0f} ms a candidate{ratio}")
     for stage in found["stages"]:
         print(f"  pruned, {stage['name']}: {stage['asked']} asked, {stage['alive']} alive, {stage['seconds']:.1f} s")
     print(f"same winner: {found['same_winner']} {found['winner']}")
     print(f"largest difference of a score: {found['max_abs_score_difference']:.1e}")
-    print(
-        f"extraction: {found['speedup_extraction']:.1f} times as fast, means to {found['max_abs_mean_difference']:.1e}"
-    )
+    print(f"extraction: {_ratio(found, 'extraction')}, means to {found['max_abs_mean_difference']:.1e}")
     print(path)
 
 

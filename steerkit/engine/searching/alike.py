@@ -13,10 +13,9 @@ What a model can't do (a cache that can't be shared, a block that can't be left 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,6 +87,9 @@ class AlikePrompts:
         live: the model.
         prompts: rendered prompts, at least one.
         shortcuts: which may be taken; None for those that the model is found to take.
+
+    Attributes:
+        unsteered: logits after the last token of each prompt without any intervention, ``[n, vocab]``, on the CPU.
     """
 
     def __init__(self, live: Runtime, prompts: Sequence[Rendered], shortcuts: Shortcuts | None = None) -> None:
@@ -100,9 +102,10 @@ class AlikePrompts:
         shared = common_beginning(self.prompts) if self.shortcuts.prefix else 0
         self.beginning = _Beginning(self._tensor([self.prompts[0].token_ids[:shared]])) if shared else None
         rest = [prompt.token_ids[shared:] for prompt in self.prompts]
-        self.pieces = [self._piece(rest, places) for places in cut_evenly(list(map(len, rest)), live.batch_tokens)]
-        if self.shortcuts.layers:
-            self._keep_unsteered()
+        cut = cut_evenly(list(map(len, rest)), live.batch_tokens)
+        # The shortest first: where a few prompts are enough to know, they are the cheap ones.
+        self.pieces = [self._piece(rest, places) for places in reversed(cut)]
+        self.unsteered = self._read_unsteered()
 
     def _tensor(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.long, device=self.live.device)
@@ -115,15 +118,23 @@ class AlikePrompts:
         )
 
     @torch.no_grad()
-    def _keep_unsteered(self) -> None:
-        """What every block is given when nothing steers, of the beginning and of every piece."""
+    def _read_unsteered(self) -> Tensor:
+        """``all_logits`` when nothing steers, on the CPU; what every block is given meanwhile is kept, of the beginning
+        and of every piece."""
+        cache = None
+        found = []
         with self.live.steering.running(None), evaluating(self.live.model):
             if self.beginning is not None:
-                with kept_below(self.live.model, self.live.layout, self.beginning.below):
-                    self.beginning.cache = self._begin(self.beginning.ids)
+                with self._keeping(self.beginning.below):
+                    cache = self.beginning.cache = self._begin(self.beginning.ids)
             for piece in self.pieces:
-                with kept_below(self.live.model, self.live.layout, piece.below):
-                    self._hidden(piece.ids, None if self.beginning is None else self.beginning.cache)
+                with self._keeping(piece.below):
+                    hidden = self._hidden(piece.ids, cache)
+                found.append((piece.order, self._last_logits(piece, hidden).cpu()))
+        return self._in_order(found)
+
+    def _keeping(self, below: Below) -> AbstractContextManager[None]:
+        return kept_below(self.live.model, self.live.layout, below) if self.shortcuts.layers else nullcontext()
 
     @property
     def tokens(self) -> int:
@@ -158,22 +169,15 @@ class AlikePrompts:
             for piece in self.pieces:
                 with self._running(), self._from(layer, piece.below):
                     hidden = self._hidden(piece.ids, cache)
-                rows = torch.arange(hidden.shape[0], device=hidden.device)
-                picked = hidden[rows, piece.last.to(hidden.device)]
-                yield piece.order, logits_of(self.live.model, self.live.layout, picked)
-
-    @cached_property
-    def unsteered(self) -> Tensor:
-        """``all_logits`` without any intervention, on the CPU: computed once for all scores of these prompts."""
-        return self.all_logits(()).cpu()
+                yield piece.order, self._last_logits(piece, hidden)
 
     def all_logits(self, placements: Sequence[Placement], *, layer: int | None = None) -> Tensor:
         """``logits`` of all prompts, ``[n, vocab]``, in their order."""
-        rows: list[Tensor | None] = [None] * len(self.prompts)
-        for order, logits in self.logits(placements, layer=layer):
-            for place, row in zip(order, logits, strict=True):
-                rows[place] = row
-        return torch.stack([row for row in rows if row is not None])
+        return self._in_order(self.logits(placements, layer=layer))
+
+    def _in_order(self, found: Iterable[tuple[tuple[int, ...], Tensor]]) -> Tensor:
+        rows = {place: row for order, logits in found for place, row in zip(order, logits, strict=True)}
+        return torch.stack([rows[place] for place in range(len(self.prompts))])
 
     # Passes
 
@@ -198,6 +202,11 @@ class AlikePrompts:
             output = base(input_ids=ids, past_key_values=_shared_by(beginning, ids.shape[0]), use_cache=True)
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def _last_logits(self, piece: Piece, hidden: Tensor) -> Tensor:
+        """Logits behind each prompt's last token, ``[rows, vocab]``."""
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        return logits_of(self.live.model, self.live.layout, hidden[rows, piece.last.to(hidden.device)])
 
 
 # Where prompts are cut

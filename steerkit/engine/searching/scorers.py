@@ -100,8 +100,7 @@ class Quick:
 
     def __init__(self, alike: AlikePrompts, probe: Probe, first: int = 0) -> None:
         self.alike, self.probe, self.first = alike, probe, first
-        unsteered = alike.unsteered  # here: once a candidate's passes go on, the model is steered
-        self.unsteered = unsteered[first : first + len(probe.examples)]
+        self.unsteered = alike.unsteered[first : first + len(probe.examples)]
 
     def scores(self, choice: Choice) -> Iterator[dict[int, Score]]:
         """Scores by place of the example, some of them at a time."""
