@@ -184,8 +184,7 @@ def _grid(block: Block, at: Mapping[str, Cell]) -> Grid | None:
 
 def _cells(at: Mapping[str, Cell]) -> int:
     """How many cells the table has."""
-    rows, columns = zip(*at.values(), strict=True)
-    return (max(rows) + 1) * (max(columns) + 1)
+    return (1 + max(row for row, _ in at.values())) * (1 + max(column for _, column in at.values()))
 
 
 def _change(block: Block, row: Row | None) -> float | None:
