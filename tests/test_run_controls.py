@@ -158,7 +158,7 @@ def test_the_report_and_results_say_so(runs: tuple[Path, Path]) -> None:
             "'lukewarm.test' is not a data set. Did you mean 'warm.test' or 'cold.test'? "
             "Available: cold.test, cold.train, text, warm.test, warm.train.",
         ),
-        ("control: []", "expected true or false, not []; expected at least 1 item(s)"),
+        ("control: []", "expected true or false or a list of at least 1 item, not []"),
         ("control: [3]", "expected text, not 3; put it in quotes"),
         ("control: [true]", "expected text, not true; put it in quotes"),
         ("control: 3", "expected true or false or a list, not 3"),

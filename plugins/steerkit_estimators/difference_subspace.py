@@ -70,7 +70,9 @@ def steerkit_estimators() -> list[EstimatorSpec]:
             summary="Leading singular vectors of the class differences over positions or categories.",
             implementation="steerkit_estimators._difference_subspace:DifferenceSubspace",
             options=DifferenceSubspaceOptions,
-            needs=lambda options: EstimatorNeeds(statistics="rows", rank=options.rank),
+            needs=lambda options: EstimatorNeeds(
+                statistics="rows", rank=options.rank, per_position=options.over == POSITIONS
+            ),
             lacks=_lacks,
         )
     ]

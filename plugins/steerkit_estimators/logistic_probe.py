@@ -39,7 +39,7 @@ def steerkit_estimators() -> list[EstimatorSpec]:
             summary="Weights of a cross-validated logistic regression, as long as the classes lie apart along them.",
             implementation="steerkit_estimators._logistic_probe:LogisticProbe",
             options=LogisticProbeOptions,
-            needs=lambda options: EstimatorNeeds(statistics="rows"),
+            needs=lambda options: EstimatorNeeds(statistics="rows", rank=1),
             lacks=_lacks,
         )
     ]

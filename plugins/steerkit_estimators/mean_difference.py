@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steerkit.api.hookspecs import EstimatorSpec, NoOptions, hookimpl
+from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, NoOptions, hookimpl
 
 STEERKIT_CONTRACT = 2
 
@@ -20,5 +20,6 @@ def steerkit_estimators() -> list[EstimatorSpec]:
             summary="Mean of the positive class minus mean of the negative class, kept raw.",
             implementation="steerkit_estimators._mean_difference:MeanDifference",
             options=MeanDifferenceOptions,
+            needs=lambda options: EstimatorNeeds(rank=1),
         )
     ]

@@ -188,7 +188,8 @@ def _hash_of_file(path: Path, size: int, changed: int) -> str:
 
 
 def _needs(options: JudgeOptions) -> Needs:
-    return Needs(max_new_tokens=options.max_new_tokens, calls=options.max_calls)
+    key = options.key_variable if options.endpoint is not None else ""
+    return Needs(max_new_tokens=options.max_new_tokens, calls=options.max_calls, key=key)
 
 
 @hookimpl

@@ -26,7 +26,7 @@ class SteerkitFormat(Format[SteerkitOptions]):
         return isinstance(metadata, dict) and HEADER in metadata
 
     def places(self, path: Path) -> Mapping[str, Places]:
-        """Sites, positions and widths of each direction, from the header alone."""
+        """Sites, positions, widths and ranks of each direction, from the header alone."""
         try:
             return {name: Places(*places) for name, places in places_in(_header(path)).items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, SteerkitError):

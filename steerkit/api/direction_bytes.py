@@ -79,13 +79,18 @@ def directions_from_bytes(data: bytes, where: str = "directions", given: Given =
     return {direction.name: direction for direction in directions}
 
 
-def places_in(header: Mapping[str, Any]) -> dict[str, tuple[tuple[Site, ...], Positions | None, tuple[int, ...]]]:
-    """Sites, positions and widths of each direction, from the header of a file alone: tensors and metadata."""
+def places_in(
+    header: Mapping[str, Any],
+) -> dict[str, tuple[tuple[Site, ...], Positions | None, tuple[int, ...], tuple[int, ...]]]:
+    """Sites, positions, widths and ranks of each direction, from a file's header alone: tensors and metadata."""
     found = {}
     for entry in json.loads(header["__metadata__"][HEADER])["directions"]:
         name, sites, positions = _places_of(entry)
         keys = [_key(name, VECTORS, site) for site in sites] if len(sites) > 1 else [_key(name, VECTORS, None)]
-        found[name] = (sites, positions, tuple(int(header[key]["shape"][-1]) for key in keys))
+        ranks, widths = zip(
+            *((int(rank), int(width)) for rank, width in (header[key]["shape"] for key in keys)), strict=True
+        )
+        found[name] = (sites, positions, widths, ranks)
     return found
 
 

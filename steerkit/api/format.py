@@ -81,11 +81,13 @@ class Places:
         sites: none where it doesn't say.
         positions: None where it doesn't say.
         widths: of the vectors at each site; none where only reading the file tells.
+        ranks: how many vectors there are at each site; none where only reading the file tells.
     """
 
     sites: tuple[Site, ...] = ()
     positions: Positions | None = None
     widths: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

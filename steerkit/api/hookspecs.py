@@ -98,6 +98,8 @@ class Needs:
         references: data references, as its options name them, of other examples whose activations it gets in
             ``outputs.references``, read along their prompts in the unsteered model. It is then shown all examples of
             its own data at once, so that a score may speak of all of them together.
+        key: name of the environment variable whose key goes with its questions; empty where none does. A check says so
+            where it isn't set.
     """
 
     next_token_logits: bool = False
@@ -113,6 +115,7 @@ class Needs:
     monitors: bool | tuple[str, ...] = False
     calls: int = 0
     references: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,8 @@ class EstimatorNeeds:
         handle: whether it gets a model handle, which runs examples under interventions of its own.
         outputs: names of the further directions that it gives beside its main one; ``labels`` for one per class.
         rank: how many vectors its main direction has at each site, where its options say so; None where data do.
+        per_position: whether it has no more of them than there are tokens at the positions, so that a plan can refuse
+            a ``rank`` beyond that.
     """
 
     sites: tuple[str, ...] | None = None
@@ -218,6 +223,7 @@ class EstimatorNeeds:
     handle: bool = False
     outputs: tuple[str, ...] | Literal["labels"] = ()
     rank: int | None = None
+    per_position: bool = False
 
 
 def _no_class_lacks(options: Any, classes: Mapping[str, Sequence[Example]]) -> Lack | None:

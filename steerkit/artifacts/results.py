@@ -61,10 +61,11 @@ class EvaluatorEntry(Entry):
     """An evaluator as the recipe names it, with the names of what is computed from its value.
 
     ``compared`` is False for a proportion that is no verdict on an example, which isn't compared with others. ``role``
-    is what it is there for, where that isn't the behaviour: a side effect, or a judge.
+    is what it is there for, where that isn't the behaviour: a side effect, or a judge. ``plugin`` is the plugin's name,
+    where the recipe calls the evaluator otherwise.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("compared", "role")
+    _rare: ClassVar[tuple[str, ...]] = ("compared", "role", "plugin")
     name: str
     summary: str = ""
     aggregate: str = "mean"
@@ -73,6 +74,7 @@ class EvaluatorEntry(Entry):
     derived: tuple[str, ...] = ()
     compared: bool | None = None
     role: Literal["side effect", "judge"] | None = None
+    plugin: str | None = None
 
 
 class RecordEntry(Entry):

@@ -11,9 +11,10 @@ import yaml
 
 import steerkit
 from steerkit.bundled import BUNDLED
+from steerkit.report.absent import absent_word, is_judge
 from steerkit.report.describe import describe_direction as direction_in_words
 from steerkit.report.describe import describe_intervention
-from steerkit.report.numbers import NOT_MEASURED, count, sentence_case, significant
+from steerkit.report.numbers import count, sentence_case, significant
 from steerkit.report.tables import Block, make_blocks
 from steerkit.sources import TINY
 
@@ -158,24 +159,27 @@ def _row(block: Block, results: Results, name: str) -> str:
         return ""
     number = block.format.number
     controls = {one.name for one in results.conditions if one.of == name}
-    drawn = [one.value for one in records if one.condition in controls and one.value is not None]
-    spread = f"{number(min(drawn))} to {number(max(drawn))}" if drawn else NOT_MEASURED
+    random = [one for one in records if one.condition in controls]
+    drawn = [one.value for one in random if one.value is not None]
+    judge = is_judge(block.evaluator)
+    spread = f"{number(min(drawn))} to {number(max(drawn))}" if drawn else absent_word(random, judge)
     cells = [
         f"{block.evaluator.name}{f' ({block.unit})' if block.unit else ''}",
         block.data,
         str(found.n),
-        number(None if baseline is None else baseline.value),
-        number(found.value),
-        _difference(block, found),
+        number(None if baseline is None else baseline.value, absent_word([baseline], judge)),
+        number(found.value, absent_word([found], judge)),
+        _difference(block, found, absent_word([baseline if found.value is not None else found], judge)),
         spread,
     ]
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def _difference(block: Block, record: RecordEntry) -> str:
+def _difference(block: Block, record: RecordEntry, absent: str) -> str:
+    """The change with its interval; ``absent`` where there is none."""
     low, high, value = record.difference_ci_low, record.difference_ci_high, record.difference
     if value is None:
-        return NOT_MEASURED
+        return absent
     if low is None or high is None:
         return block.format.number(value)
     return block.format.change(value, low, high)

@@ -6,6 +6,7 @@ With ``--explain`` the model is loaded, and each condition told as it would be p
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,7 @@ def check_command(
         told = {"explain": [one.to_json() for one in previews], "stand_ins": stand_ins} if explain else {}
         costs = {name: one.to_json()["cost"] for name, one in profiles.items()}
         told |= {"profiles": costs} if costs else {}
+        told |= {"notes": [*plan.notes, *_here(plan)]}
         typer.echo(json.dumps({**plan.to_json(), **told}, indent=2, ensure_ascii=False))
         return
     print_plan(plan, profiles)
@@ -150,8 +152,15 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
         ("--profile", "forward passes", "prompt tokens", "generated tokens"),
         [[name, *_totals(one)] for name, one in (profiles or {}).items()],
     )
-    for note in plan.notes:
+    for note in (*plan.notes, *_here(plan)):
         console.print(f"Note: {note}", markup=False)
+
+
+def _here(plan: Plan) -> list[str]:
+    """Notes on what is so on this machine, now, and isn't the plan's."""
+    from steerkit.plan.reach import without_keys
+
+    return without_keys(plan.evaluations, os.environ)
 
 
 def _model_rows(plan: Plan) -> list[list[str]]:

@@ -24,19 +24,14 @@ from steerkit.plan.cost import (
 from steerkit.plan.heldout import also_reported, looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
-from steerkit.plan.planned.conditions import PlannedCondition
 from steerkit.plan.planned.model import PlannedLoading
-from steerkit.plan.planned.monitors import PlannedMonitor
-from steerkit.plan.planned.reporting import PlannedReport, PlannedSamples, PlannedTradeoff
+from steerkit.plan.planned.reporting import PlannedReport, PlannedTradeoff
+from steerkit.plan.sections import Sections
 from steerkit.plan.suffixes import PlannedSuffixes, SuffixResolver, meter_suffixes
 from steerkit.plan.tokens import token_counter
 from steerkit.plan.types import (
     Cost,
-    PlannedCompletions,
     PlannedDirection,
-    PlannedEvaluation,
-    PlannedFilter,
-    PlannedSearch,
     PlannedSeparation,
 )
 from steerkit.recipe.data import parse_ref
@@ -84,67 +79,47 @@ class _Planner(SuffixResolver):
         recipe = self.recipe
         self.model_adapter, template = self.architecture(), self.template()
         self.read_data(template)
+        found = self.sections(template)
+        self.check_together(template, found.conditions, found.evaluations)
+        self.check_candidates(found.directions, found.searches)
+        self.check_report(found.conditions, found.evaluations)
+        if self.problems:
+            raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
+        separations = plan_separations(found.directions, self.data) if recipe.report.separation else ()
+        beside = also_reported(separations, found.suffixes)
+        self.tell_not_held_out(
+            *looked_at(found.evaluations, found.searches, found.filters, self.tokens, self.examples, beside)
+        )
+        groups = plan_groups(
+            found.conditions,
+            recipe.control.random_directions,
+            found.evaluations,
+            found.samples,
+            monitored=bool(found.monitors),
+        )
+        return self.whole(template, found, self.cost(template, found, separations, groups))
+
+    def sections(self, template: str) -> Sections:
+        """Each section by itself, in the order in which problems are found."""
+        recipe = self.recipe
         filters = tuple(one for item in recipe.filter.items() if (one := self.filter(*item)) is not None)
         directions = tuple(filter(None, (self.direction(*item) for item in recipe.directions.items())))
         searches = tuple(filter(None, (self.search(*item) for item in recipe.search.items())))
         conditions = tuple(one for item in recipe.conditions.items() for one in self.condition(*item))
         evaluations = tuple(filter(None, (self.evaluation(*item) for item in enumerate(recipe.evaluate))))
-        completions = self.completions(template, conditions, directions, searches)
-        samples = self.samples()
-        monitors = tuple(filter(None, (self.monitor(*item) for item in recipe.monitors.items())))
-        suffixes = tuple(filter(None, (self.suffixes(*item) for item in recipe.suffixes.items())))
-        self.check_together(template, conditions, evaluations)
-        self.check_candidates(directions, searches)
-        self.check_report(conditions, evaluations)
-        if self.problems:
-            raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
-        separations = plan_separations(directions, self.data) if recipe.report.separation else ()
-        beside = also_reported(separations, suffixes)
-        self.tell_not_held_out(*looked_at(evaluations, searches, filters, self.tokens, self.examples, beside))
-        groups = plan_groups(
-            conditions, recipe.control.random_directions, evaluations, samples, monitored=bool(monitors)
-        )
-        cost = self.cost(
-            template,
-            directions=directions,
-            separations=separations,
-            groups=groups,
-            searches=searches,
-            filters=filters,
-            evaluations=evaluations,
-            completions=completions,
-            monitors=monitors,
-            suffixes=suffixes,
-        )
-        return self.whole(
-            template,
-            cost,
+        return Sections(
             directions=directions,
             conditions=conditions,
             evaluations=evaluations,
-            samples=samples,
-            monitors=monitors,
+            completions=self.completions(template, conditions, directions, searches),
+            samples=self.samples(),
+            monitors=tuple(filter(None, (self.monitor(*item) for item in recipe.monitors.items()))),
             searches=searches,
             filters=filters,
-            completions=completions,
-            suffixes=suffixes,
+            suffixes=tuple(filter(None, (self.suffixes(*item) for item in recipe.suffixes.items()))),
         )
 
-    def whole(
-        self,
-        template: str,
-        cost: Cost,
-        *,
-        directions: tuple[PlannedDirection, ...],
-        conditions: tuple[PlannedCondition, ...],
-        evaluations: tuple[PlannedEvaluation, ...],
-        samples: PlannedSamples | None,
-        monitors: tuple[PlannedMonitor, ...],
-        searches: tuple[PlannedSearch, ...],
-        filters: tuple[PlannedFilter, ...],
-        completions: tuple[PlannedCompletions, ...],
-        suffixes: tuple[PlannedSuffixes, ...],
-    ) -> Plan:
+    def whole(self, template: str, found: Sections, cost: Cost) -> Plan:
         """The plan of resolved sections, with what the recipe and the model say beside them."""
         recipe = self.recipe
         return Plan(
@@ -152,28 +127,28 @@ class _Planner(SuffixResolver):
             source=self.draft.source,
             report=self.report(),
             seed=recipe.seed,
-            hash=self.hash(template, directions, suffixes),
+            hash=self.hash(template, found.directions, found.suffixes),
             model=self.model,
             loading=self.loading(template),
             architecture=self.model_adapter,
             adapters=self.catalog.only("architecture"),
             data=self.data,
-            directions=directions,
-            conditions=conditions,
-            evaluations=evaluations,
-            samples=samples,
+            directions=found.directions,
+            conditions=found.conditions,
+            evaluations=found.evaluations,
+            samples=found.samples,
             random_directions=recipe.control.random_directions,
             separated=recipe.report.separation,
             cost=cost,
             plugins=self.plugins(),
             notes=tuple(dict.fromkeys(self.notes)),
-            monitors=monitors,
+            monitors=found.monitors,
             profiles=self.draft.profiles,
-            searches=searches,
-            filters=filters,
+            searches=found.searches,
+            filters=found.filters,
             tokens=dict(self.tokens),
-            completions=completions,
-            suffixes=suffixes,
+            completions=found.completions,
+            suffixes=found.suffixes,
             not_held_out=tuple(dict.fromkeys(self.not_held_out)),
         )
 
@@ -220,32 +195,25 @@ class _Planner(SuffixResolver):
     def cost(
         self,
         template: str,
-        *,
-        directions: Sequence[PlannedDirection],
+        found: Sections,
         separations: Sequence[PlannedSeparation],
         groups: Sequence[PlannedGroup],
-        searches: Sequence[PlannedSearch],
-        filters: Sequence[PlannedFilter],
-        evaluations: Sequence[PlannedEvaluation],
-        completions: Sequence[PlannedCompletions],
-        monitors: Sequence[PlannedMonitor],
-        suffixes: Sequence[PlannedSuffixes],
     ) -> Cost:
         """What it takes."""
         section = self.recipe.model
         arguments = section.chat_template_arguments
         counter = partial(token_counter, self.model.folder, template, arguments=arguments)
-        written = {one.name: one.new_tokens for one in completions}
+        written = {one.name: one.new_tokens for one in found.completions}
         prompted = cache(partial(counter, instead=True))
         meter = Meter(self.data, counter(section.system_prompt), section.batch_tokens, prompted, written)
-        meter_directions(meter, directions, separations)
+        meter_directions(meter, found.directions, separations)
         meter_tokens(meter, self.tokens.values())
-        meter_filters(meter, filters)
-        known = meter_completions(meter, completions)
-        meter_searches(meter, searches, directions, self.model.n_layers)
-        meter_references(meter, evaluations)
-        meter_monitors(meter, monitors)
-        meter_suffixes(meter, suffixes)
+        meter_filters(meter, found.filters)
+        known = meter_completions(meter, found.completions)
+        meter_searches(meter, found.searches, found.directions, self.model.n_layers)
+        meter_references(meter, found.evaluations)
+        meter_monitors(meter, found.monitors)
+        meter_suffixes(meter, found.suffixes)
         meter_groups(meter, groups, known)
         return meter.cost()
 

@@ -119,7 +119,9 @@ class ConditionResolver(DirectionResolver):
         if options is None:
             return None
         self.check_sites(spec, options, written.directions, path)
-        self.check_rank(options, written.directions, path, moved)
+        # Every candidate is scored, so each that a search is over has to have the vectors.
+        used = written.directions if along is None else self.recipe.search[str(path[1])].directions
+        self.check_rank(options, used, path, moved)
         positions, schedule = Positions.parse(written.positions), Schedule.parse(written.schedule)
         self.check_one(positions, *path, "positions")
         directions = written.directions if along is None else (along,)
@@ -210,7 +212,7 @@ class ConditionResolver(DirectionResolver):
         if not isinstance(wanted, int):
             return
         for name in directions:
-            there = self.direction_rank(name)
+            there = max(self.direction_ranks(name), default=None)
             if there is not None and wanted > there:
                 vectors = f"{there} vector" + ("s" if there > 1 else "")
                 message = f"rank {wanted} of direction {name!r}, which has {vectors} at a site: write {there} at most"

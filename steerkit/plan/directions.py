@@ -66,7 +66,11 @@ class DirectionResolver(ModelResolver):
         if len(self.problems) > before or spec is None or options is None:
             return None
         further = self.further_of(name, spec, options)
-        if further is None or not self.check_lack(spec, options, classes, path):
+        if (
+            further is None
+            or not self.check_vectors(spec, options, positions, path)
+            or not self.check_lack(spec, options, classes, path)
+        ):
             return None
         return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions, further=further)
 
@@ -91,6 +95,23 @@ class DirectionResolver(ModelResolver):
             raise PluginError(f"Estimator {spec.name!r}: {what}.")
         self.complain(lack.what, *path, *(("options", lack.option) if lack.option else ("estimator",)))
         return False
+
+    def check_vectors(
+        self, spec: EstimatorSpec, options: Options, positions: Positions, path: tuple[KeyPart, ...]
+    ) -> bool:
+        """Whether there can be as many vectors as an estimator's options ask for, as far as these tell."""
+        needs = needs_of(spec, options)
+        if needs.rank is None or needs.rank < 2:
+            return True
+        fault, most, width = None, positions.most if needs.per_position else None, self.model.d_model
+        if most is not None and needs.rank > most:
+            tokens = f"{most} token" + ("s" if most != 1 else "")
+            fault = f"'{positions}' are {tokens}, which span no more directions than that: write {max(most, 1)} at most"
+        elif width is not None and needs.rank > width:
+            fault = f"the model's width is {width}, so there are no more directions than that: write {width} at most"
+        if fault is not None:
+            self.complain(f"rank {needs.rank}: {fault}", *path, "options", "rank")
+        return fault is None
 
     def further_of(self, name: str, spec: EstimatorSpec, options: Options) -> tuple[str, ...] | None:
         """Names of the directions that an estimator gives beside its main one, or None where it can't be used here."""
@@ -207,16 +228,26 @@ class DirectionResolver(ModelResolver):
                 f"unknown direction {direction!r}. {nearest(direction, known, 'direction')}", *path, "direction"
             )
 
-    def direction_rank(self, name: str) -> int | None:
-        """How many vectors a direction has at a site, as far as its estimator tells beforehand."""
+    def direction_ranks(self, name: str) -> tuple[int, ...]:
+        """How many vectors a direction may have at a site, as far as its estimator or its file tells beforehand.
+
+        Several numbers where a search chooses among directions, or where sites differ; none where it isn't known.
+        """
+        if name in self.recipe.search:
+            over = [self.direction_ranks(one) for one in self.recipe.search[name].directions if one != name]
+            return tuple(rank for ranks in over for rank in ranks) if all(over) else ()
         direction = self.recipe.directions.get(name)
+        if direction is not None and direction.file is not None:
+            saved = self.saved_direction(name, direction)
+            return saved.ranks if saved is not None else ()
         if direction is None or direction.estimator not in self.catalog.names("estimator"):
-            return None
+            return ()
         spec = self.catalog.get("estimator", direction.estimator)
         try:
-            return needs_of(spec, spec.options(**direction.options)).rank
+            rank = needs_of(spec, spec.options(**direction.options)).rank
         except (SteerkitError, ValueError):
-            return None  # told where the direction stands
+            return ()  # told where the direction stands
+        return () if rank is None else (rank,)
 
     def direction_sites(self, name: str) -> tuple[Site, ...] | SitePattern | None:
         """Where a direction has vectors, as far as recipe, model and file tell; None where they don't."""
@@ -224,13 +255,7 @@ class DirectionResolver(ModelResolver):
         if direction is None or self.draft.lost("directions", name, "site"):
             return None
         if direction.file is not None:
-            from steerkit.artifacts.directions import saved_places
-
-            try:
-                saved = saved_places(self.draft.path_of(direction.file), self.catalog, direction.format)
-            except SteerkitError:
-                return None
-            own = saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else None)
+            own = self.saved_direction(name, direction)
             if own is not None and own.sites:
                 return own.sites
         if direction.site is None:
@@ -242,6 +267,17 @@ class DirectionResolver(ModelResolver):
             return written if self.model.n_layers is None else written.sites(self.model.n_layers)
         except SteerkitError:
             return None  # told where the direction stands
+
+    def saved_direction(self, name: str, written: DirectionRecipe) -> Places | None:
+        """What a file says of a direction, by its name or as the only one in it; None where it says nothing."""
+        from steerkit.artifacts.directions import saved_places
+
+        assert written.file is not None
+        try:
+            saved = saved_places(self.draft.path_of(written.file), self.catalog, written.format)
+        except SteerkitError:
+            return None  # told where the direction stands
+        return saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else None)
 
 
 def _read_of(example: Example) -> tuple[str, str | None]:

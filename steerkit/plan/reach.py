@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from steerkit.api.hookspecs import Needs
 from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention
@@ -87,6 +87,27 @@ def asked_outside(
                 f"condition, {item.needs.calls * sum(asked)} in all. Answers are kept and not asked for again."
             )
     return notes
+
+
+def without_keys(evaluations: Iterable[PlannedEvaluation], environment: Mapping[str, str]) -> list[str]:
+    """Sentences about keys that aren't set where somebody looks.
+
+    They are no notes of a plan, which is the same wherever it is made: a key may be set later, and what is asked on
+    this machine may need none.
+
+    Args:
+        evaluations: the evaluators.
+        environment: variables by name.
+    """
+    unset: dict[str, list[str]] = {}
+    for item in evaluations:
+        if item.needs.key and not environment.get(item.needs.key, "").strip():
+            unset.setdefault(item.needs.key, []).append(item.name)
+    return [
+        f"{key} is not set, so {', '.join(names)} ask{'' if len(names) > 1 else 's'} without a key: set it before the "
+        "run, unless what is asked needs none."
+        for key, names in unset.items()
+    ]
 
 
 def _generated_only(item: PlannedIntervention) -> bool:

@@ -66,6 +66,8 @@ class SearchResolver(MeasureResolver):
 
     def check_room(self, at_least: float | None, at_most: float | None, path: tuple[KeyPart, ...]) -> None:
         """Some score lies within both bounds."""
+        if any(self.draft.lost(*path, key) for key in ("at_least", "at_most")):
+            return
         if at_least is not None and at_most is not None and at_least > at_most:
             what = f"no score is at least {at_least:g} and at most {at_most:g}"
             self.complain(f"{what}; leave out one of them, or change their numbers", *path)

@@ -122,7 +122,7 @@ class SuffixResolver(ReportResolver):
             self.complain(message, *path, "direction")
         elif own is not None and (own[0] if isinstance(own, tuple) else own).stream == HEAD_OUT:
             self.complain(f"direction {direction!r} lies in heads, not in the stream", *path, "direction")
-        rank = self.direction_rank(direction)
+        rank = min(self.direction_ranks(direction), default=None)
         if rank is not None and rank > 1:
             self.complain(f"direction {direction!r} has {rank} vectors, and a study is of one", *path, "direction")
 

@@ -100,7 +100,8 @@ class Mender:
         if fault.kind == LACKING:
             lacking = [self.written.path((*fault.path, key)) for key in fault.keys]
             return not any(path[: len(one)] == one for one in lacking for path in self.lost)
-        if fault.kind == "too_short":
+        # Of a list that lacks an item of its own nothing is known as a whole: not how long it is, nor what it repeats.
+        if fault.kind == "too_short" or (fault.kind == "value_error" and _is_listed(self._at(fault.path))):
             return not any(path[: len(written)] == written for path in self.lost)
         return True
 
@@ -160,6 +161,12 @@ class Mender:
             else:
                 return None
         return value
+
+
+def _is_listed(value: Any) -> bool:
+    """Whether a value is a list, or an option with one, as in ``{coefficient: [1, 2]}``."""
+    inner = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
+    return isinstance(inner, list)
 
 
 def _stand_in(path: Path, value: Any = None) -> Any:

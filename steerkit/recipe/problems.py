@@ -213,6 +213,10 @@ def _expected(detail: ErrorDetails) -> tuple[str, str] | None:
         return str(context["expected"]), f"{_show(given)}{hint}"
     if kind == "finite_number":
         return "a finite number", repr(given)
+    if kind == "too_short":
+        least = context["min_length"]
+        what = "mapping" if isinstance(given, Mapping) else "list"
+        return f"a {what} of at least {least} item{'' if least == 1 else 's'}", _show(given)
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return f"{words} {context[bound]}", _show(given)
@@ -233,8 +237,8 @@ def _message(detail: ErrorDetails) -> str:
         return str(context["error"])
     if kind in (LACKING, EXCESS):
         return str(detail["msg"])
-    if kind in ("too_short", "string_too_short"):
-        return f"expected at least {context.get('min_length')} {'item' if kind == 'too_short' else 'character'}(s)"
+    if kind == "string_too_short":
+        return f"expected at least {context.get('min_length')} character(s)"
     return f"{detail['msg']}, not {_show(detail['input'])}"
 
 

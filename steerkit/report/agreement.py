@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
+from steerkit.report.absent import absent_word, is_judge
 from steerkit.report.numbers import shorten
 from steerkit.report.read import EvaluatorEntry, Run, Sample
 
@@ -44,6 +45,8 @@ class Compared:
         only_second: how many the second alone does.
         kappa: Cohen's, or None where both always say the same one thing.
         differences: the first few examples on which they differ.
+        lacking: how many examples a judge among the two gave no verdict on.
+        absent: what is said of these; empty where there are none.
     """
 
     condition: str
@@ -52,6 +55,8 @@ class Compared:
     only_second: int
     kappa: float | None
     differences: tuple[Difference, ...]
+    lacking: int = 0
+    absent: str = ""
 
     @property
     def differ(self) -> int:
@@ -135,12 +140,30 @@ def _pair(
         one, other = (_verdict(sample, name, labels.get(place)) for name in (first, second))
         if one is not None and other is not None:
             by_condition[sample.condition].append((sample, one, other))
-    rows = tuple(_compare(name, judged) for name, judged in by_condition.items() if judged)
+    missing = _missing(run, {first, second}, data, entries)
+    rows = tuple(
+        replace(_compare(name, judged), **missing.get(name, {}))
+        for name, judged in by_condition.items()
+        if judged or name in missing
+    )
     lengths = [entries[name].options.get("max_new_tokens") for name in (first, second) if name in entries]
     remark = ""
     if len(lengths) == 2 and None not in lengths and lengths[0] != lengths[1]:
         remark = f"{first} sees {lengths[0]} tokens of a completion, {second} {lengths[1]}"
     return Pair(first, second, data, rows, remark)
+
+
+def _missing(
+    run: Run, names: Collection[str], data: str, entries: Mapping[str, EvaluatorEntry]
+) -> dict[str, dict[str, Any]]:
+    """By condition, how many verdicts of a judge are missing, and the word for it."""
+    judges = {name for name in names if name in entries and is_judge(entries[name])}
+    found: dict[str, dict[str, Any]] = {}
+    for one in run.results.records:
+        if one.data == data and one.evaluator in judges and one.condition in run.conditions and one.not_computed:
+            lacking = max(one.not_computed, found.get(one.condition, {}).get("lacking", 0))
+            found[one.condition] = {"lacking": lacking, "absent": absent_word([one], judge=True)}
+    return found
 
 
 def _compare(condition: str, judged: Sequence[tuple[Sample, bool, bool]]) -> Compared:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
+from steerkit.report.absent import common_word, done
 from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, count, sentence_case, setting
 from steerkit.report.tables import Block, Control, Row, Sweep
 
@@ -165,16 +166,15 @@ def _about_control(block: Block, row: Row) -> str:
 def _directions(control: Control) -> str:
     measured = len(control.values)
     if measured < control.planned:
-        return f"The {measured} measured of {count(control.planned, 'random direction')}"
+        return f"The {measured} {done(control.absent)} of {count(control.planned, 'random direction')}"
     return sentence_case(count(measured, "random direction"))
 
 
 def _about_sweep(block: Block, sweep: Sweep) -> Finding:
     measured = [(x, row) for x, row in sweep.points if row.value is not None]
     missing = len(sweep.points) - len(measured)
+    absent = common_word(row.absent for _, row in sweep.points if row.value is None)
     if not measured:
-        words = {row.absent for _, row in sweep.points}
-        absent = words.pop() if len(words) == 1 else NOT_MEASURED
         return Finding(sweep.name, f"was {absent} at any {sweep.option}.", "not measured", absent)
     (first, first_row), (last, last_row) = measured[0], measured[-1]
     text = (
@@ -185,7 +185,7 @@ def _about_sweep(block: Block, sweep: Sweep) -> Finding:
         text += f", {value_with_interval(block, last_row)} at {setting(last)}"
     text += f"{_trend(block, sweep, measured)}."
     if missing:
-        text += f" {sentence_case(count(missing, 'point'))} of the sweep {_was(missing)} {NOT_MEASURED}."
+        text += f" {sentence_case(count(missing, 'point'))} of the sweep {_was(missing)} {absent}."
     found, label = _sweep_verdict([row for _, row in measured])
     return Finding(sweep.name, f"{text} {_sweep_control(block, measured)}", found, label)
 
@@ -216,7 +216,8 @@ def _sweep_control(block: Block, measured: Sequence[tuple[float, Row]]) -> str:
     rows = [row for _, row in measured if row.control is not None and row.control.values]
     values = [value for row in rows if row.control for value in row.control.values]
     if not values:
-        return f"No control was measured, {UNCONTROLLED}"
+        absent = common_word(row.control.absent for _, row in measured if row.control is not None)
+        return f"No control was {done(absent)}, {UNCONTROLLED}"
     unit = f" {block.unit}" if block.unit else ""
     spread = f"between {block.format.number(min(values))} and {block.format.number(max(values))}{unit}"
     outside = sum(verdict(row) == "beyond" for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from steerkit.report.numbers import NOT_MEASURED
+from steerkit.report.absent import done
 from steerkit.report.read import SAMPLES, Run, SeparationEntry
 from steerkit.report.separation import Separation
 from steerkit.report.tables import Block, unscored
@@ -59,9 +59,11 @@ _LACKS: Final = {
 def _block_gaps(block: Block, control_explained: bool) -> list[str]:
     name = block.name
     found = []
-    absent = [row.condition.name for row in block.all_rows if row.value is None]
-    if absent:
-        found.append(f"{name}: {_some(absent)} {_were(absent)} {NOT_MEASURED}.")
+    absent: dict[str, list[str]] = {}
+    for row in block.all_rows:
+        if row.value is None:
+            absent.setdefault(row.absent, []).append(row.condition.name)
+    found += [f"{name}: {_some(names)} {_were(names)} {word}." for word, names in absent.items()]
     pointed = [row.condition.name for row in block.all_rows if row.at_its_end]
     if pointed:
         found.append(
@@ -80,9 +82,11 @@ def _block_gaps(block: Block, control_explained: bool) -> list[str]:
     ]
     if bare and not control_explained:
         found.append(f"{name}: no control was run for {_some(bare)}.")
-    short = [r.condition.name for r in block.rows if r.control and len(r.control.values) < r.control.planned]
-    if short:
-        found.append(f"{name}: not every random direction was measured for {_some(short)}.")
+    short: dict[str, list[str]] = {}
+    for row in block.rows:
+        if row.control is not None and len(row.control.values) < row.control.planned:
+            short.setdefault(done(row.control.absent), []).append(row.condition.name)
+    found += [f"{name}: not every random direction was {word} for {_some(names)}." for word, names in short.items()]
     return found
 
 

@@ -39,10 +39,7 @@ class GlanceRow:
     @property
     def absent(self) -> str:
         """What is said where there is no change: that of the value that lacks, its own or the baseline's."""
-        base = self.block.baseline
-        return (
-            base.absent if self.row.value is not None and base is not None and base.value is None else self.row.absent
-        )
+        return self.block.absent_change(self.row)
 
     @property
     def interval(self) -> str | None:

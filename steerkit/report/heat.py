@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from steerkit.artifacts.results import CandidateEntry
-from steerkit.report.numbers import setting
+from steerkit.report.numbers import NOT_MEASURED, setting
 from steerkit.report.read import ConditionEntry, Results
 from steerkit.report.search import SearchView, says
 from steerkit.report.tables import Block, Row
@@ -30,6 +30,7 @@ class Grid:
         reference: the number that means no effect, in the middle of the colours; None where there is none.
         unit: of the numbers.
         percent: whether they are proportions.
+        absent: words for the cells that have no number.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Grid:
     reference: float | None = None
     unit: str = ""
     percent: bool = False
+    absent: frozenset[str] = frozenset({NOT_MEASURED})
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class Heat:
     removed: frozenset[Cell] = frozenset()
     row_name: str = ""
     chosen_on: tuple[str, ...] = ()
+
+    @property
+    def absent(self) -> str:
+        """What is said of cells without a number, empty where every cell has one."""
+        cells = len(self.rows) * len(self.columns)
+        return " or ".join(sorted({word for grid in self.grids if len(grid.values) < cells for word in grid.absent}))
 
 
 def make_heats(results: Results, blocks: Sequence[Block], searches: Sequence[SearchView]) -> tuple[Heat, ...]:
@@ -167,7 +175,16 @@ def _grid(block: Block, at: Mapping[str, Cell]) -> Grid | None:
     if not values:
         return None
     title = f"{block.name}: change from the baseline"
-    return Grid(title, values, 0.0, block.unit, block.format.percent)
+    lacking = [rows.get(name) for name, cell in at.items() if cell not in values]
+    absent = {NOT_MEASURED if row is None else block.absent_change(row) for row in lacking}
+    # A layer and a coefficient that no condition has together have no row either.
+    absent |= {NOT_MEASURED} if len(set(at.values())) < _cells(at) else set()
+    return Grid(title, values, 0.0, block.unit, block.format.percent, frozenset(absent))
+
+
+def _cells(at: Mapping[str, Cell]) -> int:
+    """How many cells the table has."""
+    return (1 + max(row for row, _ in at.values())) * (1 + max(column for _, column in at.values()))
 
 
 def _change(block: Block, row: Row | None) -> float | None:

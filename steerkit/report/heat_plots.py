@@ -22,7 +22,7 @@ WRITTEN: Final = 8
 def draw_heat(heat: Heat) -> Figure:
     """Cells as squares of colour: blue above the reference, amber below it, stronger where further away.
 
-    A grey cell was not measured. Colours are opacities of two plain ones, so that they suit a dark page too.
+    A grey cell has no number. Colours are opacities of two plain ones, so that they suit a dark page too.
     """
     from matplotlib.figure import Figure
 
@@ -63,10 +63,9 @@ def _key(figure: Figure, heat: Heat, height: float) -> None:
 
     marks = [Patch(facecolor=CHOSEN, alpha=0.8), Patch(facecolor=DIRECTION, alpha=0.8)]
     words = ["below untouched", "above untouched"]
-    cells = len(heat.rows) * len(heat.columns)
-    if any(len(grid.values) < cells for grid in heat.grids):
+    if heat.absent:
         marks.append(Patch(facecolor=GRID))
-        words.append("not measured")
+        words.append(heat.absent)
     if heat.chosen is not None:
         marks.append(Patch(fill=False, edgecolor=INK, linewidth=1.8))
         words.append("chosen")

@@ -9,6 +9,7 @@ from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from steerkit.report.absent import absent_score, done, is_judge
 from steerkit.report.agreement import CONDITIONS_SHOWN, SHOWN, make_agreements
 from steerkit.report.crossentropy import make_cross_entropies
 from steerkit.report.describe import (
@@ -113,7 +114,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         fixed=NumberFormat(decimals=2).number, percent=NumberFormat(decimals=0, percent=True).number,
         intervention=describe_intervention, direction=describe_direction, other_way=other_way, foretold=foretold,
         NOT_JUDGED=NOT_JUDGED, NOT_MEASURED=NOT_MEASURED, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
-        SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN,
+        SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN, absent_score=absent_score, done=done,
     )  # fmt: skip
     searches, agreements = _searches(run, plots), make_agreements(run)
     samples = group_samples(run)
@@ -135,7 +136,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         glance=make_glance(run.results, blocks),
         beside=beside,
         samples=spread(samples),
-        judges={entry.name for entry in run.results.evaluators if entry.role == "judge"},
+        judges={entry.name for entry in run.results.evaluators if is_judge(entry)},
         samples_open=_how_many(samples),
         conditions=[entry for entry in run.results.conditions if entry.kind != "control"],
         directions_in_control=_control_size(run),

@@ -95,12 +95,17 @@ class SearchView:
     def _unit(self, name: str) -> str:
         """The unit of a score, from the evaluator of the recipe that is of the same plugin; empty without one.
 
-        A score has its plugin's name and an evaluator that of the recipe, which may be any: they are of one plugin
-        where they also have the same options, and a unit too few is better than one of something else.
+        An evaluator that says no plugin is called as its plugin is, except in results from before it was said: there
+        they are of one plugin where they also have the same options, and a unit too few is better than one of
+        something else.
         """
         score = self.entry.scores[name]
-        options = set(score.get("options") or ())
-        same = (one for one in self.evaluators if one.name == score.get("evaluator") and set(one.options) == options)
+        plugin, options = score["evaluator"], set(score.get("options") or ())
+        same = (
+            one
+            for one in self.evaluators
+            if one.plugin == plugin or (one.plugin is None and one.name == plugin and set(one.options) == options)
+        )
         return next((one.unit for one in same), "")
 
     def label(self, one: CandidateEntry) -> str:

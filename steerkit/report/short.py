@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from steerkit.report.absent import common_word
 from steerkit.report.agreement import Pair
 from steerkit.report.findings import verdict
 from steerkit.report.glance import inner_names, other_way
@@ -198,7 +199,8 @@ def _side_effect(kind: Sequence[Block]) -> Sentence:
     ]  # fmt: skip
     if not found:
         measured = any(row.value is not None for block in kind for row in block.rows)
-        return f"Side effect {kind[0].name}", f": {'no baseline to compare with' if measured else NOT_MEASURED}."
+        absent = common_word(block.absent for block in kind)
+        return f"Side effect {kind[0].name}", f": {'no baseline to compare with' if measured else absent}."
     _, block, most = max(found, key=lambda one: one[0])
     assert block.baseline is not None and block.baseline.value is not None and most.value is not None
     base = block.baseline.value
@@ -221,10 +223,13 @@ def _disagreements(agreements: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
 
 
 def _disagreement(name: str, pairs: Sequence[Pair]) -> str:
-    rows = [(pair, row) for pair in pairs for row in pair.rows]
-    conditions = list(dict.fromkeys(row.condition for _, row in rows))
+    every_row = [(pair, row) for pair in pairs for row in pair.rows]
+    rows = [(pair, row) for pair, row in every_row if row.n]
+    conditions = list(dict.fromkeys(row.condition for _, row in rows or every_row))
     over = f" under {count(len(conditions), 'condition')}" if len(conditions) > 1 else f" under {conditions[0]}"
     where = f"{name} on {_and([pair.data for pair in pairs])}"
+    if not rows:
+        return f"{where}: {common_word(row.absent for _, row in every_row)}{over}."
     if not any(row.differ for _, row in rows):
         return f"{where}: alike on all {sum(row.n for _, row in rows)} examples{over}."
     pair, worst = max(rows, key=lambda one: one[1].differ / one[1].n)

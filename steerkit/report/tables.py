@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-from steerkit.report.numbers import NOT_ALL_JUDGED, NOT_JUDGED, NOT_MEASURED, NumberFormat, choose_format
+from steerkit.report.absent import absent_word, common_word, is_judge
+from steerkit.report.numbers import NOT_MEASURED, NumberFormat, choose_format
 from steerkit.report.read import ConditionEntry, EvaluatorEntry, RecordEntry, Results
 
 RANK: Final = "rank"
@@ -142,6 +143,16 @@ class Block:
         return any(row.value is not None for row in self.all_rows)
 
     @property
+    def absent(self) -> str:
+        """What is said of the values that aren't there, in one word for all of them."""
+        return common_word(row.absent for row in self.all_rows if row.value is None)
+
+    def absent_change(self, row: Row) -> str:
+        """What is said where a row has no change: the word of the value that lacks, its own or the baseline's."""
+        base = self.baseline
+        return base.absent if row.value is not None and base is not None and base.value is None else row.absent
+
+    @property
     def n(self) -> tuple[int, int] | None:
         """Fewest and most examples behind a value."""
         counts = [row.record.n for row in self.all_rows if row.record and row.value is not None]
@@ -173,7 +184,7 @@ def _make_block(results: Results, entry: EvaluatorEntry | None, name: str, data:
     records = {r.condition: r for r in results.records if r.evaluator == name and r.data == data}
     first = next(iter(records.values()))
     evaluator = entry or EvaluatorEntry(name=name, aggregate=first.aggregate, unit=first.unit)
-    judge = evaluator.role == "judge"
+    judge = is_judge(evaluator)
     rows = [_make_row(one, records, results, judge) for one in results.conditions if one.kind != "control"]
     baseline = next((row for row in rows if row.condition.kind == "baseline"), None)
     others = tuple(row for row in rows if row.condition.kind == "intervention")
@@ -189,14 +200,6 @@ def _make_row(condition: ConditionEntry, records: dict[str, RecordEntry], result
     control = Control(len(names), values, absent_word(beside, judge)) if names else None
     record = records.get(condition.name)
     return Row(condition, record, control, absent_word([record], judge))
-
-
-def absent_word(records: Sequence[RecordEntry | None], judge: bool) -> str:
-    """Why there is no value, in two or three words: a judge's examples may lack their verdicts, all or some."""
-    known = [one for one in records if one is not None]
-    if not judge or not any(one.not_computed for one in known):
-        return NOT_MEASURED
-    return NOT_ALL_JUDGED if any(one.n for one in known) else NOT_JUDGED
 
 
 def _make_format(records: Iterable[RecordEntry]) -> NumberFormat:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from steerkit.intervals import CONFIDENCE, wilson
+from steerkit.report.absent import absent_word, common_word, is_judge
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat, choose_format
 from steerkit.report.read import ConditionEntry, EvaluatorEntry, RecordEntry, Results
-from steerkit.report.tables import absent_word
 
 _Z: Final = 1.959964
 """Of 95 %."""
@@ -66,6 +66,12 @@ class Tradeoff:
         return tuple(point for point in self.points if point.measured)
 
     @property
+    def absent(self) -> str:
+        """What is said of the sides that have no value, in one word for all of them."""
+        sides = [side for point in self.points for side in (point.should, point.should_not)]
+        return common_word(side.absent for side in sides if side.value is None)
+
+    @property
     def controlled(self) -> bool:
         """Whether any random direction was measured on all of these data sets, and so has a point."""
         return any(point.controls for point in self.drawn)
@@ -91,7 +97,7 @@ def make_tradeoff(results: Results) -> Tradeoff | None:
 
     def at(condition: str, sides: Sequence[str]) -> Pooled:
         found = [records.get((condition, data)) for data in sides]
-        return replace(pool(found), absent=absent_word(found, evaluator.role == "judge"))
+        return replace(pool(found), absent=absent_word(found, is_judge(evaluator)))
 
     points = []
     for condition in results.conditions:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, shorten
+from steerkit.report.numbers import NO_BREAK, shorten
 from steerkit.report.svg import CARD, CONTROL, DIRECTION, GRID, INK, MUTED
 from steerkit.report.tradeoff import Point, Pooled, Tradeoff
 
@@ -52,7 +52,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Figure:
         if low < high:
             axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
     else:
-        axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, color=MUTED, ha="center", va="center")
+        axes.text(0.5, 0.5, tradeoff.absent, transform=axes.transAxes, color=MUTED, ha="center", va="center")
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     _number(figure, axes, points, factor)

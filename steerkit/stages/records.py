@@ -287,6 +287,8 @@ def _describe_evaluator(planned: PlannedEvaluation) -> list[EvaluatorEntry]:
             derived=tuple(kind.derived) if label == planned.name else (),
             compared=None if value.verdict else False,
             role=None if planned.spec.role == "behaviour" else planned.spec.role,
+            # Of a plugin with several values each has a name of its own.
+            plugin=None if planned.spec.values or planned.name == planned.spec.name else planned.spec.name,
         )
         for label, value in values.items()
     ]

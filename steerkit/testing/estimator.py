@@ -142,6 +142,9 @@ class EstimatorSuite(PluginSuite[EstimatorSpec]):
             assert vectors.ndim == 2 and vectors.shape[0] >= 1 and vectors.shape[1] == width, (
                 f"Vectors have shape {list(vectors.shape)}, not [rank, {width}]."
             )
+            assert self.needs().rank in (None, vectors.shape[0]) or site not in self.estimate().vectors, (
+                f"There are {vectors.shape[0]} vectors at {site}, and the needs say {self.needs().rank}."
+            )
             assert vectors.dtype in (torch.float32, torch.float64), f"Vectors are {vectors.dtype}: keep float32 or 64."
             assert bool(torch.isfinite(vectors).all()), "Vectors hold NaN or infinite values."
             assert bool((vectors.norm(dim=1) > 0).all()), "A vector is zero."

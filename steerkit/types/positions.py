@@ -133,6 +133,21 @@ class Positions:
                 f"{value!r}: between the brackets go whole numbers or a range such as 0:5{which}."
             ) from None
 
+    @property
+    def most(self) -> int | None:
+        """How many tokens they are at most, of any text; None where the text decides."""
+        if self.each:
+            return 1
+        if self.indices:
+            return len(set(self.indices))
+        if self.span is None:
+            return None
+        start, stop = self.span
+        if stop is None:
+            return -start if start is not None and start < 0 else None
+        low = 0 if start is None else start
+        return max(stop - low, 0) if (low < 0) == (stop < 0) else None
+
     def __str__(self) -> str:
         if self.each:
             one = str(replace(self, each=False))

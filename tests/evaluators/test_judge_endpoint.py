@@ -257,7 +257,7 @@ def test_a_judge_that_is_away_leaves_no_rate(server: Server, tmp_path: Path, mon
     judged = [one for one in results["records"] if one["evaluator"] in ("judged", "unparsed")]
     assert [(one["value"], one["n"]) for one in judged] == [(None, 0)] * 4
     assert any("set JUDGE_KEY to a key that it takes" in note for note in results["notes"])
-    assert "judged on a: baseline, warmer were not measured." in write_report(folder).read_text()
+    assert "judged on a: baseline, warmer were not judged." in write_report(folder).read_text()
     server.rule = lambda question: Reply("answer")
     again = json.loads((run(server, tmp_path) / "results.json").read_text())
     judged = [one["value"] for one in again["records"] if one["evaluator"] == "judged"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -196,6 +197,16 @@ def test_the_page_holds_them_and_a_second_writing_gives_the_same_bytes(build: An
     assert write_report(path).read_text("utf-8") == page
     read = load_run(path).results
     assert all(plot.svg for plot in make_beside(read, make_blocks(read)).plots)
+
+
+def test_the_first_table_has_short_labels_for_a_narrow_screen(build: Any) -> None:
+    page = write_report(build(study(), samples=[])).read_text("utf-8")
+    table = page[page.index('<table class="stack glance">') :].partition("</table>")[0]
+    rows = table.split("<tr>")[1:]
+    labels = [label for row in rows[-1:] for label in re.findall(r'data-label="([^"]*)"', row)]
+    assert labels == ["→", "other way", "random"], "what two labels say stands between and beside the values"
+    assert len(rows) - 1 == 3 * 4 and page.count('class="stack glance"') == 1
+    assert "on a narrow screen an arrow leads from the value without steering to that with it" in page
 
 
 def test_a_run_without_any_of_it_has_none_of_the_sections(plain_run: Any) -> None:

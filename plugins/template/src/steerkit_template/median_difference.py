@@ -23,7 +23,7 @@ class MedianDifferenceOptions(Options):
 
 def needs(options: MedianDifferenceOptions) -> EstimatorNeeds:
     """Every example's vector, of two classes, at the sites and positions that the user names."""
-    return EstimatorNeeds(statistics="rows")
+    return EstimatorNeeds(statistics="rows", rank=1)
 
 
 @hookimpl
