@@ -333,7 +333,7 @@ def _shaped(vectors: Vectors) -> Vectors:
         vectors = vectors.float()
     if vectors.ndim == 1:
         vectors = vectors[None]
-    if vectors.ndim != 2 or vectors.shape[0] == 0:
+    if vectors.ndim != 2 or 0 in vectors.shape:
         raise DirectionError(f"Direction needs vectors of shape [rank, d_model], not {list(vectors.shape)}.")
     return vectors
 
