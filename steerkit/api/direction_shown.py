@@ -22,10 +22,11 @@ def in_words(direction: Direction) -> str:
     widths = sorted({vectors.shape[1] for _, vectors in direction.items()})
     rank = "" if ranks == [1] else f"rank {between(ranks)}, "
     origin = _origin(direction.provenance)
-    return (
-        f"Direction {direction.name!r}: {rank}{_norms_in_words(direction)}, width {between(widths)}, at "
-        f"{direction.describe()}, positions '{direction.positions}'{origin and f'{chr(10)}  {origin}'}"
+    told = (
+        f"Direction({direction.name!r}, {rank}{_norms_in_words(direction)}, width {between(widths)}, at "
+        f"{direction.describe()}, positions '{direction.positions}')"
     )
+    return f"{told}\n  {origin}" if origin else told
 
 
 def as_html(direction: Direction) -> str:

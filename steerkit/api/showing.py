@@ -14,6 +14,7 @@ from typing import Any, Final
 
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 420, 150, 46, 10, 10, 30
+_LONG: Final = 90
 _SHOWN: Final = 4
 """Items of a list or a mapping that are told one by one."""
 
@@ -73,12 +74,13 @@ def _brief(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    own = type(value).__str__ is not object.__str__ and type(value).__repr__ is not object.__repr__
     if isinstance(value, tuple):
         return "(" + ", ".join(map(_plain, value)) + ")"
+    told = type(value).__repr__ is not object.__repr__ or type(value).__str__ is not object.__str__
     # Sites and positions are texts to whoever reads them.
-    text = repr(value) if isinstance(value, str) else str(value) if own else f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    text = repr(value) if isinstance(value, str) else str(value) if told else f"<{type(value).__name__}>"
+    text = text.partition("\n")[0]
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
 # Notebooks

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from steerkit.api.direction import Direction
-from steerkit.errors import AttachError, DirectionError, SiteError, SteerkitError, UnknownNameError
+from steerkit.errors import AttachError, SiteError, SteerkitError, UnknownNameError
 from steerkit.types import Positions, Site
 
 FIRST, SECOND, THIRD = (Site("resid_pre", layer) for layer in (1, 2, 3))

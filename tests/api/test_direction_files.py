@@ -33,7 +33,9 @@ def test_what_is_saved_is_loaded_by_either_door(tmp_path: Path) -> None:
     assert path.read_bytes() == (tmp_path / "named.safetensors").read_bytes()
     for found in (Direction.load(path), Direction.load(str(path), "d"), load_directions(path)["d"]):
         assert (found.sites, found.positions, found.name) == (made().sites, made().positions, "d")
-        assert found.by_site[THERE].tolist() == [[3.0, 4.0], [5.0, 6.0]] and dict(found.provenance) == {"estimator": "e"}
+        assert found.by_site[THERE].tolist() == [[3.0, 4.0], [5.0, 6.0]] and dict(found.provenance) == {
+            "estimator": "e"
+        }
         assert found.reference_means[THERE].tolist() == [7.0, 8.0] and HERE not in found.reference_means
 
 
