@@ -90,7 +90,7 @@ def _origin(provenance: Mapping[str, Any]) -> str:
     if made == COMBINATION:
         parts = [one for one in _parts(provenance.get("of")) if isinstance(one.get("times"), (int, float))]
         more = provenance.get("more")
-        named = " + ".join(name_of_multiple(one["times"], str(one.get("name"))) for one in parts)
+        named = _sum_in_words([(float(one["times"]), str(one.get("name"))) for one in parts])
         return shortened(f"made as {named}") + (f" and {more} more" if more else "")
     if made == "from_vector":
         return f"made from {provenance.get('given')}"
@@ -107,6 +107,14 @@ def _origin(provenance: Mapping[str, Any]) -> str:
     ]
     model = provenance.get("model")
     return f"by {estimator}" + (f" of {', '.join(counts)} examples" if counts else "") + (f", {model}" if model else "")
+
+
+def _sum_in_words(terms: list[tuple[float, str]]) -> str:
+    words = ""
+    for times, name in terms:
+        sign = " - " if times < 0 else " + "
+        words += f"{sign}{name_of_multiple(abs(times), name)}" if words else name_of_multiple(times, name)
+    return words
 
 
 def _parts(value: object) -> list[Mapping[str, Any]]:
