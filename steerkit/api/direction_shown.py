@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from steerkit.api.direction_origin import COMBINATION, MADE, name_of_multiple, shortened
-from steerkit.api.showing import between, card, counted, folded, line, line_plot, number, table
+from steerkit.api.showing import FEW, between, card, counted, line, listed, number, plot_by_layer
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
     from steerkit.types import Site
-
-_FEW: Final = 6
-"""Sites that a table lists; of more there is a plot, and the table behind it."""
 
 
 def in_words(direction: Direction) -> str:
@@ -34,38 +31,18 @@ def as_html(direction: Direction) -> str:
     norms = _norms(direction)
     predictors = direction.provenance.get("predictors")
     told = predictors if isinstance(predictors, Mapping) else {}
-    rows, curves = [], {}
+    head, rows = ["site", "rank", "norm"], []
+    head += ["d′", "agreement"] if told else []
     for site, vectors in direction.items():
         foretold = _numbers(told.get(str(site)))
-        rows.append(
-            [
-                str(site),
-                str(len(vectors)),
-                between(norms[site]) if site in norms else "–",
-                number(foretold.get("d_prime")),
-                number(foretold.get("agreement")),
-            ]
-        )
-    listed = table(["site", "rank", "norm", "d′", "agreement"], rows)
+        measured = [number(foretold.get("d_prime")), number(foretold.get("agreement"))] if told else []
+        rows.append([str(site), str(len(vectors)), between(norms[site]) if site in norms else "–", *measured])
     parts = [line(f"positions '{direction.positions}'"), line(_origin(direction.provenance))]
-    if len(rows) <= _FEW:
-        return card(f"Direction {direction.name}", *parts, listed)
-    for word, curve in (
-        ("d′ between the classes", {site: _numbers(told.get(str(site))).get("d_prime") for site in direction.sites}),
-        ("norm", {site: max(norms[site]) if site in norms else None for site in direction.sites}),
-    ):
-        along = _by_layer(curve)
-        if along:
-            curves[word] = line_plot(f"{word} of {direction.name} by layer", "layer", {word: along})
-    return card(f"Direction {direction.name}", *parts, *curves.values(), folded(f"{len(rows)} sites", listed))
-
-
-def _by_layer(values: Mapping[Site, float | None]) -> list[tuple[float, float | None]]:
-    """A curve by layer; none where several sites lie in one layer, or nothing was measured."""
-    layers = [site.layer for site in values]
-    if len(set(layers)) < len(layers) or all(value is None for value in values.values()):
-        return []
-    return [(float(layer), value) for layer, value in sorted(zip(layers, values.values(), strict=True))]
+    if len(rows) > FEW:
+        apart = {site: _numbers(told.get(str(site))).get("d_prime") for site in direction.sites}
+        longest = {site: max(norms[site]) if site in norms else None for site in direction.sites}
+        parts += [plot_by_layer("d′ between the classes", apart), plot_by_layer("norm", longest)]
+    return card(f"Direction {direction.name}", *parts, listed(head, rows))
 
 
 def _norms(direction: Direction) -> dict[Site, tuple[float, ...]]:

@@ -10,9 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-_COLOURS: Final = ("#0072b2", "#d55e00", "#009e73")
+if TYPE_CHECKING:
+    from steerkit.types import Site
+
+FEW: Final = 8
+"""Rows that a notebook shows at once."""
+_COLOURS: Final = ("#2f8fce", "#d55e00", "#009e73")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 420, 150, 46, 10, 10, 30
 _LONG: Final = 90
 _SHOWN: Final = 4
@@ -108,8 +113,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, plain: int = 1)
 
     top = f"<thead><tr>{cells('th', head)}</tr></thead>" if head else ""
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    inside = f'<table style="border-collapse:collapse">{top}<tbody>{body}</tbody></table>'
+    inside = f'<table style="border-collapse:collapse;font-size:inherit">{top}<tbody>{body}</tbody></table>'
     return f'<div style="overflow-x:auto">{inside}</div>'
+
+
+def listed(head: Sequence[str], rows: Sequence[Sequence[str]], *, plain: int = 1) -> str:
+    """A table that is there at once where it has few rows, and opens when it is asked for where it has many."""
+    whole = table(head, rows, plain=plain)
+    return whole if len(rows) <= FEW else folded(f"{counted(len(rows), 'row')} by {head[0]}", whole)
 
 
 def folded(summary: str, inside: str) -> str:
@@ -151,6 +162,15 @@ def line_plot(title: str, across: str, curves: Mapping[str, Sequence[tuple[float
         f'width="{_WIDTH}" style="max-width:100%;color:inherit" font-size="11" fill="currentColor">'
         f"{''.join(drawn)}</svg>"
     )
+
+
+def plot_by_layer(name: str, values: Mapping[Site, float | None]) -> str:
+    """A curve of numbers by layer; nothing where several sites lie in one layer, or nothing was measured."""
+    layers = [site.layer for site in values]
+    if len(set(layers)) < len(layers):
+        return ""
+    curve = [(float(layer), value) for layer, value in zip(layers, values.values(), strict=True)]
+    return line_plot(f"{name} by layer", "layer", {name: sorted(curve, key=lambda point: point[0])})
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,8 @@ def test_what_was_captured_is_found_by_text_and_shown_in_lines(llama: LiveModel)
     assert "rows [2, 32] of 2 prompts" in repr(found) and "tensor" not in repr(found)
     everywhere = llama.capture(["a b"], llama.layout.sites(), progress=False)
     assert len(repr(everywhere).splitlines()) == 8 and repr(everywhere).endswith("... and 13 more")
-    assert _Checked(everywhere._repr_html_()).tags.count("tr") == 20
+    shown = _Checked(everywhere._repr_html_())
+    assert shown.tags.count("tr") == 20 and "19 rows by site" in shown.text
     assert dict(everywhere) == everywhere and len(everywhere) == 19
 
 

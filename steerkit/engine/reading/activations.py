@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from steerkit.api.frames import frame_of
-from steerkit.api.showing import between, card, counted, line, number, table
+from steerkit.api.showing import FEW, between, card, counted, line, listed, number, plot_by_layer
 from steerkit.engine.reading.capture import capture, reads_behind, tokens_of
 from steerkit.engine.reading.captured import NotCapturedError
 from steerkit.errors import SiteError
@@ -169,8 +169,11 @@ class Activations:
     def _repr_html_(self) -> str:
         first = "".join(self.tokens[0]) if self.tokens else ""
         beginning = f"{first[:200]}…" if len(first) > 200 else first
-        listed = table(["site", "[prompt, token, width]", "norm of a token"], self._rows())
-        return card(self._title(), line(f"tokens read of the first prompt: {beginning!r}"), listed)
+        told = [line(f"tokens read of the first prompt: {beginning!r}")]
+        if len(self.sites) > FEW:
+            norms = {site: float(values.norm(dim=1).mean()) for site, values in self._values.items()}
+            told.append(plot_by_layer("mean norm of a token", norms))
+        return card(self._title(), *told, listed(["site", "[prompt, token, width]", "norm of a token"], self._rows()))
 
     def _title(self) -> str:
         counts = self._tokens.counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from steerkit.api.showing import card, counted, number, table
+from steerkit.api.showing import card, counted, listed, number
 from steerkit.errors import SiteError
 from steerkit.types import Positions, Site
 
@@ -60,7 +60,7 @@ class Captured(dict[Key, "ClassStatistics"]):
             for (site, positions), statistics in self.items()
         ]
         head = ["site", "positions", "tokens", "norm of the mean", "width", "rows"]
-        return card(self._title(), table(head, rows, plain=2))
+        return card(self._title(), listed(head, rows, plain=2))
 
     def _title(self) -> str:
         sites, positions = {site for site, _ in self}, dict.fromkeys(str(positions) for _, positions in self)
