@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from typing import Any, NoReturn
 
@@ -171,6 +173,12 @@ def test_what_plugins_and_users_print_holds_no_tensors() -> None:
         (ModelFacts("llama", {str(n): n for n in range(99)}), "config={99 entries}"),
     ):
         assert said in repr(value) and len(repr(value)) < 500 and "\n" not in repr(value), repr(value)
+
+
+def test_what_shows_and_computes_imports_no_torch() -> None:
+    rooms = "direction, direction_algebra, direction_files, direction_shown, layout_shown, showing, frames, monitor"
+    code = f"import sys, steerkit; from steerkit.api import {rooms}; sys.exit(bool({{'torch', 'numpy'}} & {{*sys.modules}}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_words_for_numbers() -> None:
