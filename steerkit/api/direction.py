@@ -107,17 +107,19 @@ class Direction:
         """Each site with its vectors, ``[rank, width]``."""
         return iter(self.by_site.items())
 
-    def at(self, site: Site | str) -> Direction:
-        """The direction at one of its sites.
+    def at(self, site: Site | str, *more: Site | str) -> Direction:
+        """The direction at one of its sites, or at several of them.
 
         Raises:
             AttachError: where it has no vectors there, with the sites that it has.
         """
-        where = Site.parse(site)
-        if where not in self.by_site:
-            raise AttachError(f"Direction {self.name!r} has no vectors at {where}; it has them at {self.describe()}.")
-        mean = self.reference_means.get(where)
-        return Direction(self.by_site[where], where, self.positions, self.name, mean, self.provenance)
+        chosen = dict.fromkeys(map(Site.parse, (site, *more)))
+        for where in chosen:
+            if where not in self.by_site:
+                raise AttachError(
+                    f"Direction {self.name!r} has no vectors at {where}; it has them at {self.describe()}."
+                )
+        return self.replace(vectors={where: self.by_site[where] for where in chosen})
 
     def describe(self) -> str:
         """Its sites in a few words: ``blocks.0.resid_pre … blocks.11.resid_pre (12 sites)``."""

@@ -278,7 +278,7 @@ def _other_sites(first: Direction, second: Direction) -> str:
     common = [site for site in first.sites if site in second.by_site]
     told = f"Direction {first.name!r} is at {first.describe()} and {second.name!r} at {second.describe()}"
     if common:
-        listed = ", ".join(repr(str(site)) for site in common[:3]) + (", ..." if len(common) > 3 else "")
+        listed = ", ".join(repr(str(site)) for site in common[:3]) + (", …" if len(common) > 3 else "")
         return f"{told}. Take both where they both are: direction.at({listed})."
     return (
         f"{told}: they have no site in common. If one is meant at the other's site, say so: "

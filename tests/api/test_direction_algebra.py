@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from steerkit.api.direction import Direction
-from steerkit.errors import AttachError, SiteError, SteerkitError, UnknownNameError
+from steerkit.errors import AttachError, DirectionError, SiteError, SteerkitError, UnknownNameError
 from steerkit.types import Positions, Site
 
 FIRST, SECOND, THIRD = (Site("resid_pre", layer) for layer in (1, 2, 3))
@@ -79,6 +79,18 @@ def test_sites_go_with_their_own_and_one_site_of_the_stream_goes_with_every_one(
     assert all(abs(cosine) < 1e-6 for cosine in left.cosines(one).values())
     own = many.without(drawn(4, (FIRST, SECOND, THIRD)))
     assert abs(own.at(SECOND).cosine(drawn(4, (FIRST, SECOND, THIRD)).at(SECOND))) < 1e-6
+
+
+def test_several_of_many_sites_can_be_taken() -> None:
+    many, other = drawn(1, (FIRST, SECOND, THIRD)), drawn(2, (SECOND, FIRST))
+    with pytest.raises(DirectionError, match=r"direction\.at\('blocks\.1\.resid_pre', 'blocks\.2\.resid_pre'\)"):
+        many + other
+    both = many.at("blocks.1.resid_pre", SECOND)
+    assert both.sites == (FIRST, SECOND) and both.by_site[SECOND] is many.by_site[SECOND]
+    assert dict(both.reference_means) == {site: many.reference_means[site] for site in both.sites}
+    assert (both + other).sites == (FIRST, SECOND) and many.at(FIRST, FIRST).is_single
+    with pytest.raises(AttachError, match=r"no vectors at blocks\.3\.resid_pre"):
+        both.at(FIRST, THIRD)
 
 
 def test_numbers_are_kept_in_float32_or_wider_and_gradients_flow() -> None:

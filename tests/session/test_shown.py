@@ -157,6 +157,14 @@ def test_what_was_captured_is_found_by_text_and_shown_in_lines(llama: LiveModel)
     assert dict(everywhere) == everywhere and len(everywhere) == 19
 
 
+def test_an_explanation_is_its_table(llama: LiveModel) -> None:
+    direction = steerkit.Direction(torch.ones(1, 32), FIRST, name="<d>")
+    explained = llama.explain(steerkit.add(direction), mode="hook")
+    assert repr(explained) == str(explained) and "add <d>" in repr(explained)
+    shown = _Checked(explained._repr_html_())
+    assert shown.tags.count("tr") == 2 and "add <d>" in shown.text and explained.summary in shown.text
+
+
 def test_what_plugins_and_users_print_holds_no_tensors() -> None:
     many = torch.arange(4000.0).reshape(40, 100)
     sites = tuple(Site("resid_pre", n) for n in range(12))
@@ -177,7 +185,8 @@ def test_what_plugins_and_users_print_holds_no_tensors() -> None:
 
 def test_what_shows_and_computes_imports_no_torch() -> None:
     rooms = "direction, direction_algebra, direction_files, direction_shown, layout_shown, showing, frames, monitor"
-    code = f"import sys, steerkit; from steerkit.api import {rooms}; sys.exit(bool({{'torch', 'numpy'}} & {{*sys.modules}}))"
+    code = f"import sys, steerkit; from steerkit.api import {rooms}; "
+    code += "sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
