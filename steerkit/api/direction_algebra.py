@@ -300,15 +300,17 @@ def _basis(direction: Direction, site: Site, vectors: Tensor) -> Tensor:
     wide = vectors.double()
     lengths = wide.norm(dim=1, keepdim=True)
     _require_length(direction, site if site in direction.by_site else direction.sites[0], lengths)
-    rows = wide / lengths
+    rows: Tensor = wide / lengths
     if len(rows) == 1:
         return rows
     singular = torch.linalg.svdvals(rows.detach())
     if rows.shape[0] <= rows.shape[1] and float(singular[-1]) > _DEPENDENT:
         # Not the singular vectors, whose gradient is NaN where singular values are equal.
-        return torch.linalg.qr(rows.T).Q.T
+        basis: Tensor = torch.linalg.qr(rows.T).Q.T
+        return basis
     _, values, span = torch.linalg.svd(rows, full_matrices=False)
-    return span[values > _DEPENDENT]
+    kept: Tensor = span[values > _DEPENDENT]
+    return kept
 
 
 def _cosine(first: Direction, second: Direction, site: Site) -> float:

@@ -81,7 +81,8 @@ def _brief(value: Any) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
         return "(" + ", ".join(map(_plain, value)) + ")"
-    told = type(value).__repr__ is not object.__repr__ or type(value).__str__ is not object.__str__
+    kind: Any = type(value)
+    told = kind.__repr__ is not object.__repr__ or kind.__str__ is not object.__str__
     # Sites and positions are texts to whoever reads them.
     text = repr(value) if isinstance(value, str) else str(value) if told else f"<{type(value).__name__}>"
     text = text.partition("\n")[0]
