@@ -66,6 +66,8 @@ class Direction:
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         _check_words(name, provenance)
+        if isinstance(vectors, (str, Site)):
+            raise DirectionError(f"The vectors come first, then their site: Direction(vectors, {str(vectors)!r}).")
         if isinstance(vectors, Mapping) != (site is None):
             raise DirectionError(
                 "Direction takes vectors and their site, or vectors by site: Direction({site: vectors})."

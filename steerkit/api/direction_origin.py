@@ -27,8 +27,8 @@ def combination_of(parts: Sequence[tuple[float, Direction]]) -> dict[str, Any]:
     more = 0
     for times, direction in parts:
         inner = direction.provenance
-        if inner.get(MADE) == COMBINATION and isinstance(inner.get("of"), list):
-            told = [{**one, "times": times * float(one.get("times", 1.0))} for one in inner["of"]]
+        if _is_combination(inner):
+            told = [{**one, "times": times * one["times"]} for one in inner["of"]]
             more += int(inner.get("more", 0))
         else:
             told = [{"times": times, **_part(direction)}]
@@ -85,6 +85,15 @@ def _part(direction: Direction) -> dict[str, Any]:
     }
 
 
+def _is_combination(provenance: Mapping[str, Any]) -> bool:
+    """Whether provenance is that of a sum as it is written here: that of a file may be anybody's."""
+    of, more = provenance.get("of"), provenance.get("more", 0)
+    if provenance.get(MADE) != COMBINATION or not isinstance(of, list) or not isinstance(more, int):
+        return False
+    keys = {"times", "name", "sites", "vectors"}
+    return all(isinstance(one, dict) and keys <= one.keys() and isinstance(one["times"], float) for one in of)
+
+
 def _add_term(terms: list[dict[str, Any]], term: dict[str, Any]) -> None:
     """Put a part into a sum; the very same vectors are in it once, so many times."""
     for place, one in enumerate(terms):
@@ -102,13 +111,15 @@ def _within_bounds(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**part, "provenance": {"left_out": "made of many others"}} if _count(part) > 1 else part for part in parts]
 
 
-def _count(part: Mapping[str, Any]) -> int:
+def _count(part: Mapping[str, Any], depth: int = 0) -> int:
     """How many parts are told of, this one and those within it."""
     inner = part.get("provenance")
+    if depth > MOST_PARTS:
+        return depth
     if not isinstance(inner, Mapping) or MADE not in inner:
         return 1
     listed = [one for value in inner.values() if isinstance(value, list) for one in value if isinstance(one, Mapping)]
-    return 1 + sum(map(_count, listed))
+    return 1 + sum(_count(one, depth + 1) for one in listed)
 
 
 def _bracketed(name: str) -> str:

@@ -142,6 +142,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: A.cosine(drawn(3, (FIRST, SECOND))), "Use direction.cosines(other), or direction.at(site)"),
     (lambda: A.cosine([1.0] * 6), "compared with a direction, not a list"),  # type: ignore[arg-type]
     (lambda: drawn(3, rank=2).norm, "has 2 vectors at blocks.1.resid_pre, each with a norm of its own"),
+    (lambda: Direction("embed", torch.ones(3)), "The vectors come first, then their site: Direction(vectors, 'embed')"),  # type: ignore[arg-type]
     (lambda: Direction.from_vector("embed", [1.0]), "the numbers come first, then their site"),  # type: ignore[arg-type]
     (lambda: Direction.from_vector([[1, 2], [3]], "embed"), "rows of one length"),
     (lambda: Direction.from_vector([1e300], "embed"), "holds NaN or infinite values"),
@@ -219,6 +220,23 @@ def test_a_mean_of_the_reference_class_stays_where_both_have_it() -> None:
     assert (a + b).reference_mean is None, "they were read beside different classes"
     same = b.replace(vectors={FIRST: b.vectors})
     assert (b + same).reference_mean is not None and torch.equal((b + same).reference_mean, b.reference_mean)  # type: ignore[arg-type]
+
+
+def test_provenance_that_anybody_wrote_is_carried_along() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(300):
+        deep = {"made": "unit", "of": [{"name": "x", "provenance": deep}]}
+    for odd in (
+        {"made": "combination", "of": 3},
+        {"made": "combination", "of": [3]},
+        {"made": "combination", "of": [{"times": "2"}]},
+        {"made": "combination", "of": [], "more": "x"},
+        deep,
+    ):
+        direction = A.replace(provenance=odd)
+        for computed in (2 * direction, direction + B, direction.unit(), direction.without(B)):
+            assert computed.provenance["of"][0]["name"] == "d1" and repr(computed)
+            json.dumps(dict(computed.provenance))
 
 
 def test_a_loop_of_a_thousand_operations_has_a_provenance_of_some_kilobytes() -> None:

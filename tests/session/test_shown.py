@@ -154,6 +154,7 @@ def test_what_was_captured_is_found_by_text_and_shown_in_lines(llama: LiveModel)
     assert len(repr(everywhere).splitlines()) == 8 and repr(everywhere).endswith("... and 13 more")
     shown = _Checked(everywhere._repr_html_())
     assert shown.tags.count("tr") == 20 and "19 rows by site" in shown.text
+    assert found.get(("blocks.1.resid_pre", -1)) is exact and found.get("blocks.2.resid_pre") is None
     assert dict(everywhere) == everywhere and len(everywhere) == 19
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -108,8 +108,11 @@ class Activations:
         """True at tokens, False where a row is filled up, ``[prompt, token]``."""
         return self._tokens.mask
 
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._values)
+
     def __len__(self) -> int:
-        return len(self._tokens.counts)
+        return len(self._values)
 
     def __contains__(self, site: object) -> bool:
         return isinstance(site, (str, Site)) and Site.parse(site) in self._values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from steerkit.api.showing import card, counted, listed, number
 from steerkit.errors import SiteError
@@ -36,6 +36,11 @@ class Captured(dict[Key, "ClassStatistics"]):
         if found is None:
             raise NotCapturedError(self._lacking(key))
         return super().__getitem__(found)
+
+    def get(self, key: Lookup, default: Any = None) -> Any:  # type: ignore[override]
+        """As of every mapping, with the keys of this one."""
+        found = self._find(key)
+        return default if found is None else super().__getitem__(found)
 
     def __contains__(self, key: object) -> bool:
         return self._find(key) is not None

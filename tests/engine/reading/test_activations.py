@@ -45,7 +45,8 @@ def test_every_token_is_that_of_the_unpadded_prompt(model_type: str, batch_token
         assert torch.equal(padded[row, : len(ids)], found.ragged(SITE)[row]) and not bool(padded[row, len(ids) :].any())
         assert found.mask[row].tolist() == [place < len(ids) for place in range(padded.shape[1])]
         assert "".join(found.tokens[row]) == live.chat.text(prompt)
-    assert torch.equal(found.flat(SITE), padded[found.mask]) and len(found) == 4
+    assert torch.equal(found.flat(SITE), padded[found.mask]) and len(found.tokens) == 4
+    assert [*found] == list(found.sites) and len(found) == 2 and SITE in found and "embed" not in found
     assert torch.equal(torch.from_numpy(found.to_numpy(SITE)), padded)
     assert_clean(live)
 
