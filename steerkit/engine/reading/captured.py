@@ -37,7 +37,7 @@ class Captured(dict[Key, "ClassStatistics"]):
             raise NotCapturedError(self._lacking(key))
         return super().__getitem__(found)
 
-    def get(self, key: Lookup, default: Any = None) -> Any:  # type: ignore[override]
+    def get(self, key: Lookup, default: Any = None) -> Any:
         """As of every mapping, with the keys of this one."""
         found = self._find(key)
         return default if found is None else super().__getitem__(found)
