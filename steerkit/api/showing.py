@@ -71,6 +71,8 @@ def _brief(value: Any) -> str:
         if len(value) > _SHOWN:
             return f"{{{counted(len(value), 'entry', 'entries')}}}"
         return "{" + ", ".join(f"{_plain(key)}: {_brief(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, bytes):
+        return counted(len(value), "byte")
     if isinstance(value, (list, tuple, frozenset, set)):
         if len(value) > _SHOWN:
             return f"[{counted(len(value), 'item')}]"

@@ -13,6 +13,8 @@ import torch
 
 import steerkit
 from steerkit.api.estimator import Estimate, EstimationRequest, HandleOutputs
+from steerkit.api.evaluator import Outputs
+from steerkit.api.format import Written
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.api.intervention import Affine
 from steerkit.api.showing import between, brief, counted, line_plot, ranges
@@ -179,6 +181,12 @@ def test_what_plugins_and_users_print_holds_no_tensors() -> None:
         (Estimate(dict.fromkeys(sites, many)), "Estimate(vectors={12 entries}, reference_means=None"),
         (Estimate({FIRST: many}), "Estimate(vectors={blocks.1.resid_pre: float32 [40, 100]}, "),
         (EstimationRequest(sites, Positions("all"), tiny_live("llama").layout), "sites=[12 items], positions=all, "),
+        (Written(bytes(5000)), "Written(data=5,000 bytes, lost=[])"),
+        (
+            Outputs(["t"] * 9, many),
+            "Outputs(texts=[9 items], next_token_logits=float32 [40, 100], sequence_logits=None",
+        ),
+        (Outputs(["t"], baseline=Outputs(["t"], many)), "baseline=Outputs(texts=['t'], next_token_logits=float32"),
         (ModelFacts("llama", {str(n): n for n in range(99)}), "config={99 entries}"),
     ):
         assert said in repr(value) and len(repr(value)) < 500 and "\n" not in repr(value), repr(value)
