@@ -143,7 +143,7 @@ def known_keywords(function: Callable[P, ResultT]) -> Callable[P, ResultT]:
     """Have a function tell of a misspelt keyword as of any other unknown name, with the nearest that it takes."""
     code = function.__code__
     named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    taken = frozenset(named[code.co_posonlyargcount :]) - {"self"}
+    taken = frozenset(named[code.co_posonlyargcount :]) - {"self", "cls"}
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> ResultT:

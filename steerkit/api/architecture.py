@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from steerkit.api.layout_shown import layout_as_html, layout_in_words
 from steerkit.errors import SiteError, nearest
 from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
 
@@ -91,7 +92,7 @@ class Block:
     scale: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layout:
     """A model, declared.
 
@@ -231,6 +232,12 @@ class Layout:
             if site.stream == RESID_MID:
                 why = "the block's writers all read its input, so there is no point between them. "
             raise SiteError(f"No site {site} in {block.module}: {why}{nearest(site.stream, streams, 'stream')}")
+
+    def __repr__(self) -> str:
+        return layout_in_words(self)
+
+    def _repr_html_(self) -> str:
+        return layout_as_html(self)
 
 
 class ArchitectureAdapter(ABC):

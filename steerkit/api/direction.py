@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from steerkit.api import direction_algebra as algebra
+from steerkit.api.direction_origin import MADE
 from steerkit.errors import AttachError, DirectionError, known_keywords
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from steerkit.types import Vectors
@@ -21,6 +25,9 @@ LAST = Positions("", (-1,))
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Direction:
     """Vectors that were estimated at a site, or at several, kept raw: their norm is part of them.
+
+    ``-d``, ``2 * d``, ``d / 2``, ``d + e`` and ``d - e`` are directions again, as are ``d.unit()`` and
+    ``d.without(e)``; ``steerkit.api.direction_algebra`` says what they do with sites, ranks and dtypes.
 
     Args:
         vectors: ``[rank, width]`` at ``site``, float32 on the CPU; or ``{site: [rank, width]}``, one entry per site.
@@ -45,6 +52,8 @@ class Direction:
     positions: Positions
     name: str
     provenance: Mapping[str, Any]
+    __array_ufunc__: ClassVar[None] = None
+    """NumPy's numbers leave it to a direction what ``number * direction`` is."""
 
     @known_keywords
     def __init__(
@@ -57,6 +66,8 @@ class Direction:
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         _check_words(name, provenance)
+        if isinstance(vectors, (str, Site)):
+            raise DirectionError(f"The vectors come first, then their site: Direction(vectors, {str(vectors)!r}).")
         if isinstance(vectors, Mapping) != (site is None):
             raise DirectionError(
                 "Direction takes vectors and their site, or vectors by site: Direction({site: vectors})."
@@ -98,17 +109,19 @@ class Direction:
         """Each site with its vectors, ``[rank, width]``."""
         return iter(self.by_site.items())
 
-    def at(self, site: Site | str) -> Direction:
-        """The direction at one of its sites.
+    def at(self, site: Site | str, *more: Site | str) -> Direction:
+        """The direction at one of its sites, or at several of them.
 
         Raises:
             AttachError: where it has no vectors there, with the sites that it has.
         """
-        where = Site.parse(site)
-        if where not in self.by_site:
-            raise AttachError(f"Direction {self.name!r} has no vectors at {where}; it has them at {self.describe()}.")
-        mean = self.reference_means.get(where)
-        return Direction(self.by_site[where], where, self.positions, self.name, mean, self.provenance)
+        chosen = dict.fromkeys(map(Site.parse, (site, *more)))
+        for where in chosen:
+            if where not in self.by_site:
+                raise AttachError(
+                    f"Direction {self.name!r} has no vectors at {where}; it has them at {self.describe()}."
+                )
+        return self.replace(vectors={where: self.by_site[where] for where in chosen})
 
     def describe(self) -> str:
         """Its sites in a few words: ``blocks.0.resid_pre … blocks.11.resid_pre (12 sites)``."""
@@ -174,9 +187,142 @@ class Direction:
             self.provenance if provenance is None else provenance,
         )
 
+    # Computed from it, and from others
+
+    @property
+    def norm(self) -> float:
+        """The norm of the one vector. Raises as ``site``, and ``DirectionError`` where there are several vectors."""
+        return algebra.norm(self)
+
+    @property
+    def norms(self) -> dict[Site, tuple[float, ...]]:
+        """The norm of every vector at every site."""
+        return algebra.norms(self)
+
+    def unit(self) -> Direction:
+        """The same with every vector of norm 1, each by itself. Raises ``DirectionError`` for one without length."""
+        return algebra.unit(self)
+
+    def cosine(self, other: Direction) -> float:
+        """The cosine of the one vector with another direction's.
+
+        The two may be of different sites of the residual stream, which share a basis.
+
+        Raises:
+            DirectionError: for several sites (see ``cosines``), several vectors, another width, or no length.
+        """
+        return algebra.cosine(self, other)
+
+    def cosines(self, other: Direction) -> dict[Site, float]:
+        """The cosine with another direction at each site that both have; one at a single site goes with every site."""
+        return algebra.cosines(self, other)
+
+    def without(self, other: Direction) -> Direction:
+        """What is left when the span of another direction is projected out of every vector.
+
+        Each site goes with the other's vectors there, or with those of its only site.
+
+        Raises:
+            DirectionError: where the other has no vectors for a site or no length, or where nothing is left.
+        """
+        return algebra.without(self, other)
+
+    def __neg__(self) -> Direction:
+        return algebra.multiplied(self, -1.0)
+
+    def __mul__(self, factor: float | Tensor) -> Direction:
+        return algebra.multiplied(self, factor)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float | Tensor) -> Direction:
+        return algebra.divided(self, divisor)
+
+    def __add__(self, other: Direction) -> Direction:
+        return algebra.summed(self, other)
+
+    def __radd__(self, other: Direction | int) -> Direction:
+        return self if type(other) is int and other == 0 else algebra.summed(self, other)  # sum() begins with 0
+
+    def __sub__(self, other: Direction) -> Direction:
+        return algebra.summed(self, other, -1)
+
+    # From numbers and files, and to a file
+
+    @classmethod
+    @known_keywords
+    def from_vector(
+        cls,
+        vector: Any,
+        site: Site | str | None = None,
+        *,
+        positions: Positions | str | int = LAST,
+        name: str = "direction",
+        reference_mean: Any = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Direction:
+        """A direction from numbers: a list, an array or a tensor, ``[width]`` or ``[rank, width]``, or those by site.
+
+        They are copied as float32 to the CPU, out of any graph (``Direction(tensor, site)`` takes a tensor as it is).
+
+        Args:
+            vector: the numbers.
+            site: where they are meant; None where ``vector`` is ``{site: numbers}``.
+            positions: at which tokens they were read.
+            name: what to call it.
+            reference_mean: ``[width]``, of the same kinds, or by site; None where it isn't known.
+            provenance: JSON values: where the numbers come from. What they were is said beside it.
+
+        Raises:
+            DirectionError: for what are no finite real numbers of such a shape.
+            SiteError: for what is no site.
+        """
+        from steerkit.api.direction_numbers import as_vectors, kind_of
+
+        made = {MADE: "from_vector", "given": kind_of(vector)}
+        _check_words(name, provenance)
+        means = None if reference_mean is None else as_vectors(reference_mean, "A reference mean")
+        return cls(as_vectors(vector, "A direction"), site, positions, name, means, {**made, **(provenance or {})})
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file of its own, ``<name>.safetensors``. ``steerkit.save_directions`` writes several, and
+        other formats.
+
+        Raises:
+            ArtifactError: for NaN or infinite values, provenance that isn't JSON, another suffix, or a folder that
+                can't be written to.
+        """
+        from steerkit.api.direction_files import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, name: str | None = None) -> Direction:
+        """Read a direction from a file of steerkit's. ``steerkit.load_directions`` reads all of a file, and other
+        formats.
+
+        Args:
+            path: the file.
+            name: which one; None where the file holds one only.
+
+        Raises:
+            ArtifactError: where the file is missing, damaged or of another format; where it holds several and none is
+                named.
+            UnknownNameError: where it holds none of that name.
+        """
+        from steerkit.api.direction_files import load
+
+        return load(path, name)
+
     def __repr__(self) -> str:
-        shape = list(next(iter(self.by_site.values())).shape)
-        return f"Direction({self.name!r}, {shape} at {self.describe()}, positions '{self.positions}')"
+        from steerkit.api.direction_shown import in_words
+
+        return in_words(self)
+
+    def _repr_html_(self) -> str:
+        from steerkit.api.direction_shown import as_html
+
+        return as_html(self)
 
 
 def _shaped(vectors: Vectors) -> Vectors:
@@ -191,7 +337,7 @@ def _shaped(vectors: Vectors) -> Vectors:
         vectors = vectors.float()
     if vectors.ndim == 1:
         vectors = vectors[None]
-    if vectors.ndim != 2 or vectors.shape[0] == 0:
+    if vectors.ndim != 2 or 0 in vectors.shape:
         raise DirectionError(f"Direction needs vectors of shape [rank, d_model], not {list(vectors.shape)}.")
     return vectors
 

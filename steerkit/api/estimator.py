@@ -13,6 +13,7 @@ from typing_extensions import TypeVar
 from steerkit.api.hookspecs import NEGATIVE as NEGATIVE
 from steerkit.api.hookspecs import POSITIVE as POSITIVE
 from steerkit.api.hookspecs import Options
+from steerkit.api.showing import brief, counted, number
 from steerkit.types import Example, Positions, Site
 
 if TYPE_CHECKING:
@@ -43,6 +44,15 @@ class ClassStatistics:
     rows: Tensor | None = None
     tokens_per_prompt: Tensor | None = None
 
+    def __repr__(self) -> str:
+        told = [counted(self.count, "token"), f"mean of norm {number(float(self.mean.norm()))}"]
+        told += [f"width {self.mean.shape[-1]}"]
+        if self.second_moment is not None:
+            told.append("second moment")
+        if self.rows is not None and self.tokens_per_prompt is not None:
+            told.append(f"rows {list(self.rows.shape)} of {counted(len(self.tokens_per_prompt), 'prompt')}")
+        return f"ClassStatistics({', '.join(told)})"
+
     def prompt_means(self) -> Tensor:
         """One vector per example that has such a token, ``[examples, d_model]``: the mean over them. Needs ``rows``."""
         import torch
@@ -69,6 +79,9 @@ class PlacedUpdate:
     sites: tuple[Site, ...]
     positions: Positions = Positions("all")
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @dataclass(frozen=True, eq=False)
 class HandleOutputs:
@@ -91,6 +104,9 @@ class HandleOutputs:
     token_mask: TokenMask | None = None
     captures: Mapping[tuple[Site, Positions], Tensor] = field(default_factory=dict)
     counts: Mapping[tuple[Site, Positions], Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def completion_log_probabilities(self) -> Tensor:
         """The log probability of each example's completion, ``[n]``, in nats: a sum over its tokens.
@@ -172,6 +188,9 @@ class EstimationRequest:
     model: ModelHandle | None = None
     progress: Callable[[int, int], None] = _untold
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @dataclass(frozen=True)
 class Series:
@@ -210,6 +229,9 @@ class Estimate:
     reference_means: Mapping[Site, Tensor] | None = None
     extra: Mapping[str, Mapping[Site, Vectors]] = field(default_factory=dict)
     diagnostics: Mapping[str, Diagnostic] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def diagnostics_as_json(self) -> dict[str, Any]:
         """The diagnostics as JSON values: numbers, or ``{"values", "at", "over"}``; null where nothing was measured."""

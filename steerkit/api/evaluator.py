@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protoc
 from typing_extensions import TypeVar
 
 from steerkit.api.hookspecs import Options
+from steerkit.api.showing import brief
 from steerkit.types import Example
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class Outputs:
     readings: Mapping[str, Sequence[Readings]] | None = None
     answers: Sequence[Sequence[str | None]] | None = None
     references: Mapping[str, Outputs] | None = None
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def __post_init__(self) -> None:
         if not self.examples:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from steerkit.api.hookspecs import Options
+from steerkit.api.showing import brief
 from steerkit.types import Positions, Site, SitePattern
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ class Written:
 
     data: bytes
     lost: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 class Format(ABC, Generic[OptionsT]):

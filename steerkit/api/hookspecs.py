@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 import pluggy
 from pydantic import BaseModel, ConfigDict
 
+from steerkit.api.showing import brief
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -74,6 +76,9 @@ class ModelFacts:
     model_type: str
     config: Mapping[str, Any]
     special_tokens: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 from steerkit.api.architecture import Layout
 from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import Options
+from steerkit.api.showing import brief
 from steerkit.errors import AttachError, PositionError, nearest
 from steerkit.types import FROM_TOKEN, Positions, Schedule, Site, SitePattern, resolve_sites
 
@@ -44,6 +45,9 @@ class Affine:
     reads: Vectors | None = None
     writes: Vectors | None = None
     bias: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +121,9 @@ class Gate:
             self, "positions", replace(positions, role="prompt") if positions.role == "all" else positions
         )
 
+    def __repr__(self) -> str:
+        return brief(self)
+
     @property
     def read_at(self) -> Site:
         """The site at which it is read."""
@@ -144,6 +151,11 @@ class Intervention(ABC, Generic[OptionsT]):
     def __init__(self, options: OptionsT, directions: Direction | Sequence[Direction] = ()) -> None:
         self.options = options
         self.directions = (directions,) if isinstance(directions, Direction) else tuple(directions)
+
+    def __repr__(self) -> str:
+        names = [repr(one.name) for one in self.directions]
+        set_ = {name: value for name, value in vars(self.options).items() if name in self.options.model_fields_set}
+        return f"{type(self).__name__}({', '.join([*names, *(f'{name}={value!r}' for name, value in set_.items())])})"
 
     @property
     def direction(self) -> Direction:
@@ -184,6 +196,9 @@ class Placement:
     schedule: Schedule = Schedule()
     gate: Gate | None = None
     factor: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def directions(self) -> tuple[Direction, ...]:

@@ -8,6 +8,7 @@ from math import isfinite, nan
 from typing import Literal
 
 from steerkit.api.direction import Direction
+from steerkit.api.showing import brief
 from steerkit.errors import AttachError, PositionError, nearest
 from steerkit.types import FROM_TOKEN, Positions, Site, as_sites
 
@@ -68,6 +69,9 @@ class Monitor:
                     f"Monitor {self.name!r} needs one finite vector that isn't zero at each site; direction "
                     f"{self.direction.name!r} has none at {site}."
                 )
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def read_at(self) -> tuple[Site, ...]:

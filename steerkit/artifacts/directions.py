@@ -21,7 +21,7 @@ OURS = "steerkit"
 
 def save_directions(
     path: str | Path,
-    directions: Sequence[Direction],
+    directions: Sequence[Direction] | Mapping[str, Direction] | Direction,
     *,
     format: str = OURS,
     catalog: Catalog | None = None,
@@ -30,7 +30,7 @@ def save_directions(
 
     Args:
         path: the file; an older one is replaced.
-        directions: at least one, with names that differ.
+        directions: one, or several with names that differ.
         format: name of a format plugin.
         catalog: plugins; discovered if not given.
 
@@ -44,6 +44,8 @@ def save_directions(
     from steerkit.api.direction_bytes import directions_to_bytes
     from steerkit.api.format import Contents, Written
 
+    if isinstance(directions, (str, Path)) and not isinstance(path, (str, Path)):
+        raise ArtifactError(f"The file comes first: save_directions({str(directions)!r}, [direction]).")
     path, directions = _path(path), _listed(directions)
     names = [direction.name for direction in directions]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -143,8 +145,9 @@ def _path(path: object) -> Path:
 
 
 def _listed(directions: object) -> list[Direction]:
-    """Directions as a list: a file holds several, so a single one is not taken for a list of its vectors."""
+    """Directions as a list, of one where one is given."""
     given = list(directions.values()) if isinstance(directions, Mapping) else directions
+    given = [given] if isinstance(given, Direction) else given
     if not isinstance(given, Sequence) or not all(isinstance(one, Direction) for one in given):
         raise ArtifactError(f"Directions to save are a list of steerkit.Direction, not a {type(directions).__name__}.")
     return list(given)

@@ -89,6 +89,10 @@ class AwaitedModel(LiveModel):
             self._there.append(self._load())
         return self._there[0]
 
+    def _weights_in_words(self) -> str:
+        there = "" if self._there else ", not loaded yet"
+        return f"{self.known.dtype} on {self.known.device}{there}"
+
     @property
     def device(self) -> torch.device:
         """Where token ids go."""

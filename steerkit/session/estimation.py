@@ -27,9 +27,8 @@ from steerkit.types import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steerkit.api.estimator import ClassStatistics
     from steerkit.engine.prompts.inputs import Prompts
-    from steerkit.engine.reading.capture import Key
+    from steerkit.engine.reading.captured import Captured
     from steerkit.engine.reading.requests import Read
     from steerkit.progress import Progress
     from steerkit.session.model import LiveModel
@@ -60,7 +59,7 @@ def capture(
     *,
     kind: StatisticsKind = "mean",
     progress: Progress | bool = True,
-) -> dict[Key, ClassStatistics]:
+) -> Captured:
     """Statistics of activations at sites and positions. See ``steerkit.engine.reading.capture.capture``."""
     require_model(model, "capture")
     return model.capture(prompts, sites, positions, kind=kind, progress=progress)

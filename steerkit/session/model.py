@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 from steerkit.api.hookspecs import StatisticsKind
 from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import PaddingSide
-from steerkit.engine.reading.capture import Key, capture
+from steerkit.engine.reading.activations import Activations, read_activations
+from steerkit.engine.reading.capture import capture
+from steerkit.engine.reading.captured import Captured
+from steerkit.engine.reading.lens import LogitLens, logit_lens
 from steerkit.engine.reading.monitors import completions
 from steerkit.engine.runtime.runtime import Runtime
 from steerkit.errors import known_keywords
 from steerkit.progress import Progress
-from steerkit.types import Positions, Site, as_sites
+from steerkit.session.shown import model_as_html, model_in_words
+from steerkit.types import Positions, Site, SitePattern, as_sites, resolve_sites
 
 if TYPE_CHECKING:
-    from steerkit.api.estimator import ClassStatistics
     from steerkit.api.monitor import Completion, Monitor
     from steerkit.engine.prompts.inputs import Prompts
 
@@ -35,7 +38,7 @@ class LiveModel(Runtime):
         padding_side: PaddingSide = "right",
         steer: Sequence[Steer] | None = None,
         progress: Progress | bool = True,
-    ) -> dict[Key, ClassStatistics]:
+    ) -> Captured:
         """Statistics of activations. See ``steerkit.engine.reading.capture.capture``."""
         chosen = positions if isinstance(positions, Sequence) and not isinstance(positions, str) else [positions]
         return capture(
@@ -48,6 +51,58 @@ class LiveModel(Runtime):
             steer=steer,
             progress=progress,
         )
+
+    @known_keywords
+    def activations(
+        self,
+        prompts: Prompts,
+        sites: Sequence[Site | SitePattern | str] | Site | SitePattern | str,
+        positions: Positions | str | int | list[int] | tuple[int, ...] = "all",
+        *,
+        steer: Sequence[Steer] | None = None,
+        progress: Progress | bool = True,
+    ) -> Activations:
+        """Activations token by token, with the tokens that they belong to: for probes and for ``logit_lens``.
+
+        All of them are kept, float32 on the CPU; ``capture`` keeps sums alone.
+
+        Args:
+            prompts: one or several, as of ``generate``; completions of examples are read where positions name them.
+            sites: where to read, sites or patterns such as ``"blocks.*.resid_post"``.
+            positions: which tokens; ``all`` are those of the template too.
+            steer: a condition for each prompt, as in ``generate``; what is active is read under too.
+            progress: told how many prompts are done; True shows a bar at a terminal.
+
+        Raises:
+            DataError: for no prompts, no token at these positions, or activations that aren't finite.
+            PositionError: for a prompt that doesn't have the token of an index.
+            SiteError: for no site, and for one that the model doesn't have.
+        """
+        chosen, which = resolve_sites(sites, self.layout.n_layers), Positions.parse(positions)
+        return read_activations(self, prompts, chosen, which, steer=steer, progress=progress)
+
+    def logit_lens(self, activations: Activations) -> LogitLens:
+        """What each site would say next: its stream through the model's own final norm, head and soft cap.
+
+        Args:
+            activations: what ``activations`` gave at sites of the stream (``embed``, ``resid_pre``, ``resid_mid``,
+                ``resid_post``).
+
+        Raises:
+            DataError: for anything else, or activations of another model.
+            SiteError: for sites where there is a contribution or a head's output and not the stream.
+        """
+        return logit_lens(self, activations)
+
+    def __repr__(self) -> str:
+        return model_in_words(self, self._weights_in_words())
+
+    def _repr_html_(self) -> str:
+        return model_as_html(self, self._weights_in_words())
+
+    def _weights_in_words(self) -> str:
+        """Their dtype, and where they are."""
+        return f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}"
 
     def completions(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from steerkit.api import showing
 from steerkit.api.intervention import Affine, Gate
 from steerkit.engine.lowering.algebra import is_constant
 from steerkit.engine.lowering.fold import Fold
@@ -77,6 +78,14 @@ class Explanation:
     hooks: int
     parameters: int
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return str(self)  # it is looked at more often than anything is done with it
+
+    def _repr_html_(self) -> str:
+        cells, below = self.table()
+        whole = showing.table(HEADER, cells, plain=len(HEADER))
+        return showing.card("What becomes of it", whole, *map(showing.line, below))
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

@@ -16,6 +16,8 @@ from steerkit.api.estimator import ClassStatistics
 from steerkit.api.hookspecs import StatisticsKind
 from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch, PaddingSide
+from steerkit.engine.reading.captured import Captured
+from steerkit.engine.reading.captured import Key as Key
 from steerkit.engine.runtime.beginning import read_batch
 from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.positions import BEHIND, FAR, edit_mask, position_intervals
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from steerkit.engine.prompts.chat import Rendered
     from steerkit.engine.prompts.inputs import Prompts
     from steerkit.engine.runtime.runtime import Runtime
-
-Key = tuple[Site, Positions]
 
 
 @dataclass
@@ -62,7 +62,7 @@ def capture(
     padding_side: PaddingSide = "right",
     steer: Sequence[Steer] | None = None,
     progress: Progress | bool = True,
-) -> dict[Key, ClassStatistics]:
+) -> Captured:
     """Read activations of prompts at every given site and position.
 
     Args:
@@ -82,7 +82,7 @@ def capture(
         progress: told how many prompts are done; True shows a bar at a terminal.
 
     Returns:
-        ``{(site, positions): ClassStatistics}``, sums accumulated in float64.
+        ``{(site, positions): ClassStatistics}``, sums accumulated in float64; see ``Captured`` for its keys.
 
     Raises:
         DataError: for no prompts, or activations that aren't finite.
@@ -120,7 +120,7 @@ def capture(
                     rows[key].append((batch.order, _means_of_rows(values.float().cpu(), counts), counts.clamp(max=1)))
             done += len(batch.order)
             tell(done, len(rendered))
-    return {key: _statistics_of(key, acc, rows[key]) for key, acc in sums.items()}
+    return Captured({key: _statistics_of(key, acc, rows[key]) for key, acc in sums.items()})
 
 
 def _means_of_rows(values: Tensor, counts: Tensor) -> Tensor:

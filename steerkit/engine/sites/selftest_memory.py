@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -55,7 +56,7 @@ def key_of(model: PreTrainedModel, layout: Layout, weights_hash: str) -> str:
         "weights": weights_hash,
         "config": config_values(model.config),
         "attention": getattr(model.config, "_attn_implementation", None),
-        "layout": repr(layout),
+        "layout": asdict(layout),
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device),
         "torch": torch.__version__,
