@@ -66,7 +66,7 @@ def capture(
     Args:
         model: where activations are read.
         prompts: texts, lists of messages, ``Example`` or token ids, one or several.
-        sites: where, sites or patterns such as ``"blocks.*.resid_pre"``.
+        sites: where, one or several.
         positions: at which tokens, one or several; -1 is the last one of the prompt.
         kind: ``mean``, ``moments`` or ``rows``, as of ``model.capture``.
         progress: told how many prompts are done; True shows a bar at a terminal.

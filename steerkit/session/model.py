@@ -40,7 +40,7 @@ class LiveModel(Runtime):
 
         Args:
             prompts: texts, lists of messages, ``Example`` or token ids, one or several.
-            sites: where, sites or patterns such as ``"blocks.*.resid_pre"``.
+            sites: where, one or several.
             positions: at which tokens, one or several; -1 is the last one of the prompt.
             kind: ``mean`` of all tokens that positions name; ``moments``, also ``[d_model, d_model]`` second moments;
                 ``rows``, also every vector, in the order of the prompts (memory then grows with their number).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -116,6 +117,23 @@ def test_a_plugin_of_every_kind_is_shown_and_works(monkeypatch: pytest.MonkeyPat
     assert abs(float(statistics.mean.float() @ direction.vectors[0])) < 1e-4 * float(direction.vectors.norm())
     lost = steerkit.save_directions("d.json", [direction], format=shown["format"], catalog=mine)
     assert lost and torch.equal(steerkit.load_directions("d.json", catalog=mine)["d"].vectors, direction.vectors)
+
+
+def test_rows_that_the_text_shows_have_the_fields_that_the_recipe_names() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    found = re.findall(r"`(\{\"(?:question|turns)\".*?\})`", text, re.DOTALL)
+    shown = [json.loads(" ".join(row.split())) for row in found]
+    assert [list(row) for row in shown] == [["question", "matching", "other"], ["turns", "tone"]]
+
+
+@pytest.mark.slow
+def test_python_prints_what_the_page_shows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs" / "interventions.md"
+    monkeypatch.setenv("COLUMNS", "200")
+    exec(compile("\n".join(of_kind(page, "python")), page.name, "exec"), {})
+    (table,) = [text for text in of_kind(page, "") if text.startswith("intervention ")]
+    said = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert all(line.rstrip() in said for line in table.splitlines()), "\n".join(said)
 
 
 def test_readme_names_what_people_look_for() -> None:
