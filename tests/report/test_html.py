@@ -251,9 +251,15 @@ def test_provenance_in_words() -> None:
     assert command_line(Provenance()) is None
 
 
-def test_a_name_may_be_broken_where_its_parts_meet_wherever_it_stands(plain_run: Path) -> None:
-    """In headings, sentences, lists and tables; what is copied as it is, and completions, are left alone."""
-    source = (plain_run / "report.html").read_text(encoding="utf-8")
+@pytest.mark.parametrize("controls", [True, False])
+def test_a_name_may_be_broken_where_its_parts_meet_wherever_it_stands(
+    build: Any, results: dict[str, Any], controls: bool
+) -> None:
+    """In headings, sentences, notes and tables; what is copied as it is, and completions, are left alone."""
+    if not controls:  # and then the notes say of which conditions
+        results["conditions"] = [c for c in results["conditions"] if c["kind"] != "control"]
+        results["records"] = [r for r in results["records"] if "random" not in r["condition"]]
+    source = write_report(build(results)).read_text(encoding="utf-8")
     for left in (r"<style>.*?</style>", r"<pre.*?</pre>", r"<svg.*?</svg>", r"<title>.*?</title>", r"<(?!wbr)[^>]*>"):
         source = re.sub(left, "", source, flags=re.DOTALL)
     assert "dose<wbr>[coefficient=-8]" in source
