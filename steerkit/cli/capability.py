@@ -62,7 +62,7 @@ def capability_command(
 
 def _rows(found: Capability) -> list[tuple[str, ...]]:
     """Conditions and tasks, a row for each metric."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for first in found.scores["baseline"]:
         for name, scores in found.scores.items():
             score = next((one for one in scores if one.key == first.key), None)

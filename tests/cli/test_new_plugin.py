@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from steerkit.catalog import KINDS, template_folder
+from steerkit.catalog import KINDS, Kind, template_folder
 from steerkit.cli.main import main
 from steerkit.cli.new_plugin import ORIGINALS, plugin_files
+from steerkit.cli.placing import place
 
 NAMES = {
     "architecture": "my_neox",
@@ -37,8 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(folder / "src"), *filter(None, sys.path)])
+def python(folder: Path, sources: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([*sources, *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -57,15 +58,12 @@ def test_every_kind_has_a_template(capsys: pytest.CaptureFixture[str], monkeypat
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_its_tests_pass_and_nothing_is_called_as_the_original(
-    kind: object, capsys: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    (chosen,) = (one for one in KINDS if one == kind)
-    name = NAMES[chosen.name]
-    code, out, err = run(capsys, name, "--kind", chosen.name)
+def test_nothing_is_called_as_the_original(kind: Kind, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    name = NAMES[kind.name]
+    code, out, err = run(capsys, name, "--kind", kind.name)
     assert (code, err) == (0, "") and "pip install -e" in out
     made = folder / f"steerkit-{name.replace('_', '-')}"
-    original = ORIGINALS[chosen.name]
+    original = ORIGINALS[kind.name]
     for path in made.rglob("*"):
         if path.is_file() and path.name != "README.md":
             text = path.read_text("utf-8")
@@ -73,13 +71,29 @@ def test_its_tests_pass_and_nothing_is_called_as_the_original(
             assert original.apart or not re.search(rf"\b_?{original.name}\b", text), path
     project = tomllib.loads((made / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["name"] == made.name
-    module = f"steerkit_{name}.{name}"
-    assert project["entry-points"]["steerkit"] == {f"{chosen.plural}.{name}": module}
-    done = python(made, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr
-    listed = f"print(Catalog.from_modules(plugin).names({chosen.name!r}))"
-    listed = f"import {module} as plugin; from steerkit.catalog import Catalog; {listed}"
-    assert python(made, "-c", listed).stdout.strip() == repr((name,))
+    assert project["entry-points"]["steerkit"] == {f"{kind.plural}.{name}": f"steerkit_{name}.{name}"}
+
+
+def test_tests_of_every_kind_pass(folder: Path) -> None:
+    """In a process of its own, since the packages aren't installed."""
+    modules = []
+    for kind in KINDS:
+        name = NAMES[kind.name]
+        place(folder / name, plugin_files(kind, name))
+        modules.append((kind.name, name))
+    tests = [f"{name}/tests" for _, name in modules]
+    sources = [str(folder / name / "src") for _, name in modules]
+    options = ("-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA")
+    done = python(folder, sources, "-m", "pytest", *options, *tests)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    for _, name in modules:
+        assert re.search(rf"^PASSED \S*test_{name}\.py::", done.stdout, re.MULTILINE), name
+    listed = "; ".join(
+        f"import steerkit_{name}.{name} as plugin; print(*Catalog.from_modules(plugin).names({kind!r}))"
+        for kind, name in modules
+    )
+    said = python(folder, sources, "-c", f"from steerkit.catalog import Catalog; {listed}")
+    assert said.stdout.split() == [name for _, name in modules], said.stderr
 
 
 @pytest.mark.parametrize(
