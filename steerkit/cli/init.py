@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from steerkit.cli.placing import place
+from steerkit.cli.placing import chosen_folder, place
 from steerkit.errors import DataError, RecipeError
 
 LONGEST: Final = 60
@@ -34,14 +34,14 @@ def init_command(
         str | None, typer.Option(metavar="TEXT", help='How one asks for it; "Answer with BEHAVIOUR." if not given.')
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to; a folder of the behaviour's name if not given.")
+        str | None, typer.Option(metavar="FOLDER", help="Where to; a folder of the behaviour's name if not given.")
     ] = None,
 ) -> None:
     """Write a commented recipe and its data files, valid as they are. Never overwrites."""
     files = starter_files(behaviour, model, ask)
     name = next(iter(files)).removesuffix(".yaml")
     _check(files, model)
-    folder = out or Path(name)
+    folder = chosen_folder(out, name)
     place(folder, files)
     recipe = folder / f"{name}.yaml"
     typer.echo(f"Wrote {recipe} and {len(files) - 1} data files. They are valid as they are; now make them yours:")
@@ -67,7 +67,7 @@ def starter_files(behaviour: str, model: str, ask: str | None = None) -> dict[st
     subjects, questions = (
         folder.joinpath(f"{one}.txt").read_text("utf-8").splitlines() for one in ("subjects", "questions")
     )
-    source = str(Path(model).resolve()) if Path(model).exists() else model
+    source = str(Path(model).resolve()) if model and Path(model).exists() else model
     told = {
         "description": f"Answers with more or less {behaviour}, by adding one direction to the residual stream.",
         "source": source,

@@ -6,12 +6,11 @@ import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from steerkit.cli.placing import place
+from steerkit.cli.placing import chosen_folder, place
 from steerkit.errors import PluginError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def new_plugin_command(
         str, typer.Option(help="architecture, estimator, intervention, evaluator or format.", metavar="KIND")
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to; steerkit-NAME in this folder if not given.")
+        str | None, typer.Option(metavar="FOLDER", help="Where to; steerkit-NAME in this folder if not given.")
     ] = None,
 ) -> None:
     """Write a package with a plugin of one kind, renamed from the template, with tests that pass."""
@@ -80,7 +79,7 @@ def new_plugin_command(
     entry = next((one for one in Catalog.discover(strict=False).entries if (one.kind, one.name) == (kind, name)), None)
     if entry is not None:
         raise PluginError(f"The {kind} {name!r} is there already, of {entry.origin}. Choose another name.")
-    folder = out or Path(f"steerkit-{name.replace('_', '-')}")
+    folder = chosen_folder(out, f"steerkit-{name.replace('_', '-')}")
     place(folder, plugin_files(chosen, name))
     typer.echo(
         f"Wrote {folder}: the {kind} {name}, begun as a copy of {ORIGINALS[kind].name}. Its README says how to go on:"

@@ -8,6 +8,13 @@ from pathlib import Path
 from steerkit.errors import ArtifactError
 
 
+def chosen_folder(out: str | None, otherwise: str) -> Path:
+    """The folder that ``--out`` names. An empty text is a mistake, and not the folder that one is in."""
+    if out is not None and not out.strip():
+        raise ArtifactError(f"--out names no folder. Leave it out for {otherwise}, or name one.")
+    return Path(otherwise if out is None else out)
+
+
 def place(folder: Path, files: Mapping[str, str]) -> None:
     """Write new files into a folder, which is made where there is none.
 

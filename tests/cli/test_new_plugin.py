@@ -104,6 +104,7 @@ def test_tests_of_every_kind_pass(folder: Path) -> None:
         (["class", "--kind", "estimator"], "is no name for a plugin"),
         (["mean_difference", "--kind", "estimator"], "The estimator 'mean_difference' is there already"),
         (["estimators", "--kind", "estimator"], "A package steerkit_estimators is installed already"),
+        (["huber", "--kind", "estimator", "--out", ""], "--out names no folder"),
         (["huber", "--kind", "estimator", "--out", "full"], "Nothing was written: choose another folder"),
     ],
 )
