@@ -5,6 +5,7 @@
 #   make test         the environment if needed, then the tests
 #   make test-slow    the tests that take minutes or build packages
 #   make lint         style, types, import contracts
+#   make reference    docs/reference, from docstrings and specs
 #   make bench        benchmarks, as ratios
 #   make bench-peers  the same jobs in other libraries: an environment for each (about 11 GB), half an hour
 #
@@ -29,7 +30,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out peers organism,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow lint bench bench-peers clean
+.PHONY: install quickstart test test-slow lint reference bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -64,6 +65,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Pages of docs/reference, from docstrings and specs; a test says when they are stale.
+reference: $(INSTALLED)
+	$(BIN)/python docs/make_reference.py
 
 bench: install
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit; done

@@ -45,6 +45,7 @@ __all__ = [
     "implementation",
     "installed",
     "needs_of",
+    "template_folder",
 ]
 
 
@@ -213,7 +214,8 @@ class Catalog:
         return (
             f"No adapter claims model type {facts.model_type!r}. {nearest(facts.model_type, types, 'model type')} "
             "To add it, write an adapter: a class that declares which module holds each stream, in a small package "
-            f"of your own. Start from {_template()}, and prove it with steerkit.testing.ArchitectureSuite. "
+            f"of your own. Start from {_template()} (steerkit new-plugin NAME --kind architecture makes it), and prove "
+            "it with steerkit.testing.ArchitectureSuite. "
             "If the model is built like one of these families, name its adapter (model.adapter in the recipe, "
             f"adapter= in Python); the self-test will say whether it fits.{self._mention_broken()}"
         )
@@ -274,13 +276,16 @@ def _load_module(module: ModuleType) -> list[Entry]:
     return load_plugin(Origin(module.__name__, module.__name__), lambda: module)
 
 
-def _template() -> str:
-    """Where the template plugin lies: package data of the wheel, or ``plugins/template`` of a checkout."""
+def template_folder() -> Path | None:
+    """Where the template plugin lies: package data of the wheel, ``plugins/template`` of a checkout, or None."""
     package = Path(__file__).resolve().parents[1]
-    for folder in (package / "_shipped" / "template", package.parent / "plugins" / "template"):
-        if folder.is_dir():
-            return f"a copy of {folder}"
-    return "plugins/template of steerkit's source"
+    folders = (package / "_shipped" / "template", package.parent / "plugins" / "template")
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def _template() -> str:
+    folder = template_folder()
+    return "plugins/template of steerkit's source" if folder is None else f"a copy of {folder}"
 
 
 def _refusal(facts: ModelFacts, spec: ArchitectureSpec) -> str:

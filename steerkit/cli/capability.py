@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerkit.columns import print_table
 from steerkit.progress import Silent
 
 if TYPE_CHECKING:
     from rich.status import Status
-    from rich.table import Table
 
     from steerkit.capability import Capability, TaskScore
 
@@ -54,32 +54,32 @@ def capability_command(
             observer=_Said(status),
         )
     console = Console()
-    console.print(_table(found))
+    columns = ("task", "metric", "condition", "n", "score", "against baseline")
+    print_table(console, "", columns, _rows(found))
     console.print("± standard error; of a difference, that of the differences by example", markup=False)
     typer.echo(str(found.file))
 
 
-def _table(found: Capability) -> Table:
+def _rows(found: Capability) -> list[tuple[str, ...]]:
     """Conditions and tasks, a row for each metric."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("task", "metric", "condition", "n", "score", "against baseline", box=None)
+    rows: list[tuple[str, ...]] = []
     for first in found.scores["baseline"]:
         for name, scores in found.scores.items():
             score = next((one for one in scores if one.key == first.key), None)
             if score is None:
                 continue
             apart = found.difference(name, score)
-            table.add_row(
-                escape(score.task),
-                escape(_metric(score)),
-                escape(name),
-                "" if score.n is None else str(score.n),
-                _number(score.value, score.standard_error),
-                "" if apart is None else _number(apart.value, apart.standard_error, "+"),
+            rows.append(
+                (
+                    score.task,
+                    _metric(score),
+                    name,
+                    "" if score.n is None else str(score.n),
+                    _number(score.value, score.standard_error),
+                    "" if apart is None else _number(apart.value, apart.standard_error, "+"),
+                )
             )
-    return table
+    return rows
 
 
 def _metric(score: TaskScore) -> str:

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+from steerkit.columns import print_table as _table
 
+if TYPE_CHECKING:
     from steerkit.api.hookspecs import Options
     from steerkit.plan import (
         Plan,
@@ -275,37 +273,3 @@ def _changed(item: PlannedIntervention) -> dict[str, Any]:
 
 def _written(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
-
-
-def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; a cell of several lines is a list."""
-    from rich.table import Table
-    from rich.text import Text
-
-    if not rows:
-        return
-    console.print(Text(title, style="bold"))
-    table = Table(pad_edge=False, box=None, padding=(0, 2, 0, 0))
-    table.show_header = any(columns)
-    for index, column in enumerate(columns):
-        table.add_column(column, style="cyan" if index == 0 else "", header_style="dim", overflow="fold")
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    console.print(table)
-    console.print()
-
-
-def _cell(text: str) -> Text | Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    items = text.split("\n")
-    if len(items) < 2:
-        return Text(text)
-    # A table of its own, so that an item that is broken over lines is told from the next one.
-    listed = Table.grid()
-    listed.add_column()
-    listed.add_column(overflow="fold")
-    for item in items:
-        listed.add_row("- ", Text(item))
-    return listed

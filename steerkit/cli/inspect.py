@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from steerkit.columns import print_table as _table
 from steerkit.types import PREFIX, RESID_POST, Site
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
 
     from steerkit.api.architecture import Layout
@@ -200,20 +200,3 @@ def _logits(layout: Layout) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2g}"
-
-
-def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    console.print(title, style="bold")
-    table = Table(pad_edge=False, box=None, padding=(0, 2, 0, 0))
-    for index, column in enumerate(columns):
-        # A name is what people copy: it stays in one piece, and what explains it wraps.
-        style = "cyan" if index == 0 else ""
-        table.add_column(column, style=style, header_style="dim", overflow="fold", no_wrap=index == 0)
-    for row in rows:
-        # Text of a model is shown as it is: brackets in it are no markup.
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    console.print(table)
-    console.print()

@@ -26,6 +26,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "fetch": "steerkit.cli.fetch:fetch_command",
     "bench": "steerkit.cli.bench:bench_command",
     "capability": "steerkit.cli.capability:capability_command",
+    "init": "steerkit.cli.init:init_command",
+    "new-plugin": "steerkit.cli.new_plugin:new_plugin_command",
 }
 
 _KEPT: Final[Mapping[str, str]] = {
@@ -33,6 +35,8 @@ _KEPT: Final[Mapping[str, str]] = {
     "fetch": "The cache is as it was before.",
     "report": "The run's results are kept.",
     "bake": "Nothing was written.",
+    "init": "Nothing was written.",
+    "new-plugin": "Nothing was written.",
 }
 _BRIEF: Final = frozenset({"check", "plugins"})
 """Commands that load no model and are over in a moment (``check --explain`` is none of them)."""

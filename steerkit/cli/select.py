@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerkit.columns import print_table
 from steerkit.errors import NoCandidateError, SelectionError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
@@ -80,19 +81,18 @@ def _coefficient(one: Candidate) -> dict[str, float]:
 
 def _print(chosen: Selection, rule: Rule) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
     if chosen.winner is not None:
         listed = [("winner", chosen.winner), *(("near-tie", tie) for tie in chosen.near_ties)]
         times = ["coefficient"] if any(one.coefficient is not None for _, one in listed) else []
-        table = Table("", "position", "layer", *times, *rule.scores)
+        rows = []
         for label, one in listed:
             shown = ["" if one.coefficient is None else f"{one.coefficient:g}" for _ in times]
-            table.add_row(
-                label, str(one.position), str(one.layer), *shown, *(f"{one.scores[name]:.3f}" for name in rule.scores)
-            )
-        console.print(table)
+            scores = [f"{one.scores[name]:.3f}" for name in rule.scores]
+            rows.append((label, str(one.position), str(one.layer), *shown, *scores))
+        columns = ("", "position", "layer", *times, *rule.scores)
+        print_table(console, "", columns, rows, right=range(1, len(columns)))
     console.print(f"{chosen.feasible} of {chosen.candidates} candidates are feasible.", markup=False)
     says = rule.says()
     for name, count in chosen.removed_by.items():

@@ -208,25 +208,29 @@ class DatasetRecipe(Section):
 class EvaluationRecipe(Section):
     """One evaluator on some data."""
 
-    plugin: str
+    plugin: str = Field(description="name of an evaluator; written as the key that the others stand below")
     name: Name = Field(description="as results call it; the plugin's name where it isn't given")
     data: tuple[str, ...] = Field(min_length=1, description="one data reference or a list, as in [probe.test]")
     control: bool | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         default=True, description="whether random controls are measured by it too, or on which of its data"
     )
-    options: Mapping[str, Any] = Field(default_factory=dict)
+    options: Mapping[str, Any] = Field(
+        default_factory=dict, description="the evaluator's own, written among these keys"
+    )
 
 
 class FilterRecipe(Section):
     """Which examples of a data set are kept: those that the unsteered model treats as they are meant."""
 
-    plugin: str
+    plugin: str = Field(description="name of an evaluator; written as the key that the others stand below")
     at_least: float | None = Field(default=None, description="an example is kept where its score is at least this")
     at_most: float | None = Field(default=None, description="an example is kept where its score is at most this")
     parts: tuple[Literal["train", "validation", "test", "all"], ...] = Field(
         default=("train", "validation"), min_length=1, description="parts of the split that are filtered"
     )
-    options: Mapping[str, Any] = Field(default_factory=dict)
+    options: Mapping[str, Any] = Field(
+        default_factory=dict, description="the evaluator's own, written among these keys"
+    )
 
     @model_validator(mode="after")
     def _one_side(self) -> FilterRecipe:
@@ -238,12 +242,14 @@ class FilterRecipe(Section):
 class CandidateScoreRecipe(Section):
     """One score of a search's candidates: an evaluator on prompts, under interventions along the candidate."""
 
-    plugin: str
+    plugin: str = Field(description="name of an evaluator; written as the key that the others stand below")
     data: str = Field(description="data reference of the prompts, as in harmful.validation")
     under: tuple[InterventionRecipe, ...] = Field(
         default=(), description="list of interventions, along the candidate's direction, as in [ablate]"
     )
-    options: Mapping[str, Any] = Field(default_factory=dict)
+    options: Mapping[str, Any] = Field(
+        default_factory=dict, description="the evaluator's own, written among these keys"
+    )
 
 
 class BoundRecipe(Section):

@@ -114,7 +114,7 @@ class MonitorRecipe(Section):
 class InterventionRecipe(Section):
     """One intervention of a condition."""
 
-    plugin: str
+    plugin: str = Field(description="name of an intervention; written as the key that the others stand below")
     direction: Names | None = Field(
         default=None, description="name of a direction, or a list of as many as the plugin takes"
     )
@@ -122,7 +122,9 @@ class InterventionRecipe(Section):
     positions: PositionsText = Field(default="all", description="at which tokens it acts")
     schedule: ScheduleValue | None = Field(default=None, description="factor on the change at each generated token")
     gate: GateRecipe | None = Field(default=None, description="condition on the stream under which it acts")
-    options: Mapping[str, Any] = Field(default_factory=dict)
+    options: Mapping[str, Any] = Field(
+        default_factory=dict, description="the intervention's own, written among these keys"
+    )
 
     @property
     def directions(self) -> tuple[str, ...]:

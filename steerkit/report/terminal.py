@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from steerkit.columns import wrap
 from steerkit.report.gaps import missing
 from steerkit.report.glance import foretold, other_way
 from steerkit.report.headline import opened
@@ -46,7 +47,7 @@ def print_summary(run: Run, console: Console) -> None:
     console.print(Text(clean(f"{model.source}, seed {run.results.seed}"), style="dim"))
     for block in shown:
         console.print()
-        console.print(_table(block, console.width))
+        _print_block(console, block)
     if not blocks:
         console.print("Nothing was evaluated in this run.")
     if len(shown) < len(blocks):
@@ -88,30 +89,51 @@ def _print_notes(console: Console, notes: Sequence[str]) -> None:
             console.print(f"- {count(len(notes) - MOST_NOTES, 'more note')}: see the report")
 
 
-def _table(block: Block, width: int) -> Table:
-    from rich import box
-    from rich.table import Table
+def _print_block(console: Console, block: Block) -> None:
+    from rich.cells import cell_len
     from rich.text import Text
 
     unit = "" if block.format.percent or not block.unit else f", {block.unit}"
     sizes = f", n = {block.n[0]}" if block.n and block.n[0] == block.n[1] else ""
-    title = Text(clean(f"{block.name}{unit}{sizes}"), style="bold")
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    for line in wrap(clean(f"{block.name}{unit}{sizes}"), console.width):
+        console.print(Text(line, style="bold"), soft_wrap=True)
     shares = any(row.record is not None and row.record.against is not None for row in block.all_rows)
     columns = ["value", "95 % interval"]
     columns += ["other\nway"] if shares else []
     if any(row.control is not None for row in block.rows):
         columns += ["random\nmean", "random\nlow to high"]
     lines = [tuple(map(clean, _cells(block, row, shares)[: len(columns) + 1])) for row in block.all_rows]
-    names = wrapped([name for name, *_ in lines], width - _taken(columns, [cells for _, *cells in lines]))
-    table.add_column("condition", overflow="fold")
+    room = console.width - _taken(columns, [cells for _, *cells in lines])
+    if max(cell_len(part) for name, *_ in lines for part in breakable_parts(name)) > room:
+        _stacked(console, columns, lines)
+    else:
+        console.print(_table(columns, lines, wrapped([name for name, *_ in lines], room)))
+
+
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], names: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("condition", no_wrap=True)
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, (_, *cells) in zip(names, lines, strict=True):
         table.add_row(*map(Text, (name, *cells)))
     return table
+
+
+def _stacked(console: Console, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A condition's numbers below its name, where it is too long to stand beside them."""
+    from rich.text import Text
+
+    for name, *cells in lines:
+        for line in wrap(name, console.width):
+            console.print(Text(line), soft_wrap=True)
+        told = [f"{heading} {cell}".replace("\n", " ") for heading, cell in zip(columns, cells, strict=True) if cell]
+        for line in wrap(", ".join(told), console.width - BETWEEN):
+            console.print(Text(" " * BETWEEN + line), soft_wrap=True)
 
 
 def _taken(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> int:

@@ -60,7 +60,19 @@ def capture(
     kind: StatisticsKind = "mean",
     progress: Progress | bool = True,
 ) -> Captured:
-    """Statistics of activations at sites and positions. See ``steerkit.engine.reading.capture.capture``."""
+    """Statistics of activations at sites and positions: ``model.capture``, which takes a condition besides.
+
+    Args:
+        model: where activations are read.
+        prompts: texts, lists of messages, ``Example`` or token ids, one or several.
+        sites: where, one or several.
+        positions: at which tokens, one or several; -1 is the last one of the prompt.
+        kind: ``mean``, ``moments`` or ``rows``, as of ``model.capture``.
+        progress: told how many prompts are done; True shows a bar at a terminal.
+
+    Returns:
+        statistics by ``(site, positions)``.
+    """
     require_model(model, "capture")
     return model.capture(prompts, sites, positions, kind=kind, progress=progress)
 

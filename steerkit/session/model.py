@@ -39,7 +39,26 @@ class LiveModel(Runtime):
         steer: Sequence[Steer] | None = None,
         progress: Progress | bool = True,
     ) -> Captured:
-        """Statistics of activations. See ``steerkit.engine.reading.capture.capture``."""
+        """Statistics of activations, read while prompts go through the model.
+
+        Args:
+            prompts: texts, lists of messages, ``Example`` or token ids, one or several.
+            sites: where, one or several.
+            positions: at which tokens, one or several; -1 is the last one of the prompt.
+            kind: ``mean`` of all tokens that positions name; ``moments``, also ``[d_model, d_model]`` second moments;
+                ``rows``, also every vector, in the order of the prompts (memory then grows with their number).
+            padding_side: of batches; values don't depend on it.
+            steer: a condition for each prompt, as in ``generate``; what is active is read under too.
+            progress: told how many prompts are done; True shows a bar at a terminal.
+
+        Returns:
+            statistics by ``(site, positions)``, in float64 on the CPU.
+
+        Raises:
+            SiteError: for a site that the model doesn't have.
+            PositionError: for positions that prompts don't have.
+            DataError: for what is no prompt.
+        """
         chosen = positions if isinstance(positions, Sequence) and not isinstance(positions, str) else [positions]
         return capture(
             self,

@@ -87,9 +87,24 @@ def wrap(
     self_test: bool = True,
     catalog: Catalog | None = None,
 ) -> LiveModel:
-    """Take a transformers causal language model that is already loaded. See ``load_model``.
+    """Take a transformers causal language model that is already loaded.
 
     Of a ``PeftModel`` the model inside is taken, with the adapters in its layers; of a processor the tokenizer.
+
+    Args:
+        model: the model, which stays yours: after a ``with`` block it is what it was.
+        tokenizer: its tokenizer; None for token ids as prompts only.
+        adapter: name of an architecture plugin, where the model's own facts don't tell it.
+        chat_template: as of ``load_model``, and so are those below.
+        system_prompt: put before every prompt that has none of its own.
+        chat_template_arguments: the template's own variables.
+        batch_tokens: most tokens of a batch.
+        self_test: check sites on the live model.
+        catalog: plugins; discovered if not given.
+
+    Raises:
+        UnsupportedModelError: where no adapter claims it.
+        SelfTestError: where it isn't what its adapter declares.
     """
     from steerkit.engine.loading.load import adopt
     from steerkit.engine.loading.unwrap import processor_template

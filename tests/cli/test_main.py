@@ -71,6 +71,14 @@ def test_plugins_lists_everything_without_torch() -> None:
         assert part in done.stdout
 
 
+def test_no_name_is_broken_in_80_columns() -> None:
+    listed = json.loads(run("plugins", "--json").stdout)["plugins"]
+    words = run("plugins").stdout.split()
+    for plugin in listed:
+        assert plugin["name"] in words and plugin["module"] in words
+        assert all(f"{option['name']}:" in words for option in plugin["options"])
+
+
 def test_plugins_as_json_has_kind_name_origin_summary_and_options() -> None:
     done = run("plugins", "--json", "--kind", "intervention")
     plugins = {item["name"]: item for item in json.loads(done.stdout)["plugins"]}

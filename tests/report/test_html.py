@@ -47,7 +47,11 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] not in ("style", "title"):
-            self.words.append(data)
+            # A place where a name may be broken is no space.
+            if self.tags[-1][0] == "wbr" and self.words:
+                self.words[-1] += data
+            else:
+                self.words.append(data)
 
     @property
     def text(self) -> str:
@@ -245,3 +249,18 @@ def test_provenance_in_words() -> None:
         ("a.b", "not known"), ("a.c", "none"), ("argv", "x 'y z'"), ("p", "k"), ("t", "false"), ("e", "{}"),
     ]  # fmt: skip
     assert command_line(Provenance()) is None
+
+
+@pytest.mark.parametrize("controls", [True, False])
+def test_a_name_may_be_broken_where_its_parts_meet_wherever_it_stands(
+    build: Any, results: dict[str, Any], controls: bool
+) -> None:
+    """In headings, sentences, notes and tables; what is copied as it is, and completions, are left alone."""
+    if not controls:  # and then the notes say of which conditions
+        results["conditions"] = [c for c in results["conditions"] if c["kind"] != "control"]
+        results["records"] = [r for r in results["records"] if "random" not in r["condition"]]
+    source = write_report(build(results)).read_text(encoding="utf-8")
+    for left in (r"<style>.*?</style>", r"<pre.*?</pre>", r"<svg.*?</svg>", r"<title>.*?</title>", r"<(?!wbr)[^>]*>"):
+        source = re.sub(left, "", source, flags=re.DOTALL)
+    assert "dose<wbr>[coefficient=-8]" in source
+    assert "dose[coefficient" not in source

@@ -76,3 +76,17 @@ def test_nothing_evaluated(build: Any, results: dict[str, Any]) -> None:
 def test_summary_prints_to_standard_output(plain_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary(plain_run)
     assert "Report: " in capsys.readouterr().out
+
+
+def test_a_name_that_is_too_long_for_a_table_stands_above_its_numbers(
+    build: Any, results: dict[str, Any], make: Any
+) -> None:
+    long = "a_condition_whose_name_takes_nearly_a_whole_line_of_a_terminal_by_itself"
+    for entry in (*results["conditions"], *results["records"]):
+        for key in ("name", "of", "condition"):
+            if entry.get(key):
+                entry[key] = entry[key].replace("warmer", long)
+    lines = shown(build(results)).splitlines()
+    assert long in lines
+    below = lines[lines.index(long) + 1]
+    assert below.startswith("  value 1.13, 95 % interval 0.79 to 1.47, random mean ")

@@ -59,7 +59,7 @@ def test_is_discovered(capsys):
     assert steerkit("plugins") == 0
     listed = capsys.readouterr().out
     assert "steerkit-template-plugin" in listed
-    for name in ("gpt_neox", "cap", "median_difference", "next_token_entropy"):
+    for name in ("gpt_neox", "cap", "median_difference", "next_token_entropy", "vector_list"):
         assert name in listed
 
 

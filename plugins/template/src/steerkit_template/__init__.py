@@ -1,1 +1,1 @@
-"""Two steerkit plugins: an adapter for GPT-NeoX, and the intervention ``cap``."""
+"""A plugin of every kind, small and whole: copy the one that you need (``steerkit new-plugin``)."""

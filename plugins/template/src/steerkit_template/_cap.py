@@ -37,9 +37,9 @@ class Cap(Intervention[CapOptions]):
             )
         unit, limit = vectors[0] / norm, self.options.limit
 
-        def cap(x: Tensor) -> Tensor:
+        def capped(x: Tensor) -> Tensor:
             along = unit.to(x)
             excess: Tensor = (x @ along - limit).clamp(min=0)
             return x - excess[..., None] * along
 
-        return Pointwise(cap)
+        return Pointwise(capped)
