@@ -69,16 +69,17 @@ def _run(
     from steerkit.report import write_report
     from steerkit.run import execute, require_places
 
+    def reported(path: Path) -> None:
+        shown.step(Stage("report", "writing the report"))
+        shown.kept = f"The measurements are kept: `steerkit report {path}` makes the report of them."
+        write_report(path)
+
     with shown.bar.console.status("checking the recipe"):
         plan = plan_recipe(recipe, settings, Catalog.discover(), profile)
     require_places(out, store)
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
-        path = execute(plan, out, shown, store=store, threads=threads)
-        shown.step(Stage("report", "writing the report"))
-        shown.kept = f"The measurements are kept: `steerkit report {path}` makes the report of them."
-        write_report(path)
-    return path
+        return execute(plan, out, shown, store=store, threads=threads, report=reported)
 
 
 def _bar() -> Progress:

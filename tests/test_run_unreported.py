@@ -1,0 +1,174 @@
+"""A run whose measurements are there and whose report isn't: whatever stopped it, nothing is measured a second time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerkit import report
+from steerkit.artifacts.files import HALVES
+from steerkit.artifacts.rundir import LOG, STAGES
+from steerkit.artifacts.store import STORE
+from steerkit.catalog import Catalog
+from steerkit.cli.main import main
+from steerkit.plan import plan_recipe
+from steerkit.report import write_report
+from steerkit.run import execute, run_recipe
+from tests.dying import Changes
+from tests.small_run import RECIPE, STABLE, carried, runs_in
+
+PLACES = ("plan.json", "provenance.json")
+"""What says where the recipe lies and how it was started."""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all but a report, and the store beside it."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "small.yaml").write_text(RECIPE)
+    return run_recipe(folder / "small.yaml", out=folder / "runs")
+
+
+def reported(recipe: Path, out: Path, **options: Any) -> Path:
+    return execute(plan_recipe(recipe, (), Catalog.discover()), out, report=write_report, **options)
+
+
+def require_same(run: Path, made: Path) -> None:
+    for name in STABLE:
+        assert name in PLACES or (run / name).read_bytes() == (made / name).read_bytes(), name
+
+
+def test_who_is_stopped_in_the_report_goes_on_with_the_report(
+    recipe: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, write = tmp_path / "runs", report.write_whole
+    calls: list[Path] = []
+
+    def stopped(path: Path, data: bytes) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write_whole", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            reported(recipe, out)
+    (run,) = runs_in(out)
+    assert (run / "results.json").exists() and not (run / "report.html").exists()
+    for half in (run / ".report.html.0123456789abcdef.tmp", run / "plots" / ".x.svg.0123456789abcdef.tmp"):
+        half.touch()
+    times = (run / "timings.json").read_bytes()
+    shutil.rmtree(out / STORE)
+    done = carried(monkeypatch)
+    assert reported(recipe, out) == run and runs_in(out) == [run]
+    assert not done and (run / "report.html").exists() and not (run / STAGES).exists()
+    assert not list(run.rglob(HALVES)) and (run / "timings.json").read_bytes() == times
+    assert "everything is measured already" in (run / LOG).read_text()
+    require_same(run, made)
+    # With its report it is finished, and left alone.
+    assert reported(recipe, out) != run
+
+
+def test_who_is_killed_anywhere_in_the_report_goes_on_with_it(recipe: Path, tmp_path: Path) -> None:
+    import steerkit
+
+    steerkit.load_model("tiny-random:llama")
+    out = tmp_path / "runs"
+
+    def in_a_process(at: int) -> int:
+        """Killed at the ``at``-th change in the report; at 0 never."""
+        child = os.fork()
+        if not child:
+
+            def writing(path: Path) -> None:
+                _ = Changes(path, at)
+                write_report(path)
+
+            try:
+                execute(plan_recipe(recipe, (), Catalog.discover()), out, threads=1, report=writing)
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert [in_a_process(at) for at in (1, 2, 3, 9)] == [-9] * 4
+    (run,) = runs_in(out)
+    before = {name: (run / name).read_bytes() for name in [*STABLE, "timings.json"]}
+    shutil.rmtree(out / STORE)
+    assert in_a_process(0) == 0 and runs_in(out) == [run]
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert (run / "report.html").exists() and not list(run.rglob(HALVES)) and not (run / STAGES).exists()
+
+
+def test_the_command_makes_the_report_that_a_finished_run_lacks(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs"
+    run = run_recipe(recipe, out=out)
+    shutil.rmtree(out / STORE)
+    done = carried(monkeypatch)
+    with pytest.raises(SystemExit) as leaving:
+        main(["run", str(recipe), "--out", str(out)])
+    assert not leaving.value.code
+    assert not done and runs_in(out) == [run] and (run / "report.html").exists()
+    assert f"continuing {run}" in "".join(capsys.readouterr().err.split("\n"))
+
+
+DAMAGED = [
+    ("results.json", b"{"),
+    ("results.json", b'{"schema_version": 99, "name": "x", "model": {"source": "x"}}'),
+    ("samples.jsonl", b"{"),
+    ("samples.jsonl", b"[]\n"),
+    ("samples.jsonl", None),
+    ("directions.safetensors", b"\x10\x00"),
+    ("directions.safetensors", None),
+    ("plan.json", b"\xff"),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGED)
+def test_what_is_damaged_is_made_again(
+    recipe: Path, made: Path, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    out = tmp_path / "runs"
+    run = Path(shutil.copytree(made, out / made.name))
+    (run / name).unlink()
+    if content is not None:
+        (run / name).write_bytes(content)
+    assert reported(recipe, out, store=made.parent / STORE) == run and (run / "report.html").exists()
+    require_same(run, made)
+    log = (run / LOG).read_text()
+    assert str(run / name) in log and "discarded, and what was measured is written again" in log
+
+
+def test_half_of_the_directions_is_made_again(recipe: Path, made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "runs" / made.name))
+    whole = (run / "directions.safetensors").read_bytes()
+    (run / "directions.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert reported(recipe, tmp_path / "runs", store=made.parent / STORE) == run
+    assert (run / "directions.safetensors").read_bytes() == whole
+
+
+def test_a_finished_run_of_another_title_is_left_alone(recipe: Path, made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "runs" / made.name))
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    recipe.write_text(RECIPE.replace("report:\n", "report:\n  title: Other\n"))
+    assert reported(recipe, tmp_path / "runs", store=made.parent / STORE) != run
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_in_python_a_finished_run_is_left_alone(recipe: Path, made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "runs" / made.name))
+    assert run_recipe(recipe, out=tmp_path / "runs", store=made.parent / STORE) != run
