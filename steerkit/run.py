@@ -65,7 +65,7 @@ def run_recipe(
         )
     if isinstance(overrides, str):
         raise SteerkitError(f"overrides is a list of settings: write [{overrides!r}].")
-    if "" in (str(recipe), out, store):
+    if any(isinstance(one, str) and not one.strip() for one in (recipe, out, store)):
         raise SteerkitError("A recipe, out and store are paths, and an empty text is none. Name one, or leave it out.")
     plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
     chosen = None if store is None else Path(store)

@@ -45,6 +45,8 @@ def save_directions(
     from steerkit.api.format import Contents, Written
 
     path, directions = _path(path), _listed(directions)
+    if path.is_dir():  # also what an empty text comes to
+        raise ArtifactError(f"{path} is a folder. Name the file that directions are written to.")
     names = [direction.name for direction in directions]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not names:

@@ -97,6 +97,18 @@ def _held(file: BinaryIO, *, wait: bool) -> bool:
     return True
 
 
+def require_file(path: str | Path, what: str, instead: str) -> None:
+    """As ``require_folder``, for a file that is to be written.
+
+    Raises:
+        ArtifactError: where it can't be, or where the path is that of a folder, as an empty text is.
+    """
+    if not str(path).strip() or Path(path).is_dir():
+        named = f"{path} is a folder" if str(path).strip() else "an empty text names no file"
+        raise ArtifactError(f"Can't write {what}: {named}. {instead}")
+    require_folder(Path(path).parent, what, instead)
+
+
 def require_folder(folder: Path, what: str, instead: str) -> None:
     """Find out, before any work, whether files can be made in a folder that is there or is yet to be made.
 
