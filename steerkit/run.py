@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steerkit import stages
-from steerkit.artifacts.files import remove_halves, require_folder
+from steerkit.artifacts.files import require_folder
 from steerkit.artifacts.finished import fault_of, holds
 from steerkit.artifacts.provenance import Provenance, describe_run
 from steerkit.artifacts.rundir import RESULTS, RunDirectory, write_json, write_text
@@ -95,7 +95,7 @@ def execute(
     require_places(out, store)
     with _threads(threads):
         kept = Store(store or out / STORE)
-        remove_halves(kept.folder)
+        kept.remove_halves()
         model = stages.prepare(plan, kept, observer)
         provenance = _provenance(plan, model)
         assert provenance.run_hash is not None

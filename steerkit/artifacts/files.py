@@ -53,18 +53,19 @@ def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
             beside.unlink(missing_ok=True)
 
 
-def remove_halves(folder: Path, *, deep: bool = True) -> int:
+def remove_halves(folder: Path, pattern: str = HALVES, *, deep: bool = True) -> int:
     """Remove what processes that were killed were writing in a folder; what one is writing now is left alone.
 
     Args:
         folder: which one; there may be none.
+        pattern: what such files are called.
         deep: in the folders below it as well.
 
     Returns:
         how many files were removed.
     """
     removed = 0
-    for half in list(folder.rglob(HALVES) if deep else folder.glob(HALVES)):
+    for half in list(folder.rglob(pattern) if deep else folder.glob(pattern)):
         with suppress(OSError):  # another user's, perhaps, or gone by now
             if sys.platform == "win32":
                 half.unlink()  # fails where a process has it open

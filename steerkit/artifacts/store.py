@@ -17,7 +17,7 @@ from typing import Final
 
 from loguru import logger
 
-from steerkit.artifacts.files import discard, write_whole
+from steerkit.artifacts.files import discard, remove_halves, write_whole
 from steerkit.errors import ArtifactError
 
 STORE: Final = ".store"
@@ -67,6 +67,11 @@ class Store:
             write_whole(self._file(key), _head(key, content) + content)
         except OSError as error:
             raise ArtifactError(f"Can't write in {self.folder}: {error.strerror}. Choose another --store.") from error
+
+    def remove_halves(self) -> int:
+        """Remove what processes that were killed were writing here, and nothing that isn't an entry's; says how many."""
+        folders = [path for path in self.folder.glob("[0-9a-f][0-9a-f]") if not path.is_symlink()]
+        return sum(remove_halves(path, f".{path.name}{'[0-9a-f]' * 62}.*.tmp", deep=False) for path in folders)
 
     def _discard(self, file: Path, why: str | None) -> None:
         """Say that an entry can't be used. The next one takes a file's place, and a folder's once that is gone."""

@@ -37,7 +37,8 @@ def write_report(run_dir: Path | str) -> Path:
     from steerkit.report.tables import make_blocks
 
     run = load_run(run_dir)
-    remove_halves(run.path)
+    for place in (run.path, run.path / "plots"):
+        remove_halves(place, deep=False)
     blocks = make_blocks(run.results)
     beside = make_beside(run.results, blocks)
     plots = draw_all(blocks, make_separations(run.results), make_searches(run.results))
