@@ -69,7 +69,7 @@ class Store:
             raise ArtifactError(f"Can't write in {self.folder}: {error.strerror}. Choose another --store.") from error
 
     def remove_halves(self) -> int:
-        """Remove what processes that were killed were writing here, and nothing that isn't an entry's; says how many."""
+        """Remove what processes that were killed were writing here, and nothing else; says how many files."""
         folders = [path for path in self.folder.glob("[0-9a-f][0-9a-f]") if not path.is_symlink()]
         return sum(remove_halves(path, f".{path.name}{'[0-9a-f]' * 62}.*.tmp", deep=False) for path in folders)
 

@@ -26,6 +26,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "fetch": "steerkit.cli.fetch:fetch_command",
     "bench": "steerkit.cli.bench:bench_command",
     "capability": "steerkit.cli.capability:capability_command",
+    "clean": "steerkit.cli.clean:clean_command",
+    "compare": "steerkit.cli.compare:compare_command",
 }
 
 _KEPT: Final[Mapping[str, str]] = {
@@ -33,6 +35,7 @@ _KEPT: Final[Mapping[str, str]] = {
     "fetch": "The cache is as it was before.",
     "report": "The run's results are kept.",
     "bake": "Nothing was written.",
+    "clean": "What is gone is computed again when it is needed; the same command goes on.",
 }
 _BRIEF: Final = frozenset({"check", "plugins"})
 """Commands that load no model and are over in a moment (``check --explain`` is none of them)."""

@@ -46,7 +46,7 @@ def print_summary(run: Run, console: Console) -> None:
     console.print(Text(clean(f"{model.source}, seed {run.results.seed}"), style="dim"))
     for block in shown:
         console.print()
-        console.print(_table(block, console.width))
+        console.print(block_table(block, console.width))
     if not blocks:
         console.print("Nothing was evaluated in this run.")
     if len(shown) < len(blocks):
@@ -88,7 +88,8 @@ def _print_notes(console: Console, notes: Sequence[str]) -> None:
             console.print(f"- {count(len(notes) - MOST_NOTES, 'more note')}: see the report")
 
 
-def _table(block: Block, width: int) -> Table:
+def block_table(block: Block, width: int) -> Table:
+    """What one evaluator gave on one data set, a row for each condition, in so many columns."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

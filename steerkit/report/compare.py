@@ -1,0 +1,358 @@
+"""Several runs side by side: the conditions of all of them under each evaluator that saw the same examples.
+
+Runs are called A, B, C… in the order in which they are given. What is compared is one evaluator with the same options
+on data of the same hash (and, where a run filters its data, of the same filter): a name alone means nothing, since the
+same name may stand for other rows in another recipe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any, Final
+
+import yaml
+
+from steerkit.artifacts.results import ConditionEntry, EvaluatorEntry, RecordEntry, Results
+from steerkit.errors import SteerkitError
+from steerkit.report.frames import ReadRun, Rows, framed, read_run
+from steerkit.report.read import Run
+from steerkit.report.tables import Block, Row, make_blocks
+
+MOST: Final = len(ascii_uppercase)
+IS_THERE: Final = "is there"
+NAMED: Final = frozenset({"data", "directions", "conditions", "evaluate", "monitors", "search", "filter", "suffixes"})
+"""Sections of a recipe in which names stand for parts."""
+
+Measure = tuple[str, str, str]
+"""An evaluator's name, what it is with all of its options, and what its data are."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting in which runs differ.
+
+    Args:
+        key: where it stands, dotted.
+        values: by run; None where the run has no such setting, which is what null says too.
+    """
+
+    key: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Several runs, aligned.
+
+    Args:
+        runs: by letter.
+        merged: conditions and records of all of them, under names that begin with the run's letter.
+        recipe: settings in which the recipes differ; paths of data of the same hash are none.
+        made_with: what else differs: versions, code, machine.
+        alone: measures that only one run has, as sentences.
+        called: data sets that have several names, and names that stand for several data sets, as sentences.
+        data: hash of each data set of ``merged``, by its name there.
+    """
+
+    runs: Mapping[str, Run]
+    merged: Results
+    recipe: tuple[Difference, ...]
+    made_with: tuple[Difference, ...]
+    alone: tuple[str, ...]
+    called: tuple[str, ...]
+    data: Mapping[str, str]
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """A table for each measure that at least two runs have."""
+        return tuple(map(_of_runs_that_have_it, make_blocks(self.merged)))
+
+    def rows(self) -> Rows:
+        """What is compared: a row for each run, condition and measure, as ``steerkit.read_run(...).rows()`` has them.
+
+        ``run`` is the letter; ``data`` and ``evaluator`` are named as in the first run that has them.
+        """
+        found = []
+        named = {(letter, key): place for key, place in self._places().items() for letter in self.runs}
+        for letter, run in self.runs.items():
+            identities = _identities(run)
+            for row, record in zip(ReadRun(run).rows(), run.results.records, strict=True):
+                place = named.get((letter, identities[(record.evaluator, record.data)]))
+                if place is not None:
+                    found.append({**row, "run": letter, "evaluator": place[0], "data": place[1]})
+        return found
+
+    def frame(self) -> Any:
+        """``rows()`` as a ``pandas.DataFrame``; where pandas isn't installed, the rows themselves."""
+        return framed(self.rows())
+
+    def _places(self) -> dict[Measure, tuple[str, str]]:
+        return _shared(self.runs)[0]
+
+
+def compare_runs(paths: Sequence[str | Path]) -> Comparison:
+    """Put finished runs side by side.
+
+    Args:
+        paths: at least two run directories.
+
+    Raises:
+        ArtifactError: where one isn't a finished run, or is damaged.
+        SteerkitError: for fewer than two, or more than there are letters.
+    """
+    if isinstance(paths, (str, Path)) or len(paths) < 2:
+        raise SteerkitError("Runs are compared with each other: name two run directories, or more.")
+    if len(paths) > MOST:
+        raise SteerkitError(f"{len(paths)} runs are more than a table holds: name at most {MOST}.")
+    where = [Path(path).resolve() for path in paths]
+    twice = next((str(path) for path in where if where.count(path) > 1), None)
+    if twice is not None:
+        raise SteerkitError(f"{twice} is named twice: a run is not compared with itself.")
+    runs = {letter: read_run(path).run for letter, path in zip(ascii_uppercase, paths, strict=False)}
+    places, alone, called, data = _shared(runs)
+    return Comparison(runs, _merged(runs, places), _recipes(runs), _made_with(runs), alone, called, data)
+
+
+# What is the same measure
+
+
+def _identities(run: Run) -> dict[tuple[str, str], Measure]:
+    """What each evaluator and data set of a run is, whatever they are called."""
+    parents = {
+        name: entry
+        for entry in run.results.evaluators
+        for label in ("", *entry.derived)
+        for name in ((entry.name,) if not label else (label, f"{entry.name}.{label}"))
+    }
+    found = {}
+    for record in run.results.records:
+        entry = parents.get(record.evaluator, EvaluatorEntry(name=record.evaluator))
+        told = json.dumps([record.aggregate, record.unit, dict(entry.options)], sort_keys=True)
+        found[(record.evaluator, record.data)] = (record.evaluator, told, _examples(run, record.data))
+    return found
+
+
+def _examples(run: Run, data: str) -> str:
+    """What tells a data set from any other: the hash of its examples, and by what they were filtered."""
+    known = run.origin.data.get(data)
+    digest = known.sha256 if known is not None and known.sha256 else ""
+    if not digest:  # what the model itself said, or a run that doesn't say: its own
+        said = run.path / f"completions-{data.partition('.')[0]}.jsonl"
+        digest = sha256(said.read_bytes()).hexdigest() if said.is_file() else f"{run.path.resolve()} {data}"
+    kept = [f"{one.keep}, {one.kept} kept" for one in run.results.filters if one.data == data]
+    return " ".join([digest, *kept])
+
+
+Places = dict[Measure, tuple[str, str]]
+
+
+def _shared(runs: Mapping[str, Run]) -> tuple[Places, tuple[str, ...], tuple[str, ...], dict[str, str]]:
+    """The measures of at least two runs, with the names that they get; what else there is, in words; hashes by name."""
+    found: dict[Measure, dict[str, str]] = {}
+    for letter, run in runs.items():
+        for (_, data), measure in _identities(run).items():
+            found.setdefault(measure, {})[letter] = data
+    shared = {measure: names for measure, names in found.items() if len(names) > 1}
+    places: Places = {}
+    called: dict[str, None] = {}
+    data: dict[str, str] = {}
+    for measure, names in shared.items():
+        first, own = next(iter(names.values())), measure[2]
+        name = first
+        if data.get(first, own) != own:  # the same name for other examples
+            name = f"{first} of {', '.join(names)}"
+        data[name] = own
+        evaluator = measure[0]
+        if (evaluator, name) in places.values():  # the same name with other options
+            evaluator = f"{evaluator} of {', '.join(names)}"
+        places[measure] = (evaluator, name)
+        others = {letter: other for letter, other in names.items() if other != first}
+        if others:
+            told = ", ".join(f"{other} in {letter}" for letter, other in others.items())
+            called[f"{first} is called {told}: the examples are the same"] = None
+    alone = _alone(found, called)
+    return places, alone, tuple(called), data
+
+
+def _alone(found: Mapping[Measure, Mapping[str, str]], called: dict[str, None]) -> tuple[str, ...]:
+    """Measures of one run; where another has one of the same name, why the two aren't compared."""
+    told = []
+    for measure, names in found.items():
+        if len(names) > 1:
+            continue
+        ((letter, data),) = names.items()
+        namesakes = [
+            (other, by)
+            for other, by in found.items()
+            if other is not measure and other[0] == measure[0] and data in by.values()
+        ]
+        other_data = any(other[2] != measure[2] for other, _ in namesakes)
+        if namesakes and other_data:
+            called[f"{data} in {letter} holds other examples than in another run"] = None
+        elif namesakes:
+            called[f"{measure[0]} in {letter} has other options than in another run"] = None
+        told.append(f"{measure[0]} on {data} in {letter} only")
+    return tuple(told)
+
+
+# All runs as one
+
+
+def _of_runs_that_have_it(block: Block) -> Block:
+    """A block without the conditions of runs that have nothing in it."""
+    there = {row.condition.name.partition(":")[0] for row in block.all_rows if row.record is not None}
+
+    def belongs(row: Row) -> bool:
+        return row.condition.name.partition(":")[0] in there
+
+    baseline, *rows = [row for row in block.all_rows if belongs(row)] or [None]
+    if baseline is not None and baseline.condition.kind != "baseline":
+        baseline, rows = None, [baseline, *rows]
+    sweeps = tuple(sweep for sweep in block.sweeps if all(belongs(row) for _, row in sweep.points))
+    return replace(block, baseline=baseline, rows=tuple(row for row in rows if row is not None), sweeps=sweeps)
+
+
+def _merged(runs: Mapping[str, Run], places: Places) -> Results:
+    conditions: list[ConditionEntry] = []
+    records: list[RecordEntry] = []
+    evaluators: dict[str, EvaluatorEntry] = {}
+    for letter, run in runs.items():
+        conditions += [_lettered(entry, letter) for entry in run.results.conditions]
+        known = {entry.name: entry for entry in run.results.evaluators}
+        identities = _identities(run)
+        for record in run.results.records:
+            place = places.get(identities[(record.evaluator, record.data)])
+            if place is None:
+                continue
+            records.append(
+                record.model_copy(
+                    update={
+                        "condition": f"{letter}: {record.condition}",
+                        "evaluator": place[0],
+                        "data": place[1],
+                    }
+                )
+            )
+            if record.evaluator in known:
+                evaluators.setdefault(place[0], known[record.evaluator].model_copy(update={"name": place[0]}))
+    first = next(iter(runs.values())).results
+    title = " and ".join(dict.fromkeys(run.title for run in runs.values()))
+    return Results(
+        name="comparison",
+        title=title,
+        model=first.model,
+        conditions=tuple(conditions),
+        evaluators=tuple(evaluators.values()),
+        records=tuple(records),
+    )
+
+
+def _lettered(entry: ConditionEntry, letter: str) -> ConditionEntry:
+    """A condition under its run's letter."""
+    return entry.model_copy(
+        update={
+            "name": f"{letter}: {entry.name}",
+            "of": None if entry.of is None else f"{letter}: {entry.of}",
+            "sweep": None if entry.sweep is None else f"{letter}: {entry.sweep}",
+        }
+    )
+
+
+# What differs
+
+
+def _recipes(runs: Mapping[str, Run]) -> tuple[Difference, ...]:
+    """Settings that aren't the same in all recipes. A file counts by what it holds, which the hashes say."""
+    hashes = {letter: {name: facts.sha256 for name, facts in run.origin.data.items()} for letter, run in runs.items()}
+    found = []
+    for one in _differing({letter: _settings(run) for letter, run in runs.items()}):
+        parts = one.key.split(".")
+        if parts[0] == "data" and parts[2:] == ["file"]:
+            of_name = [
+                {name: digest for name, digest in of.items() if name.partition(".")[0] == parts[1]}
+                for of in hashes.values()
+            ]
+            if of_name[0] and all(other == of_name[0] for other in of_name):
+                continue
+        found.append(one)
+    return tuple(found)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    try:
+        read = yaml.safe_load(run.recipe or "")
+    except (yaml.YAMLError, RecursionError):
+        return {}
+    return dict(_flat(read)) if isinstance(read, dict) else {}
+
+
+def _made_with(runs: Mapping[str, Run]) -> tuple[Difference, ...]:
+    """Weights, versions, plugins' code, machine and commits, where they aren't the same."""
+    recipes = {one.key for one in _differing({letter: _settings(run) for letter, run in runs.items()})}
+    told = {}
+    for letter, run in runs.items():
+        origin = run.origin
+        plugins = {f"{one.get('kind')} {one.get('name')}": one.get("sha256") for one in run.origin.plugins}
+        git = {name: None if state is None else state.commit for name, state in origin.git}
+        told[letter] = dict(
+            _flat(
+                {
+                    "model": dict(origin.model),
+                    "versions": dict(origin.versions),
+                    "platform": origin.platform.model_dump(),
+                    "plugins": plugins,
+                    "commit": git,
+                }
+            )
+        )
+    return tuple(one for one in _differing(told) if one.key not in recipes)
+
+
+def _differing(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Difference, ...]:
+    """Settings that aren't the same everywhere; of a part that some have and others haven't, that alone."""
+    parts = {letter: {_part(key) for key in one} for letter, one in settings.items()}
+    found: dict[str, Difference] = {}
+    for key in dict.fromkeys(key for one in settings.values() for key in one):
+        part = _part(key)
+        if part and any(part not in there for there in parts.values()):
+            values = {letter: IS_THERE if part in there else None for letter, there in parts.items()}
+            found.setdefault(part, Difference(part, values))
+            continue
+        values = {letter: one.get(key) for letter, one in settings.items()}
+        if len({json.dumps(value) for value in values.values()}) > 1:
+            found[key] = Difference(key, values)
+    return tuple(found.values())
+
+
+def _part(key: str) -> str:
+    """What a setting belongs to that a recipe may have or not: a data set, a direction, a condition, an evaluator."""
+    section, _, rest = key.partition(".")
+    name, _, rest = rest.partition(".")
+    return f"{section}.{name}" if rest and section in NAMED else ""
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Settings by dotted key; lists of mappings by number, other lists whole."""
+    found: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if name == "evaluate" and isinstance(item, list):
+            item = {str(options.get("name", kind)): {kind: options} for kind, options in _evaluators(item)}
+        elif isinstance(item, list) and item and all(isinstance(one, dict) for one in item):
+            item = {str(number): one for number, one in enumerate(item)}
+        if isinstance(item, dict) and item:
+            found += _flat(item, f"{name}.")
+        else:
+            found.append((name, item if isinstance(item, (str, int, float, bool, list)) or item is None else str(item)))
+    return found
+
+
+def _evaluators(listed: Sequence[Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Evaluators of a recipe with their options. They go by name: one more before them changes nothing of them."""
+    pairs = [next(iter(one.items())) for one in listed if isinstance(one, dict) and one]
+    return [(str(kind), options) for kind, options in pairs if isinstance(options, dict)]
