@@ -8,7 +8,7 @@ same name may stand for other rows in another recipe.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -77,12 +77,12 @@ class Comparison:
 
         ``run`` is the letter; ``data`` and ``evaluator`` are named as in the first run that has them.
         """
+        places, *_ = _shared(self.runs)
         found = []
-        named = {(letter, key): place for key, place in self._places().items() for letter in self.runs}
         for letter, run in self.runs.items():
             identities = _identities(run)
             for row, record in zip(ReadRun(run).rows(), run.results.records, strict=True):
-                place = named.get((letter, identities[(record.evaluator, record.data)]))
+                place = places.get(identities[(record.evaluator, record.data)])
                 if place is not None:
                     found.append({**row, "run": letter, "evaluator": place[0], "data": place[1]})
         return found
@@ -90,9 +90,6 @@ class Comparison:
     def frame(self) -> Any:
         """``rows()`` as a ``pandas.DataFrame``; where pandas isn't installed, the rows themselves."""
         return framed(self.rows())
-
-    def _places(self) -> dict[Measure, tuple[str, str]]:
-        return _shared(self.runs)[0]
 
 
 def compare_runs(paths: Sequence[str | Path]) -> Comparison:
@@ -157,47 +154,53 @@ def _shared(runs: Mapping[str, Run]) -> tuple[Places, tuple[str, ...], tuple[str
     for letter, run in runs.items():
         for (_, data), measure in _identities(run).items():
             found.setdefault(measure, {})[letter] = data
-    shared = {measure: names for measure, names in found.items() if len(names) > 1}
     places: Places = {}
-    called: dict[str, None] = {}
     data: dict[str, str] = {}
-    for measure, names in shared.items():
-        first, own = next(iter(names.values())), measure[2]
-        name = first
-        if data.get(first, own) != own:  # the same name for other examples
-            name = f"{first} of {', '.join(names)}"
-        data[name] = own
-        evaluator = measure[0]
-        if (evaluator, name) in places.values():  # the same name with other options
+    for measure, names in found.items():
+        if len(names) < 2:
+            continue
+        evaluator, _, examples = measure
+        name = next(iter(names.values()))
+        if data.setdefault(name, examples) != examples:
+            name = f"{name} of {', '.join(names)}"
+            data[name] = examples
+        if (evaluator, name) in places.values():  # with other options
             evaluator = f"{evaluator} of {', '.join(names)}"
         places[measure] = (evaluator, name)
-        others = {letter: other for letter, other in names.items() if other != first}
-        if others:
-            told = ", ".join(f"{other} in {letter}" for letter, other in others.items())
-            called[f"{first} is called {told}: the examples are the same"] = None
-    alone = _alone(found, called)
-    return places, alone, tuple(called), data
+    alone = [
+        f"{evaluator} on {data} in {letter} only"
+        for (evaluator, *_), names in found.items()
+        if len(names) == 1
+        for letter, data in names.items()
+    ]
+    return places, tuple(alone), _namesakes(found), data
 
 
-def _alone(found: Mapping[Measure, Mapping[str, str]], called: dict[str, None]) -> tuple[str, ...]:
-    """Measures of one run; where another has one of the same name, why the two aren't compared."""
-    told = []
-    for measure, names in found.items():
-        if len(names) > 1:
-            continue
-        ((letter, data),) = names.items()
-        namesakes = [
-            (other, by)
-            for other, by in found.items()
-            if other is not measure and other[0] == measure[0] and data in by.values()
-        ]
-        other_data = any(other[2] != measure[2] for other, _ in namesakes)
-        if namesakes and other_data:
-            called[f"{data} in {letter} holds other examples than in another run"] = None
-        elif namesakes:
-            called[f"{measure[0]} in {letter} has other options than in another run"] = None
-        told.append(f"{measure[0]} on {data} in {letter} only")
-    return tuple(told)
+def _namesakes(found: Mapping[Measure, Mapping[str, str]]) -> tuple[str, ...]:
+    """Examples with several names, names with several sets of examples, and evaluators with other options, in words."""
+    names: dict[str, dict[str, dict[str, None]]] = {}
+    examples: dict[str, dict[str, dict[str, None]]] = {}
+    options: dict[str, dict[str, dict[str, None]]] = {}
+    for (evaluator, told, digest), by in found.items():
+        for letter, name in by.items():
+            names.setdefault(digest, {}).setdefault(name, {})[letter] = None
+            examples.setdefault(name, {}).setdefault(digest, {})[letter] = None
+            options.setdefault(evaluator, {}).setdefault(told, {})[letter] = None
+    said = [
+        f"the same examples are called {'; '.join(f'{name} in {_and(by)}' for name, by in called.items())}"
+        for called in names.values()
+        if len(called) > 1
+    ]
+    for what, groups in (("holds other examples", examples), ("has other options", options)):
+        for name, by_identity in groups.items():
+            first, *others = by_identity.values()
+            said += [f"{name} {what} in {_and(other)} than in {_and(first)}" for other in others]
+    return tuple(said)
+
+
+def _and(letters: Iterable[str]) -> str:
+    *before, last = letters
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 # All runs as one
@@ -342,7 +345,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for key, item in value.items():
         name = f"{prefix}{key}"
         if name == "evaluate" and isinstance(item, list):
-            item = {str(options.get("name", kind)): {kind: options} for kind, options in _evaluators(item)}
+            item = {options.pop("name", kind): {**options, "evaluator": kind} for kind, options in _evaluators(item)}
         elif isinstance(item, list) and item and all(isinstance(one, dict) for one in item):
             item = {str(number): one for number, one in enumerate(item)}
         if isinstance(item, dict) and item:
@@ -352,7 +355,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _evaluators(listed: Sequence[Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def _evaluators(listed: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:
     """Evaluators of a recipe with their options. They go by name: one more before them changes nothing of them."""
     pairs = [next(iter(one.items())) for one in listed if isinstance(one, dict) and one]
-    return [(str(kind), options) for kind, options in pairs if isinstance(options, dict)]
+    return [(str(kind), dict(options)) for kind, options in pairs if isinstance(options, dict)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 MOST_SETTINGS: Final = 20
 MOST_NOTES: Final = 12
 NO_SETTING: Final = "-"
+HASH_SHOWN: Final = 12
+_HASH: Final = re.compile(r"(?:sha256:)?([0-9a-f]{40,})")
 
 
 def print_comparison(found: Comparison, console: Console) -> None:
@@ -84,9 +87,11 @@ def _settings(differences: Sequence[Difference], letters: Sequence[str], width: 
 
 
 def written(value: Any) -> str:
-    """A setting as a recipe has it; a dash for one that is not set."""
+    """A setting as a recipe has it, of a hash its beginning; a dash for one that is not set."""
     if value is None:
         return NO_SETTING
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return ", ".join(value)
+    if isinstance(value, str) and (digits := _HASH.fullmatch(value)):
+        return f"{digits[1][:HASH_SHOWN]}…"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
