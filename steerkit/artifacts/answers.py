@@ -30,7 +30,7 @@ class AnswersOnDisk:
         """The answer, or None. A damaged file counts as none, and is written anew."""
         try:
             held = json.loads(self.path(asker, question).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         right = isinstance(held, dict) and held.get("question") == question and isinstance(held.get("answer"), str)
         return str(held["answer"]) if right else None
