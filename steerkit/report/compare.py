@@ -141,7 +141,9 @@ def _examples(run: Run, data: str) -> str:
     if not digest:  # what the model itself said, or a run that doesn't say: its own
         said = run.path / f"completions-{data.partition('.')[0]}.jsonl"
         digest = sha256(said.read_bytes()).hexdigest() if said.is_file() else f"{run.path.resolve()} {data}"
-    kept = [f"{one.keep}, {one.kept} kept" for one in run.results.filters if one.data == data]
+    # Which examples a filter keeps is the model's doing.
+    model = run.origin.model.get("weights_sha256") or run.results.model.source
+    kept = [f"{one.keep}, {one.kept} kept by {model}" for one in run.results.filters if one.data == data]
     return " ".join([digest, *kept])
 
 
@@ -155,25 +157,25 @@ def _shared(runs: Mapping[str, Run]) -> tuple[Places, tuple[str, ...], tuple[str
         for (_, data), measure in _identities(run).items():
             found.setdefault(measure, {})[letter] = data
     places: Places = {}
-    data: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for measure, names in found.items():
         if len(names) < 2:
             continue
         evaluator, _, examples = measure
         name = next(iter(names.values()))
-        if data.setdefault(name, examples) != examples:
+        if hashes.setdefault(name, examples) != examples:
             name = f"{name} of {', '.join(names)}"
-            data[name] = examples
+            hashes[name] = examples
         if (evaluator, name) in places.values():  # with other options
             evaluator = f"{evaluator} of {', '.join(names)}"
         places[measure] = (evaluator, name)
     alone = [
-        f"{evaluator} on {data} in {letter} only"
+        f"{evaluator} on {called} in {letter} only"
         for (evaluator, *_), names in found.items()
         if len(names) == 1
-        for letter, data in names.items()
+        for letter, called in names.items()
     ]
-    return places, tuple(alone), _namesakes(found), data
+    return places, tuple(alone), _namesakes(found), hashes
 
 
 def _namesakes(found: Mapping[Measure, Mapping[str, str]]) -> tuple[str, ...]:
@@ -213,11 +215,10 @@ def _of_runs_that_have_it(block: Block) -> Block:
     def belongs(row: Row) -> bool:
         return row.condition.name.partition(":")[0] in there
 
-    baseline, *rows = [row for row in block.all_rows if belongs(row)] or [None]
-    if baseline is not None and baseline.condition.kind != "baseline":
-        baseline, rows = None, [baseline, *rows]
+    kept = [row for row in block.all_rows if belongs(row)]
+    baseline = next((row for row in kept if row.condition.kind == "baseline"), None)
     sweeps = tuple(sweep for sweep in block.sweeps if all(belongs(row) for _, row in sweep.points))
-    return replace(block, baseline=baseline, rows=tuple(row for row in rows if row is not None), sweeps=sweeps)
+    return replace(block, baseline=baseline, rows=tuple(row for row in kept if row is not baseline), sweeps=sweeps)
 
 
 def _merged(runs: Mapping[str, Run], places: Places) -> Results:

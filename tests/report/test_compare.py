@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import steerkit
+from steerkit.artifacts.results import FilterEntry, ModelEntry, Results
 from steerkit.cli.main import main
 from steerkit.errors import ArtifactError, SteerkitError
-from steerkit.report.compare import IS_THERE, Comparison, compare_runs
+from steerkit.report.compare import IS_THERE, Comparison, _examples, compare_runs
+from steerkit.report.read import Run
 from steerkit.run import run_recipe
 from tests.small_run import RECIPE, results_of
 
@@ -276,3 +278,27 @@ def test_mistakes_are_told(runs: dict[str, Path], tmp_path: Path, capsys: pytest
         compare_runs([small] * 27)
     with pytest.raises(ArtifactError, match="is not a directory"):
         steerkit.compare_runs([small, tmp_path / "nowhere"])
+
+
+def test_examples_that_a_model_filtered_are_that_models(tmp_path: Path) -> None:
+    def examples(weights: str, *, kept: int = 3, filtered: bool = True, digest: str = "d") -> str:
+        filters = (FilterEntry(data="a", keep="refusal_score at most 0", before=4, kept=kept),) if filtered else ()
+        results = Results(name="x", model=ModelEntry(source="m"), filters=filters)
+        provenance = {"data": {"a": {"n": 4, "sha256": digest}}, "model": {"weights_sha256": weights}}
+        return _examples(Run(path=tmp_path, results=results, provenance=provenance), "a")
+
+    assert examples("one") == examples("one") != examples("two")
+    assert examples("one", kept=2) != examples("one")
+    assert examples("one", filtered=False) == examples("two", filtered=False) != examples("one")
+    assert examples("one", filtered=False, digest="e") != examples("one", filtered=False)
+
+
+def test_what_a_model_said_counts_by_what_it_said(tmp_path: Path) -> None:
+    found = []
+    for name, said in (("one", "a"), ("two", "a"), ("three", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "completions-own.jsonl").write_text(said)
+        run = Run(path=tmp_path / name, results=Results(name="x", model=ModelEntry(source="m")))
+        found.append(_examples(run, "own.test"))
+        assert _examples(run, "unknown") == f"{(tmp_path / name).resolve()} unknown"
+    assert found[0] == found[1] != found[2]
