@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def _size(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
     if found is None or (found[3] and not found[2]):
         raise typer.BadParameter(f"{text!r} is no size. Write it such as 500MB or 2GB; 0 for nothing at all.")
-    return float(found[1]) * (1024 if found[3] else 1000) ** _PREFIXES.index(found[2])
+    return float(found[1]) * math.pow(1024 if found[3] else 1000, _PREFIXES.index(found[2]))
 
 
 def clean_command(
