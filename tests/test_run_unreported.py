@@ -157,3 +157,27 @@ def test_a_finished_run_of_another_title_is_left_alone(recipe: Path, made: Path,
 def test_in_python_a_finished_run_is_left_alone(recipe: Path, made: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made, tmp_path / "runs" / made.name))
     assert run_recipe(recipe, out=tmp_path / "runs", store=made.parent / STORE) != run
+
+
+def test_a_finished_run_of_the_same_data_elsewhere_is_left_alone(tmp_path: Path) -> None:
+    """It is the same run by its key, but says of its data that they lie where it found them."""
+    recipes = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("one line\nanother line\n")
+        recipes.append(tmp_path / name / "small.yaml")
+        recipes[-1].write_text(
+            """
+model: {source: "tiny-random:llama", dtype: float32}
+data: {a: {file: a.txt}}
+conditions: {asked: {system_prompt: Be warm.}}
+evaluate: [refusal_score: {data: a}]
+"""
+        )
+    run = run_recipe(recipes[0], out=tmp_path / "runs")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    other = reported(recipes[1], tmp_path / "runs")
+    assert other != run and other.name.split("-", 1)[1] == run.name.split("-", 1)[1]
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert "there/a.txt" in (other / "recipe.yaml").read_text()
+    assert reported(recipes[0], tmp_path / "runs") == run
