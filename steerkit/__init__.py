@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from steerkit.baking import bake as bake
     from steerkit.capability import evaluate_tasks as evaluate_tasks
     from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.report.compare import compare_runs as compare_runs
+    from steerkit.report.frames import read_run as read_run
     from steerkit.run import run_recipe as run_recipe
     from steerkit.session import ablate as ablate
     from steerkit.session import add as add
@@ -54,6 +56,7 @@ _HOMES = {
     "add": "steerkit.session",
     "bake": "steerkit.baking",
     "capture": "steerkit.session",
+    "compare_runs": "steerkit.report.compare",
     "estimate_direction": "steerkit.session",
     "estimate_directions": "steerkit.session",
     "evaluate_tasks": "steerkit.capability",
@@ -61,6 +64,7 @@ _HOMES = {
     "intervention": "steerkit.session",
     "load_directions": "steerkit.artifacts.directions",
     "load_model": "steerkit.session",
+    "read_run": "steerkit.report.frames",
     "run_recipe": "steerkit.run",
     "save_directions": "steerkit.artifacts.directions",
     "wrap": "steerkit.session",

@@ -246,7 +246,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What a cached folder says about where it came from (licence, source, quantisation, hashes), or None."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) else None
 

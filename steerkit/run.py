@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from steerkit import stages
 from steerkit.artifacts.files import require_folder
+from steerkit.artifacts.finished import fault_of, holds
 from steerkit.artifacts.provenance import Provenance, describe_run
-from steerkit.artifacts.rundir import RunDirectory, write_json, write_text
+from steerkit.artifacts.rundir import RESULTS, RunDirectory, write_json, write_text
 from steerkit.artifacts.store import STORE, Store
 from steerkit.catalog import Catalog
 from steerkit.errors import NoCandidateError, SteerkitError, known_keywords
@@ -22,6 +23,7 @@ from steerkit.progress import SILENT, Noted, Observer, Stage
 from steerkit.stages import Bench, Graph, ModelUse, Task
 
 MOST_THREADS: Final = 1024
+REPORT: Final = "report.html"
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -63,7 +65,7 @@ def run_recipe(
         )
     if isinstance(overrides, str):
         raise SteerkitError(f"overrides is a list of settings: write [{overrides!r}].")
-    if "" in (str(recipe), out, store):
+    if any(isinstance(one, str) and not one.strip() for one in (recipe, out, store)):
         raise SteerkitError("A recipe, out and store are paths, and an empty text is none. Name one, or leave it out.")
     plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
     chosen = None if store is None else Path(store)
@@ -71,54 +73,100 @@ def run_recipe(
 
 
 def execute(
-    plan: Plan, out: Path, observer: Observer = SILENT, *, store: Path | None = None, threads: int | None = None
+    plan: Plan,
+    out: Path,
+    observer: Observer = SILENT,
+    *,
+    store: Path | None = None,
+    threads: int | None = None,
+    report: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Carry out a plan. It needs nothing else: neither the recipe's file nor that its plugins are installed."""
+    """Carry out a plan. It needs nothing else: neither the recipe's file nor that its plugins are installed.
+
+    Args:
+        plan: the plan.
+        out: where run directories go.
+        observer: told what is done.
+        store: where outputs are kept; ``.store`` in ``out`` if not given.
+        threads: CPU threads; as they are if not given.
+        report: writes ``report.html`` into the directory once all is measured. The run is finished when that is there;
+            a run that is finished but for it is measured no second time.
+    """
     require_places(out, store)
     with _threads(threads):
         kept = Store(store or out / STORE)
+        kept.remove_halves()
         model = stages.prepare(plan, kept, observer)
         provenance = _provenance(plan, model)
         assert provenance.run_hash is not None
-        with RunDirectory.open(out, plan.report.name, provenance.run_hash) as directory:
+
+        def unreported(path: Path) -> bool:
+            return report is not None and not (path / REPORT).exists() and holds(path, provenance, plan.report.recipe)
+
+        with RunDirectory.open(out, plan.report.name, provenance.run_hash, unreported) as directory:
             observer = Noted(observer, directory.note)
             began = "continuing" if directory.resumed else "writing"
             observer.step(Stage("directory", f"{began} {directory.path}"))
-            write_text(directory.path / "recipe.yaml", plan.report.recipe)
-            write_json(directory.path / "plan.json", plan.to_json())
-            write_json(directory.path / "provenance.json", provenance.model_dump(mode="json"))
-
-            use = stages.model_use(plan, model)
-            with closing(LocalExecutor(Bench(use, model, observer))) as executor:
-                outputs_of = partial(_outputs, store=kept, executor=executor, directory=directory, observer=observer)
-                plan, tokens = _with_tokens(plan, use, model, outputs_of)
-                plan, filters = _filtered(plan, use, outputs_of)
-                plan, completions = _completed(plan, use, outputs_of, model, directory.path)
-                graph = stages.make_graph(plan, use)
-                outputs = outputs_of(graph.tasks, graph.given, graph.wanted)
-                # What can't work is found here, before hours of measuring: sites, widths and positions.
-                searches = _searches(graph, outputs, directory.path)
-                directions = _directions(plan, model, graph, outputs, directory.path)
-                conditions = stages.conditions(plan, directions)
-                stages.require_possible(conditions, plan, model)
-                stages.require_monitors(plan, directions, model)
-                found = outputs.want(graph.wanted)
-
-            plan = stages.calibrated(plan, graph, outputs.want([*graph.thresholds.values()]))
-            collected = stages.Collected(
-                directions=directions,
-                conditions=conditions,
-                scores=stages.read_scores(plan, graph, found, model),
-                separation=stages.read_separations(graph, found),
-                searches=searches,
-                filters=filters,
-                tokens=tokens,
-                completions=completions,
-                suffixes=stages.read_suffixes(graph, found, directions),
-            )
-            results, samples = stages.collect(plan, model, collected)
-            directory.finish(results, samples)
+            for said in kept.discarded:
+                directory.note(said)
+            if not _is_measured(directory, plan.report.recipe):
+                _measure(plan, model, provenance, directory, kept, observer)
+            if report is not None:
+                report(directory.path)
+            directory.close()
             return directory.path
+
+
+def _is_measured(directory: RunDirectory, recipe: str) -> bool:
+    """Whether a try before has measured everything. What of it can't be read is made again."""
+    if not directory.resumed or not (directory.path / RESULTS).exists():
+        return False
+    fault = fault_of(directory.path, recipe)
+    if fault is not None:
+        directory.note(f"{fault}: it is discarded, and what was measured is written again")
+    else:
+        directory.note("everything is measured already")
+        directory.write_times()
+    return fault is None
+
+
+def _measure(
+    plan: Plan, model: LiveModel, provenance: Provenance, directory: RunDirectory, kept: Store, observer: Observer
+) -> None:
+    """All of a run but its report."""
+    write_text(directory.path / "recipe.yaml", plan.report.recipe)
+    write_json(directory.path / "plan.json", plan.to_json())
+    write_json(directory.path / "provenance.json", provenance.model_dump(mode="json"))
+
+    use = stages.model_use(plan, model)
+    with closing(LocalExecutor(Bench(use, model, observer))) as executor:
+        outputs_of = partial(_outputs, store=kept, executor=executor, directory=directory, observer=observer)
+        plan, tokens = _with_tokens(plan, use, model, outputs_of)
+        plan, filters = _filtered(plan, use, outputs_of)
+        plan, completions = _completed(plan, use, outputs_of, model, directory.path)
+        graph = stages.make_graph(plan, use)
+        outputs = outputs_of(graph.tasks, graph.given, graph.wanted)
+        # What can't work is found here, before hours of measuring: sites, widths and positions.
+        searches = _searches(graph, outputs, directory.path)
+        directions = _directions(plan, model, graph, outputs, directory.path)
+        conditions = stages.conditions(plan, directions)
+        stages.require_possible(conditions, plan, model)
+        stages.require_monitors(plan, directions, model)
+        found = outputs.want(graph.wanted)
+
+    plan = stages.calibrated(plan, graph, outputs.want([*graph.thresholds.values()]))
+    collected = stages.Collected(
+        directions=directions,
+        conditions=conditions,
+        scores=stages.read_scores(plan, graph, found, model),
+        separation=stages.read_separations(graph, found),
+        searches=searches,
+        filters=filters,
+        tokens=tokens,
+        completions=completions,
+        suffixes=stages.read_suffixes(graph, found, directions),
+    )
+    directory.write(*stages.collect(plan, model, collected))
 
 
 def require_places(out: Path, store: Path | None = None) -> None:

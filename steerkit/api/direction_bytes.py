@@ -200,4 +200,6 @@ def _unreadable(data: bytes, error: Exception) -> str:
             "is a pickle, and steerkit reads none, because reading one can run code. Open it where you trust it, "
             "and write its vectors with save_directions."
         )
-    return f"is damaged or not a safetensors file ({error}). Get a whole copy, or make it again with `steerkit run`."
+    return (
+        f"is damaged or not a safetensors file ({error}). Get a whole copy, or run the recipe that wrote it once more."
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from steerkit.artifacts.files import write_whole
+from steerkit.artifacts.files import remove_halves, write_whole
 from steerkit.errors import ArtifactError
 
 
@@ -30,7 +30,7 @@ class AnswersOnDisk:
         """The answer, or None. A damaged file counts as none, and is written anew."""
         try:
             held = json.loads(self.path(asker, question).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         right = isinstance(held, dict) and held.get("question") == question and isinstance(held.get("answer"), str)
         return str(held["answer"]) if right else None
@@ -43,6 +43,7 @@ class AnswersOnDisk:
         """
         data = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
         try:
+            remove_halves(self.path(asker, question).parent, deep=False)
             write_whole(self.path(asker, question), data.encode("utf-8", "surrogatepass"))
         except OSError as error:
             raise ArtifactError(

@@ -3,13 +3,62 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from steerkit.api.files import write_whole
+from steerkit.api.files import HALVES, held, write_whole
 from steerkit.errors import ArtifactError
 
-__all__ = ["require_folder", "write_whole"]
+__all__ = ["discard", "remove_halves", "require_file", "require_folder", "write_whole"]
+
+
+def remove_halves(folder: Path, pattern: str = HALVES, *, deep: bool = True) -> int:
+    """Remove what processes that were killed were writing in a folder; what one is writing now is left alone.
+
+    Args:
+        folder: which one; there may be none.
+        pattern: what such files are called.
+        deep: in the folders below it as well.
+
+    Returns:
+        how many files were removed.
+    """
+    removed = 0
+    for half in list(folder.rglob(pattern) if deep else folder.glob(pattern)):
+        with suppress(OSError):  # another user's, perhaps, or gone by now
+            if sys.platform == "win32":
+                half.unlink()  # fails where a process has it open
+                removed += 1
+                continue
+            with half.open("rb") as file:
+                if held(file, wait=False):
+                    half.unlink()
+                    removed += 1
+    return removed
+
+
+def discard(path: Path) -> None:
+    """Remove what can't be used, a file or a folder; where it can't be removed, it stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def require_file(path: str | Path, what: str, instead: str) -> None:
+    """As ``require_folder``, for a file that is to be written.
+
+    Raises:
+        ArtifactError: where it can't be, or where the path is that of a folder, as an empty text is.
+    """
+    if not str(path).strip() or Path(path).is_dir():
+        named = f"{path} is a folder" if str(path).strip() else "an empty text names no file"
+        raise ArtifactError(f"Can't write {what}: {named}. {instead}")
+    require_folder(Path(path).parent, what, instead)
 
 
 def require_folder(folder: Path, what: str, instead: str) -> None:

@@ -8,8 +8,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from loguru import logger
 
-from steerkit.artifacts.files import write_whole
+from steerkit.artifacts.files import discard, remove_halves, write_whole
 from steerkit.artifacts.results import Results, Timings
 from steerkit.artifacts.samples import Sample
 from steerkit.errors import ArtifactError
@@ -37,6 +37,14 @@ LOG = "run.log"
 
 LOG_FORMAT = "{time:YYYY-MM-DDTHH:mm:ss.SSSZ} {process} {message}"
 
+RESULTS = "results.json"
+"""Written last: where it is, everything is."""
+
+TIMINGS = "timings.json"
+
+Reopened = Callable[[Path], bool]
+"""Whether a finished run's directory is taken up again, such as one that only lacks its report."""
+
 
 @dataclass
 class RunDirectory:
@@ -48,13 +56,14 @@ class RunDirectory:
 
     @classmethod
     @contextmanager
-    def open(cls, out: Path, name: str, digest: str) -> Iterator[RunDirectory]:
+    def open(cls, out: Path, name: str, digest: str, reopened: Reopened = lambda path: False) -> Iterator[RunDirectory]:
         """Continue the newest unfinished directory of the same recipe and data, or begin one.
 
         Args:
             out: parent folder; made if need be.
             name: the recipe's name.
             digest: hash of everything that results depend on; another hash is another run.
+            reopened: asked of finished directories that may be of the same run.
 
         Raises:
             ArtifactError: where the folder can't be written.
@@ -62,18 +71,17 @@ class RunDirectory:
         stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'run'}-{digest[:8]}"
         try:
             out.mkdir(parents=True, exist_ok=True)
-            path, lock, resumed = _claim(out, stem, digest)
+            path, lock, resumed = _claim(out, stem, digest, reopened)
         except OSError as error:
             raise ArtifactError(
                 f"Can't write run directories in {out}: {error.strerror}. Choose another --out."
             ) from error
         try:
             directory = cls(path, resumed)
-            if resumed:
-                _remove_halves(path)
-            if resumed and (path / STAGES / "timings.json").exists():
-                directory.timings.update(json.loads((path / STAGES / "timings.json").read_text()))
             with _logging(path):
+                remove_halves(path)
+                if resumed:
+                    directory._take_times()
                 yield directory
         finally:
             lock.release()
@@ -94,13 +102,40 @@ class RunDirectory:
         """Add wall time to ``timings.json``."""
         self.timings[name] = round(self.timings.get(name, 0.0) + seconds, 3)
         if (self.path / STAGES).exists():
-            write_json(self.path / STAGES / "timings.json", self.timings)
+            write_json(self.path / STAGES / TIMINGS, self.timings)
+
+    def _take_times(self) -> None:
+        """Add to the times of the tries before. Those that can't be read are gone: nothing else depends on them."""
+        for file in (self.path / STAGES / TIMINGS, self.path / TIMINGS):
+            try:
+                seconds = json.loads(file.read_bytes())
+                if file.parent == self.path:
+                    seconds = seconds["seconds"]
+                self.timings.update({str(name): float(took) for name, took in dict(seconds).items()})
+                return
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                discard(file)
+                self.note(f"{file} can't be read and is discarded: times begin anew")
 
     def finish(self, results: Results, samples: Sequence[Sample]) -> None:
         """Write what readers read, then give up the stages: the run is whole from here on."""
+        self.write(results, samples)
+        self.close()
+
+    def write(self, results: Results, samples: Sequence[Sample]) -> None:
+        """Write what readers read, the results last. The run stays unfinished, for what may come behind them."""
         write_lines(self.path / "samples.jsonl", [sample.model_dump() for sample in samples])
-        write_json(self.path / "timings.json", Timings(seconds=self.timings).model_dump())
-        write_json(self.path / "results.json", results.model_dump())
+        self.write_times()
+        write_json(self.path / RESULTS, results.model_dump())
+
+    def write_times(self) -> None:
+        """Write what ``timings.json`` holds."""
+        write_json(self.path / TIMINGS, Timings(seconds=self.timings).model_dump())
+
+    def close(self) -> None:
+        """Give up the stages: the run is finished from here on."""
         # The digest goes first: without it nobody takes the run for an unfinished one, also where another process looks
         # in and makes the lock anew while the rest goes. What it makes may stay behind.
         (self.path / STAGES / DIGEST).unlink(missing_ok=True)
@@ -124,22 +159,23 @@ def _logging(path: Path) -> Iterator[None]:
         logger.remove(sink)
 
 
-def _claim(out: Path, stem: str, digest: str) -> tuple[Path, FileLock, bool]:
-    """The newest unfinished directory that no other process holds, else a new one."""
+def _claim(out: Path, stem: str, digest: str, reopened: Reopened) -> tuple[Path, FileLock, bool]:
+    """The newest unfinished directory that no other process holds, else a new one; and whether something is in it."""
     for path in sorted(out.glob(f"*-{stem}"), reverse=True):
-        stages = path / STAGES
-        if not stages.is_dir() or _digest_of(path) != digest:
+        if not _is_open(path, stem, digest, reopened):
             continue
-        lock = FileLock(stages / ".lock")
+        lock = FileLock(path / STAGES / ".lock")
         try:
             lock.acquire(blocking=False)
         except Timeout:
             continue
-        if _digest_of(path) == digest:
-            return path, lock, True
+        if _is_open(path, stem, digest, reopened):
+            begun = (path / STAGES / DIGEST).exists() or (path / RESULTS).exists()
+            write_text(path / STAGES / DIGEST, digest)
+            return path, lock, begun
         # Another process finished it between our look and our lock; the lock made the folder anew.
         lock.release()
-        shutil.rmtree(stages, ignore_errors=True)
+        shutil.rmtree(path / STAGES, ignore_errors=True)
     now = datetime.now(UTC)
     for attempt in range(100):
         suffix = f".{attempt}" if attempt else ""
@@ -148,36 +184,50 @@ def _claim(out: Path, stem: str, digest: str) -> tuple[Path, FileLock, bool]:
             path.mkdir()
         except FileExistsError:
             continue
-        return path, _begun(path, digest), False
+        held = _begun(path, digest)
+        if held is not None:
+            return path, held, False
     raise ArtifactError(f"A hundred runs of {stem} began in one second in {out}.")
 
 
-def _begun(path: Path, digest: str) -> FileLock:
-    """Mark a new directory as an unfinished run, and hold it. Where that can't be written, nothing is left."""
+def _is_open(path: Path, stem: str, digest: str, reopened: Reopened) -> bool:
+    """Whether a directory is this run's, and isn't finished, or is taken up again."""
+    if not path.is_dir() or not re.fullmatch(rf"\d{{8}}T\d{{6}}Z(\.\d+)?-{re.escape(stem)}", path.name):
+        return False
+    try:
+        marked = (path / STAGES / DIGEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if (path / RESULTS).exists():
+            return reopened(path)
+        # A process that was killed before it could mark what it began has left nothing else.
+        return all(one.name == STAGES for one in path.iterdir())
+    except OSError:
+        return False
+    # A mark that is none says whose it is no more. Its name does, and all of it is written again.
+    return marked == digest.encode() or not re.fullmatch(rb"[0-9a-f]{64}", marked)
+
+
+def _begun(path: Path, digest: str) -> FileLock | None:
+    """Mark a new directory as an unfinished run, and hold it. Where that can't be written, nothing is left.
+
+    None where another process took it for abandoned in the meantime, and has it.
+    """
     lock = FileLock(path / STAGES / ".lock")
     try:
-        (path / STAGES).mkdir()
+        (path / STAGES).mkdir(exist_ok=True)
         lock.acquire(blocking=False)
+        if (path / RESULTS).exists():
+            lock.release()
+            shutil.rmtree(path / STAGES, ignore_errors=True)
+            return None
         write_text(path / STAGES / DIGEST, digest)
+    except Timeout:
+        return None
     except BaseException:
         lock.release()
         shutil.rmtree(path, ignore_errors=True)
         raise
     return lock
-
-
-def _remove_halves(path: Path) -> None:
-    """Remove what a process that was killed was writing: who holds the directory is the only one that writes there."""
-    for half in path.rglob(".*.tmp"):
-        with suppress(OSError):
-            half.unlink()
-
-
-def _digest_of(path: Path) -> str | None:
-    try:
-        return (path / STAGES / DIGEST).read_text()
-    except OSError:
-        return None
 
 
 # Writing, whole or not at all

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerkit import stages
+from steerkit.artifacts.files import require_folder
 from steerkit.artifacts.rundir import write_json, write_text
 from steerkit.baking.asked import Asked, read_asked, require_model
 from steerkit.baking.card import card_of
@@ -74,10 +75,13 @@ def bake(
     """
     if not isinstance(condition, str) or not isinstance(run, (str, Path)) or not isinstance(out, (str, Path)):
         raise SteerkitError("bake takes a run directory, the name of one of its conditions, and a folder to write.")
+    if not str(out).strip():
+        raise SteerkitError("An empty text names no folder, and would be the one that you are in. Name one as out.")
     from steerkit.engine.baking.writing import bytes_of, require_room, write_checkpoint
 
     out = Path(out).expanduser()
     _require_free(out)
+    require_folder(out.absolute(), "a checkpoint", "Name another folder with --out.")
     remove_abandoned(out)
     asked = read_asked(run, condition, catalog)
     observer.step(f"loading {asked.plan.loading.source}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steerkit import stages
+from steerkit.artifacts.files import require_file
 from steerkit.artifacts.rundir import write_json
 from steerkit.baking.asked import Asked, read_asked, require_model
 from steerkit.capability.harness import evaluate_tasks, require_harness
@@ -76,11 +77,16 @@ def capability_of_run(
         DataError: for a condition with a system prompt where no template renders it.
         SteerkitError: what ``evaluate_tasks`` raises besides.
     """
+    if file is not None:
+        require_file(Path(file), "scores", "Choose another --json.")
     require_harness()
     wanted = [name for name in dict.fromkeys(conditions) if name != stages.BASELINE]
     # The baseline has no interventions, and its plan is the run's.
     asked = {name: read_asked(run, name, catalog, folds=False) for name in (stages.BASELINE, *wanted)}
     _require_rendered(asked, chat_template)
+    require_file(
+        asked[stages.BASELINE].run.path / FILE if file is None else Path(file), "scores", "Choose another --json."
+    )
     first = asked[stages.BASELINE]
     observer.step(f"loading {first.plan.loading.source}")
     live = stages.load(first.plan)

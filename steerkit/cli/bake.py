@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerkit.cli.paths import named
 from steerkit.progress import Silent
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 def bake_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory.")],
     condition: Annotated[str, typer.Option("--condition", metavar="NAME", help="Which condition, as results name it.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The folder to write: new, or empty.")],
+    out: Annotated[
+        Path, typer.Option("--out", parser=named, metavar="FOLDER", help="The folder to write: new, or empty.")
+    ],
 ) -> None:
     """Write a checkpoint with a condition folded into its weights, and compare it with the hooked model."""
     from rich.console import Console

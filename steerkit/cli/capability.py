@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerkit.cli.paths import named
 from steerkit.columns import print_table
 from steerkit.progress import Silent
 
@@ -23,7 +24,8 @@ def capability_command(
     ],
     tasks: Annotated[str, typer.Option("--tasks", metavar="A,B", help="Tasks, groups or tags of the harness.")],
     include: Annotated[
-        Path | None, typer.Option("--include", metavar="FOLDER", help="A folder with tasks of your own (YAML).")
+        Path | None,
+        typer.Option("--include", parser=named, metavar="FOLDER", help="A folder with tasks of your own (YAML)."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Most examples of each task.")] = None,
     num_fewshot: Annotated[
@@ -33,7 +35,8 @@ def capability_command(
         bool, typer.Option("--chat-template", help="Contexts go through the model's chat template.")
     ] = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Where to write; capability.json of the run if not.")
+        Path | None,
+        typer.Option("--json", parser=named, metavar="FILE", help="Where to write; capability.json of the run if not."),
     ] = None,
 ) -> None:
     """Evaluate capability tasks (lm-evaluation-harness) on conditions of a run, beside the baseline."""

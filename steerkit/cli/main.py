@@ -28,6 +28,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "capability": "steerkit.cli.capability:capability_command",
     "init": "steerkit.cli.init:init_command",
     "new-plugin": "steerkit.cli.new_plugin:new_plugin_command",
+    "clean": "steerkit.cli.clean:clean_command",
+    "compare": "steerkit.cli.compare:compare_command",
 }
 
 _KEPT: Final[Mapping[str, str]] = {
@@ -37,6 +39,7 @@ _KEPT: Final[Mapping[str, str]] = {
     "bake": "Nothing was written.",
     "init": "Nothing was written.",
     "new-plugin": "Nothing was written.",
+    "clean": "What is gone is computed again when it is needed; the same command goes on.",
 }
 _BRIEF: Final = frozenset({"check", "plugins"})
 """Commands that load no model and are over in a moment (``check --explain`` is none of them)."""

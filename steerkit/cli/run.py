@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerkit.cli.paths import named
 from steerkit.progress import Stage
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-
-def _folder(text: str) -> Path:
-    if not str(text).strip():  # else it would be the folder that one is in
-        raise typer.BadParameter("an empty text names no folder. Name one, or leave the option out.")
-    return Path(text)
 
 
 def run_command(
@@ -28,13 +23,13 @@ def run_command(
     profile: Annotated[
         str | None, typer.Option(metavar="NAME", help="A profile of the recipe, such as laptop, laid over it.")
     ] = None,
-    out: Annotated[Path, typer.Option(parser=_folder, metavar="DIRECTORY", help="Where run directories go.")] = Path(
+    out: Annotated[Path, typer.Option(parser=named, metavar="DIRECTORY", help="Where run directories go.")] = Path(
         "runs"
     ),
     store: Annotated[
         Path | None,
         typer.Option(
-            parser=_folder,
+            parser=named,
             metavar="DIRECTORY",
             help="Where outputs are kept for later runs; .store beside the runs if not given.",
         ),
@@ -69,16 +64,17 @@ def _run(
     from steerkit.report import write_report
     from steerkit.run import execute, require_places
 
+    def reported(path: Path) -> None:
+        shown.step(Stage("report", "writing the report"))
+        shown.kept = f"The measurements are kept: `steerkit report {path}` makes the report of them."
+        write_report(path)
+
     with shown.bar.console.status("checking the recipe"):
         plan = plan_recipe(recipe, settings, Catalog.discover(), profile)
     require_places(out, store)
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
-        path = execute(plan, out, shown, store=store, threads=threads)
-        shown.step(Stage("report", "writing the report"))
-        shown.kept = f"The measurements are kept: `steerkit report {path}` makes the report of them."
-        write_report(path)
-    return path
+        return execute(plan, out, shown, store=store, threads=threads, report=reported)
 
 
 def _bar() -> Progress:

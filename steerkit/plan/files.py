@@ -73,7 +73,7 @@ def _vectors_fault(path: Path, start: int, header: Mapping[str, Any], direction:
     try:
         ends = {name: tuple(map(int, entry["data_offsets"])) for name, entry in tensors.items()}
         if path.stat().st_size < start + max((end for _, end in ends.values()), default=0):
-            return f"{path} is cut off: get a whole copy, or make it again with `steerkit run`"
+            return f"{path} is cut off: get a whole copy, or run the recipe that wrote it once more"
         for name, (first, end) in ends.items():
             with path.open("rb") as file:
                 file.seek(start + first)

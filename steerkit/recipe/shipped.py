@@ -28,6 +28,8 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     A file that exists comes first. Raises ``RecipeError`` with the nearest shipped names.
     """
     text = os.fspath(recipe)
+    if not text.strip():
+        raise RecipeError([Problem("an empty text names none. Give its path, or the name of a shipped one")])
     try:
         path = readable_path(text)
     except SteerkitError as error:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from steerkit.artifacts.files import write_whole
+from steerkit.artifacts.files import remove_halves, write_whole
 from steerkit.errors import ArtifactError
 from steerkit.report.gaps import lost_parts
 from steerkit.report.read import Run, load_run
@@ -37,6 +37,8 @@ def write_report(run_dir: Path | str) -> Path:
     from steerkit.report.tables import make_blocks
 
     run = load_run(run_dir)
+    for place in (run.path, run.path / "plots"):
+        remove_halves(place, deep=False)
     blocks = make_blocks(run.results)
     beside = make_beside(run.results, blocks)
     plots = draw_all(blocks, make_separations(run.results), make_searches(run.results))

@@ -187,7 +187,8 @@ def _make_block(results: Results, entry: EvaluatorEntry | None, name: str, data:
     judge = is_judge(evaluator)
     rows = [_make_row(one, records, results, judge) for one in results.conditions if one.kind != "control"]
     baseline = next((row for row in rows if row.condition.kind == "baseline"), None)
-    others = tuple(row for row in rows if row.condition.kind == "intervention")
+    # A comparison of runs has several baselines; a run has one.
+    others = tuple(row for row in rows if row is not baseline)
     derived_from = None if entry is not None else parent
     return Block(evaluator, data, derived_from, baseline, others, _make_sweeps(others), _make_format(records.values()))
 

@@ -47,7 +47,7 @@ def print_summary(run: Run, console: Console) -> None:
     console.print(Text(clean(f"{model.source}, seed {run.results.seed}"), style="dim"))
     for block in shown:
         console.print()
-        _print_block(console, block)
+        print_block(console, block)
     if not blocks:
         console.print("Nothing was evaluated in this run.")
     if len(shown) < len(blocks):
@@ -89,7 +89,8 @@ def _print_notes(console: Console, notes: Sequence[str]) -> None:
             console.print(f"- {count(len(notes) - MOST_NOTES, 'more note')}: see the report")
 
 
-def _print_block(console: Console, block: Block) -> None:
+def print_block(console: Console, block: Block) -> None:
+    """Print what one evaluator gave on one data set, a row for each condition."""
     from rich.cells import cell_len
     from rich.text import Text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -65,3 +66,38 @@ def test_a_store_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="--store"):
         Store(tmp_path / "file").put(KEY, b"x")
+
+
+def test_what_is_damaged_is_told_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(KEY, b"some content")
+    assert store.get(KEY) and store.discarded == []
+    entry(store).write_bytes(b"other")
+    assert store.get(KEY) is None and store.get(KEY) is None
+    assert store.discarded == [
+        f"{entry(store)} can't be read (it isn't what was written): it is discarded and computed again"
+    ]
+
+
+def test_an_entry_in_the_place_of_another_is_not_believed(tmp_path: Path) -> None:
+    store, other = Store(tmp_path), "f" * 64
+    store.put(KEY, b"some content")
+    (tmp_path / "ff").mkdir()
+    shutil.copy(entry(store), tmp_path / "ff" / other)
+    assert store.get(other) is None
+    store.put(other, b"its own")
+    assert (store.get(KEY), store.get(other)) == (b"some content", b"its own")
+
+
+@pytest.mark.parametrize("place", [KEY[:2], f"{KEY[:2]}/{KEY}"])
+def test_what_lies_where_an_entry_belongs_gives_way(tmp_path: Path, place: str) -> None:
+    """A file in a folder's place and a folder in a file's would otherwise block the key for good."""
+    store, there = Store(tmp_path), tmp_path / place
+    if "/" in place:
+        there.mkdir(parents=True)
+        (there / "x").touch()
+    else:
+        there.touch()
+    assert store.get(KEY) is None and len(store.discarded) == 1
+    store.put(KEY, b"some content")
+    assert store.get(KEY) == b"some content"

@@ -68,7 +68,7 @@ def _state(path: Path) -> dict[str, Any]:
 def _remembered_hash(note: Path, state: Mapping[str, Any]) -> str | None:
     try:
         found = json.loads(note.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     known = found.pop("sha256", None) if isinstance(found, dict) else None
     return known if isinstance(known, str) and found == state else None
