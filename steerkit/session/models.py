@@ -146,7 +146,7 @@ def live_model(
     loaded: LoadedModel, spec: Spec, chat: ChatFormat | None, batch_tokens: int, self_test: bool = True
 ) -> LiveModel:
     """A loaded model with the adapter that was chosen for it. See ``load_model``."""
-    from steerkit.engine.runtime.steering import with_nothing_on_model
+    from steerkit.engine.runtime.copies import with_nothing_on_model
     from steerkit.engine.sites.selftest_memory import require_tested
     from steerkit.session.model import LiveModel
 

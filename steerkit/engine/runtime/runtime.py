@@ -134,8 +134,12 @@ class Runtime:
         Vectors and coefficients are read when the block is entered: to train them, enter it anew for each step. A
         parameter that something is folded into gets no gradient meanwhile; ``mode="hook"`` leaves all as they are.
 
+        A checkpoint or a copy of the model that is made inside is that of the plain model, and what is loaded, moved
+        or cast inside stays so behind the block. Freeze parameters, and write into them, outside of it.
+
         Raises:
             SiteError, AttachError, PositionError: where an intervention doesn't fit; nothing is attached then.
+            AttachError: at the end, where a parameter that something was folded into was written into meanwhile.
         """
         with self.steering.steer(self._group(interventions, mode, expected_tokens)):
             yield self
