@@ -130,13 +130,19 @@ def test_a_model_that_was_made_under_inference_mode_is_folded_into() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_every_write_changes_the_state_of_a_tensor(dtype: torch.dtype) -> None:
-    value = vectors(5, 4, 1).to(dtype)
+@pytest.mark.parametrize("width", [5, 301])
+def test_every_write_changes_the_state_of_a_tensor(width: int, dtype: torch.dtype) -> None:
+    value = vectors(width, 4 * width, 1).to(dtype)
     state = state_of_tensor(value)
     assert states_equal(state, state_of_tensor(value))
-    for changed in (value.flip(0), value.flip(1), -value, value.T):
+    for changed in (value.flip(0), value.flip(1), -value, value.T, value.index_fill(1, torch.tensor([2]), 0)):
         held = value.clone()
         states = [state_of_tensor(held)]
         held.data.copy_(changed.reshape(held.shape))
         states.append(state_of_tensor(held))
         assert not states_equal(*states)
+
+
+def test_a_tensor_that_lies_amid_another_has_a_state() -> None:
+    held = vectors(9000, 2, 1).reshape(-1)
+    assert states_equal(state_of_tensor(held[1:9001])[1:], state_of_tensor(held[1:9001].clone())[1:])
