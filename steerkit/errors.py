@@ -139,6 +139,22 @@ def nearest(name: object, known: Iterable[str], kind: str = "name") -> str:
     return f"{hint}Available: {', '.join(names)}."
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: ``1 token``, ``29 tokens``, ``1 entry``.
+
+    Args:
+        number: how many.
+        noun: of one.
+        plural: of several; None for the noun and an s.
+    """
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def agreeing(number: int, one: str = "is", several: str = "are") -> str:
+    """The word that goes with a number of things: ``is`` or ``are``, or any other two."""
+    return one if number == 1 else several
+
+
 def known_keywords(function: Callable[P, ResultT]) -> Callable[P, ResultT]:
     """Have a function tell of a misspelt keyword as of any other unknown name, with the nearest that it takes."""
     code = function.__code__
