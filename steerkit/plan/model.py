@@ -14,9 +14,11 @@ from steerkit.bundled import BUNDLED, bundled_folder
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model
-from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_WIDTH
+from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH
 
 _DEPTH_KEYS: Final = ("num_hidden_layers", "n_layer")
+_LARGEST_TOKENIZER: Final = 20_000_000
+"""Bytes of a tokenizer file. Reading a larger one (Gemma's) takes a second, and its config lists special tokens too."""
 _WIDTH_KEYS: Final = ("hidden_size", "n_embd")
 
 
@@ -97,6 +99,23 @@ def special_tokens(folder: Path) -> frozenset[str]:
             if isinstance(item, dict) and item.get("special"):
                 found.add(token_text(item))
     return frozenset(found - {""})
+
+
+def known_special_tokens(model: PlannedModel) -> frozenset[str] | None:
+    """The texts of a model's special tokens, or None where its files aren't at hand."""
+    if model.source.startswith(TINY):
+        return frozenset(TINY_SPECIAL_TOKENS)
+    if model.folder is None:
+        return None
+    file = model.folder / "tokenizer.json"
+    if file.is_file() and file.stat().st_size > _LARGEST_TOKENIZER:
+        return special_tokens(model.folder)
+    listed = {
+        str(item.get("content"))
+        for item in read_json(file).get("added_tokens") or ()
+        if isinstance(item, dict) and item.get("special")
+    }
+    return special_tokens(model.folder) | listed
 
 
 def token_text(value: Any) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 from steerkit.engine.tiny.qwen import TinyQwenConfig, TinyQwenLMHeadModel
 from steerkit.errors import ModelError, nearest
-from steerkit.sources import TINY_LAYERS, TINY_MODEL_TYPES, TINY_WIDTH
+from steerkit.sources import TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VOCAB_SIZE: Final = 288
 YI_VOCAB_SIZE: Final = 64000
 PAD, EOS, BOS, SYSTEM, USER, ASSISTANT = range(6)
-SPECIAL_TOKENS: Final = ("<pad>", "<|end|>", "<|begin|>", "<|system|>", "<|user|>", "<|assistant|>")
+SPECIAL_TOKENS: Final = TINY_SPECIAL_TOKENS
 
 CHAT_TEMPLATE: Final = (
     "{{ bos_token }}"

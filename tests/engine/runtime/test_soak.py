@@ -154,16 +154,25 @@ class Asker:
                     ask()
             except Stop:
                 pass
+            # It stays until nothing more is thrown: another thread would get its number, and what is meant for it.
+            while not over.is_set():
+                try:
+                    caught.set()
+                    over.wait(0.01)
+                except Stop:
+                    pass
 
-        running = threading.Event()
+        running, caught, over = threading.Event(), threading.Event(), threading.Event()
         thread = threading.Thread(target=work)
         thread.start()
         running.wait()
         time.sleep(dice.random() * self.usual * N_THREADS)
-        while thread.is_alive():
+        while not caught.is_set():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Stop))
             # One that was swallowed is sent again.
-            thread.join(timeout=5)
+            caught.wait(5)
+        over.set()
+        thread.join()
 
 
 def soak(model_type: str, n_requests: int) -> Counter[str]:
