@@ -26,6 +26,7 @@ from steerkit.engine.prompts.inputs import read_prompts
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
 from steerkit.engine.runtime.beginning import complete_batch
 from steerkit.engine.runtime.blocks import Group
+from steerkit.engine.runtime.entering import entered
 from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
 from steerkit.engine.sequence.positions import frame_of_mask, goes_on
@@ -113,7 +114,7 @@ class Runtime:
 
     # Steering
 
-    @contextmanager
+    @entered
     @known_keywords
     def steer(
         self, *interventions: Placement | Intervention, mode: Mode = "auto", expected_tokens: int = 0
@@ -122,7 +123,8 @@ class Runtime:
 
         Nested calls add up, outer ones first. Passes through this object (``generate``, ``forward``, ``capture``)
         know where prompts end; under ``hf_model.generate`` nobody does, so use positions there that don't
-        count from the prompt's end.
+        count from the prompt's end. ``generate`` takes all that it takes. Without ``with`` nothing is steered, and a
+        warning says so.
 
         Args:
             interventions: in the order in which they act where they meet.
@@ -144,7 +146,7 @@ class Runtime:
         with self.steering.steer(self._group(interventions, mode, expected_tokens)):
             yield self
 
-    @contextmanager
+    @entered
     @known_keywords
     def steer_rows(self, conditions: Sequence[Steer], *, mode: Mode = "hook") -> Iterator[Runtime]:
         """Run the body with a condition for each row of its batches, None where a row is left alone.
@@ -160,7 +162,7 @@ class Runtime:
         with self.steering.steer(Group.of_rows(conditions, mode)):
             yield self
 
-    @contextmanager
+    @entered
     @known_keywords
     def prepare(
         self, sites: Where | Sequence[Where] | None = None, *, rank: int = 1, rows: int = 1

@@ -25,6 +25,13 @@ FAR = 2**40
 BEHIND: Final = ("generated", "completion")
 """Roles of what stands behind the prompt: given or generated, it is the same place."""
 
+SAY_WHERE: Final = (
+    "Complete prompts with model.generate instead of hf_model.generate (model is what load_model or wrap gave): it "
+    "knows where prompts end, and takes streamer, sampling and everything else that transformers' own takes. Or pass "
+    "prompt_lengths to model.forward"
+)
+"""What to do where nobody said where prompts end."""
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -191,7 +198,7 @@ def bounds(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
     if frame.prompt_end is None:
         raise PositionError(
             f"Positions '{positions}' depend on where each prompt ends, and a bare forward pass doesn't say. "
-            "Pass prompt_lengths, use generate, or use 'all' or explicit indices."
+            f"{SAY_WHERE}, or use 'all' or explicit indices."
         )
     if positions.role in ("prompt", ""):
         return frame.first[:, None], frame.prompt_end[:, None]
@@ -259,7 +266,10 @@ def position_intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tens
     start, end = bounds(positions, frame)
     from_end = any(index < 0 for index in positions.indices) or any((edge or 0) < 0 for edge in positions.span or ())
     if from_end and bool((end >= FAR).any()):
-        raise PositionError(f"Positions '{positions}' count from an end that isn't known while tokens are generated.")
+        told = f" {SAY_WHERE}." if frame.prompt_end is None else ""
+        raise PositionError(
+            f"Positions '{positions}' count from an end that isn't known while tokens are generated.{told}"
+        )
     if positions.indices:
         columns = torch.cat([(start if index >= 0 else end) + index for index in positions.indices], 1)
         outside = (columns < start) | (columns >= end)
