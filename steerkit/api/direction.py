@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from steerkit.errors import AttachError, DirectionError, known_keywords
+from steerkit.errors import AttachError, DirectionError, counted, known_keywords
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Direction:
     def describe(self) -> str:
         """Its sites in a few words: ``blocks.0.resid_pre … blocks.11.resid_pre (12 sites)``."""
         sites = self.sites
-        return str(sites[0]) if len(sites) == 1 else f"{sites[0]} … {sites[-1]} ({len(sites)} sites)"
+        return str(sites[0]) if len(sites) == 1 else f"{sites[0]} … {sites[-1]} ({counted(len(sites), 'site')})"
 
     # Of the one site
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from steerkit.artifacts.direction_entries import DirectionEntry, SeparationEntry
 from steerkit.artifacts.entry import Entry, Number
+from steerkit.errors import counted
 
 SCHEMA_VERSION: Final = 1
 
@@ -166,7 +167,8 @@ class TokensEntry(Entry):
         out = ", ".join(repr(one.text) for one in self.left_out)
         beside = f"; left out, since they begin answers to {self.against} as often: {out}" if out else ""
         return (
-            f"refusal tokens found: {listed}, from {self.refusals} refusals in {self.completions} completions on "
+            f"refusal tokens found: {listed}, from {counted(self.refusals, 'refusal')} in "
+            f"{counted(self.completions, 'completion')} on "
             f"{self.found_in} (by {self.by}){beside}"
         )
 

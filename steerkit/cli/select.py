@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.errors import NoCandidateError, SelectionError, UnknownNameError, nearest
+from steerkit.errors import NoCandidateError, SelectionError, UnknownNameError, agreeing, counted, nearest
 
 if TYPE_CHECKING:
     from steerkit.selection import Candidate, Rule, Selection
@@ -93,7 +93,10 @@ def _print(chosen: Selection, rule: Rule) -> None:
                 label, str(one.position), str(one.layer), *shown, *(f"{one.scores[name]:.3f}" for name in rule.scores)
             )
         console.print(table)
-    console.print(f"{chosen.feasible} of {chosen.candidates} candidates are feasible.", markup=False)
+    console.print(
+        f"{chosen.feasible} of {counted(chosen.candidates, 'candidate')} {agreeing(chosen.feasible)} feasible.",
+        markup=False,
+    )
     says = rule.says()
     for name, count in chosen.removed_by.items():
         if count:

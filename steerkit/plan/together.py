@@ -81,7 +81,10 @@ class RecipeResolver(CompletionsResolver):
                 wanted.append((data.completions.max_new_tokens, ("data", name, "completions", "max_new_tokens")))
         for tokens, path in wanted:
             if context is not None and tokens >= context:
-                message = f"{tokens:,} new tokens leave no room for a prompt: the model reads {context:,} in all"
+                message = (
+                    f"{counted(tokens, 'new token', form=',')} {agreeing(tokens, 'leaves', 'leave')} no room for a "
+                    f"prompt: the model reads {context:,} in all"
+                )
                 self.complain(message, *path)
 
     def check_controls(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final
 
+from steerkit.errors import counted
 from steerkit.report.numbers import shorten
 from steerkit.report.read import EvaluatorEntry, Run, Sample
 
@@ -139,7 +140,7 @@ def _pair(
     lengths = [entries[name].options.get("max_new_tokens") for name in (first, second) if name in entries]
     remark = ""
     if len(lengths) == 2 and None not in lengths and lengths[0] != lengths[1]:
-        remark = f"{first} sees {lengths[0]} tokens of a completion, {second} {lengths[1]}"
+        remark = f"{first} sees {counted(lengths[0], 'token')} of a completion, {second} {lengths[1]}"
     return Pair(first, second, data, rows, remark)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from steerkit.errors import counted
 from steerkit.report.numbers import NO_BREAK, count, significant
 from steerkit.report.search import SearchView
 from steerkit.report.tables import Block
@@ -30,7 +31,8 @@ def limits_of(
     compared = sum(row.value is not None for block in own for row in block.rows)
     if compared > MANY_COMPARISONS:
         found.append(
-            f"Of {compared} comparisons with the baseline about {round(compared / 20)} would show a change by chance "
+            f"Of {counted(compared, 'comparison')} with the baseline about {round(compared / 20)} would show a change "
+            f"by chance "
             "alone."
         )
     found.append(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from steerkit.errors import counted
 from steerkit.report.agreement import Pair
 from steerkit.report.findings import verdict
 from steerkit.report.glance import inner_names, other_way
@@ -226,7 +227,7 @@ def _disagreement(name: str, pairs: Sequence[Pair]) -> str:
     over = f" under {count(len(conditions), 'condition')}" if len(conditions) > 1 else f" under {conditions[0]}"
     where = f"{name} on {_and([pair.data for pair in pairs])}"
     if not any(row.differ for _, row in rows):
-        return f"{where}: alike on all {sum(row.n for _, row in rows)} examples{over}."
+        return f"{where}: alike on all {counted(sum(row.n for _, row in rows), 'example')}{over}."
     pair, worst = max(rows, key=lambda one: one[1].differ / one[1].n)
     kappa = "no κ" if worst.kappa is None else f"κ {significant(worst.kappa, 2)}"
     place = f"{worst.condition}{f' on {pair.data}' if len(pairs) > 1 else ''}"

@@ -27,6 +27,7 @@ from steerkit.artifacts.results import (
 )
 from steerkit.artifacts.samples import Sample, sample_rows
 from steerkit.catalog import implementation
+from steerkit.errors import agreeing, counted
 from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention, PlannedMonitor
 from steerkit.plan.listed import options_as_json
 from steerkit.plan.looks import completion_length
@@ -329,7 +330,8 @@ def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:
         lengths = [item.needs.max_new_tokens for item in plan.evaluations if plan.samples.data in item.data]
         if 0 < max(lengths) < plan.samples.max_new_tokens:
             notes.append(
-                f"Completions of {plan.samples.data} are shown at the {max(lengths)} tokens that are scored, "
+                f"Completions of {plan.samples.data} are shown at the {counted(max(lengths), 'token')} that "
+                f"{agreeing(max(lengths))} scored, "
                 f"not at the {plan.samples.max_new_tokens} that report.samples asks for."
             )
     quiet = [planned.name for planned in plan.conditions if not planned.control]

@@ -28,7 +28,7 @@ from steerkit.engine.sequence.positions import (
 from steerkit.engine.sequence.selections import WHOLLY, Like, Selection
 from steerkit.engine.sequence.sequences import Memory, Sequences, follow_cache, leave_caches
 from steerkit.engine.sequence.when import When
-from steerkit.errors import AttachError, PositionError
+from steerkit.errors import AttachError, PositionError, counted
 from steerkit.types import FROM_TOKEN, Positions
 
 if TYPE_CHECKING:
@@ -362,7 +362,8 @@ def require_copies(rows: int, n_rows: int) -> None:
     """Raise ``AttachError`` unless a pass holds each row of a program the same number of times."""
     if rows % n_rows:
         raise AttachError(
-            f"A pass of {rows} rows runs under {n_rows} conditions, one per row. Batches have {n_rows} rows, or n "
+            f"A pass of {counted(rows, 'row')} runs under {counted(n_rows, 'condition')}, one per row. Batches have "
+            f"{counted(n_rows, 'row')}, or n "
             "times as many, n copies of each side by side."
         )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import torch
 from torch import Tensor
 
-from steerkit.errors import PositionError
+from steerkit.errors import PositionError, agreeing, counted
 from steerkit.types import FROM_TOKEN, PREFIX, TURNS, Positions
 
 if TYPE_CHECKING:
@@ -108,7 +108,10 @@ class Frame:
         if rows == self.rows:
             return self
         if rows % self.rows:
-            raise PositionError(f"{rows} rows in the batch are no multiple of the {self.rows} prompts it began with.")
+            raise PositionError(
+                f"{counted(rows, 'row')} in the batch {agreeing(rows)} no multiple of the "
+                f"{counted(self.rows, 'prompt')} it began with."
+            )
         times = rows // self.rows
         return Frame(
             self.first.repeat_interleave(times, 0),
@@ -244,7 +247,7 @@ def _spans_of(positions: Positions, turns: Turns, row: int) -> list[tuple[int, i
             "answer_prefix, or choose other positions."
         )
     if not meant:
-        there = f"only {len(said)} of its turns are" if said else "none of its turns is"
+        there = f"only {len(said)} of its turns {agreeing(len(said))}" if said else "none of its turns is"
         raise PositionError(f"Positions '{positions}': in row {row}'s conversation {there} the {role}'s.")
     raise PositionError(
         f"Positions '{positions}': the chat template doesn't show that turn of row {row}'s conversation, or changes it "
@@ -276,7 +279,8 @@ def position_intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tens
         if bool(outside.any()):
             row = int(outside.any(1).nonzero()[0])
             raise PositionError(
-                f"Positions '{positions}': row {row} has only {int(end[row] - start[row])} tokens of that role."
+                f"Positions '{positions}': row {row} has only {counted(int(end[row] - start[row]), 'token')} of that "
+                f"role."
             )
         return columns, columns + 1
     if positions.span is not None:
