@@ -139,7 +139,12 @@ class Intervention(ABC, Generic[OptionsT]):
     Args:
         options: the plugin's options.
         directions: the directions that it uses, as many as its spec says; one may be given as such.
+
+    Attributes:
+        called: what recipes call it; empty where it was made by hand, and then its class says what it is.
     """
+
+    called: str = ""
 
     def __init__(self, options: OptionsT, directions: Direction | Sequence[Direction] = ()) -> None:
         self.options = options
@@ -219,5 +224,6 @@ class Placement:
 
     def __str__(self) -> str:
         names = " ".join(one.name for one in self.directions)
-        called = _BETWEEN_WORDS.sub("_", type(self.intervention).__name__).lower()
+        made_by_hand = _BETWEEN_WORDS.sub("_", type(self.intervention).__name__).lower()
+        called = self.intervention.called or made_by_hand
         return f"{called} {names}".strip()

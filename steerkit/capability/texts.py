@@ -50,6 +50,8 @@ def context_length(live: LiveModel) -> int:
     """How many tokens the model reads at most; 2,048 where neither its config nor its tokenizer says."""
     config = live.model.config.get_text_config()
     for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        if name == "max_position_embeddings" and live.context is not None:
+            return live.context
         if (value := getattr(config, name, None)) is not None:
             return int(value)
     told = int(getattr(live.tokenizer, "model_max_length", _CONTEXT) or _CONTEXT)

@@ -34,7 +34,7 @@ def inspect_command(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Of a hub repository.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     answer_prefix: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Show the tokens of an answer that is made to begin so.")
     ] = None,

@@ -15,6 +15,7 @@ from steerkit.errors import ModelError, nearest
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model
 from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH
+from steerkit.types.contexts import context_limit
 
 _DEPTH_KEYS: Final = ("num_hidden_layers", "n_layer")
 _LARGEST_TOKENIZER: Final = 20_000_000
@@ -47,7 +48,7 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
         config = as_qwen2(config, source)
     model_type = str(config.get("model_type", ""))
     depth, width = _number(config, *_DEPTH_KEYS), _number(config, *_WIDTH_KEYS)
-    model = PlannedModel(source, model_type, depth, folder, width, _number(config, "max_position_embeddings"))
+    model = PlannedModel(source, model_type, depth, folder, width, _context(config))
     return model, ModelFacts(model_type, config, special_tokens(folder))
 
 
@@ -155,6 +156,13 @@ def _number(config: Mapping[str, Any], *keys: str) -> int | None:
             if isinstance(values.get(key), int):
                 return int(values[key])
     return None
+
+
+def _context(config: Mapping[str, Any]) -> int | None:
+    """Most tokens that a checkpoint reads, by its config or that of its text part."""
+    inner = config.get("text_config")
+    found = context_limit(config)
+    return context_limit(inner) if found is None and isinstance(inner, Mapping) else found
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:

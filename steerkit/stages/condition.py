@@ -136,6 +136,7 @@ def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) ->
     if planned.chosen:
         options = with_coefficient(planned, chosen_coefficient(directions[planned.directions[0]]))
     made = kind(options, tuple(directions[name] for name in planned.directions))
+    made.called = planned.spec.name
     gate = None
     if (one := planned.gate) is not None:
         decides = directions[one.direction]

@@ -35,6 +35,7 @@ from steerkit.engine.sites.taps import Handler
 from steerkit.errors import AttachError, DataError, ModelError, known_keywords
 from steerkit.progress import SILENT, Progress
 from steerkit.types import Site
+from steerkit.types.contexts import CONTEXT_KEYS, context_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -381,8 +382,8 @@ class Runtime:
     @property
     def context(self) -> int | None:
         """Most tokens that the model reads; None where it doesn't say."""
-        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return limit
+        config = self.model.config.get_text_config()
+        return context_limit({key: vars(config)[key] for key in CONTEXT_KEYS if key in vars(config)})
 
     def batched(
         self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0, fine: bool = False
