@@ -139,12 +139,7 @@ class Intervention(ABC, Generic[OptionsT]):
     Args:
         options: the plugin's options.
         directions: the directions that it uses, as many as its spec says; one may be given as such.
-
-    Attributes:
-        called: what recipes call it; empty where it was made by hand, and then its class says what it is.
     """
-
-    called: str = ""
 
     def __init__(self, options: OptionsT, directions: Direction | Sequence[Direction] = ()) -> None:
         self.options = options
@@ -181,6 +176,7 @@ class Placement:
         schedule: a factor on the change at each generated token.
         gate: a condition on the stream under which it acts; None: always.
         factor: a factor on the change, a tensor of one element that gradients may flow to; None: 1.
+        called: the intervention's name in recipes; empty where it was made by hand, and then its class says what it is.
     """
 
     intervention: Intervention[Any]
@@ -189,6 +185,7 @@ class Placement:
     schedule: Schedule = Schedule()
     gate: Gate | None = None
     factor: Tensor | None = None
+    called: str = ""
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -225,5 +222,5 @@ class Placement:
     def __str__(self) -> str:
         names = " ".join(one.name for one in self.directions)
         made_by_hand = _BETWEEN_WORDS.sub("_", type(self.intervention).__name__).lower()
-        called = self.intervention.called or made_by_hand
+        called = self.called or made_by_hand
         return f"{called} {names}".strip()

@@ -60,8 +60,7 @@ def intervention(
         raise SiteError(f"Intervention {kind!r} is given no site; leave sites out for its own choice.")
     which, when = Positions.parse(positions), Schedule.parse(schedule)
     made = cast("Intervention", implementation(spec)(options_of(spec, more, options, _WORDS), directions))
-    made.called = spec.name
-    return Placement(made, chosen, which, when, gate)
+    return Placement(made, chosen, which, when, gate, called=spec.name)
 
 
 _WORDS: Final = ("sites", "positions", "schedule", "gate", "options")

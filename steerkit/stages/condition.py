@@ -136,12 +136,11 @@ def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) ->
     if planned.chosen:
         options = with_coefficient(planned, chosen_coefficient(directions[planned.directions[0]]))
     made = kind(options, tuple(directions[name] for name in planned.directions))
-    made.called = planned.spec.name
     gate = None
     if (one := planned.gate) is not None:
         decides = directions[one.direction]
         gate = Gate(decides, one.threshold, one.side, one.site, one.at, one.positions, one.prepass)
-    return Placement(made, planned.sites, planned.positions, planned.schedule, gate)
+    return Placement(made, planned.sites, planned.positions, planned.schedule, gate, called=planned.spec.name)
 
 
 def place_along(planned: PlannedIntervention, direction: Direction, coefficient: float | None = None) -> Placement:
