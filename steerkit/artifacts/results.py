@@ -333,12 +333,13 @@ class SuffixesEntry(Entry):
 class Results(Entry):
     """The whole of ``results.json``.
 
-    ``not_held_out`` says, a sentence each, what was estimated, found or compared on prompts that are measured.
+    ``not_held_out`` says, a sentence each, what was estimated, found or compared on prompts that are measured;
+    ``special_tokens`` of each data set how many special tokens stand in its texts, and what became of them.
     """
 
     _rare: ClassVar[tuple[str, ...]] = (
         *("monitors", "searches", "filters", "published", "tokens", "completions"),
-        *("tradeoff", "cosines", "suffixes", "not_held_out"),
+        *("tradeoff", "cosines", "suffixes", "not_held_out", "special_tokens"),
     )
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -363,6 +364,7 @@ class Results(Entry):
     completions: tuple[CompletionsEntry, ...] = ()
     suffixes: tuple[SuffixesEntry, ...] = ()
     not_held_out: tuple[str, ...] = ()
+    special_tokens: tuple[str, ...] = ()
 
 
 class Timings(Entry):

@@ -73,7 +73,8 @@ def make_short(
     finding += [_side_effect(kind) for kind in side[:SIDE_EFFECTS]]
     if own and not side:
         finding.append(("", "No side effect was measured."))
-    return Short(tuple(finding), limits_of(own, searches, results.not_held_out), _disagreements(agreements))
+    known = (*results.not_held_out, *results.special_tokens)
+    return Short(tuple(finding), limits_of(own, searches, known), _disagreements(agreements))
 
 
 def _asked(results: Results, own: Sequence[Block]) -> Sentence:

@@ -194,7 +194,6 @@ def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, lis
             *_left_out({name: directions[name] for name in _reported(plan, chosen=False)}),
             *too_many_to_compare(_reported(plan), plan.report.compared_with),
             *dict.fromkeys(notes),
-            *_special_tokens(plan, live),
         ),
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
         searches=tuple(found.searches),
@@ -205,20 +204,21 @@ def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, lis
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
         tradeoff=_tradeoff(plan),
         not_held_out=plan.not_held_out,
+        special_tokens=_special_tokens(plan, live),
         cosines=tuple(cosines_of(directions, _reported(plan), plan.report.compared_with)),
     )
     return results, samples
 
 
-def _special_tokens(plan: Plan, live: LiveModel) -> list[str]:
+def _special_tokens(plan: Plan, live: LiveModel) -> tuple[str, ...]:
     """What of the prompts is read as special tokens; raw text is taken as it is meant."""
     from steerkit.engine.prompts.special import special_names
 
     if plan.loading.chat_template == "none":
-        return []
+        return ()
     said = {one.name for one in plan.completions}
     data = {name: splits.values() for name, splits in plan.data.items() if name not in said}
-    return special_notes(data, special_names(live.chat.tokenizer), plan.loading.special_tokens_in_text)
+    return tuple(special_notes(data, special_names(live.chat.tokenizer), plan.loading.special_tokens_in_text))
 
 
 def _measured(

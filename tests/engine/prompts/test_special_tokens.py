@@ -15,6 +15,7 @@ from steerkit.engine.tiny.models import SPECIAL_TOKENS, tiny_tokenizer
 from steerkit.errors import DataError, ModelError, RecipeError
 from steerkit.plan import plan_recipe
 from steerkit.plan.model import known_special_tokens, look_at
+from steerkit.report import write_report
 from steerkit.report.read import load_run
 from steerkit.run import run_recipe
 from steerkit.session import load_model
@@ -146,9 +147,10 @@ def test_check_and_report_tell_and_count(tmp_path: Path) -> None:
     told = "Data set 'd': 1 of 2 examples holds 3 special tokens of the model's as text"
     assert any(note.startswith(told) for note in plan_recipe(recipe(tmp_path), (), Catalog.discover()).notes)
     run = load_run(run_recipe(recipe(tmp_path), out=tmp_path / "runs"))
-    assert any(note.startswith(told) and "as real ones" in note for note in run.results.notes)
+    assert told in (write_report(run.path).read_text("utf-8")).replace("&#39;", "'")
+    assert any(note.startswith(told) and "as real ones" in note for note in run.results.special_tokens)
     run = load_run(run_recipe(recipe(tmp_path, special_tokens_in_text="escape"), out=tmp_path / "runs"))
-    assert any(note.startswith(told) and note.endswith("read as ordinary text.") for note in run.results.notes)
+    assert any(note.startswith(told) and note.endswith("read as ordinary text.") for note in run.results.special_tokens)
     with pytest.raises(RecipeError, match=r"data\.d: 1 of 2 examples holds special tokens of the model's, such as"):
         plan_recipe(recipe(tmp_path, special_tokens_in_text="error"), (), Catalog.discover())
     raw = plan_recipe(recipe(tmp_path, chat_template="none"), (), Catalog.discover())
