@@ -137,6 +137,10 @@ class Folded:
                 self._note_lost(item)
 
     def _note_lost(self, item: _Swapped) -> None:
+        if item.put.requires_grad and item.kept is not None:
+            # Whoever unfreezes the model meanwhile means its own.
+            item.kept.requires_grad_(True)
+            item.put.requires_grad_(False)
         if what := item.what_is_lost:
             self.lost.append(what)
             item.put.grad = None

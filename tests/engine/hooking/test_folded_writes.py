@@ -91,6 +91,14 @@ def test_a_step_of_an_optimiser_inside_is_steered_from_the_next_pass_on() -> Non
     assert torch.equal(logits(live), logits(other))
 
 
+def test_a_model_that_is_unfrozen_inside_stays_so() -> None:
+    live = fresh()
+    live.model.requires_grad_(False)
+    with live.steer(*everywhere(live), mode="fold"):
+        live.model.requires_grad_(True)
+    assert all(value.requires_grad for value in live.model.parameters())
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_copy_is_one_of_the_plain_model(mode: Any) -> None:
     live = fresh()
