@@ -167,8 +167,8 @@ class TokensEntry(Entry):
         out = ", ".join(repr(one.text) for one in self.left_out)
         beside = f"; left out, since they begin answers to {self.against} as often: {out}" if out else ""
         return (
-            f"refusal tokens found: {listed}, from {counted(self.refusals, 'refusal')} in "
-            f"{counted(self.completions, 'completion')} on "
+            f"refusal tokens found: {listed}, from {counted(self.refusals or 0, 'refusal')} in "
+            f"{counted(self.completions or 0, 'completion')} on "
             f"{self.found_in} (by {self.by}){beside}"
         )
 

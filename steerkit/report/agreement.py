@@ -137,9 +137,10 @@ def _pair(
         if one is not None and other is not None:
             by_condition[sample.condition].append((sample, one, other))
     rows = tuple(_compare(name, judged) for name, judged in by_condition.items() if judged)
-    lengths = [entries[name].options.get("max_new_tokens") for name in (first, second) if name in entries]
+    asked = [entries[name].options.get("max_new_tokens") for name in (first, second) if name in entries]
+    lengths = [length for length in asked if length is not None]
     remark = ""
-    if len(lengths) == 2 and None not in lengths and lengths[0] != lengths[1]:
+    if len(lengths) == 2 and lengths[0] != lengths[1]:
         remark = f"{first} sees {counted(lengths[0], 'token')} of a completion, {second} {lengths[1]}"
     return Pair(first, second, data, rows, remark)
 

@@ -170,7 +170,7 @@ def _require_some(one: PlannedTokens, entry: TokensEntry) -> tuple[int, ...]:
     if not entry.refusals:
         raise DataError(
             f"No refusal tokens were found: {one.spec.name} counts none of the "
-            f"{counted(entry.completions, 'completion')} on "
+            f"{counted(entry.completions or 0, 'completion')} on "
             f"{one.found_in} as a refusal. The model may not decline these, or in other words: look at its "
             f"completions, and give {one.spec.name} its phrases under `by`, longer completions as max_new_tokens, or "
             "the tokens as a list."

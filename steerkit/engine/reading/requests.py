@@ -272,8 +272,8 @@ def estimate_checked(estimator: Estimator[Any], request: EstimationRequest, need
     ranks = {int(value.shape[0]) for value in estimate.vectors.values()}
     if needs.rank is not None and ranks != {needs.rank}:
         listed = " or ".join(map(str, sorted(ranks)))
-        vectors = "vector" if listed == "1" else "vectors"
-        raise PluginError(f"Estimator {who} gave {listed} {vectors} at a site, and its needs say {needs.rank}.")
+        said = "vector" if listed == "1" else "vectors"
+        raise PluginError(f"Estimator {who} gave {listed} {said} at a site, and its needs say {needs.rank}.")
     return estimate
 
 
