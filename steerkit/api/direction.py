@@ -213,5 +213,5 @@ def _check_mean(mean: object, what: str) -> None:
     # Its width and its values are for those to judge who use it.
     if not hasattr(mean, "is_floating_point"):
         raise DirectionError(f"{what} is a tensor of shape [width], not a {type(mean).__name__}.")
-    if getattr(mean, "is_complex", bool)():
+    if getattr(mean, "is_complex", lambda: False)():
         raise DirectionError(f"{what} is of real numbers, not of complex ones.")
