@@ -143,7 +143,18 @@ def test_every_write_changes_the_state_of_a_tensor(width: int, dtype: torch.dtyp
     value = vectors(width, 4 * width, 1).to(dtype)
     state = state_of_tensor(value)
     assert states_equal(state, state_of_tensor(value))
-    for changed in (value.flip(0), value.flip(1), -value, value.T, value.index_fill(1, torch.tensor([2]), 0)):
+    one, swapped = value.clone(), value.clone()
+    one[0, 1] += 1
+    swapped[:2] = value[:2].flip(0)
+    for changed in (
+        one,
+        swapped,
+        value.flip(0),
+        value.flip(1),
+        -value,
+        value.T,
+        value.index_fill(1, torch.tensor([2]), 0),
+    ):
         held = value.clone()
         states = [state_of_tensor(held)]
         held.data.copy_(changed.reshape(held.shape))
