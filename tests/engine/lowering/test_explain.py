@@ -207,7 +207,7 @@ def test_interventions_are_named_as_recipes_name_them() -> None:
     direction = Direction(torch.ones(1, 32), "blocks.0.resid_pre", name="d", reference_mean=torch.zeros(32))
     for name in installed().names("intervention"):
         made = intervention(name, direction, **({"value": 1.0} if name == "set_projection" else {}))
-        assert str(made) == f"{name} d"
+        assert made.called == name and str(made) == f"{name} d"
         assert str(Placement(made.intervention)) == f"{name} d"
 
     from tests.engine.conditions import Updates
