@@ -46,7 +46,7 @@ class RecipeError(SteerkitError):
         self.problems = tuple(problems)
         self.source = source
         count = len(self.problems)
-        lines = [f"{source}: {count} problem{'s' if count != 1 else ''}"]
+        lines = [f"{source}: {counted(count, 'problem')}"]
         lines += [f"  {problem}" for problem in self.problems]
         super().__init__("\n".join([*lines, "Nothing was run."]))
 
@@ -137,6 +137,23 @@ def nearest(name: object, known: Iterable[str], kind: str = "name") -> str:
     close = difflib.get_close_matches(name, names, n=2, cutoff=0.5) if isinstance(name, str) else []
     hint = f"Did you mean {' or '.join(repr(item) for item in close)}? " if close else ""
     return f"{hint}Available: {', '.join(names)}."
+
+
+def counted(number: float, noun: str, plural: str | None = None, form: str = "") -> str:
+    """A number with its noun: ``1 token``, ``29 tokens``, ``1 entry``. All messages with counts say them by this.
+
+    Args:
+        number: how many.
+        noun: of one.
+        plural: of several; None for the noun and an s.
+        form: how the number is written, as in ``","``.
+    """
+    return f"{number:{form}} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def agreeing(number: float, one: str = "is", several: str = "are") -> str:
+    """The word that goes with a number of things: ``is`` or ``are``, or any other two."""
+    return one if number == 1 else several
 
 
 def known_keywords(function: Callable[P, ResultT]) -> Callable[P, ResultT]:

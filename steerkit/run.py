@@ -15,7 +15,7 @@ from steerkit.artifacts.provenance import Provenance, describe_run
 from steerkit.artifacts.rundir import RESULTS, RunDirectory, write_json, write_text
 from steerkit.artifacts.store import STORE, Store
 from steerkit.catalog import Catalog
-from steerkit.errors import NoCandidateError, SteerkitError, known_keywords
+from steerkit.errors import NoCandidateError, SteerkitError, agreeing, counted, known_keywords
 from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
@@ -205,7 +205,9 @@ def _outputs(
     outputs = Outputs(tasks, given, store, executor, began, ended)
     kept = outputs.kept(wanted)
     if kept:
-        observer.step(Stage("kept", f"{kept} of {len(wanted)} outputs are in the store already"))
+        observer.step(
+            Stage("kept", f"{kept} of {counted(len(wanted), 'output')} {agreeing(kept)} in the store already")
+        )
     return outputs
 
 

@@ -17,6 +17,9 @@ TINY_MODEL_TYPES: Final = (
 """What ``steerkit.engine.tiny`` builds: model types of transformers, and variants of them (``yi``,
 ``gemma4_text_moe``)."""
 
+TINY_SPECIAL_TOKENS: Final = ("<pad>", "<|end|>", "<|begin|>", "<|system|>", "<|user|>", "<|assistant|>")
+"""Of their tokenizer, by id."""
+
 TINY_LAYERS: Final = 3
 TINY_WIDTH: Final = 32
 """Blocks of a tiny random model, and the width of its stream, unless a caller of the engine chooses others."""

@@ -68,11 +68,15 @@ def _date_parts() -> dict[str, str]:
 
 
 def dated(template: str) -> str:
-    """The template with the fixed date. A macro of that name goes before transformers' function of today's date."""
+    """The template with the fixed date. A macro of that name goes before transformers' function of today's date.
+
+    It stands on a line of its own, which is taken off with its end (``trim_blocks``), so that the template begins where
+    a line does and keeps the white space that it begins with.
+    """
     if "strftime_now" not in template:
         return template
     replaced = "".join(f" | replace('{part}', '{text}')" for part, text in _date_parts().items())
-    return f"{{%- macro strftime_now(form) -%}}{{{{ form{replaced} }}}}{{%- endmacro -%}}{template}"
+    return f"{{%- macro strftime_now(form) -%}}{{{{ form{replaced} }}}}{{%- endmacro %}}\n{template}"
 
 
 def require_arguments(arguments: Mapping[str, Any]) -> None:
@@ -143,6 +147,8 @@ class Locator:
             return _repeated(parts, text, content)
         head, tail = parts
         if not (text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail)):
+            if not content.strip() and (at := _trimmed_around(head, tail, text)) is not None:
+                return at, at
             return self._by_its_end(messages, place, text)
         start, stop = len(head), len(text) - len(tail)
         inside = text[start:stop]
@@ -246,6 +252,12 @@ def _mark(messages: Turns) -> str:
 def _forms(content: str) -> tuple[str, ...]:
     """A text as it is, and as templates quote it (Llama 3.1 shows what tools say as JSON)."""
     return (content, *(json.dumps(content, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)))
+
+
+def _trimmed_around(head: str, tail: str, text: str) -> int | None:
+    """Where an empty text lies whose template trims what is around it too, as Llama 2's does a system prompt's end."""
+    heads, tails = (head, head.rstrip()), (tail, tail.lstrip())
+    return next((len(before) for before in heads for behind in tails if before + behind == text), None)
 
 
 def _repeated(parts: Sequence[str], text: str, content: str) -> Span | None:

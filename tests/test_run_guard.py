@@ -62,7 +62,7 @@ def test_without_ties_exactly_so_many_cross() -> None:
     assert threshold_of(list(range(100)), 0.0) == (99, 0)
     assert threshold_of(list(range(100)), 290.0) == (70, 29)
     assert threshold_of(list(range(100)), 30.0, "below") == (3, 3)
-    with pytest.raises(DataError, match="1 of 2 examples have no token"):
+    with pytest.raises(DataError, match="1 of 2 examples has no token"):
         threshold_of([1.0, math.nan], 10.0)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steerkit.api.estimator import NEGATIVE, POSITIVE, ClassStatistics, Estimate, EstimationRequest, Estimator, Series
-from steerkit.errors import DataError
+from steerkit.errors import DataError, agreeing, counted
 from steerkit_estimators.difference_subspace import POSITIONS, DifferenceSubspaceOptions, category_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ class DifferenceSubspace(Estimator[DifferenceSubspaceOptions]):
             )
         if found < rank:
             raise DataError(
-                f"difference_subspace: {n} differences over {self.options.over} span {found} directions at {site}, and "
+                f"difference_subspace: {counted(n, 'difference')} over {self.options.over} "
+                f"{agreeing(n, 'spans', 'span')} {counted(found, 'direction')} at {site}, and "
                 f"{rank} are wanted. Write rank: {found} at most, or take differences over something that there is "
                 "more of."
             )
@@ -121,7 +122,8 @@ def _by_position(statistics: ClassStatistics) -> Tensor:
     if len(counts) > 1 or not counts or 0 in counts:
         low, high = min(counts, default=0), max(counts, default=0)
         raise DataError(
-            f"difference_subspace: the positions are {low} to {high} tokens of a prompt, so they aren't the same ones "
+            f"difference_subspace: the positions are {low} to {counted(high, 'token')} of a prompt, so they aren't "
+            f"the same ones "
             "in every prompt. Name as many in each: a role of the template such as post_instruction, or indices such "
             "as [-5:]."
         )
@@ -134,7 +136,9 @@ def _by_category(statistics: ClassStatistics, examples: Sequence[Example], field
     assert statistics.tokens_per_prompt is not None
     read = [place for place, count in enumerate(statistics.tokens_per_prompt.tolist()) if count]
     if len(statistics.tokens_per_prompt) != len(examples):
-        raise DataError(f"difference_subspace: {len(examples)} examples, and activations of another number of them.")
+        raise DataError(
+            f"difference_subspace: {counted(len(examples), 'example')}, and activations of another number of them."
+        )
     rows: dict[str | None, list[int]] = {}
     for row, place in enumerate(read):
         rows.setdefault(category_of(examples[place], field), []).append(row)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steerkit.api.estimator import ClassStatistics, Estimate, EstimationRequest, Estimator
-from steerkit.errors import DataError
+from steerkit.errors import DataError, agreeing, counted
 from steerkit_estimators.mean_difference import MeanDifferenceOptions
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def _mean(classes: Mapping[str, ClassStatistics], name: str) -> Tensor:
     bad = int((~torch.isfinite(mean)).sum())
     if bad:
         raise DataError(
-            f"mean_difference: {bad} of {mean.numel()} components of the {name} class's mean are NaN or infinite. "
+            f"mean_difference: {bad} of {counted(mean.numel(), 'component')} of the {name} class's mean "
+            f"{agreeing(bad)} NaN or infinite. "
             "The model overflowed: load it with dtype float32 or bfloat16."
         )
     return mean

@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import Field
 
 from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, Lack, Options, hookimpl
+from steerkit.errors import agreeing, counted
 from steerkit.types import Example
 
 STEERKIT_CONTRACT = 2
@@ -52,11 +53,17 @@ def _lacks(options: DifferenceSubspaceOptions, classes: Mapping[str, Sequence[Ex
         near = difflib.get_close_matches(options.over, [POSITIONS, *fields], n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         there = f" Available: {', '.join([POSITIONS, *fields])}." if fields else ""
-        what = f"{without} of {len(examples)} positive examples have no field {options.over!r}"
+        what = (
+            f"{without} of {counted(len(examples), 'positive example')} {agreeing(without, 'has', 'have')} no field "
+            f"{options.over!r}"
+        )
         return Lack(f"{what}.{hint}{there}", "over")
     kinds = len(set(found))
     if kinds < options.rank:
-        what = f"the positive examples have {kinds} values of {options.over!r}, so there are {kinds} differences"
+        what = (
+            f"the positive examples have {counted(kinds, 'value')} of {options.over!r}, so there {agreeing(kinds)} "
+            f"{counted(kinds, 'difference')}"
+        )
         return Lack(f"{what}, which span no more directions than that: write rank: {kinds} at most", "rank")
     return None
 

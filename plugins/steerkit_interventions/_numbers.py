@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from steerkit.errors import AttachError
+from steerkit.errors import AttachError, counted
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -40,7 +40,7 @@ def one_per_vector(given: float | tuple[float, ...], direction: Direction, plugi
     numbers = (given,) * direction.rank if isinstance(given, float) else given
     if len(numbers) != direction.rank:
         raise AttachError(
-            f"{plugin}: {len(numbers)} {noun}s for direction {direction.name!r} of rank "
+            f"{plugin}: {counted(len(numbers), noun)} for direction {direction.name!r} of rank "
             f"{direction.rank}. Give one number for all of its vectors, or {direction.rank}."
         )
     return numbers

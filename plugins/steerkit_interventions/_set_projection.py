@@ -13,7 +13,7 @@ import torch
 
 from steerkit.api.architecture import Layout
 from steerkit.api.intervention import Affine
-from steerkit.errors import DataError
+from steerkit.errors import DataError, agreeing, counted
 from steerkit.types import Site
 from steerkit_interventions._numbers import one_per_vector
 from steerkit_interventions._span import SpanIntervention, orthonormal, unit_vectors
@@ -46,7 +46,8 @@ class SetProjection(SpanIntervention[SetProjectionOptions]):
         span = orthonormal(self.direction, NAME)
         if span.shape[0] < rank:
             raise DataError(
-                f"{NAME}: the {rank} vectors of direction {self.direction.name!r} are linearly dependent, so their "
+                f"{NAME}: the {counted(rank, 'vector')} of direction {self.direction.name!r} {agreeing(rank)} "
+                f"linearly dependent, so their "
                 "projections can't each have a value of their own. Leave out those that the others make up."
             )
         reads = span.to(vectors.dtype)

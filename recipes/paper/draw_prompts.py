@@ -54,7 +54,8 @@ def draw(folder: Path) -> Drawn:
     def drawn(name: str, size: int) -> list[str]:
         there = read(folder, f"splits/{name}")
         if len(there) < size:
-            sys.exit(f"splits/{name}.json holds {len(there)} prompts, and {size} are drawn from it.")
+            held = "1 prompt" if len(there) == 1 else f"{len(there)} prompts"
+            sys.exit(f"splits/{name}.json holds {held}, and {size} are drawn from it.")
         return generator.sample(there, size)
 
     harmful = [("train", one) for one in drawn("harmful_train", TRAIN)]

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from steerkit.api.layout_shown import layout_as_html, layout_in_words
-from steerkit.errors import SiteError, nearest
+from steerkit.errors import SiteError, counted, nearest
 from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
 
 if TYPE_CHECKING:
@@ -220,9 +220,11 @@ class Layout:
             if heads is not None and site.head < heads.n_heads:
                 return
             last = 0 if heads is None else heads.n_heads - 1
-            raise SiteError(f"No site {site}: block {site.layer} has {last + 1} heads, 0 to {last}.")
+            raise SiteError(f"No site {site}: block {site.layer} has {counted(last + 1, 'head')}, 0 to {last}.")
         if site.layer >= self.n_layers:
-            raise SiteError(f"No site {site}: the model has {self.n_layers} layers, 0 to {self.n_layers - 1}.")
+            raise SiteError(
+                f"No site {site}: the model has {counted(self.n_layers, 'layer')}, 0 to {self.n_layers - 1}."
+            )
         if site.stream == EMBED:
             return
         block = self.blocks[site.layer]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from steerkit.api import direction_algebra as algebra
 from steerkit.api.direction_origin import MADE
-from steerkit.errors import AttachError, DirectionError, known_keywords
+from steerkit.errors import AttachError, DirectionError, counted, known_keywords
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Direction:
     def describe(self) -> str:
         """Its sites in a few words: ``blocks.0.resid_pre … blocks.11.resid_pre (12 sites)``."""
         sites = self.sites
-        return str(sites[0]) if len(sites) == 1 else f"{sites[0]} … {sites[-1]} ({len(sites)} sites)"
+        return str(sites[0]) if len(sites) == 1 else f"{sites[0]} … {sites[-1]} ({counted(len(sites), 'site')})"
 
     # Of the one site
 
@@ -359,3 +359,5 @@ def _check_mean(mean: object, what: str) -> None:
     # Its width and its values are for those to judge who use it.
     if not hasattr(mean, "is_floating_point"):
         raise DirectionError(f"{what} is a tensor of shape [width], not a {type(mean).__name__}.")
+    if getattr(mean, "is_complex", lambda: False)():
+        raise DirectionError(f"{what} is of real numbers, not of complex ones.")

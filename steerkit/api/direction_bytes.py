@@ -16,6 +16,7 @@ from steerkit.api.direction import LAST, Direction
 from steerkit.api.format import Given
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.types import Positions, Site
+from steerkit.types.json_text import RepeatedKeyError, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +68,9 @@ def directions_from_bytes(data: bytes, where: str = "directions", given: Given =
     try:
         tensors = load(data)
         # safetensors has checked the header's length and form by now, but doesn't hand out its metadata from bytes.
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+        metadata = read_json(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    except RepeatedKeyError as error:
+        raise ArtifactError(f"{where} is damaged: in its header {error}. Make it again.") from None
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{where} {_unreadable(data, error)}") from None
     if HEADER not in metadata:
@@ -76,7 +79,17 @@ def directions_from_bytes(data: bytes, where: str = "directions", given: Given =
             "Write it with save_directions."
         )
     directions = [_direction(entry, tensors, where, given) for entry in _entries(metadata[HEADER], where)]
-    return {direction.name: direction for direction in directions}
+    return _by_name(directions, where)
+
+
+def _by_name(directions: Sequence[Direction], where: str) -> dict[str, Direction]:
+    """Raises ``ArtifactError`` where two have one name."""
+    found = {direction.name: direction for direction in directions}
+    if len(found) < len(directions):
+        names = [direction.name for direction in directions]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ArtifactError(f"{where}: two directions are called {twice!r}. Give each a name of its own.")
+    return found
 
 
 def places_in(
@@ -125,8 +138,10 @@ def _entry(direction: Direction) -> dict[str, Any]:
 
 def _entries(text: str, where: str) -> list[Mapping[str, Any]]:
     try:
-        header = json.loads(text)
+        header = read_json(text)
         version, entries = header["schema_version"], header["directions"]
+    except RepeatedKeyError as error:
+        raise ArtifactError(f"{where} is damaged: in its header {error}. Make it again.") from None
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(
             f"{where} is damaged: its header can't be read. Get a whole copy, or make it again."
@@ -187,6 +202,8 @@ def _check(direction: Direction, where: str) -> None:
 
 
 def _check_values(key: str, value: Tensor) -> None:
+    if value.is_complex():
+        raise ArtifactError(f"{key} is of complex numbers, and a direction is of real ones. Write its real vectors.")
     # As written, in float32; a sum of those in float64 is finite only if each of them is.
     if not math.isfinite(float(value.detach().float().double().sum())):
         raise ArtifactError(f"{key} holds NaN or infinite values, which are no direction. Estimate it again.")

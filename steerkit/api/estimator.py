@@ -13,7 +13,8 @@ from typing_extensions import TypeVar
 from steerkit.api.hookspecs import NEGATIVE as NEGATIVE
 from steerkit.api.hookspecs import POSITIVE as POSITIVE
 from steerkit.api.hookspecs import Options
-from steerkit.api.showing import brief, counted, number
+from steerkit.api.showing import brief, number
+from steerkit.errors import counted
 from steerkit.types import Example, Positions, Site
 
 if TYPE_CHECKING:
@@ -208,7 +209,9 @@ class Series:
 
     def __post_init__(self) -> None:
         if self.at and len(self.at) != len(self.values):
-            raise ValueError(f"A series has {len(self.values)} values at {len(self.at)} places of {self.over}.")
+            raise ValueError(
+                f"A series has {counted(len(self.values), 'value')} at {counted(len(self.at), 'place')} of {self.over}."
+            )
 
 
 Diagnostic: TypeAlias = float | Sequence[float] | Series

@@ -188,6 +188,7 @@ class Placement:
         schedule: a factor on the change at each generated token.
         gate: a condition on the stream under which it acts; None: always.
         factor: a factor on the change, a tensor of one element that gradients may flow to; None: 1.
+        called: the intervention's name in recipes; empty where it was made by hand, and then its class says what it is.
     """
 
     intervention: Intervention[Any]
@@ -196,6 +197,7 @@ class Placement:
     schedule: Schedule = Schedule()
     gate: Gate | None = None
     factor: Tensor | None = None
+    called: str = ""
 
     def __repr__(self) -> str:
         return brief(self)
@@ -234,5 +236,6 @@ class Placement:
 
     def __str__(self) -> str:
         names = " ".join(one.name for one in self.directions)
-        called = _BETWEEN_WORDS.sub("_", type(self.intervention).__name__).lower()
+        made_by_hand = _BETWEEN_WORDS.sub("_", type(self.intervention).__name__).lower()
+        called = self.called or made_by_hand
         return f"{called} {names}".strip()

@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from steerkit.errors import counted as counted_in_words
+
 if TYPE_CHECKING:
     from steerkit.types import Site
 
@@ -37,7 +39,7 @@ def between(values: Sequence[float]) -> str:
 
 def counted(count: int, one: str, many: str = "") -> str:
     """A count with its noun: ``1 token``, ``3 tokens``."""
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+    return counted_in_words(count, one, many or None, ",")
 
 
 def a_kind(value: object) -> str:

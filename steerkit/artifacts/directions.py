@@ -14,9 +14,11 @@ from steerkit.types import Positions, Site, SitePattern, parse_sites
 
 if TYPE_CHECKING:
     from steerkit.api.format import Contents, Format, Places
+    from steerkit.api.hookspecs import FormatSpec
 
 OURS = "steerkit"
 """The format in which runs write."""
+OUR_SUFFIX = ".safetensors"
 
 
 def save_directions(
@@ -38,8 +40,8 @@ def save_directions(
         sentences on what of the directions the format has no place for; none in steerkit's own.
 
     Raises:
-        ArtifactError: for two directions of one name, NaN or infinite values, what the format can't hold, or a folder
-            that can't be written to.
+        ArtifactError: for a file name that doesn't end as the format's do, two directions of one name, NaN or infinite
+            values, what the format can't hold, or a folder that can't be written to.
     """
     from steerkit.api.direction_bytes import directions_to_bytes
     from steerkit.api.format import Contents, Written
@@ -55,10 +57,17 @@ def save_directions(
         problem = f"two directions are called {repeated[0]!r}" if repeated else "there is no direction to save"
         hint = "Give each direction a name of its own." if repeated else "Pass a list of at least one."
         raise ArtifactError(f"{path}: {problem}. {hint}")
+    # Ours needs no plugin: a run writes it whatever is installed.
+    ours = format == OURS and catalog is None
+    suffixes = (OUR_SUFFIX,) if ours else _format_spec(format, catalog).suffixes
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ArtifactError(
+            f"{path} is no name for a file of format {format}, whose files end in {' or '.join(suffixes)}. Write to "
+            f"{path.with_suffix(suffixes[0]) if path.name else f'a file such as directions{suffixes[0]}'}, or name "
+            "another format."
+        )
     contents = Contents({direction.name: direction for direction in directions})
     try:
-        # Ours needs no plugin: a run writes it whatever is installed.
-        ours = format == OURS and catalog is None
         written = Written(directions_to_bytes(directions)) if ours else _format(format, catalog).write(contents)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from None
@@ -135,8 +144,12 @@ def claims(path: Path, catalog: Catalog) -> list[str]:
     return [name for name in catalog.names("format") if _format(name, catalog).sniff(path)]
 
 
+def _format_spec(name: str, catalog: Catalog | None) -> FormatSpec:
+    return (catalog or installed()).get("format", name)
+
+
 def _format(name: str, catalog: Catalog | None) -> Format:
-    spec = (catalog or installed()).get("format", name)
+    spec = _format_spec(name, catalog)
     return cast("Format", implementation(spec)(spec.options()))
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from steerkit.artifacts.direction_entries import DirectionEntry, SeparationEntry
 from steerkit.artifacts.entry import Entry, Number
+from steerkit.errors import counted
 
 SCHEMA_VERSION: Final = 1
 
@@ -168,7 +169,8 @@ class TokensEntry(Entry):
         out = ", ".join(repr(one.text) for one in self.left_out)
         beside = f"; left out, since they begin answers to {self.against} as often: {out}" if out else ""
         return (
-            f"refusal tokens found: {listed}, from {self.refusals} refusals in {self.completions} completions on "
+            f"refusal tokens found: {listed}, from {counted(self.refusals or 0, 'refusal')} in "
+            f"{counted(self.completions or 0, 'completion')} on "
             f"{self.found_in} (by {self.by}){beside}"
         )
 
@@ -333,12 +335,13 @@ class SuffixesEntry(Entry):
 class Results(Entry):
     """The whole of ``results.json``.
 
-    ``not_held_out`` says, a sentence each, what was estimated, found or compared on prompts that are measured.
+    ``not_held_out`` says, a sentence each, what was estimated, found or compared on prompts that are measured;
+    ``special_tokens`` of each data set how many special tokens stand in its texts, and what became of them.
     """
 
     _rare: ClassVar[tuple[str, ...]] = (
         *("monitors", "searches", "filters", "published", "tokens", "completions"),
-        *("tradeoff", "cosines", "suffixes", "not_held_out"),
+        *("tradeoff", "cosines", "suffixes", "not_held_out", "special_tokens"),
     )
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -363,6 +366,7 @@ class Results(Entry):
     completions: tuple[CompletionsEntry, ...] = ()
     suffixes: tuple[SuffixesEntry, ...] = ()
     not_held_out: tuple[str, ...] = ()
+    special_tokens: tuple[str, ...] = ()
 
 
 class Timings(Entry):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from steerkit.plan import Plan, plan_recipe
 from steerkit.plan.listed import condition_as_json
 from steerkit.report.read import Run, load_run
 from steerkit.stages import Condition
+from steerkit.types.json_text import read_json
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -137,7 +137,7 @@ def _require_same(run: Run, plan: Plan, name: str) -> None:
 
 def _listed(path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(path.read_text("utf-8"))["conditions"]
+        found = read_json(path.read_text("utf-8"))["conditions"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ArtifactError(f"{path} is missing or damaged: it is what says what the run did. Run it again.") from None
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []

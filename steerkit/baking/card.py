@@ -11,6 +11,7 @@ import yaml
 
 import steerkit
 from steerkit.bundled import BUNDLED
+from steerkit.errors import agreeing, counted
 from steerkit.report.absent import absent_word, is_judge
 from steerkit.report.describe import describe_direction as direction_in_words
 from steerkit.report.describe import describe_intervention
@@ -114,7 +115,7 @@ def _changed(asked: Asked, change: Change, told: Explanation) -> Iterator[str]:
         settings = ", ".join(f"`{key}: true`" for key in declared)
         yield (
             f"The original has no bias there. `config.json` says {settings}, so that they are read; the "
-            f"{len(change.zeros)} others that this declares are zero."
+            f"{counted(len(change.zeros), 'other')} that this declares {agreeing(len(change.zeros))} zero."
         )
     number = len(change.parameters)
     differ = f"{sentence_case(count(number, 'parameter'))} differ{'s' if number == 1 else ''}"
@@ -188,7 +189,8 @@ def _difference(block: Block, record: RecordEntry, absent: str) -> str:
 def _compared(compared: Compared, original: Mapping[str, Any]) -> str:
     return (
         f"The checkpoint was read back and compared with the original under hooks, which change no weights: on "
-        f"{compared.prompts} prompts ({', '.join(compared.data)}), in {original['dtype']}, next-token logits differ by "
+        f"{counted(compared.prompts, 'prompt')} ({', '.join(compared.data)}), in {original['dtype']}, next-token "
+        f"logits differ by "
         f"at most {significant(compared.largest_difference)} (the largest logit is "
         f"{significant(compared.largest_logit)}; {significant(compared.tolerance)} was allowed)."
     )

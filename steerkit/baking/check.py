@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from steerkit import stages
-from steerkit.errors import ArtifactError, AttachError, DataError
+from steerkit.errors import ArtifactError, AttachError, DataError, counted
 from steerkit.plan import DataRef, Plan
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def require_fits(compared: Compared, name: str) -> None:
     """Raise ``AttachError`` where the checkpoint isn't the hooked model."""
     if not compared.fits:
         raise AttachError(
-            f"The checkpoint with {name} folded in isn't the model with {name} as hooks: on {compared.prompts} prompts "
+            f"The checkpoint with {name} folded in isn't the model with {name} as hooks: on "
+            f"{counted(compared.prompts, 'prompt')} "
             f"next-token logits differ by up to {compared.largest_difference:.3g}, and {compared.tolerance:.3g} is "
             f"allowed ({compared.rule}). The checkpoint was removed."
         )

@@ -15,7 +15,7 @@ from steerkit.baking.check import Compared, compare, hooked_logits, plain_logits
 from steerkit.baking.facts import facts_of_bake
 from steerkit.baking.place import remove_abandoned, written
 from steerkit.catalog import Catalog
-from steerkit.errors import ArtifactError, AttachError, ModelError, SteerkitError
+from steerkit.errors import ArtifactError, AttachError, ModelError, SteerkitError, counted
 from steerkit.progress import SILENT, Observer
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def bake(
     require_room(out.absolute(), bytes_of(live.model))
     examples, data = prompts_of(asked.plan, live)
     rendered = live.rendered(examples)
-    observer.step(f"reading {len(examples)} prompts with {condition} as hooks")
+    observer.step(f"reading {counted(len(examples), 'prompt')} with {condition} as hooks")
     hooked = hooked_logits(live, asked.condition, rendered)
     with written(out) as folder:
         observer.step("writing the checkpoint")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from steerkit.bench.bars import bar_of
 from steerkit.bench.measure import Ratio, ratio_of
+from steerkit.errors import counted
 from steerkit.report.numbers import MINUS, NO_BREAK
 from steerkit.report.svg import CHOSEN, CONTROL, DIRECTION, GRID, INK, MUTED, SERIES, Plot, render
 
@@ -34,7 +35,11 @@ def draw(studies: Sequence[Study]) -> tuple[Plot, ...]:
 def title_of(study: Study, part: Part) -> str:
     """What a figure and a table are of."""
     calls = "compiled calls" if study.settings.compiled else "eager calls"
-    rows = f"batch {part.batch}" if part.phase == "decode" else f"{part.batch}×{study.settings.prefill[1]} tokens"
+    rows = (
+        f"batch {part.batch}"
+        if part.phase == "decode"
+        else f"{part.batch}×{counted(study.settings.prefill[1], 'token')}"
+    )
     return f"{study.settings.model}, {part.phase}, {rows}, {calls}"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from steerkit.bench.bars import RULE, bar_of, less_excess, verdicts
 from steerkit.bench.measure import ratio_of
 from steerkit.bench.plot import extra, title_of
+from steerkit.errors import counted
 from steerkit.report.numbers import MINUS, NO_BREAK
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def same_line(study: Study, part: Part) -> str:
     clock = "CPU time" if study.clock == "cpu" else "wall time"
     return (
         f"A/A {same.ratio:.3f} ({same.low:.3f} to {same.high:.3f}); {clock}; plain call "
-        f"{same.reference_seconds * 1e3:.3g} ms; {part.calls} call{'s' * (part.calls != 1)} a sample, {same.n} pairs"
+        f"{same.reference_seconds * 1e3:.3g} ms; {counted(part.calls, 'call')} a sample, {counted(same.n, 'pair')}"
     )
 
 

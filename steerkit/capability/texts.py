@@ -19,7 +19,7 @@ from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.prompts.encoding import token_ids
 from steerkit.engine.reading.passes import logits_of
 from steerkit.engine.runtime.beginning import complete_batch, read_batch
-from steerkit.errors import DataError
+from steerkit.errors import DataError, counted
 
 if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
@@ -50,6 +50,8 @@ def context_length(live: LiveModel) -> int:
     """How many tokens the model reads at most; 2,048 where neither its config nor its tokenizer says."""
     config = live.model.config.get_text_config()
     for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        if name == "max_position_embeddings" and live.context is not None:
+            return live.context
         if (value := getattr(config, name, None)) is not None:
             return int(value)
     told = int(getattr(live.tokenizer, "model_max_length", _CONTEXT) or _CONTEXT)
@@ -92,7 +94,8 @@ def loglikelihoods(live: LiveModel, pairs: Sequence[tuple[Ids, Ids]]) -> list[tu
             raise DataError("A task asks for the likelihood of a text without a token. Look at its choices.")
         if len(continuation) > limit:
             raise DataError(
-                f"A continuation of {len(continuation)} tokens is longer than the model's context of {limit}. Leave "
+                f"A continuation of {counted(len(continuation), 'token')} is longer than the model's context of "
+                f"{limit}. Leave "
                 "the task out, or its row."
             )
         read = (*context, *continuation)[-limit - 1 :][:-1]
@@ -192,7 +195,8 @@ def _completed(live: LiveModel, contexts: Sequence[str], until: tuple[str, ...],
     room = context_length(live) - length
     if room < 1:
         raise DataError(
-            f"A task asks for answers of {length} tokens, and the model's context has {room + length}. Leave the task "
+            f"A task asks for answers of {counted(length, 'token')}, and the model's context has {room + length}. "
+            f"Leave the task "
             "out, or lower max_gen_toks in a copy of it."
         )
     tokenizer = live.chat.tokenizer

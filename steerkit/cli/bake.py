@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerkit.cli.paths import named
+from steerkit.errors import agreeing, counted
 from steerkit.progress import Silent
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ def bake_command(
     with Console(stderr=True).status("reading the run") as status:
         baked = bake(run, condition, out, observer=_Said(status))
     typer.echo(
-        f"{baked.folder}: a checkpoint with {condition} in its weights ({len(baked.changed)} parameters are other or "
-        f"new).\nOn {baked.prompts} prompts ({', '.join(baked.data)}) its next-token logits differ from the hooked "
+        f"{baked.folder}: a checkpoint with {condition} in its weights ({counted(len(baked.changed), 'parameter')} "
+        f"{agreeing(len(baked.changed))} other or "
+        f"new).\nOn {counted(baked.prompts, 'prompt')} ({', '.join(baked.data)}) its next-token logits differ from "
+        f"the hooked "
         f"model's by at most {baked.largest_difference:.3g}; the largest logit is {baked.largest_logit:.3g}, and "
         f"{baked.tolerance:.3g} was allowed ({baked.rule}).\nIts README.md says what was changed."
     )

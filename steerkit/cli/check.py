@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.columns import print_table as _table
+from steerkit.errors import counted
 
 if TYPE_CHECKING:
     from steerkit.api.hookspecs import Options
@@ -98,13 +99,17 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
             console.print(line, markup=False)
         if one.together > 1:
             console.print(
-                f"That is for one condition by itself, for the {one.expected_tokens:,} tokens that it sees. The run "
+                f"That is for one condition by itself, for the {counted(one.expected_tokens, 'token', form=',')} that "
+                f"it sees. The run "
                 f"lays up to {one.together} side by side as rows of a batch, the condition and its controls, and where "
                 "they share one they are hooked.",
                 markup=False,
             )
         else:
-            console.print(f"That is for the {one.expected_tokens:,} tokens that the condition sees.", markup=False)
+            console.print(
+                f"That is for the {counted(one.expected_tokens, 'token', form=',')} that the condition sees.",
+                markup=False,
+            )
 
 
 def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
@@ -164,7 +169,7 @@ def _here(plan: Plan) -> list[str]:
 def _model_rows(plan: Plan) -> list[list[str]]:
     section, model = plan.recipe.model, plan.model
     adapter = plan.architecture.name if plan.architecture else "resolved at load"
-    layers = f", {model.n_layers} layers" if model.n_layers else ""
+    layers = f", {counted(model.n_layers, 'layer')}" if model.n_layers else ""
     return [
         ["source", section.source],
         ["adapter", f"{adapter}{f' (model type {model.model_type}{layers})' if model.model_type else ''}"],
@@ -186,7 +191,7 @@ def _size(splits: Splits, part: str) -> str:
     if part in splits:
         return str(len(splits[part]))
     side = SIDES[0] if part == "all" else f"{part}.{SIDES[0]}"
-    return f"{len(splits[side])} pairs" if side in splits else ""
+    return counted(len(splits[side]), "pair") if side in splits else ""
 
 
 def _search_row(item: PlannedSearch) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from steerkit.columns import print_table as _table
+from steerkit.errors import counted
 from steerkit.types import PREFIX, RESID_POST, Site
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def inspect_command(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Of a hub repository.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     answer_prefix: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Show the tokens of an answer that is made to begin so.")
     ] = None,
@@ -91,7 +92,7 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
         f"{live.source}: model type {report.model_type}, adapter {report.adapter}", style="bold", markup=False
     )
     console.print(
-        f"{layout.n_layers} layers, d_model {layout.d_model}, {len(report.sites)} sites, "
+        f"{counted(layout.n_layers, 'layer')}, d_model {layout.d_model}, {counted(len(report.sites), 'site')}, "
         f"{len(layout.writer_sites())} writers; {_logits(layout)}"
     )
     for note in layout.notes:
@@ -106,7 +107,10 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
     if tokens:
         before = sum(one.role == "before" for one in tokens)
         behind = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == "post_instruction"]
-        title = f"chat template: {before} tokens before the instruction, {len(behind)} behind it (post_instruction)"
+        title = (
+            f"chat template: {counted(before, 'token')} before the instruction, {len(behind)} behind it "
+            f"(post_instruction)"
+        )
         columns_of = ("position", "id", "token")
         _table(console, title, columns_of, behind)
         begun = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == PREFIX]

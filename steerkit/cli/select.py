@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.columns import print_table
-from steerkit.errors import NoCandidateError, SelectionError, UnknownNameError, nearest
+from steerkit.errors import NoCandidateError, SelectionError, UnknownNameError, agreeing, counted, nearest
 
 if TYPE_CHECKING:
     from steerkit.selection import Candidate, Rule, Selection
@@ -93,7 +93,10 @@ def _print(chosen: Selection, rule: Rule) -> None:
             rows.append((label, str(one.position), str(one.layer), *shown, *scores))
         columns = ("", "position", "layer", *times, *rule.scores)
         print_table(console, "", columns, rows, right=range(1, len(columns)))
-    console.print(f"{chosen.feasible} of {chosen.candidates} candidates are feasible.", markup=False)
+    console.print(
+        f"{chosen.feasible} of {counted(chosen.candidates, 'candidate')} {agreeing(chosen.feasible)} feasible.",
+        markup=False,
+    )
     says = rule.says()
     for name, count in chosen.removed_by.items():
         if count:

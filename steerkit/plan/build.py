@@ -187,6 +187,7 @@ class _Planner(SuffixResolver):
             chat_template=template,
             system_prompt=section.system_prompt,
             chat_template_arguments=section.chat_template_arguments,
+            special_tokens_in_text=section.special_tokens_in_text,
             trust_remote_code=section.trust_remote_code,
             accept_terms=section.accept_terms,
             batch_tokens=section.batch_tokens,

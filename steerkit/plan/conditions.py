@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Final, Literal
 
 from steerkit.api.hookspecs import InterventionSpec, Options
-from steerkit.errors import SteerkitError, nearest
+from steerkit.errors import SteerkitError, counted, nearest
 from steerkit.plan.directions import DirectionResolver
 from steerkit.plan.names import KeyPart
 from steerkit.plan.planned.conditions import PlannedCondition, PlannedGate, PlannedIntervention
@@ -95,7 +95,7 @@ class ConditionResolver(DirectionResolver):
         if along is None:
             self.check_directions(spec, written.directions, path)
         elif spec is not None and spec.directions != 1:
-            takes = "no direction" if not spec.directions else f"{spec.directions} directions"
+            takes = "no direction" if not spec.directions else counted(spec.directions, "direction")
             self.complain(f"{spec.name} takes {takes}, and a candidate is one", *path)
         sites = self.sites(written.sites, (*path, "sites"))
         gate = self.gate(written, sites, path)
@@ -167,12 +167,12 @@ class ConditionResolver(DirectionResolver):
             if not self.draft.lost(*path, "direction"):
                 near = nearest("", self.recipe.directions, "direction")
                 example = "`direction: <name>`" if wanted == 1 else f"`direction: [...]` with {wanted} names"
-                what = "a direction" if wanted == 1 else f"{wanted} directions"
+                what = "a direction" if wanted == 1 else counted(wanted, "direction")
                 self.complain(f"{spec.name} needs {what}: add {example}. {near}", *path)
         elif spec is not None and directions and not wanted:
             self.complain(f"{spec.name} takes no direction; remove it", *path, "direction")
         elif spec is not None and len(directions) != wanted:
-            takes = "one direction" if wanted == 1 else f"{wanted} directions"
+            takes = "one direction" if wanted == 1 else counted(wanted, "direction")
             self.complain(f"{spec.name} takes {takes}, not {len(directions)}", *path, "direction")
         else:
             for direction in directions:
@@ -214,7 +214,7 @@ class ConditionResolver(DirectionResolver):
         for name in directions:
             there = max(self.direction_ranks(name), default=None)
             if there is not None and wanted > there:
-                vectors = f"{there} vector" + ("s" if there > 1 else "")
+                vectors = counted(there, "vector")
                 message = f"rank {wanted} of direction {name!r}, which has {vectors} at a site: write {there} at most"
                 self.complain(message, *moved.get("rank", (*path, OPTIONS, "rank")))
 
@@ -319,7 +319,7 @@ def held_at(sites: tuple[Site, ...] | SitePattern) -> str:
     """Where vectors are, as the end of a sentence."""
     if isinstance(sites, SitePattern):
         return f"there are vectors at {sites}"
-    more = f" to {sites[-1]} ({len(sites)} sites)" if len(sites) > 1 else ""
+    more = f" to {sites[-1]} ({counted(len(sites), 'site')})" if len(sites) > 1 else ""
     return f"there are vectors at {sites[0]}{more}"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from steerkit.api.hookspecs import NEGATIVE, POSITIVE, EstimatorSpec, Lack, Options
 from steerkit.catalog import Catalog, needs_of
-from steerkit.errors import PluginError, SteerkitError, nearest
+from steerkit.errors import PluginError, SteerkitError, counted, nearest
 from steerkit.plan.adapter import ModelResolver
 from steerkit.plan.files import directions_fault
 from steerkit.plan.names import KeyPart
@@ -175,7 +175,7 @@ class DirectionResolver(ModelResolver):
         layers = self.model.n_layers
         beyond = [] if layers is None else [str(site) for site in places.sites if site.layer >= layers]
         if layers is not None and beyond:
-            has = f"the model has {layers} layers, 0 to {layers - 1}"
+            has = f"the model has {counted(layers, 'layer')}, 0 to {layers - 1}"
             self.notes.append(f"Direction {name!r} has vectors at {', '.join(beyond)}, and {has}.")
 
     def check_classes(self, classes: Sequence[DataRef | None], positions: Positions, path: tuple[KeyPart, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from steerkit.api.hookspecs import Lack, Needs
 from steerkit.catalog import Catalog
-from steerkit.errors import PluginError, nearest
+from steerkit.errors import PluginError, counted, nearest
 from steerkit.plan.answers import TokenResolver
 from steerkit.plan.conditions import are_several, held_at
 from steerkit.plan.names import KeyPart
@@ -164,7 +164,7 @@ class MeasureResolver(TokenResolver):
         self.check_open(ref, *path, "data")
         there = len(self.examples(ref))
         if 0 < there < written.n:  # a data set without texts has a problem of its own
-            self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
+            self.complain(f"asks for {counted(written.n, 'prompt')}; {ref} has {there}", *path, "n")
         return PlannedSamples(ref, written.n, written.max_new_tokens)
 
     def measure(self, ref: DataRef | None, *path: KeyPart) -> None:
@@ -216,7 +216,8 @@ class MeasureResolver(TokenResolver):
         n = len(self.examples(ref))
         if n and int(n * one.false_alarms / 1000 + 1e-9) == 0:
             self.notes.append(
-                f"Monitor {name!r}: {n} examples of {ref} can't tell {one.false_alarms:g} false alarms per 1,000: "
+                f"Monitor {name!r}: {counted(n, 'example')} of {ref} can't tell "
+                f"{counted(one.false_alarms, 'false alarm', form='g')} per 1,000: "
                 f"one of them is {1000 / n:.0f}; its threshold is the reading that goes furthest among them."
             )
         if ref in self.estimated:

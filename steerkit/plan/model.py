@@ -14,9 +14,12 @@ from steerkit.bundled import BUNDLED, bundled_folder
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model
-from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_WIDTH
+from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH
+from steerkit.types.contexts import context_limit
 
 _DEPTH_KEYS: Final = ("num_hidden_layers", "n_layer")
+_LARGEST_TOKENIZER: Final = 20_000_000
+"""Bytes of a tokenizer file. Reading a larger one (Gemma's) takes a second, and its config lists special tokens too."""
 _WIDTH_KEYS: Final = ("hidden_size", "n_embd")
 
 
@@ -45,7 +48,7 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
         config = as_qwen2(config, source)
     model_type = str(config.get("model_type", ""))
     depth, width = _number(config, *_DEPTH_KEYS), _number(config, *_WIDTH_KEYS)
-    model = PlannedModel(source, model_type, depth, folder, width, _number(config, "max_position_embeddings"))
+    model = PlannedModel(source, model_type, depth, folder, width, _context(config))
     return model, ModelFacts(model_type, config, special_tokens(folder))
 
 
@@ -99,6 +102,23 @@ def special_tokens(folder: Path) -> frozenset[str]:
     return frozenset(found - {""})
 
 
+def known_special_tokens(model: PlannedModel) -> frozenset[str] | None:
+    """The texts of a model's special tokens, or None where its files aren't at hand."""
+    if model.source.startswith(TINY):
+        return frozenset(TINY_SPECIAL_TOKENS)
+    if model.folder is None:
+        return None
+    file = model.folder / "tokenizer.json"
+    if file.is_file() and file.stat().st_size > _LARGEST_TOKENIZER:
+        return special_tokens(model.folder)
+    listed = {
+        str(item.get("content"))
+        for item in read_json(file).get("added_tokens") or ()
+        if isinstance(item, dict) and item.get("special")
+    }
+    return special_tokens(model.folder) | listed
+
+
 def token_text(value: Any) -> str:
     """A token as tokenizer files write it: a text, or an object with its text as ``content``."""
     if isinstance(value, dict):
@@ -136,6 +156,13 @@ def _number(config: Mapping[str, Any], *keys: str) -> int | None:
             if isinstance(values.get(key), int):
                 return int(values[key])
     return None
+
+
+def _context(config: Mapping[str, Any]) -> int | None:
+    """Most tokens that a checkpoint reads, by its config or that of its text part."""
+    inner = config.get("text_config")
+    found = context_limit(config)
+    return context_limit(inner) if found is None and isinstance(inner, Mapping) else found
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:

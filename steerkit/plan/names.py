@@ -15,7 +15,7 @@ from steerkit.api.hookspecs import (
     Spec,
 )
 from steerkit.catalog import Catalog
-from steerkit.errors import DataError, Problem, SteerkitError
+from steerkit.errors import DataError, Problem, SteerkitError, counted
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.data import DataRef, Splits, parse_ref
 from steerkit.recipe.draft import Draft
@@ -112,7 +112,7 @@ class Resolver:
         site = Site.parse(text)
         layers = self.model.n_layers
         if layers is not None and site.layer >= layers:
-            self.complain(f"no site {site}: the model has {layers} layers, 0 to {layers - 1}", *path)
+            self.complain(f"no site {site}: the model has {counted(layers, 'layer')}, 0 to {layers - 1}", *path)
         self.note_stream(site.stream)
         return site
 

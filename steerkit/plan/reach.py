@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from steerkit.api.hookspecs import Needs
+from steerkit.errors import counted
 from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention
 from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.data import DataRef
@@ -83,7 +84,8 @@ def asked_outside(
         if item.needs.calls:
             asked = (1 + len(conditions) + (0 if ref in item.uncontrolled else controls) for ref in item.data)
             notes.append(
-                f"{item.name} asks something outside: at most {item.needs.calls} questions for a data set under a "
+                f"{item.name} asks something outside: at most {counted(item.needs.calls, 'question')} for a data set "
+                f"under a "
                 f"condition, {item.needs.calls * sum(asked)} in all. Answers are kept and not asked for again."
             )
     return notes

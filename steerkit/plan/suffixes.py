@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from steerkit.errors import counted
 from steerkit.plan.conditions import are_several, held_at
 from steerkit.plan.cost import Meter, Part
 from steerkit.plan.reporting import ReportResolver
@@ -76,7 +77,7 @@ class SuffixResolver(ReportResolver):
             self.check_open(ref, *path, key)
             there = len(self.examples(ref))
             if written.n is not None and 0 < there < written.n:
-                self.complain(f"asks for {written.n} prompts; {ref} has {there}", *path, "n")
+                self.complain(f"asks for {counted(written.n, 'prompt')}; {ref} has {there}", *path, "n")
         prompts, reference = found
         suffixes = self.texts(written, path)
         if prompts is not None and prompts == reference:
@@ -124,7 +125,9 @@ class SuffixResolver(ReportResolver):
             self.complain(f"direction {direction!r} lies in heads, not in the stream", *path, "direction")
         rank = min(self.direction_ranks(direction), default=None)
         if rank is not None and rank > 1:
-            self.complain(f"direction {direction!r} has {rank} vectors, and a study is of one", *path, "direction")
+            self.complain(
+                f"direction {direction!r} has {counted(rank, 'vector')}, and a study is of one", *path, "direction"
+            )
 
 
 def meter_suffixes(meter: Meter, studies: Iterable[PlannedSuffixes]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steerkit.errors import agreeing, counted
 from steerkit.plan.completions import CompletionsResolver
+from steerkit.plan.model import known_special_tokens
 from steerkit.plan.names import KeyPart
 from steerkit.plan.planned.conditions import PlannedCondition
 from steerkit.plan.reach import asked_outside, unprompted, unreached
@@ -13,6 +15,7 @@ from steerkit.plan.turns import BEHIND_INSTRUCTION, unrendered
 from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.rows import describe_shared, prompt_of
 from steerkit.types import PREFIX, TURNS, Positions
+from steerkit.types.special_tokens import SpecialTexts, special_notes
 
 
 class RecipeResolver(CompletionsResolver):
@@ -27,6 +30,7 @@ class RecipeResolver(CompletionsResolver):
         self.check_whole()
         self.check_rendered(template)
         self.check_prefixes(template)
+        self.check_special_tokens(template)
         self.notes += unreached(conditions, evaluations) + unprompted(conditions, evaluations, self.examples)
         self.notes += asked_outside(evaluations, conditions, self.recipe.control.random_directions)
         self.check_lacks(evaluations)
@@ -77,7 +81,10 @@ class RecipeResolver(CompletionsResolver):
                 wanted.append((data.completions.max_new_tokens, ("data", name, "completions", "max_new_tokens")))
         for tokens, path in wanted:
             if context is not None and tokens >= context:
-                message = f"{tokens:,} new tokens leave no room for a prompt: the model reads {context:,} in all"
+                message = (
+                    f"{counted(tokens, 'new token', form=',')} {agreeing(tokens, 'leaves', 'leave')} no room for a "
+                    f"prompt: the model reads {context:,} in all"
+                )
                 self.complain(message, *path)
 
     def check_controls(self) -> None:
@@ -125,6 +132,26 @@ class RecipeResolver(CompletionsResolver):
                 own = self.recipe.data[name].answer_prefix is not None
                 self.complain(told, *(("data", name, "answer_prefix") if own else ("model", "answer_prefix")))
                 return
+
+    def check_special_tokens(self, template: str) -> None:
+        """What somebody says may hold what the model reads as a special token; raw text is taken as it is meant."""
+        how = self.recipe.model.special_tokens_in_text
+        names = known_special_tokens(self.model)
+        if names is None:
+            return
+        texts = SpecialTexts(names)
+        for name, splits in self.data.items() if how == "error" else ():
+            held = [texts.of_example(one) for rows in splits.values() for one in rows]
+            first = next((tokens[0] for tokens in held if tokens), None)
+            if first is not None:
+                n = sum(map(bool, held))
+                self.complain(
+                    f"{n} of {counted(len(held), 'example')} {agreeing(n, 'holds', 'hold')} special tokens of the "
+                    f"model's, such as {first}, and model.special_tokens_in_text is error: take them out",
+                    *("data", name),
+                )
+        if template != "none":
+            self.notes += special_notes({name: splits.values() for name, splits in self.data.items()}, names, how)
 
     def check_edited(self) -> None:
         """Every example that is measured has the turns that interventions and gates name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from steerkit.errors import agreeing, counted
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import quote
 from steerkit.types import FROM_TOKEN, PREFIX, TURNS, Example, Positions
@@ -72,4 +73,7 @@ def unrendered(ref: DataRef, examples: Sequence[Example]) -> str | None:
 def _told(what: str, ref: DataRef, examples: Sequence[Example], short: Sequence[Example]) -> str | None:
     if not short:
         return None
-    return f"{len(short)} of {len(examples)} examples of {ref} have {what}, the first one {quote(short[0].text)}"
+    return (
+        f"{len(short)} of {counted(len(examples), 'example')} of {ref} {agreeing(len(short), 'has', 'have')} {what}, "
+        f"the first one {quote(short[0].text)}"
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from steerkit.errors import DataError, Problem, SteerkitError, nearest
+from steerkit.errors import DataError, Problem, SteerkitError, agreeing, nearest
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.joined import Splits, joined
 from steerkit.recipe.rows import Faults, Sides, describe_shared, prompt_of, quote, read_rows
@@ -209,7 +209,7 @@ def _drawn_by_name(order: Sequence[int], named: Sequence[object], dataset: Datas
     short = [part for part, size in sizes.items() if size > len(own[part])]
     if short:
         part = short[0]
-        has = f"there are {len(own[part])} whose {by!r} is {part}"
+        has = f"there {agreeing(len(own[part]))} {len(own[part])} whose {by!r} is {part}"
         raise Faults((f"split asks for {part} {sizes[part]}; {has}.", None))
     return {part: own[part][: sizes.get(part, len(own[part]))] for part in (sizes or SPLITS) if own[part]}
 

@@ -122,6 +122,8 @@ class Draft:
             model["chat_template"] = {"file": str(self.path_of(template))}
         if model["answer_prefix"] is None:
             del model["answer_prefix"]
+        if model["special_tokens_in_text"] == "allow":
+            del model["special_tokens_in_text"]
         if (folder := local_model(model["source"])) is not None:
             model["source"] = str(folder.resolve())
         for data in out["data"].values():

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import date, time
 from typing import Any, Final, TypeAlias, cast
 
-from steerkit.errors import DataError, nearest
+from steerkit.errors import DataError, counted, nearest
 from steerkit.recipe.document import HALF, is_whole
 from steerkit.recipe.schema import DatasetRecipe
 from steerkit.recipe.tables import Row
@@ -344,7 +344,7 @@ def describe_shared(examples: Sequence[Example]) -> str:
     """The half sentence that says how many texts are shared, with examples."""
     listed = ", ".join(quote(example.text) for example in examples[:_SHOWN])
     more = ", …" if len(examples) > _SHOWN else ""
-    return f"share {len(examples)} text{'s' if len(examples) != 1 else ''}: {listed}{more}"
+    return f"share {counted(len(examples), 'text')}: {listed}{more}"
 
 
 def quote(text: str) -> str:

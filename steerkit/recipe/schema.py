@@ -32,6 +32,7 @@ from steerkit.recipe.values import (
     TemplateArguments,
     Where,
 )
+from steerkit.types.special_tokens import InText
 
 SPLITS: Final = ("train", "validation", "test")
 _OF_ROWS: Final = (
@@ -60,6 +61,10 @@ class ModelRecipe(Section):
     )
     answer_prefix: PrefixText | None = Field(
         default=None, description="how answers begin to prompts whose data set says nothing else"
+    )
+    special_tokens_in_text: InText = Field(
+        default="allow",
+        description="a special token's text in what somebody says: allow reads that token, escape text, error refuses",
     )
     trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
     accept_terms: bool = Field(default=False, description="whether the model's terms of use are accepted")

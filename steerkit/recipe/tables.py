@@ -6,12 +6,13 @@ import csv
 import importlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from steerkit.errors import DataError, nearest
+from steerkit.errors import DataError, counted, nearest
+from steerkit.types.json_text import RepeatedKeyError, read_json
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            yield Row(number, json.loads(line))
+            yield Row(number, read_json(line))
+        except RepeatedKeyError as error:
+            raise DataError(f"{path.name}, row {number}: {error}. Keep one, or give them two names.") from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path.name}, row {number} is not JSON{_why(error)}.") from error
 
@@ -66,7 +69,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
 def _json(path: Path) -> Iterator[Row]:
     text = _read(path)
     try:
-        value = json.loads(text)
+        value = read_json(text)
+    except RepeatedKeyError as error:
+        raise DataError(f"{path.name}: {error}. Keep one, or give them two names.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is not JSON{_why(error)}.") from error
     if not isinstance(value, list):
@@ -81,13 +86,19 @@ def _why(error: Exception) -> str:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(_read(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
     try:
-        for number, record in enumerate(reader, 1):
-            if None in record or None in record.values():
-                count = len(reader.fieldnames or ())
-                raise DataError(f"{path.name}, row {number} doesn't have {count} columns like the header.")
-            yield Row(number, record)
+        lines = (line for line in reader if line)
+        header = next(lines, [])
+        _require_each_once(header, path)
+        for number, line in enumerate(lines, 1):
+            if len(line) != len(header):
+                wanted = counted(len(header), "column")
+                raise DataError(f"{path.name}, row {number} doesn't have {wanted} like the header.")
+            unnamed = [cell for name, cell in zip(header, line, strict=True) if not name]
+            if len(unnamed) > 1 and any(unnamed):
+                raise DataError(f"{path.name}, row {number} has text in columns that have no name: name them.")
+            yield Row(number, dict(zip(header, line, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path.name}, line {reader.line_num} is not CSV: {error}.") from error
 
@@ -104,10 +115,18 @@ def _parquet(path: Path) -> Iterator[Row]:
     except ImportError as error:
         raise DataError(f"{path.name}: Parquet needs the package pyarrow, which isn't installed.") from error
     try:
+        _require_each_once(parquet.read_schema(path).names, path)
         records = parquet.read_table(path).to_pylist()
-    except ArrowException as error:
+    except (ArrowException, ValueError) as error:  # the latter of a field that comes twice within a column
         raise DataError(f"{path.name} is not a Parquet file that can be read: {error}") from error
     yield from (Row(number, record) for number, record in enumerate(records, 1))
+
+
+def _require_each_once(names: Sequence[str], path: Path) -> None:
+    """Raise ``DataError`` where two columns have one name; many a spreadsheet ends in some without any."""
+    twice = next((name for place, name in enumerate(names) if name and name in names[:place]), None)
+    if twice is not None:
+        raise DataError(f"{path.name} has the column {twice!r} twice in its header. Keep one, or give them two names.")
 
 
 def _read(path: Path) -> str:

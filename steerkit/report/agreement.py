@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
+from steerkit.errors import counted
 from steerkit.report.absent import absent_word, is_judge
 from steerkit.report.numbers import shorten
 from steerkit.report.read import EvaluatorEntry, Run, Sample
@@ -146,10 +147,11 @@ def _pair(
         for name, judged in by_condition.items()
         if judged or name in missing
     )
-    lengths = [entries[name].options.get("max_new_tokens") for name in (first, second) if name in entries]
+    asked = [entries[name].options.get("max_new_tokens") for name in (first, second) if name in entries]
+    lengths = [length for length in asked if length is not None]
     remark = ""
-    if len(lengths) == 2 and None not in lengths and lengths[0] != lengths[1]:
-        remark = f"{first} sees {lengths[0]} tokens of a completion, {second} {lengths[1]}"
+    if len(lengths) == 2 and lengths[0] != lengths[1]:
+        remark = f"{first} sees {counted(lengths[0], 'token')} of a completion, {second} {lengths[1]}"
     return Pair(first, second, data, rows, remark)
 
 

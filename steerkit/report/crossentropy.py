@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from steerkit.errors import counted
 from steerkit.report.numbers import NumberFormat
 from steerkit.report.read import ConditionEntry, EvaluatorEntry, Results, Run
 from steerkit.report.tables import Block, Row, make_blocks
@@ -88,7 +89,8 @@ def text_kind(results: Results, evaluator: EvaluatorEntry, data: str, given: set
         given: data sets whose examples have completions.
     """
     if evaluator.options.get("of") == "baseline_completions":
-        return f"the model's own baseline completions of {data}, up to {evaluator.options.get('max_new_tokens')} tokens"
+        told = counted(evaluator.options["max_new_tokens"], "token")
+        return f"the model's own baseline completions of {data}, up to {told}"
     said = next((one for one in results.completions if one.data == data.partition(".")[0]), None)
     if said is not None:
         part = data.partition(".")[2]
@@ -97,7 +99,7 @@ def text_kind(results: Results, evaluator: EvaluatorEntry, data: str, given: set
     if data in given:
         return f"the completions that {data} gives, without their prompts"
     limit = evaluator.options.get("max_tokens")
-    return f"the texts of {data}" + (f", up to {limit} tokens of each" if limit else "")
+    return f"the texts of {data}" + (f", up to {counted(limit, 'token')} of each" if limit else "")
 
 
 def _cell(row: Row | None, form: NumberFormat) -> Cell:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from steerkit.artifacts.provenance import GitState, Provenance
 from steerkit.artifacts.results import Timings
+from steerkit.errors import counted
 from steerkit.report.numbers import seconds, setting, significant
 from steerkit.report.read import DirectionEntry, InterventionEntry, Run
 
@@ -38,7 +39,7 @@ def describe_intervention(entry: InterventionEntry) -> str:
     head = f"{entry.name} {entry.direction}" if entry.direction else entry.name
     options = [f"{name} {_option(value)}" for name, value in entry.options.items() if value is not None]
     sites = list(entry.sites or ())
-    more = f" and {len(sites) - 2} more sites" if len(sites) > 3 else ""
+    more = f" and {counted(len(sites) - 2, 'more site')}" if len(sites) > 3 else ""
     where = [f"at {', '.join(sites[:2] if more else sites)}{more}"] if sites else []
     positions = [_positions(entry.positions)] if entry.positions else []
     schedule = [f"times {entry.schedule}"] if entry.schedule else []

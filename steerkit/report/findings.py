@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
+from steerkit.errors import counted
 from steerkit.report.absent import common_word, done
 from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, count, sentence_case, setting
 from steerkit.report.tables import Block, Control, Row, Sweep
@@ -223,7 +224,7 @@ def _sweep_control(block: Block, measured: Sequence[tuple[float, Row]]) -> str:
     outside = sum(verdict(row) == "beyond" for row in rows)
     return (
         f"Over the whole sweep, random directions of the same norm give values {spread}; compared point by point, the "
-        f"direction lies outside their range at {outside} of {len(rows)} point{'' if len(rows) == 1 else 's'}."
+        f"direction lies outside their range at {outside} of {counted(len(rows), 'point')}."
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from steerkit.errors import counted
 from steerkit.report.headline import read_first
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat
 from steerkit.report.read import ConditionEntry, DirectionEntry, RecordEntry, Results
@@ -130,7 +131,7 @@ def foretold(entry: DirectionEntry, sites: Collection[str] = ()) -> str:
         return NOT_MEASURED if entry.positive else f"{NOT_MEASURED}, since it comes without prompts"
     agreement = _range([one.agreement for one in known])
     apart = _range([one.d_prime for one in known])
-    over = f", over {len(known)} sites" if len(known) > 1 else ""
+    over = f", over {counted(len(known), 'site')}" if len(known) > 1 else ""
     pairs = " of pairs" if known[0].paired else ""
     return f"differences{pairs} agree {agreement}, d′ {apart}{over}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
+from steerkit.errors import counted
 from steerkit.report.numbers import NOT_MEASURED, significant
 from steerkit.report.read import RecordEntry, Results
 
@@ -143,7 +144,8 @@ def _resolution(alarms: Sequence[RecordEntry]) -> str:
     fewest = min(record.n for record in alarms)
     most = PER * (1 - 0.05 ** (1 / fewest))
     return (
-        f"One of {fewest} prompts is {significant(PER / fewest, 2)} per 1,000, so fewer false alarms than that can't "
+        f"One of {counted(fewest, 'prompt')} is {significant(PER / fewest, 2)} per 1,000, so fewer false alarms than "
+        f"that can't "
         f"be seen: none at all among {fewest} leaves up to {significant(most, 2)} per 1,000 possible (95 %, one-sided)."
     )
 

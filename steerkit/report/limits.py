@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from steerkit.errors import counted
 from steerkit.report.numbers import NO_BREAK, count, significant
 from steerkit.report.search import SearchView
 from steerkit.report.tables import Block
@@ -14,23 +15,23 @@ MANY_COMPARISONS: Final = 20
 MEASURES_TOLD: Final = 3
 
 
-def limits_of(
-    own: Sequence[Block], searches: Sequence[SearchView], not_held_out: Sequence[str] = ()
-) -> tuple[str, ...]:
+def limits_of(own: Sequence[Block], searches: Sequence[SearchView], known: Sequence[str] = ()) -> tuple[str, ...]:
     """What can't be concluded, a sentence each.
 
     Args:
         own: the blocks that aren't derived from others.
         searches: of the run.
-        not_held_out: what the recipe's plan knows to depend on the prompts that are measured.
+        known: what depends on the prompts that are measured, and what of prompts is read as special tokens, a sentence
+            each.
     """
     if not any(block.measured for block in own):
-        return ("Nothing was measured, so nothing can be said of what a direction does.",)
-    found = [*_of_verdicts(own), *_of_sizes(own), *_of_controls(own), *_of_choices(own, searches), *not_held_out]
+        return ("Nothing was measured, so nothing can be said of what a direction does.", *known)
+    found = [*_of_verdicts(own), *_of_sizes(own), *_of_controls(own), *_of_choices(own, searches), *known]
     compared = sum(row.value is not None for block in own for row in block.rows)
     if compared > MANY_COMPARISONS:
         found.append(
-            f"Of {compared} comparisons with the baseline about {round(compared / 20)} would show a change by chance "
+            f"Of {counted(compared, 'comparison')} with the baseline about {round(compared / 20)} would show a change "
+            f"by chance "
             "alone."
         )
     found.append(

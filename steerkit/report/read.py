@@ -26,6 +26,7 @@ from steerkit.artifacts.results import (
 )
 from steerkit.artifacts.samples import Sample
 from steerkit.errors import ArtifactError
+from steerkit.types.json_text import RepeatedKeyError, read_json
 
 __all__ = [
     "ConditionEntry",
@@ -202,7 +203,9 @@ _AGAIN: Final = "Run the recipe again."
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return read_json(text)
+    except RepeatedKeyError as error:
+        raise ArtifactError(f"{where} is damaged: {error}. {_AGAIN}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise ArtifactError(f"{where} is damaged: {error}. {_AGAIN}") from None
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from steerkit.artifacts.results import CandidateEntry, SearchEntry
+from steerkit.errors import counted
 from steerkit.intervals import total
 from steerkit.report.numbers import count, sentence_case, setting, significant
 from steerkit.report.read import EvaluatorEntry, Results
@@ -123,7 +124,7 @@ class SearchView:
         entry, chosen = self.entry, self.chosen
         total = len(entry.candidates)
         removed = ", ".join(f"{number} by {name}" for name, number in entry.removed_by.items() if number)
-        left = f"{entry.feasible} of {total} candidate{'s' * (total != 1)} kept to all bounds" + (
+        left = f"{entry.feasible} of {counted(total, 'candidate')} kept to all bounds" + (
             f" ({removed} were removed)" if removed else ""
         )
         if chosen is None:

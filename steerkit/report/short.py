@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from steerkit.errors import counted
 from steerkit.report.absent import common_word
 from steerkit.report.agreement import Pair
 from steerkit.report.findings import verdict
@@ -73,7 +74,8 @@ def make_short(
     finding += [_side_effect(kind) for kind in side[:SIDE_EFFECTS]]
     if own and not side:
         finding.append(("", "No side effect was measured."))
-    return Short(tuple(finding), limits_of(own, searches, results.not_held_out), _disagreements(agreements))
+    known = (*results.not_held_out, *results.special_tokens)
+    return Short(tuple(finding), limits_of(own, searches, known), _disagreements(agreements))
 
 
 def _asked(results: Results, own: Sequence[Block]) -> Sentence:
@@ -231,7 +233,7 @@ def _disagreement(name: str, pairs: Sequence[Pair]) -> str:
     if not rows:
         return f"{where}: {common_word(row.absent for _, row in every_row)}{over}."
     if not any(row.differ for _, row in rows):
-        return f"{where}: alike on all {sum(row.n for _, row in rows)} examples{over}."
+        return f"{where}: alike on all {counted(sum(row.n for _, row in rows), 'example')}{over}."
     pair, worst = max(rows, key=lambda one: one[1].differ / one[1].n)
     kappa = "no κ" if worst.kappa is None else f"κ {significant(worst.kappa, 2)}"
     place = f"{worst.condition}{f' on {pair.data}' if len(pairs) > 1 else ''}"

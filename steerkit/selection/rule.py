@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, TypeAlias
 
-from steerkit.errors import SelectionError
+from steerkit.errors import SelectionError, counted
 
 NAN: Final = "nan"
 LAYER: Final = "layer"
@@ -199,7 +199,7 @@ class Selection:
         """Why no candidate is feasible, in one sentence."""
         says = rule.says()
         parts = [f"{count} by {name}, which asks for {says[name]}" for name, count in self.removed_by.items() if count]
-        return f"None of {self.candidates} candidates is feasible. Removed were {'; '.join(parts)}."
+        return f"None of {counted(self.candidates, 'candidate')} is feasible. Removed were {'; '.join(parts)}."
 
 
 def select(candidates: Iterable[Candidate], rule: Rule, n_layers: int, *, near_tie: float = 0.1) -> Selection:
@@ -242,7 +242,9 @@ def _in_order(candidates: Iterable[Candidate], rule: Rule, n_layers: int) -> Seq
     for one in found:
         where = f"position {one.position}, layer {one.layer}"
         if not 0 <= one.layer < n_layers:
-            raise SelectionError(f"A model of {n_layers} layers has layers 0 to {n_layers - 1}; there is {where}.")
+            raise SelectionError(
+                f"A model of {counted(n_layers, 'layer')} has layers 0 to {n_layers - 1}; there is {where}."
+            )
         missing = [name for name in rule.scores if name not in one.scores]
         if missing:
             raise SelectionError(f"The candidate at {where} has no {' and no '.join(missing)}.")

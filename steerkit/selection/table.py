@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from steerkit.errors import SelectionError, nearest
 from steerkit.selection.rule import Candidate, Rule
+from steerkit.types.json_text import RepeatedKeyError, read_json
 
 ERROR_SUFFIX: Final = "_se"
 
@@ -25,9 +25,11 @@ def read_table(path: Path, rule: Rule) -> list[Candidate]:
         SelectionError: what can't be read, with the row.
     """
     try:
-        rows = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_unique)
+        rows = read_json(path.read_text("utf-8-sig"))
     except OSError as error:
         raise SelectionError(f"{path} can't be read: {error.strerror or error}.") from error
+    except RepeatedKeyError as error:
+        raise SelectionError(f"{path}: {error}. Keep one.") from error
     except (ValueError, RecursionError) as error:
         raise SelectionError(f"{path} is not JSON: {error}.") from error
     if not isinstance(rows, list) or not rows:
@@ -63,14 +65,6 @@ def _coefficient(value: Any, where: str) -> float | None:
     if math.isinf(number):
         raise SelectionError(f"{where}: coefficient is {number}; expected a finite number.")
     return None if math.isnan(number) else number
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return found
 
 
 def _number(value: Any, name: str, where: str) -> float:

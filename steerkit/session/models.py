@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steerkit.engine.loading.load import LoadedModel
     from steerkit.engine.prompts.chat import ChatFormat
     from steerkit.session.model import LiveModel
+    from steerkit.types.special_tokens import InText
 
 
 @known_keywords
@@ -30,6 +31,7 @@ def load_model(
     chat_template: str | None = "default",
     system_prompt: str | None = None,
     chat_template_arguments: Mapping[str, Any] | None = None,
+    special_tokens_in_text: InText = "allow",
     trust_remote_code: bool = False,
     accept_terms: bool = False,
     batch_tokens: int = 4096,
@@ -47,6 +49,8 @@ def load_model(
         chat_template: ``default`` (the tokenizer's), ``none`` (prompts as they are), or a Jinja template.
         system_prompt: put before every prompt that has none of its own, where the template has a place for it.
         chat_template_arguments: the template's own variables, as in ``{"enable_thinking": False}``.
+        special_tokens_in_text: what becomes of a special token's text in what somebody says, as of ``<|im_start|>`` in
+            a question: ``allow`` reads that token, ``escape`` ordinary text, ``error`` refuses the prompt.
         trust_remote_code: run code that comes with a checkpoint. Off unless you mean it.
         accept_terms: agree to a bundled model's terms of use without being asked.
         batch_tokens: most tokens of a batch.
@@ -70,7 +74,7 @@ def load_model(
         trust_remote_code=trust_remote_code,
         accept_terms=accept_terms,
     )
-    chat = chat_format(loaded.tokenizer, chat_template, system_prompt, chat_template_arguments)
+    chat = chat_format(loaded.tokenizer, chat_template, system_prompt, chat_template_arguments, special_tokens_in_text)
     return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
 
 
@@ -83,6 +87,7 @@ def wrap(
     chat_template: str | None = "default",
     system_prompt: str | None = None,
     chat_template_arguments: Mapping[str, Any] | None = None,
+    special_tokens_in_text: InText = "allow",
     batch_tokens: int = 4096,
     self_test: bool = True,
     catalog: Catalog | None = None,
@@ -113,7 +118,7 @@ def wrap(
     loaded = adopt(model, tokenizer)
     if chat_template == "default":
         chat_template = processor_template(tokenizer) or chat_template
-    chat = chat_format(loaded.tokenizer, chat_template, system_prompt, chat_template_arguments)
+    chat = chat_format(loaded.tokenizer, chat_template, system_prompt, chat_template_arguments, special_tokens_in_text)
     return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
 
 
@@ -136,13 +141,20 @@ def chat_format(
     template: str | None,
     system_prompt: str | None,
     arguments: Mapping[str, Any] | None,
+    special_tokens_in_text: InText = "allow",
 ) -> ChatFormat | None:
     """How a model is prompted, or None where it has no tokenizer. See ``load_model``."""
     from steerkit.engine.prompts.chat import ChatFormat
 
     if tokenizer is None:
         return None
-    return ChatFormat(tokenizer, template=template, system_prompt=system_prompt, arguments=arguments)
+    return ChatFormat(
+        tokenizer,
+        template=template,
+        system_prompt=system_prompt,
+        arguments=arguments,
+        special_tokens_in_text=special_tokens_in_text,
+    )
 
 
 def _live(
@@ -161,7 +173,7 @@ def live_model(
     loaded: LoadedModel, spec: Spec, chat: ChatFormat | None, batch_tokens: int, self_test: bool = True
 ) -> LiveModel:
     """A loaded model with the adapter that was chosen for it. See ``load_model``."""
-    from steerkit.engine.runtime.steering import with_nothing_on_model
+    from steerkit.engine.runtime.copies import with_nothing_on_model
     from steerkit.engine.sites.selftest_memory import require_tested
     from steerkit.session.model import LiveModel
 

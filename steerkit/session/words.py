@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, cast
 from steerkit.api.direction import Direction
 from steerkit.api.intervention import Gate, Intervention, Placement
 from steerkit.catalog import Catalog, implementation
-from steerkit.errors import PositionError, SiteError, SteerkitError, known_keywords
+from steerkit.errors import PositionError, SiteError, SteerkitError, counted, known_keywords
 from steerkit.session.plugins import installed, options_of
 from steerkit.types import FROM_TOKEN, Positions, Schedule, Site, SitePattern, list_sites, parse_sites
 
@@ -60,7 +60,7 @@ def intervention(
         raise SiteError(f"Intervention {kind!r} is given no site; leave sites out for its own choice.")
     which, when = Positions.parse(positions), Schedule.parse(schedule)
     made = cast("Intervention", implementation(spec)(options_of(spec, more, options, _WORDS), directions))
-    return Placement(made, chosen, which, when, gate)
+    return Placement(made, chosen, which, when, gate, called=spec.name)
 
 
 _WORDS: Final = ("sites", "positions", "schedule", "gate", "options")
@@ -76,7 +76,13 @@ def _directions(kind: str, wanted: int, given: object) -> tuple[Direction, ...]:
     if wanted and not found:
         raise SteerkitError(f"Intervention {kind!r} needs a direction: intervention({kind!r}, direction, ...).")
     if len(found) != wanted:
-        takes = f"{wanted} directions, as a list" if wanted > 1 else "one direction" if wanted else "no direction"
+        takes = (
+            f"{counted(wanted, 'direction')}, as a list"
+            if wanted > 1
+            else "one direction"
+            if wanted
+            else "no direction"
+        )
         raise SteerkitError(f"Intervention {kind!r} takes {takes}, not {len(found)}.")
     return found
 

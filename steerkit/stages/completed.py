@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steerkit.artifacts.results import CompletionsEntry
-from steerkit.errors import DataError
+from steerkit.errors import DataError, counted
 from steerkit.plan import DataRef, Plan, PlannedCompletions, PlannedSamples
 from steerkit.plan.completions import makers_of
 from steerkit.recipe.completions import CONDITION
@@ -84,7 +84,7 @@ def completed(
         kept[split] = [(said, same) for said, same in rows if said.completion and said.pair not in quiet]
         if not kept[split]:
             raise DataError(
-                f"Under condition {one.under} the model says nothing to any of the {len(rows)} prompts of "
+                f"Under condition {one.under} the model says nothing to any of the {counted(len(rows), 'prompt')} of "
                 f"{DataRef(one.name, split)}, so there is nothing to read. Look at its completions with report.samples."
             )
     examples = sum(map(len, kept.values()))

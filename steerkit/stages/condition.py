@@ -140,7 +140,7 @@ def _place(planned: PlannedIntervention, directions: Mapping[str, Direction]) ->
     if (one := planned.gate) is not None:
         decides = directions[one.direction]
         gate = Gate(decides, one.threshold, one.side, one.site, one.at, one.positions, one.prepass)
-    return Placement(made, planned.sites, planned.positions, planned.schedule, gate)
+    return Placement(made, planned.sites, planned.positions, planned.schedule, gate, called=planned.spec.name)
 
 
 def place_along(planned: PlannedIntervention, direction: Direction, coefficient: float | None = None) -> Placement:

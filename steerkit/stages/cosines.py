@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
 from steerkit.artifacts.results import CosineEntry
+from steerkit.errors import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,9 @@ def too_many_to_compare(named: Sequence[str], reference: str | None) -> list[str
     """A note where no cosines are told."""
     if reference is not None or len(named) <= MOST:
         return []
-    return [f"Cosines of {len(named)} directions with each other are left out: name one as report.compared_with."]
+    return [
+        f"Cosines of {counted(len(named), 'direction')} with each other are left out: name one as report.compared_with."
+    ]
 
 
 def _of_pair(directions: Mapping[str, Direction], one: str, other: str) -> Iterator[CosineEntry]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from steerkit.artifacts.results import FilterEntry
-from steerkit.errors import DataError
+from steerkit.errors import DataError, counted
 from steerkit.plan import DataRef, Plan, PlannedFilter
 from steerkit.stages.graph import Grapher
 from steerkit.stages.model import plugin
@@ -68,7 +68,8 @@ def _kept(one: PlannedFilter, ref: DataRef, examples: tuple[Example, ...], score
             f"its scores lie between {min(known):.3g} and {max(known):.3g}" if known else "none of them has a score"
         )
         raise DataError(
-            f"The filter keeps none of the {len(scores)} examples of {ref}, which asks for {one}; {spread}. The model "
+            f"The filter keeps none of the {counted(len(scores), 'example')} of {ref}, which asks for {one}; "
+            f"{spread}. The model "
             "may not show this behaviour; look at its completions, or change the filter."
         )
     return kept

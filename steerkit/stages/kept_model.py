@@ -19,7 +19,7 @@ from steerkit.artifacts.store import Store
 from steerkit.errors import ModelError
 from steerkit.plan import Plan
 from steerkit.progress import Observer, Stage
-from steerkit.stages.model import code_of, dependencies, facts_of, load, model_use
+from steerkit.stages.model import code_of, dependencies, facts_of, load, model_use, prompted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +117,6 @@ def _read(content: bytes | None) -> Known | None:
 def _awaited(plan: Plan, known: Known, key: str, folder: Path, store: Store, observer: Observer) -> LiveModel:
     from steerkit.engine.loading.folders import tokenizer_of
     from steerkit.session.awaited import AwaitedModel
-    from steerkit.session.models import chat_format
 
     wanted = plan.loading
 
@@ -130,5 +129,5 @@ def _awaited(plan: Plan, known: Known, key: str, folder: Path, store: Store, obs
         return live.model
 
     tokenizer = tokenizer_of(folder)
-    chat = chat_format(tokenizer, wanted.chat_template, wanted.system_prompt, wanted.chat_template_arguments)
+    chat = prompted(wanted, tokenizer)
     return AwaitedModel(known, tokenizer, wanted.source, chat, wanted.batch_tokens, fetch)

@@ -19,6 +19,10 @@ from steerkit.plan import Plan
 from steerkit.stages.tasks import ModelUse, Plugin
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from steerkit.engine.prompts.chat import ChatFormat
+    from steerkit.plan.planned.model import PlannedLoading
     from steerkit.session.awaited import Known
     from steerkit.session.model import LiveModel
 
@@ -41,6 +45,7 @@ def load(plan: Plan) -> LiveModel:
         chat_template=wanted.chat_template,
         system_prompt=wanted.system_prompt,
         chat_template_arguments=wanted.chat_template_arguments,
+        special_tokens_in_text=wanted.special_tokens_in_text,
         trust_remote_code=wanted.trust_remote_code,
         accept_terms=wanted.accept_terms,
         batch_tokens=wanted.batch_tokens,
@@ -53,7 +58,7 @@ def load_use(use: ModelUse) -> LiveModel:
     import torch
 
     from steerkit.engine.loading.load import load as load_weights
-    from steerkit.session.models import chat_format, live_model
+    from steerkit.session.models import live_model
 
     torch.set_num_threads(use.threads)
     wanted = use.loading
@@ -66,8 +71,21 @@ def load_use(use: ModelUse) -> LiveModel:
         accept_terms=wanted.accept_terms,
     )
     adapter = ArchitectureSpec(use.adapter.name, "", use.adapter.implementation)
-    chat = chat_format(loaded.tokenizer, wanted.chat_template, wanted.system_prompt, wanted.chat_template_arguments)
+    chat = prompted(wanted, loaded.tokenizer)
     return live_model(loaded, adapter, chat, wanted.batch_tokens, self_test=False)
+
+
+def prompted(wanted: PlannedLoading, tokenizer: PreTrainedTokenizerBase | None) -> ChatFormat | None:
+    """How a plan's model is prompted."""
+    from steerkit.session.models import chat_format
+
+    return chat_format(
+        tokenizer,
+        wanted.chat_template,
+        wanted.system_prompt,
+        wanted.chat_template_arguments,
+        wanted.special_tokens_in_text,
+    )
 
 
 def adapter_of(plan: Plan, live: LiveModel) -> Spec:

@@ -27,6 +27,7 @@ from steerkit.artifacts.results import (
 )
 from steerkit.artifacts.samples import Sample, sample_rows
 from steerkit.catalog import implementation
+from steerkit.errors import agreeing, counted
 from steerkit.plan import Plan, PlannedEvaluation, PlannedIntervention, PlannedMonitor
 from steerkit.plan.listed import options_as_json
 from steerkit.plan.looks import completion_length
@@ -39,6 +40,7 @@ from steerkit.stages.task_groups import GroupTasks
 from steerkit.stages.titles import BASELINE
 from steerkit.stages.values import records_of, remarks_on
 from steerkit.types import Example
+from steerkit.types.special_tokens import special_notes
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -202,9 +204,21 @@ def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, lis
         published=tuple(PublishedEntry(**one.model_dump(exclude={"model"})) for one in plan.report.published),
         tradeoff=_tradeoff(plan),
         not_held_out=plan.not_held_out,
+        special_tokens=_special_tokens(plan, live),
         cosines=tuple(cosines_of(directions, _reported(plan), plan.report.compared_with)),
     )
     return results, samples
+
+
+def _special_tokens(plan: Plan, live: LiveModel) -> tuple[str, ...]:
+    """What of the prompts is read as special tokens; raw text is taken as it is meant."""
+    from steerkit.engine.prompts.special import special_names
+
+    if plan.loading.chat_template == "none":
+        return ()
+    said = {one.name for one in plan.completions}
+    data = {name: splits.values() for name, splits in plan.data.items() if name not in said}
+    return tuple(special_notes(data, special_names(live.chat.tokenizer), plan.loading.special_tokens_in_text))
 
 
 def _measured(
@@ -318,7 +332,8 @@ def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:
         lengths = [item.needs.max_new_tokens for item in plan.evaluations if plan.samples.data in item.data]
         if 0 < max(lengths) < plan.samples.max_new_tokens:
             notes.append(
-                f"Completions of {plan.samples.data} are shown at the {max(lengths)} tokens that are scored, "
+                f"Completions of {plan.samples.data} are shown at the {counted(max(lengths), 'token')} that "
+                f"{agreeing(max(lengths))} scored, "
                 f"not at the {plan.samples.max_new_tokens} that report.samples asks for."
             )
     quiet = [planned.name for planned in plan.conditions if not planned.control]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from steerkit.artifacts.results import SuffixesEntry
-from steerkit.errors import DataError
+from steerkit.errors import DataError, counted
 from steerkit.recipe.joined import with_suffix
 from steerkit.stages.graph import Graph
 from steerkit.stages.tasks import Examples, SuffixesTask
@@ -227,7 +227,8 @@ def draw_suffix(live: LiveModel, prompts: Examples, first: Rendered, tokens: int
         if _added([first], _behind(live, prompts[:1], text)) == [tokens]:
             return text
     raise DataError(
-        f"no random text adds {tokens} tokens to the first prompt as the chat template renders it. Set random: 0."
+        f"no random text adds {counted(tokens, 'token')} to the first prompt as the chat template renders it. Set "
+        f"random: 0."
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from steerkit.errors import DataError
+from steerkit.errors import DataError, agreeing, counted
 from steerkit.plan import Plan, PlannedMonitor
 from steerkit.stages.graph import Graph
 from steerkit.stages.packing import from_bytes
@@ -31,7 +31,11 @@ def threshold_of(
     """
     unread = sum(map(math.isnan, peaks))
     if unread or not peaks:
-        what = f"{unread} of {len(peaks)} examples have no token at its positions" if peaks else "there are no examples"
+        what = (
+            f"{unread} of {counted(len(peaks), 'example')} {agreeing(unread, 'has', 'have')} no token at its positions"
+            if peaks
+            else "there are no examples"
+        )
         raise DataError(f"no threshold can be set: {what}")
     allowed = int(len(peaks) * false_alarms / 1000 + 1e-9)  # 1000 * 0.29 / 1000 is a little less than 0.29
     ordered = sorted(peaks, reverse=side == "above")

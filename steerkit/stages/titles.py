@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from steerkit.errors import counted
 from steerkit.plan import PlannedGroup
 
 BASELINE: Final = "baseline"
@@ -21,4 +22,4 @@ def condition_names(group: PlannedGroup) -> tuple[str, ...]:
 def group_title(names: Sequence[str]) -> str:
     """What the part of a run is called that runs a condition and its controls."""
     beside = len(names) - 1
-    return f"condition {names[0]}" + (f" and {beside} control{'s' * (beside > 1)}" if beside else "")
+    return f"condition {names[0]}" + (f" and {counted(beside, 'control')}" if beside else "")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from steerkit.api.hookspecs import ArchitectureSpec, Options
 from steerkit.api.tokens import FoundTokens, KnownTokens
 from steerkit.artifacts.results import FirstTokenEntry, TokensEntry
-from steerkit.errors import DataError
+from steerkit.errors import DataError, agreeing, counted
 from steerkit.plan import Plan
 from steerkit.plan.model import vocabulary_size
 from steerkit.plan.types import PlannedTokens
@@ -169,13 +169,15 @@ def _require_some(one: PlannedTokens, entry: TokensEntry) -> tuple[int, ...]:
         return tuple(token.id for token in entry.tokens)
     if not entry.refusals:
         raise DataError(
-            f"No refusal tokens were found: {one.spec.name} counts none of the {entry.completions} completions on "
+            f"No refusal tokens were found: {one.spec.name} counts none of the "
+            f"{counted(entry.completions or 0, 'completion')} on "
             f"{one.found_in} as a refusal. The model may not decline these, or in other words: look at its "
             f"completions, and give {one.spec.name} its phrases under `by`, longer completions as max_new_tokens, or "
             "the tokens as a list."
         )
     begin = ", ".join(repr(token.text) for token in entry.left_out)
     raise DataError(
-        f"No refusal tokens were found: the {entry.refusals} refusals on {one.found_in} begin with {begin}, which "
-        f"begin the answers to {one.against} as often. Leave `against` out, or give the tokens as a list."
+        f"No refusal tokens were found: the {counted(entry.refusals, 'refusal')} on {one.found_in} "
+        f"{agreeing(entry.refusals, 'begins', 'begin')} with {begin}, which begin the answers to {one.against} as "
+        "often. Leave `against` out, or give the tokens as a list."
     )

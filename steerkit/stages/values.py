@@ -13,6 +13,7 @@ from steerkit.api.evaluator import Evaluator, Score
 from steerkit.api.hookspecs import Value
 from steerkit.artifacts.results import RecordEntry
 from steerkit.catalog import implementation
+from steerkit.errors import agreeing
 from steerkit.plan import DataRef, Plan, PlannedEvaluation
 from steerkit.types import Example
 
@@ -83,7 +84,7 @@ def _judged(told: Summary, examples: int) -> Summary:
     """A judge's summary, in which examples without a verdict are called that."""
     if not told.not_computed:
         return told
-    were = "was" if told.not_computed == 1 else "were"
+    were = agreeing(told.not_computed, "was", "were")
     return replace(told, note=f"{told.not_computed} of {examples} {were} not judged, so there is no value.")
 
 

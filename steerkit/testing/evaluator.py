@@ -21,6 +21,7 @@ from steerkit.api.evaluator import Evaluator, Outputs, Score, Scored
 from steerkit.api.hookspecs import EvaluatorSpec, Needs, Value
 from steerkit.api.monitor import Readings
 from steerkit.engine.measuring.scores import summarise
+from steerkit.errors import counted
 from steerkit.testing._suite import PluginSuite
 from steerkit.types import Example, Message, Positions, Site, resolve_sites
 
@@ -157,7 +158,7 @@ class EvaluatorSuite(PluginSuite[EvaluatorSpec]):
     def test_one_finite_score_per_example(self) -> None:
         """In order, as plain floats, from nothing but what the spec needs."""
         scores = self.evaluator().score(self.outputs())
-        assert len(scores) == self.n, f"{len(scores)} scores for {self.n} examples."
+        assert len(scores) == self.n, f"{counted(len(scores), 'score')} for {counted(self.n, 'example')}."
         for score in (one for scored in scores for one in _named(scored).values()):
             assert isinstance(score, Score) and type(score.value) is float, "Scores hold plain floats."
             assert math.isfinite(score.value) and math.isfinite(score.weight) and score.weight >= 0
@@ -191,7 +192,9 @@ class EvaluatorSuite(PluginSuite[EvaluatorSpec]):
             pytest.skip("asks nothing")
         outputs, evaluator = self.outputs(), self.evaluator()
         questions = evaluator.questions(outputs)
-        assert len(questions) == self.n, f"{len(questions)} lists of questions for {self.n} examples."
+        assert len(questions) == self.n, (
+            f"{counted(len(questions), 'list')} of questions for {counted(self.n, 'example')}."
+        )
         answers = [[None] * len(one) for one in questions]
         for scored, asked in zip(evaluator.score(replace(outputs, answers=answers)), questions, strict=True):
             if asked:

@@ -25,7 +25,7 @@ from steerkit.api.architecture import Tap
 from steerkit.api.intervention import Affine, Intervention, Placement, Update
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import Handler, register_tap
-from steerkit.errors import AttachError, PositionError
+from steerkit.errors import AttachError, PositionError, counted
 from steerkit.types import FROM_TOKEN, RESID_MID, Positions, Site
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ class _Row:
         there = [index for index in positions.indices if -len(role) <= index < len(role)]
         # Generated tokens may still come.
         if len(there) < len(positions.indices) and positions.role not in ("generated", "completion"):
-            raise PositionError(f"Positions '{positions}': the row has only {len(role)} tokens of that role.")
+            raise PositionError(
+                f"Positions '{positions}': the row has only {counted(len(role), 'token')} of that role."
+            )
         return {role[index] for index in there}
 
     def _role(self, positions: Positions) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, TypeVar
 
-from steerkit.errors import SiteError, nearest
+from steerkit.errors import SiteError, counted, nearest
 
 EMBED: Final = "embed"
 RESID_PRE: Final = "resid_pre"
@@ -137,10 +137,10 @@ class SitePattern:
         if self.layers is not None:
             first, last = self.layers
             if last >= n_layers:
-                raise SiteError(f"No sites {self}: the model has {n_layers} layers, 0 to {n_layers - 1}.")
+                raise SiteError(f"No sites {self}: the model has {counted(n_layers, 'layer')}, 0 to {n_layers - 1}.")
         layers = [layer for layer in range(first, last + 1) if self._holds(layer, n_layers)]
         if not layers:
-            raise SiteError(f"{self} names none of the model's {n_layers} layers; widen the share.")
+            raise SiteError(f"{self} names none of the model's {counted(n_layers, 'layer')}; widen the share.")
         return tuple(Site(self.stream, layer, self.head) for layer in layers)
 
     @property

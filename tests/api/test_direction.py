@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from steerkit.api.direction import Direction
-from steerkit.errors import AttachError, DirectionError, UnknownNameError
+from steerkit.errors import ArtifactError, AttachError, DirectionError, UnknownNameError
 from steerkit.types import Positions, Site
 
 FIRST, SECOND = Site("resid_pre", 1), Site("resid_pre", 2)
@@ -120,3 +121,36 @@ def test_a_misspelt_keyword_gets_the_nearest_one() -> None:
     with pytest.raises(UnknownNameError, match=r"^Direction has no argument 'sight'\. Did you mean 'site'\?"):
         Direction(torch.ones(3), sight=FIRST)  # type: ignore[call-arg]
     assert str(inspect.signature(Direction)).startswith("(vectors:")
+
+
+def test_complex_numbers_are_refused_wherever_they_come_in(tmp_path: Path) -> None:
+    """An imaginary part would be lost."""
+    from safetensors.torch import save_file
+
+    from steerkit.api.intervention import Affine
+    from steerkit.artifacts.directions import load_directions, save_directions
+    from steerkit.session import add
+    from tests.engine.conditions import Given, differential_model
+
+    real, site = torch.ones(1, 32), "blocks.0.resid_pre"
+    for dtype in (torch.complex64, torch.complex128):
+        with pytest.raises(DirectionError, match="not of complex"):
+            Direction(real.to(dtype), site)
+        with pytest.raises(DirectionError, match=r"reference mean .* not of complex"):
+            Direction(real, site, reference_mean=real[0].to(dtype))
+        with pytest.raises(DirectionError, match="not of complex"):
+            Direction(real, site).with_vectors(real.to(dtype))
+        live = differential_model("llama")
+        for update in (Affine(bias=real[0].to(dtype)), Affine(real.to(dtype), real), Affine(real, real.to(dtype))):
+            with pytest.raises(AttachError, match="of complex numbers"), live.steer(Given({site: update})):
+                pass
+    with differential_model("llama").steer(add(Direction(real, site))):
+        pass
+    save_directions(tmp_path / "d.safetensors", [Direction(real, site, name="d")])
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "d.safetensors", "pt") as file:
+        metadata = file.metadata()
+    save_file({"d.vectors": real.to(torch.complex64)}, tmp_path / "d.safetensors", metadata=metadata)
+    with pytest.raises(ArtifactError, match="complex"):
+        load_directions(tmp_path / "d.safetensors")

@@ -327,3 +327,11 @@ def test_a_mean_of_another_width_names_its_site(tmp_path: Path) -> None:
     )
     with pytest.raises(ArtifactError, match=r"odd\.reference_mean@blocks\.3\.resid_pre has shape \[3\]"):
         save_directions(tmp_path / "d.safetensors", [odd])
+
+
+@pytest.mark.parametrize("name", ["d", "d.pt", "d.json", "d.safetensors.bak", "d."])
+def test_a_file_is_named_as_its_format_is(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"whose files end in \.safetensors\. Write to .*\.safetensors"):
+        save_directions(tmp_path / name, [direction()])
+    assert not list(tmp_path.iterdir())
+    save_directions(tmp_path / "D.SafeTensors", [direction()])

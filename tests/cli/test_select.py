@@ -65,7 +65,7 @@ def test_no_feasible_candidate_is_a_result_with_an_explanation(
     assert select(tmp_path / "scores.json", rows({"kl_div_score": 3}), "--layers", "10", "--json") == 3
     told = capsys.readouterr()
     assert json.loads(told.out)["position"] is None
-    assert "None of 1 candidates is feasible. Removed were 1 by kl" in told.err
+    assert "None of 1 candidate is feasible. Removed were 1 by kl" in told.err
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_what_all_differences_have_in_common_is_one_direction() -> None:
     same = by_topic([AXES[3] * 4] * 5)
     found = estimate(same, over="topic").vectors[SITE]
     assert torch.allclose(found, AXES[3:4] * 4, atol=1e-9)
-    with pytest.raises(DataError, match=r"5 differences over topic span 1 directions.*Write rank: 1 at most"):
+    with pytest.raises(DataError, match=r"5 differences over topic span 1 direction.*Write rank: 1 at most"):
         estimate(same, over="topic", rank=2)
 
 

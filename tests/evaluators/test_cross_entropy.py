@@ -90,7 +90,7 @@ def test_an_empty_text_takes_no_part() -> None:
     assert math.isnan(found[1].value) and found[1].weight == 0.0
     summary = summarise(found, "mean")
     assert summary.value == pytest.approx(math.log(4)) and summary.n == 1
-    assert "1 of 2 examples have nothing to measure" in summary.note
+    assert "1 of 2 examples has nothing to measure" in summary.note
 
 
 def test_perplexity_is_derived() -> None:

@@ -86,7 +86,7 @@ def test_data_that_are_only_spoken_to_are_used(plan: Planner) -> None:
         ),
         ("{of: warm, max_new_tokens: 0}", "expected a number of at least 1, not 0"),
         ("{of: warm}", "required: length of a completion in tokens, at most"),
-        ("{of: talk, max_new_tokens: 3}", "1 of 1 examples of talk have no answer to give"),
+        ("{of: talk, max_new_tokens: 3}", "1 of 1 example of talk has no answer to give"),
     ],
 )
 def test_what_can_not_be_completed_is_told_where_it_stands(problems: Problems, said: str, message: str) -> None:

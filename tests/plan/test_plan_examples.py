@@ -86,7 +86,7 @@ EDIT = "conditions.more.0.add.positions"
         ('positions: "user[-1]"', 'positions: "user[1]"', 19, EDIT, "no such turn of the user's"),
         (
             *("cross_entropy: {data: [caa.test.positive", "refusal_score: {data: [talk", 21),
-            *("evaluate.0.refusal_score.data", "1 of 2 examples of talk have no answer to give"),
+            *("evaluate.0.refusal_score.data", "1 of 2 examples of talk has no answer to give"),
         ),
         ("caa.test.positive, caa.test.negative", "caa.train.positive, caa.test.negative", None, "", ""),
         ("split: {train: 4, test: 2}", "split: {train: 4, test: 2, validation: 1}", 4, "data.caa", "asks for 7 pairs"),

@@ -23,8 +23,8 @@ TALKS = (
     [
         ("generated", "generated are tokens behind the prompt, and only prompts are read here"),
         ('"completion[:2]"', "completion[:2] are tokens behind the prompt"),
-        ("assistant", "1 of 1 examples of warm.validation have no such turn of the assistant's"),
-        ("answer_prefix", "1 of 1 examples of warm.validation have no answer_prefix"),
+        ("assistant", "1 of 1 example of warm.validation has no such turn of the assistant's"),
+        ("answer_prefix", "1 of 1 example of warm.validation has no answer_prefix"),
     ],
 )
 def test_activations_are_read_at_tokens_that_there_are(problems: Problems, positions: str, message: str) -> None:

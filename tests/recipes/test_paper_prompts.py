@@ -86,7 +86,7 @@ def test_tests_that_are_trained_on_are_counted(dataset: Path, tmp_path: Path) ->
         ("[]", "is no list of"),
         ('["text"]', "is no list of"),
         ('[{"instruction": null}]', "is no list of"),
-        ('[{"instruction": "one"}]', "splits/harmful_train.json holds 1 prompts, and 128 are drawn from it"),
+        ('[{"instruction": "one"}]', "splits/harmful_train.json holds 1 prompt, and 128 are drawn from it"),
     ],
 )
 def test_a_folder_that_is_another_says_so(tmp_path: Path, content: str | None, message: str) -> None:

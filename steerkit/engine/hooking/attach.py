@@ -175,14 +175,16 @@ class Attachment:
         """Let go of the sequences that it followed: it will not be put on again.
 
         Raises:
-            AttachError: where somebody wrote into a parameter that was folded; the model's own is back, without that.
+            AttachError: where somebody changed a parameter that was folded; the model's own is back, without that.
         """
         self.cursor.close()
+        self._folded.note_lost()
         lost, self._folded.lost = self._folded.lost, []
         if lost:
+            more = f", and {len(lost) - 3} more" if len(lost) > 3 else ""
             raise AttachError(
-                f"{', '.join(lost[:3])} was written into while the model was steered by it. The model has its own "
-                "parameter back, without what was written. Change parameters outside of the block, or steer with "
+                f"While something was folded into the model to steer it, {'; '.join(lost[:3])}{more}. That change is "
+                "lost: the model has its own parameters back. Change parameters outside of the block, or steer with "
                 "mode='hook', which touches none."
             )
 

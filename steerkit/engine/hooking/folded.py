@@ -2,7 +2,8 @@
 
 What is read out of the model meanwhile and what is put into it is the plain model: a checkpoint that is saved holds
 plain weights, one that is loaded is folded into anew, and a move or a cast is made with the plain parameters, which
-are then folded into anew. A parameter that somebody puts in place of a folded one stays.
+are then folded into anew. A parameter that somebody puts in place of a folded one stays. What is written into a folded
+one, or made of it, is lost with it, and that is said.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from steerkit.engine.hooking.written import State, state_of_tensor, states_equal
 from steerkit.engine.lowering.fold import Fold, Swap
 
 PLAIN: Final = (
@@ -33,6 +35,7 @@ class _Swapped:
     Args:
         module: whose it is.
         name: of the parameter.
+        path: of the parameter in the model.
         put: the folded one.
         kept: the model's own; None where it has none.
         tied: other modules that share the model's own, by name. Who ties weights anew meanwhile gives them the folded
@@ -41,15 +44,30 @@ class _Swapped:
 
     module: nn.Module
     name: str
+    path: str
     put: nn.Parameter
     kept: nn.Parameter | None
     tied: tuple[tuple[nn.Module, str], ...] = ()
-    put_version: int = 0
+    put_state: State = ()
     kept_version: int = 0
 
     def note_versions(self) -> None:
         """From here on, whoever writes into one of the two is seen."""
-        self.put_version, self.kept_version = self.put._version, 0 if self.kept is None else self.kept._version
+        self.put_state, self.kept_version = state_of_tensor(self.put), _version(self.kept)
+
+    @property
+    def kept_is_as_it_was(self) -> bool:
+        """Whether nobody wrote into the model's own, as far as torch counts that."""
+        return _version(self.kept) == self.kept_version
+
+    @property
+    def what_is_lost(self) -> str:
+        """What somebody did to the folded one, which goes with it; empty where nobody did anything."""
+        if self.name not in self.module._parameters:
+            return f"{self.path} was made into something else (pruned, parametrised), which now holds the steering"
+        if not states_equal(state_of_tensor(self.put), self.put_state):
+            return f"{self.path} was written into"
+        return f"{self.path} has got a gradient" if self.put.grad is not None else ""
 
     @property
     def there(self) -> nn.Parameter | None:
@@ -91,7 +109,8 @@ class Folded:
             for module, name, put in swaps:
                 kept = module._parameters[name]
                 tied = _tied_parameter(kept, module, model) if fold.kind == "embedding" else ()
-                item = _Swapped(module, name, put, kept, tied)
+                path = fold.path if fold.kind == "stacked" else f"{fold.path}.{name}"
+                item = _Swapped(module, name, path, put, kept, tied)
                 item.note_versions()
                 self._swapped.setdefault(module, []).append(item)
             for module in {module for module, _, _ in swaps}:
@@ -108,24 +127,39 @@ class Folded:
         """Put the model's own back."""
         for module, items in self._swapped.items():
             for item in items:
-                if item.is_on and item.put._version != item.put_version:
-                    self.lost.append(f"{item.name} of a {type(module).__name__}")
-                    item.note_versions()
                 item.place(folded=False)
             _unwatch_state_dicts(module, self)
 
+    def note_lost(self) -> None:
+        """See whether somebody did something to a folded parameter. Reads them all, so it is for the end."""
+        for items in self._swapped.values():
+            for item in items:
+                self._note_lost(item)
+
+    def _note_lost(self, item: _Swapped) -> None:
+        if item.put.requires_grad and item.kept is not None:
+            # Whoever unfreezes the model meanwhile means its own.
+            item.kept.requires_grad_(True)
+            item.put.requires_grad_(False)
+        if what := item.what_is_lost:
+            self.lost.append(what)
+            item.put.grad = None
+            item.note_versions()
+
     @property
     def intact(self) -> bool:
-        """Whether what was put on is what is there."""
-        return all(item.is_on and not item.spread for items in self._swapped.values() for item in items)
+        """Whether what was put on is what is there, and what it was worked out from is what it was."""
+        return all(
+            item.is_on and not item.spread and item.kept_is_as_it_was
+            for items in self._swapped.values()
+            for item in items
+        )
 
     @property
     def fits(self) -> bool:
         """Whether the parameters that they were worked out from are there and what they were."""
         return all(
-            item.there is item.kept and (item.kept is None or item.kept._version == item.kept_version)
-            for items in self._swapped.values()
-            for item in items
+            item.there is item.kept and item.kept_is_as_it_was for items in self._swapped.values() for item in items
         )
 
     # What happens to one module meanwhile
@@ -133,6 +167,7 @@ class Folded:
     def plain(self, module: nn.Module) -> None:
         """Give a module its own parameters, which somebody is about to read or change."""
         for item in self._swapped[module]:
+            self._note_lost(item)
             item.place(folded=False)
 
     def again(self, module: nn.Module) -> None:
@@ -157,6 +192,11 @@ class Folded:
                 del state[key]
             else:
                 state[key] = item.kept if isinstance(state[key], nn.Parameter) else item.kept.detach()
+
+
+def _version(value: Tensor | None) -> int:
+    # Of a tensor that was made under inference mode torch counts nothing, and refuses to say.
+    return 0 if value is None or value.is_inference() else value._version
 
 
 def _swaps_of_fold(fold: Fold, model: nn.Module) -> list[Swap]:

@@ -25,7 +25,7 @@ from steerkit.engine.lowering.places import Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
 from steerkit.engine.sequence.cursor import Cursor
 from steerkit.engine.sites.taps import input_hook, submodule
-from steerkit.errors import AttachError
+from steerkit.errors import AttachError, agreeing, counted
 from steerkit.types import HEAD_OUT, RESID_MID, Site
 
 Where: TypeAlias = Site | str | Placement | Intervention
@@ -153,7 +153,8 @@ class Prepared:
                 raise AttachError(f"A prepared model isn't steered in mode {mode!r}. Use 'auto' or 'hook'. {LEAVE}")
         if program.n_rows not in (None, self.rows):
             raise AttachError(
-                f"{program.n_rows} rows are steered apart, and the model was prepared for {self.rows}. "
+                f"{counted(program.n_rows, 'row')} {agreeing(program.n_rows)} steered apart, and the model was "
+                f"prepared for {self.rows}. "
                 f"Use prepare(rows={program.n_rows}). {LEAVE}"
             )
         values: dict[Place, Tensor] = {}
@@ -341,7 +342,9 @@ def _changed_by_buffer(x: Tensor, seen: Tensor, buffer: Tensor | None) -> Tensor
     if rows == 1:
         return _sum_of_buffers(x, seen, buffer[0], rank)
     if x.shape[0] % rows:
-        raise AttachError(f"A pass over {x.shape[0]} rows, and the model was prepared for rows={rows}. {LEAVE}")
+        raise AttachError(
+            f"A pass over {counted(x.shape[0], 'row')}, and the model was prepared for rows={rows}. {LEAVE}"
+        )
     # Copies of a row lie side by side, so a row's copies are one long row.
     wide = x.reshape(rows, -1, x.shape[-1]), seen.reshape(rows, -1, x.shape[-1])
     return _sum_of_buffers(*wide, buffer, rank).reshape(x.shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from steerkit.errors import DataError, ModelError
+from steerkit.errors import DataError, ModelError, agreeing, counted
 
 MODEL_TYPE: Final = "qwen"
 VOCABULARY_FILE: Final = "qwen.tiktoken"
@@ -79,7 +79,8 @@ def require_trained(config: Any, columns: int) -> None:
     limit = getattr(config, TRAINED_CONTEXT, None)
     if limit is not None and columns > limit:
         raise DataError(
-            f"{columns} tokens are more than the model's context of {limit}. Beyond it a Qwen 1 checkpoint goes on "
+            f"{counted(columns, 'token')} {agreeing(columns)} more than the model's context of {limit}. Beyond it a "
+            f"Qwen 1 checkpoint goes on "
             "with dynamic NTK and log-n attention, which Qwen 2's classes don't have, so its outputs would be another "
             "model's. Shorten the text."
         )

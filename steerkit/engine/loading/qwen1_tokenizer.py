@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from steerkit.errors import ModelError
+from steerkit.errors import ModelError, counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -54,7 +54,8 @@ def qwen1_tokenizer(path: Path, *, vocabulary: int) -> PreTrainedTokenizerFast:
     ranks = read_ranks(path)
     if len(ranks) + len(SPECIAL_TOKENS) > vocabulary:
         raise ModelError(
-            f"{path} has {len(ranks)} tokens beside {len(SPECIAL_TOKENS)} special ones, and the model has embeddings "
+            f"{path} has {counted(len(ranks), 'token')} beside {len(SPECIAL_TOKENS)} special ones, and the model has "
+            f"embeddings "
             f"for {vocabulary}. Is it another model's file?"
         )
     written = _byte_letters()
@@ -106,7 +107,8 @@ def merges_of(ranks: Mapping[bytes, int], path: Path) -> list[tuple[bytes, bytes
             parts = _joined(token, ranks, rank)
             if len(parts) != 2:
                 raise ModelError(
-                    f"{path} can't be used exactly: token {rank} ({token!r}) is left in {len(parts)} parts by the "
+                    f"{path} can't be used exactly: token {rank} ({token!r}) is left in {counted(len(parts), 'part')} "
+                    f"by the "
                     f"ranks below it, so no list of merges says what the file says. {_ADVICE}."
                 )
             merges.append((parts[0], parts[1]))

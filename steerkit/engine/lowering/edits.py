@@ -191,6 +191,8 @@ def require_update_fits(update: Update | None, site: Site, layout: Layout, finit
                 f"An update at {site} has {name} of width {value.shape[-1]}, and the model's is {width}. "
                 f"Was the direction estimated on another model{_OR_AT_A_HEAD if value.shape[-1] < width else '?'}"
             )
+        if value.is_complex():
+            raise AttachError(f"An update at {site} has {name} of complex numbers, and the stream is of real ones.")
         if not finite.holds(value):
             raise AttachError(f"An update at {site} has {name} with NaN or infinite values.")
     if (update.reads is None) != (update.writes is None):

@@ -16,6 +16,7 @@ from steerkit.engine.lowering.places import Fate, Probe
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.sequence.when import When
 from steerkit.engine.sites.taps import submodule
+from steerkit.errors import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,8 +114,12 @@ class Explanation:
         told = [row for row in self.rows if row.flops_per_token is not None]
         flops, moved = (sum(getattr(row, key) or 0 for row in told) for key in ("flops_per_token", "bytes_per_token"))
         least = "at least " if len(told) < len(self.rows) else ""
-        cost = f"{least}{flops:,} FLOP and {moved:,} bytes per token" if told else "what that costs nobody knows"
-        hooked = f"{self.hooks} module{'s' * (self.hooks != 1)} hooked"
+        cost = (
+            f"{least}{flops:,} FLOP and {counted(moved, 'byte', form=',')} per token"
+            if told
+            else "what that costs nobody knows"
+        )
+        hooked = f"{counted(self.hooks, 'module')} hooked"
         return f"{hooked}, {self.parameters} with other parameters; {cost}."
 
     def __str__(self) -> str:

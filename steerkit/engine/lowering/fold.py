@@ -21,6 +21,7 @@ from steerkit.engine.lowering.algebra import compose, is_constant, wants_gradien
 from steerkit.engine.lowering.edits import Edit
 from steerkit.engine.lowering.places import Places, Record
 from steerkit.engine.sites.taps import submodule
+from steerkit.errors import agreeing, counted
 from steerkit.types import EMBED, HEAD_OUT, RESID_POST, Site
 
 Kind: TypeAlias = Literal["linear", "stacked", "embedding"]
@@ -192,7 +193,10 @@ class _Folding:
         if why or not isinstance(module, nn.Embedding):
             return why or f"{path} is no embedding"
         if not self.worth(edit, module.num_embeddings):
-            return f"not worth a table of {module.num_embeddings} rows for {self.expected_tokens} expected tokens"
+            return (
+                f"not worth a table of {counted(module.num_embeddings, 'row')} for "
+                f"{counted(self.expected_tokens, 'expected token')}"
+            )
         self._take(Site(EMBED), edit, Fold(path, "embedding", outer=update))
         return ""
 
@@ -292,7 +296,10 @@ class _Folding:
         )
 
     def _too_few(self, tokens: int) -> str:
-        return f"pays from {tokens} tokens on, and {self.expected_tokens} are expected"
+        return (
+            f"pays from {counted(tokens, 'token')} on, and {self.expected_tokens} {agreeing(self.expected_tokens)} "
+            f"expected"
+        )
 
     def _take(self, place: Site, edit: Edit, *folds: Fold) -> None:
         """The update is in the folds now, and no longer at its place."""

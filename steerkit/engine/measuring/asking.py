@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from steerkit.api.evaluator import Evaluator
-from steerkit.errors import PluginError, SteerkitError, TryAgainError
+from steerkit.errors import PluginError, SteerkitError, TryAgainError, counted
 
 TRIES: Final = 6
 FIRST_WAIT: Final = 1.0
@@ -42,7 +42,7 @@ class Answers:
     def note(self) -> str:
         """What a reader must know; empty where all was answered."""
         why = f" ({self.trouble})" if self.trouble else ""
-        parts = [f"{self.unanswered} questions stayed without an answer{why}"] if self.unanswered else []
+        parts = [f"{counted(self.unanswered, 'question')} stayed without an answer{why}"] if self.unanswered else []
         parts += [f"{self.beyond_budget} were beyond the budget of calls"] if self.beyond_budget else []
         return f"{' and '.join(parts)}." if parts else ""
 
@@ -140,7 +140,8 @@ def _call(evaluator: Evaluator[Any], batch: Sequence[str]) -> Sequence[str | Non
         raise
     except Exception as error:
         raise PluginError(
-            f"{type(evaluator).__name__} failed to ask {len(batch)} questions: {type(error).__name__}: {error}. "
+            f"{type(evaluator).__name__} failed to ask {counted(len(batch), 'question')}: {type(error).__name__}: "
+            f"{error}. "
             "Raise steerkit.errors.TryAgainError from `ask` where it is worth trying again."
         ) from error
 
@@ -148,5 +149,7 @@ def _call(evaluator: Evaluator[Any], batch: Sequence[str]) -> Sequence[str | Non
 def _checked(evaluator: Evaluator[Any], batch: Sequence[str], answers: Sequence[str | None]) -> Sequence[str | None]:
     if len(answers) != len(batch) or not all(found is None or isinstance(found, str) for found in answers):
         name = type(evaluator).__name__
-        raise PluginError(f"{name} was asked {len(batch)} questions; its `ask` must give a text or None for each.")
+        raise PluginError(
+            f"{name} was asked {counted(len(batch), 'question')}; its `ask` must give a text or None for each."
+        )
     return answers

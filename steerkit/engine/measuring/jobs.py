@@ -11,7 +11,7 @@ from steerkit.api.evaluator import Evaluator, Outputs, Score, Scored
 from steerkit.api.hookspecs import Needs
 from steerkit.api.intervention import Placement
 from steerkit.engine.lowering.edits import Mode
-from steerkit.errors import PluginError
+from steerkit.errors import PluginError, counted
 from steerkit.sharing import Sampling, greedy_tokens
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ class Member:
         scores = job.evaluator.score(outputs)
         if len(scores) != len(places):
             raise PluginError(
-                f"Evaluator {job.name!r} gave {len(scores)} scores for {len(places)} examples of {job.data}; "
+                f"Evaluator {job.name!r} gave {counted(len(scores), 'score')} for {counted(len(places), 'example')} "
+                f"of {job.data}; "
                 "it must give one for each."
             )
         for place, scored in zip(places, scores, strict=True):

@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import Literal
 
 from steerkit.api.evaluator import Score
-from steerkit.errors import PluginError
+from steerkit.errors import PluginError, agreeing, counted
 from steerkit.intervals import CONFIDENCE, wilson
 
 
@@ -52,24 +52,26 @@ def summarise(scores: Sequence[Score], aggregate: Literal["mean", "proportion"])
             and 1 or with unequal weights.
     """
     _check_weights(scores)
-    counted = [score for score in scores if score.weight > 0]
-    finite = sum(math.isfinite(score.value) for score in counted)
-    if finite < len(counted):
-        note = f"{len(counted) - finite} of {len(counted)} scores are NaN or infinite, so there is no value."
-        return Summary(None, finite, note=note, not_computed=len(counted) - finite)
-    if not counted:
+    weighed = [score for score in scores if score.weight > 0]
+    finite = sum(math.isfinite(score.value) for score in weighed)
+    if finite < len(weighed):
+        n = len(weighed) - finite
+        note = f"{n} of {counted(len(weighed), 'score')} {agreeing(n)} NaN or infinite, so there is no value."
+        return Summary(None, finite, note=note, not_computed=len(weighed) - finite)
+    if not weighed:
         why = "none of the examples has anything to measure" if scores else "there are no examples"
         return Summary(None, 0, note=f"No value: {why}.")
-    left_out = len(scores) - len(counted)
-    note = f"{left_out} of {len(scores)} examples have nothing to measure and are left out." if left_out else ""
+    left_out = len(scores) - len(weighed)
+    has, told = agreeing(left_out, "has", "have"), counted(len(scores), "example")
+    note = f"{left_out} of {told} {has} nothing to measure and {agreeing(left_out)} left out." if left_out else ""
     if aggregate == "proportion":
-        return _proportion_of_scores(counted, note)
+        return _proportion_of_scores(weighed, note)
     try:
-        found = _mean(counted, note)
+        found = _mean(weighed, note)
     except OverflowError:
         found = None
     if found is None or not all(math.isfinite(one or 0) for one in (found.value, found.ci_low, found.ci_high)):
-        return Summary(None, len(counted), note="The scores are too large for a mean, so there is no value.")
+        return Summary(None, len(weighed), note="The scores are too large for a mean, so there is no value.")
     return found
 
 

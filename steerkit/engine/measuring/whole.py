@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from steerkit.api.evaluator import Score
 from steerkit.engine.measuring.scores import Summary
+from steerkit.errors import agreeing, counted
 from steerkit.intervals import CONFIDENCE
 
 DRAWS: Final = 1000
@@ -46,7 +47,10 @@ def whole_value(compute: Compute, n: int, *, bootstrap: bool = True, missing: in
         why: what the examples lack, for the note on a value that there isn't.
     """
     if missing:
-        note = f"{missing} of {n} examples have scores that are NaN or infinite, so there is no value."
+        note = (
+            f"{missing} of {counted(n, 'example')} {agreeing(missing, 'has', 'have')} scores that are NaN or "
+            f"infinite, so there is no value."
+        )
         return Summary(None, n - missing, note=note, not_computed=missing)
     value = compute(range(n)) if n else math.nan
     if not math.isfinite(value):
@@ -76,7 +80,12 @@ def _bootstrap_interval(compute: Compute, n: int) -> tuple[float | None, float |
     values = [compute(draw.choices(range(n), k=n)) for _ in range(DRAWS)]
     finite = sorted(value for value in values if math.isfinite(value))
     if len(finite) < (1 - _LOST) * DRAWS:
-        return None, None, f"No interval: {DRAWS - len(finite)} of {DRAWS} draws of examples have no value."
+        return (
+            None,
+            None,
+            f"No interval: {DRAWS - len(finite)} of {DRAWS} draws of examples "
+            f"{agreeing(DRAWS - len(finite), 'has', 'have')} no value.",
+        )
     return _quantile_of_draws(finite, (1 - CONFIDENCE) / 2), _quantile_of_draws(finite, (1 + CONFIDENCE) / 2), ""
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
 
-from steerkit.engine.prompts.encoding import continued_token_ids, encode
+from steerkit.engine.prompts.encoding import continued_token_ids
+from steerkit.engine.prompts.special import SpecialTokens, encode_example
 from steerkit.engine.sequence.positions import Turn, Turns
 from steerkit.errors import DataError, ModelError, nearest
 from steerkit.templates import Locator, answer_opening, dated, messages_of, require_arguments
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from steerkit.types import ExampleLike
+    from steerkit.types.special_tokens import InText
 
 DEFAULT: Final = "default"
 NONE: Final = "none"
@@ -75,6 +77,8 @@ class ChatFormat:
             some templates put in one of theirs.
         arguments: the template's own variables, as in ``{"enable_thinking": False}``.
         instead: whether the system prompt takes the place of a conversation's own.
+        special_tokens_in_text: what becomes of a special token's text in what somebody says: ``allow`` reads that
+            token, ``escape`` ordinary text, ``error`` refuses it.
 
     Raises:
         ModelError: where ``default`` is asked for and the tokenizer has no template, or where a system
@@ -89,8 +93,10 @@ class ChatFormat:
         system_prompt: str | None = None,
         arguments: Mapping[str, Any] | None = None,
         instead: bool = False,
+        special_tokens_in_text: InText = "allow",
     ) -> None:
         self.tokenizer = tokenizer
+        self.special_tokens = SpecialTokens(tokenizer, special_tokens_in_text)
         self.system_prompt, self.instead = system_prompt, instead
         self.arguments = dict(arguments or {})
         require_arguments(self.arguments)
@@ -116,7 +122,9 @@ class ChatFormat:
     def hash(self) -> str:
         """sha256 of the template, its arguments and the system prompt, for provenance."""
         arguments = json.dumps(self.arguments, sort_keys=True, default=repr)
-        return hashlib.sha256(repr((self._template, self.system_prompt, arguments)).encode()).hexdigest()
+        how = self.special_tokens.how
+        told = (self._template, self.system_prompt, arguments, *(() if how == "allow" else (how,)))
+        return hashlib.sha256(repr(told).encode()).hexdigest()
 
     def with_system_prompt(self, system_prompt: str) -> ChatFormat:
         """The same format with another system prompt, in the place of its own and of a conversation's.
@@ -126,7 +134,12 @@ class ChatFormat:
         """
         template = self._template if self.name == "custom" else self.name
         return ChatFormat(
-            self.tokenizer, template=template, system_prompt=system_prompt, arguments=self.arguments, instead=True
+            self.tokenizer,
+            template=template,
+            system_prompt=system_prompt,
+            arguments=self.arguments,
+            instead=True,
+            special_tokens_in_text=self.special_tokens.how,
         )
 
     def render(self, prompt: ExampleLike, *, completion: bool = False) -> Rendered:
@@ -141,7 +154,8 @@ class ChatFormat:
 
         Raises:
             ModelError: where the template refuses, with the template's own words.
-            DataError: for what is no example, or a conversation that nothing renders.
+            DataError: for what is no example, or a conversation that nothing renders; for a special token in a text
+                where that is an error.
         """
         example = Example.of(prompt)
         if example.is_closed and example.completion is not None:
@@ -155,15 +169,17 @@ class ChatFormat:
                 "answer begins behind what somebody else said: leave one of the two out."
             )
         text, turns, special = self._text(example)
-        ids, spans = encode(self.tokenizer, text, [span for _, span in turns], special=special)
+        special_tokens = self.special_tokens
+        escaped = special_tokens.escapes_in(example) or special_tokens.escapes([self.system_prompt or ""])
+        ids, spans = encode_example(special_tokens, escaped, text, [span for _, span in turns], special=special)
         located = tuple(Turn(role, span) for (role, _), span in zip(turns, spans, strict=True))
         if example.answer_prefix is not None:
             begun = self._opening(example, text) + example.answer_prefix
-            before, ids = len(ids), continued_token_ids(self.tokenizer, ids, text, begun, special=special)
+            before, ids = len(ids), self._behind(escaped, ids, text, begun, special)
             located, text = (*located, Turn(PREFIX, (before, len(ids)))), text + begun
         if not completion or example.completion is None:
             return Rendered(ids, located, closed=example.is_closed)
-        whole = continued_token_ids(self.tokenizer, ids, text, example.completion, special=special)
+        whole = self._behind(escaped, ids, text, example.completion, special)
         return Rendered(whole, located, len(ids))
 
     def text(self, prompt: ExampleLike) -> str:
@@ -174,7 +190,13 @@ class ChatFormat:
 
     def render_text(self, text: str) -> Rendered:
         """Raw text, with the special tokens that the tokenizer adds of itself."""
-        return Rendered(encode(self.tokenizer, text, special=True)[0])
+        escaped = self.special_tokens.escapes([text])
+        return Rendered(encode_example(self.special_tokens, escaped, text, [(0, len(text))], special=True)[0])
+
+    def _behind(self, escaped: bool, ids: tuple[int, ...], text: str, more: str, special: bool) -> tuple[int, ...]:
+        if escaped:
+            return self.special_tokens.behind(ids, text, more, special=special)
+        return continued_token_ids(self.tokenizer, ids, text, more, special=special)
 
     def render_reading(self, example: Example) -> Rendered:
         """What evaluators read along: a completion behind its prompt, a plain text by itself, else the conversation."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 Span: TypeAlias = tuple[int, int]
 
-_ANCHORS: Final = ("\n", ".", "a", " a")
+ANCHORS: Final = ("\n", ".", "a", " a")
 """Texts that a completion may be put behind to see how it is cut where no word begins."""
 
 
@@ -34,15 +34,15 @@ def encode(
         ids = token_ids(tokenizer, text, special=special)
         return ids, [None if part is None else _span_by_prefixes(tokenizer, text, ids, part, special) for part in parts]
     encoded = tokenizer(text, return_offsets_mapping=True, **_arguments(special))
-    extra = _second_begin(tokenizer, text, encoded["input_ids"]) if special else 0
+    extra = second_begin(tokenizer, text, encoded["input_ids"]) if special else 0
     offsets = encoded["offset_mapping"][extra:]
-    return tuple(encoded["input_ids"][extra:]), [None if part is None else _overlap(part, offsets) for part in parts]
+    return tuple(encoded["input_ids"][extra:]), [None if part is None else overlap(part, offsets) for part in parts]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> tuple[int, ...]:
     """Token ids of a text. See ``encode``."""
     ids = tokenizer(text, **_arguments(special))["input_ids"]
-    return tuple(ids[_second_begin(tokenizer, text, ids) :] if special else ids)
+    return tuple(ids[second_begin(tokenizer, text, ids) :] if special else ids)
 
 
 def continued_token_ids(
@@ -65,7 +65,7 @@ def continued_token_ids(
     joined = token_ids(tokenizer, text + completion, special=special)
     if joined[: len(before)] == before:
         return joined
-    for anchor in _ANCHORS:
+    for anchor in ANCHORS:
         alone = token_ids(tokenizer, anchor, special=False)
         both = token_ids(tokenizer, anchor + completion, special=False)
         if both[: len(alone)] == alone:
@@ -77,7 +77,7 @@ def _arguments(special: bool) -> dict[str, Any]:
     return {"add_special_tokens": special, "truncation": False, "verbose": False}
 
 
-def _second_begin(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> int:
+def second_begin(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> int:
     """How many begin tokens the tokenizer put before one that the text has itself: 0 or 1."""
     begin = tokenizer.bos_token_id
     if begin is None or list(ids[:2]) != [begin, begin]:
@@ -85,7 +85,7 @@ def _second_begin(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[i
     return int(len(tokenizer(text, **_arguments(False))["input_ids"]) < len(ids))
 
 
-def _overlap(characters: Span, offsets: Sequence[Span]) -> Span:
+def overlap(characters: Span, offsets: Sequence[Span]) -> Span:
     """The tokens ``[start, stop)`` that hold any of the characters ``[first, end)``.
 
     A token of no width is either one that the tokenizer adds (at 0), or white space whose offsets were

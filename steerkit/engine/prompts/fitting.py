@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from steerkit.errors import DataError
+from steerkit.errors import DataError, counted
 
 if TYPE_CHECKING:
     from steerkit.engine.prompts.chat import Rendered
@@ -31,8 +31,9 @@ def require_fitting(
             raise DataError("A prompt has no token at all: its text is empty, and nothing is put around it.")
         if limit is not None and length + extra_tokens > limit:
             more = f" and {extra_tokens} to generate" if extra_tokens else ""
+            verb = "are" if extra_tokens else "is"  # the prompt, or the two together
             shown = "." if decode is None else f": {decode(prompt.token_ids[:24])!r}…"
             raise DataError(
-                f"A prompt of {length} tokens{more} are more than the model's context of {limit}. "
+                f"A prompt of {counted(length, 'token')}{more} {verb} more than the model's context of {limit}. "
                 f"Shorten it or leave it out{shown}"
             )

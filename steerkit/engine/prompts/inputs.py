@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steerkit.engine.prompts.chat import Rendered
-from steerkit.errors import DataError
+from steerkit.errors import DataError, agreeing, counted
 from steerkit.types import Example, as_examples
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ def _of_encoded(value: object, vocabulary: int, place: int) -> Rendered:
         return value
     rows = token_rows(value) or []
     if len(rows) != 1:
-        raise DataError(f"Prompt {place}: one prompt's token ids are wanted here, and there are {len(rows)} rows.")
+        raise DataError(
+            f"Prompt {place}: one prompt's token ids are wanted here, and there {agreeing(len(rows))} "
+            f"{counted(len(rows), 'row')}."
+        )
     return _of_ids(rows[0], vocabulary)
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from steerkit.errors import DataError
+from steerkit.errors import DataError, counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +48,8 @@ def random_text(tokenizer: PreTrainedTokenizerBase, behind: Sequence[str], token
                 break
         else:
             raise DataError(
-                f"No random text of {tokens} tokens could be drawn: the tokenizer reads no such text as the tokens it "
+                f"No random text of {counted(tokens, 'token')} could be drawn: the tokenizer reads no such text as "
+                f"the tokens it "
                 "is of. Set random: 0."
             )
     return text

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerkit.engine.reading.capture import tokens_of
 from steerkit.engine.runtime.beginning import read_batch
-from steerkit.errors import DataError
+from steerkit.errors import DataError, counted
 from steerkit.progress import Progress, shown
 from steerkit.types import RESID_PRE, Positions, Site
 
@@ -31,7 +31,7 @@ def require_vector(live: Runtime, vectors: Tensor, name: str) -> Tensor:
         DataError: for several vectors, another width, or no length.
     """
     if vectors.shape[0] != 1:
-        raise DataError(f"Direction {name!r} has {vectors.shape[0]} vectors, and this is told along one.")
+        raise DataError(f"Direction {name!r} has {counted(vectors.shape[0], 'vector')}, and this is told along one.")
     if vectors.shape[1] != live.layout.d_model:
         raise DataError(f"Direction {name!r} has width {vectors.shape[1]}, and the stream has {live.layout.d_model}.")
     vector: Tensor = vectors[0].detach().double().cpu()

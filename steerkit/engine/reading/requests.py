@@ -20,7 +20,7 @@ from steerkit.api.estimator import (
 from steerkit.api.hookspecs import EstimatorNeeds, StatisticsKind
 from steerkit.engine.reading.capture import capture, tokens_of
 from steerkit.engine.reading.handle import Handle
-from steerkit.errors import DataError, PluginError, PositionError
+from steerkit.errors import DataError, PluginError, PositionError, agreeing, counted
 from steerkit.progress import SILENT
 from steerkit.types import Example, Positions, Site, resolve_sites
 
@@ -206,7 +206,8 @@ def _paired_differences(classes: Mapping[str, ClassStatistics], positions: Posit
         lacking = 0 if counts is None else int((counts == 0).sum())
         if lacking:
             raise DataError(
-                f"{lacking} examples of the {label} class have no token at positions '{positions}', so that their "
+                f"{counted(lacking, 'example')} of the {label} class {agreeing(lacking, 'has', 'have')} no token at "
+                f"positions '{positions}', so that their "
                 "pairs have no difference. Choose other positions, or leave these pairs out."
             )
     return classes[POSITIVE].prompt_means() - classes[NEGATIVE].prompt_means()
@@ -271,7 +272,8 @@ def estimate_checked(estimator: Estimator[Any], request: EstimationRequest, need
     ranks = {int(value.shape[0]) for value in estimate.vectors.values()}
     if needs.rank is not None and ranks != {needs.rank}:
         listed = " or ".join(map(str, sorted(ranks)))
-        raise PluginError(f"Estimator {who} gave {listed} vectors at a site, and its needs say {needs.rank}.")
+        said = "vector" if listed == "1" else "vectors"
+        raise PluginError(f"Estimator {who} gave {listed} {said} at a site, and its needs say {needs.rank}.")
     return estimate
 
 
@@ -310,7 +312,9 @@ def estimate_where_possible(
     kept = [site for site in request.sites if str(site) not in left_out]
     if not kept:
         first = str(request.sites[0])
-        raise DataError(f"At none of {len(request.sites)} sites is there a direction. At {first}: {left_out[first]}")
+        raise DataError(
+            f"At none of {counted(len(request.sites), 'site')} is there a direction. At {first}: {left_out[first]}"
+        )
     if not left_out:
         raise cause
     return estimate_checked(estimator, _request_at(request, kept), needs), left_out

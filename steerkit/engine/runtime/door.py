@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from steerkit.engine.hooking.recompute import Bound, GoingBack, checkpointed
+from steerkit.engine.runtime.copies import unwatch_copies, watch_copies
 from steerkit.engine.runtime.nesting import INTERRUPTED, Running
 from steerkit.engine.runtime.turns import Ticket
 from steerkit.engine.sites.taps import submodule
@@ -55,11 +56,13 @@ class Door:
         base._forward_hooks[behind] = self._leave
         base._forward_hooks.move_to_end(behind)
         base._forward_hooks_always_called[behind] = True
+        watch_copies(self._steering.model)
         self.is_on = True
 
     def detach(self) -> None:
         """Take the door off the model."""
         self.is_on, base = False, self._base
+        unwatch_copies(self._steering.model)
         if self._shared.nest.innermost() is None:
             # An interrupt skips the hooks behind a pass, so what was bound for it may be bound still.
             self._release()

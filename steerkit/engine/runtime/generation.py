@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from steerkit.engine.runtime.ended import may_be_padded, watched
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.errors import ModelError
 
@@ -49,9 +50,15 @@ def generate_batch(
         raise ModelError("return_dict_in_generate is for transformers' own generate; this one returns texts.")
     own = settings.get("do_sample") or "generation_config" in settings
     settings = {**({} if own else GREEDY), **settings}
+    settings, ended = watched(settings, batch.input_ids.shape[1])
     tokens = write_tokens(model, batch, max_new_tokens=max_new_tokens, pad_id=pad_id, settings=settings)
-    ends = end_ids(model, settings)
-    return [until_end(row, ends, pad_id) for row in tokens.tolist()]
+    ends, config = end_ids(model, settings), settings.get("generation_config") or model.generation_config
+    padded = ended is None and may_be_padded(settings, config)
+    lengths = [None] * len(tokens) if ended is None else ended.lengths(len(tokens))
+    return [
+        until_end(unpadded(row, pad_id) if padded else row[:length], ends)
+        for row, length in zip(tokens.tolist(), lengths, strict=True)
+    ]
 
 
 def write_tokens(
@@ -78,11 +85,13 @@ def end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[in
     return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset((int(ends),))
 
 
-def until_end(ids: list[int], ends: frozenset[int], pad_id: int) -> list[int]:
-    """Tokens before the end token; without one (a stop string ended the row), without the padding behind."""
-    for place, token in enumerate(ids):
-        if token in ends:
-            return ids[:place]
+def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
+    """Tokens before the end token, or all."""
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+
+
+def unpadded(ids: list[int], pad_id: int) -> list[int]:
+    """Tokens without padding at their end, where nobody knows whether it is padding or was written."""
     while ids and ids[-1] == pad_id:
         ids.pop()
     return ids

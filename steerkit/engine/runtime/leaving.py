@@ -101,7 +101,7 @@ def complete_leaving(
         if rows and left:
             cache.batch_select_indices(torch.tensor(going_on, device=device))
             batch = _behind(batch, tokens, going_on)
-    return [until_end(row, ends, live.pad_id) for row in written]
+    return [until_end(row, ends) for row in written]
 
 
 def _behind(batch: Batch, tokens: Tensor, rows: Sequence[int]) -> Batch:

@@ -17,6 +17,7 @@ from steerkit.engine.prompts.fitting import require_fitting
 from steerkit.engine.prompts.inputs import read_prompts
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
 from steerkit.errors import ModelError
+from steerkit.types.contexts import CONTEXT_KEYS, context_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -114,8 +115,8 @@ class ModelInMemory:
     @property
     def context(self) -> int | None:
         """Most tokens that the model reads; None where it doesn't say."""
-        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return limit
+        config = self.model.config.get_text_config()
+        return context_limit({key: vars(config)[key] for key in CONTEXT_KEYS if key in vars(config)})
 
     def batched(
         self, rendered: Sequence[Rendered], side: PaddingSide, *, extra_tokens: int = 0, fine: bool = False

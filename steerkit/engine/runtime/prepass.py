@@ -31,7 +31,7 @@ def decided_before(
     if int(frame.prompt_end.max()) > columns:
         raise PositionError(
             f"The gate '{gates[0]}' is decided by an extra pass over whole prompts, and this pass has only their "
-            "beginning. Give whole prompts, or use generate."
+            "beginning. Give whole prompts, or use model.generate."
         )
     values: dict[Gate, Tensor] = {}
     attachment = state.attachment

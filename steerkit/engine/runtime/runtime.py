@@ -20,6 +20,7 @@ from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, forward_arguments, pad, position_ids
 from steerkit.engine.runtime.beginning import complete_batch
 from steerkit.engine.runtime.blocks import Group
+from steerkit.engine.runtime.entering import entered
 from steerkit.engine.runtime.model import ModelInMemory
 from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
@@ -47,7 +48,7 @@ class Runtime(ModelInMemory):
 
     # Steering
 
-    @contextmanager
+    @entered
     @known_keywords
     def steer(
         self, *interventions: Placement | Intervention, mode: Mode = "auto", expected_tokens: int = 0
@@ -56,7 +57,8 @@ class Runtime(ModelInMemory):
 
         Nested calls add up, outer ones first. Passes through this object (``generate``, ``forward``, ``capture``)
         know where prompts end; under ``hf_model.generate`` nobody does, so use positions there that don't
-        count from the prompt's end.
+        count from the prompt's end. ``generate`` takes all that it takes. Without ``with`` nothing is steered, and a
+        warning says so.
 
         Args:
             interventions: in the order in which they act where they meet.
@@ -68,13 +70,17 @@ class Runtime(ModelInMemory):
         Vectors and coefficients are read when the block is entered: to train them, enter it anew for each step. A
         parameter that something is folded into gets no gradient meanwhile; ``mode="hook"`` leaves all as they are.
 
+        A checkpoint or a copy of the model that is made inside is that of the plain model, and what is loaded, moved
+        or cast inside stays so behind the block. Freeze parameters, and write into them, outside of it.
+
         Raises:
             SiteError, AttachError, PositionError: where an intervention doesn't fit; nothing is attached then.
+            AttachError: at the end, where a parameter that something was folded into was written into meanwhile.
         """
         with self.steering.steer(self._group(interventions, mode, expected_tokens)):
             yield self
 
-    @contextmanager
+    @entered
     @known_keywords
     def steer_rows(self, conditions: Sequence[Steer], *, mode: Mode = "hook") -> Iterator[Runtime]:
         """Run the body with a condition for each row of its batches, None where a row is left alone.
@@ -90,7 +96,7 @@ class Runtime(ModelInMemory):
         with self.steering.steer(Group.of_rows(conditions, mode)):
             yield self
 
-    @contextmanager
+    @entered
     @known_keywords
     def prepare(
         self, sites: Where | Sequence[Where] | None = None, *, rank: int = 1, rows: int = 1

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from steerkit.engine.prompts.batches import PaddingSide, arguments_behind, forward_arguments, pad
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.runtime.caches import cache_for_rows, new_cache
+from steerkit.engine.runtime.copies import with_nothing_on_model
 from steerkit.engine.runtime.generation import GREEDY
-from steerkit.engine.runtime.steering import with_nothing_on_model
 from steerkit.engine.sites.evaluating import evaluating, uncompiled
 from steerkit.engine.sites.taps import submodule
 

@@ -17,6 +17,7 @@ from steerkit.engine.hooking.prepared import Prepared
 from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.runtime.blocks import Block, Group, Served, State, enter_block, forget_left_blocks, shared_of
+from steerkit.engine.runtime.copies import with_nothing_on_model
 from steerkit.engine.runtime.door import Door
 from steerkit.engine.runtime.nesting import Running, uncounted
 from steerkit.engine.runtime.prepass import decided_before
@@ -347,23 +348,6 @@ class Steering:
                 shared.nest.drop(running)
                 self.put_back(outer)
                 self._settle()
-
-
-@contextmanager
-def with_nothing_on_model(model: nn.Module) -> Iterator[None]:
-    """Run the body with nothing of ours on a model, when it is its turn."""
-    shared = shared_of(model)
-    with shared.turns.taken():
-        attachment, door = shared.now.attachment, shared.door
-        try:
-            for one in (attachment, door):
-                if one is not None:
-                    one.detach()
-            yield
-        finally:
-            for one in (attachment, door):
-                if one is not None:
-                    one.attach()
 
 
 def _waits_for_gradients(thread: int) -> bool:

@@ -16,11 +16,19 @@ from torch import Tensor
 
 from steerkit.engine.sequence.finding import Finder
 from steerkit.engine.sequence.gates import decide_gate, gate_is_open, gate_projection, gate_unit
-from steerkit.engine.sequence.positions import FAR, Frame, edit_mask, frame_of_mask, goes_on, position_intervals
+from steerkit.engine.sequence.positions import (
+    FAR,
+    SAY_WHERE,
+    Frame,
+    edit_mask,
+    frame_of_mask,
+    goes_on,
+    position_intervals,
+)
 from steerkit.engine.sequence.selections import WHOLLY, Like, Selection
 from steerkit.engine.sequence.sequences import Memory, Sequences, follow_cache, leave_caches
 from steerkit.engine.sequence.when import When
-from steerkit.errors import AttachError, PositionError
+from steerkit.errors import AttachError, PositionError, counted
 from steerkit.types import FROM_TOKEN, Positions
 
 if TYPE_CHECKING:
@@ -231,7 +239,7 @@ class Cursor:
         if frame.prompt_end is None:
             raise PositionError(
                 "A schedule, or a gate that the prompt decides, depends on where each prompt ends, and a bare forward "
-                "pass doesn't say. Pass prompt_lengths, or use generate."
+                f"pass doesn't say. {SAY_WHERE}."
             )
         generated = torch.arange(current.start, current.start + current.length)[None] - frame.prompt_end[:, None]
         if not when.schedule.is_constant:
@@ -325,7 +333,7 @@ class Cursor:
             if gate not in known.decided:
                 raise PositionError(
                     f"The gate '{gate}' is decided by an extra pass over whole prompts, and there was none before this "
-                    "pass. Use the steered model's own generate, or its forward with prompt_lengths and whole prompts."
+                    f"pass. {SAY_WHERE}, and whole prompts."
                 )
             return known.decided[gate][0][:, None, None]
         assert running.prompt_end is not None  # otherwise there are no static weights
@@ -354,7 +362,8 @@ def require_copies(rows: int, n_rows: int) -> None:
     """Raise ``AttachError`` unless a pass holds each row of a program the same number of times."""
     if rows % n_rows:
         raise AttachError(
-            f"A pass of {rows} rows runs under {n_rows} conditions, one per row. Batches have {n_rows} rows, or n "
+            f"A pass of {counted(rows, 'row')} runs under {counted(n_rows, 'condition')}, one per row. Batches have "
+            f"{counted(n_rows, 'row')}, or n "
             "times as many, n copies of each side by side."
         )
 
@@ -365,6 +374,6 @@ def _bare_frame(mask: Any, rows: int, columns: int, growing: bool) -> Frame:
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         raise PositionError(
             "These positions need to know where padding is, and the attention mask of this pass isn't [rows, columns]. "
-            "Use the steered model's own generate or forward."
+            f"{SAY_WHERE}."
         )
     return frame_of_mask(mask, growing=growing and goes_on(mask))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import torch
 from torch import Tensor
 
-from steerkit.errors import PositionError
+from steerkit.errors import PositionError, agreeing, counted
 from steerkit.types import FROM_TOKEN, PREFIX, TURNS, Positions
 
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ FAR = 2**40
 
 BEHIND: Final = ("generated", "completion")
 """Roles of what stands behind the prompt: given or generated, it is the same place."""
+
+SAY_WHERE: Final = (
+    "Complete prompts with model.generate instead of hf_model.generate (model is what load_model or wrap gave): it "
+    "knows where prompts end, and takes streamer, sampling and everything else that transformers' own takes. Or pass "
+    "prompt_lengths to model.forward"
+)
+"""What to do where nobody said where prompts end."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,10 @@ class Frame:
         if rows == self.rows:
             return self
         if rows % self.rows:
-            raise PositionError(f"{rows} rows in the batch are no multiple of the {self.rows} prompts it began with.")
+            raise PositionError(
+                f"{counted(rows, 'row')} in the batch {agreeing(rows)} no multiple of the "
+                f"{counted(self.rows, 'prompt')} it began with."
+            )
         times = rows // self.rows
         return Frame(
             self.first.repeat_interleave(times, 0),
@@ -191,7 +201,7 @@ def bounds(positions: Positions, frame: Frame) -> tuple[Tensor, Tensor]:
     if frame.prompt_end is None:
         raise PositionError(
             f"Positions '{positions}' depend on where each prompt ends, and a bare forward pass doesn't say. "
-            "Pass prompt_lengths, use generate, or use 'all' or explicit indices."
+            f"{SAY_WHERE}, or use 'all' or explicit indices."
         )
     if positions.role in ("prompt", ""):
         return frame.first[:, None], frame.prompt_end[:, None]
@@ -237,7 +247,7 @@ def _spans_of(positions: Positions, turns: Turns, row: int) -> list[tuple[int, i
             "answer_prefix, or choose other positions."
         )
     if not meant:
-        there = f"only {len(said)} of its turns are" if said else "none of its turns is"
+        there = f"only {len(said)} of its turns {agreeing(len(said))}" if said else "none of its turns is"
         raise PositionError(f"Positions '{positions}': in row {row}'s conversation {there} the {role}'s.")
     raise PositionError(
         f"Positions '{positions}': the chat template doesn't show that turn of row {row}'s conversation, or changes it "
@@ -259,14 +269,18 @@ def position_intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tens
     start, end = bounds(positions, frame)
     from_end = any(index < 0 for index in positions.indices) or any((edge or 0) < 0 for edge in positions.span or ())
     if from_end and bool((end >= FAR).any()):
-        raise PositionError(f"Positions '{positions}' count from an end that isn't known while tokens are generated.")
+        told = f" {SAY_WHERE}." if frame.prompt_end is None else ""
+        raise PositionError(
+            f"Positions '{positions}' count from an end that isn't known while tokens are generated.{told}"
+        )
     if positions.indices:
         columns = torch.cat([(start if index >= 0 else end) + index for index in positions.indices], 1)
         outside = (columns < start) | (columns >= end)
         if bool(outside.any()):
             row = int(outside.any(1).nonzero()[0])
             raise PositionError(
-                f"Positions '{positions}': row {row} has only {int(end[row] - start[row])} tokens of that role."
+                f"Positions '{positions}': row {row} has only {counted(int(end[row] - start[row]), 'token')} of that "
+                f"role."
             )
         return columns, columns + 1
     if positions.span is not None:

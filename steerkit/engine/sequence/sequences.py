@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from steerkit.engine.sequence.positions import FAR
-from steerkit.errors import PositionError
+from steerkit.errors import PositionError, agreeing, counted
 from steerkit.types import Positions
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ class Sequences:
                 "that the model made itself: pass past_key_values=DynamicCache(config=model.config) from the start."
             )
         if ids.shape[0] % self.tokens.shape[0]:
-            raise PositionError(f"{ids.shape[0]} rows go on where {self.tokens.shape[0]} were read.")
+            raise PositionError(
+                f"{counted(ids.shape[0], 'row')} {agreeing(ids.shape[0], 'goes', 'go')} on where "
+                f"{self.tokens.shape[0]} "
+                f"{agreeing(self.tokens.shape[0], 'was', 'were')} read."
+            )
         times = ids.shape[0] // self.tokens.shape[0]
         self.tokens = torch.cat([self.tokens.repeat_interleave(times, 0), ids], 1)
         if times > 1:

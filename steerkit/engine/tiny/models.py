@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from steerkit.engine.tiny.qwen import TinyQwenConfig, TinyQwenLMHeadModel
-from steerkit.errors import ModelError, nearest
-from steerkit.sources import TINY_LAYERS, TINY_MODEL_TYPES, TINY_WIDTH
+from steerkit.errors import ModelError, counted, nearest
+from steerkit.sources import TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VOCAB_SIZE: Final = 288
 YI_VOCAB_SIZE: Final = 64000
 PAD, EOS, BOS, SYSTEM, USER, ASSISTANT = range(6)
-SPECIAL_TOKENS: Final = ("<pad>", "<|end|>", "<|begin|>", "<|system|>", "<|user|>", "<|assistant|>")
+SPECIAL_TOKENS: Final = TINY_SPECIAL_TOKENS
 
 CHAT_TEMPLATE: Final = (
     "{{ bos_token }}"
@@ -274,7 +274,9 @@ def tiny_tokenizer(vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     if vocab_size < len(SPECIAL_TOKENS) + 256:
-        raise ModelError(f"The tiny tokenizer has at least {len(SPECIAL_TOKENS) + 256} tokens, not {vocab_size}.")
+        raise ModelError(
+            f"The tiny tokenizer has at least {counted(len(SPECIAL_TOKENS) + 256, 'token')}, not {vocab_size}."
+        )
     begin = "<|startoftext|>" if vocab_size == YI_VOCAB_SIZE else SPECIAL_TOKENS[BOS]
     special = [*SPECIAL_TOKENS[:BOS], begin, *SPECIAL_TOKENS[SYSTEM:]]
     names = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steerkit.types.special_tokens import InText
+
 
 @dataclass(frozen=True)
 class PlannedModel:
@@ -42,6 +44,7 @@ class PlannedLoading:
         chat_template: ``default``, ``none``, or the template itself.
         system_prompt: message before every prompt, or None.
         chat_template_arguments: the template's own variables.
+        special_tokens_in_text: what becomes of a special token's text in what somebody says.
         trust_remote_code: whether code from the repository may run.
         accept_terms: whether the model's terms of use are accepted.
         batch_tokens: most tokens of a batch, padding included.
@@ -55,6 +58,7 @@ class PlannedLoading:
     chat_template: str = "default"
     system_prompt: str | None = None
     chat_template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    special_tokens_in_text: InText = "allow"
     trust_remote_code: bool = False
     accept_terms: bool = False
     batch_tokens: int = 4096

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -196,3 +197,24 @@ def test_a_bias_where_there_was_none_is_told() -> None:
     (note,) = tiny_live("qwen3").explain(shift).notes
     assert note == "2 modules have no bias of their own and get one: the product adds it as it goes."
     assert tiny_live("llama").explain(shift).notes == (), "this one has biases of its own"
+
+
+def test_interventions_are_named_as_recipes_name_them() -> None:
+    """Also where their class is called otherwise; one that was made by hand is called what its class says."""
+    from steerkit.session import intervention
+    from steerkit.session.plugins import installed
+
+    direction = Direction(torch.ones(1, 32), "blocks.0.resid_pre", name="d", reference_mean=torch.zeros(32))
+    for name in installed().names("intervention"):
+        made = intervention(name, direction, **({"value": 1.0} if name == "set_projection" else {}))
+        assert made.called == name and str(made) == f"{name} d"
+        assert str(Placement(made.intervention)) == f"{name} d"
+
+    from tests.engine.conditions import Updates
+
+    class GoesItsOwnWay(Updates):
+        pass
+
+    made = Placement(GoesItsOwnWay({}))
+    assert str(made) == "goes_its_own_way"
+    assert str(replace(made, called="own-way")) == "own-way"

@@ -145,7 +145,7 @@ def test_where_it_never_ends_what_came_is_kept_and_the_note_says_why(tmp_path: P
     kept = AnswersOnDisk(tmp_path)
     found = answer(Stuck(), [("a", "b")], budget=9, kept=kept, sleep=lambda seconds: None)
     assert found.by_example == (("A", None),) and found.unanswered == 1
-    assert found.note == "1 questions stayed without an answer (out of breath)."
+    assert found.note == "1 question stayed without an answer (out of breath)."
     assert kept.get(asker_of(Stuck()), "a") == "A"
 
 

@@ -202,7 +202,7 @@ def test_answers_reach_the_score_and_what_is_missing_is_said(llama: LiveModel) -
     assert values[:3] == [float(len(f"rate {text}")) for text in TEXTS[:3]] and math.isnan(values[3])
     assert found.notes == ("judge on x: 1 were beyond the budget of calls.",)
     job = Job("judge", Judge(llama), Needs(max_new_tokens=2, calls=9), "x")
-    assert "1 questions stayed" in Evaluation(llama, [job], {"x": TEXTS}).run().notes[0]
+    assert "1 question stayed" in Evaluation(llama, [job], {"x": TEXTS}).run().notes[0]
 
 
 # What does nothing

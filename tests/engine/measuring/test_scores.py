@@ -94,7 +94,7 @@ def test_only_the_ratio_of_weights_matters(pairs: list[tuple[float, float]], fac
 @pytest.mark.parametrize("aggregate", ["mean", "proportion"])
 def test_one_bad_score_leaves_no_value_and_no_zero(bad: float, aggregate: str) -> None:
     summary = summarise([*scores(1, 1, 0), Score(bad)], aggregate)  # type: ignore[arg-type]
-    assert summary == Summary(None, 3, note="1 of 4 scores are NaN or infinite, so there is no value.", not_computed=1)
+    assert summary == Summary(None, 3, note="1 of 4 scores is NaN or infinite, so there is no value.", not_computed=1)
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "proportion"])

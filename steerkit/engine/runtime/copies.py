@@ -1,0 +1,64 @@
+"""The model as it is without what steers it, also for whoever copies it meanwhile.
+
+Copying and pickling ask the object itself first, so that is where they find what is said here, for as long as the door
+is there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from torch import nn
+
+from steerkit.engine.runtime.blocks import shared_of
+from steerkit.errors import AttachError
+
+PICKLED: Final = (
+    "The model is being steered, so it isn't pickled whole: its hooks belong to this process. Save it outside of the "
+    "block; inside, save_pretrained and state_dict give the plain model. `steerkit bake RUN --condition NAME --out "
+    "FOLDER` writes a steered one, from a run of a recipe."
+)
+PREPARED: Final = "The model is prepared for steering, and a copy would be as well. Copy it outside of `prepare`."
+_NAMES: Final = ("__deepcopy__", "__reduce_ex__")
+
+
+@contextmanager
+def with_nothing_on_model(model: nn.Module) -> Iterator[None]:
+    """Run the body with nothing of ours on a model, when it is its turn."""
+    shared = shared_of(model)
+    with shared.turns.taken():
+        attachment, door = shared.now.attachment, shared.door
+        try:
+            for one in (attachment, door):
+                if one is not None:
+                    one.detach()
+            yield
+        finally:
+            for one in (attachment, door):
+                if one is not None:
+                    one.attach()
+
+
+def watch_copies(model: nn.Module) -> None:
+    """Have deep copies of a model made of the plain one, and pickling refused. May be repeated."""
+
+    def deepcopy(memo: dict[int, Any]) -> Any:
+        if shared_of(model).prepared is not None:
+            raise AttachError(PREPARED)
+        # Without the door, which takes this off too.
+        with with_nothing_on_model(model):
+            return copy.deepcopy(model, memo)
+
+    def reduce(protocol: Any) -> Any:
+        raise AttachError(PICKLED)
+
+    vars(model).update(zip(_NAMES, (deepcopy, reduce), strict=True))
+
+
+def unwatch_copies(model: nn.Module) -> None:
+    """Let it be copied as ever."""
+    for name in _NAMES:
+        vars(model).pop(name, None)
