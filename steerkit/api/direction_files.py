@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from steerkit.api.files import write_whole
 from steerkit.api.showing import a_kind
-from steerkit.errors import ArtifactError, UnknownNameError, nearest
+from steerkit.errors import ArtifactError, UnknownNameError, counted, nearest
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -57,7 +57,7 @@ def load(path: str | Path, name: str | None = None) -> Direction:
     if name is None and len(found) != 1:
         listed = ", ".join(map(repr, found)) or "none"
         raise ArtifactError(
-            f"{where} holds {len(found)} directions ({listed}). Say which: Direction.load(path, name). "
+            f"{where} holds {counted(len(found), 'direction')} ({listed}). Say which: Direction.load(path, name). "
             "steerkit.load_directions(path) gives all of them by name."
         )
     return next(iter(found.values())) if name is None else found[name]

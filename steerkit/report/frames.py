@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerkit.artifacts.provenance import DataFacts
-from steerkit.errors import SteerkitError
+from steerkit.errors import SteerkitError, counted
 from steerkit.report.read import ConditionEntry, RecordEntry, Results, Run, load_run
 from steerkit.report.tables import Control
 
@@ -50,8 +50,8 @@ class ReadRun:
         conditions = sum(one.kind != "control" for one in results.conditions)
         directions = ", ".join(one.name for one in results.directions) or "none"
         return (
-            f"<steerkit run {results.name} of {results.model.source}: {conditions} conditions, {measures} measures, "
-            f"{len(self.run.samples)} samples, directions {directions}; "
+            f"<steerkit run {results.name} of {results.model.source}: {counted(conditions, 'condition')}, "
+            f"{counted(measures, 'measure')}, {counted(len(self.run.samples), 'sample')}, directions {directions}; "
             f"{self.path}>"
         )
 

@@ -21,7 +21,7 @@ from steerkit.api.architecture import Block, Layout, Tap, Writer
 from steerkit.api.estimator import NEGATIVE, POSITIVE, ClassStatistics, Estimate, EstimationRequest, Estimator
 from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec
 from steerkit.engine.reading.requests import estimate_checked
-from steerkit.errors import DataError, SteerkitError
+from steerkit.errors import DataError, SteerkitError, counted
 from steerkit.testing._suite import PluginSuite
 from steerkit.types import Example, Positions, Site, SitePattern, parse_sites, resolve_sites
 
@@ -143,7 +143,7 @@ class EstimatorSuite(PluginSuite[EstimatorSpec]):
                 f"Vectors have shape {list(vectors.shape)}, not [rank, {width}]."
             )
             assert self.needs().rank in (None, vectors.shape[0]) or site not in self.estimate().vectors, (
-                f"There are {vectors.shape[0]} vectors at {site}, and the needs say {self.needs().rank}."
+                f"The estimate has {counted(vectors.shape[0], 'vector')} at {site}, and the needs say {self.needs().rank}."
             )
             assert vectors.dtype in (torch.float32, torch.float64), f"Vectors are {vectors.dtype}: keep float32 or 64."
             assert bool(torch.isfinite(vectors).all()), "Vectors hold NaN or infinite values."

@@ -155,7 +155,7 @@ class LogitLens:
             guesses = self._guesses(self._activations.ragged(site)[prompt][first:], 1)
             rows.append([str(site), *(f"{_short(one.text)} {one.probability:.0%}" for (one,) in guesses)])
         note = f"Of prompt {prompt}: the likeliest next token behind each, and its probability."
-        cut = f" Its last {_SHOWN_TOKENS} of {count} tokens." if first else ""
+        cut = f" Its last {_SHOWN_TOKENS} of {counted(count, 'token')}." if first else ""
         return card(self._title(), line(note + cut), table(head, rows))
 
     def _title(self) -> str:
