@@ -19,6 +19,7 @@ from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
 from steerkit.progress import SILENT, Noted, Observer, Stage
+from steerkit.speed import Left, known_speed
 from steerkit.stages import Bench, Graph, ModelUse, Task
 
 MOST_THREADS: Final = 1024
@@ -75,6 +76,7 @@ def execute(
 ) -> Path:
     """Carry out a plan. It needs nothing else: neither the recipe's file nor that its plugins are installed."""
     require_places(out, store)
+    observer = left = Left(observer, _estimated(plan))
     with _threads(threads):
         kept = Store(store or out / STORE)
         model = stages.prepare(plan, kept, observer)
@@ -117,8 +119,16 @@ def execute(
                 suffixes=stages.read_suffixes(graph, found, directions),
             )
             results, samples = stages.collect(plan, model, collected)
-            directory.finish(results, samples)
+            left.whole = left.whole and not directory.resumed
+            directory.finish(results, samples, left.off())
             return directory.path
+
+
+def _estimated(plan: Plan) -> float | None:
+    """Seconds that a plan takes with nothing kept; None where the model's speed was not measured on this machine."""
+    loading, cost = plan.loading, plan.cost
+    speed = known_speed(loading.source, loading.device, loading.dtype)
+    return speed and speed.seconds(cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)
 
 
 def require_places(out: Path, store: Path | None = None) -> None:

@@ -96,10 +96,18 @@ class RunDirectory:
         if (self.path / STAGES).exists():
             write_json(self.path / STAGES / "timings.json", self.timings)
 
-    def finish(self, results: Results, samples: Sequence[Sample]) -> None:
-        """Write what readers read, then give up the stages: the run is whole from here on."""
+    def finish(self, results: Results, samples: Sequence[Sample], estimate: Mapping[str, float] | None = None) -> None:
+        """Write what readers read, then give up the stages: the run is whole from here on.
+
+        Args:
+            results: the results.
+            samples: prompts and completions.
+            estimate: how long all was said to take, and how far off that was; None where nobody said.
+        """
         write_lines(self.path / "samples.jsonl", [sample.model_dump() for sample in samples])
-        write_json(self.path / "timings.json", Timings(seconds=self.timings).model_dump())
+        write_json(
+            self.path / "timings.json", Timings(seconds=self.timings, estimate=estimate).model_dump(exclude_none=True)
+        )
         write_json(self.path / "results.json", results.model_dump())
         # The digest goes first: without it nobody takes the run for an unfinished one, also where another process looks
         # in and makes the lock anew while the rest goes. What it makes may stay behind.
