@@ -23,6 +23,7 @@ from steerkit.session import ablate, add
 from steerkit.session.model import LiveModel
 from steerkit.types import Site
 from tests.conftest import assert_clean, tiny_live
+from tests.engine.forced import Forced, forced
 
 PROMPTS = ["one", "two words here", "and a third prompt of some length"]
 
@@ -32,25 +33,10 @@ def direction(live: LiveModel, seed: int = 0) -> Direction:
     return Direction(vector, Site.parse("blocks.1.resid_post"), name="d")
 
 
-class Written(LogitsProcessorList):
-    """Has the model write given tokens, row by row."""
-
-    def __init__(self, rows: Sequence[Sequence[int]], columns: int) -> None:
-        super().__init__([self.force])  # type: ignore[list-item]
-        self.rows, self.columns = rows, columns
-
-    def force(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        forced = torch.full_like(scores, -torch.inf)
-        for place, row in enumerate(self.rows):
-            forced[place, row[min(ids.shape[1] - self.columns, len(row) - 1)]] = 0.0
-        return forced
-
-
-def writes(live: LiveModel, prompts: Sequence[str], texts: Sequence[str]) -> tuple[LogitsProcessorList, int]:
+def writes(live: LiveModel, prompts: Sequence[str], texts: Sequence[str]) -> tuple[Forced, int]:
     """What has it write these texts, and the tokens of the longest."""
-    rows = [live.chat.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    columns = max(len(live.chat.render(prompt).token_ids) for prompt in prompts)
-    return Written(rows, columns), max(map(len, rows))
+    made = forced(live, prompts, texts)
+    return made, max(map(len, made.rows))
 
 
 def by_row(events: Sequence[TokenEvent]) -> dict[tuple[int, int], list[TokenEvent]]:
@@ -120,16 +106,16 @@ def test_rows_that_leave_their_batch_are_told_as_they_are_written(monkeypatch: p
 def test_no_event_holds_half_a_character(llama: LiveModel) -> None:
     texts = ["ünïcode 🐈 and 漢字!", "é🐈🐈 x"]
     prompts = ["one", "two"]  # of one length, so that they keep their order
-    forced, length = writes(llama, prompts, texts)
-    events = list(llama.generate(prompts, stream=True, max_new_tokens=length, logits_processor=forced))
+    script, length = writes(llama, prompts, texts)
+    events = list(llama.generate(prompts, stream=True, max_new_tokens=length, logits_processor=script))
     rows = by_row(events)
     assert rows[0, 0][-1].text == texts[0] and length > len(texts[0]), "some characters are several tokens"
     for row, text in zip((rows[0, 0], rows[1, 0]), texts, strict=True):
         assert all(UNFINISHED not in one.text for one in row) and row[-1].text.startswith(text)
         assert all(text.startswith(one.text) or one.text.startswith(text) for one in row)
-    forced, _ = writes(llama, prompts[:1], texts[:1])
+    script, _ = writes(llama, prompts[:1], texts[:1])
     # The end falls into the midst of a character.
-    cut = list(llama.generate(prompts[:1], stream=True, max_new_tokens=11, logits_processor=forced))
+    cut = list(llama.generate(prompts[:1], stream=True, max_new_tokens=11, logits_processor=script))
     assert cut[-1].text == "ünïcode" and cut[-1].completion is not None
     assert cut[-1].completion.text.endswith(UNFINISHED)
 
@@ -138,8 +124,8 @@ def test_a_word_that_a_tokenizer_may_still_change_is_waited_for(
     llama: LiveModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama.chat.tokenizer, "clean_up_tokenization_spaces", True, raising=False)
-    forced, length = writes(llama, PROMPTS[:1], ["he did n't say so ."])
-    events = list(llama.generate(PROMPTS[:1], stream=True, max_new_tokens=length, logits_processor=forced))
+    script, length = writes(llama, PROMPTS[:1], ["he did n't say so ."])
+    events = list(llama.generate(PROMPTS[:1], stream=True, max_new_tokens=length, logits_processor=script))
     assert all(events[-1].text.startswith(one.text) for one in events)
     assert "".join(one.added for one in events) == events[-1].text
     assert events[-1].completion is not None and events[-1].text == events[-1].completion.text
