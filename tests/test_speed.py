@@ -39,7 +39,7 @@ control: {random_directions: 0}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STEERKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("steerkit.speed.cache_folder", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
