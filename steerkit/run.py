@@ -128,7 +128,9 @@ def _estimated(plan: Plan) -> float | None:
     """Seconds that a plan takes with nothing kept; None where the model's speed was not measured on this machine."""
     loading, cost = plan.loading, plan.cost
     speed = known_speed(loading.source, loading.device, loading.dtype)
-    return speed and speed.seconds(cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)
+    if speed is None:
+        return None
+    return speed.seconds(cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)
 
 
 def require_places(out: Path, store: Path | None = None) -> None:

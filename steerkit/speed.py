@@ -75,7 +75,7 @@ def name_of(model: str) -> str:
 
 
 def _machine() -> str:
-    return f"{platform.node()}/{platform.machine()}/{platform.processor()}/{os.cpu_count()}"
+    return f"{platform.node()}/{platform.machine()}/{os.cpu_count()}"
 
 
 def keep(speed: Speed) -> Path:

@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="every position and layer")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; one pinned thread if not given")
-    parser.add_argument("--quick", action="store_true", help="a look: 3 candidates, few prompts, nothing kept")
+    parser.add_argument("--quick", action="store_true", help="a look: few candidates and prompts, nothing kept")
     asked = parser.parse_args()
     if asked.full and asked.quick:
         parser.error("--full and --quick exclude each other")
@@ -245,7 +245,8 @@ def main() -> None:
     print(
         f"extraction: {found['speedup_extraction']:.1f} times as fast, means to {found['max_abs_mean_difference']:.1e}"
     )
-    print(path)
+    if not asked.quick:
+        print(path)
 
 
 if __name__ == "__main__":
