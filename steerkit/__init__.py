@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from steerkit.api.intervention import Gate as Gate
     from steerkit.api.monitor import Completion as Completion
     from steerkit.api.monitor import Monitor as Monitor
+    from steerkit.api.monitor import TokenEvent as TokenEvent
     from steerkit.artifacts.directions import load_directions as load_directions
     from steerkit.artifacts.directions import save_directions as save_directions
     from steerkit.baking import Baked as Baked
@@ -52,6 +53,7 @@ _HOMES = {
     "Schedule": "steerkit.types",
     "Site": "steerkit.types",
     "SteerkitError": "steerkit.errors",
+    "TokenEvent": "steerkit.api.monitor",
     "ablate": "steerkit.session",
     "add": "steerkit.session",
     "bake": "steerkit.baking",

@@ -20,6 +20,7 @@ from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
 from steerkit.progress import SILENT, Noted, Observer, Stage
+from steerkit.speed import Left, known_speed
 from steerkit.stages import Bench, Graph, ModelUse, Task
 
 MOST_THREADS: Final = 1024
@@ -27,7 +28,8 @@ REPORT: Final = "report.html"
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
-    from steerkit.artifacts.results import CompletionsEntry, FilterEntry, SearchEntry, TokensEntry
+    from steerkit.artifacts.results import CompletionsEntry, FilterEntry, Results, SearchEntry, TokensEntry
+    from steerkit.artifacts.samples import Sample
     from steerkit.executors.base import Done, Executor
     from steerkit.session.model import LiveModel
 
@@ -93,6 +95,7 @@ def execute(
             a run that is finished but for it is measured no second time.
     """
     require_places(out, store)
+    observer = left = Left(observer, _estimated(plan))
     with _threads(threads):
         kept = Store(store or out / STORE)
         kept.remove_halves()
@@ -110,7 +113,9 @@ def execute(
             for said in kept.discarded:
                 directory.note(said)
             if not _is_measured(directory, plan.report.recipe):
-                _measure(plan, model, provenance, directory, kept, observer)
+                left.whole = left.whole and not directory.resumed
+                measured = _measure(plan, model, provenance, directory, kept, observer)
+                directory.write(*measured, left.off())
             if report is not None:
                 report(directory.path)
             directory.close()
@@ -132,8 +137,8 @@ def _is_measured(directory: RunDirectory, recipe: str) -> bool:
 
 def _measure(
     plan: Plan, model: LiveModel, provenance: Provenance, directory: RunDirectory, kept: Store, observer: Observer
-) -> None:
-    """All of a run but its report."""
+) -> tuple[Results, list[Sample]]:
+    """What a run measures, with its samples."""
     write_text(directory.path / "recipe.yaml", plan.report.recipe)
     write_json(directory.path / "plan.json", plan.to_json())
     write_json(directory.path / "provenance.json", provenance.model_dump(mode="json"))
@@ -166,7 +171,16 @@ def _measure(
         completions=completions,
         suffixes=stages.read_suffixes(graph, found, directions),
     )
-    directory.write(*stages.collect(plan, model, collected))
+    return stages.collect(plan, model, collected)
+
+
+def _estimated(plan: Plan) -> float | None:
+    """Seconds that a plan takes with nothing kept; None where the model's speed was not measured on this machine."""
+    loading, cost = plan.loading, plan.cost
+    speed = known_speed(loading.source, loading.device, loading.dtype)
+    if speed is None:
+        return None
+    return speed.seconds(cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)
 
 
 def require_places(out: Path, store: Path | None = None) -> None:

@@ -27,6 +27,12 @@ def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     shutil.rmtree(KEPT_IN.pop(), ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def _speeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured of models on this machine is no part of a test, nor the other way round."""
+    monkeypatch.setattr("steerkit.speed.cache_folder", lambda: tmp_path / ".speeds")
+
+
 def tiny_live(model_type: str) -> LiveModel:
     """A tiny steerable model of a type, made once and shared: steering leaves no trace, which tests check."""
     from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer

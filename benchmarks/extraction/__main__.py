@@ -1,6 +1,6 @@
 """Mean of every layer's stream at the last token of 256 short prompts: ours against a hand-written loop.
 
-    python -m benchmarks.extraction [--model smollm2-135m-instruct] [--rounds 9]
+    python -m benchmarks.extraction [--model smollm2-135m-instruct] [--rounds 9] [--quick]
 
 The loop by hand knows every trick: prompts sorted by length and batched by the same token budget,
 padding on the right so that no mask is needed, no head, the last rows only, sums in float64.
@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.measure import compare, pin, save, show
+from benchmarks.showing import Far
 from steerkit.session import load_model
 
 if TYPE_CHECKING:
@@ -107,16 +109,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="a look: 32 prompts, 2 rounds, no memory, nothing kept")
     asked = parser.parse_args()
     pin()
+    far = Far("extraction")
+    far.say("loading the model")
     live = load_model(asked.model, dtype="float32", device="cpu")
-    texts = prompts()
+    texts, rounds = prompts(32 if asked.quick else 256), 2 if asked.quick else asked.rounds
+    began = time.perf_counter()
     worst = float((by_hand(live, texts) - ours(live, texts)).abs().max())
     assert worst < 1e-4, f"the two disagree by {worst}"
-    ratios, samples = compare(
-        {"by hand": lambda: by_hand(live, texts), "steerkit.capture": lambda: ours(live, texts)}, asked.rounds, 1
-    )
+    call = (time.perf_counter() - began) / 2
+    # A round is one call of each and one more of the reference; of each of three processes, loading and a call.
+    far.expect(call * (3 * (rounds + 1) + (0 if asked.quick else 6)))
+    cases = {"by hand": lambda: by_hand(live, texts), "steerkit.capture": lambda: ours(live, texts)}
+    ratios, samples = compare(cases, rounds, 1, progress=Far("extraction"))
     show(ratios)
+    if asked.quick:
+        return
+    far.say("memory, in three processes")
     memory = {which: peak_memory(asked.model, which) for which in ("forward_only", "by_hand", "ours")}
     extra = memory["ours"] - memory["forward_only"]
     print(

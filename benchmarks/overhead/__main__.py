@@ -43,7 +43,7 @@ def main() -> None:
     given = vars(parser.parse_args())
     models, path = given.pop("model") or ["tiny", EMBEDDED], given.pop("json")
     try:
-        measure(models, Asked(**given), lambda study: path or place(study))
+        measure(models, Asked(**given), lambda study: path or (None if given["quick"] else place(study)))
     except SteerkitError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

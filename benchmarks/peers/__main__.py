@@ -23,6 +23,7 @@ from benchmarks.peers import model
 from benchmarks.peers.clocks import pin
 from benchmarks.peers.environments import DEFAULT_CACHE, PEERS, InstallError, Peer, python_of
 from benchmarks.peers.table import markdown, show
+from benchmarks.showing import Far
 from steerkit.bench.machine import machine
 
 ROOT = Path(__file__).parents[2]
@@ -136,25 +137,33 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48, help="tokens that a round decodes")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where environments are kept")
     parser.add_argument("--torch-index", help="package index for torch alone, say one of CPU builds")
+    parser.add_argument("--quick", action="store_true", help="a look: 2 rounds, 1 start, 8 tokens, nothing kept")
     asked = parser.parse_args()
+    if asked.quick:
+        asked.repeats, asked.starts, asked.tokens = 2, 1, 8
     asked.cache = asked.cache.expanduser().resolve()
     pin()
     folder = model.write(asked.cache / "tiny-llama")
     sizes = {"repeats": asked.repeats, "starts": asked.starts, "tokens": asked.tokens, "threads": 1}
     peers: dict[str, Any] = json.loads(RECORD.read_text())["peers"] if RECORD.exists() else {}
-    for peer in PEERS:
-        if peer.driver not in asked.only:
-            continue
+    chosen, far = [peer for peer in PEERS if peer.driver in asked.only], Far("peers")
+    far.say("some minutes for each library, and for the first time the downloads of its environment")
+    for number, peer in enumerate(chosen):
+        far(number, len(chosen))
         print(f"{peer.title} ...", flush=True)
         peers[peer.driver] = {**measure(peer, folder, asked), "sizes": sizes}
         if "failed" in peers[peer.driver]:
             print(f"  {peers[peer.driver]['failed']}")
         ordered = {name: peers[name] for name in names if name in peers}
+        if asked.quick:
+            continue
         RESULTS.mkdir(exist_ok=True)
         RECORD.write_text(json.dumps({"model": model.config(), "seed": model.SEED, "peers": ordered}, indent=1) + "\n")
         TABLE.write_text(markdown(ordered))
-    show(json.loads(RECORD.read_text())["peers"])
-    print(RECORD)
+    far(len(chosen), len(chosen))
+    show({name: peers[name] for name in names if name in peers})
+    if not asked.quick:
+        print(RECORD)
 
 
 if __name__ == "__main__":

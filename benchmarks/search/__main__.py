@@ -1,6 +1,6 @@
 """The search over candidates against the literal protocol, in one process.
 
-    python -m benchmarks.search [--model smollm2-135m-refusal] [--full] [--json]
+    python -m benchmarks.search [--model smollm2-135m-refusal] [--full | --quick] [--json]
 
 Three ways over the same candidates and the same 32 + 32 validation prompts: the literal protocol, an exhaustive search
 (every cell of the table) and a pruned one (the winner and everything that decides it). By default 3 positions × 10
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.measure import RESULTS, machine, pin
 from benchmarks.search.literal import Cell, Literal
+from benchmarks.showing import Far
 from steerkit.api.direction import Direction
 from steerkit.api.hookspecs import Needs, Options
 from steerkit.catalog import Catalog
@@ -137,12 +138,14 @@ def mean_differences(
     return {place: vector for place, vector in found.items() if float(vector.norm()) > 1e-6}
 
 
-def study(model: str, *, full: bool) -> dict[str, Any]:
+def study(model: str, *, full: bool, quick: bool = False) -> dict[str, Any]:
     """Measure all three."""
+    far_along, (n_train, n_validation) = Far("search"), (16, 4) if quick else (128, 32)
+    far_along.say("loading the model")
     live = load_model(model, dtype="float32", device="cpu")
     harmful, harmless = prompts("harmful"), prompts("harmless")
-    train = harmful[:128], harmless[:128]
-    validation = harmful[128:160], harmless[128:160]
+    train = harmful[:n_train], harmless[:n_train]
+    validation = harmful[128 : 128 + n_validation], harmless[128 : 128 + n_validation]
     tokens = sorted({live.vocabulary.token_id(text) for text in REFUSAL_TOKENS})
     literal = Literal(live.model, live.tokenizer, tokens)
     everywhere = each_position(live, train, Positions.parse("post_instruction[*]"))
@@ -160,14 +163,22 @@ def study(model: str, *, full: bool) -> dict[str, Any]:
     )
     layers = list(range(live.layout.n_layers)) if full else spread(range(live.layout.n_layers), LAYERS)
     positions = places if full else spread(places, POSITIONS)
+    if quick:
+        positions, layers = positions[-1:], spread(layers, 3)
     directions = mean_differences(means, places, positions, layers)
     choices = [
         Choice(position, Site("resid_pre", layer), Direction(vector[None], Site("resid_pre", layer), position, "d"))
         for (position, layer), vector in directions.items()
     ]
     scores = probes(live, tokens, *validation)
+    # The literal protocol reads every validation prompt for every candidate, three times; ours take less.
+    a_prompt = literal_extraction.wall / (2 * n_train)
+    far_along.expect(2 * a_prompt * len(directions) * 3 * n_validation)
+    far_along.say(f"{len(directions)} candidates by the literal protocol")
     cells, by_literal = timed(lambda: literal.sweep(directions, *validation))
+    far_along.say("the same, exhaustive")
     exhaustive, by_exhaustive = timed(lambda: searched(live, choices, scores, exhaustive=True))
+    far_along.say("the same, pruned")
     pruned, by_pruned = timed(lambda: searched(live, choices, scores, exhaustive=False))
     took = {"literal": by_literal, "exhaustive": by_exhaustive, "pruned": by_pruned}
     took |= {"extraction_literal": literal_extraction, "extraction": our_extraction}
@@ -188,6 +199,7 @@ def study(model: str, *, full: bool) -> dict[str, Any]:
         "shortcuts_refused": list(pruned.notes),
         "model": model,
         "full": full,
+        "prompts": n_validation,
     }
 
 
@@ -228,18 +240,22 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="every position and layer")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; one pinned thread if not given")
+    parser.add_argument("--quick", action="store_true", help="a look: few candidates and prompts, nothing kept")
     asked = parser.parse_args()
+    if asked.full and asked.quick:
+        parser.error("--full and --quick exclude each other")
     if asked.threads is None:
         pin()
     else:
         torch.set_num_threads(asked.threads)
-    found = study(asked.model, full=asked.full)
+    found = study(asked.model, full=asked.full, quick=asked.quick)
     path = RESULTS / f"search-cpu{'-full' if asked.full else ''}.json"
-    path.write_text(json.dumps({"machine": machine(), **found}, indent=1) + "\n", "utf-8")
+    if not asked.quick:
+        path.write_text(json.dumps({"machine": machine(), **found}, indent=1) + "\n", "utf-8")
     if asked.json:
         print(json.dumps({name: value for name, value in found.items() if name != "table"}))
         return
-    print(f"{found['candidates']} candidates, 32 + 32 prompts")
+    print(f"{found['candidates']} candidates, {found['prompts']} + {found['prompts']} prompts")
     for name in WAYS:
         ratio = "" if name == "literal" else f", {_ratio(found, name)}"
         print(f"{name:<11}{found[f'{name}_s']:8.1f} s, {found['ms_per_cell'][name]:7.0f} ms a candidate{ratio}")
@@ -248,7 +264,8 @@ def main() -> None:
     print(f"same winner: {found['same_winner']} {found['winner']}")
     print(f"largest difference of a score: {found['max_abs_score_difference']:.1e}")
     print(f"extraction: {_ratio(found, 'extraction')}, means to {found['max_abs_mean_difference']:.1e}")
-    print(path)
+    if not asked.quick:
+        print(path)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite, nan
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from steerkit.api.direction import Direction
 from steerkit.api.showing import brief
@@ -122,6 +122,10 @@ class Readings:
         return cls(values, places, prompt_tokens, peak, monitor.crosses(peak))
 
 
+FinishReason: TypeAlias = Literal["end_token", "stop_string", "length", "stopped"]
+"""Why a completion ends where it ends."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """What a model wrote behind a prompt, and what monitors read meanwhile.
@@ -130,13 +134,47 @@ class Completion:
         text: without special tokens.
         token_ids: up to and without the end token.
         readings: by the monitors' names.
+        finish_reason: why it ends there: ``end_token``, ``stop_string`` (which is the end of the text), ``length``, or
+            ``stopped`` by another criterion, such as a limit of time. None where nobody noted it.
     """
 
     text: str
     token_ids: tuple[int, ...]
     readings: Mapping[str, Readings] = field(default_factory=dict)
+    finish_reason: FinishReason | None = None
 
     @property
     def crossed(self) -> bool:
         """Whether any monitor's threshold was crossed."""
+        return any(one.crossed for one in self.readings.values())
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """A token of a completion, told while it is being written.
+
+    Args:
+        prompt: which of the prompts it answers, counted from 0.
+        sequence: which of that prompt's completions it belongs to, where ``num_return_sequences`` asks for several.
+        token_id: the token. The end token is told too, and is no part of the completion.
+        text: the completion so far, without special tokens, as far as its characters are complete: never half of one.
+            With the last event, and no sooner, it is the whole, but for a character in the midst of which it ended.
+        added: what came to ``text`` by this token; empty where a character or a blank is still waited for.
+        readings: by the monitors' names, of all tokens before this one, which no pass has read yet.
+        finish_reason: with the last token of a completion why it ends there, as of ``Completion``; None before.
+        completion: with the last token the whole completion; None before.
+    """
+
+    prompt: int
+    sequence: int
+    token_id: int
+    text: str
+    added: str
+    readings: Mapping[str, Readings] = field(default_factory=dict)
+    finish_reason: FinishReason | None = None
+    completion: Completion | None = None
+
+    @property
+    def crossed(self) -> bool:
+        """Whether any monitor's threshold was crossed so far."""
         return any(one.crossed for one in self.readings.values())

@@ -370,6 +370,12 @@ class Results(Entry):
 
 
 class Timings(Entry):
-    """The whole of ``timings.json``: wall time in seconds of what was carried out, over all tries."""
+    """The whole of ``timings.json``: wall time in seconds of what was carried out, over all tries.
+
+    ``estimate`` holds, of a run that computed everything in one try on a model whose speed was measured before, how
+    many seconds it was said to take (``estimated_seconds``) and took (``taken_seconds``), and by how many seconds what
+    was shown as left was off on average (``left_off_by_seconds``).
+    """
 
     seconds: Mapping[str, Number] = {}
+    estimate: Mapping[str, Number] | None = None

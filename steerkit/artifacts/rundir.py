@@ -119,20 +119,27 @@ class RunDirectory:
                 discard(file)
                 self.note(f"{file} can't be read and is discarded: times begin anew")
 
-    def finish(self, results: Results, samples: Sequence[Sample]) -> None:
-        """Write what readers read, then give up the stages: the run is whole from here on."""
-        self.write(results, samples)
+    def finish(self, results: Results, samples: Sequence[Sample], estimate: Mapping[str, float] | None = None) -> None:
+        """Write what readers read, then give up the stages: the run is whole from here on. See ``write``."""
+        self.write(results, samples, estimate)
         self.close()
 
-    def write(self, results: Results, samples: Sequence[Sample]) -> None:
-        """Write what readers read, the results last. The run stays unfinished, for what may come behind them."""
+    def write(self, results: Results, samples: Sequence[Sample], estimate: Mapping[str, float] | None = None) -> None:
+        """Write what readers read, the results last. The run stays unfinished, for what may come behind them.
+
+        Args:
+            results: the results.
+            samples: prompts and completions.
+            estimate: how long all was said to take, and how far off that was; None where nobody said.
+        """
         write_lines(self.path / "samples.jsonl", [sample.model_dump() for sample in samples])
-        self.write_times()
+        self.write_times(estimate)
         write_json(self.path / RESULTS, results.model_dump())
 
-    def write_times(self) -> None:
+    def write_times(self, estimate: Mapping[str, float] | None = None) -> None:
         """Write what ``timings.json`` holds."""
-        write_json(self.path / TIMINGS, Timings(seconds=self.timings).model_dump())
+        timings = Timings(seconds=self.timings, estimate=estimate)
+        write_json(self.path / TIMINGS, timings.model_dump(exclude_none=True))
 
     def close(self) -> None:
         """Give up the stages: the run is finished from here on."""

@@ -130,13 +130,21 @@ class _Shown:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self._last = ""
         self._bar: Progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=20),
             # Redrawn when something is said, never by a thread of its own, whose CPU time would count.
-            MofNCompleteColumn(), console=Console(stderr=True), transient=True, auto_refresh=False,
+            MofNCompleteColumn(), TimeRemainingColumn(),
+            console=Console(stderr=True), transient=True, auto_refresh=False,
         )  # fmt: skip
         self._task: TaskID = self._bar.add_task("beginning", total=None)
 

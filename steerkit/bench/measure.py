@@ -212,11 +212,16 @@ def bootstrap_median(values: Sequence[float], resamples: int = RESAMPLES, seed: 
 
 
 def compare(
-    cases: Mapping[str, Callable[[], object]], rounds: int = 15, warm_up: int = 2, clocks: Clocks = REAL
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int = 15,
+    warm_up: int = 2,
+    clocks: Clocks = REAL,
+    progress: Callable[[int, int], object] = lambda done, of: None,
 ) -> tuple[list[Ratio], dict[str, dict[str, list[float]]]]:
     """Time plain calls against the first of them, which every case of a round shares.
 
-    For few cases that take long; ``measure_pairs`` puts a reference beside each.
+    For few cases that take long; ``measure_pairs`` puts a reference beside each. ``progress`` is told how many calls
+    are done, of how many.
 
     Returns:
         a ratio per case and clock (``SAME`` stands for A/A), and all raw samples.
@@ -227,11 +232,13 @@ def compare(
     with frozen():
         for number in range(warm_up + rounds):
             order = order[1:] + order[:1] if number % 2 else order[::-1]
-            for name in order:
+            for place, name in enumerate(order):
+                progress(number * len(order) + place, (warm_up + rounds) * len(order))
                 sample = time_once(lambda name=name: nullcontext(runs[name]), name, clocks)  # type: ignore[misc]
                 if number >= warm_up:
                     for clock in CLOCKS:
                         samples[name][clock].append(sample.of(clock))
+    progress((warm_up + rounds) * len(order), (warm_up + rounds) * len(order))
     reference = samples[next(iter(cases))]
     found = [_ratio(name, clock, samples[name][clock], reference[clock]) for name in list(runs)[1:] for clock in CLOCKS]
     return found, samples

@@ -208,8 +208,8 @@ def _completed(live: LiveModel, contexts: Sequence[str], until: tuple[str, ...],
         if until:
             settings["stopping_criteria"] = StoppingCriteriaList([_Until(tokenizer, until, batch.input_ids.shape)])
         written = complete_batch(live, batch, max_new_tokens=length, settings=settings)
-        for index, ids in zip(batch.order, written, strict=True):
-            found[index] = _cut(str(tokenizer.decode(ids, skip_special_tokens=True)), until)
+        for index, one in zip(batch.order, written, strict=True):
+            found[index] = _cut(str(tokenizer.decode(one.ids, skip_special_tokens=True)), until)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import UnionType
@@ -45,8 +44,14 @@ class Origin:
         Args:
             names: entry points, distributions, or ``distribution:entry_point``, which no other plugin answers to.
         """
-        own = {_canonical(name) for name in (self.entry_point, self.distribution, self.selector)}
-        return any(_canonical(name) in own for name in names)
+        wanted = [*names]
+        if not wanted:
+            return False
+        # Only who disables plugins waits for it.
+        from packaging.utils import canonicalize_name
+
+        own = {canonicalize_name(name) for name in (self.entry_point, self.distribution, self.selector)}
+        return any(canonicalize_name(name.strip()) in own for name in wanted)
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,6 @@ def describe_options(model: type[Options]) -> tuple[Option, ...]:
             )
         )
     return tuple(described)
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _type_text(annotation: Any) -> str:

@@ -35,6 +35,7 @@ def bench_command(
     """Measure what steering costs: each case beside the plain model in pairs, after a check of its logits."""
     from steerkit.artifacts.files import require_folder
     from steerkit.bench.front import Asked, measure
+    from steerkit.bench.models import SHAPES
     from steerkit.errors import ArtifactError
 
     if json is not None:  # before minutes of measuring
@@ -44,4 +45,24 @@ def bench_command(
             )
         require_folder(json.parent, "results", "Choose another --json.")
     asked = Asked(device, dtype, cases, modes, phases, batches, repeats, quick, compiled, memory, cold_start)
+    if model not in SHAPES and not compiled:
+        _keep_speed(model, device, dtype)
     measure([model], asked, lambda study: json)
+
+
+def _keep_speed(model: str, device: str, dtype: str) -> None:
+    """Measure how fast the model is, and keep it for estimates of time."""
+    from steerkit.bench.speed import measure_speed
+    from steerkit.bundled import settle_terms
+    from steerkit.speed import keep
+
+    settle_terms(model, False)
+    typer.echo("measuring how fast the model reads and writes", err=True)
+    speed = measure_speed(model, device, dtype)
+    typer.echo(f"Plain: {speed.told}.")
+    try:
+        keep(speed)
+    except OSError as error:
+        typer.echo(f"It can't be kept for estimates of `steerkit check`: {error}", err=True)
+    else:
+        typer.echo("Kept: `steerkit check` and runs say by it how long a recipe takes.")

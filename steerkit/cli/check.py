@@ -57,6 +57,7 @@ def check_command(
         costs = {name: one.to_json()["cost"] for name, one in profiles.items()}
         told |= {"profiles": costs} if costs else {}
         told |= {"notes": [*plan.notes, *_here(plan)]}
+        told["time"] = estimate(plan)
         typer.echo(json.dumps({**plan.to_json(), **told}, indent=2, ensure_ascii=False))
         return
     print_plan(plan, profiles)
@@ -256,7 +257,33 @@ def _cost_rows(plan: Plan) -> list[list[str]]:
         ["prompt tokens", f"{about}{cost.prompt_tokens:,}"],
         ["generated tokens", f"{cost.generated_tokens:,}"],
         ["tokens are", cost.basis],
+        ["time", _time(plan)],
     ]
+
+
+def _time(plan: Plan) -> str:
+    """How long it takes at most, by what was measured of this model on this machine, or how to come to know."""
+    from steerkit.speed import in_words
+
+    told = estimate(plan)
+    if told is None:
+        return (
+            "not known, since this model was not measured on this machine: "
+            f"`steerkit bench {plan.loading.source} --quick` does it"
+        )
+    return f"{in_words(told['seconds'])} with nothing kept, by the speed measured here on {told['measured']}"
+
+
+def estimate(plan: Plan) -> dict[str, Any] | None:
+    """Seconds that a plan takes, and of which day the speed is; None where none was measured."""
+    from steerkit.speed import known_speed
+
+    loading, cost = plan.loading, plan.cost
+    speed = known_speed(loading.source, loading.device, loading.dtype)
+    if speed is None:
+        return None
+    seconds = speed.seconds(cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)
+    return {"seconds": round(seconds, 1), "measured": speed.measured, "threads": speed.threads}
 
 
 def _totals(plan: Plan) -> list[str]:

@@ -87,6 +87,7 @@ def _bar() -> Progress:
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
     )
     # For the person at the terminal; what is piped on is the summary alone.
     return Progress(*columns, console=Console(stderr=True), transient=True)
@@ -97,7 +98,7 @@ class _Shown:
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar
-        self.task = bar.add_task("beginning", total=None)
+        self.task = bar.add_task("beginning", total=None, left="")
         self.kept = "Nothing was run."
         """What to say of an interrupt now; empty for what the command says of itself."""
 
@@ -108,6 +109,13 @@ class _Shown:
         self.bar.reset(self.task, description=str(what), total=None)
         if isinstance(what, Stage):
             self.bar.console.print(what, highlight=False, markup=False, style="dim")
+
+    def left(self, seconds: float) -> None:
+        """Show how much of the whole run is left, by what was measured of the model before."""
+        from steerkit.speed import in_words
+
+        told = f"{in_words(seconds)} left" if seconds > 0 else "longer than estimated"
+        self.bar.update(self.task, left=told)
 
     def progress(self, done: int, of: int) -> None:
         """Move the bar."""

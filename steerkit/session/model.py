@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from steerkit.api.hookspecs import StatisticsKind
 from steerkit.engine.lowering.edits import Steer
@@ -13,8 +13,9 @@ from steerkit.engine.reading.capture import capture
 from steerkit.engine.reading.captured import Captured
 from steerkit.engine.reading.lens import LogitLens, logit_lens
 from steerkit.engine.reading.monitors import completions
+from steerkit.engine.reading.streaming import Stream
 from steerkit.engine.runtime.runtime import Runtime
-from steerkit.errors import known_keywords
+from steerkit.errors import DataError, known_keywords
 from steerkit.progress import Progress
 from steerkit.session.shown import model_as_html, model_in_words
 from steerkit.types import Positions, Site, SitePattern, as_sites, resolve_sites
@@ -123,6 +124,69 @@ class LiveModel(Runtime):
         """Their dtype, and where they are."""
         return f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}"
 
+    @overload
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int = 64,
+        steer: Sequence[Steer] | None = None,
+        stream: Literal[False] = False,
+        **kwargs: Any,
+    ) -> list[str]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int = 64,
+        steer: Sequence[Steer] | None = None,
+        stream: Literal[True],
+        monitors: Sequence[Monitor] = (),
+        **kwargs: Any,
+    ) -> Stream: ...
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int = 64,
+        steer: Sequence[Steer] | None = None,
+        stream: bool = False,
+        monitors: Sequence[Monitor] = (),
+        **kwargs: Any,
+    ) -> list[str] | Stream:
+        """Complete prompts, greedily unless ``kwargs`` say otherwise. Special tokens are left out.
+
+        Args:
+            prompts: one or several, each a text, a list of messages ``{"role": ..., "content": ...}`` or an
+                ``Example``, which the chat format renders up to where an answer begins (its completion is left out);
+                or token ids, which are read as they are: a tensor ``[n, pos]``, or what a tokenizer gave.
+            max_new_tokens: length of a completion in tokens.
+            steer: a condition for each prompt (an intervention, a list of them, or None), all in shared batches. A
+                prompt without one comes out as it would from a batch of the same shape with no steering at all, to
+                the bit; in mixture-of-experts models, where rows share products, and beside a condition that the whole
+                row decides (``from_token``, a gate at the prompt), where no beginning is shared, within about 1e-5 in
+                float32.
+            stream: give an iterator of ``TokenEvent``, one per token and row as it is written, instead of the texts. It
+                is steered by what is active where it is made, and ends with the ``with steer`` block around it.
+                Dropping it, or ``close()``, which waits, has it end behind the token that it is at.
+            monitors: of a stream: what is read meanwhile. (``completions`` reads without one.)
+            kwargs: for transformers' ``generate``; ``num_return_sequences=n`` gives n completions per prompt, in a row.
+                ``stop_strings`` need no tokenizer beside them. A stream has no beams.
+
+        Raises:
+            DataError: for what is no prompt, and for a conversation that ends with the assistant's turn.
+        """
+        if stream is True:
+            return Stream(self, prompts, monitors, max_new_tokens=max_new_tokens, steer=steer, **kwargs)
+        if stream is not False:
+            raise DataError(f"stream is True or False, not {stream!r}.")
+        if monitors:
+            raise DataError("Texts hold no readings. Use model.completions(..., monitors=...), or stream=True.")
+        return super().generate(prompts, max_new_tokens=max_new_tokens, steer=steer, **kwargs)
+
     def completions(
         self,
         prompts: Prompts,
@@ -132,7 +196,7 @@ class LiveModel(Runtime):
         steer: Sequence[Steer] | None = None,
         **kwargs: Any,
     ) -> list[Completion]:
-        """Complete prompts as ``generate`` does, with token ids and with what monitors read meanwhile.
+        """Complete prompts as ``generate`` does, with token ids, why each ends, and what monitors read meanwhile.
 
         Reading costs a product per token and site, and no pass. The last token of a completion that its length ended
         is written and never read: its reading is NaN.

@@ -173,6 +173,8 @@ def facts_of(live: LiveModel) -> dict[str, Any]:
     """What was loaded, and how: everything about the model that numbers depend on."""
     import torch
 
+    from steerkit.engine.loading.hub import COMMIT
+
     if (known := _known(live)) is not None:
         return {"source": live.source, **known.facts}
     config = live.model.config
@@ -188,7 +190,7 @@ def facts_of(live: LiveModel) -> dict[str, Any]:
         "device_name": gpu,
         "threads": torch.get_num_threads(),
         "attention": getattr(config, "_attn_implementation", None),
-        "revision": getattr(config, "_commit_hash", None),
+        "revision": getattr(config, COMMIT, None),
         "weights_sha256": live.weights_hash,
         "tokenizer_sha256": tokenizer_hash(live.chat.tokenizer),
         "chat_template_sha256": live.chat.hash,

@@ -143,7 +143,7 @@ class EstimatorSuite(PluginSuite[EstimatorSpec]):
                 f"Vectors have shape {list(vectors.shape)}, not [rank, {width}]."
             )
             assert self.needs().rank in (None, vectors.shape[0]) or site not in self.estimate().vectors, (
-                f"The estimate has {counted(vectors.shape[0], 'vector')} at {site}, and the needs say {self.needs().rank}."
+                f"The estimate has {counted(vectors.shape[0], 'vector')} at {site}; the needs say {self.needs().rank}."
             )
             assert vectors.dtype in (torch.float32, torch.float64), f"Vectors are {vectors.dtype}: keep float32 or 64."
             assert bool(torch.isfinite(vectors).all()), "Vectors hold NaN or infinite values."

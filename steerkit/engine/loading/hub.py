@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 3.0
 """Seconds to wait for the hub to answer at all."""
+COMMIT: Final = "_commit_hash"
+"""The attribute of a config that holds the commit of a hub repository. Transformers writes it into no file."""
 
 
 def is_reachable() -> bool:
@@ -100,13 +102,20 @@ def _causes(error: BaseException | None) -> set[str]:
     return names
 
 
-def weight_files(source: str, config: PreTrainedConfig) -> list[Path]:
-    """The safetensors of a hub repository in the local cache, of the revision that was loaded."""
+def note_commit(source: str, revision: str | None, config: PreTrainedConfig) -> list[Path]:
+    """Note on a config which commit of a hub repository was loaded: transformers 5 no longer does.
+
+    Returns:
+        the commit's safetensors in the local cache.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    commit: Any = getattr(config, "_commit_hash", None)
-    found = try_to_load_from_cache(source, "config.json", revision=commit)
-    return sorted(Path(found).parent.glob("*.safetensors")) if isinstance(found, str) else []
+    found = try_to_load_from_cache(source, "config.json", revision=revision)
+    if not isinstance(found, str):
+        return []
+    folder = Path(found).parent  # the cache has a folder for each commit, of that name
+    setattr(config, COMMIT, folder.name)
+    return sorted(folder.glob("*.safetensors"))
 
 
 def qwen1_snapshot(source: str, options: dict[str, Any]) -> Path:

@@ -235,7 +235,7 @@ def has_tokenizer_files(folder: Path) -> bool:
 
 
 def _load_hub(source: str, request: _Request) -> _Parts:
-    from steerkit.engine.loading.hub import is_reachable, qwen1_snapshot, weight_files
+    from steerkit.engine.loading.hub import is_reachable, note_commit, qwen1_snapshot
 
     options: dict[str, Any] = {} if is_reachable() else {"local_files_only": True}
     if request.revision is not None:
@@ -244,7 +244,7 @@ def _load_hub(source: str, request: _Request) -> _Parts:
     if config is not None:
         return _load_qwen1(qwen1_snapshot(source, options), config, source, request)
     model, tokenizer = _from_pretrained(source, request, options)
-    return model, tokenizer, hash_of_files(weight_files(source, model.config))
+    return model, tokenizer, hash_of_files(note_commit(source, request.revision, model.config))
 
 
 def _qwen1_config(source: str, options: dict[str, Any]) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +12,7 @@ from steerkit.api.intervention import Affine, Gate
 from steerkit.engine.lowering.algebra import is_constant
 from steerkit.engine.lowering.fold import Fold
 from steerkit.engine.lowering.places import Fate, Probe
+from steerkit.engine.lowering.printing import printed
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.sequence.when import When
 from steerkit.engine.sites.taps import submodule
@@ -28,7 +28,7 @@ WIDTH: Final = 118
 
 HEADER: Final = ("intervention", "at", "tokens", "became", "in", "FLOP", "bytes", "note")
 _FLEXIBLE: Final = (0, 1, 2, 4)
-_NARROWEST: Final = 12
+"""Columns that are broken over several lines where the table would be too wide."""
 _MOST_ROWS: Final = 16
 """More rows than these, and directions of one kind of intervention share them."""
 
@@ -126,10 +126,7 @@ class Explanation:
         if not self.rows:
             return "Nothing is attached: no update changes anything."
         cells, below = self.table()
-        text = _printed([HEADER, *cells])
-        return "\n".join(
-            [*text, *(line for one in below for line in textwrap.wrap(one, WIDTH, subsequent_indent="    "))]
-        )
+        return printed(HEADER, cells, below, width=WIDTH, flexible=_FLEXIBLE)
 
 
 def _cells(row: Became, number: Callable[[str], str]) -> tuple[str, ...]:
@@ -137,44 +134,6 @@ def _cells(row: Became, number: Callable[[str], str]) -> tuple[str, ...]:
     when = f"{row.when} if {number(row.gate)}" if row.gate else row.when
     why = number(row.why) if row.why else ""
     return row.intervention, row.sites, when, row.became, row.where, flops, moved, why
-
-
-def _printed(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a table; the widest columns are wrapped where it would be too wide."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
-        widest = max(_FLEXIBLE, key=lambda column: widths[column])
-        if widths[widest] <= _NARROWEST:
-            break
-        widths[widest] -= 1
-    found = []
-    for line in lines:
-        folded = [_wrapped(cell, width) for cell, width in zip(line, widths, strict=True)]
-        for height in range(max(map(len, folded))):
-            parts = [cell[height] if height < len(cell) else "" for cell in folded]
-            found.append("  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip())
-    return found
-
-
-def _wrapped(cell: str, width: int) -> list[str]:
-    """A cell's lines, cut at spaces, or behind dots where a path is too long."""
-    words = [part if n == 0 else f"\0{part}" for word in cell.split(" ") for n, part in enumerate(_pieces(word, width))]
-    lines = [""]
-    for word in words:
-        glue = "" if word.startswith("\0") or not lines[-1] else " "
-        word = word.removeprefix("\0")
-        if lines[-1] and len(lines[-1]) + len(glue) + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] += glue + word
-    return lines
-
-
-def _pieces(word: str, width: int) -> list[str]:
-    if len(word) <= width:
-        return [word]
-    parts = re.findall(r"[^.,_]*[.,_]?", word)
-    return [part[at : at + width] for part in parts if part for at in range(0, len(part), width)]
 
 
 # From a program to rows

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 from steerkit.api.evaluator import Score
 from steerkit.errors import PluginError, agreeing, counted
-from steerkit.intervals import CONFIDENCE, wilson
+from steerkit.intervals import CONFIDENCE, normal_quantile, t_quantile, wilson
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _paired_proportion(up: int, down: int, n: int) -> Summary:
     more, less, of = up + 0.5, down + 0.5, n + 2
     centre = (more - less) / of
     error = math.sqrt(more + less - (more - less) ** 2 / of) / of
-    half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * error
+    half = normal_quantile(0.5 + CONFIDENCE / 2) * error
     value = (up - down) / n
     return Summary(
         value, n, error if n > 1 else None, max(-1.0, min(centre - half, value)), min(1.0, max(centre + half, value))
@@ -164,12 +163,5 @@ def _mean(scores: Sequence[Score], note: str) -> Summary:
         return Summary(value, n, note=note)
     squares = math.fsum((score.weight * (score.value - value)) ** 2 for score in scores)
     error = math.sqrt(squares * n / (n - 1)) / total
-    half = _t_quantile(0.5 + CONFIDENCE / 2, n - 1) * error
+    half = t_quantile(0.5 + CONFIDENCE / 2, n - 1) * error
     return Summary(value, n, error, value - half, value + half, note)
-
-
-def _t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t distribution."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-    return float(stdtrit(degrees, probability))

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
+import numpy as np
+
 from steerkit.api.evaluator import Score
 from steerkit.engine.measuring.scores import Summary
 from steerkit.errors import agreeing, counted
@@ -78,7 +80,7 @@ def _bootstrap_interval(compute: Compute, n: int) -> tuple[float | None, float |
         return None, None, ""
     draw = random.Random(_SEED)
     values = [compute(draw.choices(range(n), k=n)) for _ in range(DRAWS)]
-    finite = sorted(value for value in values if math.isfinite(value))
+    finite = [value for value in values if math.isfinite(value)]
     if len(finite) < (1 - _LOST) * DRAWS:
         return (
             None,
@@ -86,11 +88,5 @@ def _bootstrap_interval(compute: Compute, n: int) -> tuple[float | None, float |
             f"No interval: {DRAWS - len(finite)} of {DRAWS} draws of examples "
             f"{agreeing(DRAWS - len(finite), 'has', 'have')} no value.",
         )
-    return _quantile_of_draws(finite, (1 - CONFIDENCE) / 2), _quantile_of_draws(finite, (1 + CONFIDENCE) / 2), ""
-
-
-def _quantile_of_draws(ordered: Sequence[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    low, high = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high), ""

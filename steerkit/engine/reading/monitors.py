@@ -17,11 +17,12 @@ from steerkit.engine.prompts.batches import Batch
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key, tokens_of
 from steerkit.engine.runtime.beginning import complete_batch, edits_always, read_batch
+from steerkit.engine.runtime.ending import Written
 from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.gates import gate_at_head, gate_projection
 from steerkit.engine.sequence.positions import BEHIND, edit_mask, frame_of_prompts, position_intervals
 from steerkit.engine.sites.taps import Handler
-from steerkit.errors import AttachError, DataError
+from steerkit.errors import AttachError
 
 if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
@@ -238,19 +239,10 @@ def completions(
     **settings: Any,
 ) -> list[Completion]:
     """Complete prompts while monitors read, in the order of the prompts. See ``LiveModel.completions``."""
-    rendered = live.rendered(prompts)
-    if not rendered:
-        raise DataError("There are no prompts to complete.")
+    rendered = live.to_complete(prompts, max_new_tokens, steer)
     require_monitors_fit(monitors, live.layout)
-    require_rows(steer, len(rendered))
-    for prompt in rendered:
-        prompt.require_open()
-    odd = [name for name in _OTHER_ROWS if settings.get(name) not in (None, 1)] if monitors else []
-    if odd:
-        raise AttachError(
-            f"Monitors read one row of every pass for each completion, and {odd[0]} makes other passes. Leave it out, "
-            "or read the completions afterwards."
-        )
+    if monitors:
+        require_own_rows(settings)
     found: dict[int, list[Completion]] = {}
     for batch in live.batched(rendered, "left", extra_tokens=max_new_tokens):
         watch = Watch(monitors, batch.input_ids.shape[1])
@@ -263,21 +255,31 @@ def completions(
             readers=watch.readers if monitors else None,
         )
         copies = len(rows) // len(batch.order)
-        for place, ids in enumerate(rows):
+        for place, one in enumerate(rows):
             row, index = place // copies, batch.order[place // copies]
-            held = _completion_with_readings(
-                live, watch, monitors, place, int(batch.frame.first[row]), rendered[index], ids
-            )
+            first = int(batch.frame.first[row])
+            held = completion_with_readings(live, watch, monitors, place, first, rendered[index], one)
             found.setdefault(index, []).append(held)
     return [one for index in range(len(rendered)) for one in found[index]]
 
 
-def _completion_with_readings(
-    live: Runtime, watch: Watch, monitors: Sequence[Monitor], row: int, first: int, prompt: Rendered, ids: list[int]
+def require_own_rows(settings: Mapping[str, Any]) -> None:
+    """Raise ``AttachError`` for settings under which no row of a pass is that of a completion."""
+    odd = [name for name in _OTHER_ROWS if settings.get(name) not in (None, 1)]
+    if odd:
+        raise AttachError(
+            f"Monitors read one row of every pass for each completion, and {odd[0]} makes other passes. Leave it out, "
+            "or read the completions afterwards."
+        )
+
+
+def completion_with_readings(
+    live: Runtime, watch: Watch, monitors: Sequence[Monitor], row: int, first: int, prompt: Rendered, one: Written
 ) -> Completion:
-    text = completion_to_read(prompt, ids)
-    readings = {one.name: watch.readings(one, row, first, text) for one in monitors}
-    return Completion(live.decode(ids), tuple(ids), readings)
+    """What was written of one row, with what monitors read. ``row`` and ``first`` are those of ``Watch.readings``."""
+    text = completion_to_read(prompt, one.ids)
+    readings = {monitor.name: watch.readings(monitor, row, first, text) for monitor in monitors}
+    return Completion(live.decode(one.ids), tuple(one.ids), readings, one.reason)
 
 
 def completion_to_read(prompt: Rendered, ids: Sequence[int]) -> Rendered:

@@ -152,7 +152,7 @@ def sampled_completions(
         settings = sampling_settings(chosen, batch.input_ids.shape[1], temperature, top_p)
         rows = complete_batch(live, batch, max_new_tokens=max_new_tokens, settings=settings)
         for place, index in enumerate(batch.order):
-            found[index] = rows[place]
+            found[index] = rows[place].ids
         done += len(batch.order)
         progress(done, len(prompts))
     return found

@@ -22,6 +22,7 @@ from steerkit.engine.lowering.edits import Steer
 from steerkit.engine.prompts.batches import Batch, arguments_behind, forward_arguments
 from steerkit.engine.runtime.blocks import Group
 from steerkit.engine.runtime.caches import cache_for_rows, for_rows, new_cache
+from steerkit.engine.runtime.ending import Listener, Written
 from steerkit.engine.runtime.generation import generate_batch
 from steerkit.engine.runtime.leaving import complete_leaving, may_leave
 from steerkit.engine.runtime.sampling import KeyedSampling
@@ -94,8 +95,9 @@ def complete_batch(
     settings: Mapping[str, Any],
     steer: Sequence[Steer] | None = None,
     readers: Readers | None = None,
-) -> list[list[int]]:
-    """New tokens of every returned sequence. See ``generate_batch``.
+    listener: Listener | None = None,
+) -> list[Written]:
+    """New tokens of every returned sequence, and why each ends. See ``generate_batch``.
 
     Args:
         live: the model.
@@ -104,17 +106,26 @@ def complete_batch(
         settings: of transformers' ``generate``.
         steer: a condition for each text that was batched.
         readers: handlers of values at sites, which are shown those of the prompts and then those of every token.
+        listener: is told of every token as it is written.
     """
     plain = _keeps_rows(live, settings)
     begun = _begin(live, batch, steer, readers, new_tokens=max_new_tokens) if plain else None
     if begun is not None:
         if not readers and not settings and may_leave(live):
             apart, cache = begun.apart, begun.cache
-            return complete_leaving(live, apart, cache, max_new_tokens=max_new_tokens, steer=steer)
+            return complete_leaving(live, apart, cache, max_new_tokens=max_new_tokens, steer=steer, listener=listener)
         batch, readers = begun.apart, begun.joining(readers)
         settings = {**settings, "past_key_values": begun.cache}
     with live.running(batch, steer=steer, readers=readers):
-        return generate_batch(live.model, batch, max_new_tokens=max_new_tokens, pad_id=live.pad_id, settings=settings)
+        return generate_batch(
+            live.model,
+            batch,
+            max_new_tokens=max_new_tokens,
+            pad_id=live.pad_id,
+            settings=settings,
+            tokenizer=live.tokenizer,
+            listener=listener,
+        )
 
 
 class _Pending:
@@ -299,7 +310,7 @@ def _may_share(live: Runtime, batch: Batch, new_tokens: int) -> bool:
 def _keeps_rows(live: Runtime, settings: Mapping[str, Any]) -> bool:
     """Whether ``generate`` keeps rows rows and its cache one of ours, and looks at no token that isn't its row's."""
     own = live.model.generation_config
-    if own is not None and (own.cache_implementation is not None or own.use_cache is False):
+    if own is not None and (own.cache_implementation is not None or own.use_cache is False or own.stop_strings):
         return False
     processors = settings.get("logits_processor", ())
     return set(settings) <= {"logits_processor"} and all(isinstance(one, KeyedSampling) for one in processors)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -73,6 +73,14 @@ class Group:
         return cls(mode=mode, rows=rows if any(rows) else None, readers=readers)
 
 
+class Wish(Protocol):
+    """Whether anybody wants what is being written; ends with the blocks that it was made in."""
+
+    def leave(self) -> None:
+        """A block is being left."""
+        ...
+
+
 @dataclass(eq=False)
 class Block:
     """A ``with steer`` block.
@@ -81,11 +89,13 @@ class Block:
         group: what it steers by.
         owner: whose ``steer`` was entered; None once it is being left, so that a context that lives on keeps no model.
         left: whether nothing of it remains.
+        wishes: what goes on being written under it in other threads.
     """
 
     group: Group
     owner: Steering | None
     left: bool = False
+    wishes: set[Wish] = field(default_factory=set)
 
     @property
     def open(self) -> bool:

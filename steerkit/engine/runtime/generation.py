@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from steerkit.engine.runtime.ended import may_be_padded, watched
+from steerkit.engine.runtime.ending import (
+    Ending,
+    Listener,
+    Written,
+    stop_criterion,
+    stop_strings_of,
+    until_end,
+)
 from steerkit.engine.sites.evaluating import evaluating
-from steerkit.errors import ModelError
+from steerkit.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from steerkit.engine.prompts.batches import Batch
 
@@ -31,9 +38,16 @@ otherwise be part of every measurement. (Temperature and the like are transforme
 
 
 def generate_batch(
-    model: PreTrainedModel, batch: Batch, *, max_new_tokens: int, pad_id: int, settings: Mapping[str, Any]
-) -> list[list[int]]:
-    """New tokens of every returned sequence, up to and without the end token.
+    model: PreTrainedModel,
+    batch: Batch,
+    *,
+    max_new_tokens: int,
+    pad_id: int,
+    settings: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    listener: Listener | None = None,
+) -> list[Written]:
+    """New tokens of every returned sequence, up to and without the end token, and why each ends.
 
     Args:
         model: the model.
@@ -42,23 +56,53 @@ def generate_batch(
         pad_id: what rows that have ended are filled with.
         settings: of transformers' ``generate``. Plain greedy decoding unless they hold ``do_sample=True``, beams or
             a ``generation_config``, with which the checkpoint's own defaults apply.
+        tokenizer: for texts at which rows end.
+        listener: is told of every token; not with beams.
 
     Returns:
-        ``rows * num_return_sequences`` lists, the sequences of a row side by side.
+        ``rows * num_return_sequences`` of them, the sequences of a row side by side.
     """
     if settings.get("return_dict_in_generate"):
         raise ModelError("return_dict_in_generate is for transformers' own generate; this one returns texts.")
-    own = settings.get("do_sample") or "generation_config" in settings
-    settings = {**({} if own else GREEDY), **settings}
-    settings, ended = watched(settings, batch.input_ids.shape[1])
+    stops = stop_strings_of(model, settings)
+    tokenizer = settings.get("tokenizer") or tokenizer
+    if stops and tokenizer is not None:
+        settings = {**settings, "tokenizer": tokenizer}
+    ends, beams = end_ids(model, settings), has_beams(model, settings)
+    ending = None
+    if not beams and (stops or listener is not None or settings.get("stopping_criteria")):
+        ending = Ending(ends, max_new_tokens, batch.input_ids.shape[1], stop_criterion(stops, tokenizer))
+        ending.listener, ending.further = listener, _list_of(settings.get("stopping_criteria"))
+        settings = {**settings, "stopping_criteria": _list_of([ending])}
+        if getattr(settings.get("generation_config") or model.generation_config, "stop_strings", None) is None:
+            # Looked for once, and not by transformers as well. What a config says, it looks for all the same.
+            settings = {name: value for name, value in settings.items() if name not in ("stop_strings", "tokenizer")}
+    elif stops:
+        stop_criterion(stops, tokenizer)
+    settings = _with_defaults(settings)
     tokens = write_tokens(model, batch, max_new_tokens=max_new_tokens, pad_id=pad_id, settings=settings)
-    ends, config = end_ids(model, settings), settings.get("generation_config") or model.generation_config
-    padded = ended is None and may_be_padded(settings, config)
-    lengths = [None] * len(tokens) if ended is None else ended.lengths(len(tokens))
-    return [
-        until_end(unpadded(row, pad_id) if padded else row[:length], ends)
-        for row, length in zip(tokens.tolist(), lengths, strict=True)
-    ]
+    if ending is not None:
+        return ending.found(tokens.shape[0])
+    if beams:
+        return [_of_beams(row, ends, max_new_tokens, pad_id, bool(stops)) for row in tokens.tolist()]
+    return [until_end(row, ends, max_new_tokens) for row in tokens.tolist()]
+
+
+def _list_of(criteria: Any) -> Any:
+    from transformers import StoppingCriteriaList
+
+    return StoppingCriteriaList(criteria) if criteria else None
+
+
+def _with_defaults(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    own = settings.get("do_sample") or "generation_config" in settings
+    return {**({} if own else GREEDY), **settings}
+
+
+def has_beams(model: PreTrainedModel, settings: Mapping[str, Any]) -> bool:
+    """Whether rows are chosen among beams, so that a row isn't written from its first token to its last."""
+    config = settings.get("generation_config") or model.generation_config
+    return (_with_defaults(settings).get("num_beams", getattr(config, "num_beams", None)) or 1) > 1
 
 
 def write_tokens(
@@ -85,13 +129,17 @@ def end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[in
     return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset((int(ends),))
 
 
-def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
-    """Tokens before the end token, or all."""
-    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
-
-
-def unpadded(ids: list[int], pad_id: int) -> list[int]:
-    """Tokens without padding at their end, where nobody knows whether it is padding or was written."""
+def _of_beams(ids: list[int], ends: frozenset[int], max_new_tokens: int, pad_id: int, stops: bool) -> Written:
+    """What was written of a row that was chosen among beams: shorter ones are filled up behind their end."""
+    found = until_end(ids, ends, max_new_tokens)
+    if found.reason == "end_token":
+        return found
     while ids and ids[-1] == pad_id:
         ids.pop()
-    return ids
+    return Written(ids, "length" if len(ids) >= max_new_tokens else "stop_string" if stops else "stopped")
+
+
+def require_new_tokens(max_new_tokens: object) -> None:
+    """Raise ``DataError`` unless it is a number of tokens."""
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise DataError(f"max_new_tokens is a whole number of at least 1, not {max_new_tokens!r}.")

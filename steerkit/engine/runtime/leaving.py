@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from steerkit.engine.lowering.edits import Steer
-from steerkit.engine.runtime.generation import GREEDY, end_ids, until_end, write_tokens
+from steerkit.engine.runtime.ending import Ending, Listener, Written, until_end
+from steerkit.engine.runtime.generation import GREEDY, end_ids, write_tokens
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -73,9 +74,15 @@ class Leaving:
 
 
 def complete_leaving(
-    live: Runtime, batch: Batch, cache: Cache, *, max_new_tokens: int, steer: Sequence[Steer] | None
-) -> list[list[int]]:
-    """New tokens of every row, greedy, up to and without the end token.
+    live: Runtime,
+    batch: Batch,
+    cache: Cache,
+    *,
+    max_new_tokens: int,
+    steer: Sequence[Steer] | None,
+    listener: Listener | None = None,
+) -> list[Written]:
+    """New tokens of every row, greedy, up to and without the end token, and why each ends.
 
     Args:
         live: the model.
@@ -83,17 +90,24 @@ def complete_leaving(
         cache: keys and values of that beginning, for every row. It is written on.
         max_new_tokens: most new tokens.
         steer: a condition for each text that was batched.
+        listener: is told of every token.
     """
     ends, left, device = end_ids(live.model, {}), max_new_tokens, batch.input_ids.device
     rows = list(range(len(batch.order)))
     written: list[list[int]] = [[] for _ in rows]
+    ending = None if listener is None else Ending(ends, left, batch.input_ids.shape[1], listener=listener)
     while rows and left:
         leaving = Leaving(ends, left, device)
         settings = {**GREEDY, "past_key_values": cache, "stopping_criteria": [leaving]}
+        if ending is not None:
+            ending.goes_on(tuple(rows), batch.input_ids.shape[1])
+            settings["stopping_criteria"].append(ending)
         with live.running(batch, steer=steer):
             tokens = write_tokens(live.model, batch, max_new_tokens=left, pad_id=live.pad_id, settings=settings)
         for row, new in zip(rows, tokens.tolist(), strict=True):
             written[row] += new
+        if listener is not None and listener.closed:
+            break
         left -= tokens.shape[1]
         assert leaving.ended is not None  # a token at least was written
         going_on = [place for place, ended in enumerate(leaving.ended.tolist()) if not ended]
@@ -101,7 +115,7 @@ def complete_leaving(
         if rows and left:
             cache.batch_select_indices(torch.tensor(going_on, device=device))
             batch = _behind(batch, tokens, going_on)
-    return [until_end(row, ends) for row in written]
+    return [until_end(row, ends, max_new_tokens) for row in written]
 
 
 def _behind(batch: Batch, tokens: Tensor, rows: Sequence[int]) -> Batch:

@@ -21,6 +21,7 @@ from steerkit.engine.prompts.batches import Batch, forward_arguments, pad, posit
 from steerkit.engine.runtime.beginning import complete_batch
 from steerkit.engine.runtime.blocks import Group
 from steerkit.engine.runtime.entering import entered
+from steerkit.engine.runtime.generation import require_new_tokens
 from steerkit.engine.runtime.model import ModelInMemory
 from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
@@ -34,6 +35,7 @@ from steerkit.types import Site
 if TYPE_CHECKING:
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
+    from steerkit.engine.prompts.chat import Rendered
     from steerkit.engine.prompts.inputs import Prompts
 
 
@@ -242,23 +244,7 @@ class Runtime(ModelInMemory):
         steer: Sequence[Steer] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Complete prompts, greedily unless ``kwargs`` say otherwise. Special tokens are left out.
-
-        Args:
-            prompts: one or several, each a text, a list of messages ``{"role": ..., "content": ...}`` or an
-                ``Example``, which the chat format renders up to where an answer begins (its completion is left out);
-                or token ids, which are read as they are: a tensor ``[n, pos]``, or what a tokenizer gave.
-            max_new_tokens: length of a completion in tokens.
-            steer: a condition for each prompt (an intervention, a list of them, or None), all in shared batches. A
-                prompt without one comes out as it would from a batch of the same shape with no steering at all, to
-                the bit; in mixture-of-experts models, where rows share products, and beside a condition that the whole
-                row decides (``from_token``, a gate at the prompt), where no beginning is shared, within about 1e-5 in
-                float32.
-            kwargs: for transformers' ``generate``; ``num_return_sequences=n`` gives n completions per prompt, in a row.
-
-        Raises:
-            DataError: for what is no prompt, and for a conversation that ends with the assistant's turn.
-        """
+        """Complete prompts; see ``LiveModel.generate``."""
         completions = self.complete(prompts, max_new_tokens=max_new_tokens, steer=steer, **kwargs)
         return [self.decode(ids) for ids in completions]
 
@@ -272,19 +258,28 @@ class Runtime(ModelInMemory):
         **kwargs: Any,
     ) -> list[list[int]]:
         """Token ids of completions, in the order of the prompts, up to and without the end token. See ``generate``."""
+        rendered = self.to_complete(prompts, max_new_tokens, steer)
+        found: dict[int, list[list[int]]] = {}
+        for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
+            rows = complete_batch(self, batch, max_new_tokens=max_new_tokens, settings=kwargs, steer=steer)
+            copies = len(rows) // len(batch.order)
+            for place, index in enumerate(batch.order):
+                found[index] = [one.ids for one in rows[place * copies : (place + 1) * copies]]
+            progress(len(found), len(rendered))
+        return [ids for index in range(len(rendered)) for ids in found[index]]
+
+    def to_complete(self, prompts: Prompts, max_new_tokens: int, steer: Sequence[Steer] | None) -> list[Rendered]:
+        """Prompts as the model reads them before it completes them.
+
+        Raises:
+            DataError: for what is no prompt, none at all, one that is answered already, and a length that is none.
+            AttachError: where there isn't one condition for each.
+        """
         rendered = self.rendered(prompts)
         if not rendered:
             raise DataError("There are no prompts to complete.")
         require_rows(steer, len(rendered))
         for prompt in rendered:
             prompt.require_open()
-        found: dict[int, list[list[int]]] = {}
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise DataError(f"max_new_tokens is a whole number of at least 1, not {max_new_tokens!r}.")
-        for batch in self.batched(rendered, "left", extra_tokens=max_new_tokens):
-            rows = complete_batch(self, batch, max_new_tokens=max_new_tokens, settings=kwargs, steer=steer)
-            copies = len(rows) // len(batch.order)
-            for place, index in enumerate(batch.order):
-                found[index] = rows[place * copies : (place + 1) * copies]
-            progress(len(found), len(rendered))
-        return [ids for index in range(len(rendered)) for ids in found[index]]
+        require_new_tokens(max_new_tokens)
+        return rendered

@@ -108,6 +108,9 @@ class Steering:
         shared, group = self.shared, block.group
         if block.left:
             return
+        for wish in block.wishes.copy():
+            # Before the block is none of theirs any more: what they write from then on isn't told.
+            wish.leave()
         block.owner = None
         forget_left_blocks()
         with self._turn():

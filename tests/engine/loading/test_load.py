@@ -282,6 +282,24 @@ def test_what_the_hubs_cache_holds_loads_without_a_hub(offline: Path, saved: Pat
     assert loaded.source == "somebody/tiny"
     assert loaded.facts.config["vocab_size"] == 288
     assert loaded.weights_hash is not None and loaded.weights_hash.startswith("sha256:")
+    assert getattr(loaded.model.config, hub.COMMIT) == commit
+
+
+def test_the_revision_that_was_asked_for_is_hashed_and_noted(offline: Path, saved: Path) -> None:
+    repository = offline / "models--somebody--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for name, digit in (("main", "1"), ("old", "2")):
+        (repository / "refs" / name).write_text(digit * 40)
+        snapshot = Path(shutil.copytree(saved, repository / "snapshots" / (digit * 40)))
+        if name == "old":
+            tiny_model("llama").save_pretrained(snapshot)
+        blob = repository / "blobs" / (digit * 64)
+        (snapshot / "model.safetensors").rename(blob)
+        (snapshot / "model.safetensors").symlink_to(blob)
+    main, old = load("somebody/tiny"), load("somebody/tiny", revision="old")
+    assert [getattr(one.model.config, hub.COMMIT) for one in (main, old)] == ["1" * 40, "2" * 40]
+    assert main.weights_hash != old.weights_hash
 
 
 def test_an_unreachable_hub_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

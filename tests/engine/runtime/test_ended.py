@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerkit.engine.runtime.generation import unpadded, until_end
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import wrap
 from steerkit.session.model import LiveModel
@@ -84,8 +83,3 @@ def test_a_stop_string_ends_a_row_and_leaves_its_last_tokens() -> None:
         tokenizer=tokenizer,
     )
     assert found == [[*a, *stop], rows[1], rows[2]]
-
-
-def test_where_nobody_can_say_padding_is_taken_off() -> None:
-    assert unpadded([5, 0, 0], 0) == [5] and unpadded([0], 0) == [] and unpadded([5, 6], 0) == [5, 6]
-    assert until_end([5, 9, 0], frozenset({9})) == [5] and until_end([5, 0, 0], frozenset()) == [5, 0, 0]
