@@ -5,7 +5,7 @@ from __future__ import annotations
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.errors import SteerkitError
 from steerkit.plan.files import template_fault
-from steerkit.plan.model import chat_template, look_at, vocabulary_size
+from steerkit.plan.model import chat_template, look_at, special_names, vocabulary_size
 from steerkit.plan.names import Resolver
 from steerkit.sources import TINY
 
@@ -65,7 +65,13 @@ class ModelResolver(Resolver):
                 self.complain(fault, "model", "chat_template_file")
         folder = self.model.folder
         readable = folder is not None and any((folder / name).is_file() for name in ("tokenizer.json", "qwen.tiktoken"))
-        if chosen == "default" and readable and folder is not None and chat_template(folder) is None:
+        own = chat_template(folder) if chosen == "default" and folder is not None else None
+        if own is not None and folder is not None:
+            names = special_names(folder)
+            fault = template_fault(own, section.system_prompt, section.chat_template_arguments, names)
+            if fault is not None:
+                self.complain(f"{fault}. It is the model's own: set another one", "model", "chat_template")
+        if chosen == "default" and readable and own is None:
             self.complain(
                 "the model has no chat template (it is a base model): set chat_template to none for raw text, "
                 "or to {file: template.jinja}",

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED, bundled_folder
+from steerkit.checkpoints import folder_fault
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model
@@ -62,6 +63,9 @@ def model_folder(source: str, revision: str | None) -> Path | None:
     if path is not None:
         if path.is_dir() and not (path / "config.json").is_file():
             raise ModelError(f"{source!r} is no folder of a model: there is no config.json in it")
+        fault = folder_fault(path) if path.is_dir() else None
+        if fault is not None:
+            raise ModelError(fault)
         return path if path.is_dir() else None
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         raise ModelError(f"there is no model at {source!r}")
@@ -106,6 +110,12 @@ def token_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def special_names(folder: Path) -> dict[str, str]:
+    """Special tokens by what templates call them, as in ``{"bos_token": "<s>"}``."""
+    values = read_json(folder / "tokenizer_config.json")
+    return {key: token_text(value) for key, value in values.items() if key.endswith("_token")}
+
+
 def chat_template(folder: Path) -> str | None:
     """The chat template among a model's files, or None."""
     try:
@@ -123,7 +133,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where the file isn't there or holds something else."""
     try:
         value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -13,6 +13,7 @@ import torch
 
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED
+from steerkit.checkpoints import folder_fault
 from steerkit.engine.loading.unwrap import plain_model, plain_tokenizer
 from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
 from steerkit.errors import ModelError, UnknownNameError, nearest
@@ -272,7 +273,7 @@ def _load_qwen1(folder: Path, config: dict[str, Any], source: str, request: _Req
 
 
 def _require_checkpoint(folder: Path) -> None:
-    """Raise ``ModelError`` unless the folder holds a config and safetensors."""
+    """Raise ``ModelError`` unless the folder holds a config that makes sense, and safetensors."""
     names = {path.name for path in folder.iterdir()}
     if "config.json" not in names:
         ggufs = sorted(name for name in names if name.endswith(".gguf"))
@@ -281,14 +282,9 @@ def _require_checkpoint(folder: Path) -> None:
         if inside:
             hint = f"Its folders {', '.join(inside[:5])} are models."
         raise ModelError(f"{folder} has no config.json, so it isn't a model's folder. {hint}")
-    if any(name.endswith(".safetensors") for name in names):
-        return
-    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
-        raise ModelError(
-            f"{folder} holds pickled weights only (.bin, .pt). Unpickling can run any code, so steerkit doesn't. In a "
-            "place where you trust the file, load it with transformers and write it with model.save_pretrained(folder)."
-        )
-    raise ModelError(f"{folder} has a config.json but no weights (*.safetensors). Was the download cut short?")
+    fault = folder_fault(folder)
+    if fault is not None:
+        raise ModelError(fault if fault.endswith("?") else f"{fault}.")
 
 
 def _from_pretrained(
