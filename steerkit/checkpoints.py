@@ -34,14 +34,19 @@ _TOKENS: Final = ("eos_token_id", "bos_token_id", "pad_token_id")
 _LONGEST: Final = 60
 
 
-def folder_fault(folder: Path) -> str | None:
-    """What keeps a folder from being loaded, as a sentence without a full stop; None where its files tell nothing."""
+def folder_fault(folder: Path, *, whole: bool = True) -> str | None:
+    """What keeps a folder from being loaded, as a sentence without a full stop; None where its files tell nothing.
+
+    Args:
+        folder: of the model.
+        whole: whether weights have to be there. A plan can be made before they are.
+    """
     for name in (*_READ, _INDEX):
         fault = _read_fault(folder / name)
         if fault is not None:
             return fault
     fault = config_fault(folder)
-    return fault if fault is not None else _weights_fault(folder)
+    return fault if fault is not None else _weights_fault(folder, whole)
 
 
 def config_fault(folder: Path) -> str | None:
@@ -117,7 +122,7 @@ def _shares_fault(config: Mapping[str, Any], inside: str) -> str | None:
     return None
 
 
-def _weights_fault(folder: Path) -> str | None:
+def _weights_fault(folder: Path, whole: bool) -> str | None:
     """That a folder holds no weights that are read."""
     names = sorted(path.name for path in folder.iterdir())
     weights = [name for name in names if name.endswith(".safetensors")]
@@ -131,7 +136,7 @@ def _weights_fault(folder: Path) -> str | None:
             f"{folder} holds pickled weights only (.bin, .pt). Unpickling can run any code, so steerkit doesn't. In a "
             "place where you trust the file, load it with transformers and write it with model.save_pretrained(folder)"
         )
-    return f"{folder} has a config.json but no weights (*.safetensors). Was the download cut short?"
+    return f"{folder} has a config.json but no weights (*.safetensors). Was the download cut short?" if whole else None
 
 
 def _shown(value: Any) -> str:

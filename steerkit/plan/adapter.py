@@ -5,7 +5,7 @@ from __future__ import annotations
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.errors import SteerkitError
 from steerkit.plan.files import template_fault
-from steerkit.plan.model import chat_template, look_at, special_names, vocabulary_size
+from steerkit.plan.model import chat_template, is_hub_id, look_at, special_names, vocabulary_size
 from steerkit.plan.names import Resolver
 from steerkit.sources import TINY
 
@@ -22,6 +22,9 @@ class ModelResolver(Resolver):
         facts = None
         try:
             self.model, facts = look_at(section.source, section.revision)
+            if section.revision is not None and not is_hub_id(section.source):
+                message = f"{section.source!r} has none: only a hub repository has revisions; remove it"
+                self.complain(message, "model", "revision")
         except SteerkitError as error:
             self.complain(error, "model", "source")
         self.vocabulary = None if facts is None else vocabulary_size(facts.config)

@@ -30,6 +30,7 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
         name: of the format that the recipe names; None for any.
         direction: name of the direction that is taken from it; of a file of one the name doesn't matter.
     """
+    from steerkit.api.direction_bytes import header_fault
     from steerkit.artifacts.directions import OURS, claims, saved_places
 
     try:
@@ -48,6 +49,9 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
     if claiming:
         if (name or claiming[0]) != OURS or not isinstance(header, dict):
             return None  # how another format holds vectors only it knows
+        fault = header_fault(header, str(path))
+        if fault is not None:
+            return fault.removesuffix(".")
         names = saved_places(path, catalog, OURS)
         own = direction if direction in names else next(iter(names), direction)
         if own != direction and len(names) > 1:

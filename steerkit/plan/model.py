@@ -63,7 +63,7 @@ def model_folder(source: str, revision: str | None) -> Path | None:
     if path is not None:
         if path.is_dir() and not (path / "config.json").is_file():
             raise ModelError(f"{source!r} is no folder of a model: there is no config.json in it")
-        fault = folder_fault(path) if path.is_dir() else None
+        fault = folder_fault(path, whole=False) if path.is_dir() else None
         if fault is not None:
             raise ModelError(fault)
         return path if path.is_dir() else None
@@ -73,6 +73,15 @@ def model_folder(source: str, revision: str | None) -> Path | None:
     if near and "/" not in source:
         raise ModelError(f"{source!r} is neither a folder nor a bundled model. Did you mean {near[0]!r}?")
     return _hub_snapshot(source, revision)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a model's source is one of the hub, which alone has revisions.
+
+    Raises:
+        SteerkitError: for what can't be a path.
+    """
+    return not source.startswith(TINY) and source not in BUNDLED and local_model(source) is None
 
 
 def _hub_snapshot(repository: str, revision: str | None) -> Path | None:

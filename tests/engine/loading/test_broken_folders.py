@@ -28,7 +28,7 @@ directions:
 conditions:
   add: [{{add: {{direction: warmth, coefficient: 1}}}}]
 evaluate:
-  - degeneration: {{data: probe}}
+  - degeneration: {{data: probe, max_new_tokens: 8}}
 """
 
 
@@ -82,7 +82,6 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "index": (text("model.safetensors.index.json", "{"), ("model.safetensors.index.json", "is not JSON")),
     "pickled": (pickled, ("holds pickled weights only", "save_pretrained")),
     "looping weights": (link("model.safetensors"), ("model.safetensors is no file", "link to nothing")),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ("no weights (*.safetensors)",)),
 }  # fmt: skip
 
 
@@ -102,6 +101,17 @@ def test_a_broken_folder_is_told_by_file_and_key(tmp_path: Path, whole: Path, na
         assert all(part in message for part in said), message
     assert "\n" not in str(loading.value)
     assert [(problem.where, problem.line) for problem in planning.value.problems] == [("model.source", 3)]
+
+
+def test_a_folder_without_weights_is_planned_and_not_loaded(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    (folder / "model.safetensors").unlink()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(source=folder), "utf-8")
+    assert plan_recipe(recipe, (), Catalog.discover()).model.n_layers == 3
+    with pytest.raises(ModelError, match="no weights"):
+        load(folder)
 
 
 def test_whatever_transformers_raises_on_a_folder_is_one_sentence(tmp_path: Path, whole: Path) -> None:
