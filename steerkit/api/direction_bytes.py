@@ -45,7 +45,10 @@ def directions_to_bytes(directions: Sequence[Direction]) -> bytes:
         text = json.dumps(header, sort_keys=True, allow_nan=False, ensure_ascii=True)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"provenance may hold JSON values only ({error}).") from None
-    content: bytes = save(tensors, metadata={HEADER: text})
+    try:
+        content: bytes = save(tensors, metadata={HEADER: text})
+    except UnicodeEncodeError:
+        raise ArtifactError("a direction's name holds half of a surrogate pair, which no file can hold.") from None
     return content
 
 

@@ -60,7 +60,10 @@ class ModelResolver(Resolver):
         chosen = section.chat_template
         if section.chat_template_file is not None:
             try:
-                chosen = self.draft.path_of(section.chat_template_file).read_text("utf-8")
+                file = self.draft.path_of(section.chat_template_file)
+                if file.exists() and not file.is_file() and not file.is_dir():
+                    raise SteerkitError(f"{file} is a pipe or a device, not a file")
+                chosen = file.read_text("utf-8")
                 fault = template_fault(chosen, section.system_prompt, section.chat_template_arguments)
             except (OSError, ValueError, SteerkitError) as error:
                 fault = f"can't read the template: {error}"

@@ -128,7 +128,9 @@ def special_names(folder: Path) -> dict[str, str]:
 def chat_template(folder: Path) -> str | None:
     """The chat template among a model's files, or None."""
     try:
-        return (folder / "chat_template.jinja").read_text("utf-8")
+        own = folder / "chat_template.jinja"
+        if own.is_file():
+            return own.read_text("utf-8")
     except (OSError, ValueError):
         pass
     template = read_json(folder / "tokenizer_config.json").get("chat_template")
@@ -141,7 +143,7 @@ def chat_template(folder: Path) -> str | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where the file isn't there or holds something else."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

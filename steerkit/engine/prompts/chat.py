@@ -21,6 +21,7 @@ from steerkit.templates import (
 )
 from steerkit.templates import Turns as Messages
 from steerkit.types import PREFIX, Example
+from steerkit.types.examples import require_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,6 +100,8 @@ class ChatFormat:
         self.system_prompt, self.instead = system_prompt, instead
         self.arguments = dict(arguments or {})
         require_arguments(self.arguments)
+        require_whole(system_prompt or "", "The system prompt")
+        require_whole(template or "", "The chat template")
         self._template: str | None = None
         self._compiled: Callable[..., str] | None = None
         self._open, self._closed = Locator(self._prompt), Locator(self._conversation)
