@@ -49,7 +49,7 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
     if claiming:
         if (name or claiming[0]) != OURS or not isinstance(header, dict):
             return None  # how another format holds vectors only it knows
-        fault = header_fault(header, str(path))
+        fault = header_fault(header, str(path)) or _frame_fault(path)
         if fault is not None:
             return fault.removesuffix(".")
         names = saved_places(path, catalog, OURS)
@@ -60,6 +60,17 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
     if not isinstance(header, dict):
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
     return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
+
+
+def _frame_fault(path: Path) -> str | None:
+    """That safetensors doesn't read a file, whose header and length it looks at and no number."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            return None
+    except (SafetensorError, OSError, ValueError) as error:
+        return f"{path} is damaged or cut off, and no safetensors file ({error}): get a whole copy"
 
 
 def _vectors_fault(path: Path, start: int, header: Mapping[str, Any], direction: str) -> str | None:
