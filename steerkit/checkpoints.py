@@ -27,6 +27,10 @@ _SIZES: Final = (
     ),
     *("vocab_size", "max_position_embeddings", "n_embd", "n_head", "n_layer", "n_positions", "seq_length"),
 )
+_DEPTHS: Final = ("num_hidden_layers", "n_layer")
+_DEEPEST: Final = 10_000
+_LARGEST: Final = 2**31 - 1
+"""No count of anything is larger, and some readers hold no larger number."""
 _NUMBERS: Final = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "initializer_range")
 _MAPPINGS: Final = ("rope_scaling", "rope_parameters", "text_config", "quantization_config")
 _FLAGS: Final = ("tie_word_embeddings", "attention_bias", "is_encoder_decoder", "use_cache")
@@ -91,6 +95,10 @@ def _expected(key: str, value: Any) -> str | None:
     """What a key should hold, where it holds something else."""
     if value is None:
         return None
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return f"a number of at most {_LARGEST:,}"
+    if key in _DEPTHS and isinstance(value, int) and value > _DEEPEST:
+        return f"a number of at most {_DEEPEST:,}"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     whole = number and isinstance(value, int)
     # Some families have one size for each layer.

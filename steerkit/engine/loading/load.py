@@ -16,6 +16,7 @@ from steerkit.bundled import BUNDLED
 from steerkit.checkpoints import folder_fault
 from steerkit.engine.loading.unwrap import plain_model, plain_tokenizer
 from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
+from steerkit.engine.loading.widths import require_widths
 from steerkit.errors import ModelError, UnknownNameError, nearest
 from steerkit.sources import TINY
 
@@ -301,6 +302,8 @@ def _from_pretrained(
         config = AutoConfig.from_pretrained(source, **options)
         if not request.trust_remote_code:
             _require_causal(config, source)
+        if options.get("local_files_only") and Path(source).is_dir():
+            require_widths(Path(source), config)
         loaded_tokenizer = AutoTokenizer.from_pretrained(source, **options) if tokenizer else None
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,

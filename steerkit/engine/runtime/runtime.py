@@ -23,6 +23,7 @@ from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, PaddingSide, batches, forward_arguments, pad, position_ids
 from steerkit.engine.prompts.fitting import require_fitting
 from steerkit.engine.prompts.inputs import read_prompts
+from steerkit.engine.prompts.known import require_known
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
 from steerkit.engine.runtime.beginning import complete_batch
 from steerkit.engine.runtime.blocks import Group
@@ -406,3 +407,4 @@ class Runtime:
     def require_fitting(self, rendered: Sequence[Rendered], extra_tokens: int = 0) -> None:
         """Raise ``DataError`` for a prompt without a token, or one that is longer than the model's context."""
         require_fitting(rendered, self.context, extra_tokens, self.decode if self.tokenizer is not None else None)
+        require_known(rendered, self.n_embeddings)

@@ -15,6 +15,7 @@ from steerkit.engine.loading.load import load
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import ModelError, RecipeError
 from steerkit.plan import plan_recipe
+from steerkit.session import load_model
 
 RECIPE = """
 name: broken
@@ -73,6 +74,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "narrow": (config(hidden_size=1, head_dim=None), ("config.json: hidden_size is 1", "num_attention_heads 4")),
     "text end": (config(eos_token_id="</s>"), ('config.json: eos_token_id is "</s>"', "number of a token")),
     "text eps": (config(rms_norm_eps="1e-6"), ("config.json: rms_norm_eps is", "a number")),
+    "endless": (config(num_hidden_layers=10**9), ("config.json: num_hidden_layers is 1000000000", "at most 10,000")),
+    "huge": (config(eos_token_id=-(10**40)), ("config.json: eos_token_id is -1000", "at most 2,147,483,647")),
     "groups": (config(num_key_value_heads=3), ("config.json: num_key_value_heads is 3", "can't be divided")),
     "true layers": (config(num_hidden_layers=True), ("config.json: num_hidden_layers is true",)),
     "a type of 3": (config(model_type=3), ("config.json: model_type is 3", "a text")),
@@ -101,6 +104,28 @@ def test_a_broken_folder_is_told_by_file_and_key(tmp_path: Path, whole: Path, na
         assert all(part in message for part in said), message
     assert "\n" not in str(loading.value)
     assert [(problem.where, problem.line) for problem in planning.value.problems] == [("model.source", 3)]
+
+
+def test_a_config_that_lost_its_width_makes_no_other_model(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    values = json.loads((folder / "config.json").read_text("utf-8"))
+    del values["hidden_size"]  # its default is 4096
+    (folder / "config.json").write_text(json.dumps(values), "utf-8")
+    with pytest.raises(ModelError, match=r"config.json gives a hidden_size of 4096, and the embedding in .* 288 × 32"):
+        load(folder)
+
+
+def test_a_tokenizer_of_another_model_is_told(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["zubzub"])
+    tokenizer.save_pretrained(folder)
+    live = load_model(str(folder))
+    assert live.generate(["zub"], max_new_tokens=1)
+    with pytest.raises(ModelError, match="gives token 288, and the model embeds 288 tokens, 0 to 287"):
+        live.generate(["zubzub"], max_new_tokens=1)
 
 
 def test_a_folder_without_weights_is_planned_and_not_loaded(tmp_path: Path, whole: Path) -> None:
