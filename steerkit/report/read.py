@@ -26,6 +26,7 @@ from steerkit.artifacts.results import (
 )
 from steerkit.artifacts.samples import Sample
 from steerkit.errors import ArtifactError
+from steerkit.report.magnitudes import require_measurable
 
 __all__ = [
     "ConditionEntry",
@@ -202,9 +203,11 @@ _AGAIN: Final = "Run the recipe again."
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where} is damaged: {error}. {_AGAIN}") from None
+    require_measurable(value, where, _AGAIN)
+    return value
 
 
 def _validate(model: type[ModelT], raw: Any, where: str) -> ModelT:

@@ -25,7 +25,7 @@ def require_widths(folder: Path, config: PreTrainedConfig) -> None:
         return
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as held:
-            for name in held.keys():
+            for name in held.keys():  # noqa: SIM118  (no mapping)
                 shape = held.get_slice(name).get_shape() if name.endswith(_EMBEDDINGS) else []
                 if len(shape) == 2 and width not in shape:
                     raise ModelError(
