@@ -29,7 +29,7 @@ def require_widths(folder: Path, config: PreTrainedConfig) -> None:
                 shape = held.get_slice(name).get_shape() if name.endswith(_EMBEDDINGS) else []
                 if len(shape) == 2 and width not in shape:
                     raise ModelError(
-                        f"{folder / 'config.json'} gives a hidden_size of {width}, and the embedding in {file.name} is "
-                        f"{shape[0]} × {shape[1]} ({name}): they are of two models, or the key is lost. Copy or "
-                        "download both anew."
+                        f"{folder} can't be loaded: its config.json gives a hidden_size of {width}, and the embedding "
+                        f"in {file.name} is {shape[0]} × {shape[1]} ({name}): they are of two models, or the key is "
+                        "lost. Copy or download both anew."
                     )
