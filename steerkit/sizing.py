@@ -86,7 +86,9 @@ def weigh(value: Any, largest: int | None) -> int:
 def of_operation(operator: str, left: Any, right: Any, largest: int) -> int:
     """The size of what an operator makes."""
     if operator == "%" and isinstance(left, (str, bytes)):
-        return _formatted(left.count(b"%" if isinstance(left, bytes) else "%"), left, _PERCENT, right, largest)
+        return _formatted(
+            left.count(b"%") if isinstance(left, bytes) else left.count("%"), left, _PERCENT, right, largest
+        )
     if isinstance(left, int) and isinstance(right, int):
         bits = {
             "*": left.bit_length() + right.bit_length(),

@@ -49,14 +49,14 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
     if claiming:
         if (name or claiming[0]) != OURS or not isinstance(header, dict):
             return None  # how another format holds vectors only it knows
-        fault = header_fault(header, str(path)) or _frame_fault(path)
+        fault = header_fault(header, str(path))
         if fault is not None:
             return fault.removesuffix(".")
         names = saved_places(path, catalog, OURS)
         own = direction if direction in names else next(iter(names), direction)
         if own != direction and len(names) > 1:
             return f"{path} holds {', '.join(names)}, and none is called {direction!r}: name it as the file does"
-        return _vectors_fault(path, _LENGTH_BYTES + length, header, own)
+        return _vectors_fault(path, _LENGTH_BYTES + length, header, own) or _frame_fault(path)
     if not isinstance(header, dict):
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
     return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
