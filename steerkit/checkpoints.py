@@ -31,9 +31,15 @@ _DEPTHS: Final = ("num_hidden_layers", "n_layer")
 _DEEPEST: Final = 10_000
 _LARGEST: Final = 2**31 - 1
 """No count of anything is larger, and some readers hold no larger number."""
-_NUMBERS: Final = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "initializer_range")
+_NUMBERS: Final = (
+    *("max_length", "max_new_tokens", "min_length", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams"),
+    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "initializer_range"),
+)
 _MAPPINGS: Final = ("rope_scaling", "rope_parameters", "text_config", "quantization_config")
-_FLAGS: Final = ("tie_word_embeddings", "attention_bias", "is_encoder_decoder", "use_cache")
+_FLAGS: Final = (
+    *("output_attentions", "output_hidden_states", "output_scores", "do_sample", "return_dict_in_generate"),
+    *("tie_word_embeddings", "attention_bias", "is_encoder_decoder", "use_cache"),
+)
 _TOKENS: Final = ("eos_token_id", "bos_token_id", "pad_token_id")
 _LONGEST: Final = 60
 
@@ -61,7 +67,18 @@ def config_fault(folder: Path) -> str | None:
             found = None if fault is not None else _values_fault(json.loads((folder / name).read_text("utf-8")))
             if fault is not None or found is not None:
                 return fault or f"{folder / name}: {found}"
-    return None
+    return _tokenizer_fault(folder / "tokenizer_config.json")
+
+
+def _tokenizer_fault(path: Path) -> str | None:
+    """That a tokenizer's config gives no number of tokens that it takes. It may be any, where there is no limit."""
+    if not path.is_file():
+        return None
+    fault = _read_fault(path)
+    limit = None if fault is not None else json.loads(path.read_text("utf-8")).get("model_max_length")
+    if limit is None or (isinstance(limit, (int, float)) and not isinstance(limit, bool)):
+        return fault
+    return f"{path}: model_max_length is {_shown(limit)}, where a number is expected"
 
 
 def _read_fault(path: Path) -> str | None:
@@ -95,7 +112,7 @@ def _expected(key: str, value: Any) -> str | None:
     """What a key should hold, where it holds something else."""
     if value is None:
         return None
-    if isinstance(value, int) and abs(value) > _LARGEST:
+    if key in (*_SIZES, *_TOKENS) and isinstance(value, int) and abs(value) > _LARGEST:
         return f"a number of at most {_LARGEST:,}"
     if key in _DEPTHS and isinstance(value, int) and value > _DEEPEST:
         return f"a number of at most {_DEEPEST:,}"

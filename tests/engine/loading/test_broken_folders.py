@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from steerkit.catalog import Catalog
+from steerkit.checkpoints import folder_fault
 from steerkit.engine.loading.load import load
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import ModelError, RecipeError
@@ -81,6 +82,14 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a type of 3": (config(model_type=3), ("config.json: model_type is 3", "a text")),
     "rope": (config(rope_parameters=[1]), ("config.json: rope_parameters is [1]", "an object")),
     "generation": (text("generation_config.json", '{"eos_token_id": "x"}'), ("generation_config.json: eos_token_id",)),
+    "a flag": (
+        text("generation_config.json", '{"output_attentions": "x"}'),
+        ("generation_config.json: output_attentions", "true or false"),
+    ),
+    "most tokens": (
+        text("tokenizer_config.json", '{"model_max_length": "x"}'),
+        ("tokenizer_config.json: model_max_length", "a number"),
+    ),
     "tokenizer": (text("tokenizer_config.json", "["), ("tokenizer_config.json", "is not JSON")),
     "index": (text("model.safetensors.index.json", "{"), ("model.safetensors.index.json", "is not JSON")),
     "pickled": (pickled, ("holds pickled weights only", "save_pretrained")),
@@ -146,6 +155,14 @@ def test_whatever_transformers_raises_on_a_folder_is_one_sentence(tmp_path: Path
     with pytest.raises(ModelError, match="can't be loaded") as loading:
         load(folder)
     assert "Traceback" not in str(loading.value)
+
+
+def test_numbers_that_real_configs_hold_are_no_faults(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    rope = {"rope_theta": 50_000_000_000, "rope_type": "default"}
+    config(rope_theta=50_000_000_000, rope_parameters=rope, pad_token_id=-1, eos_token_id=[1, 2])(folder)
+    assert folder_fault(folder) is None
 
 
 def test_a_whole_folder_is_planned_and_loaded(tmp_path: Path, whole: Path) -> None:
