@@ -39,6 +39,10 @@ class Problem:
         return f"{head}: {self.message}" if head else self.message
 
 
+MOST_TOLD = 100
+"""Problems of a recipe that a message tells, so that it can be read; the error carries all of them."""
+
+
 class RecipeError(SteerkitError):
     """A recipe that can't be run. Carries every problem that was found, not the first one."""
 
@@ -47,7 +51,8 @@ class RecipeError(SteerkitError):
         self.source = source
         count = len(self.problems)
         lines = [f"{source}: {counted(count, 'problem')}"]
-        lines += [f"  {problem}" for problem in self.problems]
+        lines += [f"  {problem}" for problem in self.problems[:MOST_TOLD]]
+        lines += [f"  and {count - MOST_TOLD:,} more"] if count > MOST_TOLD else []
         super().__init__("\n".join([*lines, "Nothing was run."]))
 
 

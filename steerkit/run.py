@@ -20,6 +20,7 @@ from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
 from steerkit.progress import SILENT, Noted, Observer, Stage
+from steerkit.recipe.paths import readable_path
 from steerkit.speed import Left, known_speed
 from steerkit.stages import Bench, Graph, ModelUse, Task
 
@@ -69,6 +70,8 @@ def run_recipe(
         raise SteerkitError(f"overrides is a list of settings: write [{overrides!r}].")
     if any(isinstance(one, str) and not one.strip() for one in (recipe, out, store)):
         raise SteerkitError("A recipe, out and store are paths, and an empty text is none. Name one, or leave it out.")
+    for place in (out, store):
+        readable_path(str(place or "."))  # raises for what no path can be
     plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
     chosen = None if store is None else Path(store)
     return execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads)

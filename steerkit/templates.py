@@ -11,10 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import Any, Final, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from steerkit.errors import ModelError
 from steerkit.types import Example
+
+if TYPE_CHECKING:
+    from steerkit.sandbox import BoundedTemplate
 
 Turns: TypeAlias = Sequence[Mapping[str, str]]
 """Messages as templates take them: ``{role, content}``."""
@@ -37,6 +41,14 @@ RESERVED: Final = (
 
 _MARK: Final = "steerkit0marks0the0text"
 """Stands for a turn's text. Plain letters and digits, so that no template's trimming changes it."""
+
+
+class TemplateFaultError(ModelError):
+    """A chat template that isn't one, refuses, fails, or takes too much. ``said`` is why, without a full stop."""
+
+    def __init__(self, what: str, said: str) -> None:
+        self.said = said
+        super().__init__(f"{what}: {said}.")
 
 
 def messages_of(example: Example, system_prompt: str | None, *, instead: bool = False) -> list[dict[str, str]]:
@@ -67,18 +79,6 @@ def _date_parts() -> dict[str, str]:
     return {"%-d": str(TODAY.day), **{part: TODAY.strftime(part) for part in parts}}
 
 
-def dated(template: str) -> str:
-    """The template with the fixed date. A macro of that name goes before transformers' function of today's date.
-
-    It stands on a line of its own, which is taken off with its end (``trim_blocks``), so that the template begins where
-    a line does and keeps the white space that it begins with.
-    """
-    if "strftime_now" not in template:
-        return template
-    replaced = "".join(f" | replace('{part}', '{text}')" for part, text in _date_parts().items())
-    return f"{{%- macro strftime_now(form) -%}}{{{{ form{replaced} }}}}{{%- endmacro %}}\n{template}"
-
-
 def require_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise ``ModelError`` for template arguments that rendering sets by itself."""
     taken = [name for name in arguments if name in RESERVED]
@@ -89,30 +89,50 @@ def require_arguments(arguments: Mapping[str, Any]) -> None:
         )
 
 
-def compiled(source: str, names: Mapping[str, str]) -> Callable[..., str]:
-    """A template that renders as transformers does, in the same sandbox, without transformers.
+def compiled(source: str, names: Mapping[str, Any]) -> Callable[..., str]:
+    """A template that renders as transformers does, in such a sandbox, within bounds of time and size.
 
     Args:
         source: the template.
         names: special tokens, as in ``{"bos_token": "<s>"}``.
+
+    Returns:
+        renders messages, with the template's own variables by keyword. It raises ``TemplateFaultError`` with what the
+        template did: refuse, fail, or take more than ``steerkit.sandbox`` lets it.
+
+    Raises:
+        TemplateFaultError: where it is no template.
     """
-    import jinja2
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from steerkit.sandbox import why
 
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda value, **kwargs: json.dumps(value, ensure_ascii=False, **kwargs)
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = strftime_now
-    template = environment.from_string(source)
+    try:
+        template = _bounded(source)
+    except Exception as error:  # a template is foreign code, which may break whatever reads it
+        raise TemplateFaultError("The chat template is not a Jinja template", why(error)) from error
 
     def render(messages: Turns, **arguments: Any) -> str:
-        return template.render(**{**names, **arguments, "messages": [dict(message) for message in messages]})
+        # Transformers says of both that there are none, which isn't the same as saying nothing.
+        given = {"tools": None, "documents": None, **names, **arguments}
+        try:
+            return template.render({**given, "messages": [dict(message) for message in messages]})
+        except Exception as error:
+            raise TemplateFaultError("The chat template can't render this", why(error)) from error
 
     return render
+
+
+@lru_cache(maxsize=16)
+def _bounded(source: str) -> BoundedTemplate:
+    """A template compiled once for everybody who asks, which takes longer than rendering all the prompts."""
+    from steerkit.sandbox import BoundedTemplate
+
+    return BoundedTemplate(source, {"raise_exception": _refuse, "strftime_now": strftime_now})
+
+
+def _refuse(message: str) -> None:
+    import jinja2
+
+    raise jinja2.TemplateError(message)
 
 
 class Locator:

@@ -29,7 +29,7 @@ class SteerkitFormat(Format[SteerkitOptions]):
         """Sites, positions, widths and ranks of each direction, from the header alone."""
         try:
             return {name: Places(*places) for name, places in places_in(_header(path)).items()}
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, SteerkitError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, SteerkitError):
             return {}  # what is wrong is said where the file is read
 
     def read(self, path: Path, given: Given = Given()) -> Contents:

@@ -42,6 +42,7 @@ def steerkit_interventions() -> list[InterventionSpec]:
             implementation="steerkit_interventions._add:Add",
             options=AddOptions,
             directions=1,
+            at_own=True,
             idle=_idle,
             many_sites=True,
             additive="coefficient",

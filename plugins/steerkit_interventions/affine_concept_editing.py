@@ -46,5 +46,6 @@ def steerkit_interventions() -> list[InterventionSpec]:
             implementation="steerkit_interventions._affine_concept_editing:AffineConceptEditing",
             options=AffineConceptEditingOptions,
             directions=1,
+            at_own=True,
         )
     ]

@@ -48,5 +48,6 @@ def steerkit_interventions() -> list[InterventionSpec]:
             implementation="steerkit_interventions._set_projection:SetProjection",
             options=SetProjectionOptions,
             directions=1,
+            at_own=True,
         )
     ]

@@ -46,7 +46,10 @@ def directions_to_bytes(directions: Sequence[Direction]) -> bytes:
         text = json.dumps(header, sort_keys=True, allow_nan=False, ensure_ascii=True)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"provenance may hold JSON values only ({error}).") from None
-    content: bytes = save(tensors, metadata={HEADER: text})
+    try:
+        content: bytes = save(tensors, metadata={HEADER: text})
+    except UnicodeEncodeError:
+        raise ArtifactError("a direction's name holds half of a surrogate pair, which no file can hold.") from None
     return content
 
 
@@ -71,7 +74,7 @@ def directions_from_bytes(data: bytes, where: str = "directions", given: Given =
         metadata = read_json(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
     except RepeatedKeyError as error:
         raise ArtifactError(f"{where} is damaged: in its header {error}. Make it again.") from None
-    except (SafetensorError, ValueError, RuntimeError) as error:
+    except (SafetensorError, ValueError, RuntimeError, RecursionError) as error:
         raise ArtifactError(f"{where} {_unreadable(data, error)}") from None
     if HEADER not in metadata:
         raise ArtifactError(
@@ -142,7 +145,7 @@ def _entries(text: str, where: str) -> list[Mapping[str, Any]]:
         version, entries = header["schema_version"], header["directions"]
     except RepeatedKeyError as error:
         raise ArtifactError(f"{where} is damaged: in its header {error}. Make it again.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ArtifactError(
             f"{where} is damaged: its header can't be read. Get a whole copy, or make it again."
         ) from None
@@ -153,7 +156,44 @@ def _entries(text: str, where: str) -> list[Mapping[str, Any]]:
         )
     if not isinstance(entries, list):
         raise ArtifactError(f"{where} is damaged: its header lists no directions. Get a whole copy, or make it again.")
+    if not entries:
+        raise ArtifactError(f"{where} holds no directions: its header lists none. Name another file, or make it again.")
     return entries
+
+
+def header_fault(header: Mapping[str, Any], where: str) -> str | None:
+    """What ``directions_from_bytes`` would refuse of a file by its header alone, as a sentence; None where nothing.
+
+    Args:
+        header: of the file, which holds directions of ours: tensors and metadata.
+        where: what the file is called.
+    """
+    try:
+        entries = _entries(header["__metadata__"][HEADER], where)
+    except ArtifactError as error:
+        return str(error)
+    names: set[str] = set()
+    for entry in entries:
+        try:
+            name, sites, _ = _places_of(entry)
+            keys = [_key(name, VECTORS, site if len(sites) > 1 else None) for site in sites] or [
+                _key(name, VECTORS, None)
+            ]
+            dict(entry["provenance"])
+            shapes = {key: list(header[key]["shape"]) for key in keys}
+            complex_ones = [key for key in keys if str(header[key]["dtype"]).startswith("C")]
+        except (KeyError, TypeError, ValueError, AttributeError, SteerkitError) as error:
+            cause = str(error).removesuffix(".")
+            return f"{where} is damaged: a direction in it can't be read ({cause}). Make it again."
+        if name in names:
+            return f"{where}: two directions are called {name!r}. Give each a name of its own."
+        names.add(name)
+        if complex_ones:
+            return f"{where}: {complex_ones[0]} is of complex numbers, and a direction is of real ones. Make it again."
+        for key, shape in shapes.items():
+            if len(shape) not in (1, 2) or 0 in shape:
+                return f"{where} is damaged: {key} is of shape {shape}, not [rank, d_model]. Make it again."
+    return None
 
 
 def _places_of(entry: Mapping[str, Any]) -> tuple[str, tuple[Site, ...], Positions | None]:

@@ -265,6 +265,8 @@ class InterventionSpec(Spec):
         idle: from the options to whether it does nothing at all with them, so that a plan can say so.
         additive: name of the option that multiplies a direction which it adds: there the coefficients of a search's
             candidates go. Empty where it adds none.
+        at_own: whether it acts where its direction was made, if nobody names sites: a plan then says where a model has
+            no such place.
     """
 
     kind: ClassVar[str] = "intervention"
@@ -272,6 +274,7 @@ class InterventionSpec(Spec):
     many_sites: bool = False
     idle: Callable[[Any], bool] | None = None
     additive: str = ""
+    at_own: bool = False
 
 
 def _no_needs(options: Any) -> Needs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -156,6 +157,10 @@ def _format(name: str, catalog: Catalog | None) -> Format:
 def _path(path: object) -> Path:
     if not isinstance(path, (str, Path)):
         raise ArtifactError(f"A file of directions is named by its path, not by a {type(path).__name__}.")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ArtifactError(f"{str(path)!r} can't be a path: it holds half of a surrogate pair.") from None
     return Path(path)
 
 

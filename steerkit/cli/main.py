@@ -66,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.disable()
     try:
         _app(known if known or "--version" in arguments else list(COMMANDS))(args=list(arguments), prog_name="steerkit")
+    except KeyboardInterrupt:  # while a command is imported; once it runs it says what it keeps
+        typer.echo("\nInterrupted. Nothing was changed.", err=True)
+        raise SystemExit(130) from None
     finally:
         if collected:
             if is_process:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.errors import SteerkitError
 from steerkit.plan.files import template_fault
-from steerkit.plan.model import chat_template, look_at, vocabulary_size
+from steerkit.plan.model import chat_template, is_hub_id, look_at, special_names, vocabulary_size
 from steerkit.plan.names import Resolver
 from steerkit.sources import TINY
 
@@ -22,6 +22,9 @@ class ModelResolver(Resolver):
         facts = None
         try:
             self.model, facts = look_at(section.source, section.revision)
+            if section.revision is not None and not is_hub_id(section.source):
+                message = f"{section.source!r} has none: only a hub repository has revisions; remove it"
+                self.complain(message, "model", "revision")
         except SteerkitError as error:
             self.complain(error, "model", "source")
         self.vocabulary = None if facts is None else vocabulary_size(facts.config)
@@ -57,7 +60,10 @@ class ModelResolver(Resolver):
         chosen = section.chat_template
         if section.chat_template_file is not None:
             try:
-                chosen = self.draft.path_of(section.chat_template_file).read_text("utf-8")
+                file = self.draft.path_of(section.chat_template_file)
+                if file.exists() and not file.is_file() and not file.is_dir():
+                    raise SteerkitError(f"{file} is a pipe or a device, not a file")
+                chosen = file.read_text("utf-8")
                 fault = template_fault(chosen, section.system_prompt, section.chat_template_arguments)
             except (OSError, ValueError, SteerkitError) as error:
                 fault = f"can't read the template: {error}"
@@ -65,7 +71,13 @@ class ModelResolver(Resolver):
                 self.complain(fault, "model", "chat_template_file")
         folder = self.model.folder
         readable = folder is not None and any((folder / name).is_file() for name in ("tokenizer.json", "qwen.tiktoken"))
-        if chosen == "default" and readable and folder is not None and chat_template(folder) is None:
+        own = chat_template(folder) if chosen == "default" and folder is not None else None
+        if own is not None and folder is not None:
+            names = special_names(folder)
+            fault = template_fault(own, section.system_prompt, section.chat_template_arguments, names)
+            if fault is not None:
+                self.complain(f"{fault}. It is the model's own: set another one", "model", "chat_template")
+        if chosen == "default" and readable and own is None:
             self.complain(
                 "the model has no chat template (it is a base model): set chat_template to none for raw text, "
                 "or to {file: template.jinja}",

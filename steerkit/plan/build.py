@@ -21,6 +21,7 @@ from steerkit.plan.cost import (
     meter_searches,
     meter_tokens,
 )
+from steerkit.plan.fit import too_long
 from steerkit.plan.heldout import also_reported, looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.plan import Plan
@@ -216,7 +217,15 @@ class _Planner(SuffixResolver):
         meter_monitors(meter, found.monitors)
         meter_suffixes(meter, found.suffixes)
         meter_groups(meter, groups, known)
+        self.check_fitting(meter)
         return meter.cost()
+
+    def check_fitting(self, meter: Meter) -> None:
+        """Nothing is longer than what the model reads. Raises ``RecipeError``: all else is known to be right by now."""
+        for one in too_long(meter, self.model.context):
+            self.complain(one.message, "data", one.ref.dataset)
+        if self.problems:
+            raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
 
     def hash(self, template: str, directions: Sequence[PlannedDirection], suffixes: Sequence[PlannedSuffixes]) -> str:
         """sha256 over all that the plan comes from."""

@@ -119,6 +119,8 @@ class ConditionResolver(DirectionResolver):
         if options is None:
             return None
         self.check_sites(spec, options, written.directions, path)
+        if sites is None and spec.at_own:
+            self.check_depth(getattr(options, "at", None), written.directions, path)
         # Every candidate is scored, so each that a search is over has to have the vectors.
         used = written.directions if along is None else self.recipe.search[str(path[1])].directions
         self.check_rank(options, used, path, moved)
@@ -197,6 +199,21 @@ class ConditionResolver(DirectionResolver):
                     advice = f"say whose vectors are meant, at: {example}"
                 self.complain(
                     f"{spec.name} uses the vectors of one site, and of direction {name!r} {held_at(sites)}; {advice}",
+                    *path,
+                )
+
+    def check_depth(self, at: str | None, directions: Sequence[str], path: tuple[KeyPart, ...]) -> None:
+        """Where a saved direction was made is where an intervention edits that names no sites."""
+        layers = self.model.n_layers
+        for name in directions:
+            written = self.recipe.directions.get(name)
+            saved = written is not None and written.file is not None
+            sites = None if not saved else self.direction_sites(name) if at is None else (Site.parse(at),)
+            beyond = [str(one) for one in sites if one.layer >= (layers or 0)] if isinstance(sites, tuple) else []
+            if layers is not None and beyond:
+                self.complain(
+                    f"direction {name!r} has vectors at {', '.join(beyond)}, and the model has {layers} layers, 0 to "
+                    f"{layers - 1}: name the sites that are meant, or a direction that was made on this model",
                     *path,
                 )
 

@@ -62,19 +62,21 @@ class Meter:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     parts: dict[Part, int] = field(default_factory=dict)
-    _lengths: dict[tuple[DataRef, Reading, str | None], list[int]] = field(default_factory=dict)
+    counted: dict[tuple[DataRef, Reading, str | None], list[int]] = field(default_factory=dict)
+    longest: set[tuple[int, int]] = field(default_factory=set)
+    """Of each pass, tokens of its longest text, and of what is generated behind it."""
 
     def lengths(self, ref: DataRef, how: Reading = "prompt", system_prompt: str | None = None) -> list[int]:
         """Tokens of each example of a split, as a prompt with a condition's system prompt, or by itself."""
         key = (ref, how, system_prompt)
-        if key not in self._lengths:
+        if key not in self.counted:
             counter = self.counter
             if system_prompt is not None and self.prompted is not None:
                 counter = self.prompted(system_prompt)
             behind = 0 if how == "prompt" else self.written.get(ref.dataset, 0)
             rows = self.data[ref.dataset][ref.split]
-            self._lengths[key] = [n + behind for n in counter.count(rows, "prompt" if behind else how)]
-        return self._lengths[key]
+            self.counted[key] = [n + behind for n in counter.count(rows, "prompt" if behind else how)]
+        return self.counted[key]
 
     def texts(self, ref: DataRef, system_prompt: str | None = None) -> list[int]:
         """Tokens of what is read along. A condition's system prompt stands before prompts that a completion follows."""
@@ -90,6 +92,7 @@ class Meter:
 
         What a condition takes alone is the condition's, and what its controls add is theirs.
         """
+        self.longest.add((max(run.lengths, default=0), run.new_tokens))
         alone = run.calls_of(1, self.budget)
         together = members * alone if apart else run.calls_of(members, self.budget)
         self._count(part, alone)

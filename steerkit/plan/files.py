@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from jinja2 import nodes
-    from jinja2.parser import Parser
-
     from steerkit.catalog import Catalog
 
 _LENGTH_BYTES: Final = 8
@@ -20,8 +17,6 @@ _SPECIAL: Final = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_toke
 _TYPES: Final = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """numpy's names of safetensors' types, of which it has no bfloat16: that is the upper half of a float32."""
 _ZERO: Final = "is zero, which is no direction"
-_LONGEST_MESSAGE: Final = 200
-"""Characters of what a template raises that are told."""
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes, as the safetensors format has it."""
 
@@ -35,6 +30,7 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
         name: of the format that the recipe names; None for any.
         direction: name of the direction that is taken from it; of a file of one the name doesn't matter.
     """
+    from steerkit.api.direction_bytes import header_fault
     from steerkit.artifacts.directions import OURS, claims, saved_places
 
     try:
@@ -53,14 +49,28 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
     if claiming:
         if (name or claiming[0]) != OURS or not isinstance(header, dict):
             return None  # how another format holds vectors only it knows
+        fault = header_fault(header, str(path))
+        if fault is not None:
+            return fault.removesuffix(".")
         names = saved_places(path, catalog, OURS)
         own = direction if direction in names else next(iter(names), direction)
         if own != direction and len(names) > 1:
             return f"{path} holds {', '.join(names)}, and none is called {direction!r}: name it as the file does"
-        return _vectors_fault(path, _LENGTH_BYTES + length, header, own)
+        return _vectors_fault(path, _LENGTH_BYTES + length, header, own) or _frame_fault(path)
     if not isinstance(header, dict):
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
     return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
+
+
+def _frame_fault(path: Path) -> str | None:
+    """That safetensors doesn't read a file, whose header and length it looks at and no number."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            return None
+    except (SafetensorError, OSError, ValueError) as error:
+        return f"{path} is damaged or cut off, and no safetensors file ({error}): get a whole copy"
 
 
 def _vectors_fault(path: Path, start: int, header: Mapping[str, Any], direction: str) -> str | None:
@@ -100,62 +110,28 @@ def _numbers_fault(content: bytes, dtype: str) -> str | None:
     return _ZERO if held.size and not bool(held.any()) else None
 
 
-def template_fault(text: str, system_prompt: str | None, arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with a chat template, as far as that doesn't depend on the model; None where nothing is.
+def template_fault(
+    text: str, system_prompt: str | None, arguments: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> str | None:
+    """What is wrong with a chat template; None where nothing is, as far as one question tells.
 
     Args:
         text: the template.
         system_prompt: of the recipe's model, or None.
         arguments: the template's own variables.
+        names: the model's special tokens, where they are at hand; others are empty texts.
     """
-    import jinja2
-    from jinja2.ext import Extension, loopcontrols
-
-    class Generation(Extension):
-        """``{% generation %}`` of transformers, which marks the assistant's text in training data."""
-
-        tags = {"generation"}  # noqa: RUF012  (jinja's way)
-
-        def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-            """Its content, as if the tag weren't there."""
-            next(parser.stream)
-            inside: Any = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return inside  # type: ignore[no-any-return]
-
-    try:
-        jinja2.Environment(extensions=[loopcontrols, Generation], autoescape=False).parse(text)
-    except jinja2.TemplateSyntaxError as error:
-        return f"not a Jinja template: {error.message} (line {error.lineno} of the file)"
-    except RecursionError:
-        return "not a Jinja template: nested too deeply"
-    if "{" not in text:
-        return "the template shows no message, since nothing in it is in braces, as in {{ messages[0].content }}"
-    return _render_fault(text, system_prompt, arguments)
-
-
-def _render_fault(text: str, system_prompt: str | None, arguments: Mapping[str, Any]) -> str | None:
-    """Why a template can't render one question; the model's special tokens are empty texts."""
-    import jinja2
-
-    from steerkit.templates import compiled, messages_of
+    from steerkit.templates import TemplateFaultError, compiled, messages_of
     from steerkit.types import Example
 
     try:
-        render = compiled(text, dict.fromkeys(_SPECIAL, ""))
-    except jinja2.TemplateError:
-        return None  # for what transformers alone knows
-    except Exception as error:
-        return f"the template can't be compiled: it raised {type(error).__name__}: {_line_of(error)}"
+        render = compiled(text, {**dict.fromkeys(_SPECIAL, ""), **(names or {})})
+    except TemplateFaultError as fault:
+        return f"not a Jinja template: {fault.said}"
+    if "{" not in text:
+        return "the template shows no message, since nothing in it is in braces, as in {{ messages[0].content }}"
     try:
         render(messages_of(Example.of("Hello."), system_prompt), **{**arguments, "add_generation_prompt": True})
-    except jinja2.TemplateError as error:
-        return f"the template can't render a question: {error}"
-    except Exception as error:  # a template is foreign code, which may raise anything
-        return f"the template can't render a question: it raised {type(error).__name__}: {_line_of(error)}"
+    except TemplateFaultError as fault:
+        return f"the template can't render a question: {fault.said}"
     return None
-
-
-def _line_of(error: Exception) -> str:
-    """An error's message on one line, without a full stop; some have none, and some show all that they were given."""
-    text = " ".join(str(error).split()).removesuffix(".") or "no message"
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."

@@ -30,6 +30,7 @@ class MeasureResolver(TokenResolver):
         super().__init__(draft, catalog)
         self.measured: dict[DataRef, tuple[KeyPart, ...]] = {}
         self.not_held_out: list[str] = []
+        self.first_called: dict[str, int] = {}
 
     def tell_not_held_out(self, *sentences: str) -> None:
         """Note what depends on prompts that are measured, for the report too."""
@@ -45,7 +46,7 @@ class MeasureResolver(TokenResolver):
         known = [ref for ref in refs if ref is not None]
         if len(set(written.data)) != len(written.data) or len(set(known)) != len(known):
             self.complain("one data reference stands here twice", *path, "data")
-        if [item.name for item in self.recipe.evaluate].index(written.name) != index:
+        if self.first_called.setdefault(written.name, index) != index:
             self.complain(f"two evaluators are called {written.name!r}; give one `name: ...`", *path)
         spec = self.spec("evaluator", written.plugin, *path)
         options = (

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED, bundled_folder
+from steerkit.checkpoints import folder_fault
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model
@@ -65,6 +66,9 @@ def model_folder(source: str, revision: str | None) -> Path | None:
     if path is not None:
         if path.is_dir() and not (path / "config.json").is_file():
             raise ModelError(f"{source!r} is no folder of a model: there is no config.json in it")
+        fault = folder_fault(path, whole=False) if path.is_dir() else None
+        if fault is not None:
+            raise ModelError(fault)
         return path if path.is_dir() else None
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         raise ModelError(f"there is no model at {source!r}")
@@ -72,6 +76,15 @@ def model_folder(source: str, revision: str | None) -> Path | None:
     if near and "/" not in source:
         raise ModelError(f"{source!r} is neither a folder nor a bundled model. Did you mean {near[0]!r}?")
     return _hub_snapshot(source, revision)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a model's source is one of the hub, which alone has revisions.
+
+    Raises:
+        SteerkitError: for what can't be a path.
+    """
+    return not source.startswith(TINY) and source not in BUNDLED and local_model(source) is None
 
 
 def _hub_snapshot(repository: str, revision: str | None) -> Path | None:
@@ -126,10 +139,18 @@ def token_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def special_names(folder: Path) -> dict[str, str]:
+    """Special tokens by what templates call them, as in ``{"bos_token": "<s>"}``."""
+    values = read_json(folder / "tokenizer_config.json")
+    return {key: token_text(value) for key, value in values.items() if key.endswith("_token")}
+
+
 def chat_template(folder: Path) -> str | None:
     """The chat template among a model's files, or None."""
     try:
-        return (folder / "chat_template.jinja").read_text("utf-8")
+        own = folder / "chat_template.jinja"
+        if own.is_file():
+            return own.read_text("utf-8")
     except (OSError, ValueError):
         pass
     template = read_json(folder / "tokenizer_config.json").get("chat_template")
@@ -142,8 +163,8 @@ def chat_template(folder: Path) -> str | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where the file isn't there or holds something else."""
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

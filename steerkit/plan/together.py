@@ -70,9 +70,9 @@ class RecipeResolver(CompletionsResolver):
     def check_lengths(self, evaluations: Sequence[PlannedEvaluation]) -> None:
         """No answer is asked for that alone is longer than what the model reads."""
         recipe, context = self.recipe, self.model.context
-        names = [item.name for item in recipe.evaluate]
+        at = {item.name: index for index, item in enumerate(recipe.evaluate)}
         wanted: list[tuple[int, tuple[KeyPart, ...]]] = [
-            (one.needs.max_new_tokens, ("evaluate", names.index(one.name))) for one in evaluations
+            (one.needs.max_new_tokens, ("evaluate", at[one.name])) for one in evaluations
         ]
         if recipe.report.samples is not None:
             wanted.append((recipe.report.samples.max_new_tokens, ("report", "samples", "max_new_tokens")))

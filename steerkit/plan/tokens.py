@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from steerkit.errors import ModelError
-from steerkit.plan.model import chat_template, read_json, token_text
+from steerkit.plan.model import chat_template, special_names
 from steerkit.templates import Locator, Render, answer_opening, compiled, messages_of
 from steerkit.types import Example
 
@@ -134,15 +134,8 @@ def turns_shown(
 
 def _template(folder: Path | None, source: str, generation: bool, arguments: Mapping[str, Any]) -> Render:
     """A template as the engine renders it."""
-    config = read_json(folder / "tokenizer_config.json") if folder is not None else {}
-    names = tuple((key, token_text(value)) for key, value in config.items() if key.endswith("_token"))
-    return partial(_compiled(source, names), add_generation_prompt=generation, **arguments)
-
-
-@lru_cache(maxsize=16)
-def _compiled(source: str, names: tuple[tuple[str, str], ...]) -> Callable[..., str]:
-    """A template compiled once for everybody who asks, which takes longer than rendering all the prompts."""
-    return compiled(source, dict(names))
+    names = special_names(folder) if folder is not None else {}
+    return partial(compiled(source, names), add_generation_prompt=generation, **arguments)
 
 
 def _of_texts(count: _Counts, extra: int = 0) -> Callable[[Sequence[Example]], list[int]]:

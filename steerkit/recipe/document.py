@@ -20,6 +20,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 HALF: Final = "holds half a character (a lone surrogate, such as \\ud83d); write whole characters"
 
+_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _MOST_VALUES: Final = 200_000
 _LARGEST: Final = 10**300
 _FLOAT: Final = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
@@ -121,6 +122,13 @@ def is_whole(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def with_whole_pairs(text: str) -> str:
+    """A text whose characters that were written as two halves, as JSON writes ``\\ud83d\\ude00``, are one each."""
+    if is_whole(text):
+        return text
+    return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+
+
 def dotted(path: Path) -> str:
     """The path as messages and ``--set`` write it: ``conditions.warmer.0.add``."""
     return ".".join(str(part) for part in path)
@@ -159,6 +167,8 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         value = self.loader.plain(node)
+        if isinstance(value, str):
+            value = with_whole_pairs(value)
         if isinstance(value, float) and not math.isfinite(value):
             self._complain(node, path, f"{node.value} is not a finite number")
             return 0.0
@@ -182,7 +192,7 @@ class _Builder:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._complain(key_node, path, "a key must be a word, not a list or a mapping")
                 continue
-            key = key_node.value
+            key = with_whole_pairs(key_node.value)
             if not is_whole(key):
                 self._complain(key_node, path, f"a key {HALF}")
                 continue

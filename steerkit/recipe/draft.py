@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,12 @@ class Draft:
     def lost_within(self, *path: str | int) -> bool:
         """Whether anything at this key or inside it is lost."""
         written = self.written.path(path)
-        return self.lost(*path) or any(item[: len(written)] == written for item in self.lost_paths)
+        return self.lost(*path) or written in self._above
+
+    @cached_property
+    def _above(self) -> frozenset[KeyPath]:
+        """Every path at which, or within which, something is lost."""
+        return frozenset(path[:length] for path in self.lost_paths for length in range(len(path) + 1))
 
     def path_of(self, file: str) -> Path:
         """A path of the recipe, made absolute: relative ones start at the recipe's folder.

@@ -141,6 +141,8 @@ def _found(text: Any, folder: Path, chain: tuple[Path, ...]) -> Path:
 
 
 def _document(file: Path) -> Document:
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise SteerkitError(f"{file} is a pipe or a device, not a file: save what comes from it")
     try:
         return read_document(file.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:

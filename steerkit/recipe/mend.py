@@ -72,6 +72,8 @@ class Mender:
         self.value: dict[str, Any] = copy.deepcopy(dict(value))
         self.written = written
         self.lost = set(lost)
+        self._above = {path[:length] for path in self.lost for length in range(len(path) + 1)}
+        """Every path at which, or within which, something is lost."""
         self.problems: list[Problem] = []
 
     def mended(self) -> Recipe | None:
@@ -83,7 +85,7 @@ class Mender:
             # An unknown key says which known one is lost, which is then no further fault of the same round.
             unknown = [fault for fault in faults if fault.kind == UNKNOWN]
             self._tell_and_mend(unknown)
-            self._tell_and_mend([fault for fault in faults if fault not in unknown])
+            self._tell_and_mend([fault for fault in faults if fault.kind != UNKNOWN])
         return None
 
     def _tell_and_mend(self, faults: list[Fault]) -> None:
@@ -98,11 +100,10 @@ class Mender:
         if any(written[:length] in self.lost for length in range(1, len(written) + 1)):
             return False
         if fault.kind == LACKING:
-            lacking = [self.written.path((*fault.path, key)) for key in fault.keys]
-            return not any(path[: len(one)] == one for one in lacking for path in self.lost)
+            return not any(self.written.path((*fault.path, key)) in self._above for key in fault.keys)
         # Of a list that lacks an item of its own nothing is known as a whole: not how long it is, nor what it repeats.
         if fault.kind == "too_short" or (fault.kind == "value_error" and _is_listed(self._at(fault.path))):
-            return not any(path[: len(written)] == written for path in self.lost)
+            return written not in self._above
         return True
 
     def _mend(self, fault: Fault) -> None:
@@ -143,7 +144,9 @@ class Mender:
             self._remove(path)
 
     def _lose(self, path: Path) -> None:
-        self.lost.add(self.written.path(path))
+        lost = self.written.path(path)
+        self.lost.add(lost)
+        self._above |= {lost[:length] for length in range(len(lost) + 1)}
 
     def _remove(self, path: Path) -> None:
         holder = self._at(path[:-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from steerkit.artifacts.results import (
 )
 from steerkit.artifacts.samples import Sample
 from steerkit.errors import ArtifactError
+from steerkit.report.magnitudes import require_measurable
 from steerkit.types.json_text import RepeatedKeyError, read_json
 
 __all__ = [
@@ -203,11 +203,13 @@ _AGAIN: Final = "Run the recipe again."
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return read_json(text)
+        value = read_json(text)
     except RepeatedKeyError as error:
         raise ArtifactError(f"{where} is damaged: {error}. {_AGAIN}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where} is damaged: {error}. {_AGAIN}") from None
+    require_measurable(value, where, _AGAIN)
+    return value
 
 
 def _validate(model: type[ModelT], raw: Any, where: str) -> ModelT:

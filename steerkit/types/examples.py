@@ -15,6 +15,12 @@ Label: TypeAlias = str | int | float | bool
 """What a row is labelled with, as JSON has it."""
 
 
+def require_whole(text: str, what: str) -> None:
+    """Raise ``DataError`` for a text with half a character, as ``"\\ud83d"`` is one in Python; ``what`` holds it."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"{what} holds half of a surrogate pair, which no tokenizer reads.")
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a conversation.
@@ -35,8 +41,7 @@ class Message:
                 f"The content of a {self.role} message is {type(self.content).__name__}, and text is wanted: "
                 '{"role": "user", "content": "..."}.'
             )
-        if any("\ud800" <= letter <= "\udfff" for letter in self.content):
-            raise DataError(f"A {self.role} message holds half of a surrogate pair, which no tokenizer reads.")
+        require_whole(self.content, f"A {self.role} message")
 
     @classmethod
     def of(cls, value: object) -> Message:
@@ -87,6 +92,8 @@ class Example:
             raise DataError(f"A completion is text, not {type(self.completion).__name__}.")
         if self.answer_prefix is not None and not isinstance(self.answer_prefix, str):
             raise DataError(f"An answer_prefix is text, not {type(self.answer_prefix).__name__}.")
+        require_whole(self.completion or "", "A completion")
+        require_whole(self.answer_prefix or "", "An answer_prefix")
         object.__setattr__(self, "answer_prefix", self.answer_prefix or None)
 
     @classmethod

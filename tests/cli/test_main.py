@@ -256,6 +256,19 @@ def test_an_interrupt_says_what_is_kept() -> None:
     assert guarded(KeyboardInterrupt("Nothing was run."))[1] == "\nInterrupted. Nothing was run."
 
 
+def test_an_interrupt_while_a_command_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", stopped)
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["run", "quickstart"])
+    assert leaving.value.code == 130
+    assert "Interrupted. Nothing was changed." in capsys.readouterr().err
+
+
 def test_a_full_disk_is_said_plainly() -> None:
     code, message = guarded(OSError(errno.ENOSPC, "No space left on device", "/runs/x"))
     assert code == 1 and message.startswith("The disk is full (writing /runs/x).")

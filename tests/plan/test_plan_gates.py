@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
+from steerkit.api.direction import Direction
+from steerkit.artifacts.directions import save_directions
 from steerkit.catalog import Catalog
 from steerkit.errors import AttachError, RecipeError
 from steerkit.plan import Plan, PlannedGate, plan_recipe
@@ -240,8 +243,8 @@ def test_a_site_that_the_model_lacks_is_one_problem(problems: Problems, tmp_path
 
 
 def test_where_a_direction_from_a_file_was_estimated_is_not_known(plan: Planner, tmp_path: Path) -> None:
-    header = json.dumps({"__metadata__": {"steerkit.directions": "{}"}}).encode()
-    (tmp_path / "harm.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    held = Direction(torch.ones(1, 32), Site.parse("blocks.1.resid_pre"), name="harm")
+    save_directions(tmp_path / "harm.safetensors", [held])
     text = GATE.replace("gate", "sites: embed, gate")
     ((item,),) = (one.interventions for one in plan(text, "directions.harm={file: harm.safetensors}").conditions)
     assert item.gate is not None and item.gate.site is None

@@ -11,12 +11,17 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
+from steerkit.api.direction import Direction
+from steerkit.api.direction_bytes import directions_to_bytes
+from steerkit.artifacts.directions import save_directions
 from steerkit.bundled import BUNDLED
 from steerkit.catalog import Catalog
 from steerkit.cli.main import main
 from steerkit.errors import RecipeError
 from steerkit.plan import Plan, plan_recipe
+from steerkit.types import Site
 from tests.plan.conftest import Planner
 
 RECIPE = """\
@@ -151,7 +156,8 @@ def packed(header: object) -> bytes:
         (packed([]), "is not a safetensors file"),
         (packed({"x": {}}), "holds no directions"),
         (packed({"__metadata__": {"format": "pt"}}), "holds no directions"),
-        (packed({"__metadata__": {"steerkit.directions": "{}"}}), ""),
+        (packed({"__metadata__": {"steerkit.directions": "{}"}}), "its header can't be read"),
+        (directions_to_bytes([Direction(torch.ones(1, 32), Site.parse("blocks.1.resid_pre"), name="warmth")]), ""),
     ],
 )
 def test_a_directions_file_is_one(plan: Planner, problem: Problem, tmp_path: Path, content: bytes, part: str) -> None:
@@ -176,7 +182,7 @@ def test_a_plan_is_the_same_however_paths_are_written(
     (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2}', "utf-8")
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }}", "utf-8")
     saved = tmp_path / "d.safetensors"
-    saved.write_bytes(packed({"__metadata__": {"steerkit.directions": "{}"}}))
+    save_directions(saved, [Direction(torch.ones(1, 32), Site.parse("blocks.1.resid_pre"), name="saved")])
     text = RECIPE.replace("conditions:\n", "  saved: {file: d.safetensors}\nconditions:\n", 1)
     text = text.replace('"tiny-random:llama"', "model, chat_template: {file: t.jinja}")
     first = plan(text)
@@ -194,7 +200,7 @@ def test_a_plan_is_the_same_however_paths_are_written(
         # The planner of this test writes probe.jsonl once, so what is written here stays.
         assert plan(resolved).hash != first.hash
         (tmp_path / file).write_text(before, "utf-8")
-    saved.write_bytes(packed({"__metadata__": {"steerkit.directions": "{ }"}}))
+    save_directions(saved, [Direction(2 * torch.ones(1, 32), Site.parse("blocks.1.resid_pre"), name="saved")])
     assert plan(resolved).hash != first.hash
 
 

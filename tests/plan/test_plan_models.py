@@ -157,7 +157,8 @@ def test_a_file_from_a_deeper_model_is_noted(plan: Planner, tmp_path: Path) -> N
     """Its vectors can be used at sites that the recipe names, so it is no mistake by itself."""
     vectors = {Site.parse(site): torch.ones(1, 32) for site in ("blocks.1.resid_pre", "blocks.7.resid_pre")}
     save_directions(tmp_path / "deep.safetensors", [Direction(vectors, name="warmth")])
-    notes = plan(RECIPE, "directions.warmth={file: deep.safetensors}").notes
+    named = "conditions.warmer.0.add.sites=[blocks.1.resid_pre]"
+    notes = plan(RECIPE, "directions.warmth={file: deep.safetensors}", named).notes
     assert "Direction 'warmth' has vectors at blocks.7.resid_pre, and the model has 3 layers, 0 to 2." in notes
     assert not any("has vectors at" in note for note in plan(RECIPE).notes)
 

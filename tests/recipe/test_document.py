@@ -124,3 +124,12 @@ def test_what_the_quick_loader_refuses_is_said_by_the_other(monkeypatch: pytest.
     said = read_document(text).problems
     monkeypatch.setattr(reading, "_QuickLoader", reading._Loader)
     assert said == read_document(text).problems and said
+
+
+def test_two_halves_of_a_character_are_joined_and_one_alone_is_told() -> None:
+    found = read_document(r'{"a": "x\ud83d\ude00y", "\ud83d\ude00": 1, "b": "\ud83d", "c": "\ude00\ud83d"}')
+    assert found.value == {"a": "x😀y", "😀": 1, "b": "", "c": ""}
+    assert [(problem.where, "half a character" in problem.message) for problem in found.problems] == [
+        ("b", True),
+        ("c", True),
+    ]

@@ -126,3 +126,16 @@ def test_contradictions_are_errors(build: Any, results: dict[str, Any], change: 
 )
 def test_what_leaves_the_last_block_continues_the_curve(site: str, layer: int, stream: str) -> None:
     assert SeparationEntry(direction="d", site=site, layer=layer).stream == stream
+
+
+@pytest.mark.parametrize(("number", "shown"), [("1e308", "1e+308"), ("-1e308", "-1e+308"), ("1" + "0" * 400, "digits")])
+@pytest.mark.parametrize("key", ["ci_low", "value"])
+def test_a_number_that_nothing_measures_is_damage_and_no_traceback(
+    build: Any, number: str, shown: str, key: str
+) -> None:
+    path = build()
+    file = path / "results.json"
+    changed = re.sub(rf'"{key}": -?[0-9.]+', f'"{key}": {number}', file.read_text(encoding="utf-8"), count=1)
+    file.write_text(changed, encoding="utf-8")
+    with pytest.raises(ArtifactError, match=rf"results.json is damaged: records.0.{key} is .*{re.escape(shown)}"):
+        load_run(path)

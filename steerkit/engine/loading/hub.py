@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
+_SPEAKING: Final = (OSError, ValueError, ImportError)
+"""Errors that transformers raises with sentences of its own. Others say what went wrong with their names alone."""
 PATIENCE: Final = 3.0
 """Seconds to wait for the hub to answer at all."""
 COMMIT: Final = "_commit_hash"
@@ -50,18 +52,16 @@ def explained(source: str, *, local: bool) -> Iterator[None]:
         yield
     except (ModelError, MemoryError):
         raise
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # a damaged folder makes transformers raise anything
         if type(error).__name__ == "OutOfMemoryError":
             raise
-        raise ModelError(_advice_on_download(source, error, local=local)) from error
-    except Exception as error:
         if type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust", "tokenizers"):
             raise ModelError(f"{source} is damaged: {error}. Copy or download it anew.") from error
-        raise
+        raise ModelError(_advice_on_download(source, error, local=local)) from error
 
 
 def _advice_on_download(source: str, error: Exception, *, local: bool) -> str:
-    said = str(error).strip()
+    said = str(error).strip() if isinstance(error, _SPEAKING) else f"{type(error).__name__}: {str(error).strip()}"
     if "trust_remote_code" in said:
         return (
             f"{source} comes with Python code of its own and can't be loaded without running it. If you trust it, set "

@@ -13,8 +13,10 @@ import torch
 
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED
+from steerkit.checkpoints import folder_fault
 from steerkit.engine.loading.unwrap import plain_model, plain_tokenizer
 from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
+from steerkit.engine.loading.widths import require_widths
 from steerkit.errors import ModelError, UnknownNameError, nearest
 from steerkit.sources import TINY
 
@@ -272,7 +274,7 @@ def _load_qwen1(folder: Path, config: dict[str, Any], source: str, request: _Req
 
 
 def _require_checkpoint(folder: Path) -> None:
-    """Raise ``ModelError`` unless the folder holds a config and safetensors."""
+    """Raise ``ModelError`` unless the folder holds a config that makes sense, and safetensors."""
     names = {path.name for path in folder.iterdir()}
     if "config.json" not in names:
         ggufs = sorted(name for name in names if name.endswith(".gguf"))
@@ -281,14 +283,9 @@ def _require_checkpoint(folder: Path) -> None:
         if inside:
             hint = f"Its folders {', '.join(inside[:5])} are models."
         raise ModelError(f"{folder} has no config.json, so it isn't a model's folder. {hint}")
-    if any(name.endswith(".safetensors") for name in names):
-        return
-    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
-        raise ModelError(
-            f"{folder} holds pickled weights only (.bin, .pt). Unpickling can run any code, so steerkit doesn't. In a "
-            "place where you trust the file, load it with transformers and write it with model.save_pretrained(folder)."
-        )
-    raise ModelError(f"{folder} has a config.json but no weights (*.safetensors). Was the download cut short?")
+    fault = folder_fault(folder)
+    if fault is not None:
+        raise ModelError(fault if fault.endswith("?") else f"{fault}.")
 
 
 def _from_pretrained(
@@ -305,6 +302,8 @@ def _from_pretrained(
         config = AutoConfig.from_pretrained(source, **options)
         if not request.trust_remote_code:
             _require_causal(config, source)
+        if options.get("local_files_only") and Path(source).is_dir():
+            require_widths(Path(source), config)
         loaded_tokenizer = AutoTokenizer.from_pretrained(source, **options) if tokenizer else None
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
-
-import jinja2
 
 from steerkit.engine.prompts.encoding import continued_token_ids
 from steerkit.engine.prompts.special import SpecialTokens, encode_example
 from steerkit.engine.sequence.positions import Turn, Turns
 from steerkit.errors import DataError, ModelError, nearest
-from steerkit.templates import Locator, answer_opening, dated, messages_of, require_arguments
+from steerkit.templates import (
+    Locator,
+    TemplateFaultError,
+    answer_opening,
+    compiled,
+    messages_of,
+    require_arguments,
+)
 from steerkit.templates import Turns as Messages
 from steerkit.types import PREFIX, Example
+from steerkit.types.examples import require_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,7 +106,10 @@ class ChatFormat:
         self.system_prompt, self.instead = system_prompt, instead
         self.arguments = dict(arguments or {})
         require_arguments(self.arguments)
+        require_whole(system_prompt or "", "The system prompt")
+        require_whole(template or "", "The chat template")
         self._template: str | None = None
+        self._compiled: Callable[..., str] | None = None
         self._open, self._closed = Locator(self._prompt), Locator(self._conversation)
         self.name = NONE if template is None else template if template in (DEFAULT, NONE) else "custom"
         if self.name == DEFAULT:
@@ -235,21 +244,17 @@ class ChatFormat:
     def _apply(self, messages: Messages, generation: bool) -> str:
         assert self._template is not None  # raw text isn't rendered
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                chat_template=dated(self._template),
-                tokenize=False,
-                add_generation_prompt=generation,
-                **self.arguments,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            if self._compiled is None:
+                self._compiled = compiled(self._template, self.tokenizer.special_tokens_map)
+            return self._compiled(messages, add_generation_prompt=generation, **self.arguments)
+        except TemplateFaultError as error:
             advice = "Check the template."
             if any(message["role"] == "system" for message in messages):
                 advice = "Some templates take no system role: set system_prompt to null, or begin the prompts with it."
             elif len(messages) > 1:
                 advice = f"Check the template, and the order of turns ({', '.join(item['role'] for item in messages)})."
-            raise ModelError(f"The chat template ({self.name}) can't render this prompt: {error}. {advice}") from error
-        return str(rendered)
+            told = f"The chat template ({self.name}) can't render this prompt: {error.said}. {advice}"
+            raise ModelError(told) from error
 
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -15,6 +15,7 @@ from steerkit.engine.loading.unwrap import input_device
 from steerkit.engine.prompts.batches import Batch, PaddingSide, batches
 from steerkit.engine.prompts.fitting import require_fitting
 from steerkit.engine.prompts.inputs import read_prompts
+from steerkit.engine.prompts.known import require_known
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
 from steerkit.errors import ModelError
 from steerkit.types.contexts import CONTEXT_KEYS, context_limit
@@ -146,3 +147,4 @@ class ModelInMemory:
     def require_fitting(self, rendered: Sequence[Rendered], extra_tokens: int = 0) -> None:
         """Raise ``DataError`` for a prompt without a token, or one that is longer than the model's context."""
         require_fitting(rendered, self.context, extra_tokens, self.decode if self.tokenizer is not None else None)
+        require_known(rendered, self.n_embeddings)

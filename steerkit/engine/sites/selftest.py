@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steerkit.api.architecture import Block, Layout, Tap
 from steerkit.engine.sites.evaluating import uncompiled
+from steerkit.engine.sites.finite import not_finite, told
 from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
 from steerkit.engine.sites.taps import submodule
 from steerkit.errors import SelfTestError, SiteError
@@ -64,12 +65,14 @@ class SelfTestReport:
         model_type: of the model.
         checks: in the order in which they build on each other.
         sites: every site with its module and the side of it.
+        not_finite: of a model that fails, the parameters and buffers that hold NaN or infinite values.
     """
 
     adapter: str
     model_type: str
     checks: tuple[Check, ...]
     sites: tuple[tuple[Site, Tap], ...]
+    not_finite: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -82,6 +85,7 @@ class SelfTestReport:
             "adapter": self.adapter,
             "model_type": self.model_type,
             "passed": self.passed,
+            "not_finite": list(self.not_finite),
             "checks": [_plain(check) for check in self.checks],
             "sites": [{"site": str(site), "module": tap.module, "side": tap.side} for site, tap in self.sites],
         }
@@ -91,6 +95,8 @@ class SelfTestReport:
         failed = [check for check in self.checks if not check.passed]
         if not failed:
             return
+        if self.not_finite:
+            raise SelfTestError(told(self.model_type, self.not_finite))
         first = failed[0]
         who = f"adapter {self.adapter!r}" if self.adapter else "its adapter"
         others = f" Also failed: {', '.join(check.name for check in failed[1:])}." if failed[1:] else ""
@@ -130,7 +136,9 @@ def self_test(model: PreTrainedModel, layout: Layout, *, seed: int = 0, adapter:
     """
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
     with uncompiled(), bench(model, layout, seed) as on:
-        return SelfTestReport(adapter, model_type, tuple(_run_checks(on)), tuple(on.taps.items()))
+        checks, sites = tuple(_run_checks(on)), tuple(on.taps.items())
+    broken = () if all(check.passed for check in checks) else not_finite(model)
+    return SelfTestReport(adapter, model_type, checks, sites, broken)
 
 
 def _run_checks(on: Bench) -> list[Check]:

@@ -30,5 +30,6 @@ def steerkit_interventions() -> list[InterventionSpec]:
             implementation="steerkit_template._cap:Cap",
             options=CapOptions,
             directions=1,
+            at_own=True,
         )
     ]
