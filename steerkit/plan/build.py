@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 from steerkit.catalog import Catalog
@@ -23,6 +24,7 @@ from steerkit.plan.cost import (
 )
 from steerkit.plan.heldout import also_reported, looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
+from steerkit.plan.monitored import without_readings
 from steerkit.plan.plan import Plan
 from steerkit.plan.planned.model import PlannedLoading
 from steerkit.plan.planned.reporting import PlannedReport, PlannedTradeoff
@@ -85,6 +87,8 @@ class _Planner(SuffixResolver):
         self.check_report(found.conditions, found.evaluations)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
+        unread = without_readings(found.monitors, found.evaluations, found.samples, self.examples, self.shown)
+        self.notes += unread
         separations = plan_separations(found.directions, self.data) if recipe.report.separation else ()
         beside = also_reported(separations, found.suffixes)
         self.tell_not_held_out(
@@ -97,7 +101,8 @@ class _Planner(SuffixResolver):
             found.samples,
             monitored=bool(found.monitors),
         )
-        return self.whole(template, found, self.cost(template, found, separations, groups))
+        plan = self.whole(template, found, self.cost(template, found, separations, groups))
+        return replace(plan, unread=tuple(unread))
 
     def sections(self, template: str) -> Sections:
         """Each section by itself, in the order in which problems are found."""

@@ -33,7 +33,7 @@ def read_table(path: Path, rule: Rule) -> list[Candidate]:
     if not isinstance(rows, list) or not rows:
         what = "an empty list" if rows == [] else f"a {_kind(rows)}"
         raise SelectionError(f"{path} holds {what}; expected a list of candidates: {_example(rule)}.")
-    found = [_candidate(row, rule, f"{path}, row {index}") for index, row in enumerate(rows)]
+    found = [_candidate(row, rule, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
     places = {value: place for place, value in enumerate(dict.fromkeys(one.coefficient for one in found))}
     return [replace(one, order=places[one.coefficient]) for one in found]
 

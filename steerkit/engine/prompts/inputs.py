@@ -65,7 +65,7 @@ def _of_encoded(value: object, vocabulary: int, place: int) -> Rendered:
         return value
     rows = token_rows(value) or []
     if len(rows) != 1:
-        raise DataError(f"Prompt {place}: one prompt's token ids are wanted here, and there are {len(rows)} rows.")
+        raise DataError(f"Prompt {place + 1}: one prompt's token ids are wanted here, and there are {len(rows)} rows.")
     return _of_ids(rows[0], vocabulary)
 
 

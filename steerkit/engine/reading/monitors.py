@@ -21,7 +21,7 @@ from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.gates import gate_at_head, gate_projection
 from steerkit.engine.sequence.positions import BEHIND, edit_mask, frame_of_prompts, position_intervals
 from steerkit.engine.sites.taps import Handler
-from steerkit.errors import AttachError, DataError
+from steerkit.errors import AttachError, DataError, PositionError
 
 if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
@@ -104,7 +104,9 @@ class Watch:
             self._units[key] = gate_at_head((vector / vector.norm()).to(x.device), site, x)
         return self._units[key]
 
-    def readings(self, monitor: Monitor, row: int, first: int, text: Rendered) -> Readings:
+    def readings(
+        self, monitor: Monitor, row: int, first: int, text: Rendered, *, number: int = 1, lenient: bool = False
+    ) -> Readings:
         """The readings of one row.
 
         Args:
@@ -112,6 +114,12 @@ class Watch:
             row: of the passes.
             first: the column of its first token.
             text: its tokens: the prompt, and the completion as far as there is one.
+            number: what a message calls the row, counted from 1.
+            lenient: whether a text without the tokens that the monitor reads has no reading, as one without a
+                completion has none behind its prompt; else it is an error.
+
+        Raises:
+            PositionError: naming the monitor, where a text has no such tokens.
         """
         total = len(text.token_ids)
         prompt = total if text.prompt is None else text.prompt
@@ -120,16 +128,22 @@ class Watch:
             seen = torch.cat(self._seen[(monitor.name, site)], 1)[row, first : first + total].double()
             # What was written last has not passed through the model.
             by_site.append([*seen.tolist(), *[math.nan] * (total - seen.shape[0])])
-        places = _monitored_places(monitor, text, total, prompt)
+        try:
+            places = _monitored_places(monitor, text, total, prompt, number)
+        except PositionError as error:
+            if not lenient:
+                raise PositionError(f"Monitor {monitor.name!r}: {error}") from None
+            places = ()
         values = tuple(monitor.furthest(tuple(one[place] for one in by_site)) for place in places)
         return Readings.of(monitor, values, places, prompt)
 
 
-def _monitored_places(monitor: Monitor, text: Rendered, total: int, prompt: int) -> tuple[int, ...]:
+def _monitored_places(monitor: Monitor, text: Rendered, total: int, prompt: int, number: int) -> tuple[int, ...]:
     """The tokens of a row that a monitor's positions name."""
     if monitor.positions.role in BEHIND and total == prompt:
         return ()
-    frame = frame_of_prompts([total], [text.turns], width=total, padding_side="right", prompts=[prompt])
+    turns = [text.turns]
+    frame = frame_of_prompts([total], turns, width=total, padding_side="right", prompts=[prompt], number=number)
     mask = edit_mask(position_intervals(monitor.positions, frame), 0, total)
     return tuple(mask[0].nonzero()[:, 0].tolist())
 
@@ -154,6 +168,8 @@ def read_along(
     monitors: Sequence[Monitor] = (),
     keys: Sequence[Key] = (),
     steer: Sequence[Steer] | None = None,
+    *,
+    lenient: bool = False,
 ) -> list[Read]:
     """Read monitors and activations along texts, in one pass, in the order of the texts.
 
@@ -163,10 +179,12 @@ def read_along(
         monitors: what is read.
         keys: sites and positions of activations.
         steer: a condition for each text, None where it is left alone.
+        lenient: whether a monitor has no reading (a peak of NaN) on a text that lacks the tokens that it reads; else
+            that is an error. A run reads all its monitors along one text, whoever scores them.
 
     Raises:
         SiteError, AttachError: for a site or monitor that doesn't fit the model.
-        PositionError: for a text that doesn't have the token of an index.
+        PositionError: for a text that doesn't have the tokens of an index or a turn.
     """
     require_monitors_fit(monitors, live.layout)
     for site, _ in keys:
@@ -183,7 +201,10 @@ def read_along(
         read_batch(live, batch, steer=steer, readers=readers, stops=stops)
         for row, index in enumerate(batch.order):
             first = int(batch.frame.first[row])
-            readings = {one.name: watch.readings(one, row, first, texts[index]) for one in monitors}
+            readings = {
+                one.name: watch.readings(one, row, first, texts[index], number=index + 1, lenient=lenient)
+                for one in monitors
+            }
             found[index] = Read({key: pieces[row] for key, pieces in taken.rows.items()}, readings)
     return [found[index] for index in range(len(texts))]
 
@@ -265,19 +286,10 @@ def completions(
         copies = len(rows) // len(batch.order)
         for place, ids in enumerate(rows):
             row, index = place // copies, batch.order[place // copies]
-            held = _completion_with_readings(
-                live, watch, monitors, place, int(batch.frame.first[row]), rendered[index], ids
-            )
-            found.setdefault(index, []).append(held)
+            text, first = completion_to_read(rendered[index], ids), int(batch.frame.first[row])
+            readings = {one.name: watch.readings(one, place, first, text, number=index + 1) for one in monitors}
+            found.setdefault(index, []).append(Completion(live.decode(ids), tuple(ids), readings))
     return [one for index in range(len(rendered)) for one in found[index]]
-
-
-def _completion_with_readings(
-    live: Runtime, watch: Watch, monitors: Sequence[Monitor], row: int, first: int, prompt: Rendered, ids: list[int]
-) -> Completion:
-    text = completion_to_read(prompt, ids)
-    readings = {one.name: watch.readings(one, row, first, text) for one in monitors}
-    return Completion(live.decode(ids), tuple(ids), readings)
 
 
 def completion_to_read(prompt: Rendered, ids: Sequence[int]) -> Rendered:
