@@ -40,5 +40,5 @@ def test_a_threshold_needs_its_tokens_and_names_monitor_and_data(tmp_path: Path)
     with pytest.raises(PositionError) as caught:
         run_recipe(recipe, out=tmp_path / "runs")
     assert str(caught.value).startswith(
-        "monitors.said: its threshold can't be set on warm.train. Monitor 'said': Positions 'user[-1][90]': row 1 has only"
+        "monitors.said: its threshold can't be set on warm.train. Monitor 'said': Positions 'user[-1][90]': row 1 has "
     )

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from steerkit.plan.completions import CompletionsResolver
 from steerkit.plan.names import KeyPart
 from steerkit.plan.planned.conditions import PlannedCondition
-from steerkit.plan.reach import asked_outside, unprompted, unreached
+from steerkit.plan.reach import asked_outside, read_whole, unprompted, unreached
 from steerkit.plan.tokens import prefix_fault
-from steerkit.plan.turns import BEHIND_INSTRUCTION, unrendered
+from steerkit.plan.turns import BEHIND_INSTRUCTION, OF_TURNS, unrendered
 from steerkit.plan.types import PlannedEvaluation
+from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import describe_shared, prompt_of
-from steerkit.types import PREFIX, TURNS, Positions
+from steerkit.templates import opened
+from steerkit.types import PREFIX, TURNS, Example, Positions
 
 
 class RecipeResolver(CompletionsResolver):
@@ -27,7 +29,11 @@ class RecipeResolver(CompletionsResolver):
         self.check_whole()
         self.check_rendered(template)
         self.check_prefixes(template)
-        self.notes += unreached(conditions, evaluations) + unprompted(conditions, evaluations, self.examples)
+        self.check_plain(evaluations)
+        self.notes += unreached(conditions, evaluations, self.answered) + unprompted(
+            conditions, evaluations, self.answered
+        )
+        self.notes += read_whole(evaluations, self.given)
         self.notes += asked_outside(evaluations, conditions, self.recipe.control.random_directions)
         self.check_lacks(evaluations)
         self.check_lengths(evaluations)
@@ -125,6 +131,40 @@ class RecipeResolver(CompletionsResolver):
                 own = self.recipe.data[name].answer_prefix is not None
                 self.complain(told, *(("data", name, "answer_prefix") if own else ("model", "answer_prefix")))
                 return
+
+    def given(self, ref: DataRef) -> Sequence[Example]:
+        """The examples of a split, but where the run will write what is read of them."""
+        return () if self.recipe.data[ref.dataset].completions is not None else self.examples(ref)
+
+    def answered(self, ref: DataRef) -> bool:
+        """Whether any example of a split holds an answer, given or yet to be written."""
+        given = self.given(ref)
+        return not given or any(opened(one).completion is not None for one in given)
+
+    def check_plain(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+        """What is read as plain text, without a chat template, has no turns that an intervention could name."""
+        plain = {
+            ref: item.name
+            for item in evaluations
+            if item.needs.sequence_logits and not item.needs.baseline_completions
+            for ref in item.data
+            if any(one.is_plain for one in self.given(ref))
+        }
+        for name, condition in self.recipe.conditions.items():
+            for index, item in enumerate(condition.interventions):
+                path = ("conditions", name, "interventions", index)
+                gate = item.gate.positions if item.gate is not None else None
+                for text, where in ((item.positions, path), (gate, (*path, "gate"))):
+                    if text is None or Positions.parse(text).role not in OF_TURNS:
+                        continue
+                    for ref, reader in plain.items():
+                        self.complain(
+                            f"'{text}': {reader} reads the texts of {ref} as they are, without the chat template, so "
+                            "no token of theirs is a turn's: name positions that every text has, such as all, or "
+                            f"give {reader} answers (a completion, or a conversation that ends with one)",
+                            *where,
+                            "positions",
+                        )
 
     def check_edited(self) -> None:
         """Every example that is measured has the turns that interventions and gates name."""

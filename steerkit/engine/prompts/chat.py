@@ -13,7 +13,7 @@ import jinja2
 from steerkit.engine.prompts.encoding import continued_token_ids, encode
 from steerkit.engine.sequence.positions import Turn, Turns
 from steerkit.errors import DataError, ModelError, nearest
-from steerkit.templates import Locator, answer_opening, dated, messages_of, require_arguments
+from steerkit.templates import Locator, answer_opening, dated, messages_of, opened, require_arguments
 from steerkit.templates import Turns as Messages
 from steerkit.types import PREFIX, Example
 
@@ -177,8 +177,19 @@ class ChatFormat:
         return Rendered(encode(self.tokenizer, text, special=True)[0])
 
     def render_reading(self, example: Example) -> Rendered:
-        """What evaluators read along: a completion behind its prompt, a plain text by itself, else the conversation."""
-        return self.render_text(example.text) if example.is_plain else self.render(example, completion=True)
+        """What evaluators read along: an answer behind its prompt, a plain text by itself, else the conversation.
+
+        An answer is a completion, or the assistant's turn that ends a conversation: both are read to the letter, behind
+        what the template puts before an answer.
+        """
+        if example.is_plain:
+            return self.render_text(example.text)
+        asked = opened(example)
+        read = self.render(asked, completion=True)
+        if asked is example or read.prompt is None:
+            return read
+        own = (read.prompt, len(read.token_ids))
+        return replace(read, turns=(*read.turns, Turn("assistant", own if own[0] < own[1] else None)))
 
     def _text(self, example: Example) -> tuple[str, list[tuple[str, tuple[int, int] | None]], bool]:
         """What is read, the characters of each turn in it, and whether special tokens are still to be added."""
