@@ -83,7 +83,11 @@ def test_no_feasible_candidate_is_a_result_with_an_explanation(
         (rows({"refusal_score_se": -1}), "a standard error is not negative"),
         (rows({}, {}), "there twice"),
         (rows({"layer": 10}), "layers 0 to 9"),
-        ([{"position": -1, "layer": 1, "refusal": 0}], "no 'refusal_score'. Did you mean 'refusal'"),
+        (
+            [{"position": -1, "layer": 1, "refusal": 0}],
+            "no 'refusal_score', and the rule is about refusal_score, kl_div_score, "
+            "steering_score; it has refusal. If 'refusal' is it, call it so.",
+        ),
         ("[" * 100_000, "is not JSON"),
     ],
 )
