@@ -14,7 +14,7 @@ from tests.conftest import tiny_live
 from tests.small_run import results_of
 from tests.test_run_select import RECIPE
 
-WHY = "mean_difference: the two classes have exactly the same mean at blocks.0.resid_pre, so there is no direction between"
+WHY = "mean_difference: the two classes have exactly the same mean at blocks.0.resid_pre, so there is no direction"
 
 
 def test_candidates_that_there_are_not_are_told_in_results_log_and_report(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_candidates_that_there_are_not_are_told_in_results_log_and_report(tmp_pa
     run = run_recipe(recipe, out=tmp_path / "runs")
     (search,) = results_of(run)["searches"]
     assert len(search["candidates"]) == 4 and all(one["layer"] for one in search["candidates"])
-    told = f"at 2 of 6 places there is no direction, blocks.0.resid_pre (-2, -1): {WHY} them"
+    told = f"at 2 of 6 places there is no direction, blocks.0.resid_pre (-2, -1): {WHY} between them"
     assert search["notes"][0] == f"of found, {told}"
     assert f"candidates of found: {told}" in (run / "run.log").read_text("utf-8")
     page = write_report(run).read_text("utf-8").replace("<wbr>", "")

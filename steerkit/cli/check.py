@@ -46,19 +46,20 @@ def check_command(
     """Validate a recipe and print its plan and cost. Loads no weights, except with --explain."""
     from steerkit.catalog import Catalog
     from steerkit.plan import plan_recipe
+    from steerkit.plan.profiles import plan_profiles
 
     catalog = Catalog.discover()
     plan = plan_recipe(recipe, settings or (), catalog, profile)
-    profiles = {name: plan_recipe(recipe, settings or (), catalog, name) for name in plan.profiles}
+    profiles, unfit = plan_profiles(recipe, settings or (), catalog, plan)
     previews, stand_ins = _explain(plan) if explain else ([], [])
     if as_json:
         told = {"explain": [one.to_json() for one in previews], "stand_ins": stand_ins} if explain else {}
         costs = {name: one.to_json()["cost"] for name, one in profiles.items()}
         told |= {"profiles": costs} if costs else {}
-        told |= {"notes": [*plan.notes, *_here(plan)]}
+        told |= {"notes": [*plan.notes, *unfit, *_here(plan)]}
         typer.echo(json.dumps({**plan.to_json(), **told}, indent=2, ensure_ascii=False))
         return
-    print_plan(plan, profiles)
+    print_plan(plan, profiles, unfit)
     if explain:
         print_previews(previews, stand_ins)
 
@@ -107,8 +108,8 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
             console.print(f"That is for the {one.expected_tokens:,} tokens that the condition sees.", markup=False)
 
 
-def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
-    """Print a plan as tables, and beside its cost that of its profiles."""
+def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None, unfit: Sequence[str] = ()) -> None:
+    """Print a plan as tables, and beside its cost that of its profiles; ``unfit``: what to say of others."""
     from rich.console import Console
     from rich.text import Text
 
@@ -150,7 +151,7 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
         ("--profile", "forward passes", "prompt tokens", "generated tokens"),
         [[name, *_totals(one)] for name, one in (profiles or {}).items()],
     )
-    for note in (*plan.notes, *_here(plan)):
+    for note in (*plan.notes, *unfit, *_here(plan)):
         console.print(f"Note: {note}", markup=False)
 
 
@@ -158,7 +159,18 @@ def _here(plan: Plan) -> list[str]:
     """Notes on what is so on this machine, now, and isn't the plan's."""
     from steerkit.plan.reach import without_keys
 
-    return without_keys(plan.evaluations, os.environ)
+    return [*without_keys(plan.evaluations, os.environ), *_without_device(plan.loading.device)]
+
+
+def _without_device(device: str) -> list[str]:
+    """That a device isn't here, which is asked of torch where a recipe names one: that takes a moment."""
+    kind = device.partition(":")[0]
+    if kind not in ("cuda", "mps"):
+        return []
+    import torch
+
+    there = torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available()
+    return [] if there else [f"model.device is {device}, and torch finds none here: a run needs a machine that has it."]
 
 
 def _model_rows(plan: Plan) -> list[list[str]]:

@@ -38,6 +38,7 @@ from steerkit.plan.types import (
 )
 from steerkit.recipe.data import parse_ref
 from steerkit.recipe.draft import Draft
+from steerkit.recipe.layers import PROFILES
 from steerkit.recipe.load import draft_recipe
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.reporting import TradeoffRecipe
@@ -58,7 +59,26 @@ def plan_recipe(
     Raises:
         RecipeError: with every problem: what can't be read doesn't hide what can't be resolved.
     """
-    return make_plan(draft_recipe(source, overrides, profile), catalog)
+    try:
+        return make_plan(draft_recipe(source, overrides, profile), catalog)
+    except RecipeError as error:
+        raise error if profile is None else _with_cure(error, profile) from None
+
+
+def _with_cure(error: RecipeError, profile: str) -> RecipeError:
+    """What is wrong with a profile that a file below gives is mended in the recipe's own, which lies over it."""
+    cure = (
+        f"the profile comes from a file that this recipe extends; write the keys that differ under profiles.{profile} "
+        f"of your own, or take it away with profiles: {{{profile}: null}}"
+    )
+    inherited = (PROFILES, profile)
+    problems = [
+        replace(one, message=f"{one.message}: {cure}")
+        if one.file and tuple(one.where.split(".")[:2]) == inherited
+        else one
+        for one in error.problems
+    ]
+    return RecipeError(problems, error.source)
 
 
 def make_plan(recipe: Recipe | Draft, catalog: Catalog) -> Plan:
