@@ -163,14 +163,13 @@ def _here(plan: Plan) -> list[str]:
 
 
 def _without_device(device: str) -> list[str]:
-    """That a device isn't here, which is asked of torch where a recipe names one: that takes a moment."""
-    kind = device.partition(":")[0]
-    if kind not in ("cuda", "mps"):
+    """That a GPU isn't here. It is asked where a recipe names one: that takes a moment."""
+    if not device.startswith("cuda"):
         return []
-    import torch
+    from steerkit.engine.loading.devices import device_fault
 
-    there = torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available()
-    return [] if there else [f"model.device is {device}, and torch finds none here: a run needs a machine that has it."]
+    fault = device_fault(device)
+    return [f"model.device: {fault}"] if fault else []
 
 
 def _model_rows(plan: Plan) -> list[list[str]]:

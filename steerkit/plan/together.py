@@ -9,12 +9,12 @@ from steerkit.plan.names import KeyPart
 from steerkit.plan.planned.conditions import PlannedCondition
 from steerkit.plan.reach import asked_outside, read_whole, unprompted, unreached
 from steerkit.plan.tokens import prefix_fault
-from steerkit.plan.turns import BEHIND_INSTRUCTION, OF_TURNS, unrendered
+from steerkit.plan.turns import OF_TURNS, unrendered
 from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import describe_shared, prompt_of
 from steerkit.templates import opened
-from steerkit.types import PREFIX, TURNS, Example, Positions
+from steerkit.types import Example, Positions
 
 
 class RecipeResolver(CompletionsResolver):
@@ -174,10 +174,6 @@ class RecipeResolver(CompletionsResolver):
                 gate = item.gate.positions if item.gate is not None else None
                 for text, where in ((item.positions, path), (gate, (*path, "gate"))):
                     positions = Positions.parse(text) if text is not None else None
-                    for ref in (
-                        self.measured
-                        if positions is not None and positions.role in (*TURNS, PREFIX, BEHIND_INSTRUCTION)
-                        else ()
-                    ):
+                    for ref in self.measured if positions is not None and positions.role in OF_TURNS else ():
                         assert positions is not None
                         self.check_turns(positions, ref, *where, "positions")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from safetensors import SafetensorError
 
+from steerkit.engine.loading.modes import share_weights
 from steerkit.engine.loading.quiet import quiet_transformers
 from steerkit.errors import ArtifactError
 
@@ -56,7 +56,7 @@ def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase 
             model.save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
-        _share_alike(folder)
+        share_weights(folder)
     except SafetensorError as error:
         said = _OS_ERROR.search(str(error))
         if said is None:
@@ -64,13 +64,6 @@ def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase 
         raise OSError(int(said[1]), os.strerror(int(said[1])), str(folder)) from error
     except ValueError as error:  # generation settings that contradict each other, which it reads and doesn't write
         raise ArtifactError(f"transformers doesn't write this model to {folder}: {error}") from error
-
-
-def _share_alike(folder: Path) -> None:
-    """Let whoever may read the config read the weights, which safetensors writes for their owner alone."""
-    mode = (folder / "config.json").stat().st_mode
-    for file in folder.glob("*.safetensors"):
-        file.chmod(stat.S_IMODE(mode))
 
 
 def _size(number: int) -> str:
