@@ -14,6 +14,7 @@ from steerkit.artifacts.finished import fault_of, holds
 from steerkit.artifacts.provenance import Provenance, describe_run
 from steerkit.artifacts.rundir import RESULTS, RunDirectory, write_json, write_text
 from steerkit.artifacts.store import STORE, Store
+from steerkit.artifacts.unchosen import unchosen
 from steerkit.catalog import Catalog
 from steerkit.errors import NoCandidateError, SteerkitError, agreeing, counted, known_keywords
 from steerkit.executors.local import LocalExecutor
@@ -117,7 +118,8 @@ def execute(
                 directory.note(said)
             if not _is_measured(directory, plan.report.recipe):
                 left.whole = left.whole and not directory.resumed
-                measured = _measure(plan, model, provenance, directory, kept, observer)
+                with _told_where(directory):
+                    measured = _measure(plan, model, provenance, directory, kept, observer)
                 directory.write(*measured, left.off())
             if report is not None:
                 report(directory.path)
@@ -275,6 +277,18 @@ def _said_of(one: PlannedCompletions) -> Iterator[None]:
     except SteerkitError as error:
         told = str(error).removeprefix(f"Condition {one.under}: ")
         raise type(error)(f"Data set {one.name}, condition {one.under}: {told}") from None
+
+
+@contextmanager
+def _told_where(directory: RunDirectory) -> Iterator[None]:
+    """Where no candidate can be chosen: which file holds what they scored."""
+    try:
+        yield
+    except NoCandidateError as error:
+        tables = " and ".join(map(str, unchosen(directory.path)))
+        told = f"{error} What each scored is in {tables}; loosen a bound and run it again." if tables else str(error)
+        directory.note(told)
+        raise NoCandidateError(told) from None
 
 
 def _searches(graph: Graph, outputs: Outputs, folder: Path) -> list[SearchEntry]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -217,6 +218,14 @@ class Locator:
                 self._known.clear()
             self._known[key] = parts if len(parts) > 1 else None
         return self._known[key]
+
+
+def opened(example: Example) -> Example:
+    """A conversation that ends with an answer, as what is before it with that answer as its completion; others as
+    they are, and so is one that is nothing but an answer."""
+    if not example.is_closed or example.completion is not None or len(example.messages) < 2:
+        return example
+    return replace(example, messages=example.messages[:-1], completion=example.messages[-1].content)
 
 
 def answer_opening(messages: Turns, prompt: str, conversation: Render, what: str = "The chat template") -> str:

@@ -233,7 +233,7 @@ def carried(monkeypatch: pytest.MonkeyPatch, dies_at: int = 0) -> list[Task]:
 def test_a_condition_that_can_not_work_is_named_with_the_data_set_that_it_is_for(recipe: Path, tmp_path: Path) -> None:
     far = recipe.read_text("utf-8").replace("coefficient: 30.0}}", 'coefficient: 30.0, positions: "[-900]"}}')
     recipe.write_text(far, "utf-8")
-    with pytest.raises(PositionError, match=r"^Data set steered, condition warmer: Positions '-900': row 0 has only"):
+    with pytest.raises(PositionError, match=r"^Data set steered, condition warmer: Positions '-900': row 1 has only"):
         run_recipe(recipe, out=tmp_path / "runs")
 
 

@@ -16,8 +16,9 @@ class CrossEntropyOptions(Options):
 
     of: Literal["text", "baseline_completions"] = Field(
         default="text",
-        description="What is predicted: the texts of the data set as they are, or the greedy completions that the "
-        "unsteered model gives to its prompts (the prompts' own tokens don't count).",
+        description="What is predicted: the texts of the data set as they are (of a completion, or a conversation that "
+        "ends with an answer, that answer alone), or the greedy completions that the unsteered model gives to its "
+        "prompts (the prompts' own tokens don't count).",
     )
     max_tokens: int = Field(
         default=256,

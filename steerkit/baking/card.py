@@ -119,7 +119,18 @@ def _changed(asked: Asked, change: Change, told: Explanation) -> Iterator[str]:
         )
     number = len(change.parameters)
     differ = f"{sentence_case(count(number, 'parameter'))} differ{'s' if number == 1 else ''}"
-    yield f"{differ} from the original's. Every other one is as it was."
+    yield f"{differ} from the original's. {_kinds(change)}Every other one is as it was."
+
+
+def _kinds(change: Change) -> str:
+    """How many of the parameters are biases, which stand beside the weights that are listed: what a projection's own
+    bias adds is edited with what its weight does."""
+    biases = [name for name in change.parameters if name.endswith(".bias")]
+    others = len(change.parameters) - len(biases)
+    if not biases or not others:
+        return ""
+    listed = f"{count(others, 'weight')} and {count(len(biases), 'bias', 'biases')}"
+    return f"They are {listed}: where a projection has a bias, it is edited with the weight above. "
 
 
 def _directions(asked: Asked) -> Iterator[str]:

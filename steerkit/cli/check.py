@@ -47,20 +47,21 @@ def check_command(
     """Validate a recipe and print its plan and cost. Loads no weights, except with --explain."""
     from steerkit.catalog import Catalog
     from steerkit.plan import plan_recipe
+    from steerkit.plan.profiles import plan_profiles
 
     catalog = Catalog.discover()
     plan = plan_recipe(recipe, settings or (), catalog, profile)
-    profiles = {name: plan_recipe(recipe, settings or (), catalog, name) for name in plan.profiles}
+    profiles, unfit = plan_profiles(recipe, settings or (), catalog, plan)
     previews, stand_ins = _explain(plan) if explain else ([], [])
     if as_json:
         told = {"explain": [one.to_json() for one in previews], "stand_ins": stand_ins} if explain else {}
         costs = {name: one.to_json()["cost"] for name, one in profiles.items()}
         told |= {"profiles": costs} if costs else {}
-        told |= {"notes": [*plan.notes, *_here(plan)]}
+        told |= {"notes": [*plan.notes, *unfit, *_here(plan)]}
         told["time"] = estimate(plan)
         typer.echo(json.dumps({**plan.to_json(), **told}, indent=2, ensure_ascii=False))
         return
-    print_plan(plan, profiles)
+    print_plan(plan, profiles, unfit)
     if explain:
         print_previews(previews, stand_ins)
 
@@ -113,8 +114,8 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
             )
 
 
-def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
-    """Print a plan as tables, and beside its cost that of its profiles."""
+def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None, unfit: Sequence[str] = ()) -> None:
+    """Print a plan as tables, and beside its cost that of its profiles; ``unfit``: what to say of others."""
     from rich.console import Console
     from rich.text import Text
 
@@ -156,7 +157,7 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None) -> None:
         ("--profile", "forward passes", "prompt tokens", "generated tokens"),
         [[name, *_totals(one)] for name, one in (profiles or {}).items()],
     )
-    for note in (*plan.notes, *_here(plan)):
+    for note in (*plan.notes, *unfit, *_here(plan)):
         console.print(f"Note: {note}", markup=False)
 
 
@@ -164,7 +165,17 @@ def _here(plan: Plan) -> list[str]:
     """Notes on what is so on this machine, now, and isn't the plan's."""
     from steerkit.plan.reach import without_keys
 
-    return without_keys(plan.evaluations, os.environ)
+    return [*without_keys(plan.evaluations, os.environ), *_without_device(plan.loading.device)]
+
+
+def _without_device(device: str) -> list[str]:
+    """That a GPU isn't here. It is asked where a recipe names one: that takes a moment."""
+    if not device.startswith("cuda"):
+        return []
+    from steerkit.engine.loading.devices import device_fault
+
+    fault = device_fault(device)
+    return [f"model.device: {fault}"] if fault else []
 
 
 def _model_rows(plan: Plan) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -15,17 +15,27 @@ if TYPE_CHECKING:
     from steerkit.selection import Candidate, Rule, Selection
 
 
+_USUAL: Final = "arditi2024"
+
+
 def select_command(
     scores: Annotated[
         Path,
         typer.Argument(
             metavar="SCORES.json",
             help="A list of {position, layer, <scores of the preset>}, as {position, layer, refusal_score, "
-            "steering_score, kl_div_score}; refusal_score_se and coefficient may stand beside them.",
+            "steering_score, kl_div_score}; refusal_score_se and coefficient may stand beside them. Or a run's "
+            "candidates-<search>.json, which is chosen from by that search's own rule.",
         ),
     ],
-    layers: Annotated[int, typer.Option("--layers", metavar="N", help="How many layers the model has.")],
-    preset: Annotated[str, typer.Option("--preset", help="The rule to choose by.")] = "arditi2024",
+    layers: Annotated[
+        int | None,
+        typer.Option("--layers", metavar="N", help="How many layers the model has; a run's own table knows it."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", help="The rule to choose by: the run's own for its table, else arditi2024."),
+    ] = None,
     near_tie: Annotated[
         float,
         typer.Option(
@@ -35,15 +45,20 @@ def select_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Choose a candidate from a table of scores. Exit code 3 where no candidate meets the constraints."""
-    from steerkit.selection import PRESETS, read_table, select
+    from steerkit.selection import PRESETS, read_table, rule_of_table, select
 
-    if preset not in PRESETS:
+    if preset is not None and preset not in PRESETS:
         raise UnknownNameError(f"Unknown preset {preset!r}. {nearest(preset, PRESETS, 'preset')}")
+    own = None if preset is not None and layers is not None else rule_of_table(scores)
+    if layers is None:
+        layers = own.n_layers if own is not None else None
+    if layers is None:
+        raise SelectionError("How many layers does the model have? Say it with --layers N: bounds on layers need it.")
     if layers < 1:
         raise SelectionError(f"A model has at least one layer, not {layers}: give its number as --layers.")
     if not near_tie >= 0:
         raise SelectionError(f"--near-tie is a distance, a number from 0 up, not {near_tie}.")
-    rule = PRESETS[preset]
+    rule = own.rule if preset is None and own is not None else PRESETS[preset or _USUAL]
     chosen = select(read_table(scores, rule), rule, layers, near_tie=near_tie)
     if as_json:
         typer.echo(json.dumps(_as_json(chosen, rule), indent=2, allow_nan=False))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 from steerkit.catalog import Catalog
@@ -24,6 +25,7 @@ from steerkit.plan.cost import (
 from steerkit.plan.fit import too_long
 from steerkit.plan.heldout import also_reported, looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
+from steerkit.plan.monitored import without_readings
 from steerkit.plan.plan import Plan
 from steerkit.plan.planned.model import PlannedLoading
 from steerkit.plan.planned.reporting import PlannedReport, PlannedTradeoff
@@ -37,6 +39,7 @@ from steerkit.plan.types import (
 )
 from steerkit.recipe.data import parse_ref
 from steerkit.recipe.draft import Draft
+from steerkit.recipe.layers import PROFILES
 from steerkit.recipe.load import draft_recipe
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.reporting import TradeoffRecipe
@@ -57,7 +60,26 @@ def plan_recipe(
     Raises:
         RecipeError: with every problem: what can't be read doesn't hide what can't be resolved.
     """
-    return make_plan(draft_recipe(source, overrides, profile), catalog)
+    try:
+        return make_plan(draft_recipe(source, overrides, profile), catalog)
+    except RecipeError as error:
+        raise error if profile is None else _with_cure(error, profile) from None
+
+
+def _with_cure(error: RecipeError, profile: str) -> RecipeError:
+    """What is wrong with a profile that a file below gives is mended in the recipe's own, which lies over it."""
+    cure = (
+        f"the profile comes from a file that this recipe extends; write the keys that differ under profiles.{profile} "
+        f"of your own, or take it away with profiles: {{{profile}: null}}"
+    )
+    inherited = (PROFILES, profile)
+    problems = [
+        replace(one, message=f"{one.message}: {cure}")
+        if one.file and tuple(one.where.split(".")[:2]) == inherited
+        else one
+        for one in error.problems
+    ]
+    return RecipeError(problems, error.source)
 
 
 def make_plan(recipe: Recipe | Draft, catalog: Catalog) -> Plan:
@@ -86,6 +108,8 @@ class _Planner(SuffixResolver):
         self.check_report(found.conditions, found.evaluations)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
+        unread = without_readings(found.monitors, found.evaluations, found.samples, self.examples, self.shown)
+        self.notes += unread
         separations = plan_separations(found.directions, self.data) if recipe.report.separation else ()
         beside = also_reported(separations, found.suffixes)
         self.tell_not_held_out(
@@ -98,7 +122,8 @@ class _Planner(SuffixResolver):
             found.samples,
             monitored=bool(found.monitors),
         )
-        return self.whole(template, found, self.cost(template, found, separations, groups))
+        plan = self.whole(template, found, self.cost(template, found, separations, groups))
+        return replace(plan, unread=tuple(unread))
 
     def sections(self, template: str) -> Sections:
         """Each section by itself, in the order in which problems are found."""

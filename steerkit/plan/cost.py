@@ -22,6 +22,7 @@ from steerkit.plan.types import (
 )
 from steerkit.recipe.data import DataRef, Splits
 from steerkit.sharing import Pass, completing, greedy_tokens
+from steerkit.templates import opened
 from steerkit.types import SitePattern
 
 
@@ -79,12 +80,12 @@ class Meter:
         return self.counted[key]
 
     def texts(self, ref: DataRef, system_prompt: str | None = None) -> list[int]:
-        """Tokens of what is read along. A condition's system prompt stands before prompts that a completion follows."""
+        """Tokens of what is read along. A condition's system prompt stands before prompts that an answer follows."""
         plain = self.lengths(ref, "text")
         if system_prompt is None:
             return plain
         own, rows = self.lengths(ref, "text", system_prompt), self.data[ref.dataset][ref.split]
-        return [plain[at] if one.completion is None else own[at] for at, one in enumerate(rows)]
+        return [plain[at] if opened(one).completion is None else own[at] for at, one in enumerate(rows)]
 
     def add(self, part: Part, run: Pass, *, members: int = 1, apart: bool = False, prepass: bool = False) -> None:
         """A pass that conditions make side by side, or each ``apart``; with ``prepass`` an unsteered one before each

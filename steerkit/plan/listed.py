@@ -95,7 +95,7 @@ def filter_as_json(item: PlannedFilter) -> dict[str, Any]:
 
 def search_as_json(item: PlannedSearch) -> dict[str, Any]:
     """A search as ``plan.json`` lists it."""
-    from steerkit.selection import NAN
+    from steerkit.selection import NAN, rule_as_json
 
     scores = [
         {
@@ -113,6 +113,7 @@ def search_as_json(item: PlannedSearch) -> dict[str, Any]:
         "scores": scores,
         "maximise" if item.rule.maximise else "minimise": item.rule.aim,
         "subject_to": {name: says for name, says in item.rule.says().items() if name != NAN},
+        "rule": rule_as_json(item.rule),
         "exhaustive": item.exhaustive,
         **({"coefficients": list(item.coefficients)} if item.coefficients else {}),
     }

@@ -71,6 +71,7 @@ class Plan:
         completions: data sets of what the model says, each behind those that its condition's directions come from.
         suffixes: studies of texts behind the user's turn, in the recipe's order.
         not_held_out: those of the notes that say what depends on prompts that are measured, for the report.
+        unread: those of the notes that say where monitors read nothing, for the report.
     """
 
     recipe: Recipe
@@ -100,6 +101,7 @@ class Plan:
     completions: tuple[PlannedCompletions, ...] = ()
     suffixes: tuple[PlannedSuffixes, ...] = ()
     not_held_out: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[PlannedGroup, ...]:

@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from steerkit.api.hookspecs import Needs
 from steerkit.errors import counted
 from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention
+from steerkit.plan.turns import BEHIND_PROMPT
 from steerkit.plan.types import PlannedEvaluation
 from steerkit.recipe.data import DataRef
 from steerkit.sharing import greedy_tokens
+from steerkit.templates import opened
 from steerkit.types import Example
 
 
-def unreached(conditions: Sequence[PlannedCondition], evaluations: Sequence[PlannedEvaluation]) -> list[str]:
-    """Sentences about conditions that do nothing, or edit nothing which an evaluator reads."""
+def unreached(
+    conditions: Sequence[PlannedCondition],
+    evaluations: Sequence[PlannedEvaluation],
+    answered: Callable[[DataRef], bool],
+) -> list[str]:
+    """Sentences about conditions that do nothing, or edit nothing which an evaluator reads.
+
+    Args:
+        conditions: the conditions, without the baseline.
+        evaluations: the evaluators.
+        answered: whether any example of a split holds an answer that is read, given or yet to be written.
+    """
     notes = [
         f"Condition {condition.name} does nothing with these options, so it is the baseline."
         for condition in conditions
         if condition.interventions and condition.system_prompt is None and all(map(_idle, condition.interventions))
     ]
-    members: dict[tuple[str, ...], list[str]] = {}
+    behind: dict[tuple[str, ...], list[str]] = {}
+    late: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for condition in conditions:
         prompted = condition.system_prompt is not None or not condition.interventions
-        if prompted or not all(map(_generated_only, condition.interventions)):
+        if prompted or not all(map(_behind_only, condition.interventions)):
             continue
-        blind = tuple(item.name for item in evaluations if _reads_prompts_only(item.needs))
-        if blind:
-            name = condition.sweep or condition.name
-            members.setdefault(blind, []).append(name)
-    for blind, names in members.items():
+        name, first = condition.sweep or condition.name, min(map(_first_edited, condition.interventions))
+        blind = [(item, _unanswered(item, answered)) for item in evaluations]
+        told = tuple(_named_with(item, refs) for item, refs in blind if refs)
+        if told:
+            behind.setdefault(told, []).append(name)
+        ends = tuple(item.name for item, refs in blind if not refs and _reached(item.needs) <= first)
+        if ends:
+            late.setdefault((first, ends), []).append(name)
+    for blind_to, names in behind.items():
         each = list(dict.fromkeys(names))
-        many, reads = len(each) > 1, "read" if len(blind) > 1 else "reads"
+        many, reads = len(each) > 1, "read" if len(blind_to) > 1 else "reads"
         notes.append(
             f"Condition{'s' if many else ''} {', '.join(each)} edit{'' if many else 's'} generated tokens only, and "
-            f"{', '.join(blind)} {reads} what follows prompts or given texts, so {'they' if many else 'it'} can't "
+            f"{', '.join(blind_to)} {reads} what follows prompts or given texts, so {'they' if many else 'it'} can't "
             "differ from the baseline there."
+        )
+    for (first, ends), names in late.items():
+        each = list(dict.fromkeys(names))
+        many, reads = len(each) > 1, "read" if len(ends) > 1 else "reads"
+        notes.append(
+            f"Condition{'s' if many else ''} {', '.join(each)} edit{'' if many else 's'} generated tokens from number "
+            f"{first + 1} on, which shows in what follows them, and what {', '.join(ends)} {reads} "
+            f"ends there, so {'they' if many else 'it'} can't differ from the baseline."
         )
     return notes
 
@@ -43,16 +69,14 @@ def unreached(conditions: Sequence[PlannedCondition], evaluations: Sequence[Plan
 def unprompted(
     conditions: Sequence[PlannedCondition],
     evaluations: Sequence[PlannedEvaluation],
-    examples: Callable[[DataRef], Sequence[Example]],
+    answered: Callable[[DataRef], bool],
 ) -> list[str]:
     """Sentences about conditions whose system prompt alone can't touch texts that are read without any prompt."""
     names = [one.name for one in conditions if one.system_prompt is not None and not one.interventions]
     blind = [
-        item.name
+        _named_with(item, refs)
         for item in evaluations
-        if item.needs.sequence_logits
-        and not item.needs.baseline_completions
-        and all(one.completion is None for ref in item.data for one in examples(ref))
+        if item.needs.sequence_logits and (refs := _unanswered(item, answered))
     ]
     if not names or not blind:
         return []
@@ -62,6 +86,29 @@ def unprompted(
         f"intervention, and {', '.join(blind)} {reads} given texts as they are, so {'they' if many else 'it'} can't "
         "differ from the baseline there."
     ]
+
+
+def read_whole(evaluations: Sequence[PlannedEvaluation], examples: Callable[[DataRef], Sequence[Example]]) -> list[str]:
+    """Sentences about conversations without an answer, which are read along as a whole."""
+    notes = []
+    for item in evaluations:
+        if not item.needs.sequence_logits or item.needs.baseline_completions:
+            continue
+        for ref in item.data:
+            rows = examples(ref)
+            whole = [one for one in rows if is_read_whole(one)]
+            if whole:
+                notes.append(
+                    f"{item.name} reads {len(whole)} of {len(rows)} conversations of {ref} as a whole, since they end "
+                    "with no answer, which alone would be scored: the chat template's own tokens count, and a "
+                    "condition's system prompt isn't there. These numbers don't compare with those of answers."
+                )
+    return notes
+
+
+def is_read_whole(example: Example) -> bool:
+    """Whether evaluators read all of a conversation along, since it ends with no answer to something."""
+    return not example.is_plain and opened(example).completion is None
 
 
 def _idle(item: PlannedIntervention) -> bool:
@@ -112,11 +159,36 @@ def without_keys(evaluations: Iterable[PlannedEvaluation], environment: Mapping[
     ]
 
 
-def _generated_only(item: PlannedIntervention) -> bool:
+def _behind_only(item: PlannedIntervention) -> bool:
+    """Whether only tokens behind the prompt are edited."""
     by_prompt = item.gate is not None and item.gate.at == "prompt" and not item.gate.prepass
-    return item.positions.role == "generated" or by_prompt
+    return item.positions.role in BEHIND_PROMPT or by_prompt
 
 
-def _reads_prompts_only(needs: Needs) -> bool:
-    """Whether no token that an evaluator looks at is a generated one."""
-    return not (greedy_tokens(needs) or needs.samples or needs.baseline_completions)
+def _first_edited(item: PlannedIntervention) -> int:
+    """The place of the first token behind the prompt that may be edited, counted from 0."""
+    positions = item.positions
+    if positions.role not in BEHIND_PROMPT:
+        return 0
+    starts = positions.indices or ((positions.span[0] or 0,) if positions.span is not None else (0,))
+    return 0 if min(starts) < 0 else min(starts)
+
+
+def _unanswered(item: PlannedEvaluation, answered: Callable[[DataRef], bool]) -> tuple[DataRef, ...]:
+    """The data on which an evaluator reads nothing behind prompts, nor answers that are given."""
+    needs = item.needs
+    if greedy_tokens(needs) or needs.samples or needs.baseline_completions:
+        return ()
+    return tuple(ref for ref in item.data if not (needs.sequence_logits and answered(ref)))
+
+
+def _reached(needs: Needs) -> float:
+    """How many first tokens behind a prompt an evaluator can see an edit of: an edit shows in what follows it."""
+    if needs.activations or needs.monitors or not needs.max_new_tokens:
+        return math.inf
+    return needs.max_new_tokens - 1
+
+
+def _named_with(item: PlannedEvaluation, refs: Sequence[DataRef]) -> str:
+    """An evaluator, with the data that are meant where they aren't all of its."""
+    return item.name if len(refs) == len(item.data) else f"{item.name} on {', '.join(map(str, refs))}"

@@ -9,12 +9,14 @@ from steerkit.plan.completions import CompletionsResolver
 from steerkit.plan.model import known_special_tokens
 from steerkit.plan.names import KeyPart
 from steerkit.plan.planned.conditions import PlannedCondition
-from steerkit.plan.reach import asked_outside, unprompted, unreached
+from steerkit.plan.reach import asked_outside, read_whole, unprompted, unreached
 from steerkit.plan.tokens import prefix_fault
-from steerkit.plan.turns import BEHIND_INSTRUCTION, unrendered
+from steerkit.plan.turns import OF_TURNS, unrendered
 from steerkit.plan.types import PlannedEvaluation
+from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import describe_shared, prompt_of
-from steerkit.types import PREFIX, TURNS, Positions
+from steerkit.templates import opened
+from steerkit.types import Example, Positions
 from steerkit.types.special_tokens import SpecialTexts, special_notes
 
 
@@ -31,7 +33,11 @@ class RecipeResolver(CompletionsResolver):
         self.check_rendered(template)
         self.check_prefixes(template)
         self.check_special_tokens(template)
-        self.notes += unreached(conditions, evaluations) + unprompted(conditions, evaluations, self.examples)
+        self.check_plain(evaluations)
+        self.notes += unreached(conditions, evaluations, self.answered) + unprompted(
+            conditions, evaluations, self.answered
+        )
+        self.notes += read_whole(evaluations, self.given)
         self.notes += asked_outside(evaluations, conditions, self.recipe.control.random_directions)
         self.check_lacks(evaluations)
         self.check_lengths(evaluations)
@@ -153,6 +159,40 @@ class RecipeResolver(CompletionsResolver):
         if template != "none":
             self.notes += special_notes({name: splits.values() for name, splits in self.data.items()}, names, how)
 
+    def given(self, ref: DataRef) -> Sequence[Example]:
+        """The examples of a split, but where the run will write what is read of them."""
+        return () if self.recipe.data[ref.dataset].completions is not None else self.examples(ref)
+
+    def answered(self, ref: DataRef) -> bool:
+        """Whether any example of a split holds an answer, given or yet to be written."""
+        given = self.given(ref)
+        return not given or any(opened(one).completion is not None for one in given)
+
+    def check_plain(self, evaluations: Sequence[PlannedEvaluation]) -> None:
+        """What is read as plain text, without a chat template, has no turns that an intervention could name."""
+        plain = {
+            ref: item.name
+            for item in evaluations
+            if item.needs.sequence_logits and not item.needs.baseline_completions
+            for ref in item.data
+            if any(one.is_plain for one in self.given(ref))
+        }
+        for name, condition in self.recipe.conditions.items():
+            for index, item in enumerate(condition.interventions):
+                path = ("conditions", name, "interventions", index)
+                gate = item.gate.positions if item.gate is not None else None
+                for text, where in ((item.positions, path), (gate, (*path, "gate"))):
+                    if text is None or Positions.parse(text).role not in OF_TURNS:
+                        continue
+                    for ref, reader in plain.items():
+                        self.complain(
+                            f"'{text}': {reader} reads the texts of {ref} as they are, without the chat template, so "
+                            "no token of theirs is a turn's: name positions that every text has, such as all, or "
+                            f"give {reader} answers (a completion, or a conversation that ends with one)",
+                            *where,
+                            "positions",
+                        )
+
     def check_edited(self) -> None:
         """Every example that is measured has the turns that interventions and gates name."""
         for name, condition in self.recipe.conditions.items():
@@ -161,10 +201,6 @@ class RecipeResolver(CompletionsResolver):
                 gate = item.gate.positions if item.gate is not None else None
                 for text, where in ((item.positions, path), (gate, (*path, "gate"))):
                     positions = Positions.parse(text) if text is not None else None
-                    for ref in (
-                        self.measured
-                        if positions is not None and positions.role in (*TURNS, PREFIX, BEHIND_INSTRUCTION)
-                        else ()
-                    ):
+                    for ref in self.measured if positions is not None and positions.role in OF_TURNS else ():
                         assert positions is not None
                         self.check_turns(positions, ref, *where, "positions")

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from steerkit.errors import ModelError
 from steerkit.plan.model import chat_template, special_names
-from steerkit.templates import Locator, Render, answer_opening, compiled, messages_of
+from steerkit.templates import Locator, Render, answer_opening, compiled, messages_of, opened
 from steerkit.types import Example
 
 _CHARACTERS_PER_TOKEN: Final = 4
@@ -49,6 +49,8 @@ class TokenCounter:
         """Tokens of each example."""
         if how == "text" and all(example.is_plain for example in examples):
             return self.texts([example.text for example in examples])
+        if how == "text":
+            examples = list(map(opened, examples))
         found = self.prompts(examples)
         if how == "prompt":
             return found

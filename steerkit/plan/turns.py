@@ -15,6 +15,8 @@ BEHIND_PROMPT: Final = ("generated", "completion")
 BEHIND_INSTRUCTION: Final = "post_instruction"
 """The role of what a chat template puts behind the user's last turn."""
 _OF_THE_USER: Final = ("instruction", BEHIND_INSTRUCTION)
+OF_TURNS: Final = (*_OF_THE_USER, *TURNS, PREFIX)
+"""Roles of tokens that are found by the turns of a conversation."""
 
 
 def reads_behind(positions: Positions) -> bool:

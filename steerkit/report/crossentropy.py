@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from steerkit.errors import counted
 from steerkit.report.numbers import NumberFormat
@@ -58,8 +59,11 @@ def make_cross_entropies(run: Run, blocks: Sequence[Block] | None = None) -> Cro
     if len(chosen) < _LEAST:
         return None
     given = {sample.data for sample in run.samples if "completion" in sample.example}
+    talks = _conversations(run)
     kinds = tuple(
-        TextKind(block.name, text_kind(run.results, block.evaluator, block.data, given), (block.n or (None, None))[1])
+        TextKind(
+            block.name, text_kind(run.results, block.evaluator, block.data, given, talks), (block.n or (None, None))[1]
+        )
         for block in chosen
     )
     by_condition = [{row.condition.name: row for row in block.all_rows} for block in chosen]
@@ -79,7 +83,23 @@ def _is_cross_entropy(evaluator: EvaluatorEntry) -> bool:
     return "perplexity" in evaluator.derived and evaluator.unit == "nats"
 
 
-def text_kind(results: Results, evaluator: EvaluatorEntry, data: str, given: set[str]) -> str:
+def _conversations(run: Run) -> dict[str, set[bool]]:
+    """By data set of conversations, whether these end with an answer to what is before it, which alone is scored."""
+    found: dict[str, set[bool]] = {}
+    for sample in run.samples:
+        turns = sample.example.get("messages")
+        if isinstance(turns, list) and turns and "completion" not in sample.example:
+            found.setdefault(sample.data, set()).add(len(turns) > 1 and turns[-1].get("role") == "assistant")
+    return found
+
+
+def text_kind(
+    results: Results,
+    evaluator: EvaluatorEntry,
+    data: str,
+    given: set[str],
+    talks: Mapping[str, set[bool]] = MappingProxyType({}),
+) -> str:
     """Which texts a cross-entropy is of, in words.
 
     Args:
@@ -87,6 +107,7 @@ def text_kind(results: Results, evaluator: EvaluatorEntry, data: str, given: set
         evaluator: with its options.
         data: the data set.
         given: data sets whose examples have completions.
+        talks: by data set of conversations, whether some end with an answer, and some don't.
     """
     if evaluator.options.get("of") == "baseline_completions":
         told = counted(evaluator.options["max_new_tokens"], "token")
@@ -99,6 +120,12 @@ def text_kind(results: Results, evaluator: EvaluatorEntry, data: str, given: set
     if data in given:
         return f"the completions that {data} gives, without their prompts"
     limit = evaluator.options.get("max_tokens")
+    if talks.get(data) == {True}:
+        return f"the answers that conversations of {data} end with, without what is before them"
+    if data in talks:
+        some = "conversations of {data}, those that end with an answer by that answer alone, others whole"
+        whole = "the whole conversations of {data}, the chat template's tokens included"
+        return (some if len(talks[data]) > 1 else whole).format(data=data)
     return f"the texts of {data}" + (f", up to {counted(limit, 'token')} of each" if limit else "")
 
 

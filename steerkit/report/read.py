@@ -24,6 +24,7 @@ from steerkit.artifacts.results import (
     Timings,
 )
 from steerkit.artifacts.samples import Sample
+from steerkit.artifacts.unchosen import search_of, unchosen
 from steerkit.errors import ArtifactError
 from steerkit.report.magnitudes import require_measurable
 from steerkit.types.json_text import RepeatedKeyError, read_json
@@ -108,6 +109,12 @@ def load_run(path: Path | str) -> Run:
         raise ArtifactError(f"{root} is not a directory. Give the run directory that `steerkit run` printed.")
     results_path = root / "results.json"
     if not results_path.is_file():
+        for table in unchosen(root):
+            raise ArtifactError(
+                f"The run in {root} has no results: of what search {search_of(table)} scored nothing keeps to its "
+                f"bounds. {table.name} holds the scores, and `steerkit select {table}` says what removed them. Loosen "
+                "a bound in the recipe and run it again; what was scored is kept."
+            )
         raise ArtifactError(
             f"{root} has no results.json: it is not a run directory, or the run did not finish. "
             "Run the recipe again with the same --out, and the run goes on where it stopped."

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from steerkit.errors import SelectionError, nearest
+from steerkit.errors import SelectionError
 from steerkit.selection.rule import Candidate, Rule
 from steerkit.types.json_text import RepeatedKeyError, read_json
 
 ERROR_SUFFIX: Final = "_se"
+_ABOUT: Final = ("position", "layer", "site", "over", "coefficient", "removed_by")
 
 
 def read_table(path: Path, rule: Rule) -> list[Candidate]:
@@ -35,7 +37,7 @@ def read_table(path: Path, rule: Rule) -> list[Candidate]:
     if not isinstance(rows, list) or not rows:
         what = "an empty list" if rows == [] else f"a {_kind(rows)}"
         raise SelectionError(f"{path} holds {what}; expected a list of candidates: {_example(rule)}.")
-    found = [_candidate(row, rule, f"{path}, row {index}") for index, row in enumerate(rows)]
+    found = [_candidate(row, rule, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
     places = {value: place for place, value in enumerate(dict.fromkeys(one.coefficient for one in found))}
     return [replace(one, order=places[one.coefficient]) for one in found]
 
@@ -45,7 +47,7 @@ def _candidate(row: Any, rule: Rule, where: str) -> Candidate:
         raise SelectionError(f"{where}: expected a mapping such as {_example(rule)}, not a {_kind(row)}.")
     for name in ("position", "layer", *rule.scores):
         if name not in row:
-            raise SelectionError(f"{where}: there is no {name!r}. {nearest(name, map(str, row), 'key')}")
+            raise SelectionError(f"{where}: {_lacking(name, rule, row)}")
     scores = {name: _number(row[name], name, where) for name in rule.scores}
     written = {name: row.get(f"{name}{ERROR_SUFFIX}") for name in rule.scores}
     errors = {name: _error(value, f"{name}{ERROR_SUFFIX}", where) for name, value in written.items()}
@@ -57,6 +59,18 @@ def _candidate(row: Any, rule: Rule, where: str) -> Candidate:
         " ".join(text for key in ("over", "site") if isinstance(text := row.get(key), str)),
         removed if isinstance(removed := row.get("removed_by"), str) and removed in rule.says() else None,
         _coefficient(row.get("coefficient"), where),
+    )
+
+
+def _lacking(name: str, rule: Rule, row: dict[str, Any]) -> str:
+    """That a row lacks what the rule asks for: it is the table that has another name for it, or is another rule's."""
+    own = [str(key) for key in row if key not in _ABOUT and not str(key).endswith(ERROR_SUFFIX)]
+    near = difflib.get_close_matches(name, own, n=1)
+    rename = f" If {near[0]!r} is it, call it so." if near else ""
+    asks = "every candidate has one" if name in _ABOUT else f"the rule is about {', '.join(rule.scores)}"
+    return (
+        f"there is no {name!r}, and {asks}; it has {', '.join(own) or 'no scores'}.{rename} Of another rule than this "
+        "one: name it with --preset, or keep a run's table beside its plan.json, which has its own rule."
     )
 
 

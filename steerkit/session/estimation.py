@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from steerkit.api.direction import Direction
+from steerkit.api.direction_gaps import gaps_in_words
 from steerkit.api.estimator import NEGATIVE, POSITIVE, EstimationRequest, Estimator
 from steerkit.api.hookspecs import EstimatorNeeds, StatisticsKind
 from steerkit.catalog import Catalog, implementation, needs_of
@@ -101,7 +103,7 @@ def estimate_direction(
         negative: examples of the reference class; for an estimator of pairs, each in the place of its other side.
         site: where, as in ``blocks.15.resid_pre``; a pattern (``blocks.*.resid_pre``) or a list for a direction at
             several sites, read in one pass; None where the estimator chooses. A site of a pattern at which the classes
-            are alike is left out, and ``provenance["left_out"]`` says why.
+            are alike is left out with a warning, and ``provenance["left_out"]`` says why.
         positions: at which tokens; -1 is the last one of the prompt, ``completion`` those of each example's completion.
         estimator: name of an estimator plugin.
         name: what to call the direction.
@@ -181,7 +183,7 @@ def estimate_directions(
     }
     which = Positions.parse(positions)
     solver, needs = cast("Estimator", implementation(spec)(chosen)), needs_of(spec, chosen)
-    return estimate_with(
+    found = estimate_with(
         model,
         solver,
         spec.name,
@@ -194,6 +196,10 @@ def estimate_directions(
         progress=progress,
         token_ids=token_ids,
     )
+    told = gaps_in_words([one for one in found.values() if one.name in (name, f"{name}@{one.positions}")])
+    if told:
+        warnings.warn(f"Of direction {name!r}, {told}. provenance['left_out'] tells it by site.", UserWarning, 3)
+    return found
 
 
 _WORDS: Final = ("site", "positions", "estimator", "name", "seed", "catalog", "progress", "options")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from steerkit.artifacts.answers import AnswersOnDisk
 from steerkit.artifacts.keys import hash_of
 from steerkit.bundled import cache_folder
-from steerkit.errors import DataError
+from steerkit.errors import DataError, PositionError
 from steerkit.progress import SILENT, Observer
 from steerkit.stages.condition import build_monitors, steer_group
 from steerkit.stages.model import load_use
@@ -250,10 +250,12 @@ def _threshold(payload: ThresholdTask, given: Mapping[str, bytes], bench: Bench)
     bench.observer.step(f"readings on {data}")
     prompts = bench.evaluation(payload.model, data, payload.examples).prompts(data)
     direction = {planned.direction: read_direction(given[f"direction {planned.direction}"], planned.direction)}
-    read = read_along(live, prompts, build_monitors([planned], direction, live.layout.n_layers))
     try:
+        read = read_along(live, prompts, build_monitors([planned], direction, live.layout.n_layers))
         peaks = [one.readings[name].peak for one in read]
         threshold, beyond = threshold_of(peaks, planned.calibration.false_alarms, planned.side)
+    except PositionError as error:
+        raise PositionError(f"monitors.{name}: its threshold can't be set on {data}. {error}") from None
     except DataError as error:
         raise DataError(f"monitors.{name}: {error} in {data}.") from None
     return to_bytes({"threshold": threshold, "beyond": beyond, "n": len(peaks)})

@@ -15,6 +15,7 @@ from steerkit.errors import AttachError, DirectionError, SteerkitError
 from steerkit.plan import Plan, PlannedCondition, PlannedMonitor
 from steerkit.plan.planned.conditions import PlannedIntervention
 from steerkit.stages.titles import condition_names
+from steerkit.templates import opened
 from steerkit.types import FROM_TOKEN, Example, Site, resolve_sites
 
 if TYPE_CHECKING:
@@ -234,11 +235,11 @@ def require_monitors(plan: Plan, directions: Mapping[str, Direction], live: Live
 
 
 def reading(live: LiveModel, chat: ChatFormat) -> Callable[[Example], Rendered]:
-    """How an example is read along under a condition: its system prompt stands before prompts that a completion
+    """How an example is read along under a condition: its system prompt stands before prompts that an answer
     follows, and what is read as it is has none."""
 
     def render(example: Example) -> Rendered:
-        return (live.chat if example.completion is None else chat).render_reading(example)
+        return (live.chat if opened(example).completion is None else chat).render_reading(example)
 
     return render
 

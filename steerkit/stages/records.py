@@ -191,6 +191,7 @@ def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, lis
         separation=tuple(found.separation),
         notes=(
             *_unmeasured(plan, found.separation),
+            *plan.unread,
             *_left_out({name: directions[name] for name in _reported(plan, chosen=False)}),
             *too_many_to_compare(_reported(plan), plan.report.compared_with),
             *dict.fromkeys(notes),

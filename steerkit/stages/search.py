@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from steerkit.api.direction_gaps import gaps_in_words
 from steerkit.artifacts.results import CandidateEntry, SearchEntry, SearchStage
 from steerkit.errors import NoCandidateError
 from steerkit.intervals import standard_error
@@ -34,14 +35,18 @@ def score_candidates(
     from steerkit.engine.searching.search import CandidateSearch
 
     probes = [_probe(use, live) for use in payload.scores]
+    directions = [one for one in directions if one.name in (payload.over, f"{payload.over}@{one.positions}")]
     choices = choices_of(directions, payload.over, payload.coefficients)
+    lacking = gaps_in_words(directions)
+    if lacking:
+        observer.step(f"candidates of {payload.over}: {lacking}")
     search = CandidateSearch(live, probes, payload.rule, exhaustive=payload.exhaustive, observer=observer)
     found = search.run(choices)
     return {
         "n_layers": live.layout.n_layers,
         "rows": [_row(choice, scored, payload.rule) for choice, scored in zip(choices, found.scored, strict=True)],
         "stages": [{"score": one.name, "asked": one.asked, "alive": one.alive} for one in found.stages],
-        "notes": list(found.notes),
+        "notes": [*([f"of {payload.over}, {lacking}"] if lacking else []), *found.notes],
         "baseline": dict(found.baseline),
     }
 

@@ -164,7 +164,7 @@ def as_examples(values: object) -> list[Example]:
             f"{_shown(values)}."
         )
     examples = []
-    for place, value in enumerate(values):
+    for place, value in enumerate(values, 1):
         try:
             examples.append(Example.of(value))
         except DataError as error:

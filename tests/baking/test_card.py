@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import steerkit
 from steerkit.artifacts.directions import load_directions
 from steerkit.baking import bake
 from steerkit.baking.card import hub_id
+from steerkit.engine.baking.writing import write_checkpoint
 from steerkit.engine.loading.weights import hash_of_tensors
 from steerkit.report import load_run
+from steerkit.run import run_recipe
 from tests.baking.common import CONDITIONS, PLAIN, kept_run, recipe_of, run_of
+from tests.small_run import RECIPE
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +99,27 @@ def test_the_original_is_a_hub_id_only_where_it_is_one(tmp_path: Path) -> None:
     assert hub_id("smollm2-135m-instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert hub_id("meta-llama/Llama-3.1-8B") == "meta-llama/Llama-3.1-8B"
     assert [hub_id(text) for text in ("tiny-random:llama", str(tmp_path), "/a/b", "~/a")] == [None] * 4
+
+
+def test_biases_that_are_edited_with_the_weights_are_told(tmp_path: Path) -> None:
+    """The tiny random Llama has a bias at every projection that writes."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    run = run_recipe(tmp_path / "recipe.yaml", out=tmp_path / "runs")
+    folder = bake(run, "without", tmp_path / "baked").folder
+    names = json.loads((folder / "steerkit.json").read_text())["changed"]["parameters"]
+    biases = [name for name in names if name.endswith(".bias")]
+    assert (len(names), len(biases)) == (13, 6)
+    assert "They are seven weights and six biases: where a projection has a bias, it is edited with" in card(folder)[1]
+
+
+def test_whoever_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            folder = tmp_path / f"{mask:o}"
+            folder.mkdir()
+            write_checkpoint(LlamaForCausalLM(config), None, folder)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((folder / "model.safetensors").stat().st_mode) == mode

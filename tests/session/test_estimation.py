@@ -248,7 +248,7 @@ def test_one_class_may_be_token_ids_and_the_other_texts(llama: LiveModel) -> Non
         ([[99999]], "Token id 99999 is none of the model's 1000. Encode prompts with its own tokenizer."),
         (
             [["a", 1]],
-            "Prompt 0: A conversation is a list of messages {'role': ..., 'content': ...}, and it holds str 'a'.",
+            "Prompt 1: A conversation is a list of messages {'role': ..., 'content': ...}, and it holds str 'a'.",
         ),
     ],
 )

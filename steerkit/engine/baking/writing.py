@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from safetensors import SafetensorError
 
+from steerkit.engine.loading.modes import share_weights
 from steerkit.engine.loading.quiet import quiet_transformers
 from steerkit.errors import ArtifactError
 
@@ -55,6 +56,7 @@ def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase 
             model.save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
+        share_weights(folder)
     except SafetensorError as error:
         said = _OS_ERROR.search(str(error))
         if said is None:

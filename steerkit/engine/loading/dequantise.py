@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import quantization_config
 
 from steerkit.engine.loading.gguf_tokenizer import read_tokenizer
+from steerkit.engine.loading.modes import share_weights
 from steerkit.engine.loading.quiet import quiet_transformers
 from steerkit.errors import ModelError
 
@@ -66,6 +67,7 @@ def dequantise(gguf: Path, folder: Path, name: str) -> None:
     model.config._name_or_path = name
     with quiet_transformers():
         model.save_pretrained(folder, max_shard_size="8GB")
+        share_weights(folder)
         tokenizer.save_pretrained(folder)
     # Without indentation it is read in two thirds of the time; transformers reads it four times over.
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)

@@ -14,6 +14,7 @@ import torch
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED
 from steerkit.checkpoints import folder_fault
+from steerkit.engine.loading.devices import device_to_load_on
 from steerkit.engine.loading.unwrap import plain_model, plain_tokenizer
 from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
 from steerkit.engine.loading.widths import require_widths
@@ -90,7 +91,7 @@ def load(
     if not isinstance(source, (str, Path)) or not str(source).strip():
         raise ModelError(f"A model is named by an alias, a hub id, a folder or a .gguf file, not by {source!r}.")
     text = str(source)
-    chosen = _device_to_load_on(device)
+    chosen = device_to_load_on(device)
     request = _Request(_dtype(dtype, chosen), chosen, revision, trust_remote_code, accept_terms)
     loader = _loader(text)
     if revision is not None and loader is not _load_hub:
@@ -147,20 +148,6 @@ def _dtype(name: str, device: torch.device) -> torch.dtype | None:
     if not isinstance(name, str) or name not in DTYPES:
         raise ModelError(f"Unknown dtype {name!r}. {nearest(name, [*DTYPES, 'auto'], 'dtype')}")
     return DTYPES[name]
-
-
-def _device_to_load_on(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise ModelError(f"{name!r} is not a device. Write auto, cpu, cuda or cuda:1.") from None
-    if device.type == "mps":
-        raise ModelError("Device mps has no float64, in which statistics are summed. Use device cpu.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"This machine (or this build of torch) has no device {name}. Use device auto or cpu.")
-    return device
 
 
 _Parts = tuple["PreTrainedModel", "PreTrainedTokenizerBase | None", "str | None"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from steerkit.engine.loading.modes import share_weights
 from steerkit.engine.loading.quiet import quiet_transformers
 from steerkit.errors import ModelError
 
@@ -35,4 +36,5 @@ def merge_adapter(base: Path, adapter: Path, folder: Path) -> None:
         except (ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"The adapter in {adapter} can't be merged into {base}: {error}") from error
         merged.save_pretrained(folder)
+        share_weights(folder)
         AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(folder)

@@ -105,7 +105,7 @@ def _same_tokens(texts: _Texts, plain: _Texts, data: str) -> _Texts:
         other = plain.rendered[place].cut(start + len(counted))
         if other.token_ids[start:] != counted:
             raise DataError(
-                f"Example {place} of {data}: its text has other tokens behind a condition's system prompt, so its "
+                f"Example {place + 1} of {data}: its text has other tokens behind a condition's system prompt, so its "
                 "logits can't be compared with the baseline's. Begin the text with a space or a line of its own."
             )
         cut.append(other)

@@ -206,7 +206,7 @@ class Evaluation:
                 for prompt, ids in zip(prompts, member.ids[wanted.data][:n], strict=True)
             ]
             with self.setting.steering(part, one, wanted.data) as steer:
-                read = read_along(self.live, texts, self.setting.monitors, steer=steer)
+                read = read_along(self.live, texts, self.setting.monitors, steer=steer, lenient=True)
             for place, member in enumerate(part):
                 member.readings[wanted.data] = [row.readings for row in read[place * n : (place + 1) * n]]
 

@@ -21,6 +21,7 @@ from steerkit.engine.sequence.tally import Tally, counting_edited_tokens
 from steerkit.engine.sequence.when import When
 from steerkit.progress import Observer
 from steerkit.sharing import BY_ITSELF, Pass, Sampling, evenly
+from steerkit.templates import opened
 from steerkit.types import FROM_TOKEN, Example
 
 
@@ -67,7 +68,7 @@ class Setting:
         return self._rendered[key]
 
     def raw_texts(self, data: str, system_prompt: str | None = None) -> list[Rendered]:
-        """What is read along of a data set: texts by themselves, completions behind their prompts, else conversations.
+        """What is read along of a data set: texts by themselves, answers behind their prompts, else conversations.
 
         A condition's system prompt stands before prompts; what is read as it is has none.
         """
@@ -75,7 +76,7 @@ class Setting:
         if key not in self._rendered:
             own, plain = self._chat(system_prompt), self.live.chat
             self._rendered[key] = [
-                (plain if example.completion is None else own).render_reading(example)
+                (plain if opened(example).completion is None else own).render_reading(example)
                 for example in self.examples[data]
             ]
         return self._rendered[key]

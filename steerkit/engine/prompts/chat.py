@@ -18,6 +18,7 @@ from steerkit.templates import (
     answer_opening,
     compiled,
     messages_of,
+    opened,
     require_arguments,
 )
 from steerkit.templates import Turns as Messages
@@ -208,8 +209,19 @@ class ChatFormat:
         return continued_token_ids(self.tokenizer, ids, text, more, special=special)
 
     def render_reading(self, example: Example) -> Rendered:
-        """What evaluators read along: a completion behind its prompt, a plain text by itself, else the conversation."""
-        return self.render_text(example.text) if example.is_plain else self.render(example, completion=True)
+        """What evaluators read along: an answer behind its prompt, a plain text by itself, else the conversation.
+
+        An answer is a completion, or the assistant's turn that ends a conversation: both are read to the letter, behind
+        what the template puts before an answer.
+        """
+        if example.is_plain:
+            return self.render_text(example.text)
+        asked = opened(example)
+        read = self.render(asked, completion=True)
+        if asked is example or read.prompt is None:
+            return read
+        own = (read.prompt, len(read.token_ids))
+        return replace(read, turns=(*read.turns, Turn("assistant", own if own[0] < own[1] else None)))
 
     def _text(self, example: Example) -> tuple[str, list[tuple[str, tuple[int, int] | None]], bool]:
         """What is read, the characters of each turn in it, and whether special tokens are still to be added."""

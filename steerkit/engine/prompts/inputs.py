@@ -66,7 +66,7 @@ def _of_encoded(value: object, vocabulary: int, place: int) -> Rendered:
     rows = token_rows(value) or []
     if len(rows) != 1:
         raise DataError(
-            f"Prompt {place}: one prompt's token ids are wanted here, and there {agreeing(len(rows))} "
+            f"Prompt {place + 1}: one prompt's token ids are wanted here, and there {agreeing(len(rows))} "
             f"{counted(len(rows), 'row')}."
         )
     return _of_ids(rows[0], vocabulary)

@@ -141,8 +141,9 @@ def _require_completions_to_read(rendered: Sequence[Rendered], positions: Iterab
     lacking = next((place for place, one in enumerate(rendered) if one.prompt is None), None)
     if asking is not None and lacking is not None:
         raise DataError(
-            f"Positions '{asking}': prompt {lacking} has no completion, and nothing is generated while activations are "
-            "read. Pass Example(messages, completion=...), or in a recipe's data set name a field: completion: <field>."
+            f"Positions '{asking}': prompt {lacking + 1} has no completion, and nothing is generated while activations "
+            "are read. Pass Example(messages, completion=...), or in a recipe's data set name a field: "
+            "completion: <field>."
         )
 
 

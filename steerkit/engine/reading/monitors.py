@@ -22,7 +22,7 @@ from steerkit.engine.runtime.steering import require_rows
 from steerkit.engine.sequence.gates import gate_at_head, gate_projection
 from steerkit.engine.sequence.positions import BEHIND, edit_mask, frame_of_prompts, position_intervals
 from steerkit.engine.sites.taps import Handler
-from steerkit.errors import AttachError
+from steerkit.errors import AttachError, PositionError
 
 if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
@@ -105,7 +105,9 @@ class Watch:
             self._units[key] = gate_at_head((vector / vector.norm()).to(x.device), site, x)
         return self._units[key]
 
-    def readings(self, monitor: Monitor, row: int, first: int, text: Rendered) -> Readings:
+    def readings(
+        self, monitor: Monitor, row: int, first: int, text: Rendered, *, number: int = 1, lenient: bool = False
+    ) -> Readings:
         """The readings of one row.
 
         Args:
@@ -113,6 +115,12 @@ class Watch:
             row: of the passes.
             first: the column of its first token.
             text: its tokens: the prompt, and the completion as far as there is one.
+            number: what a message calls the row, counted from 1.
+            lenient: whether a text without the tokens that the monitor reads has no reading, as one without a
+                completion has none behind its prompt; else it is an error.
+
+        Raises:
+            PositionError: naming the monitor, where a text has no such tokens.
         """
         total = len(text.token_ids)
         prompt = total if text.prompt is None else text.prompt
@@ -121,16 +129,22 @@ class Watch:
             seen = torch.cat(self._seen[(monitor.name, site)], 1)[row, first : first + total].double()
             # What was written last has not passed through the model.
             by_site.append([*seen.tolist(), *[math.nan] * (total - seen.shape[0])])
-        places = _monitored_places(monitor, text, total, prompt)
+        try:
+            places = _monitored_places(monitor, text, total, prompt, number)
+        except PositionError as error:
+            if not lenient:
+                raise PositionError(f"Monitor {monitor.name!r}: {error}") from None
+            places = ()
         values = tuple(monitor.furthest(tuple(one[place] for one in by_site)) for place in places)
         return Readings.of(monitor, values, places, prompt)
 
 
-def _monitored_places(monitor: Monitor, text: Rendered, total: int, prompt: int) -> tuple[int, ...]:
+def _monitored_places(monitor: Monitor, text: Rendered, total: int, prompt: int, number: int) -> tuple[int, ...]:
     """The tokens of a row that a monitor's positions name."""
     if monitor.positions.role in BEHIND and total == prompt:
         return ()
-    frame = frame_of_prompts([total], [text.turns], width=total, padding_side="right", prompts=[prompt])
+    turns = [text.turns]
+    frame = frame_of_prompts([total], turns, width=total, padding_side="right", prompts=[prompt], number=number)
     mask = edit_mask(position_intervals(monitor.positions, frame), 0, total)
     return tuple(mask[0].nonzero()[:, 0].tolist())
 
@@ -155,6 +169,8 @@ def read_along(
     monitors: Sequence[Monitor] = (),
     keys: Sequence[Key] = (),
     steer: Sequence[Steer] | None = None,
+    *,
+    lenient: bool = False,
 ) -> list[Read]:
     """Read monitors and activations along texts, in one pass, in the order of the texts.
 
@@ -164,10 +180,12 @@ def read_along(
         monitors: what is read.
         keys: sites and positions of activations.
         steer: a condition for each text, None where it is left alone.
+        lenient: whether a monitor has no reading (a peak of NaN) on a text that lacks the tokens that it reads; else
+            that is an error. A run reads all its monitors along one text, whoever scores them.
 
     Raises:
         SiteError, AttachError: for a site or monitor that doesn't fit the model.
-        PositionError: for a text that doesn't have the token of an index.
+        PositionError: for a text that doesn't have the tokens of an index or a turn.
     """
     require_monitors_fit(monitors, live.layout)
     for site, _ in keys:
@@ -184,7 +202,10 @@ def read_along(
         read_batch(live, batch, steer=steer, readers=readers, stops=stops)
         for row, index in enumerate(batch.order):
             first = int(batch.frame.first[row])
-            readings = {one.name: watch.readings(one, row, first, texts[index]) for one in monitors}
+            readings = {
+                one.name: watch.readings(one, row, first, texts[index], number=index + 1, lenient=lenient)
+                for one in monitors
+            }
             found[index] = Read({key: pieces[row] for key, pieces in taken.rows.items()}, readings)
     return [found[index] for index in range(len(texts))]
 
@@ -258,7 +279,7 @@ def completions(
         for place, one in enumerate(rows):
             row, index = place // copies, batch.order[place // copies]
             first = int(batch.frame.first[row])
-            held = completion_with_readings(live, watch, monitors, place, first, rendered[index], one)
+            held = completion_with_readings(live, watch, monitors, place, first, rendered[index], one, number=index + 1)
             found.setdefault(index, []).append(held)
     return [one for index in range(len(rendered)) for one in found[index]]
 
@@ -274,11 +295,19 @@ def require_own_rows(settings: Mapping[str, Any]) -> None:
 
 
 def completion_with_readings(
-    live: Runtime, watch: Watch, monitors: Sequence[Monitor], row: int, first: int, prompt: Rendered, one: Written
+    live: Runtime,
+    watch: Watch,
+    monitors: Sequence[Monitor],
+    row: int,
+    first: int,
+    prompt: Rendered,
+    one: Written,
+    *,
+    number: int,
 ) -> Completion:
-    """What was written of one row, with what monitors read. ``row`` and ``first`` are those of ``Watch.readings``."""
+    """What was written of one row, with what monitors read; see ``Watch.readings``."""
     text = completion_to_read(prompt, one.ids)
-    readings = {monitor.name: watch.readings(monitor, row, first, text) for monitor in monitors}
+    readings = {monitor.name: watch.readings(monitor, row, first, text, number=number) for monitor in monitors}
     return Completion(live.decode(one.ids), tuple(one.ids), readings, one.reason)
 
 

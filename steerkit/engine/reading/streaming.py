@@ -268,11 +268,13 @@ class _Teller:
         completion = None
         if reason is not None:
             one = Written(ids, reason)
-            completion = completion_with_readings(job.live, self.watch, job.monitors, row, first, prompt, one)
+            completion = completion_with_readings(
+                job.live, self.watch, job.monitors, row, first, prompt, one, number=index + 1
+            )
             readings = completion.readings
         else:
             text = completion_to_read(prompt, ids)
-            readings = {one.name: self.watch.readings(one, row, first, text) for one in job.monitors}
+            readings = {one.name: self.watch.readings(one, row, first, text, number=index + 1) for one in job.monitors}
         self.queue.put(_Token(index, row % copies, token, reason, readings, completion))
 
 

@@ -61,7 +61,7 @@ def decide_gate(gate: Gate, projections: Tensor, frame: Frame, rows: tuple[int, 
     mask[list(rows)] = edit_mask(position_intervals(gate.positions, frame.select(rows)), 0, projections.shape[1])
     empty = (asked & ~mask.any(1)).nonzero()[:, 0].tolist()
     if empty:
-        raise PositionError(f"The gate '{gate}': row {empty[0]} has no token at positions '{gate.positions}'.")
+        raise PositionError(f"The gate '{gate}': row {empty[0] + 1} has no token at positions '{gate.positions}'.")
     seen = mask.to(projections.device)
     if bool((projections.isnan() & seen)[asked.to(projections.device)].any()):
         raise PositionError(

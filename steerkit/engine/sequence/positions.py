@@ -67,6 +67,7 @@ class Frame:
         turns: the turns of each row's conversation, in columns, or None where nobody knows any.
         shared: how many first tokens of each row were read apart, in the first columns, whatever padding stands
             before or behind them. A pass behind them holds none of them.
+        number: what its first row is called where a message names one, counted from 1 as rows of data are.
     """
 
     first: Int[Tensor, " rows"]
@@ -74,6 +75,7 @@ class Frame:
     prompt_end: Int[Tensor, " rows"] | None = None
     turns: tuple[Turns, ...] | None = None
     shared: int = 0
+    number: int = 1
 
     @property
     def rows(self) -> int:
@@ -130,6 +132,7 @@ def frame_of_prompts(
     padding_side: str,
     growing: bool = False,
     prompts: Sequence[int] | None = None,
+    number: int = 1,
 ) -> Frame:
     """The frame of a padded batch of whole prompts, or of prompts with their completions.
 
@@ -140,13 +143,15 @@ def frame_of_prompts(
         padding_side: ``left`` or ``right``.
         growing: whether tokens will be generated behind the prompts.
         prompts: how many tokens of each row are its prompt; all if not given.
+        number: what messages call its first row.
     """
     length = torch.tensor(list(lengths))
     first = width - length if padding_side == "left" else torch.zeros_like(length)
     starts = first.tolist()
     moved = tuple(tuple(turn.moved(start) for turn in row) for row, start in zip(turns, starts, strict=True))
     end = torch.full_like(length, FAR) if growing else first + length
-    return Frame(first, end, first + (length if prompts is None else torch.tensor(list(prompts))), moved)
+    prompt_end = first + (length if prompts is None else torch.tensor(list(prompts)))
+    return Frame(first, end, prompt_end, moved, number=number)
 
 
 def frame_of_mask(
@@ -229,7 +234,7 @@ def _spans(positions: Positions, frame: Frame) -> Tensor:
             "known where prompts are rendered by a chat template. Pass prompts as text or messages, or use 'prompt' "
             "or explicit indices."
         )
-    spans = [_spans_of(positions, turns, row) for row, turns in enumerate(frame.turns)]
+    spans = [_spans_of(positions, turns, row) for row, turns in enumerate(frame.turns, frame.number)]
     most = max(len(row) for row in spans)
     return torch.tensor([[*row, *[(row[-1][1],) * 2] * (most - len(row))] for row in spans])
 
@@ -279,8 +284,8 @@ def position_intervals(positions: Positions, frame: Frame) -> tuple[Tensor, Tens
         if bool(outside.any()):
             row = int(outside.any(1).nonzero()[0])
             raise PositionError(
-                f"Positions '{positions}': row {row} has only {counted(int(end[row] - start[row]), 'token')} of that "
-                f"role."
+                f"Positions '{positions}': row {row + frame.number} has only "
+                f"{counted(int(end[row] - start[row]), 'token')} of that role."
             )
         return columns, columns + 1
     if positions.span is not None:

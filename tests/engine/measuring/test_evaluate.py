@@ -353,5 +353,19 @@ def test_a_conversation_that_is_answered_already_is_not_scored_by_an_answer(llam
     spy = Spy(llama)
     Evaluation(llama, [Job("spy", spy, Needs(sequence_logits=True), "x")], {"x": [talk]}).run()
     (outputs,) = spy.seen
-    assert outputs.token_mask is not None
-    assert int(outputs.token_mask.sum()) == len(llama.chat.render(talk).token_ids) - 1
+    assert outputs.token_mask is not None and outputs.token_ids is not None
+    said = llama.chat.tokenizer.encode("yo", add_special_tokens=False)
+    assert outputs.token_ids[outputs.token_mask].tolist() == said, "along it, the answer alone is scored"
+    before = llama.chat.render(talk[:1]).token_ids
+    assert outputs.sequence_logits is not None
+    literal = llama.forward(torch.tensor([[*before, *said]])).logits[0, len(before) - 1 : -1]
+    torch.testing.assert_close(outputs.sequence_logits[outputs.token_mask], literal)
+
+
+def test_turns_are_found_where_an_answer_that_ends_a_conversation_is_read_along(llama: LiveModel) -> None:
+    talk = Example((Message("user", "hi"), Message("assistant", "yo")))
+    read = llama.chat.render_reading(talk)
+    assert read.prompt is not None and [turn.role for turn in read.turns] == ["user", "assistant"]
+    assert read.turns[1].span == (read.prompt, len(read.token_ids))
+    alone = Example((Message("assistant", "yo"),))
+    assert llama.chat.render_reading(alone) == llama.chat.render(alone), "there is nothing that it answers"

@@ -65,8 +65,8 @@ def test_a_tokenizers_output_is_token_ids_without_its_padding(llama: LiveModel) 
         (b"hi", "Prompts are a text"),
         ({"text": "hi"}, "Prompts are a text"),
         ({"role": "user", "content": "hi"}, "Prompts are a text"),
-        (["hi", None], "Prompt 1: "),
-        (["hi", 3], "Prompt 1: "),
+        (["hi", None], "Prompt 2: "),
+        (["hi", 3], "Prompt 2: "),
         ([[{"role": "usr", "content": "hi"}]], "Did you mean 'user'"),
         ([{"role": "user"}], "messages"),
         (torch.tensor([[0.5]]), "whole numbers"),
@@ -76,7 +76,7 @@ def test_a_tokenizers_output_is_token_ids_without_its_padding(llama: LiveModel) 
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, "differ in shape"),
         ({"input_ids": ["hi"]}, "whole numbers"),
         ([10**6], "none of the model's"),
-        (["hi", torch.tensor([[1], [2]])], "Prompt 1: one prompt's token ids"),
+        (["hi", torch.tensor([[1], [2]])], "Prompt 2: one prompt's token ids"),
     ],
 )
 def test_anything_else_is_refused_in_a_sentence(llama: LiveModel, value: Any, message: str) -> None:
@@ -141,7 +141,7 @@ def test_completions_are_read_behind_their_prompts(llama: LiveModel) -> None:
     prompts = found[(SITE, Positions("", (-1,)))].rows
     torch.testing.assert_close(prompts, torch.stack([states[0][-4], states[1][-3]]), atol=1e-5, rtol=1e-5)
     assert found[(SITE, Positions("all"))].count == sum(map(len, whole))
-    with pytest.raises(DataError, match="prompt 1 has no completion"):
+    with pytest.raises(DataError, match="prompt 2 has no completion"):
         llama.capture([examples[0], "hi"], SITE, "completion", progress=False)
     # The completion is no part of what is answered.
     assert llama.generate(examples[0], max_new_tokens=3) == llama.generate("hi", max_new_tokens=3)

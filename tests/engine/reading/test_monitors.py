@@ -233,3 +233,17 @@ def test_a_pass_is_left_once_everything_is_read_unless_edits_are_counted(
     for text, one in zip(texts, found, strict=True):
         expected = literal(llama, text.token_ids, len(text.token_ids), monitor, interventions)
         assert list(one.readings["harm"].values) == pytest.approx(expected, abs=1e-4)
+
+
+def test_tokens_that_a_text_lacks_are_told_with_the_monitor_or_leave_it_unread() -> None:
+    live = tiny_live("llama")
+    said = Monitor("said", direction(live), 0.0, positions=Positions.parse("assistant[-1]"))
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    talks = [live.chat.render(turns), live.chat.render("hi"), live.chat.render(turns)]
+    with pytest.raises(PositionError, match=r"^Monitor 'said': .*row 2's conversation none of its turns"):
+        read_along(live, talks, [said])
+    with pytest.raises(PositionError, match=r"^Monitor 'said': .*row 1's conversation none of its turns"):
+        live.completions(["hi"], monitors=[said], max_new_tokens=2)
+    there, absent, again = (one.readings["said"] for one in read_along(live, talks, [said], lenient=True))
+    assert there.places == again.places != () and math.isnan(absent.peak) and absent.places == ()
+    assert not absent.crossed

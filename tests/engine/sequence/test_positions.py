@@ -95,7 +95,7 @@ def test_a_row_of_padding_alone_is_refused() -> None:
 
 def test_a_missing_token_is_an_error_that_names_the_row() -> None:
     frame = frame_of_prompts(LENGTHS, SPANS, width=6, padding_side="left")
-    with pytest.raises(PositionError, match="row 0 has only 4"):
+    with pytest.raises(PositionError, match="row 1 has only 4"):
         position_intervals(Positions.parse(5), frame)
     growing = frame_of_prompts(LENGTHS, SPANS, width=6, padding_side="left", growing=True)
     with pytest.raises(PositionError, match="isn't known"):

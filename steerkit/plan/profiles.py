@@ -1,0 +1,50 @@
+"""Profiles of a recipe that nobody asked for, and what to do where one that is inherited doesn't fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from steerkit.catalog import Catalog
+from steerkit.errors import RecipeError
+from steerkit.plan.build import plan_recipe
+from steerkit.plan.plan import Plan
+from steerkit.recipe.document import read_document
+from steerkit.recipe.layers import PROFILES
+
+
+def plan_profiles(
+    source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog, plan: Plan
+) -> tuple[dict[str, Plan], list[str]]:
+    """Plans of a recipe's profiles, and sentences about inherited ones that don't fit it.
+
+    A profile that nobody asked for, and that a file gives which the recipe extends, makes no recipe invalid. What the
+    recipe's own file says of a profile is checked as the rest of it is.
+
+    Args:
+        source: as of ``plan_recipe``, like ``overrides`` and ``catalog``.
+        overrides: settings.
+        catalog: plugins.
+        plan: of the recipe without a profile.
+
+    Raises:
+        RecipeError: for a profile that the recipe's own file writes.
+    """
+    own, plans, notes = _own_profiles(plan.source), {}, []
+    for name in plan.profiles:
+        try:
+            plans[name] = plan_recipe(source, overrides, catalog, name)
+        except RecipeError as error:
+            if name in own:
+                raise
+            told = "; ".join(f"{one.where}: {one.message}" for one in error.problems)
+            notes.append(f"Profile {name!r} doesn't fit this recipe. {told}.")
+    return plans, notes
+
+
+def _own_profiles(source: Path | None) -> frozenset[str]:
+    """The profiles that a recipe's own file writes."""
+    value = None if source is None else read_document(source.read_text("utf-8-sig")).value
+    written = value.get(PROFILES) if isinstance(value, dict) else None
+    return frozenset(map(str, written)) if isinstance(written, dict) else frozenset()
