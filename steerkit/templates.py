@@ -117,6 +117,8 @@ def compiled(source: str, names: Mapping[str, Any]) -> Callable[..., str]:
         try:
             return template.render({**given, "messages": [dict(message) for message in messages]})
         except Exception as error:
+            if not _is_the_templates(error):
+                raise
             raise TemplateFaultError("The chat template can't render this", why(error)) from error
 
     return render
@@ -128,6 +130,11 @@ def _bounded(source: str) -> BoundedTemplate:
     from steerkit.sandbox import BoundedTemplate
 
     return BoundedTemplate(source, {"raise_exception": _refuse, "strftime_now": strftime_now})
+
+
+def _is_the_templates(error: Exception) -> bool:
+    """Whether a template can have raised that, rather than somebody who stops this thread, as servers do."""
+    return type(error).__module__.partition(".")[0] in ("builtins", "jinja2", "markupsafe", "steerkit")
 
 
 def _refuse(message: str) -> None:

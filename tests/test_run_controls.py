@@ -145,7 +145,7 @@ def test_the_report_and_results_say_so(runs: tuple[Path, Path]) -> None:
     assert "No random controls for refusal_score on warm.test: the recipe leaves them out." in notes
     assert "No random controls for kl_divergence on cold.test: the recipe leaves them out." in notes
     assert not any("for refusal_rate" in note for note in notes)
-    page = write_report(runs[1]).read_text("utf-8")
+    page = write_report(runs[1]).read_text("utf-8").replace("<wbr>", "")
     assert "No random controls for kl_divergence on cold.test" in page
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from steerkit.errors import counted
+
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
 
@@ -37,7 +39,7 @@ def gaps_in_words(directions: Sequence[Direction]) -> str:
     where = ", ".join(listed[:_SHOWN]) + (f" and {len(listed) - _SHOWN} more sites" if len(listed) > _SHOWN else "")
     _, why = next(iter(found.values()))
     reason = why.partition(". ")[0].rstrip(".")
-    return f"at {lacking} of {whole} places there is no direction, {where}: {reason}"
+    return f"at {lacking} of {counted(whole, 'place')} there is no direction, {where}: {reason}"
 
 
 def _told(direction: Direction) -> Mapping[str, object]:

@@ -212,8 +212,8 @@ class ConditionResolver(DirectionResolver):
             beyond = [str(one) for one in sites if one.layer >= (layers or 0)] if isinstance(sites, tuple) else []
             if layers is not None and beyond:
                 self.complain(
-                    f"direction {name!r} has vectors at {', '.join(beyond)}, and the model has {layers} layers, 0 to "
-                    f"{layers - 1}: name the sites that are meant, or a direction that was made on this model",
+                    f"direction {name!r} has vectors at {', '.join(beyond)}, and the model has "
+                    f"{counted(layers, 'layer')}, 0 to {layers - 1}: name the sites that are meant, or a direction that was made on this model",
                     *path,
                 )
 

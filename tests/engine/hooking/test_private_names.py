@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
+from jinja2.utils import Namespace
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -124,6 +125,7 @@ def kept_in_generation_config() -> bool:
 
 
 PINNED: dict[str, Callable[[], bool]] = {
+    "_Namespace__attrs": lambda: getattr(Namespace(a=1), "_Namespace__attrs") == {"a": 1},  # noqa: B009  (mangled)
     "_apply": lambda: callable(module()._apply),
     "_attn_implementation": attention_of_a_config,
     "_attn_implementation_internal": attention_of_a_config,
