@@ -10,7 +10,7 @@ from steerkit.report.absent import common_word
 from steerkit.report.agreement import Pair
 from steerkit.report.findings import verdict
 from steerkit.report.glance import inner_names, other_way
-from steerkit.report.headline import behaviours, told_first
+from steerkit.report.headline import behaviours, told_first, unjudged
 from steerkit.report.limits import every, is_verdict, limits_of, reads_completions
 from steerkit.report.numbers import (
     NO_BREAK,
@@ -68,12 +68,14 @@ def make_short(
         finding.append(
             ("", f"{sentence_case(' and '.join(left))} {'is' if left == [ONE_MORE] else 'are'} in the tables.")
         )
+    # Told already where nothing else was measured there.
+    finding += _unjudged([block for block in unjudged(own) if block not in told])
     finding += _babble([block for block in every_one if is_verdict(block) and reads_completions(block)], own)
     side = _kinds([block for block in own if block.evaluator.role == "side effect"])
     finding += [_side_effect(kind) for kind in side[:SIDE_EFFECTS]]
     if own and not side:
         finding.append(("", "No side effect was measured."))
-    return Short(tuple(finding), limits_of(own, searches, results.not_held_out), _disagreements(agreements))
+    return Short(tuple(finding), limits_of(own, searches, results.not_held_out), _disagreements(results, agreements))
 
 
 def _asked(results: Results, own: Sequence[Block]) -> Sentence:
@@ -153,6 +155,17 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def _unjudged(blocks: Sequence[Block]) -> list[Sentence]:
+    """That a judge was asked, and of what it said nothing."""
+    by_name: dict[str, list[Block]] = {}
+    for block in blocks:
+        by_name.setdefault(block.evaluator.name, []).append(block)
+    return [
+        (f"{name} on {_and([block.data for block in some])}", f": {common_word(block.absent for block in some)}.")
+        for name, some in by_name.items()
+    ]
+
+
 def _babble(rates: Sequence[Block], own: Sequence[Block]) -> list[Sentence]:
     """Whether somebody looked if the completions, of which these are rates, make sense at all."""
     looked = {block.data for block in own if block.measured and block.evaluator.name.rpartition(".")[2] == DEGENERATE}
@@ -213,23 +226,33 @@ def _side_effect(kind: Sequence[Block]) -> Sentence:
     return f"Side effect {block.name}", f": {', '.join(parts)}."
 
 
-def _disagreements(agreements: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
-    """A sentence for each two verdicts, over all data sets that both have seen."""
+def _disagreements(results: Results, agreements: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
+    """A sentence for each two verdicts, over all data sets of which there are both."""
     by_name: dict[str, list[Pair]] = {}
     for pairs in agreements.values():
         for pair in pairs:
-            by_name.setdefault(pair.name, []).append(pair)
-    return tuple(_disagreement(name, pairs) for name, pairs in by_name.items())
+            if any(row.n for row in pair.rows):
+                by_name.setdefault(pair.name, []).append(pair)
+    kinds = {entry.name: entry.kind for entry in results.conditions}
+    return tuple(_disagreement(name, pairs, kinds) for name, pairs in by_name.items())
 
 
-def _disagreement(name: str, pairs: Sequence[Pair]) -> str:
-    every_row = [(pair, row) for pair in pairs for row in pair.rows]
-    rows = [(pair, row) for pair, row in every_row if row.n]
-    conditions = list(dict.fromkeys(row.condition for _, row in rows or every_row))
-    over = f" under {count(len(conditions), 'condition')}" if len(conditions) > 1 else f" under {conditions[0]}"
+def _under(names: Sequence[str], kinds: Mapping[str, str]) -> str:
+    """``the baseline, two conditions and four random directions``; a single one by its name."""
+    if len(names) == 1:
+        return names[0]
+    told = [kinds.get(name, "intervention") for name in names]
+    parts = ["the baseline"] if "baseline" in told else []
+    parts += [count(number, "condition")] if (number := told.count("intervention")) else []
+    parts += [count(number, "random direction")] if (number := told.count("control")) else []
+    return _and(parts)
+
+
+def _disagreement(name: str, pairs: Sequence[Pair], kinds: Mapping[str, str]) -> str:
+    rows = [(pair, row) for pair in pairs for row in pair.rows if row.n]
+    conditions = list(dict.fromkeys(row.condition for _, row in rows))
+    over = f" under {_under(conditions, kinds)}"
     where = f"{name} on {_and([pair.data for pair in pairs])}"
-    if not rows:
-        return f"{where}: {common_word(row.absent for _, row in every_row)}{over}."
     if not any(row.differ for _, row in rows):
         return f"{where}: alike on all {sum(row.n for _, row in rows)} examples{over}."
     pair, worst = max(rows, key=lambda one: one[1].differ / one[1].n)

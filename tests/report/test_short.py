@@ -247,14 +247,14 @@ def test_where_evaluators_disagree() -> None:
         ]
     }
     assert short(study(), pairs).disagreements == (
-        "one and two on a.test: they differ on 7 of 40 examples under two conditions, most of them under added: 6 of "
-        "20 (κ 0.25).",
+        "one and two on a.test: they differ on 7 of 40 examples under the baseline and one condition, most of them "
+        "under added: 6 of 20 (κ 0.25).",
         "one and label on a.test: alike on all 20 examples under baseline.",
     )
     pairs["b.test"] = [Pair("one", "two", "b.test", (compared("baseline", 10, 0, 1, 0.6),))]
     assert short(study(), pairs).disagreements[0] == (
-        "one and two on a.test and b.test: they differ on 7 of 40 and 1 of 10 examples under two conditions, most of "
-        "them under added on a.test: 6 of 20 (κ 0.25)."
+        "one and two on a.test and b.test: they differ on 7 of 40 and 1 of 10 examples under the baseline and one "
+        "condition, most of them under added on a.test: 6 of 20 (κ 0.25)."
     )
 
 
