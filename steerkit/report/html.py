@@ -24,6 +24,7 @@ from steerkit.report.diagnostics import make_diagnostics
 from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
 from steerkit.report.glance import foretold, make_glance, other_way
+from steerkit.report.glance import spread as spread_of
 from steerkit.report.guards import make_guards
 from steerkit.report.headline import opened
 from steerkit.report.numbers import (
@@ -39,7 +40,7 @@ from steerkit.report.numbers import (
 from steerkit.report.ranks import RankView, make_ranks
 from steerkit.report.read import Run, Sample
 from steerkit.report.search import SearchView, make_searches
-from steerkit.report.separation import Separation, make_separations
+from steerkit.report.separation import Separation, make_separations, not_looked_at
 from steerkit.report.short import make_short
 from steerkit.report.tables import Block, make_blocks
 
@@ -114,7 +115,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         fixed=NumberFormat(decimals=2).number, percent=NumberFormat(decimals=0, percent=True).number,
         intervention=describe_intervention, direction=describe_direction, other_way=other_way, foretold=foretold,
         NOT_JUDGED=NOT_JUDGED, NOT_MEASURED=NOT_MEASURED, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
-        SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN, absent_score=absent_score, done=done,
+        SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN, absent_score=absent_score, done=done, spread=spread_of,
     )  # fmt: skip
     searches, agreements = _searches(run, plots), make_agreements(run)
     samples = group_samples(run)
@@ -125,6 +126,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         results=run.results,
         views=views,
         diagnostics=make_diagnostics(run.results),
+        not_looked_at=not_looked_at(run.results),
         separations=_with_plots(separations, plots),
         searches=searches,
         ranks=[(view, plot) for view, plot in ranks if view.block in shown],
