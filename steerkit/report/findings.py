@@ -34,12 +34,23 @@ class Finding:
         text: what follows the subject.
         verdict: the value against the control's range.
         label: the verdict in a few words.
+        value: the number by itself, for a list; of a sweep those at its ends. Empty where there is none.
     """
 
     subject: str
     text: str
     verdict: Verdict
     label: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Findings of one verdict, as a list: each value with the conditions that have it."""
+
+    verdict: Verdict
+    label: str
+    values: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,15 @@ class BlockFindings:
     baseline: str
     findings: tuple[Finding, ...]
     left_out: int
+
+    @property
+    def alike(self) -> tuple[Alike, ...]:
+        """The findings by their verdicts, in the order in which these first come; nothing of a sentence but its end."""
+        groups: dict[tuple[Verdict, str], dict[str, list[str]]] = {}
+        for one in self.findings:
+            groups.setdefault((one.verdict, one.label), {}).setdefault(one.value, []).append(one.subject)
+        order = sorted(groups, key=lambda key: key[0] != "beyond")
+        return tuple(Alike(*key, tuple((value, tuple(names)) for value, names in groups[key].items())) for key in order)
 
 
 def verdict(row: Row) -> Verdict:
@@ -108,9 +128,10 @@ def _about_condition(block: Block, row: Row) -> Finding:
         moved = f"leaves it at {after}"
     parts = [f"{moved}{_change(block, row) or _overlap(block, row)}.", _about_control(block, row)]
     found = verdict(row)
+    value = f"{block.format.number(row.value)}{f' {block.unit}' if block.unit else ''}"
     if found == "beyond" and _may_be_nothing(row):
-        return Finding(row.condition.name, " ".join(parts), "within", "no change shown")
-    return Finding(row.condition.name, " ".join(parts), found, VERDICTS[found])
+        return Finding(row.condition.name, " ".join(parts), "within", "no change shown", value)
+    return Finding(row.condition.name, " ".join(parts), found, VERDICTS[found], value)
 
 
 def _may_be_nothing(row: Row) -> bool:
@@ -194,7 +215,9 @@ def _about_sweep(block: Block, sweep: Sweep) -> Finding:
     if missing:
         text += f" {sentence_case(count(missing, 'point'))} of the sweep {_was(missing)} {absent}."
     found, label = _sweep_verdict([row for _, row in measured])
-    return Finding(sweep.name, f"{text} {_sweep_control(block, measured)}", found, label)
+    ends = [block.format.number(row.value) for row in (first_row, last_row)]
+    value = " to ".join(ends if len(measured) > 1 else ends[:1]) + (f" {block.unit}" if block.unit else "")
+    return Finding(sweep.name, f"{text} {_sweep_control(block, measured)}", found, label, value)
 
 
 def _was(number: int) -> str:

@@ -55,12 +55,13 @@ T = TypeVar("T")
 TEMPLATE: Final = "template.html.j2"
 SAMPLES_OPEN: Final = 6
 """Prompts whose completions stand open: so many of them, fewer where each has many conditions."""
-CARDS_OPEN: Final = 44
+CARDS_OPEN: Final = 24
 """So many completions stand open at most, one for each prompt and condition."""
 LEAST_OPEN: Final = 2
 """So many prompts stand open however many conditions each has."""
 NOTES_OPEN: Final = 12
 ROWS_OPEN: Final = 24
+SENTENCES_OPEN: Final = 8
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         results=run.results,
         views=views,
         diagnostics=make_diagnostics(run.results),
+        fold_findings=_repeats(views),
         not_looked_at=not_looked_at(run.results),
         separations=_with_plots(separations, plots),
         searches=searches,
@@ -216,6 +218,11 @@ def _views(blocks: Sequence[Block], plots: Sequence[Plot]) -> tuple[BlockView, .
         )
         for number, block in enumerate(blocks, start=1)
     )
+
+
+def _repeats(views: Sequence[BlockView]) -> bool:
+    """Whether so many sentences would stand open that they hide each other: each measure then has a list of them."""
+    return sum(len(view.findings.findings) for view in views if view.findings and view.opened) > SENTENCES_OPEN
 
 
 def _with_plots(separations: Sequence[Separation], plots: Sequence[Plot]) -> list[tuple[Separation, Plot]]:
