@@ -29,6 +29,8 @@ BEHAVIOURS: Final = 3
 SIDE_EFFECTS: Final = 3
 CONDITIONS: Final = 6
 """How many are spoken of; the tables hold the rest."""
+MORE_NAMED: Final = 4
+"""Further measures that are named."""
 ONE_MORE: Final = count(1, "more measure")
 NO_CHANGE: Final = "No change shown"
 SAID_BY_NAME: Final = (NO_CHANGE, *map(sentence_case, (NOT_MEASURED, NOT_JUDGED, NOT_ALL_JUDGED)))
@@ -61,12 +63,14 @@ def make_short(
     """The paragraph of a run, whatever it holds."""
     own = [block for block in blocks if block.derived_from is None]
     every_one, told = behaviours(blocks), told_first(blocks, results.tradeoff, BEHAVIOURS)
+    told, further = _beyond_first(every_one, told)
     finding = [_asked(results, own), *(_chosen(view) for view in searches), *(_behaviour(block) for block in told)]
     left = [count(number, "more measure")] if (number := len(every_one) - len(told)) else []
     left += ["the conditions within sweeps"] if inner_names(told) else []
     if left:
+        named = f"; beyond random directions there: {_and(further)}" if further else ""
         finding.append(
-            ("", f"{sentence_case(' and '.join(left))} {'is' if left == [ONE_MORE] else 'are'} in the tables.")
+            ("", f"{sentence_case(' and '.join(left))} {'is' if left == [ONE_MORE] else 'are'} in the tables{named}.")
         )
     # Told already where nothing else was measured there.
     finding += _unjudged([block for block in unjudged(own) if block not in told])
@@ -113,9 +117,35 @@ def _behaviour(block: Block) -> Sentence:
     for row in block.rows:
         if row.condition.name not in inner:
             kinds.setdefault(_kind(row), []).append(row)
-    order = sorted(kinds, key=lambda kind: kind in SAID_BY_NAME)
+    order = sorted(kinds, key=lambda kind: (not kind.startswith("Beyond"), kind in SAID_BY_NAME))
     parts = [f"{size}: {before}", *(f"{kind}: {_told(block, kind, kinds[kind])}" for kind in order)]
     return block.name, f"{'. '.join(parts)}."
+
+
+def _beyond_first(every_one: Sequence[Block], told: Sequence[Block]) -> tuple[list[Block], list[str]]:
+    """What is told, in which what lies beyond its controls leads, and the names of further measures that do.
+
+    Where nothing that would be told lies beyond its controls, others that do come before it.
+    """
+    others = [block for block in every_one if block not in told and _beyond(block)]
+    leading = [] if any(map(_beyond, told)) else others[:BEHAVIOURS]
+    further = [f"{block.name} (under {_listed(_beyond(block))})" for block in others if block not in leading]
+    more = [f"{len(further) - MORE_NAMED} more"] if len(further) > MORE_NAMED else []
+    return [*leading, *sorted(told, key=lambda block: not _beyond(block))], [*further[:MORE_NAMED], *more]
+
+
+def _beyond(block: Block) -> list[str]:
+    """Conditions whose change shows, and is beyond that of every random direction."""
+    inner = inner_names([block])
+    return [
+        row.condition.name
+        for row in block.rows
+        if row.condition.name not in inner and verdict(row) == "beyond" and _moved(row) is not False
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return _and(names if len(names) <= CONDITIONS else [*names[:CONDITIONS], f"{len(names) - CONDITIONS} more"])
 
 
 def _kind(row: Row) -> str:
@@ -137,8 +167,7 @@ def _kind(row: Row) -> str:
 def _told(block: Block, kind: str, rows: Sequence[Row]) -> str:
     """Values with the conditions that have them, or, where nothing is to be seen, the conditions alone."""
     if kind in SAID_BY_NAME:
-        names = [row.condition.name for row in rows]
-        return _and(names if len(names) <= CONDITIONS else [*names[:CONDITIONS], f"{len(names) - CONDITIONS} more"])
+        return _listed([row.condition.name for row in rows])
     shown = rows[:CONDITIONS]
     values: dict[tuple[str, str], list[str]] = {}
     for row in shown:

@@ -48,7 +48,9 @@ def test_the_paragraph_of_a_study() -> None:
     # One data set of those where it should and one of those where it shouldn't, by the recipe's trade-off.
     assert finding[3].startswith(f"refused on harmless.test (n{NB}={NB}32): ")
     assert f"Without control: 75.0{NB}% (57.9 to 86.7{NB}%) under prompted" in finding[3]
-    assert finding[4] == "One more measure is in the tables."
+    assert finding[4] == (
+        "One more measure is in the tables; beyond random directions there: refused on lookalikes.test (under added)."
+    )
     assert finding[-1] == (
         "Side effect kl_divergence on harmless.test: 0.40 nats (0.30 to 0.50) under ablated, at most 2.10 nats (2.00 "
         "to 2.20) under added."
@@ -221,7 +223,11 @@ def test_a_judge_speaks_first_and_what_is_no_verdict_not_at_all() -> None:
     ]  # fmt: skip
     leads = [lead for lead, _ in short(results).finding]
     assert leads[2] == "judged on harmful.test" and not any("unparsed" in lead for lead in leads)
-    assert "".join(short(results).finding[4]) == "Four more measures are in the tables."
+    assert "".join(short(results).finding[4]) == (
+        "Four more measures are in the tables; beyond random directions there: judged on lookalikes.test (under added), "
+        "refused on harmful.test (under ablated), refused on harmless.test (under added) and refused on lookalikes.test "
+        "(under added)."
+    )
     assert not any("judge" in limit for limit in short(results).limits)
 
 
