@@ -35,6 +35,7 @@ from steerkit.report.numbers import (
     clean,
     count,
     sentence_case,
+    setting,
     significant,
 )
 from steerkit.report.ranks import RankView, make_ranks
@@ -112,7 +113,8 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
     separations = make_separations(run.results)
     views = _views(blocks, plots)
     environment.globals.update(
-        count=count, significant=significant, sentence_case=sentence_case, breakable=_breakable, svg=_inline,
+        count=count, significant=significant, setting=setting, sentence_case=sentence_case, svg=_inline,
+        breakable=_breakable,
         fixed=NumberFormat(decimals=2).number, percent=NumberFormat(decimals=0, percent=True).number,
         intervention=describe_intervention, direction=describe_direction, other_way=other_way, foretold=foretold,
         NOT_JUDGED=NOT_JUDGED, NOT_MEASURED=NOT_MEASURED, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,

@@ -37,7 +37,7 @@ def test_the_paragraph_of_a_study() -> None:
         f"95{NB}% intervals."
     )
     assert finding[1] == (
-        "Direction refusal was chosen among 150 candidates at blocks.18.resid_pre, position -2; one other one is "
+        "Direction refusal was chosen among 150 candidates at blocks.18.resid_pre, position −2; one other one is "
         "within one paired standard error of it, so these prompts don’t tell which of them is best."
     )
     assert finding[2] == (
@@ -224,8 +224,10 @@ def test_a_judge_speaks_first_and_what_is_no_verdict_not_at_all() -> None:
     leads = [lead for lead, _ in short(results).finding]
     assert leads[2] == "judged on harmful.test" and not any("unparsed" in lead for lead in leads)
     assert "".join(short(results).finding[4]) == (
-        "Four more measures are in the tables; beyond random directions there: judged on lookalikes.test (under added), "
-        "refused on harmful.test (under ablated), refused on harmless.test (under added) and refused on lookalikes.test "
+        "Four more measures are in the tables; beyond random directions there: judged on lookalikes.test (under "
+        "added), "
+        "refused on harmful.test (under ablated), refused on harmless.test (under added) and refused on "
+        "lookalikes.test "
         "(under added)."
     )
     assert not any("judge" in limit for limit in short(results).limits)
