@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from steerkit.artifacts.results import CompletionsEntry, FilterEntry, Results, SearchEntry, TokensEntry
     from steerkit.artifacts.samples import Sample
     from steerkit.executors.base import Done, Executor
+    from steerkit.plan.types import PlannedDirection
     from steerkit.session.model import LiveModel
 
 
@@ -311,18 +312,25 @@ def _directions(plan: Plan, model: LiveModel, graph: Graph, outputs: Outputs, fo
     directions, chosen = [], []
     for search in graph.searches:
         direction = stages.read_direction(found[search.chosen.key], search.planned.name)
-        provenance = {**direction.provenance, "recipe_hash": plan.hash, "model": model.source}
+        over = direction.provenance["search"]["over"]
+        source = next(planned for planned in plan.directions if planned.name == over)
+        classes = {} if source.positive is None else _classes(source)
+        provenance = {**direction.provenance, **classes, "recipe_hash": plan.hash, "model": model.source}
         chosen.append(direction.replace(provenance=provenance))
     for planned in plan.directions:
-        classes = {"positive": str(planned.positive), "negative": str(planned.negative), "recipe_hash": plan.hash}
         # Of what may have been kept by another run: this run's names for what it came from.
-        own = {**classes, "model": model.source}
+        own = {**_classes(planned), "recipe_hash": plan.hash, "model": model.source}
         for direction in stages.read_estimates(planned, found[graph.directions[planned.name]]):
             if planned.file is None:
                 direction = direction.replace(provenance={**direction.provenance, **own})
             directions.append(direction)
     save_directions(folder / "directions.safetensors", [*directions, *chosen])
     return {direction.name: direction for direction in (*directions, *chosen)}
+
+
+def _classes(planned: PlannedDirection) -> dict[str, str]:
+    """What a direction points away from and to."""
+    return {"positive": str(planned.positive), "negative": str(planned.negative)}
 
 
 def _provenance(plan: Plan, model: LiveModel) -> Provenance:

@@ -85,6 +85,8 @@ def test_a_search_gives_the_direction_that_its_table_says(recipe: Path) -> None:
     assert taken.vectors.equal(candidate.vectors)
     assert str(taken.positions) == str(chosen["position"])
     assert taken.provenance["search"]["scores"] == pytest.approx(chosen["scores"])
+    entry = next(one for one in results(path)["directions"] if one["name"] == "warmth")
+    assert (entry["positive"], entry["negative"]) == ("warm.train", "cold.train"), "as of a direction that is given"
     write_report(path)
     assert "What was chosen" in (path / "report.html").read_text("utf-8")
     summary(path)

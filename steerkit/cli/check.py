@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     )
     from steerkit.recipe.data import Splits
     from steerkit.stages import Preview
+
+LISTED: Final = 3
+"""Values of a longer list that are printed; how many there are is said behind them."""
 
 
 def check_command(
@@ -137,8 +140,8 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None, unfit: Se
     _table(console, "completions as data, greedy", ("name", "of", "condition", "new tokens, at most"), said)
     filters = [[", ".join(map(str, item.data)), f"kept where {item}"] for item in plan.filters]
     _table(console, "filter, by the unsteered model", ("data", "which examples"), filters)
-    searches = [_search_row(item) for item in plan.searches]
-    _table(console, "search", ("name", "over", "aim", "subject to", "scored on"), searches)
+    searches = [_search_row(plan, item) for item in plan.searches]
+    _table(console, "search", ("name", "over", "candidates", "aim", "subject to", "scored on"), searches)
     conditions = [["baseline", "nothing", ""], *(_condition_row(plan, item) for item in plan.conditions)]
     _table(console, "conditions", ("name", "what is done", "controls"), conditions)
     monitors = [_monitor_row(item) for item in plan.monitors]
@@ -206,13 +209,22 @@ def _size(splits: Splits, part: str) -> str:
     return counted(len(splits[side]), "pair") if side in splits else ""
 
 
-def _search_row(item: PlannedSearch) -> list[str]:
+def _search_row(plan: Plan, item: PlannedSearch) -> list[str]:
     rule = item.rule
     aim = f"{'maximise' if rule.maximise else 'minimise'} {rule.aim}"
     bounds = "\n".join(what for name, what in rule.says().items() if name != "nan")
     refs = dict.fromkeys(str(score.data) for score in item.scores)
     times = f"\ncoefficients {', '.join(f'{one:g}' for one in item.coefficients)}" if item.coefficients else ""
-    return [item.name, ", ".join(item.over) + times, aim, bounds, ", ".join(refs)]
+    return [item.name, ", ".join(item.over) + times, _candidates(plan, item), aim, bounds, ", ".join(refs)]
+
+
+def _candidates(plan: Plan, item: PlannedSearch) -> str:
+    """How many a search chooses among; where only the model's layers or template tell, about how many."""
+    from steerkit.plan.cost import candidates_of
+
+    found = [candidates_of(one, plan.model.n_layers) for one in plan.directions if one.name in item.over]
+    number = sum(size for size, _ in found) * max(1, len(item.coefficients))
+    return f"{'' if all(sure for _, sure in found) else 'about '}{number:,}"
 
 
 def _direction_row(item: PlannedDirection) -> list[str]:
@@ -315,4 +327,12 @@ def _changed(item: PlannedIntervention) -> dict[str, Any]:
 
 
 def _written(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+    return ", ".join(f"{key}={_told(value)}" for key, value in values.items())
+
+
+def _told(value: Any) -> str:
+    """A value as JSON; of a long list the first few, and how many there are."""
+    if isinstance(value, (list, tuple)) and len(value) > LISTED + 1:
+        first = ", ".join(json.dumps(one, ensure_ascii=False) for one in value[:LISTED])
+        return f"[{first}, … {len(value)} in all]"
+    return json.dumps(value, ensure_ascii=False)

@@ -213,7 +213,8 @@ class ConditionResolver(DirectionResolver):
             if layers is not None and beyond:
                 self.complain(
                     f"direction {name!r} has vectors at {', '.join(beyond)}, and the model has "
-                    f"{counted(layers, 'layer')}, 0 to {layers - 1}: name the sites that are meant, or a direction that was made on this model",
+                    f"{counted(layers, 'layer')}, 0 to {layers - 1}: name the sites that are meant, or "
+                    "a direction that was made on this model",
                     *path,
                 )
 

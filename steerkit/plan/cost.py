@@ -167,7 +167,7 @@ def meter_searches(
     """Every candidate scored by everything: bounds that remove some of them early make it less."""
     by_name = {item.name: item for item in directions}
     for search in searches:
-        candidates = sum(_candidates(by_name[name], n_layers) for name in search.over)
+        candidates = sum(candidates_of(by_name[name], n_layers)[0] for name in search.over)
         for score in search.scores:
             prompts, tokens = tuple(meter.lengths(score.data)), score.needs.max_new_tokens
             run = completing(prompts, tokens) if tokens else Pass(prompts, kind="next token")
@@ -184,18 +184,20 @@ def meter_references(meter: Meter, evaluations: Iterable[PlannedEvaluation]) -> 
             meter.add(Part.BASELINE, Pass(tuple(meter.lengths(ref))))
 
 
-def _candidates(direction: PlannedDirection, n_layers: int | None) -> int:
-    """How many sites times positions a direction has, as far as is known."""
+def candidates_of(direction: PlannedDirection, n_layers: int | None) -> tuple[int, bool]:
+    """How many sites times positions a direction has, and whether that is known before the model is loaded."""
     site, positions = direction.site, direction.positions
-    sites = 1
+    sites, sure = 1, True
     if isinstance(site, SitePattern):
+        sure = n_layers is not None
         sites = len(site.sites(n_layers)) if n_layers is not None else _LAYERS
     if positions is None or not positions.each:
-        return sites
+        return sites, sure
     if positions.indices:
-        return sites * len(positions.indices)
+        return sites * len(positions.indices), sure
     first, last = positions.span or (None, None)
-    return sites * (-first if first is not None and first < 0 and last is None else _POSITIONS)
+    counted = first is not None and first < 0 and last is None
+    return sites * (-first if counted and first is not None else _POSITIONS), sure and counted
 
 
 def _reading(direction: PlannedDirection) -> Reading:

@@ -191,7 +191,9 @@ class DirectionResolver(ModelResolver):
         whole = {identity(example) for example in self.examples(negative)}
         shared = [example for example in self.examples(positive) if identity(example) in whole]
         if shared:
-            self.complain(f"{positive} and {negative} {describe_shared(shared)}", *path, "negative")
+            both = f"positive and negative are both {positive}; name other prompts here"
+            apart = f"{positive} and {negative} {describe_shared(shared)}"
+            self.complain(both if positive == negative else apart, *path, "negative")
             return
         # Where only prompts are read, two completions of one prompt are one text, twice.
         prompts = {_read_of(one) for one in self.examples(negative) if one.completion is not None}

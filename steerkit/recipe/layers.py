@@ -118,8 +118,9 @@ def _whole(layer: Layered, folder: Path, chain: tuple[Path, ...]) -> Layered:
         return replace(_with_problem(layer, str(error), (EXTENDS,)), value=None)
     if not isinstance(base.value, dict):
         return replace(layer, value=None, problems=(*base.problems, *layer.problems))
-    # What a file is called says nothing of the one that extends it.
-    base.value.pop("name", None)
+    # What a file is called, and says of itself, need not be so of the one that extends it.
+    for own in ("name", "description"):
+        base.value.pop(own, None)
     if file.parent != folder.resolve():
         _anchor(base.value, file.parent)
     return _over(base, layer)

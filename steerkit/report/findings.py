@@ -35,12 +35,23 @@ class Finding:
         text: what follows the subject.
         verdict: the value against the control's range.
         label: the verdict in a few words.
+        value: the number by itself, for a list; of a sweep those at its ends. Empty where there is none.
     """
 
     subject: str
     text: str
     verdict: Verdict
     label: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Findings of one verdict, as a list: each value with the conditions that have it."""
+
+    verdict: Verdict
+    label: str
+    values: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,15 @@ class BlockFindings:
     baseline: str
     findings: tuple[Finding, ...]
     left_out: int
+
+    @property
+    def alike(self) -> tuple[Alike, ...]:
+        """The findings by their verdicts, in the order in which these first come; nothing of a sentence but its end."""
+        groups: dict[tuple[Verdict, str], dict[str, list[str]]] = {}
+        for one in self.findings:
+            groups.setdefault((one.verdict, one.label), {}).setdefault(one.value, []).append(one.subject)
+        order = sorted(groups, key=lambda key: key[0] != "beyond")
+        return tuple(Alike(*key, tuple((value, tuple(names)) for value, names in groups[key].items())) for key in order)
 
 
 def verdict(row: Row) -> Verdict:
@@ -109,9 +129,10 @@ def _about_condition(block: Block, row: Row) -> Finding:
         moved = f"leaves it at {after}"
     parts = [f"{moved}{_change(block, row) or _overlap(block, row)}.", _about_control(block, row)]
     found = verdict(row)
+    value = f"{block.format.number(row.value)}{f' {block.unit}' if block.unit else ''}"
     if found == "beyond" and _may_be_nothing(row):
-        return Finding(row.condition.name, " ".join(parts), "within", "no change shown")
-    return Finding(row.condition.name, " ".join(parts), found, VERDICTS[found])
+        return Finding(row.condition.name, " ".join(parts), "within", "no change shown", value)
+    return Finding(row.condition.name, " ".join(parts), found, VERDICTS[found], value)
 
 
 def _may_be_nothing(row: Row) -> bool:
@@ -159,9 +180,16 @@ def _about_control(block: Block, row: Row) -> str:
     if control.low == control.high:
         lead = f"{_directions(control)} of the same norm all give {block.format.number(control.mean)}{unit}"
         return f"{lead}; so does it{doubt}." if inside else f"{lead}; it does not."
-    spread = f"between {block.format.number(control.low)} and {block.format.number(control.high)}{unit}"
+    spread = f"between {_and(block, control.values)}{unit}"
     lead = f"{_directions(control)} of the same norm give values {spread} (mean {block.format.number(control.mean)})"
     return f"{lead}; it lies {'inside' if inside else 'outside'} their range{doubt}."
+
+
+def _and(block: Block, values: Sequence[float]) -> str:
+    """The lowest and the highest of them in one notation: ``0.1 and 0.3``."""
+    low, high = block.format.alike(min(values), max(values))
+    percent = f"{NO_BREAK}%" if block.format.percent else ""
+    return f"{low}{percent} and {high}{percent}"
 
 
 def _directions(control: Control) -> str:
@@ -188,7 +216,9 @@ def _about_sweep(block: Block, sweep: Sweep) -> Finding:
     if missing:
         text += f" {sentence_case(count(missing, 'point'))} of the sweep {_was(missing)} {absent}."
     found, label = _sweep_verdict([row for _, row in measured])
-    return Finding(sweep.name, f"{text} {_sweep_control(block, measured)}", found, label)
+    ends = [block.format.number(row.value) for row in (first_row, last_row)]
+    value = " to ".join(ends if len(measured) > 1 else ends[:1]) + (f" {block.unit}" if block.unit else "")
+    return Finding(sweep.name, f"{text} {_sweep_control(block, measured)}", found, label, value)
 
 
 def _was(number: int) -> str:
@@ -220,7 +250,7 @@ def _sweep_control(block: Block, measured: Sequence[tuple[float, Row]]) -> str:
         absent = common_word(row.control.absent for _, row in measured if row.control is not None)
         return f"No control was {done(absent)}, {UNCONTROLLED}"
     unit = f" {block.unit}" if block.unit else ""
-    spread = f"between {block.format.number(min(values))} and {block.format.number(max(values))}{unit}"
+    spread = f"between {_and(block, values)}{unit}"
     outside = sum(verdict(row) == "beyond" for row in rows)
     return (
         f"Over the whole sweep, random directions of the same norm give values {spread}; compared point by point, the "

@@ -13,6 +13,8 @@ from steerkit.report.read import ConditionEntry, DirectionEntry, RecordEntry, Re
 from steerkit.report.tables import Block, Row
 
 MOST_ROWS: Final = 40
+MOST_APART: Final = 2.0**23
+"""A d′ beyond it was divided by what rounding left of a variance of 0."""
 _TWO: Final = NumberFormat(decimals=2)
 _SHARE: Final = NumberFormat(decimals=0, percent=True)
 
@@ -130,10 +132,21 @@ def foretold(entry: DirectionEntry, sites: Collection[str] = ()) -> str:
     if not known:
         return NOT_MEASURED if entry.positive else f"{NOT_MEASURED}, since it comes without prompts"
     agreement = _range([one.agreement for one in known])
-    apart = _range([one.d_prime for one in known])
-    over = f", over {counted(len(known), 'site')}" if len(known) > 1 else ""
+    apart = [spread(one.d_prime) for one in known]
+    lacking = apart.count(None)
+    why = "where the prompts of a class don’t vary or there is one of them"
+    told = f"{_range(apart)} (not computed at {lacking} of these, {why})" if lacking else _range(apart)
+    told = told if lacking < len(apart) else f"not computed, since {why.removeprefix('where ')}"
+    over = f" over {counted(len(known), 'site')}" if len(known) > 1 else ""
     pairs = " of pairs" if known[0].paired else ""
-    return f"differences{pairs} agree {agreement}, d′ {apart}{over}"
+    if not lacking:
+        return f"differences{pairs} agree {agreement}, d′ {told}{over and f',{over}'}"
+    return f"differences{pairs} agree {agreement}{over}, d′ {told}"
+
+
+def spread(d_prime: float | None) -> float | None:
+    """A d′, or None where it is of classes that vary by rounding alone."""
+    return None if d_prime is None or abs(d_prime) > MOST_APART else d_prime
 
 
 def _range(values: Sequence[float | None]) -> str:

@@ -23,14 +23,25 @@ def behaviours(blocks: Sequence[Block]) -> list[Block]:
 def headline(blocks: Sequence[Block]) -> tuple[Block, ...]:
     """One measure for each data set, in the order in which these first come.
 
-    Where completions are judged, of those data sets alone.
+    Where completions are judged, of those data sets alone. A measure without any value gives way to one that has some.
     """
     found = behaviours(blocks)
     spoken = [block for block in found if is_verdict(block) and (_judged(block) or reads_completions(block))]
+    if not any(block.measured for block in spoken):
+        # Nothing was judged: what else was measured speaks, if anything was.
+        silent = unjudged(blocks) if any(block.measured for block in found) else ()
+        spoken = [block for block in spoken if block not in silent]
+        found = [block for block in found if block not in silent]
     first: dict[str, Block] = {}
     for block in spoken or found:
-        first.setdefault(block.data, block)
+        if block.data not in first or (block.measured and not first[block.data].measured):
+            first[block.data] = block
     return tuple(first.values())
+
+
+def unjudged(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """What a judge was asked and gave no verdict on at all."""
+    return tuple(b for b in blocks if b.derived_from is None and _judged(b) and not b.measured)
 
 
 def read_first(blocks: Sequence[Block]) -> tuple[Block, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.report.heat import Grid, Heat
 from steerkit.report.numbers import NO_BREAK, shorten, significant
@@ -11,12 +11,15 @@ from steerkit.report.svg import CARD, CHOSEN, DIRECTION, GRID, INK, MUTED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 WIDTH: Final = 4.6
 MOST_LABELS: Final = 16
 """Columns that each have a number below; of more, every few do."""
 WRITTEN: Final = 8
 """Columns at most for which numbers stand in the cells."""
+CORNER: Final = 0.085
+"""Legs of the mark of a removed candidate, in inches: in the corner of its cell, clear of the number."""
 
 
 def draw_heat(heat: Heat) -> Figure:
@@ -58,10 +61,10 @@ def _caption(figure: Figure, grid: Grid, top: float, height: float) -> None:
 
 
 def _key(figure: Figure, heat: Heat, height: float) -> None:
-    """Below: what colours, dots and the frame mean, and what rows are."""
+    """Below: what colours, corners and the frame mean, and what rows are."""
     from matplotlib.patches import Patch
 
-    marks = [Patch(facecolor=CHOSEN, alpha=0.8), Patch(facecolor=DIRECTION, alpha=0.8)]
+    marks: list[Any] = [Patch(facecolor=CHOSEN, alpha=0.8), Patch(facecolor=DIRECTION, alpha=0.8)]
     words = ["below untouched", "above untouched"]
     if heat.absent:
         marks.append(Patch(facecolor=GRID))
@@ -70,8 +73,8 @@ def _key(figure: Figure, heat: Heat, height: float) -> None:
         marks.append(Patch(fill=False, edgecolor=INK, linewidth=1.8))
         words.append("chosen")
     if heat.removed:
-        words.append("dot: removed")
-        marks.append(Patch(alpha=0, linewidth=0))
+        words.append("removed")
+        marks.append(_corner_key())
     if heat.row_name:
         words.append(f"rows: {heat.row_name}")
         marks.append(Patch(alpha=0, linewidth=0))
@@ -81,12 +84,41 @@ def _key(figure: Figure, heat: Heat, height: float) -> None:
     )  # fmt: skip
 
 
+def _mark_removed(axes: Axes, row: int, column: int, legs: tuple[float, float]) -> None:
+    """A dark corner at the upper right of a cell, with a light edge that keeps it apart from a deep colour."""
+    from matplotlib.patches import Polygon
+
+    right, (across, down) = column + 1, legs
+    corner = [(right - across, row), (right, row), (right, row + down)]
+    axes.add_patch(Polygon(corner, closed=True, facecolor=INK, edgecolor=CARD, linewidth=0.6, gid="removed", zorder=5))
+
+
+def _legs(axes: Axes, columns: int, rows: int) -> tuple[float, float]:
+    """Width and height of a corner, as shares of a cell's."""
+    figure, place = axes.get_figure(root=True), axes.get_position()
+    assert figure is not None
+    width, height = figure.get_size_inches() * (place.width / columns, place.height / rows)
+    length = min(CORNER, 0.45 * width, 0.45 * height)
+    return float(length / width), float(length / height)
+
+
+def _corner_key() -> Line2D:
+    """The same corner, for the legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [], [], linestyle="", marker=[(-1, 1), (1, 1), (1, -1)], markersize=6.5, color=INK, markeredgecolor=CARD,
+        markeredgewidth=0.6,
+    )  # fmt: skip
+
+
 def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
     from matplotlib.patches import Rectangle
 
     middle = grid.reference if grid.reference is not None else min(grid.values.values())
     reach = max((abs(value - middle) for value in grid.values.values()), default=0.0) or 1.0
     factor = 100.0 if grid.percent else 1.0
+    legs = _legs(axes, len(heat.columns), len(labels))
     for row in range(len(labels)):
         for column in range(len(heat.columns)):
             if (row, column) not in grid.values:
@@ -97,13 +129,13 @@ def _draw_grid(axes: Axes, heat: Heat, grid: Grid, labels: list[str]) -> None:
         axes.add_patch(
             Rectangle((column, row), 1, 1, facecolor=colour, alpha=round(abs(share) ** 0.8, 3), linewidth=0, zorder=2)
         )
-        if (row, column) in heat.removed:
-            axes.plot([column + 0.5], [row + 0.5], ".", color=INK, markersize=2.2, zorder=3)
         if len(heat.columns) <= WRITTEN:
             axes.text(
                 column + 0.5, row + 0.5, significant(value * factor, 2), ha="center", va="center", fontsize=7.5,
                 color=CARD if abs(share) ** 0.8 > 0.6 else INK, zorder=4,
             )  # fmt: skip
+    for row, column in sorted(heat.removed):
+        _mark_removed(axes, row, column, legs)
     if heat.chosen is not None:
         row, column = heat.chosen
         axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, linewidth=1.8, zorder=6))

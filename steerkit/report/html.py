@@ -24,6 +24,7 @@ from steerkit.report.diagnostics import make_diagnostics
 from steerkit.report.findings import BlockFindings, make_findings
 from steerkit.report.gaps import missing
 from steerkit.report.glance import foretold, make_glance, other_way
+from steerkit.report.glance import spread as spread_of
 from steerkit.report.guards import make_guards
 from steerkit.report.headline import opened
 from steerkit.report.numbers import (
@@ -34,12 +35,13 @@ from steerkit.report.numbers import (
     clean,
     count,
     sentence_case,
+    setting,
     significant,
 )
 from steerkit.report.ranks import RankView, make_ranks
 from steerkit.report.read import Run, Sample
 from steerkit.report.search import SearchView, make_searches
-from steerkit.report.separation import Separation, make_separations
+from steerkit.report.separation import Separation, make_separations, not_looked_at
 from steerkit.report.short import make_short
 from steerkit.report.tables import Block, make_blocks
 
@@ -54,12 +56,13 @@ T = TypeVar("T")
 TEMPLATE: Final = "template.html.j2"
 SAMPLES_OPEN: Final = 6
 """Prompts whose completions stand open: so many of them, fewer where each has many conditions."""
-CARDS_OPEN: Final = 44
+CARDS_OPEN: Final = 24
 """So many completions stand open at most, one for each prompt and condition."""
 LEAST_OPEN: Final = 2
 """So many prompts stand open however many conditions each has."""
 NOTES_OPEN: Final = 12
 ROWS_OPEN: Final = 24
+SENTENCES_OPEN: Final = 8
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,12 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
     separations = make_separations(run.results)
     views = _views(blocks, plots)
     environment.globals.update(
-        count=count, significant=significant, sentence_case=sentence_case, breakable=_breakable, svg=_inline,
+        count=count, significant=significant, setting=setting, sentence_case=sentence_case, svg=_inline,
+        breakable=_breakable,
         fixed=NumberFormat(decimals=2).number, percent=NumberFormat(decimals=0, percent=True).number,
         intervention=describe_intervention, direction=describe_direction, other_way=other_way, foretold=foretold,
         NOT_JUDGED=NOT_JUDGED, NOT_MEASURED=NOT_MEASURED, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
-        SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN, absent_score=absent_score, done=done,
+        SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN, absent_score=absent_score, done=done, spread=spread_of,
     )  # fmt: skip
     searches, agreements = _searches(run, plots), make_agreements(run)
     samples = group_samples(run)
@@ -125,6 +129,8 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         results=run.results,
         views=views,
         diagnostics=make_diagnostics(run.results),
+        fold_findings=_repeats(views),
+        not_looked_at=not_looked_at(run.results),
         separations=_with_plots(separations, plots),
         searches=searches,
         ranks=[(view, plot) for view, plot in ranks if view.block in shown],
@@ -214,6 +220,11 @@ def _views(blocks: Sequence[Block], plots: Sequence[Plot]) -> tuple[BlockView, .
         )
         for number, block in enumerate(blocks, start=1)
     )
+
+
+def _repeats(views: Sequence[BlockView]) -> bool:
+    """Whether so many sentences would stand open that they hide each other: each measure then has a list of them."""
+    return sum(len(view.findings.findings) for view in views if view.findings and view.opened) > SENTENCES_OPEN
 
 
 def _with_plots(separations: Sequence[Separation], plots: Sequence[Plot]) -> list[tuple[Separation, Plot]]:

@@ -58,10 +58,13 @@ def every(number: int) -> str:
 
 def _of_verdicts(own: Sequence[Block]) -> list[str]:
     rates = [block for block in own if is_verdict(block) and block.evaluator.role is None and reads_completions(block)]
-    if not rates or any(block.evaluator.role == "judge" for block in own):
+    judges = [block for block in own if block.evaluator.role == "judge"]
+    if not rates or any(block.measured for block in judges):
         return []
     names = list(dict.fromkeys(block.evaluator.name for block in rates))
-    return [f"No judge read the completions: {', '.join(names)} {'goes' if len(names) == 1 else 'go'} by rules."]
+    asked = ", ".join(dict.fromkeys(block.evaluator.name for block in judges))
+    lead = f"{asked} gave no verdict" if asked else "No judge read the completions"
+    return [f"{lead}: {', '.join(names)} {'goes' if len(names) == 1 else 'go'} by rules."]
 
 
 def _of_sizes(own: Sequence[Block]) -> list[str]:

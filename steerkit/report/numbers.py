@@ -42,32 +42,62 @@ class NumberFormat:
         """``value`` with a percent sign where it is a proportion; ``absent`` for None."""
         if value is None:
             return absent
-        sign = " %" if self.ascii else f"{NO_BREAK}%"
-        return self._digits(value) + (sign if self.percent else "")
+        return self._digits(value) + self._sign
+
+    @property
+    def _sign(self) -> str:
+        if not self.percent:
+            return ""
+        return " %" if self.ascii else f"{NO_BREAK}%"
 
     def interval(self, low: float | None, high: float | None) -> str | None:
         """``low to high``, or None where there is no interval."""
         if low is None or high is None:
             return None
-        return f"{self._digits(low)} to {self.number(high)}"
+        first, last = self.alike(low, high)
+        return f"{first} to {last}{self._sign}"
 
     def change(self, value: float, low: float, high: float) -> str:
         """A difference with its interval: ``+1.2 (95 % interval 0.9 to 1.5)``; proportions in percentage points."""
         sign = "+" if value > 0 else ""
         unit = " percentage points" if self.percent else ""
         space = " " if self.ascii else NO_BREAK
-        ends = f"95{space}% interval {self._digits(low)} to {self._digits(high)}"
-        return f"{sign}{self._digits(value)}{unit} ({ends})"
+        first, last = self.alike(low, high)
+        return f"{sign}{self._digits(value)}{unit} (95{space}% interval {first} to {last})"
+
+    def alike(self, *values: float) -> tuple[str, ...]:
+        """The digits of numbers that are read together, all in one notation and without a percent sign.
+
+        One that would vanish beside plain ones has as many decimals as show it: ``0.0001 to 0.10``. Where that is many,
+        or a number is large, all of them are written with a power of ten.
+        """
+        shown = [value * 100 if self.percent else value for value in values]
+        kinds = {self._is_scientific(one) for one in shown if one}
+        if len(kinds) < 2:
+            return tuple(map(self._digits, values))
+        odd = [abs(one) for one in shown if one and self._is_scientific(one)]
+        if min(odd) < 1e-6 or max(odd) >= 1e6:
+            return tuple(self._scientific(one) if one else self._digits(0.0) for one in shown)
+        return tuple(
+            replace(self, decimals=-math.floor(math.log10(abs(one))), percent=False)._digits(one)
+            if one and self._is_scientific(one)
+            else self._digits(value)
+            for one, value in zip(shown, values, strict=True)
+        )
 
     def _digits(self, value: float) -> str:
         shown = value * 100 if self.percent else value
         text = f"{shown:.{self.decimals}f}"
-        vanishes = shown != 0 and float(text) == 0 and abs(shown) < 1e-3
-        if abs(shown) >= 1e6 or vanishes:
+        if self._is_scientific(shown):
             return self._scientific(shown)
         if float(text) == 0:
             text = text.removeprefix("-")
         return text if self.ascii else text.replace("-", MINUS)
+
+    def _is_scientific(self, shown: float) -> bool:
+        """Whether a number is too large for plain digits, or would vanish in them."""
+        vanishes = shown != 0 and float(f"{shown:.{self.decimals}f}") == 0 and abs(shown) < 1e-3
+        return abs(shown) >= 1e6 or vanishes
 
     def _scientific(self, value: float) -> str:
         mantissa, exponent = f"{value:.2e}".split("e")

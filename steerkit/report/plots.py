@@ -8,6 +8,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from steerkit.report.glance import spread
 from steerkit.report.numbers import NO_BREAK, NOT_MEASURED, setting, shorten
 from steerkit.report.rank_plots import draw_ranks
 from steerkit.report.ranks import RankView, is_rank_curve, make_ranks
@@ -349,16 +350,16 @@ def _draw_measure(figure: Figure, axes: Axes, separation: Separation, measure: s
 def _mark_chosen(figure: Figure, both: Iterable[Axes], separation: Separation, height: float) -> None:
     chosen = separation.chosen
     if chosen is None:
-        words = (
-            "a vector at each site: none was chosen" if separation.everywhere else "the chosen site is not among these"
-        )
+        words = "a vector at each site: none was chosen" if separation.everywhere else "its site is not among these"
         figure.text(0.02, 1 - 0.2 / height, words, color=MUTED, fontsize=9, va="center")
         return
-    for axes, value in zip(both, (chosen.auroc, chosen.d_prime), strict=True):
+    apart = spread(chosen.d_prime)
+    for axes, value in zip(both, (chosen.auroc, apart), strict=True):
         axes.axvline(chosen.layer, color=CHOSEN, linewidth=1.1, zorder=2)
         if value is not None:
             axes.plot([chosen.layer], [value], "o", color=CHOSEN, markersize=6.5, zorder=6)
     numbers = [f"AUROC {chosen.auroc:.2f}"] if chosen.auroc is not None else []
-    numbers += [f"d′ {setting(round(chosen.d_prime, 2))}"] if chosen.d_prime is not None else []
-    text = ": ".join([f"chosen {chosen.site}", ", ".join(numbers)]) if numbers else f"chosen {chosen.site}"
+    numbers += [f"d′ {setting(round(apart, 2))}"] if apart is not None else []
+    where = f"{separation.role} {chosen.site}"
+    text = ": ".join([where, ", ".join(numbers)]) if numbers else where
     figure.text(0.02, 1 - 0.2 / height, shorten(text, 58), color=CHOSEN, fontsize=9, va="center")

@@ -113,7 +113,7 @@ class SearchView:
         """What a candidate's line is called: its position, with its direction, stream and coefficient where these
         differ."""
         streams = {item.site.rpartition(".")[2] for item in self.entry.candidates}
-        parts = [f"position {one.position}" if one.position else "its positions"]
+        parts = [f"position {setting(one.position)}" if one.position else "its positions"]
         parts += [one.site.rpartition(".")[2]] if len(streams) > 1 else []
         parts += [f"coefficient {setting(one.coefficient)}"] if one.coefficient is not None else []
         return ", ".join([*([one.over] if one.over else []), *parts])

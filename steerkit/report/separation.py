@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from steerkit.report.glance import spread
 from steerkit.report.read import DirectionEntry, Results, SeparationEntry
 
 PERFECT: Final = 0.995
@@ -40,7 +41,7 @@ class Curve:
         """The same, broken where a layer was not measured: a line over the gap would invent it."""
         pieces: list[list[tuple[int, float]]] = [[]]
         for entry in self.entries:
-            value = entry.auroc if measure == "auroc" else entry.d_prime
+            value = entry.auroc if measure == "auroc" else spread(entry.d_prime)
             if value is None:
                 pieces.append([])
             else:
@@ -59,6 +60,13 @@ class Separation:
     chosen: SeparationEntry | None
     everywhere: bool = False
     """Whether the direction has vectors at several sites, so that none was chosen."""
+    searched: bool = False
+    """Whether a search chose the site, among others; elsewhere the recipe gives it."""
+
+    @property
+    def role(self) -> str:
+        """What the direction's own site is called."""
+        return "chosen" if self.searched else "read at"
 
     @property
     def entries(self) -> tuple[SeparationEntry, ...]:
@@ -100,6 +108,7 @@ class Separation:
 def make_separations(results: Results) -> tuple[Separation, ...]:
     """Group the entries by direction and data, in the order of the file."""
     directions = {entry.name: entry for entry in results.directions}
+    searches = {entry.name for entry in results.searches}
     groups: dict[tuple[str, tuple[str, ...], bool | None], list[SeparationEntry]] = {}
     for entry in results.separation:
         groups.setdefault((entry.direction, entry.data, entry.held_out), []).append(entry)
@@ -111,6 +120,7 @@ def make_separations(results: Results) -> tuple[Separation, ...]:
             _curves(entries),
             _chosen(entries, directions.get(name)),
             _several(directions.get(name)),
+            name in searches,
         )
         for (name, data, held_out), entries in groups.items()
     )
@@ -124,6 +134,13 @@ def _curves(entries: Sequence[SeparationEntry]) -> tuple[Curve, ...]:
         Curve(stream, positions, tuple(sorted(group, key=lambda entry: entry.layer)))
         for (stream, positions), group in groups.items()
     )
+
+
+def not_looked_at(results: Results) -> tuple[str, ...]:
+    """Directions that a search chose, and of which no separation by layer was measured."""
+    looked = {entry.direction for entry in results.separation}
+    directions = {entry.name for entry in results.directions}
+    return tuple(one.name for one in results.searches if one.name in directions and one.name not in looked)
 
 
 def _same_place(site: str | None) -> str | None:

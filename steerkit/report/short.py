@@ -11,7 +11,7 @@ from steerkit.report.absent import common_word
 from steerkit.report.agreement import Pair
 from steerkit.report.findings import verdict
 from steerkit.report.glance import inner_names, other_way
-from steerkit.report.headline import behaviours, told_first
+from steerkit.report.headline import behaviours, told_first, unjudged
 from steerkit.report.limits import every, is_verdict, limits_of, reads_completions
 from steerkit.report.numbers import (
     NO_BREAK,
@@ -30,6 +30,8 @@ BEHAVIOURS: Final = 3
 SIDE_EFFECTS: Final = 3
 CONDITIONS: Final = 6
 """How many are spoken of; the tables hold the rest."""
+MORE_NAMED: Final = 4
+"""Further measures that are named."""
 ONE_MORE: Final = count(1, "more measure")
 NO_CHANGE: Final = "No change shown"
 SAID_BY_NAME: Final = (NO_CHANGE, *map(sentence_case, (NOT_MEASURED, NOT_JUDGED, NOT_ALL_JUDGED)))
@@ -62,20 +64,24 @@ def make_short(
     """The paragraph of a run, whatever it holds."""
     own = [block for block in blocks if block.derived_from is None]
     every_one, told = behaviours(blocks), told_first(blocks, results.tradeoff, BEHAVIOURS)
+    told, further = _beyond_first(every_one, told)
     finding = [_asked(results, own), *(_chosen(view) for view in searches), *(_behaviour(block) for block in told)]
     left = [count(number, "more measure")] if (number := len(every_one) - len(told)) else []
     left += ["the conditions within sweeps"] if inner_names(told) else []
     if left:
+        named = f"; beyond random directions there: {_and(further)}" if further else ""
         finding.append(
-            ("", f"{sentence_case(' and '.join(left))} {'is' if left == [ONE_MORE] else 'are'} in the tables.")
+            ("", f"{sentence_case(' and '.join(left))} {'is' if left == [ONE_MORE] else 'are'} in the tables{named}.")
         )
+    # Told already where nothing else was measured there.
+    finding += _unjudged([block for block in unjudged(own) if block not in told])
     finding += _babble([block for block in every_one if is_verdict(block) and reads_completions(block)], own)
     side = _kinds([block for block in own if block.evaluator.role == "side effect"])
     finding += [_side_effect(kind) for kind in side[:SIDE_EFFECTS]]
     if own and not side:
         finding.append(("", "No side effect was measured."))
     known = (*results.not_held_out, *results.special_tokens)
-    return Short(tuple(finding), limits_of(own, searches, known), _disagreements(agreements))
+    return Short(tuple(finding), limits_of(own, searches, known), _disagreements(results, agreements))
 
 
 def _asked(results: Results, own: Sequence[Block]) -> Sentence:
@@ -113,9 +119,35 @@ def _behaviour(block: Block) -> Sentence:
     for row in block.rows:
         if row.condition.name not in inner:
             kinds.setdefault(_kind(row), []).append(row)
-    order = sorted(kinds, key=lambda kind: kind in SAID_BY_NAME)
+    order = sorted(kinds, key=lambda kind: (not kind.startswith("Beyond"), kind in SAID_BY_NAME))
     parts = [f"{size}: {before}", *(f"{kind}: {_told(block, kind, kinds[kind])}" for kind in order)]
     return block.name, f"{'. '.join(parts)}."
+
+
+def _beyond_first(every_one: Sequence[Block], told: Sequence[Block]) -> tuple[list[Block], list[str]]:
+    """What is told, in which what lies beyond its controls leads, and the names of further measures that do.
+
+    Where nothing that would be told lies beyond its controls, others that do come before it.
+    """
+    others = [block for block in every_one if block not in told and _beyond(block)]
+    leading = [] if any(map(_beyond, told)) else others[:BEHAVIOURS]
+    further = [f"{block.name} (under {_listed(_beyond(block))})" for block in others if block not in leading]
+    more = [f"{len(further) - MORE_NAMED} more"] if len(further) > MORE_NAMED else []
+    return [*leading, *sorted(told, key=lambda block: not _beyond(block))], [*further[:MORE_NAMED], *more]
+
+
+def _beyond(block: Block) -> list[str]:
+    """Conditions whose change shows, and is beyond that of every random direction."""
+    inner = inner_names([block])
+    return [
+        row.condition.name
+        for row in block.rows
+        if row.condition.name not in inner and verdict(row) == "beyond" and _moved(row) is not False
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return _and(names if len(names) <= CONDITIONS else [*names[:CONDITIONS], f"{len(names) - CONDITIONS} more"])
 
 
 def _kind(row: Row) -> str:
@@ -137,8 +169,7 @@ def _kind(row: Row) -> str:
 def _told(block: Block, kind: str, rows: Sequence[Row]) -> str:
     """Values with the conditions that have them, or, where nothing is to be seen, the conditions alone."""
     if kind in SAID_BY_NAME:
-        names = [row.condition.name for row in rows]
-        return _and(names if len(names) <= CONDITIONS else [*names[:CONDITIONS], f"{len(names) - CONDITIONS} more"])
+        return _listed([row.condition.name for row in rows])
     shown = rows[:CONDITIONS]
     values: dict[tuple[str, str], list[str]] = {}
     for row in shown:
@@ -153,6 +184,17 @@ def _told(block: Block, kind: str, rows: Sequence[Row]) -> str:
 def _and(names: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _unjudged(blocks: Sequence[Block]) -> list[Sentence]:
+    """That a judge was asked, and of what it said nothing."""
+    by_name: dict[str, list[Block]] = {}
+    for block in blocks:
+        by_name.setdefault(block.evaluator.name, []).append(block)
+    return [
+        (f"{name} on {_and([block.data for block in some])}", f": {common_word(block.absent for block in some)}.")
+        for name, some in by_name.items()
+    ]
 
 
 def _babble(rates: Sequence[Block], own: Sequence[Block]) -> list[Sentence]:
@@ -215,23 +257,33 @@ def _side_effect(kind: Sequence[Block]) -> Sentence:
     return f"Side effect {block.name}", f": {', '.join(parts)}."
 
 
-def _disagreements(agreements: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
-    """A sentence for each two verdicts, over all data sets that both have seen."""
+def _disagreements(results: Results, agreements: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
+    """A sentence for each two verdicts, over all data sets of which there are both."""
     by_name: dict[str, list[Pair]] = {}
     for pairs in agreements.values():
         for pair in pairs:
-            by_name.setdefault(pair.name, []).append(pair)
-    return tuple(_disagreement(name, pairs) for name, pairs in by_name.items())
+            if any(row.n for row in pair.rows):
+                by_name.setdefault(pair.name, []).append(pair)
+    kinds = {entry.name: entry.kind for entry in results.conditions}
+    return tuple(_disagreement(name, pairs, kinds) for name, pairs in by_name.items())
 
 
-def _disagreement(name: str, pairs: Sequence[Pair]) -> str:
-    every_row = [(pair, row) for pair in pairs for row in pair.rows]
-    rows = [(pair, row) for pair, row in every_row if row.n]
-    conditions = list(dict.fromkeys(row.condition for _, row in rows or every_row))
-    over = f" under {count(len(conditions), 'condition')}" if len(conditions) > 1 else f" under {conditions[0]}"
+def _under(names: Sequence[str], kinds: Mapping[str, str]) -> str:
+    """``the baseline, two conditions and four random directions``; a single one by its name."""
+    if len(names) == 1:
+        return names[0]
+    told = [kinds.get(name, "intervention") for name in names]
+    parts = ["the baseline"] if "baseline" in told else []
+    parts += [count(number, "condition")] if (number := told.count("intervention")) else []
+    parts += [count(number, "random direction")] if (number := told.count("control")) else []
+    return _and(parts)
+
+
+def _disagreement(name: str, pairs: Sequence[Pair], kinds: Mapping[str, str]) -> str:
+    rows = [(pair, row) for pair in pairs for row in pair.rows if row.n]
+    conditions = list(dict.fromkeys(row.condition for _, row in rows))
+    over = f" under {_under(conditions, kinds)}"
     where = f"{name} on {_and([pair.data for pair in pairs])}"
-    if not rows:
-        return f"{where}: {common_word(row.absent for _, row in every_row)}{over}."
     if not any(row.differ for _, row in rows):
         return f"{where}: alike on all {counted(sum(row.n for _, row in rows), 'example')}{over}."
     pair, worst = max(rows, key=lambda one: one[1].differ / one[1].n)

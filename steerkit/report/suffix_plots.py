@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TO_SUFFIX: Final = "attention to the suffix (%)"
+AROUND: Final = 0.14
+"""Of a panel's height, above its highest mark and below its lowest one."""
 MOST_GIVEN: Final = 5
 """Given suffixes that are drawn; all are in the table."""
 
@@ -77,6 +79,7 @@ def draw_heads(view: SuffixView) -> Figure:
             )  # fmt: skip
             handles.setdefault(_label(view, group), marks)
         axes.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+        axes.margins(y=AROUND)
         axes.grid(color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         named = [f"{one.layer}.{one.head}" for one in heads]

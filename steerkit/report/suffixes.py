@@ -123,7 +123,7 @@ def _told(values: Sequence[float | None], errors: Sequence[float | None], layer:
     value, error = _at(values, layer), _at(errors, layer)
     if value is None:
         return NOT_MEASURED
-    return _TWO.number(value) + ("" if error is None else f" ± {_TWO.number(error)}")
+    return _TWO.number(value) if error is None else " ± ".join(_TWO.alike(value, error))
 
 
 def _at(values: Sequence[float | None], layer: int) -> float | None:

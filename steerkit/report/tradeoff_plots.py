@@ -19,6 +19,9 @@ SIDE: Final = 3.7
 """Inches: of the figure, and of the square in it."""
 LINE: Final = 0.2
 COLUMNS: Final = 2
+MARK: Final = 6.0
+RING: Final = 10.0
+"""Points: of a condition, and of the baseline's open circle, in which one that does nothing is still seen."""
 _NEAR: Final = (9.0, 15.0, 22.0, 30.0, 39.0, 49.0)
 """How far a number may stand from its mark, in points: as near as it has room."""
 _ROOM: Final = 8.5
@@ -72,8 +75,12 @@ def _draw_point(axes: Axes, point: Point, factor: float) -> None:
         axes.plot([x[1], x[2]], [y[0], y[0]], color=colour, linewidth=1.1, alpha=0.55, zorder=3)
     if y[1] is not None and y[2] is not None:
         axes.plot([x[0], x[0]], [y[1], y[2]], color=colour, linewidth=1.1, alpha=0.55, zorder=3)
-    fill = CARD if plain else colour
-    axes.plot([x[0]], [y[0]], "o", markersize=6.5, markerfacecolor=fill, markeredgecolor=colour, zorder=5)
+    if plain:
+        # A ring around whatever lies on the same spot, and over it.
+        axes.scatter([x[0]], [y[0]], s=RING**2, color=CARD, linewidths=0, zorder=4)
+        axes.plot([x[0]], [y[0]], "o", markersize=RING, fillstyle="none", color=colour, markeredgewidth=1.4, zorder=6)
+    else:
+        axes.plot([x[0]], [y[0]], "o", markersize=MARK, color=colour, zorder=5)
 
 
 def _scaled(side: Pooled, factor: float) -> tuple[float, float | None, float | None]:

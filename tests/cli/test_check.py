@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,3 +117,52 @@ def test_monitors_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ["harm", "warmth", "above 3", "where its direction is", "generated"],
         ["heat", "warmth", "below -0.25", "blocks.1.resid_pre, blocks.2.resid_post", "all"],
     ]
+
+
+def search(positions: str, site: str = "blocks.*.resid_pre", model: str = "tiny-random:llama") -> dict[str, Any]:
+    read = {"estimator": "mean_difference", "positive": "w.train", "negative": "c.train"}
+    split = {"train": 4, "validation": 2, "test": 2}
+    return {
+        "name": "searched",
+        "model": {"source": model},
+        "data": {one: {"inline": [f"{one}{at}" for at in range(8)], "split": split} for one in "wc"},
+        "directions": {"many": {**read, "site": site, "positions": positions}},
+        "search": {
+            "found": {
+                "over": "many",
+                "preset": {"arditi2024": {"harmful": "w.validation", "harmless": "c.validation", "tokens": ["x"]}},
+            }
+        },
+        "conditions": {"done": [{"ablate": {"direction": "found"}}]},
+        "evaluate": [
+            {"refusal_rate": {"data": "w.test", "substrings": [f"phrase {at}" for at in range(60)]}},
+        ],
+    }
+
+
+def printed(raw: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(raw), "utf-8")
+    print_plan(plan_recipe(path, (), Catalog.discover()))
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_of_a_long_list_the_first_few_are_printed_and_how_many_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = printed(search("[-3:][*]"), tmp_path, capsys)
+    assert 'substrings=["phrase 0", "phrase 1", "phrase 2", … 60 in all]' in text and "phrase 3" not in text
+    raw = search("[-3:][*]")
+    raw["evaluate"][0]["refusal_rate"]["substrings"] = ["a", "b", "c", "d"]
+    assert 'substrings=["a", "b", "c", "d"]' in printed(raw, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(("positions", "number"), [("[-3:][*]", "9"), ("post_instruction[*]", "about 15")])
+def test_a_search_says_among_how_many_it_chooses(
+    positions: str, number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = printed(search(positions), tmp_path, capsys)
+    assert "name over candidates aim" in text
+    assert "3 layers" in text and f"found many {number} minimise" in text

@@ -113,6 +113,13 @@ def test_a_bad_value_of_a_sweep_is_told_at_the_sweep(
     assert "has an option 'nothing'" in message
 
 
+def test_one_set_of_prompts_on_both_sides_is_named_once(problems: Problems) -> None:
+    found = problems(RECIPE.replace("negative: cold.train", "negative: warm.train"))
+    assert [one[1:] for one in found if one[1] == "directions.warmth.negative"] == [
+        ("directions.warmth.negative", "positive and negative are both warm.train; name other prompts here")
+    ]
+
+
 def test_what_directions_were_estimated_from_may_not_be_measured_on(plan: Planner, problems: Problems) -> None:
     unsplit = (
         RECIPE.replace(", split: {train: 4, test: 2}", "").replace("warm.train", "warm").replace("cold.train", "cold")

@@ -207,3 +207,11 @@ def test_layers_equal_a_literal_merge_and_every_value_knows_its_layer(
             check(item, (*path, key))
 
     check(layered.value, ())
+
+
+def test_a_description_is_of_its_own_file(folder: Path) -> None:
+    base = folder / "below" / "base.yaml"
+    base.write_text(f"description: What the base asks.\n{BASE}", "utf-8")
+    assert load_recipe(base).recipe.description == "What the base asks."
+    assert not child(folder, "seed: 5\n").recipe.description, "it need not be so of what extends it"
+    assert child(folder, "description: What this asks.\n").recipe.description == "What this asks."

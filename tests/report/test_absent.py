@@ -168,8 +168,11 @@ def test_verdicts_are_compared_where_there_are_any_and_told_missing_elsewhere(tm
 def test_verdicts_that_nobody_gave_are_no_agreement(tmp_path: Path) -> None:
     samples = [sample(at, one, {"judged": None, "refused": 1}) for one in ("baseline", "warmer") for at in range(3)]
     run = load_run(judged_run(tmp_path, [told("baseline", 3, 0), told("warmer", 3, 0)], samples))
-    (sentence,) = make_short(run.results, make_blocks(run.results), [], make_agreements(run)).disagreements
-    assert sentence == "judged and refused on d: not judged under two conditions."
+    agreements = make_agreements(run)
+    assert [row.absent for row in agreements["d"][0].rows] == ["not judged", "not judged"]
+    short = make_short(run.results, make_blocks(run.results), [], agreements)
+    assert short.disagreements == (), "they don't disagree"
+    assert ("judged on d", ": not judged without steering. Not judged: warmer.") in short.finding
 
 
 @pytest.mark.parametrize(("judge", "word"), [(True, "not judged"), (False, "not measured")])

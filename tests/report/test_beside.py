@@ -114,7 +114,7 @@ def test_coefficients_of_candidates_are_rows() -> None:
     )  # fmt: skip
     view = SearchView(entry.model_copy(update={"candidates": candidates, "chosen": 4, "near_ties": ()}))
     (heat,) = make_heats(parsed({**study(), "searches": []}), (), [view])
-    assert heat.rows == ("position -1, coefficient 0.5", "position -1, coefficient 2")
+    assert heat.rows == ("position −1, coefficient 0.5", "position −1, coefficient 2")
     assert heat.columns == (3, 4, 7) and heat.chosen == (1, 1) and heat.grids[0].values[1, 2] == 14.0
 
 

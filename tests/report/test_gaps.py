@@ -53,7 +53,7 @@ def test_an_interval_of_one_point_says_what_it_is(build: Any, results: dict[str,
     from steerkit.report import write_report
 
     page = write_report(path).read_text(encoding="utf-8")
-    assert page.count("(one value in nearly every draw)") == 1
+    assert page.count('<small class="note">one value in nearly every draw</small>') == 1
     assert "1.00, one value in nearly every draw of the examples)" in page
     # A mean whose interval is one point comes from no draws.
     results["records"][-1]["aggregate"] = "mean"

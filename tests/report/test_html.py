@@ -182,7 +182,7 @@ def test_completions_keep_their_lines_and_their_way_of_reading(odd_page: Page) -
     assert blocks and all(attributes.get("dir") == "auto" for attributes in blocks)
     assert "(empty)" in odd_page.text and "from a condition that is not listed" in odd_page.text
     assert "scored only" not in odd_page.text
-    assert "Four more prompts" in odd_page.text
+    assert "Seven more prompts" in odd_page.text
 
 
 def test_completions_are_in_the_order_of_the_conditions(build: Any, make: Any) -> None:

@@ -94,3 +94,27 @@ def test_words() -> None:
     ]  # fmt: skip
     assert [setting(v) for v in (-8.0, 0.25, 1e-5)] == ["−8", "0.25", "1e−05"]
     assert [seconds(v) for v in (3.21, 59.99, 83, 3840)] == ["3.2 s", "60.0 s", "1 min 23 s", "1 h 4 min"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.26e-4, 0.1, "0.0001 to 0.10"),
+        (-3.4e-5, 0.1, "\u22120.00003 to 0.10"),
+        (0.0, 0.1, "0.00 to 0.10"),
+        (1e-4, 2e-4, "1.00×10⁻⁴ to 2.00×10⁻⁴"),
+        (0.0, 2e-4, "0.00 to 2.00×10⁻⁴"),
+        (3e-9, 0.1, "3.00×10⁻⁹ to 1.00×10⁻¹"),
+        (12.0, 1.13e16, "1.20×10¹ to 1.13×10¹⁶"),
+    ],
+)
+def test_an_interval_has_one_notation(low: float, high: float, expected: str) -> None:
+    numbers = NumberFormat(decimals=2)
+    assert numbers.interval(low, high) == expected
+    assert numbers.change(0.05, low, high) == f"+0.05 (95\u00a0% interval {expected})"
+    assert NumberFormat(decimals=0, percent=True).interval(1.26e-6, 0.1) == "0.0001 to 10\u00a0%"
+
+
+def test_numbers_that_are_read_together_are_alike() -> None:
+    assert NumberFormat(decimals=2).alike(-0.24, 2.48e-4) == ("\u22120.24", "0.0002")
+    assert NumberFormat(decimals=2, ascii=True).alike(-0.24, 2.48e-4) == ("-0.24", "0.0002")

@@ -70,7 +70,7 @@ def test_names_and_axes_are_written_as_text(results: dict[str, Any]) -> None:
         texts(conditions.svg)
     )
     assert {"dose", "baseline", "coefficient", "−8", "0"} <= set(texts(dose.svg))
-    assert {"AUROC", "chance", "chosen blocks.15.resid_pre: AUROC 0.98, d′ 2.85"} <= set(texts(separation.svg))
+    assert {"AUROC", "chance", "read at blocks.15.resid_pre: AUROC 0.98, d′ 2.85"} <= set(texts(separation.svg))
 
 
 def test_dose_response_passes_through_the_baseline(results: dict[str, Any]) -> None:

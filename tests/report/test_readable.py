@@ -96,7 +96,7 @@ def test_a_heat_map_has_its_titles_whole_and_says_what_colours_mean() -> None:
     said = [text.get_text() for text in figure.texts]
     assert "bypass: refusal_score on harmful.validation, under ablate" in said
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert {"below untouched", "above untouched", "not measured", "chosen", "dot: removed"} <= set(words)
+    assert {"below untouched", "above untouched", "not measured", "chosen", "removed"} <= set(words)
     captions = boxes(figure, figure.texts)
     panels = [axes.get_tightbbox() for axes in figure.axes]
     assert not any(caption.overlaps(panel) for caption in captions for panel in panels)

@@ -37,7 +37,7 @@ def test_the_paragraph_of_a_study() -> None:
         f"95{NB}% intervals."
     )
     assert finding[1] == (
-        "Direction refusal was chosen among 150 candidates at blocks.18.resid_pre, position -2; one other one is "
+        "Direction refusal was chosen among 150 candidates at blocks.18.resid_pre, position −2; one other one is "
         "within one paired standard error of it, so these prompts don’t tell which of them is best."
     )
     assert finding[2] == (
@@ -48,7 +48,9 @@ def test_the_paragraph_of_a_study() -> None:
     # One data set of those where it should and one of those where it shouldn't, by the recipe's trade-off.
     assert finding[3].startswith(f"refused on harmless.test (n{NB}={NB}32): ")
     assert f"Without control: 75.0{NB}% (57.9 to 86.7{NB}%) under prompted" in finding[3]
-    assert finding[4] == "One more measure is in the tables."
+    assert finding[4] == (
+        "One more measure is in the tables; beyond random directions there: refused on lookalikes.test (under added)."
+    )
     assert finding[-1] == (
         "Side effect kl_divergence on harmless.test: 0.40 nats (0.30 to 0.50) under ablated, at most 2.10 nats (2.00 "
         "to 2.20) under added."
@@ -221,7 +223,13 @@ def test_a_judge_speaks_first_and_what_is_no_verdict_not_at_all() -> None:
     ]  # fmt: skip
     leads = [lead for lead, _ in short(results).finding]
     assert leads[2] == "judged on harmful.test" and not any("unparsed" in lead for lead in leads)
-    assert "".join(short(results).finding[4]) == "Four more measures are in the tables."
+    assert "".join(short(results).finding[4]) == (
+        "Four more measures are in the tables; beyond random directions there: judged on lookalikes.test (under "
+        "added), "
+        "refused on harmful.test (under ablated), refused on harmless.test (under added) and refused on "
+        "lookalikes.test "
+        "(under added)."
+    )
     assert not any("judge" in limit for limit in short(results).limits)
 
 
@@ -247,14 +255,14 @@ def test_where_evaluators_disagree() -> None:
         ]
     }
     assert short(study(), pairs).disagreements == (
-        "one and two on a.test: they differ on 7 of 40 examples under two conditions, most of them under added: 6 of "
-        "20 (κ 0.25).",
+        "one and two on a.test: they differ on 7 of 40 examples under the baseline and one condition, most of them "
+        "under added: 6 of 20 (κ 0.25).",
         "one and label on a.test: alike on all 20 examples under baseline.",
     )
     pairs["b.test"] = [Pair("one", "two", "b.test", (compared("baseline", 10, 0, 1, 0.6),))]
     assert short(study(), pairs).disagreements[0] == (
-        "one and two on a.test and b.test: they differ on 7 of 40 and 1 of 10 examples under two conditions, most of "
-        "them under added on a.test: 6 of 20 (κ 0.25)."
+        "one and two on a.test and b.test: they differ on 7 of 40 and 1 of 10 examples under the baseline and one "
+        "condition, most of them under added on a.test: 6 of 20 (κ 0.25)."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
     from steerkit.engine.runtime.runtime import Runtime
     from steerkit.progress import Progress
+
+_NO_SPREAD: Final = 2.0**-23
+"""Of the largest projection: classes that vary by less vary by what float32 rounds."""
+_ONE_TOKEN: Final = (
+    "the token read there is the same in every prompt, as those of a chat template are, and nothing has read the "
+    "prompts before the first block. That is so by design, and no mistake of the recipe."
+)
 
 
 @dataclass(frozen=True)
@@ -122,10 +129,18 @@ def _separation_estimated(
         request = with_statistics(asked, needs, {site: fitted})
         vectors = estimate_checked(estimator, request, needs).vectors[site]
     except DataError as error:
-        # Before the first block the last template token is one and the same for every prompt: no direction.
         counts = (seen[POSITIVE].prompt_means().shape[0], seen[NEGATIVE].prompt_means().shape[0])
-        return Separation(str(site), layer, None, None, None, *counts, 0, str(error))
-    return _separation_at_site(site, layer, vectors.detach().cpu().double(), fitted, seen)
+        reason = _ONE_TOKEN if layer == 0 and _one_token(fitted) else str(error)
+        return Separation(str(site), layer, None, None, None, *counts, 0, reason)
+    found = _separation_at_site(site, layer, vectors.detach().cpu().double(), fitted, seen)
+    # Some estimators refuse where the classes are alike, others give zero.
+    return replace(found, reason=_ONE_TOKEN) if found.norm == 0 and layer == 0 and _one_token(fitted) else found
+
+
+def _one_token(fitted: Mapping[str, ClassStatistics]) -> bool:
+    """Whether every prompt of both classes has the same vector."""
+    every = torch.cat([fitted[POSITIVE].prompt_means(), fitted[NEGATIVE].prompt_means()])
+    return bool((every == every[0]).all())
 
 
 def _separation_at_site(
@@ -193,8 +208,14 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
 
 
 def d_prime(positive: Tensor, negative: Tensor) -> float | None:
-    """Sensitivity index: difference of means over the root of the mean of the two variances."""
+    """Sensitivity index: difference of means over the root of the mean of the two variances.
+
+    Returns:
+        None where a class has fewer than two values, and where they vary by no more than rounding: of prompts that are
+        one and the same token at a site before the first block the variance is 0, or what rounding leaves of it.
+    """
     if len(positive) < 2 or len(negative) < 2:
         return None
     pooled = math.sqrt(float(positive.var() + negative.var()) / 2)
-    return float(positive.mean() - negative.mean()) / pooled if pooled > 0 else None
+    size = float(torch.cat([positive, negative]).abs().max())
+    return float(positive.mean() - negative.mean()) / pooled if pooled > _NO_SPREAD * size else None

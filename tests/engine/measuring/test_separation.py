@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from steerkit.engine.measuring.separation import (
     discriminant,
     separation,
 )
+from steerkit.errors import DataError
 from steerkit.session.model import LiveModel
 from steerkit.types import Positions, Site, as_examples
 
@@ -35,6 +37,13 @@ def test_d_prime_by_hand() -> None:
     assert d_prime(high, low) == pytest.approx((4 - 1) / math.sqrt((2 + 1) / 2))
     assert d_prime(high[:1], low) is None
     assert d_prime(torch.ones(2), torch.zeros(2)) is None
+
+
+def test_classes_that_vary_by_rounding_alone_have_no_d_prime() -> None:
+    """Two clusters of one vector each: what float64 leaves of their variance isn't divided by."""
+    left = torch.tensor([0.3, 0.3 + 2**-54, 0.3], dtype=torch.float64)
+    assert float(left.var()) > 0 and d_prime(left + 1, left) is None
+    assert d_prime(left + 1 + torch.tensor([0.0, 1e-3, 0.0]), left) is not None
 
 
 def test_prompt_means_are_over_each_prompts_own_tokens() -> None:
@@ -139,6 +148,39 @@ def test_projections_that_differ_by_rounding_alone_are_told() -> None:
     assert of_noise.only_rounding is True and of_noise.auroc is not None
     assert of_more.only_rounding is None and of_more.auroc is not None
     assert of_nothing.only_rounding is None and of_nothing.reason == "the estimate is zero there."
+
+
+class Refuses(Estimator[NoOptions]):
+    """The difference of means; raises where there is none, as some estimators do."""
+
+    def estimate(self, request: EstimationRequest) -> Estimate:
+        (site,) = request.sites
+        mean = request.statistics[site]["positive"].mean - request.statistics[site]["negative"].mean
+        if not bool(mean.any()):
+            raise DataError("Check that positive and negative name different prompts.")
+        return Estimate({site: mean[None]})
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_before_the_first_block_a_token_of_the_template_is_said_to_be_no_mistake(
+    llama: LiveModel, refuses: bool
+) -> None:
+    from steerkit_estimators._mean_difference import MeanDifference
+    from steerkit_estimators.mean_difference import MeanDifferenceOptions
+
+    estimator: Estimator[Any] = Refuses(NoOptions()) if refuses else MeanDifference(MeanDifferenceOptions())
+
+    def rows(positive: list[str], negative: list[str], where: str) -> list[Separation]:
+        classes = {"positive": as_examples(positive), "negative": as_examples(negative)}
+        positions = Positions.parse(where)
+        return separation(llama, estimator, EstimatorNeeds(), classes, classes, positions, progress=False)
+
+    first, *further = rows(WARM, COLD, "-1")
+    assert first.auroc is None and first.reason.startswith("the token read there is the same in every prompt")
+    assert "no mistake" in first.reason and all(row.auroc is not None and not row.reason for row in further)
+    # Where the classes are alike and their prompts differ, it is a mistake.
+    alike, *_ = rows(WARM, WARM, "instruction[-1]")
+    assert alike.auroc is None and alike.reason and "no mistake" not in alike.reason
 
 
 def test_a_zero_estimate_is_not_measured_and_says_so(llama: LiveModel) -> None:
