@@ -62,8 +62,8 @@ def make_short(
 ) -> Short:
     """The paragraph of a run, whatever it holds."""
     own = [block for block in blocks if block.derived_from is None]
-    every_one, told = behaviours(blocks), told_first(blocks, results.tradeoff, BEHAVIOURS)
-    told, further = _beyond_first(every_one, told)
+    every_one, first = behaviours(blocks), told_first(blocks, results.tradeoff, BEHAVIOURS)
+    told, further = _beyond_first(every_one, first)
     finding = [_asked(results, own), *(_chosen(view) for view in searches), *(_behaviour(block) for block in told)]
     left = [count(number, "more measure")] if (number := len(every_one) - len(told)) else []
     left += ["the conditions within sweeps"] if inner_names(told) else []
