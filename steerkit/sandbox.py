@@ -46,6 +46,8 @@ _PER_INPUT: Final = 10
 _LONGEST_MESSAGE: Final = 300
 _EVERY: Final = 64
 """Steps between two looks at the clock."""
+_OF_A_STEP: Final = 2_000
+"""Characters, made or looked at, that count as one more step."""
 _COUNT, _PASS, _MADE, _JOINED = (f"steerkit {name}" for name in ("count", "pass", "made", "joined"))
 """Filters that a template can't name, since they have a space in them."""
 
@@ -65,14 +67,16 @@ class Budget:
         self._until = _clock() + SECONDS
         self._steps = 0
 
-    def spend(self, made: int = 0) -> None:
-        """Count a step, and what it makes in characters. Raises ``TooMuchError`` beyond a bound."""
+    def spend(self, made: int = 0, looked: int = 0) -> None:
+        """Count a step, what it makes and what it looks at, in characters. Raises ``TooMuchError`` beyond a bound."""
         self._left -= made
         if self._left < 0:
             raise TooMuchError(f"it makes more than {self._room:,} characters")
-        self._steps += 1
-        if self._steps % _EVERY == 0 and _clock() > self._until:
-            raise TooMuchError(f"it takes longer than {SECONDS:g} seconds")
+        self._steps += 1 + (made + looked) // _OF_A_STEP
+        if self._steps >= _EVERY:
+            self._steps = 0
+            if _clock() > self._until:
+                raise TooMuchError(f"it takes longer than {SECONDS:g} seconds")
 
 
 _present = threading.local()
@@ -192,7 +196,7 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         budget.spend()
         given = sizing.bounded_filter(name, args[leading:], kwargs, budget.largest)
         found = function(*args[:leading], *given, **kwargs)
-        budget.spend(sizing.surface(found))
+        budget.spend(sizing.surface(found), sum(sizing.weigh(one, budget.largest) for one in given[:1]))
         return found
 
     return guarded
@@ -210,9 +214,8 @@ def _passed(context: Context, made: int) -> bool:
 
 def _made(context: Context, value: Any) -> Any:
     budget = _budget()
-    budget.spend(sizing.surface(value))
-    if isinstance(value, (list, tuple, dict)):
-        sizing.weigh(value, budget.largest)
+    nested = isinstance(value, (list, tuple, dict))
+    budget.spend(sizing.surface(value), sizing.weigh(value, budget.largest) if nested else 0)
     return value
 
 

@@ -95,6 +95,20 @@ def test_what_a_template_takes_is_bounded_and_its_failure_is_one_sentence(templa
     assert len(message) < 400
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% set x = (range(60000) | list) * 10 %}" + "{% set y = x | reverse | list %}" * 20,
+        "{% set x = (range(60000) | list) * 10 %}" + "{% set y = [x] %}" * 30,
+    ],
+)
+def test_what_is_looked_at_takes_time_too(template: str) -> None:
+    before = time.thread_time()
+    with pytest.raises(ModelError, match="takes longer than 2 seconds"):
+        rendered(template)
+    assert time.thread_time() - before < SECONDS + 4
+
+
 def test_the_bounds_hold_in_any_thread_and_one_thread_doesnt_spend_anothers() -> None:
     endless = compiled("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", {})
     short = compiled("{% for i in range(9999) %}{{ i }}{% endfor %}", {})

@@ -46,8 +46,9 @@ def multiplied(direction: Direction, factor: object) -> Direction:
 def divided(direction: Direction, divisor: object) -> Direction:
     """Every vector over one finite number that isn't 0. Raises ``DirectionError`` for anything else."""
     number = _number(divisor)
-    if float(number) == 0:
-        raise DirectionError("A direction is divided by one finite number that isn't 0.")
+    plain = float(number.detach()) if hasattr(number, "detach") else float(number)
+    if plain == 0 or not isfinite(1 / plain):
+        raise DirectionError("A direction is divided by one finite number that isn't 0, nor next to it.")
     return multiplied(direction, 1 / number)
 
 

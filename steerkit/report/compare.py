@@ -328,7 +328,7 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Difference, .
             found.setdefault(part, Difference(part, values))
             continue
         values = {letter: one.get(key) for letter, one in settings.items()}
-        if len({json.dumps(value) for value in values.values()}) > 1:
+        if len({json.dumps(value, default=str) for value in values.values()}) > 1:
             found[key] = Difference(key, values)
     return tuple(found.values())
 

@@ -94,4 +94,4 @@ def written(value: Any) -> str:
         return ", ".join(value)
     if isinstance(value, str) and (digits := _HASH.fullmatch(value)):
         return f"{digits[1][:HASH_SHOWN]}…"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

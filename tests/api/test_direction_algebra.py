@@ -249,3 +249,10 @@ def test_a_loop_of_a_thousand_operations_has_a_provenance_of_some_kilobytes() ->
         assert len(json.dumps(dict(made.provenance))) < 30_000 and len(made.name) <= 80
     assert summed.provenance["more"] == 301 - 32
     assert doubled.provenance["of"][0]["times"] == pytest.approx(1.0) and len(doubled.provenance["of"]) == 1
+
+
+def test_a_divisor_may_carry_a_gradient() -> None:
+    scale = torch.tensor(2.0, requires_grad=True)
+    vectors = (A / scale).vectors
+    vectors.sum().backward()
+    assert scale.grad is not None and torch.allclose(vectors.detach() * 2, A.vectors.float())

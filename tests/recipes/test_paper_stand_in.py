@@ -62,8 +62,8 @@ def test_the_published_figures_stand_beside_the_run_s_own(tmp_path: Path, family
     own = "; ".join(f"{name} {significant(chosen['scores'][name])}" for name in first.scores)
     assert set(first.scores) == set(chosen["scores"])
     assert (
-        f"Published for this model: position {first.position}, layer {first.layer} of {first.layers}; {theirs} "
-        f"(here: position {chosen['position']}, layer {chosen['layer']} of {search['n_layers']}; {own})."
+        f"Published for this model: position {signed(first.position)}, layer {first.layer} of {first.layers}; {theirs} "
+        f"(here: position {signed(chosen['position'])}, layer {chosen['layer']} of {search['n_layers']}; {own})."
     ) in page
     assert page.count("Published for this model") == 1, "figures of the other sizes are not of this model"
     assert others
@@ -74,3 +74,8 @@ def test_nothing_is_published_of_another_model(tmp_path: Path) -> None:
     run = run_recipe(tmp_path / "stand_in.yaml", out=tmp_path / "runs")
     assert "published" not in json.loads((run / "results.json").read_text("utf-8"))
     assert "Published for this model" not in write_report(run).read_text("utf-8")
+
+
+def signed(position: int) -> str:
+    """As the report writes it."""
+    return str(position).replace("-", "\N{MINUS SIGN}")

@@ -42,6 +42,10 @@ LEFT: Final = (
     "The `with steer` block in which this stream was made has been left, so that what comes next would not be steered. "
     "Take all its events inside of the block."
 )
+ENDED: Final = (
+    "The program's main thread has ended, and a stream keeps no program from ending: this one is cut off. "
+    "Take its events while the main thread runs, or use completions."
+)
 INSIDE: Final = (
     "A stream is written in a thread of its own, which waits for the pass that this hook belongs to. Take its events "
     "outside of passes, or use completions here."
@@ -143,6 +147,7 @@ class Stream(Iterator[TokenEvent]):
         # Bound to no method: a thread that holds this object would keep it, and itself, alive.
         arguments = (_write, job, self._wish, self._queue, _autocast(live.device.type))
         self._thread = threading.Thread(target=copy_context().run, args=arguments, name="steerkit-stream")
+        self._beginning = threading.Lock()
         self._texts: dict[tuple[int, int], _Text] = {}
         self._done = False
 
@@ -162,6 +167,7 @@ class Stream(Iterator[TokenEvent]):
             self.close()
             raise
         if isinstance(got, _Over):
+            self._queue.put(got)  # for whoever else waits
             self.close()
             if got.error is not None:
                 raise got.error
@@ -185,7 +191,9 @@ class Stream(Iterator[TokenEvent]):
             raise AttachError(LEFT)
         if self._live.steering.shared.turns.mine:
             raise AttachError(INSIDE)
-        self._thread.start()
+        with self._beginning:
+            if self._thread.ident is None:
+                self._thread.start()
 
     def close(self) -> None:
         """Write no further token, and wait until the model is as it was and free for others. May be repeated."""
@@ -222,6 +230,8 @@ def _write(job: _Job, wish: Wish, queue: SimpleQueue[_Token | _Over], autocast: 
                     _write_batch(job, batch, wish, queue)
                 if wish.left:
                     raise AttachError(LEFT)
+                if wish.over and not wish.closed:
+                    raise AttachError(ENDED)
     except BaseException as failed:
         error = failed
     finally:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from torch import nn
 
@@ -95,7 +95,7 @@ class Block:
     group: Group
     owner: Steering | None
     left: bool = False
-    wishes: set[Wish] = field(default_factory=set)
+    wishes: WeakSet[Wish] = field(default_factory=WeakSet)
 
     @property
     def open(self) -> bool:

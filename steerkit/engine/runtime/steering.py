@@ -72,6 +72,7 @@ class Steering:
     def steer(self, group: Group) -> Iterator[None]:
         """Run the body with a group added to what is active in this context, outer ones first."""
         block = Block(group, self)
+        failed: BaseException | None = None
         try:
             with self._turn():
                 enter_block(block)
@@ -79,12 +80,16 @@ class Steering:
                 state = self.become(self._groups())
                 self._keep(state)
             yield
+        except BaseException as error:
+            failed = error
+            raise
         finally:
             try:
-                self._leave(block)
+                self._leave(block, failed)
             finally:
                 # An interrupt may fall into the first one, at its very call.
-                self._leave(block)
+                self._leave(block, failed)
+                failed = None  # which holds this frame
 
     def _groups(self) -> tuple[Group, ...]:
         here = self.shared.here()
@@ -103,8 +108,16 @@ class Steering:
             ] + [(state, self)]
             self._settle()
 
-    def _leave(self, block: Block) -> None:
-        """Take a block's group off. By identity: blocks that a generator holds open may close in any order."""
+    def _leave(self, block: Block, failed: BaseException | None) -> None:
+        """Take a block's group off. By identity: blocks that a generator holds open may close in any order.
+
+        Args:
+            block: the block.
+            failed: what ended its body, which stays what is raised: what is to be told besides becomes its note.
+
+        Raises:
+            AttachError: where somebody wrote into what was folded, and nothing else is raised.
+        """
         shared, group = self.shared, block.group
         if block.left:
             return
@@ -119,8 +132,11 @@ class Steering:
             shared.states = [(state, owner) for state, owner in shared.states if not state.holds(group)]
             self.rest()
             block.left = True
-            for state in gone:
-                state.close()
+            told = [error for error in map(_closed, gone) if error is not None]
+        for error in told:
+            if failed is None:
+                raise error
+            failed.add_note(str(error))
 
     # What is on the model
 
@@ -372,3 +388,12 @@ def require_rows(steer: Sequence[Steer] | None, rows: int) -> None:
             f"steer= takes a list with one condition per prompt ({rows}), None where one is left alone, not {given}. "
             "For one condition for all: `with model.steer(...)`."
         )
+
+
+def _closed(state: State) -> AttachError | None:
+    """Close what was attached, and what there is to say of it."""
+    try:
+        state.close()
+    except AttachError as error:
+        return error
+    return None

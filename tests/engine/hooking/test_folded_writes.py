@@ -165,3 +165,12 @@ def test_every_write_changes_the_state_of_a_tensor(width: int, dtype: torch.dtyp
 def test_a_tensor_that_lies_amid_another_has_a_state() -> None:
     held = vectors(9000, 2, 1).reshape(-1)
     assert states_equal(state_of_tensor(held[1:9001])[1:], state_of_tensor(held[1:9001].clone())[1:])
+
+
+def test_the_exception_of_the_body_stays_and_says_what_was_lost() -> None:
+    live = fresh()
+    with pytest.raises(ValueError, match="of the body") as told, live.steer(*everywhere(live), mode="fold"):
+        live.model.get_submodule(PROJECTION).weight.data.mul_(2)
+        raise ValueError("of the body")
+    assert any("down_proj" in note for note in told.value.__notes__)
+    assert not live.steering.shared.states and not live.steering.shared.blocks

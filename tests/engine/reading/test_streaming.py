@@ -297,3 +297,36 @@ def test_it_is_an_iterator_with_a_name(llama: LiveModel) -> None:
     assert isinstance(stream, Stream) and isinstance(stream, Iterator)
     assert isinstance(next(stream), steerkit.TokenEvent)
     stream.close()
+
+
+def test_two_threads_may_share_a_stream_and_both_end(llama: LiveModel) -> None:
+    expected = llama.completions(["hello"], max_new_tokens=6)[0]
+    stream = llama.generate("hello", stream=True, max_new_tokens=6)
+    taken: list[TokenEvent] = []
+    threads = [threading.Thread(target=lambda: taken.extend(stream), daemon=True) for _ in range(2)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(30)
+    assert not any(one.is_alive() for one in threads)
+    assert sorted(event.token_id for event in taken) == sorted(expected.token_ids)
+
+
+def test_streams_that_are_dropped_leave_nothing_in_their_block(llama: LiveModel) -> None:
+    with llama.steer(add(direction(llama))):
+        for _ in range(5):
+            llama.generate("hello", stream=True, max_new_tokens=2)
+        gc.collect()
+        (block,) = llama.steering.shared.blocks
+        assert not list(block.wishes)
+
+
+def test_a_stream_that_outlives_the_main_thread_is_cut_off_with_a_sentence(
+    llama: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = llama.generate("hello", stream=True, max_new_tokens=6)
+    next(stream)
+    over = threading.Thread(target=lambda: None)
+    monkeypatch.setattr(threading, "main_thread", lambda: over)
+    with pytest.raises(AttachError, match="main thread has ended"):
+        list(stream)
