@@ -55,7 +55,10 @@ def clean_command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
-    """Remove kept outputs by age or size. Run directories aren't touched, nor what an unfinished run goes on with."""
+    """Remove kept outputs by age or size. Run directories aren't touched, nor what unfinished runs there go on with.
+
+    Unfinished runs are looked for in --out and beside the store; others of a shared store compute again what is gone.
+    """
     from steerkit.artifacts.cleaning import clean_store
     from steerkit.artifacts.store import STORE
 
