@@ -16,7 +16,7 @@ from steerkit.artifacts.rundir import RESULTS, RunDirectory, write_json, write_t
 from steerkit.artifacts.store import STORE, Store
 from steerkit.artifacts.unchosen import unchosen
 from steerkit.catalog import Catalog
-from steerkit.errors import NoCandidateError, SteerkitError, agreeing, counted, known_keywords
+from steerkit.errors import ArtifactError, NoCandidateError, SteerkitError, agreeing, counted, known_keywords
 from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
@@ -117,13 +117,26 @@ def execute(
             observer.step(Stage("directory", f"{began} {directory.path}"))
             for said in kept.discarded:
                 directory.note(said)
-            if not _is_measured(directory, plan.report.recipe):
+
+            def measure() -> None:
                 left.whole = left.whole and not directory.resumed
                 with _told_where(directory):
                     measured = _measure(plan, model, provenance, directory, kept, observer)
                 directory.write(*measured, left.off())
+
+            before = _is_measured(directory, plan.report.recipe)
+            if not before:
+                measure()
             if report is not None:
-                report(directory.path)
+                try:
+                    report(directory.path)
+                except ArtifactError as error:
+                    if not before:
+                        raise
+                    # Who reads it all is stricter than a look at it: what it advises, to run again, is done here.
+                    directory.note(f"{error} It is discarded, and what was measured is written again")
+                    measure()
+                    report(directory.path)
             directory.close()
             return directory.path
 

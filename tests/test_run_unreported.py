@@ -181,3 +181,26 @@ evaluate: [refusal_score: {data: a}]
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert "there/a.txt" in (other / "recipe.yaml").read_text()
     assert reported(recipes[0], tmp_path / "runs") == run
+
+
+@pytest.mark.parametrize("damage", ["twice", "huge", "stranger"])
+def test_what_the_report_refuses_to_read_is_written_again(
+    recipe: Path, made: Path, tmp_path: Path, damage: str
+) -> None:
+    out = tmp_path / "runs"
+    shutil.copytree(made.parent, out)
+    run = out / made.name
+    text = (run / "results.json").read_text("utf-8")
+    results = json.loads(text)
+    if damage == "twice":
+        text = text.replace("{", '{"seed": 0,', 1)
+    elif damage == "huge":
+        results["records"][0]["value"] = 1e200
+        text = json.dumps(results)
+    else:
+        results["records"][0]["condition"] = "nobody"
+        text = json.dumps(results)
+    (run / "results.json").write_text(text, "utf-8")
+    assert reported(recipe, out) == run and (run / "report.html").exists()
+    require_same(run, made)
+    assert "written again" in (run / LOG).read_text("utf-8")
