@@ -38,7 +38,9 @@ def plan_profiles(
         except RecipeError as error:
             if name in own:
                 raise
-            told = "; ".join(f"{one.where}: {one.message}" for one in error.problems)
+            told = "; ".join(
+                f"{one.where}: {one.message}".removeprefix(": ").removesuffix(".") for one in error.problems
+            )
             notes.append(f"Profile {name!r} doesn't fit this recipe. {told}.")
     return plans, notes
 

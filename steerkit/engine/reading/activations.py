@@ -115,7 +115,10 @@ class Activations:
         return len(self._values)
 
     def __contains__(self, site: object) -> bool:
-        return isinstance(site, (str, Site)) and Site.parse(site) in self._values
+        try:
+            return isinstance(site, (str, Site)) and Site.parse(site) in self._values
+        except SiteError:  # a text that names no site names none of these
+            return False
 
     def __getitem__(self, site: Site | str) -> Tensor:
         return pad_sequence(self.ragged(site), batch_first=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from steerkit.api.showing import card, counted, listed, number
-from steerkit.errors import SiteError
+from steerkit.errors import PositionError, SiteError
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ class Captured(dict[Key, "ClassStatistics"]):
         return default if found is None else super().__getitem__(found)
 
     def __contains__(self, key: object) -> bool:
-        return self._find(key) is not None
+        try:
+            return self._find(key) is not None
+        except (SiteError, PositionError):  # what names no site or positions names none of these
+            return False
 
     def __repr__(self) -> str:
         if not self:

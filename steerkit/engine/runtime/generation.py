@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from steerkit.engine.runtime.ending import (
     Ending,
     Listener,
@@ -17,7 +19,6 @@ from steerkit.engine.sites.evaluating import evaluating
 from steerkit.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from steerkit.engine.prompts.batches import Batch
@@ -91,6 +92,8 @@ def generate_batch(
 def _list_of(criteria: Any) -> Any:
     from transformers import StoppingCriteriaList
 
+    if criteria is not None and not isinstance(criteria, (list, tuple)):
+        raise DataError(f"stopping_criteria is a list of them, not a {type(criteria).__name__}: write [...] around it.")
     return StoppingCriteriaList(criteria) if criteria else None
 
 
@@ -126,7 +129,8 @@ def end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[in
     ends = settings.get("eos_token_id", getattr(config, "eos_token_id", None))
     if ends is None:
         return frozenset()
-    return frozenset(ends) if isinstance(ends, (list, tuple)) else frozenset((int(ends),))
+    listed = ends.flatten().tolist() if isinstance(ends, Tensor) else ends
+    return frozenset(listed) if isinstance(listed, (list, tuple)) else frozenset((int(listed),))
 
 
 def _of_beams(ids: list[int], ends: frozenset[int], max_new_tokens: int, pad_id: int, stops: bool) -> Written:

@@ -161,3 +161,11 @@ class _Sentencepiece:
 def test_a_word_of_a_sentencepiece_vocabulary_keeps_its_space(llama: LiveModel) -> None:
     live = replace(llama, tokenizer=_Sentencepiece())  # type: ignore[arg-type]
     assert [text_of_token(live, token) for token in (1, 2, 3)] == [" the", "r", "#3"]
+
+
+def test_what_is_no_site_is_in_none_of_them(llama: LiveModel) -> None:
+    read = llama.activations("hello", "blocks.1.resid_post")
+    captured = llama.capture("hello", "blocks.1.resid_post", -1, progress=False)
+    for found in (read, captured):
+        assert "blocks.1.resid_post" in found and "blocks.0.resid_post" not in found
+        assert "nonsense" not in found and 3 not in found

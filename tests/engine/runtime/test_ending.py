@@ -84,3 +84,14 @@ def test_stop_strings_that_cannot_be_found_are_refused(llama: LiveModel) -> None
     bare = wrap(llama.model, self_test=False)
     with pytest.raises(ModelError, match="came without a tokenizer"):
         bare.complete(torch.tensor([[5, 6]]), max_new_tokens=2, stop_strings="a")
+
+
+def test_end_tokens_may_be_a_tensor_and_criteria_are_a_list(llama: LiveModel) -> None:
+    written = llama.completions("hello", max_new_tokens=4)[0].token_ids
+    ends = torch.tensor([written[1], written[1]])
+    assert (
+        llama.completions("hello", max_new_tokens=4, eos_token_id=ends)[0].token_ids
+        == written[: written.index(written[1])]
+    )
+    with pytest.raises(DataError, match="stopping_criteria is a list of them, not a function"):
+        llama.generate("hello", max_new_tokens=4, stopping_criteria=lambda ids, scores: False)
