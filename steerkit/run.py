@@ -20,9 +20,11 @@ from steerkit.errors import ArtifactError, NoCandidateError, SteerkitError, agre
 from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
+from steerkit.plan.duration import duration
 from steerkit.progress import SILENT, Noted, Observer, Stage
 from steerkit.recipe.paths import readable_path
-from steerkit.speed import Left, known_speed
+from steerkit.selection.written import PLAN, table_name
+from steerkit.speed import Left
 from steerkit.stages import Bench, Graph, ModelUse, Task
 
 MOST_THREADS: Final = 1024
@@ -100,7 +102,8 @@ def execute(
             a run that is finished but for it is measured no second time.
     """
     require_places(out, store)
-    observer = left = Left(observer, _estimated(plan))
+    expected = duration(plan)
+    observer = left = Left(observer, None if expected is None else expected.seconds)
     with _threads(threads):
         kept = Store(store or out / STORE)
         kept.remove_halves()
@@ -159,7 +162,7 @@ def _measure(
 ) -> tuple[Results, list[Sample]]:
     """What a run measures, with its samples."""
     write_text(directory.path / "recipe.yaml", plan.report.recipe)
-    write_json(directory.path / "plan.json", plan.to_json())
+    write_json(directory.path / PLAN, plan.to_json())
     write_json(directory.path / "provenance.json", provenance.model_dump(mode="json"))
 
     use = stages.model_use(plan, model)
@@ -191,15 +194,6 @@ def _measure(
         suffixes=stages.read_suffixes(graph, found, directions),
     )
     return stages.collect(plan, model, collected)
-
-
-def _estimated(plan: Plan) -> float | None:
-    """Seconds that a plan takes with nothing kept; None where the model's speed was not measured on this machine."""
-    loading, cost = plan.loading, plan.cost
-    speed = known_speed(loading.source, loading.device, loading.dtype)
-    if speed is None:
-        return None
-    return speed.seconds(cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)
 
 
 def require_places(out: Path, store: Path | None = None) -> None:
@@ -311,7 +305,7 @@ def _searches(graph: Graph, outputs: Outputs, folder: Path) -> list[SearchEntry]
     for search in graph.searches:
         tables = outputs.want(list(search.scored.values()))
         searches.append(stages.describe_search(search, tables))
-        write_json(folder / f"candidates-{search.planned.name}.json", stages.candidate_rows(searches[-1]))
+        write_json(folder / table_name(search.planned.name), stages.candidate_rows(searches[-1]))
     return searches
 
 

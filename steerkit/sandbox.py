@@ -327,7 +327,7 @@ def _plain_text(node: nodes.Node) -> int:
 class _Generation(Extension):
     """The tag ``{% generation %}``, which marks for transformers what an assistant says. It changes no text."""
 
-    tags = {"generation"}  # noqa: RUF012  (jinja's way)
+    tags = {"generation"}  # noqa: RUF012  (jinja declares it as an instance's)
 
     def parse(self, parser: Parser) -> nodes.CallBlock:
         line = next(parser.stream).lineno

@@ -73,7 +73,7 @@ def weigh(value: Any, largest: int | None) -> int:
             left += one
         elif isinstance(one, Namespace):
             total += _ITEM
-            left.append(getattr(one, "_Namespace__attrs"))  # noqa: B009  (mangled within a class)
+            left.append(one._Namespace__attrs)
         elif isinstance(one, range):
             total += _ITEM * len(one)
         else:

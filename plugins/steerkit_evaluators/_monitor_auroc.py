@@ -83,7 +83,7 @@ def _auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
     """By ranks (Mann and Whitney, 1947), in the time that sorting takes."""
     if not positive or not negative:
         return math.nan
-    from scipy.stats import rankdata  # type: ignore[import-untyped]
+    from scipy.stats import rankdata
 
     n, ranks = len(positive), rankdata([*positive, *negative])
     return (float(ranks[:n].sum()) - n * (n + 1) / 2) / (n * len(negative))

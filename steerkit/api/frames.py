@@ -19,10 +19,22 @@ def frame_of(columns: Mapping[str, Sequence[Any] | Any], instead: str) -> Any:
     Raises:
         SteerkitError: where pandas isn't installed.
     """
-    try:
-        pandas: Any = import_module("pandas")
-    except ImportError:
+    pandas = _pandas()
+    if pandas is None:
         raise SteerkitError(
             f"A frame is one of pandas, which isn't installed: `pip install pandas`. Without it there is {instead}."
-        ) from None
+        )
     return pandas.DataFrame(dict(columns))
+
+
+def frame_or_rows(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows as a ``pandas.DataFrame``; where pandas isn't installed, the rows as they are."""
+    pandas = _pandas()
+    return list(rows) if pandas is None else pandas.DataFrame(list(rows))
+
+
+def _pandas() -> Any:
+    try:
+        return import_module("pandas")
+    except ImportError:
+        return None

@@ -59,9 +59,9 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def brief(value: object) -> str:
+def brief(value: Any) -> str:
     """A dataclass in one line: tensors by their shape, long lists and mappings by their length."""
-    told = ((one.name, getattr(value, one.name)) for one in fields(value))  # type: ignore[arg-type]
+    told = ((one.name, getattr(value, one.name)) for one in fields(value))
     return f"{type(value).__name__}({', '.join(f'{name}={_brief(item)}' for name, item in told)})"
 
 

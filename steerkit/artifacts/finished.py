@@ -12,6 +12,7 @@ from steerkit.artifacts.provenance import Provenance
 from steerkit.artifacts.results import SCHEMA_VERSION, Results
 from steerkit.artifacts.samples import Sample
 from steerkit.errors import SteerkitError
+from steerkit.selection.written import PLAN, table_name
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -72,7 +73,7 @@ def fault_of(path: Path, recipe: str) -> str | None:
 
 
 def _json_files(path: Path, results: Results) -> list[Path]:
-    return [path / "plan.json", *(path / f"candidates-{one.name}.json" for one in results.searches)]
+    return [path / PLAN, *(path / table_name(one.name) for one in results.searches)]
 
 
 def _names_in(file: Path, results: Results) -> set[str]:

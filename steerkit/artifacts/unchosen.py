@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
 
-_TABLE: Final = "candidates-"
+from steerkit.selection.written import TABLE
 
 
 def unchosen(folder: Path) -> list[Path]:
     """Tables of a run directory of whose candidates none is feasible, by name; what can't be read isn't one."""
-    return [path for path in sorted(folder.glob(f"{_TABLE}*.json")) if _all_removed(path)]
+    return [path for path in sorted(folder.glob(f"{TABLE}*.json")) if _all_removed(path)]
 
 
 def search_of(table: Path) -> str:
     """The search whose candidates a table holds."""
-    return table.stem.removeprefix(_TABLE)
+    return table.stem.removeprefix(TABLE)
 
 
 def _all_removed(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.speed import Speed, name_of
@@ -34,10 +35,10 @@ def measure_speed(model: str, device: str = "auto", dtype: str = "auto") -> Spee
     began = time.perf_counter()
     live = load_model(model, device=device, dtype=dtype)
     loading = time.perf_counter() - began
-    one, many = (_best(lambda rows=rows: _write(live, rows)) / STEPS for rows in (1, ROWS))  # type: ignore[misc]
+    one, many = (_best(partial(_write, live, rows)) / STEPS for rows in (1, ROWS))
     per_row = max((many - one) / (ROWS - 1), 0.0)
     per_pass = max(one - per_row, 0.0)
-    reading = _best(lambda: _read(live, ROWS))
+    reading = _best(partial(_read, live, ROWS))
     return Speed(
         name_of(model),
         live.device.type,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.prompts.encoding import token_ids
@@ -196,8 +195,7 @@ def _completed(live: LiveModel, contexts: Sequence[str], until: tuple[str, ...],
     if room < 1:
         raise DataError(
             f"A task asks for answers of {counted(length, 'token')}, and the model's context has {room + length}. "
-            f"Leave the task "
-            "out, or lower max_gen_toks in a copy of it."
+            "Leave the task out, or lower max_gen_toks in a copy of it."
         )
     tokenizer = live.chat.tokenizer
     rows = [token_ids(tokenizer, text, special=True)[-room:] or (prefix_id(live),) for text in contexts]
@@ -206,7 +204,7 @@ def _completed(live: LiveModel, contexts: Sequence[str], until: tuple[str, ...],
     for batch in live.batched([Rendered(row) for row in rows], "left", extra_tokens=length):
         settings: dict[str, Any] = {"eos_token_id": ends} if ends else {}
         if until:
-            settings["stopping_criteria"] = StoppingCriteriaList([_Until(tokenizer, until, batch.input_ids.shape)])
+            settings |= {"stop_strings": list(until), "tokenizer": tokenizer}
         written = complete_batch(live, batch, max_new_tokens=length, settings=settings)
         for index, one in zip(batch.order, written, strict=True):
             found[index] = _cut(str(tokenizer.decode(one.ids, skip_special_tokens=True)), until)
@@ -224,28 +222,3 @@ def _cut(text: str, stops: Sequence[str]) -> str:
     for stop in stops:
         text = text.split(stop)[0]
     return text
-
-
-class _Until(StoppingCriteria):
-    """Ends a row when its answer holds a stop string.
-
-    transformers' own ``stop_strings`` look at the prompt as well, so that one that begins in it would end an answer.
-
-    Args:
-        tokenizer: what reads the answers.
-        stops: the stop strings.
-        shape: ``[rows, columns]`` of the prompts.
-    """
-
-    def __init__(self, tokenizer: Any, stops: Sequence[str], shape: Sequence[int]) -> None:
-        self.tokenizer, self.stops = tokenizer, stops
-        # A token holds a byte at least; some more, because the text of a token may depend on those before it.
-        self.tail = max(len(stop.encode()) for stop in stops) + 4
-        self.done, self.begins = torch.zeros(shape[0], dtype=torch.bool), shape[1]
-
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        """Which rows are done, ``[rows]``."""
-        tails = input_ids[:, max(self.begins, input_ids.shape[1] - self.tail) :]
-        texts = self.tokenizer.batch_decode(tails)
-        self.done |= torch.tensor([any(stop in text for stop in self.stops) for text in texts])
-        return self.done.to(input_ids.device)

@@ -299,14 +299,12 @@ def _time(plan: Plan) -> str:
 
 def estimate(plan: Plan) -> dict[str, Any] | None:
     """Seconds that a plan takes, and of which day the speed is; None where none was measured."""
-    from steerkit.speed import known_speed
+    from steerkit.plan.duration import duration
 
-    loading, cost = plan.loading, plan.cost
-    speed = known_speed(loading.source, loading.device, loading.dtype)
-    if speed is None:
+    found = duration(plan)
+    if found is None:
         return None
-    seconds = speed.seconds(cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)
-    return {"seconds": round(seconds, 1), "measured": speed.measured, "threads": speed.threads}
+    return {"seconds": round(found.seconds, 1), "measured": found.speed.measured, "threads": found.speed.threads}
 
 
 def _totals(plan: Plan) -> list[str]:

@@ -36,7 +36,7 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
             raise ModelError(f"no tiny model {model_type!r}. {nearest(model_type, TINY_MODEL_TYPES, 'tiny model')}")
         return PlannedModel(source, model_type, TINY_LAYERS, None, TINY_WIDTH), ModelFacts(model_type, {})
     folder = model_folder(source, revision)
-    config = read_json(folder / "config.json") if folder is not None else {}
+    config = object_or_empty(folder / "config.json") if folder is not None else {}
     if not config:
         known = BUNDLED.get(source)
         if known is None:
@@ -105,7 +105,7 @@ def special_tokens(folder: Path) -> frozenset[str]:
     """The texts of special tokens, as the tokenizer's files list them."""
     found: set[str] = set()
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        values = read_json(folder / name)
+        values = object_or_empty(folder / name)
         found.update(token for key in values if key.endswith("_token") and (token := token_text(values[key])))
         for item in values.get("additional_special_tokens") or ():
             found.add(token_text(item))
@@ -126,7 +126,7 @@ def known_special_tokens(model: PlannedModel) -> frozenset[str] | None:
         return special_tokens(model.folder)
     listed = {
         str(item.get("content"))
-        for item in read_json(file).get("added_tokens") or ()
+        for item in object_or_empty(file).get("added_tokens") or ()
         if isinstance(item, dict) and item.get("special")
     }
     return special_tokens(model.folder) | listed
@@ -141,7 +141,7 @@ def token_text(value: Any) -> str:
 
 def special_names(folder: Path) -> dict[str, str]:
     """Special tokens by what templates call them, as in ``{"bos_token": "<s>"}``."""
-    values = read_json(folder / "tokenizer_config.json")
+    values = object_or_empty(folder / "tokenizer_config.json")
     return {key: token_text(value) for key, value in values.items() if key.endswith("_token")}
 
 
@@ -153,14 +153,14 @@ def chat_template(folder: Path) -> str | None:
             return own.read_text("utf-8")
     except (OSError, ValueError):
         pass
-    template = read_json(folder / "tokenizer_config.json").get("chat_template")
+    template = object_or_empty(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def object_or_empty(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where the file isn't there or holds something else."""
     try:
         value = json.loads(path.read_text("utf-8")) if path.is_file() else {}

@@ -8,7 +8,7 @@ same name may stand for other rows in another recipe.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Any, Final
 
 import yaml
 
+from steerkit.api.frames import frame_or_rows
 from steerkit.artifacts.results import ConditionEntry, EvaluatorEntry, RecordEntry, Results
 from steerkit.errors import SteerkitError
-from steerkit.report.frames import ReadRun, Rows, framed, read_run
+from steerkit.report.frames import ReadRun, Rows, read_run
+from steerkit.report.numbers import joined
 from steerkit.report.read import Run
 from steerkit.report.tables import Block, Row, make_blocks
 
@@ -89,7 +91,7 @@ class Comparison:
 
     def frame(self) -> Any:
         """``rows()`` as a ``pandas.DataFrame``; where pandas isn't installed, the rows themselves."""
-        return framed(self.rows())
+        return frame_or_rows(self.rows())
 
 
 def compare_runs(paths: Sequence[str | Path]) -> Comparison:
@@ -189,20 +191,15 @@ def _namesakes(found: Mapping[Measure, Mapping[str, str]]) -> tuple[str, ...]:
             examples.setdefault(name, {}).setdefault(digest, {})[letter] = None
             options.setdefault(evaluator, {}).setdefault(told, {})[letter] = None
     said = [
-        f"the same examples are called {'; '.join(f'{name} in {_and(by)}' for name, by in called.items())}"
+        f"the same examples are called {'; '.join(f'{name} in {joined(by)}' for name, by in called.items())}"
         for called in names.values()
         if len(called) > 1
     ]
     for what, groups in (("holds other examples", examples), ("has other options", options)):
         for name, by_identity in groups.items():
             first, *others = by_identity.values()
-            said += [f"{name} {what} in {_and(other)} than in {_and(first)}" for other in others]
+            said += [f"{name} {what} in {joined(other)} than in {joined(first)}" for other in others]
     return tuple(said)
-
-
-def _and(letters: Iterable[str]) -> str:
-    *before, last = letters
-    return f"{', '.join(before)} and {last}" if before else last
 
 
 # All runs as one

@@ -180,12 +180,12 @@ def _about_control(block: Block, row: Row) -> str:
     if control.low == control.high:
         lead = f"{_directions(control)} of the same norm all give {block.format.number(control.mean)}{unit}"
         return f"{lead}; so does it{doubt}." if inside else f"{lead}; it does not."
-    spread = f"between {_and(block, control.values)}{unit}"
+    spread = f"between {_low_and_high(block, control.values)}{unit}"
     lead = f"{_directions(control)} of the same norm give values {spread} (mean {block.format.number(control.mean)})"
     return f"{lead}; it lies {'inside' if inside else 'outside'} their range{doubt}."
 
 
-def _and(block: Block, values: Sequence[float]) -> str:
+def _low_and_high(block: Block, values: Sequence[float]) -> str:
     """The lowest and the highest of them in one notation: ``0.1 and 0.3``."""
     low, high = block.format.alike(min(values), max(values))
     percent = f"{NO_BREAK}%" if block.format.percent else ""
@@ -250,7 +250,7 @@ def _sweep_control(block: Block, measured: Sequence[tuple[float, Row]]) -> str:
         absent = common_word(row.control.absent for _, row in measured if row.control is not None)
         return f"No control was {done(absent)}, {UNCONTROLLED}"
     unit = f" {block.unit}" if block.unit else ""
-    spread = f"between {_and(block, values)}{unit}"
+    spread = f"between {_low_and_high(block, values)}{unit}"
     outside = sum(verdict(row) == "beyond" for row in rows)
     return (
         f"Over the whole sweep, random directions of the same norm give values {spread}; compared point by point, the "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerkit.api.frames import frame_or_rows
 from steerkit.artifacts.provenance import DataFacts
 from steerkit.errors import SteerkitError, counted
 from steerkit.report.read import ConditionEntry, RecordEntry, Results, Run, load_run
@@ -147,11 +147,11 @@ class ReadRun:
 
     def frame(self) -> Any:
         """``rows()`` as a ``pandas.DataFrame``; where pandas isn't installed, the rows themselves."""
-        return framed(self.rows())
+        return frame_or_rows(self.rows())
 
     def samples(self) -> Any:
         """``sample_rows()`` as a ``pandas.DataFrame``; where pandas isn't installed, the rows themselves."""
-        return framed(self.sample_rows())
+        return frame_or_rows(self.sample_rows())
 
     @cached_property
     def directions(self) -> dict[str, Direction]:
@@ -163,15 +163,6 @@ class ReadRun:
         from steerkit.artifacts.directions import load_directions
 
         return load_directions(self.path / "directions.safetensors") if self.results.directions else {}
-
-
-def framed(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Rows as a ``pandas.DataFrame``; where pandas isn't installed, the rows as they are."""
-    try:
-        pandas = import_module("pandas")
-    except ImportError:
-        return list(rows)
-    return pandas.DataFrame(list(rows))
 
 
 def _controls(results: Results) -> dict[tuple[str, str, str], Control]:

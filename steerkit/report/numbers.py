@@ -161,6 +161,12 @@ def seconds(value: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def joined(names: Iterable[str]) -> str:
+    """``a, b and c``."""
+    listed = list(names)
+    return " and ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
+
+
 def breakable_parts(name: str) -> list[str]:
     """A name cut where its parts meet: before ``[`` and ``/``, behind a dot between words. Never in a word."""
     return re.split(r"(?=[\[/])|(?<=[^\W\d]\.)(?=[^\W\d])", clean(name))

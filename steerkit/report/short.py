@@ -19,6 +19,7 @@ from steerkit.report.numbers import (
     NOT_JUDGED,
     NOT_MEASURED,
     count,
+    joined,
     sentence_case,
     significant,
 )
@@ -69,7 +70,7 @@ def make_short(
     left = [count(number, "more measure")] if (number := len(every_one) - len(told)) else []
     left += ["the conditions within sweeps"] if inner_names(told) else []
     if left:
-        named = f"; beyond random directions there: {_and(further)}" if further else ""
+        named = f"; beyond random directions there: {joined(further)}" if further else ""
         finding.append(
             ("", f"{sentence_case(' and '.join(left))} {'is' if left == [ONE_MORE] else 'are'} in the tables{named}.")
         )
@@ -147,7 +148,7 @@ def _beyond(block: Block) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return _and(names if len(names) <= CONDITIONS else [*names[:CONDITIONS], f"{len(names) - CONDITIONS} more"])
+    return joined(names if len(names) <= CONDITIONS else [*names[:CONDITIONS], f"{len(names) - CONDITIONS} more"])
 
 
 def _kind(row: Row) -> str:
@@ -176,14 +177,9 @@ def _told(block: Block, kind: str, rows: Sequence[Row]) -> str:
         share = other_way(row.record) if row.record is not None and row.record.against else ""
         exceptions = f" (on {share} of the prompts it goes the other way)" if share else ""
         values.setdefault((_value(block, row), exceptions), []).append(row.condition.name)
-    said = [f"{value} under {_and(names)}{exceptions}" for (value, exceptions), names in values.items()]
+    said = [f"{value} under {joined(names)}{exceptions}" for (value, exceptions), names in values.items()]
     left = len(rows) - len(shown)
     return "; ".join([*said, *([f"{count(left, 'more', 'more')} in the table"] if left else [])])
-
-
-def _and(names: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _unjudged(blocks: Sequence[Block]) -> list[Sentence]:
@@ -192,7 +188,7 @@ def _unjudged(blocks: Sequence[Block]) -> list[Sentence]:
     for block in blocks:
         by_name.setdefault(block.evaluator.name, []).append(block)
     return [
-        (f"{name} on {_and([block.data for block in some])}", f": {common_word(block.absent for block in some)}.")
+        (f"{name} on {joined([block.data for block in some])}", f": {common_word(block.absent for block in some)}.")
         for name, some in by_name.items()
     ]
 
@@ -203,7 +199,7 @@ def _babble(rates: Sequence[Block], own: Sequence[Block]) -> list[Sentence]:
     unseen = list(dict.fromkeys(block.data for block in rates if block.measured and block.data not in looked))
     if not unseen:
         return []
-    where = f" on {_and(unseen)}" if looked else ""
+    where = f" on {joined(unseen)}" if looked else ""
     text = f" of completions was {NOT_MEASURED}{where}: a model that babbles doesn’t refuse either."
     return [("Degeneration", text)]
 
@@ -276,14 +272,14 @@ def _under(names: Sequence[str], kinds: Mapping[str, str]) -> str:
     parts = ["the baseline"] if "baseline" in told else []
     parts += [count(number, "condition")] if (number := told.count("intervention")) else []
     parts += [count(number, "random direction")] if (number := told.count("control")) else []
-    return _and(parts)
+    return joined(parts)
 
 
 def _disagreement(name: str, pairs: Sequence[Pair], kinds: Mapping[str, str]) -> str:
     rows = [(pair, row) for pair in pairs for row in pair.rows if row.n]
     conditions = list(dict.fromkeys(row.condition for _, row in rows))
     over = f" under {_under(conditions, kinds)}"
-    where = f"{name} on {_and([pair.data for pair in pairs])}"
+    where = f"{name} on {joined([pair.data for pair in pairs])}"
     if not any(row.differ for _, row in rows):
         return f"{where}: alike on all {counted(sum(row.n for _, row in rows), 'example')}{over}."
     pair, worst = max(rows, key=lambda one: one[1].differ / one[1].n)
@@ -291,4 +287,4 @@ def _disagreement(name: str, pairs: Sequence[Pair], kinds: Mapping[str, str]) ->
     place = f"{worst.condition}{f' on {pair.data}' if len(pairs) > 1 else ''}"
     most = f", most of them under {place}: {worst.differ} of {worst.n}" if len(rows) > 1 else ""
     counts = [f"{sum(row.differ for row in one.rows)} of {sum(row.n for row in one.rows)}" for one in pairs]
-    return f"{where}: they differ on {_and(counts)} examples{over}{most} ({kappa})."
+    return f"{where}: they differ on {joined(counts)} examples{over}{most} ({kappa})."

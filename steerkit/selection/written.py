@@ -12,7 +12,7 @@ from steerkit.errors import SelectionError
 from steerkit.selection.rule import Bound, LayerBound, Rule
 
 PLAN: Final = "plan.json"
-_TABLE: Final = "candidates-"
+TABLE: Final = "candidates-"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Written:
 
 def table_name(search: str) -> str:
     """The file that holds what a search's candidates scored."""
-    return f"{_TABLE}{search}.json"
+    return f"{TABLE}{search}.json"
 
 
 def rule_as_json(rule: Rule) -> dict[str, Any]:
@@ -58,9 +58,9 @@ def rule_of_table(path: Path) -> Written | None:
         SelectionError: for a plan that can't be read.
     """
     plan = path.parent / PLAN
-    if not (path.name.startswith(_TABLE) and path.suffix == ".json" and plan.is_file()):
+    if not (path.name.startswith(TABLE) and path.suffix == ".json" and plan.is_file()):
         return None
-    name = path.stem.removeprefix(_TABLE)
+    name = path.stem.removeprefix(TABLE)
     try:
         whole = json.loads(plan.read_text("utf-8-sig"))
         written = next((one["rule"] for one in whole.get("search", ()) if one["name"] == name and "rule" in one), None)

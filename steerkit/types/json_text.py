@@ -7,6 +7,7 @@ is read here instead.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, Final
 
 _SHOWN: Final = 40
@@ -30,8 +31,8 @@ def read_json(text: str | bytes) -> Any:
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        times = Counter(key for key, _ in pairs)
+        twice = next(key for key, number in times.items() if number > 1)
         first, second, *_ = [_quoted(value) for key, value in pairs if key == twice]
         raise RepeatedKeyError(f"the key {twice!r} is there twice: {first} and {second}")
     return found

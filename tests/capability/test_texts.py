@@ -185,15 +185,6 @@ def test_writing_is_steered(llama: LiveModel) -> None:
     assert found == [wanted] and wanted != greedy(llama, "The cow says", 8)
 
 
-def test_a_row_ends_at_its_stop_string_and_no_other(llama: LiveModel) -> None:
-    tokenizer = llama.chat.tokenizer
-    prompt = torch.tensor([[7, 8], [7, 8]])
-    until = texts._Until(tokenizer, ["b"], prompt.shape)
-    written = [tokenizer.encode(text, add_special_tokens=False)[0] for text in "abc"]
-    ends = [until(torch.tensor([[7, 8, *written[:n]], [7, 8, *([written[0]] * n)]]), None).tolist() for n in (1, 2, 3)]
-    assert ends == [[False, False], [True, False], [True, False]]
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

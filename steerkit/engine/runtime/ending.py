@@ -136,8 +136,36 @@ def stop_strings_of(model: PreTrainedModel, settings: Mapping[str, Any]) -> list
     return list(listed)
 
 
-def stop_criterion(stops: Sequence[str], tokenizer: Any) -> Criterion | None:
-    """What looks for texts, by transformers' own rule; None for none of them.
+class StopTexts:
+    """Tells which rows have just written a text that ends them.
+
+    transformers' own criterion looks at the prompt as well, so that a text that begins in it would end an answer.
+
+    Args:
+        stops: the texts, at least one.
+        tokenizer: what reads the answers.
+        columns: of the prompts.
+    """
+
+    def __init__(self, stops: Sequence[str], tokenizer: Any, columns: int) -> None:
+        self.stops, self.tokenizer, self.columns = tuple(stops), tokenizer, columns
+        # A token holds a byte at least; some more, because the text of a token may depend on those before it.
+        self.tail = max(len(stop.encode()) for stop in stops) + 4
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Which rows hold one at their end, ``[rows]``."""
+        tails = input_ids[:, max(self.columns, input_ids.shape[1] - self.tail) :]
+        texts = self.tokenizer.batch_decode(tails)
+        return torch.tensor([any(stop in text for stop in self.stops) for text in texts])
+
+
+def stop_criterion(stops: Sequence[str], tokenizer: Any, columns: int) -> StopTexts | None:
+    """What looks for texts in answers; None for none of them.
+
+    Args:
+        stops: the texts.
+        tokenizer: what reads the answers.
+        columns: of the prompts.
 
     Raises:
         ModelError: without a tokenizer.
@@ -149,10 +177,7 @@ def stop_criterion(stops: Sequence[str], tokenizer: Any) -> Criterion | None:
             "stop_strings are looked for in text, and this model came without a tokenizer. "
             "Pass one: steerkit.wrap(model, tokenizer)."
         )
-    from transformers import StopStringCriteria
-
-    found: Criterion = StopStringCriteria(tokenizer, list(stops))
-    return found
+    return StopTexts(stops, tokenizer, columns)
 
 
 def until_end(ids: list[int], ends: frozenset[int], max_new_tokens: int) -> Written:

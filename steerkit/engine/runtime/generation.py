@@ -72,14 +72,15 @@ def generate_batch(
     ends, beams = end_ids(model, settings), has_beams(model, settings)
     ending = None
     if not beams and (stops or listener is not None or settings.get("stopping_criteria")):
-        ending = Ending(ends, max_new_tokens, batch.input_ids.shape[1], stop_criterion(stops, tokenizer))
+        columns = batch.input_ids.shape[1]
+        ending = Ending(ends, max_new_tokens, columns, stop_criterion(stops, tokenizer, columns))
         ending.listener, ending.further = listener, _list_of(settings.get("stopping_criteria"))
         settings = {**settings, "stopping_criteria": _list_of([ending])}
         if getattr(settings.get("generation_config") or model.generation_config, "stop_strings", None) is None:
             # Looked for once, and not by transformers as well. What a config says, it looks for all the same.
             settings = {name: value for name, value in settings.items() if name not in ("stop_strings", "tokenizer")}
     elif stops:
-        stop_criterion(stops, tokenizer)
+        stop_criterion(stops, tokenizer, batch.input_ids.shape[1])  # which says where there is no tokenizer
     settings = _with_defaults(settings)
     tokens = write_tokens(model, batch, max_new_tokens=max_new_tokens, pad_id=pad_id, settings=settings)
     if ending is not None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
+from steerkit.engine.runtime.ending import StopTexts
 from steerkit.errors import DataError, ModelError
 from steerkit.session import wrap
 from steerkit.session.model import LiveModel
@@ -95,3 +96,21 @@ def test_end_tokens_may_be_a_tensor_and_criteria_are_a_list(llama: LiveModel) ->
     )
     with pytest.raises(DataError, match="stopping_criteria is a list of them, not a function"):
         llama.generate("hello", max_new_tokens=4, stopping_criteria=lambda ids, scores: False)
+
+
+def test_a_row_ends_at_its_stop_string_and_no_other(llama: LiveModel) -> None:
+    tokenizer = llama.chat.tokenizer
+    until = StopTexts(["b"], tokenizer, 2)
+    written = [tokenizer.encode(text, add_special_tokens=False)[0] for text in "abc"]
+    ends = [until(torch.tensor([[7, 8, *written[:n]], [7, 8, *([written[0]] * n)]]), None).tolist() for n in (1, 2, 3)]
+    assert ends == [[False, False], [True, False], [True, False]]
+
+
+def test_a_stop_string_that_begins_in_the_prompt_ends_no_answer(llama: LiveModel) -> None:
+    (prompt,) = llama.rendered("hello")
+    end = llama.chat.tokenizer.decode(prompt.token_ids)[-4:]
+    written = llama.completions("hello", max_new_tokens=3, logits_processor=forced(llama, ["hello"], ["abc"]))[0]
+    stopped = llama.completions(
+        "hello", max_new_tokens=3, stop_strings=[end + "a"], logits_processor=forced(llama, ["hello"], ["abc"])
+    )[0]
+    assert (stopped.token_ids, stopped.finish_reason) == (written.token_ids, written.finish_reason)
