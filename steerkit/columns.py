@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from io import StringIO
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
@@ -113,6 +114,23 @@ def print_table(
     console.print()
 
 
+def table_text(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, width: int, right: Iterable[int] = ()) -> str:
+    """A table as plain text, the same in every terminal, without an empty line at its end. See ``print_table``.
+
+    Args:
+        columns: the headings.
+        rows: their cells.
+        width: cells that it may take.
+        right: columns that are flush right.
+    """
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False, force_jupyter=False)
+    with console.capture() as written:
+        print_table(console, "", columns, rows, right)
+    return written.get().rstrip("\n")
+
+
 def _style(cell: Cell, at: int) -> str:
     return "cyan" if at == 0 else "" if isinstance(cell, str) else str(cell.style)
 
@@ -144,7 +162,7 @@ def _stacked(
         for line in wrap(row[0], console.width):
             console.print(Text(line, style=looks[0]), soft_wrap=True)
         for name, cell, look in zip(columns[1:], row[1:], looks[1:], strict=True):
-            named = f"{name}: " if name else ""
+            named = f"{' '.join(name.split())}: " if name else ""
             for number, line in enumerate(_lines(f"{named}{cell}", console.width - GAP) if cell else ()):
                 shown = Text(" " * GAP).append(line, style=look)
                 if not number:

@@ -16,7 +16,7 @@ from steerkit.artifacts.rundir import RESULTS, RunDirectory, write_json, write_t
 from steerkit.artifacts.store import STORE, Store
 from steerkit.artifacts.unchosen import unchosen
 from steerkit.catalog import Catalog
-from steerkit.errors import ArtifactError, NoCandidateError, SteerkitError, agreeing, counted, known_keywords
+from steerkit.errors import NoCandidateError, SteerkitError, agreeing, counted, known_keywords
 from steerkit.executors.local import LocalExecutor
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
@@ -127,19 +127,10 @@ def execute(
                     measured = _measure(plan, model, provenance, directory, kept, observer)
                 directory.write(*measured, left.off())
 
-            before = _is_measured(directory, plan.report.recipe)
-            if not before:
+            if not _is_measured(directory, plan.report.recipe):
                 measure()
             if report is not None:
-                try:
-                    report(directory.path)
-                except ArtifactError as error:
-                    if not before:
-                        raise
-                    # Who reads it all is stricter than a look at it: what it advises, to run again, is done here.
-                    directory.note(f"{error} It is discarded, and what was measured is written again")
-                    measure()
-                    report(directory.path)
+                report(directory.path)
             directory.close()
             return directory.path
 
@@ -148,12 +139,10 @@ def _is_measured(directory: RunDirectory, recipe: str) -> bool:
     """Whether a try before has measured everything. What of it can't be read is made again."""
     if not directory.resumed or not (directory.path / RESULTS).exists():
         return False
+    directory.write_times()  # where they can't be read, nothing needs to be measured again
     fault = fault_of(directory.path, recipe)
-    if fault is not None:
-        directory.note(f"{fault}: it is discarded, and what was measured is written again")
-    else:
-        directory.note("everything is measured already")
-        directory.write_times()
+    again = f"{fault} It is discarded, and what was measured is written again"
+    directory.note(again if fault else "everything is measured already")
     return fault is None
 
 

@@ -12,12 +12,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from steerkit.columns import fit, pieces, print_table, share, wrap
+from steerkit.columns import fit, pieces, print_table, share, table_text, wrap
 
 COLUMNS = ("site", "width", "read and written at")
 ROWS = [
-    ("blocks.{0..29}.resid_pre", "576", "input of model.layers.{0..29}"),
-    ("blocks.{0..29}.attn_out", "576", "output of model.layers.{0..29}.post_attention_layernorm"),
+    ("blocks.0-29.resid_pre", "576", "input of model.layers.0-29"),
+    ("blocks.0-29.attn_out", "576", "output of model.layers.0-29.post_attention_layernorm"),
 ]
 
 
@@ -30,7 +30,7 @@ def printed(width: int, *rows: tuple[str | Text, ...], columns: tuple[str, ...] 
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("blocks.{0..29}.resid_pre", ["blocks.{0..29}.", "resid_pre"]),
+        ("blocks.0-29.resid_pre", ["blocks.0-29.", "resid_pre"]),
         ("blocks.[0.25-0.75].resid_post", ["blocks.[0.25-0.75].", "resid_post"]),
         ("blocks.3.head_out[5]", ["blocks.3.", "head_out", "[5]"]),
         ("blocks.*.resid_pre", ["blocks.*.", "resid_pre"]),
@@ -76,7 +76,7 @@ def test_a_site_is_never_broken_within(width: int) -> None:
     assert lines[0] == "sites" and lines[-1] == ""
     assert all(cell_len(line) <= width for line in lines)
     whole = [line.split(" ")[0] for line in lines]
-    assert whole.count("blocks.{0..29}.resid_pre") == 1, "the first column is what people copy"
+    assert whole.count("blocks.0-29.resid_pre") == 1, "the first column is what people copy"
     assert any("post_attention_layernorm" in line for line in lines)
 
 
@@ -87,8 +87,8 @@ def test_the_first_column_is_broken_last() -> None:
 
 def test_where_names_are_too_wide_for_columns_cells_stand_below_each_other() -> None:
     lines = printed(40, *ROWS)
-    assert lines[1:4] == ["blocks.{0..29}.resid_pre", "  width: 576", "  read and written at: input of"]
-    assert "  model.layers.{0..29}" in lines
+    assert lines[1:4] == ["blocks.0-29.resid_pre", "  width: 576", "  read and written at: input of"]
+    assert "  model.layers.0-29" in lines
     assert all(cell_len(line) <= 40 for line in lines)
 
 
@@ -105,3 +105,12 @@ def test_brackets_are_no_mark_up_and_a_style_is_kept() -> None:
     assert "[red]x[/red]" in file.getvalue() and "[bold]t[/bold]" in file.getvalue()
     assert "\x1b[31mFAILED" in file.getvalue()
     assert printed(60) == []
+
+
+def test_as_text_a_table_has_no_colour_no_blanks_behind_it_and_counts_wide_signs_as_what_they_take() -> None:
+    text = table_text(("what", "where", "n"), [("方向", "a", "1"), ("[b]add[/b]", "b", "1,024")], width=40, right=[2])
+    assert text.splitlines() == [
+        "what        where      n",
+        "方向        a          1",
+        "[b]add[/b]  b      1,024",
+    ]

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerkit.artifacts.reading import load_run
 from steerkit.catalog import Catalog
 from steerkit.errors import DataError, RecipeError
 from steerkit.plan import Plan, plan_recipe
 from steerkit.report import write_report
 from steerkit.report.guards import make_guards
-from steerkit.report.read import load_run
 from steerkit.run import run_recipe
 from steerkit.stages.thresholds import threshold_of
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from steerkit.artifacts.directions import load_directions
+from steerkit.artifacts.reading import load_run
 from steerkit.catalog import Catalog
 from steerkit.cli.check import print_plan
 from steerkit.engine.prompts.random_text import random_text
@@ -21,7 +22,6 @@ from steerkit.plan import Plan, plan_recipe
 from steerkit.progress import SILENT
 from steerkit.recipe.document import read_document
 from steerkit.report import write_report
-from steerkit.report.read import load_run
 from steerkit.report.suffixes import make_suffixes
 from steerkit.run import run_recipe
 from steerkit.session import load_model

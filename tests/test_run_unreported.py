@@ -116,6 +116,7 @@ DAMAGED = [
     ("results.json", b'{"schema_version": 99, "name": "x", "model": {"source": "x"}}'),
     ("samples.jsonl", b"{"),
     ("samples.jsonl", b"[]\n"),
+    ("samples.jsonl", b""),
     ("samples.jsonl", None),
     ("directions.safetensors", b"\x10\x00"),
     ("directions.safetensors", None),

@@ -183,7 +183,7 @@ def _of_run(work: Work, run: Path) -> tuple[bytes, dict[str, Any]]:
     """The direction of a finished run of the study, and figures of its search."""
     from steerkit.api.direction_bytes import directions_to_bytes
     from steerkit.artifacts.directions import load_directions
-    from steerkit.report.read import load_run
+    from steerkit.artifacts.reading import load_run
 
     found = load_run(run)
     if found.origin.model.get("weights_sha256") != work.live.weights_hash:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from steerkit.api.direction_bytes import HEADER, directions_from_bytes, directions_to_bytes, places_in
+from steerkit.api.direction_bytes import HEADER, directions_from_bytes, directions_to_bytes, places_in, read_header
 from steerkit.api.format import Contents, Format, Given, Places, Written
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit_formats.steerkit import SteerkitOptions
-
-_LENGTH_BYTES: Final = 8
-_LONGEST_HEADER: Final = 100_000_000
-"""Bytes, as the safetensors format has it."""
 
 
 class SteerkitFormat(Format[SteerkitOptions]):
@@ -57,9 +52,6 @@ class SteerkitFormat(Format[SteerkitOptions]):
 def _header(path: Path) -> Mapping[str, Any]:
     """The header of a safetensors file; nothing for any other file."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            header = json.loads(file.read(length)) if 0 < length <= _LONGEST_HEADER else None
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return header if isinstance(header, dict) else {}
+        return read_header(path)[0] or {}
+    except (OSError, ValueError):
+        return {}  # what is wrong is said where the file is read

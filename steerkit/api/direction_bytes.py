@@ -19,6 +19,8 @@ from steerkit.types import Positions, Site
 from steerkit.types.json_text import RepeatedKeyError, read_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 SCHEMA_VERSION: Final = 2
@@ -27,6 +29,9 @@ READABLE: Final = (1, SCHEMA_VERSION)
 # One key: safetensors writes several in an order that differs from process to process.
 HEADER: Final = "steerkit.directions"
 VECTORS, REFERENCE_MEAN = "vectors", "reference_mean"
+_LENGTH_BYTES: Final = 8
+_LONGEST_HEADER: Final = 100_000_000
+"""Bytes, as the safetensors format has it."""
 
 
 def directions_to_bytes(directions: Sequence[Direction]) -> bytes:
@@ -93,6 +98,29 @@ def _by_name(directions: Sequence[Direction], where: str) -> dict[str, Direction
         twice = next(name for name in names if names.count(name) > 1)
         raise ArtifactError(f"{where}: two directions are called {twice!r}. Give each a name of its own.")
     return found
+
+
+def read_header(path: Path) -> tuple[Mapping[str, Any] | None, int]:
+    """The header of a safetensors file, without its vectors, and how many bytes they come behind.
+
+    Returns:
+        what it says of each tensor by name, with ``__metadata__``; None for any other file.
+
+    Raises:
+        RepeatedKeyError: where a name stands twice in it.
+        OSError: where the file can't be read.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if not 0 < length <= _LONGEST_HEADER:
+            return None, _LENGTH_BYTES
+        try:
+            header = read_json(file.read(length))
+        except RepeatedKeyError:
+            raise
+        except (ValueError, RecursionError):
+            header = None
+    return header if isinstance(header, dict) else None, _LENGTH_BYTES + length
 
 
 def places_in(

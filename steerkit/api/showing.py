@@ -7,7 +7,7 @@ colour of text is the page's own, so that dark notebooks can be read too. Import
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -48,15 +48,16 @@ def a_kind(value: object) -> str:
     return f"an {name}" if name[0].lower() in "aeio" else f"a {name}"
 
 
-def ranges(numbers: Sequence[int]) -> str:
-    """Whole numbers that rise, with those that follow each other as a range: ``0, 2-3``."""
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers, with those that follow each other as a range: ``0,2-3``. A range alone is what patterns of sites
+    have: ``blocks.2-3.resid_pre``."""
     runs: list[list[int]] = []
-    for one in numbers:
+    for one in sorted(set(numbers)):
         if runs and one == runs[-1][-1] + 1:
             runs[-1].append(one)
         else:
             runs.append([one])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def brief(value: Any) -> str:

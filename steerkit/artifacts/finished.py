@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final, TypeVar
-
-from pydantic import BaseModel
+from typing import Final
 
 from steerkit.artifacts.provenance import Provenance
-from steerkit.artifacts.results import SCHEMA_VERSION, Results
-from steerkit.artifacts.samples import Sample
-from steerkit.errors import SteerkitError
+from steerkit.artifacts.reading import DIRECTIONS, load_run, read_lines, read_parsed
+from steerkit.artifacts.results import Results
+from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.selection.written import PLAN, table_name
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _UNREADABLE: Final = (OSError, ValueError, RecursionError)
 
@@ -28,7 +24,7 @@ def holds(path: Path, provenance: Provenance, recipe: str) -> bool:
         recipe: its resolved recipe, as ``recipe.yaml`` has it.
     """
     try:
-        found = _read(Provenance, path / "provenance.json")
+        found = Provenance.model_validate(json.loads((path / "provenance.json").read_text("utf-8")))
         written = (path / "recipe.yaml").read_text("utf-8")
     except _UNREADABLE:
         return False
@@ -36,52 +32,37 @@ def holds(path: Path, provenance: Provenance, recipe: str) -> bool:
 
 
 def fault_of(path: Path, recipe: str) -> str | None:
-    """What keeps a run's directory from being read as a finished one of this recipe, in words; None where nothing does.
-
-    Times don't count.
+    """What keeps a run's directory from being read as a finished one of this recipe, in a sentence; None where nothing
+    does.
 
     Args:
         path: the directory.
         recipe: the resolved recipe, as ``recipe.yaml`` has it.
     """
-    file = path / "results.json"
     try:
-        results = _read(Results, file)
-        if results.schema_version != SCHEMA_VERSION:
-            return f"{file} is of schema version {results.schema_version}"
-        for file in _json_files(path, results):
-            json.loads(file.read_text("utf-8"))
-        file = path / "provenance.json"
-        _read(Provenance, file)
-        for file in (path / "samples.jsonl", *(path / f"completions-{one.data}.jsonl" for one in results.completions)):
-            lines = [line for line in file.read_text("utf-8").split("\n") if line]
-            rows = [json.loads(line) for line in lines]
-            if file.name == "samples.jsonl":
-                [Sample.model_validate(row) for row in rows]
-        file = path / "directions.safetensors"
-        lacking = {one.name for one in results.directions} - _names_in(file, results)
-        if lacking:
-            return f"{file} lacks {', '.join(sorted(lacking))}"
-        file = path / "recipe.yaml"
-        if file.read_text("utf-8") != recipe:
-            return f"{file} is another one"
-    except _UNREADABLE:
-        return f"{file} can't be read"
+        run = load_run(path)
+        results = run.results
+        if run.lost:
+            return f"{path / run.lost[0]} is missing."
+        if run.recipe != recipe:
+            return f"{path / 'recipe.yaml'} is another one."
+        for name in (PLAN, *(table_name(one.name) for one in results.searches)):
+            read_parsed(path / name)
+        for one in results.completions:
+            read_lines(path / f"completions-{one.data}.jsonl")
+        lacking = {one.name for one in results.directions} - _names_in(path / DIRECTIONS, results)
     except SteerkitError as error:
         return str(error)
-    return None
-
-
-def _json_files(path: Path, results: Results) -> list[Path]:
-    return [path / PLAN, *(path / table_name(one.name) for one in results.searches)]
+    return f"{path / DIRECTIONS} lacks {', '.join(sorted(lacking))}." if lacking else None
 
 
 def _names_in(file: Path, results: Results) -> set[str]:
     """The directions of a file, which a run without directions doesn't write."""
     from steerkit.api.direction_bytes import directions_from_bytes
 
-    return set(directions_from_bytes(file.read_bytes(), str(file))) if results.directions else set()
-
-
-def _read(model: type[ModelT], file: Path) -> ModelT:
-    return model.model_validate(json.loads(file.read_text("utf-8")))
+    if not results.directions:
+        return set()
+    try:
+        return set(directions_from_bytes(file.read_bytes(), str(file)))
+    except OSError as error:
+        raise ArtifactError(f"{file} can't be read: {error.strerror}.") from None

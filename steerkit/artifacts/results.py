@@ -335,6 +335,7 @@ class SuffixesEntry(Entry):
 class Results(Entry):
     """The whole of ``results.json``.
 
+    ``samples`` is how many lines ``samples.jsonl`` has, and None in results of before this was written down.
     ``not_held_out`` says, a sentence each, what was estimated, found or compared on prompts that are measured;
     ``special_tokens`` of each data set how many special tokens stand in its texts, and what became of them.
     """
@@ -356,6 +357,7 @@ class Results(Entry):
     records: tuple[RecordEntry, ...] = ()
     separation: tuple[SeparationEntry, ...] = ()
     notes: tuple[str, ...] = ()
+    samples: int | None = None
     monitors: tuple[MonitorEntry, ...] = ()
     searches: tuple[SearchEntry, ...] = ()
     filters: tuple[FilterEntry, ...] = ()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from steerkit import stages
 from steerkit.artifacts.directions import load_directions
 from steerkit.artifacts.provenance import code_hash
+from steerkit.artifacts.reading import Run, load_run
 from steerkit.artifacts.rundir import plain
 from steerkit.catalog import Catalog
 from steerkit.errors import ArtifactError, AttachError, UnknownNameError, nearest
 from steerkit.plan import Plan, plan_recipe
 from steerkit.plan.listed import condition_as_json
-from steerkit.report.read import Run, load_run
 from steerkit.stages import Condition
 from steerkit.types.json_text import read_json
 

@@ -294,17 +294,20 @@ def _time(plan: Plan) -> str:
             "not known, since this model was not measured on this machine: "
             f"`steerkit bench {plan.loading.source} --quick` does it"
         )
-    return f"{in_words(told['seconds'])} with nothing kept, by the speed measured here on {told['measured']}"
+    where = f"{told['device']}, {counted(told['threads'], 'thread')}"
+    return f"{in_words(told['seconds'])} with nothing kept, by the speed measured here on {told['measured']} ({where})"
 
 
 def estimate(plan: Plan) -> dict[str, Any] | None:
-    """Seconds that a plan takes, and of which day the speed is; None where none was measured."""
+    """Seconds that a plan takes, and of which day, device and threads the speed is; None where none was measured."""
     from steerkit.plan.duration import duration
 
     found = duration(plan)
     if found is None:
         return None
-    return {"seconds": round(found.seconds, 1), "measured": found.speed.measured, "threads": found.speed.threads}
+    speed = found.speed
+    seconds = round(found.seconds, 1)
+    return {"seconds": seconds, "measured": speed.measured, "device": speed.device, "threads": speed.threads}
 
 
 def _totals(plan: Plan) -> list[str]:

@@ -140,8 +140,10 @@ def site_rows(layout: Layout) -> list[tuple[str, str, str, str]]:
     """The sites in forward order, one row for all layers that are alike.
 
     Returns:
-        site, width, module and side, and where an update folds; layers in braces: ``blocks.{0..29}.attn_out``.
+        site, width, module and side, and where an update folds; layers as patterns have them: ``blocks.0-29.attn_out``.
     """
+    from steerkit.api.showing import ranges
+
     alike: dict[tuple[str, str, str, str], list[int]] = {}
     for site in sorted(layout.sites(), key=_order(layout)):
         tap = layout.tap(site)
@@ -149,7 +151,7 @@ def site_rows(layout: Layout) -> list[tuple[str, str, str, str]]:
         alike.setdefault((*row, _folding(layout, site)), []).append(site.layer)
     rows = []
     for (stream, width, where, folding), layers in alike.items():
-        span = "{" + ranges(layers) + "}" if len(layers) > 1 else str(layers[0])
+        span = ranges(layers)
         name = stream if layers == [-1] else f"blocks.{span}.{stream}"
         rows.append((name, width, where.replace("*", span), folding.replace("*", span)))
     return rows
@@ -182,17 +184,6 @@ def _folding(layout: Layout, site: Site) -> str:
             paths = [_pattern(layout, site, path) for path in writer.projections]
             return ", ".join(paths) if paths else f"nothing: {writer.not_foldable or 'not declared'}"
     return ""
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """``[0, 1, 2, 5]`` as ``0..2,5``."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _logits(layout: Layout) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from steerkit.types.json_text import RepeatedKeyError
+
 if TYPE_CHECKING:
     from steerkit.catalog import Catalog
 
-_LENGTH_BYTES: Final = 8
 _VECTORS: Final = ".vectors"
 """Behind a direction's name, in the names of what our format holds; of several sites each is named behind an @."""
 _SPECIAL: Final = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TYPES: Final = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """numpy's names of safetensors' types, of which it has no bfloat16: that is the upper half of a float32."""
 _ZERO: Final = "is zero, which is no direction"
-_LONGEST_HEADER: Final = 100_000_000
-"""Bytes, as the safetensors format has it."""
 
 
 def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: str) -> str | None:
@@ -30,24 +28,22 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
         name: of the format that the recipe names; None for any.
         direction: name of the direction that is taken from it; of a file of one the name doesn't matter.
     """
-    from steerkit.api.direction_bytes import header_fault
+    from steerkit.api.direction_bytes import header_fault, read_header
     from steerkit.artifacts.directions import OURS, claims, saved_places
 
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            header = json.loads(file.read(length)) if 0 < length <= _LONGEST_HEADER else None
+        header, begin = read_header(path)
     except OSError as error:
         return f"{path} can't be read: {error.strerror or error}"
-    except (ValueError, RecursionError):
-        header = None
+    except RepeatedKeyError as error:
+        return f"{path} is damaged: in its header {error}"
     claiming = claims(path, catalog)
     if name is not None and name not in claiming:
         return f"{path} is not of format {name}; remove format, or name another file"
     if name is None and len(claiming) > 1:
         return f"{path} could be in format {' or '.join(claiming)}; say which, as in format: {claiming[0]}"
     if claiming:
-        if (name or claiming[0]) != OURS or not isinstance(header, dict):
+        if (name or claiming[0]) != OURS or header is None:
             return None  # how another format holds vectors only it knows
         fault = header_fault(header, str(path))
         if fault is not None:
@@ -56,8 +52,8 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
         own = direction if direction in names else next(iter(names), direction)
         if own != direction and len(names) > 1:
             return f"{path} holds {', '.join(names)}, and none is called {direction!r}: name it as the file does"
-        return _vectors_fault(path, _LENGTH_BYTES + length, header, own) or _frame_fault(path)
-    if not isinstance(header, dict):
+        return _vectors_fault(path, begin, header, own) or _frame_fault(path)
+    if header is None:
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
     return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
 

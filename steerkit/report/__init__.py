@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steerkit.artifacts.files import remove_halves, write_whole
+from steerkit.artifacts.reading import Run, load_run
 from steerkit.errors import ArtifactError
 from steerkit.report.gaps import lost_parts
-from steerkit.report.read import Run, load_run
 
 if TYPE_CHECKING:
     from rich.console import Console

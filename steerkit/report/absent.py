@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from steerkit.artifacts.reading import EvaluatorEntry, RecordEntry
 from steerkit.report.numbers import NOT_ALL_JUDGED, NOT_JUDGED, NOT_MEASURED
-from steerkit.report.read import EvaluatorEntry, RecordEntry
 
 
 def is_judge(evaluator: EvaluatorEntry) -> bool:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
+from steerkit.artifacts.reading import EvaluatorEntry, Run, Sample
 from steerkit.errors import counted
 from steerkit.report.absent import absent_word, is_judge
 from steerkit.report.numbers import shorten
-from steerkit.report.read import EvaluatorEntry, Run, Sample
 
 LABEL: Final = "label"
 """As the report calls what the data say themselves."""

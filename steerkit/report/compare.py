@@ -18,11 +18,11 @@ from typing import Any, Final
 import yaml
 
 from steerkit.api.frames import frame_or_rows
+from steerkit.artifacts.reading import Run
 from steerkit.artifacts.results import ConditionEntry, EvaluatorEntry, RecordEntry, Results
 from steerkit.errors import SteerkitError
 from steerkit.report.frames import ReadRun, Rows, read_run
 from steerkit.report.numbers import joined
-from steerkit.report.read import Run
 from steerkit.report.tables import Block, Row, make_blocks
 
 MOST: Final = len(ascii_uppercase)
@@ -157,7 +157,7 @@ def _shared(runs: Mapping[str, Run]) -> tuple[Places, tuple[str, ...], tuple[str
     found: dict[Measure, dict[str, str]] = {}
     for letter, run in runs.items():
         for (_, data), measure in _identities(run).items():
-            found.setdefault(measure, {})[letter] = data
+            found.setdefault(measure, {}).setdefault(letter, data)  # under two names they give the same twice
     places: Places = {}
     hashes: dict[str, str] = {}
     for measure, names in found.items():
@@ -222,14 +222,16 @@ def _merged(runs: Mapping[str, Run], places: Places) -> Results:
     conditions: list[ConditionEntry] = []
     records: list[RecordEntry] = []
     evaluators: dict[str, EvaluatorEntry] = {}
+    there: set[tuple[str, str, str, str]] = set()
     for letter, run in runs.items():
         conditions += [_lettered(entry, letter) for entry in run.results.conditions]
         known = {entry.name: entry for entry in run.results.evaluators}
         identities = _identities(run)
         for record in run.results.records:
             place = places.get(identities[(record.evaluator, record.data)])
-            if place is None:
+            if place is None or (letter, record.condition, *place) in there:
                 continue
+            there.add((letter, record.condition, *place))
             records.append(
                 record.model_copy(
                     update={
@@ -278,7 +280,7 @@ def _recipes(runs: Mapping[str, Run]) -> tuple[Difference, ...]:
                 {name: digest for name, digest in of.items() if name.partition(".")[0] == parts[1]}
                 for of in hashes.values()
             ]
-            if of_name[0] and all(other == of_name[0] for other in of_name):
+            if of_name[0] and all(of_name[0].values()) and all(other == of_name[0] for other in of_name):
                 continue
         found.append(one)
     return tuple(found)

@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from steerkit.columns import GAP, print_table
 from steerkit.report.compare import Comparison, Difference
 from steerkit.report.numbers import clean, count, shorten
-from steerkit.report.terminal import print_block, wrapped
+from steerkit.report.terminal import print_block
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 MOST_SETTINGS: Final = 20
 MOST_NOTES: Final = 12
@@ -41,15 +41,14 @@ def print_comparison(found: Comparison, console: Console) -> None:
     ):
         if differences:
             console.print()
-            console.print(Text(heading, style="bold"))
-            console.print(_settings(differences[:MOST_SETTINGS], tuple(found.runs), console.width))
+            _settings(console, heading, differences[:MOST_SETTINGS], tuple(found.runs))
             if len(differences) > MOST_SETTINGS:
                 more = count(len(differences) - MOST_SETTINGS, "more setting")
                 console.print(f"{more}: --json and --html have all of them")
     if not found.recipe:
         console.print("\nThe recipes are the same.")
+    console.print()
     for block in found.blocks:
-        console.print()
         print_block(console, block)
     if not found.blocks:
         console.print("\nNo evaluator saw the same examples in two of these runs.")
@@ -68,22 +67,10 @@ def _print_notes(found: Comparison, console: Console) -> None:
                 console.print(f"- {count(len(notes) - MOST_NOTES, 'more note')}: --json and --html have all of them")
 
 
-def _settings(differences: Sequence[Difference], letters: Sequence[str], width: int) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    each = max((width - width // 2) // len(letters) - 2, 8)
-    rows = [[shorten(written(one.values[letter]), each) for letter in letters] for one in differences]
-    taken = sum(max([len(cells[at]) for cells in rows] + [1]) + 2 for at in range(len(letters)))
-    names = wrapped([one.key for one in differences], width - taken)
-    table.add_column("setting", overflow="fold")
-    for letter in letters:
-        table.add_column(letter, no_wrap=True)
-    for name, cells in zip(names, rows, strict=True):
-        table.add_row(*(Text(clean(cell)) for cell in (name, *cells)))
-    return table
+def _settings(console: Console, title: str, differences: Sequence[Difference], letters: Sequence[str]) -> None:
+    each = max((console.width - console.width // 2) // len(letters) - GAP, 8)
+    rows = [[one.key, *(shorten(written(one.values[letter]), each) for letter in letters)] for one in differences]
+    print_table(console, title, ["setting", *letters], [[*map(clean, row)] for row in rows])
 
 
 def written(value: Any) -> str:

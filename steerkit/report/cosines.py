@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from steerkit.artifacts.reading import CosineEntry, Results
 from steerkit.report.numbers import NumberFormat
-from steerkit.report.read import CosineEntry, Results
 
 _TWO = NumberFormat(decimals=2)
 

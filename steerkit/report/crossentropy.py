@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from steerkit.artifacts.reading import ConditionEntry, EvaluatorEntry, Results, Run
 from steerkit.errors import counted
 from steerkit.report.numbers import NumberFormat
-from steerkit.report.read import ConditionEntry, EvaluatorEntry, Results, Run
 from steerkit.report.tables import Block, Row, make_blocks
 
 _LEAST = 2

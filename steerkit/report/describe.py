@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from steerkit.artifacts.provenance import GitState, Provenance
+from steerkit.artifacts.reading import DirectionEntry, InterventionEntry, Run
 from steerkit.artifacts.results import Timings
 from steerkit.errors import counted
 from steerkit.report.numbers import seconds, setting, significant
-from steerkit.report.read import DirectionEntry, InterventionEntry, Run
 
 HEADLINE: Final = ("steerkit-torch", "torch", "transformers", "python")
 """Versions that a reader looks for first."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from steerkit.report.read import DirectionEntry, Results
+from steerkit.artifacts.reading import DirectionEntry, Results
 
 MOST_ROWS: Final = 12
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.api.frames import frame_or_rows
 from steerkit.artifacts.provenance import DataFacts
+from steerkit.artifacts.reading import ConditionEntry, RecordEntry, Results, Run, load_run
 from steerkit.errors import SteerkitError, counted
-from steerkit.report.read import ConditionEntry, RecordEntry, Results, Run, load_run
 from steerkit.report.tables import Control
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from steerkit.artifacts.reading import SAMPLES, Run, SeparationEntry
 from steerkit.report.absent import done
-from steerkit.report.read import SAMPLES, Run, SeparationEntry
 from steerkit.report.separation import Separation
 from steerkit.report.tables import Block, unscored
 

@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from steerkit.artifacts.reading import ConditionEntry, DirectionEntry, RecordEntry, Results
 from steerkit.errors import counted
 from steerkit.report.headline import read_first
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat
-from steerkit.report.read import ConditionEntry, DirectionEntry, RecordEntry, Results
 from steerkit.report.tables import Block, Row
 
 MOST_ROWS: Final = 40

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
+from steerkit.artifacts.reading import RecordEntry, Results
 from steerkit.errors import counted
 from steerkit.report.numbers import NOT_MEASURED, significant
-from steerkit.report.read import RecordEntry, Results
 
 EVALUATOR: Final = "monitor_auroc"
 CAUGHT: Final = "caught"

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from steerkit.artifacts.reading import ConditionEntry, Results
 from steerkit.artifacts.results import CandidateEntry
 from steerkit.report.numbers import NOT_MEASURED, setting
-from steerkit.report.read import ConditionEntry, Results
 from steerkit.report.search import SearchView, says
 from steerkit.report.tables import Block, Row
 

@@ -9,6 +9,7 @@ from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from steerkit.artifacts.reading import Run, Sample
 from steerkit.report.absent import absent_score, done, is_judge
 from steerkit.report.agreement import CONDITIONS_SHOWN, SHOWN, make_agreements
 from steerkit.report.crossentropy import make_cross_entropies
@@ -39,7 +40,6 @@ from steerkit.report.numbers import (
     significant,
 )
 from steerkit.report.ranks import RankView, make_ranks
-from steerkit.report.read import Run, Sample
 from steerkit.report.search import SearchView, make_searches
 from steerkit.report.separation import Separation, make_separations, not_looked_at
 from steerkit.report.short import make_short

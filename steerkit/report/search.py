@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from steerkit.artifacts.reading import EvaluatorEntry, Results
 from steerkit.artifacts.results import CandidateEntry, SearchEntry
 from steerkit.errors import counted
 from steerkit.intervals import total
 from steerkit.report.numbers import count, sentence_case, setting, significant
-from steerkit.report.read import EvaluatorEntry, Results
 
 Point = tuple[int, float]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from steerkit.artifacts.reading import DirectionEntry, Results, SeparationEntry
 from steerkit.report.glance import spread
-from steerkit.report.read import DirectionEntry, Results, SeparationEntry
 
 PERFECT: Final = 0.995
 """From here on an AUROC is written as 1.00."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from steerkit.artifacts.reading import Results
 from steerkit.errors import counted
 from steerkit.report.absent import common_word
 from steerkit.report.agreement import Pair
@@ -23,7 +24,6 @@ from steerkit.report.numbers import (
     sentence_case,
     significant,
 )
-from steerkit.report.read import Results
 from steerkit.report.search import SearchView
 from steerkit.report.tables import Block, Row
 

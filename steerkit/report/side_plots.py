@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from steerkit.artifacts.reading import Results
 from steerkit.report.cosine_plots import draw_cosines
 from steerkit.report.cosines import Alike, make_alike
 from steerkit.report.heat import Heat, make_heats
 from steerkit.report.heat_plots import draw_heat
-from steerkit.report.read import Results
 from steerkit.report.search import make_searches
 from steerkit.report.suffix_plots import draw_heads, draw_suffixes
 from steerkit.report.suffixes import SuffixView, make_suffixes

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from steerkit.artifacts.reading import Results
 from steerkit.artifacts.results import SuffixesEntry, SuffixGroupEntry
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat, shorten, significant
-from steerkit.report.read import Results
 
 _TWO: Final = NumberFormat(decimals=2)
 _SHOWN: Final = 60

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -110,13 +111,6 @@ class Plot:
 def _in_tags(change: Callable[[str], str], svg: str) -> str:
     """Apply ``change`` to the tags alone, never to what a name or a label says."""
     return re.sub(r"<[^<>]+>", lambda found: change(found[0]), svg)
-
-
-def escape(text: str) -> str:
-    """Text for the inside of an element or a quoted attribute."""
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
-        text = text.replace(character, entity)
-    return text
 
 
 def render(draw: Callable[[], Figure]) -> str:

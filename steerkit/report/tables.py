@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
+from steerkit.artifacts.reading import ConditionEntry, EvaluatorEntry, RecordEntry, Results
 from steerkit.report.absent import absent_word, common_word, is_judge
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat, choose_format
-from steerkit.report.read import ConditionEntry, EvaluatorEntry, RecordEntry, Results
 
 RANK: Final = "rank"
 """The option that says how many of a direction's vectors are used, the first ones."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from steerkit.columns import wrap
+from steerkit.artifacts.reading import Run
+from steerkit.columns import print_table
 from steerkit.report.gaps import missing
 from steerkit.report.glance import foretold, other_way
 from steerkit.report.headline import opened
-from steerkit.report.numbers import breakable_parts, clean, count, sentence_case
-from steerkit.report.read import Run
+from steerkit.report.numbers import clean, count, sentence_case
 from steerkit.report.search import make_searches
 from steerkit.report.separation import make_separations
 from steerkit.report.tables import Block, Row, make_blocks
@@ -18,14 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
-    from rich.table import Table
 
 REPORT: Final = "report.html"
 MOST_NOTES: Final = 12
-BETWEEN: Final = 2
-"""Cells between two columns."""
-LEAST_NAME: Final = 8
-"""Cells that a condition's name has at least."""
 
 
 def print_summary(run: Run, console: Console) -> None:
@@ -45,15 +40,14 @@ def print_summary(run: Run, console: Console) -> None:
     console.print(Text(clean(run.title), style="bold"))
     model = run.results.model
     console.print(Text(clean(f"{model.source}, seed {run.results.seed}"), style="dim"))
+    console.print()
     for block in shown:
-        console.print()
         print_block(console, block)
     if not blocks:
         console.print("Nothing was evaluated in this run.")
     if len(shown) < len(blocks):
         folded = list(dict.fromkeys(block.evaluator.name for block in blocks if block not in shown))
         number = count(len(blocks) - len(shown), "more table")
-        console.print()
         console.print(Text(clean(f"{sentence_case(number)} in the report, of {', '.join(folded)}.")))
         console.print()
     planned = [row.control.planned for block in blocks for row in block.rows if row.control is not None]
@@ -90,76 +84,16 @@ def _print_notes(console: Console, notes: Sequence[str]) -> None:
 
 
 def print_block(console: Console, block: Block) -> None:
-    """Print what one evaluator gave on one data set, a row for each condition."""
-    from rich.cells import cell_len
-    from rich.text import Text
-
+    """Print what one evaluator gave on one data set, a row for each condition, and an empty line."""
     unit = "" if block.format.percent or not block.unit else f", {block.unit}"
     sizes = f", n = {block.n[0]}" if block.n and block.n[0] == block.n[1] else ""
-    for line in wrap(clean(f"{block.name}{unit}{sizes}"), console.width):
-        console.print(Text(line, style="bold"), soft_wrap=True)
     shares = any(row.record is not None and row.record.against is not None for row in block.all_rows)
-    columns = ["value", "95 % interval"]
+    columns = ["condition", "value", "95 % interval"]
     columns += ["other\nway"] if shares else []
     if any(row.control is not None for row in block.rows):
         columns += ["random\nmean", "random\nlow to high"]
-    lines = [tuple(map(clean, _cells(block, row, shares)[: len(columns) + 1])) for row in block.all_rows]
-    room = console.width - _taken(columns, [cells for _, *cells in lines])
-    if max(cell_len(part) for name, *_ in lines for part in breakable_parts(name)) > room:
-        _stacked(console, columns, lines)
-    else:
-        console.print(_table(columns, lines, wrapped([name for name, *_ in lines], room)))
-
-
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], names: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("condition", no_wrap=True)
-    for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, (_, *cells) in zip(names, lines, strict=True):
-        table.add_row(*map(Text, (name, *cells)))
-    return table
-
-
-def _stacked(console: Console, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A condition's numbers below its name, where it is too long to stand beside them."""
-    from rich.text import Text
-
-    for name, *cells in lines:
-        for line in wrap(name, console.width):
-            console.print(Text(line), soft_wrap=True)
-        told = [f"{heading} {cell}".replace("\n", " ") for heading, cell in zip(columns, cells, strict=True) if cell]
-        for line in wrap(", ".join(told), console.width - BETWEEN):
-            console.print(Text(" " * BETWEEN + line), soft_wrap=True)
-
-
-def _taken(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
-    """Cells that the columns of numbers take, each with what stands before it."""
-    from rich.cells import cell_len
-
-    told = [[*heading.split("\n"), *(cells[at] for cells in lines)] for at, heading in enumerate(columns)]
-    return sum(max(map(cell_len, column)) + BETWEEN for column in told)
-
-
-def wrapped(names: Sequence[str], width: int) -> list[str]:
-    """Names over several lines where they are wider than that, broken where their parts meet and never in a word.
-
-    A part that is wider by itself stays whole here.
-    """
-    from rich.cells import cell_len
-
-    room, found = max(width, LEAST_NAME), []
-    for name in names:
-        lines = [""]
-        for part in breakable_parts(name):
-            fits = cell_len(lines[-1] + part) <= room
-            lines = [*lines[:-1], lines[-1] + part] if fits or not lines[-1] else [*lines, part]
-        found.append("\n".join(lines))
-    return found
+    lines = [tuple(map(clean, _cells(block, row, shares)[: len(columns)])) for row in block.all_rows]
+    print_table(console, clean(f"{block.name}{unit}{sizes}"), columns, lines, right=range(1, len(columns)))
 
 
 def _cells(block: Block, row: Row, shares: bool) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from steerkit.artifacts.reading import ConditionEntry, EvaluatorEntry, RecordEntry, Results
 from steerkit.intervals import CONFIDENCE, wilson
 from steerkit.report.absent import absent_word, common_word, is_judge
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat, choose_format
-from steerkit.report.read import ConditionEntry, EvaluatorEntry, RecordEntry, Results
 
 _Z: Final = 1.959964
 """Of 95 %."""

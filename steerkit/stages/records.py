@@ -196,6 +196,7 @@ def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, lis
             *too_many_to_compare(_reported(plan), plan.report.compared_with),
             *dict.fromkeys(notes),
         ),
+        samples=len(samples),
         monitors=tuple(_describe_monitor(item, directions[item.direction], live) for item in plan.monitors),
         searches=tuple(found.searches),
         filters=tuple(found.filters),

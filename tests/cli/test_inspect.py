@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.cli.inspect import ranges, site_rows
+from steerkit.cli.inspect import site_rows
 from steerkit.cli.main import main
 from tests.architectures.conftest import built
 
@@ -35,7 +35,7 @@ def test_tables_of_a_model_that_passes(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run(capsys, "tiny-random:llama")
     assert code == 0
-    assert "blocks.{0..2}.attn_out" in out and "model.layers.{0..2}.self_attn.o_proj" in out
+    assert "blocks.0-2.attn_out" in out and "model.layers.0-2.self_attn.o_proj" in out
     assert "block_sum" in out and "Passed" in out and "FAILED" not in out
 
 
@@ -95,12 +95,8 @@ def test_layers_that_differ_have_rows_of_their_own() -> None:
     _, layout = built("qwen3_next")
     rows = {name: (width, where, folding) for name, width, where, folding in site_rows(layout)}
     assert rows["embed"] == ("32", "output of model.embed_tokens", "model.embed_tokens")
-    assert rows["blocks.{0,2}.head_out"] == ("64", "input of model.layers.{0,2}.self_attn.o_proj", "")
+    assert rows["blocks.0,2.head_out"] == ("64", "input of model.layers.0,2.self_attn.o_proj", "")
     assert rows["blocks.1.head_out"] == ("48", "input of model.layers.1.linear_attn.out_proj", "")
     assert rows["blocks.0.mlp_out"][2] == "model.layers.0.mlp.down_proj"
-    assert rows["blocks.{1..2}.mlp_out"][2].startswith("nothing: a router")
-    assert list(rows)[-1] == "blocks.{0..2}.resid_post"
-
-
-def test_ranges() -> None:
-    assert ranges([0, 1, 2, 5, 7, 8]) == "0..2,5,7..8"
+    assert rows["blocks.1-2.mlp_out"][2].startswith("nothing: a router")
+    assert list(rows)[-1] == "blocks.0-2.resid_post"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from steerkit.artifacts.reading import RecordEntry, Results
 from steerkit.baking.card import _effects
 from steerkit.report import load_run, write_report
 from steerkit.report.absent import absent_score, absent_word, common_word, done
@@ -16,7 +17,6 @@ from steerkit.report.findings import make_findings
 from steerkit.report.gaps import missing
 from steerkit.report.heat import make_heats
 from steerkit.report.heat_plots import draw_heat
-from steerkit.report.read import RecordEntry, Results
 from steerkit.report.short import make_short
 from steerkit.report.tables import make_blocks
 from steerkit.report.tradeoff import make_tradeoff

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from steerkit.artifacts.reading import Results
 from steerkit.report import write_report
 from steerkit.report.findings import make_findings
-from steerkit.report.read import Results
 from steerkit.report.tables import make_blocks
 from tests.report.study import DATA, study
 

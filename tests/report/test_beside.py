@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from steerkit.artifacts.reading import RecordEntry, Results
 from steerkit.artifacts.results import CandidateEntry
 from steerkit.intervals import wilson
 from steerkit.report import load_run, write_report
@@ -15,7 +16,6 @@ from steerkit.report.cosines import make_alike
 from steerkit.report.glance import foretold, make_glance, other_way
 from steerkit.report.heat import make_heats
 from steerkit.report.heat_plots import draw_heat
-from steerkit.report.read import RecordEntry, Results
 from steerkit.report.search import SearchView, make_searches
 from steerkit.report.separation import make_separations
 from steerkit.report.side_plots import make_beside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steerkit.report.read import Results
+from steerkit.artifacts.reading import Results
 from steerkit.report.short import make_short
 from steerkit.report.tables import make_blocks
 from tests.report.study import DATA, proportion, study

@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 import steerkit
+from steerkit.artifacts.reading import Run
 from steerkit.artifacts.results import FilterEntry, ModelEntry, Results
 from steerkit.cli.main import main
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.report.compare import IS_THERE, Comparison, _examples, compare_runs
-from steerkit.report.read import Run
 from steerkit.run import run_recipe
 from tests.small_run import RECIPE, results_of
 
@@ -168,6 +169,36 @@ evaluate: [refusal_score: {data: a}]
         made.append(run_recipe(folder / "r.yaml", out=folder / "runs"))
     found = compare_runs(made)
     assert not found.recipe and len(found.blocks) == 1
+
+
+def test_what_has_two_names_in_a_run_stands_there_once(tmp_path: Path) -> None:
+    whole = yaml.safe_load(RECIPE)
+    whole["data"]["same"] = whole["data"]["warm"]
+    whole["evaluate"] = [{"refusal_score": {"data": ["warm.test", "same.test"]}}]
+    twice = yaml.safe_dump(whole, sort_keys=False)
+    paths = []
+    for name, text in (("one", twice), ("two", twice.replace("3.0", "1.5"))):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        paths.append(run_recipe(tmp_path / f"{name}.yaml", out=tmp_path / name, store=tmp_path / "store"))
+    found = compare_runs(paths)
+    rows = [(one.condition, one.evaluator, one.data) for one in found.merged.records]
+    assert len(rows) == len(set(rows)) and not found.alone
+    assert [block.name for block in found.blocks] == ["refusal_score on warm.test"]
+
+
+def test_files_whose_hashes_nobody_wrote_down_are_not_called_the_same(runs: dict[str, Path], tmp_path: Path) -> None:
+    paths = [Path(shutil.copytree(runs["small"], tmp_path / name)) for name in ("a", "b")]
+    for path in paths:
+        written = json.loads((path / "provenance.json").read_text())
+        for facts in written["data"].values():
+            facts["sha256"] = None
+        (path / "provenance.json").write_text(json.dumps(written))
+        recipe = (path / "recipe.yaml").read_text()
+        (path / "recipe.yaml").write_text(recipe.replace("data:\n", f"data:\n  more: {{file: {path.name}.txt}}\n", 1))
+    written["data"]["more.test"] = {**facts, "sha256": None}
+    for path in paths:
+        (path / "provenance.json").write_text(json.dumps(written))
+    assert "data.more.file" in {one.key for one in compare_runs(paths).recipe}
 
 
 def test_rows_are_those_of_the_runs(compared: Callable[..., Comparison], runs: dict[str, Path]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from steerkit.artifacts.reading import load_run
 from steerkit.report import write_report
 from steerkit.report.crossentropy import make_cross_entropies
-from steerkit.report.read import load_run
 from tests.report.conftest import Build, JsonObject, condition, record
 
 NATS: JsonObject = {"aggregate": "mean", "unit": "nats", "derived": ["perplexity"]}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from steerkit.artifacts.reading import Results
 from steerkit.report import write_report
 from steerkit.report.diagnostics import MOST_ROWS, make_diagnostics
-from steerkit.report.read import Results
 
 
 def test_numbers_and_series_become_rows(results: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from steerkit.artifacts.reading import Results
 from steerkit.report import load_run, write_report
 from steerkit.report.agreement import Compared, Pair
 from steerkit.report.headline import FEW, headline
-from steerkit.report.read import Results
 from steerkit.report.short import make_short
 from steerkit.report.tables import make_blocks
 from steerkit.report.terminal import print_summary

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from steerkit.artifacts.reading import Results
 from steerkit.report.findings import make_findings
-from steerkit.report.read import Results
 from steerkit.report.tables import make_blocks
 
 

@@ -9,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from steerkit.artifacts.reading import load_run
 from steerkit.cli.report import report_command
 from steerkit.report.gaps import lost_parts, missing
-from steerkit.report.read import load_run
 from steerkit.report.separation import make_separations
 from steerkit.report.tables import make_blocks
 

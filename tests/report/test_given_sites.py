@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from steerkit.artifacts.reading import DirectionEntry, Results
 from steerkit.report import write_report
 from steerkit.report.glance import foretold
 from steerkit.report.plots import _draw_separation
-from steerkit.report.read import DirectionEntry, Results
 from steerkit.report.separation import make_separations
 from tests.report.study import study
 

@@ -11,14 +11,14 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from steerkit.artifacts.reading import Results, Sample
 from steerkit.report import load_run, write_report
 from steerkit.report.glance import make_glance
 from steerkit.report.headline import FEW, headline, opened
 from steerkit.report.html import SampleGroup, spread
 from steerkit.report.numbers import breakable_parts
-from steerkit.report.read import Results, Sample
 from steerkit.report.tables import make_blocks
-from steerkit.report.terminal import print_summary, wrapped
+from steerkit.report.terminal import print_summary
 from tests.report.study import DATA, study
 
 
@@ -113,9 +113,6 @@ def test_names_break_where_their_parts_meet() -> None:
     assert breakable_parts("blocks.23.resid_pre") == ["blocks.23.resid_pre"]
     assert breakable_parts("dose[coefficient=0.5]") == ["dose", "[coefficient=0.5]"]
     assert "".join(breakable_parts("a.b[c/d].e")) == "a.b[c/d].e"
-    assert wrapped(["topics_removed[rank=8]", "ablated"], 16) == ["topics_removed\n[rank=8]", "ablated"]
-    assert wrapped(["topics_removed[rank=8]"], 22) == ["topics_removed[rank=8]"]
-    assert wrapped(["a.b.c/d"], 8) == ["a.b.c/d"]
 
 
 @pytest.mark.parametrize("width", [68, 72, 76, 80, 84, 100])

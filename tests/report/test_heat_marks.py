@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_hex
 
+from steerkit.artifacts.reading import Results
 from steerkit.report.heat import Heat, make_heats
 from steerkit.report.heat_plots import draw_heat
-from steerkit.report.read import Results
 from steerkit.report.search import make_searches
 from steerkit.report.svg import CARD, INK
 from steerkit.report.tables import make_blocks

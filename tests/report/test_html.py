@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from steerkit.artifacts.provenance import Provenance
+from steerkit.artifacts.reading import DirectionEntry, InterventionEntry
 from steerkit.report import write_report
 from steerkit.report.describe import command_line, describe_direction, describe_intervention, flatten
-from steerkit.report.read import DirectionEntry, InterventionEntry
 
 VOID = {"meta", "br", "wbr", "img", "link", "input", "hr"}
 

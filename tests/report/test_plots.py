@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from steerkit.artifacts.reading import Results
 from steerkit.report.plots import _draw_conditions, _draw_dose, _draw_separation, draw_all, rows_shown
-from steerkit.report.read import Results
 from steerkit.report.separation import make_separations
 from steerkit.report.svg import THEME
 from steerkit.report.tables import make_blocks

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from steerkit.artifacts.reading import Results
 from steerkit.report import write_report
 from steerkit.report.plots import draw_all
 from steerkit.report.rank_plots import draw_ranks
 from steerkit.report.ranks import RankView, make_ranks
-from steerkit.report.read import Results
 from steerkit.report.tables import make_blocks
 from tests.report.conftest import Build, condition, controls, rate
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from steerkit.artifacts.reading import SeparationEntry
 from steerkit.errors import ArtifactError
 from steerkit.report import load_run
-from steerkit.report.read import SeparationEntry
 
 
 def test_reads_every_part(build: Any) -> None:

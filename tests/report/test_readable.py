@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from steerkit.artifacts.reading import Results
 from steerkit.report.heat import make_heats
 from steerkit.report.heat_plots import draw_heat
-from steerkit.report.read import Results
 from steerkit.report.search import make_searches
 from steerkit.report.search_plots import draw_search
 from steerkit.report.separation import make_separations

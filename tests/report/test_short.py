@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from steerkit.artifacts.reading import Results
 from steerkit.report import load_run, write_report
 from steerkit.report.agreement import Compared, Pair
-from steerkit.report.read import Results
 from steerkit.report.search import make_searches
 from steerkit.report.short import Short, make_short
 from steerkit.report.tables import make_blocks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from steerkit.report.read import Results
+from steerkit.artifacts.reading import Results
 from steerkit.report.tables import make_blocks, unscored
 
 

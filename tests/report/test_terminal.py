@@ -88,5 +88,6 @@ def test_a_name_that_is_too_long_for_a_table_stands_above_its_numbers(
                 entry[key] = entry[key].replace("warmer", long)
     lines = shown(build(results)).splitlines()
     assert long in lines
-    below = lines[lines.index(long) + 1]
-    assert below.startswith("  value 1.13, 95 % interval 0.79 to 1.47, random mean ")
+    first = lines.index(long)
+    assert lines[first + 1 : first + 3] == ["  value: 1.13", "  95 % interval: 0.79 to 1.47"]
+    assert lines[first + 3].startswith("  random mean: ")

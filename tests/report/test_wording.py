@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from steerkit.artifacts.reading import Results
 from steerkit.report import write_report
-from steerkit.report.read import Results
 from steerkit.report.suffix_plots import draw_heads
 from steerkit.report.suffixes import make_suffixes
 from steerkit.report.tradeoff import make_tradeoff

@@ -21,7 +21,7 @@ from steerkit.api.showing import between, brief, counted, line_plot, ranges
 from steerkit.errors import SiteError
 from steerkit.session.awaited import AwaitedModel, Known
 from steerkit.session.model import LiveModel
-from steerkit.types import Positions, Site
+from steerkit.types import Positions, Site, SitePattern
 from tests.conftest import tiny_live
 
 FIRST = Site("resid_pre", 1)
@@ -104,8 +104,8 @@ def test_a_layout_is_a_line_for_blocks_that_are_alike(model_type: str) -> None:
     assert f"logits: {layout.final_norm}, {layout.head}" in text
     shown = _Checked(layout._repr_html_())
     assert layout.blocks[0].module in shown.text and "resid_post" in shown.text
-    alike = re.findall(r"blocks ([\d, -]+):", text)
-    found = [n for part in ", ".join(alike).split(", ") for n in range(int(part[0]), int(part[-1]) + 1)]
+    alike = re.findall(r"blocks ([\d,-]+):", text)
+    found = [n for part in ",".join(alike).split(",") for n in range(int(part[0]), int(part[-1]) + 1)]
     assert sorted(found) == [0, 1, 2]
 
 
@@ -200,7 +200,9 @@ def test_what_shows_and_computes_imports_no_torch() -> None:
 
 
 def test_words_for_numbers() -> None:
-    assert ranges([0, 2, 3, 4, 7]) == "0, 2-4, 7" and ranges([1]) == "1"
+    assert ranges([0, 2, 3, 4, 7]) == "0,2-4,7" and ranges([1]) == "1" and ranges([]) == ""
+    assert ranges([8, 0, 1, 2, 5, 7, 1]) == "0-2,5,7-8"
+    assert SitePattern.parse(f"blocks.{ranges([3, 2, 4])}.resid_pre").layers == (2, 4), "what is printed can be written"
     assert between([2.0, 2.0]) == "2" and between([0.5, 2]) == "0.5 to 2"
     assert counted(1, "token") == "1 token" and counted(1200, "entry", "entries") == "1,200 entries"
     assert brief(Affine()) == "Affine(reads=None, writes=None, bias=None)"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.api import showing
 from steerkit.api.intervention import Affine, Gate
+from steerkit.columns import table_text
 from steerkit.engine.lowering.algebra import is_constant
 from steerkit.engine.lowering.fold import Fold
 from steerkit.engine.lowering.places import Fate, Probe
-from steerkit.engine.lowering.printing import printed
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.sequence.when import When
 from steerkit.engine.sites.taps import submodule
@@ -27,8 +28,10 @@ WIDTH: Final = 118
 """Columns of a printed table, at most."""
 
 HEADER: Final = ("intervention", "at", "tokens", "became", "in", "FLOP", "bytes", "note")
-_FLEXIBLE: Final = (0, 1, 2, 4)
-"""Columns that are broken over several lines where the table would be too wide."""
+_NUMBERS: Final = (5, 6)
+"""Columns of numbers."""
+_HANGING: Final = "    "
+"""Before the further lines of a note."""
 _MOST_ROWS: Final = 16
 """More rows than these, and directions of one kind of intervention share them."""
 
@@ -126,7 +129,8 @@ class Explanation:
         if not self.rows:
             return "Nothing is attached: no update changes anything."
         cells, below = self.table()
-        return printed(HEADER, cells, below, width=WIDTH, flexible=_FLEXIBLE)
+        below = [line for one in below for line in textwrap.wrap(one, WIDTH, subsequent_indent=_HANGING)]
+        return "\n".join([table_text(HEADER, cells, width=WIDTH, right=_NUMBERS), *below])
 
 
 def _cells(row: Became, number: Callable[[str], str]) -> tuple[str, ...]:
@@ -241,7 +245,8 @@ def _sites(fates: Sequence[Fate]) -> str:
     for fate in fates:
         layers.setdefault(fate.edit.stream, []).append(fate.edit.site.layer)
     return ", ".join(
-        stream if min(numbers) < 0 else f"blocks.{_ranges(numbers)}.{stream}" for stream, numbers in layers.items()
+        stream if min(numbers) < 0 else f"blocks.{showing.ranges(numbers)}.{stream}"
+        for stream, numbers in layers.items()
     )
 
 
@@ -260,20 +265,9 @@ def _spanned(texts: Sequence[str]) -> str:
     told = []
     for pattern, columns in found.items():
         for numbers in columns:
-            pattern = pattern.replace("*", _ranges(numbers), 1)
+            pattern = pattern.replace("*", showing.ranges(numbers), 1)
         told.append(pattern)
     return ", ".join(told)
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """``0-3,7`` for 0, 1, 2, 3, 7."""
-    found: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
 # Gates and notes

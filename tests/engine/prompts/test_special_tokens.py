@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from steerkit.artifacts.reading import load_run
 from steerkit.catalog import Catalog
 from steerkit.engine.prompts.chat import ChatFormat
 from steerkit.engine.prompts.special import special_names
@@ -16,7 +17,6 @@ from steerkit.errors import DataError, ModelError, RecipeError
 from steerkit.plan import plan_recipe
 from steerkit.plan.model import known_special_tokens, look_at
 from steerkit.report import write_report
-from steerkit.report.read import load_run
 from steerkit.run import run_recipe
 from steerkit.session import load_model
 from steerkit.types import Example, Message

@@ -1,4 +1,5 @@
-"""Reads a run directory. Everything that the report says comes from here, and nothing else does."""
+"""Reads a finished run's directory: what a report says of a run comes from here, and a run that goes on asks here
+whether it is finished."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from steerkit.artifacts.direction_entries import DirectionEntry, SeparationEntry
 from steerkit.artifacts.entry import Entry, Number
+from steerkit.artifacts.magnitudes import require_measurable
 from steerkit.artifacts.provenance import Provenance
 from steerkit.artifacts.results import (
     SCHEMA_VERSION,
@@ -25,8 +27,7 @@ from steerkit.artifacts.results import (
 )
 from steerkit.artifacts.samples import Sample
 from steerkit.artifacts.unchosen import search_of, unchosen
-from steerkit.errors import ArtifactError
-from steerkit.report.magnitudes import require_measurable
+from steerkit.errors import ArtifactError, counted
 from steerkit.types.json_text import RepeatedKeyError, read_json
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 SAMPLES: Final = "samples.jsonl"
+DIRECTIONS: Final = "directions.safetensors"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -127,7 +129,7 @@ def load_run(path: Path | str) -> Run:
     run = Run(
         path=root,
         results=results,
-        samples=_read_samples(root / SAMPLES),
+        samples=_read_samples(root / SAMPLES, results.samples),
         provenance=_read_optional(root / "provenance.json"),
         timings=_read_optional(root / "timings.json"),
         recipe=_read_text(recipe) if recipe.is_file() else None,
@@ -139,7 +141,7 @@ def load_run(path: Path | str) -> Run:
 
 def _parts_of(results: Results) -> tuple[str, ...]:
     """The files that a finished run has beside its results."""
-    directions = ("directions.safetensors",) if results.directions else ()
+    directions = (DIRECTIONS,) if results.directions else ()
     return (SAMPLES, *directions, "provenance.json", "timings.json", "recipe.yaml")
 
 
@@ -174,15 +176,36 @@ def _check_names(results: Results, path: Path) -> None:
         raise ArtifactError(f"{path} contradicts itself: {'; '.join(problems)}. Run the recipe again.")
 
 
-def _read_samples(path: Path) -> tuple[Sample, ...]:
+def _read_samples(path: Path, expected: int | None) -> tuple[Sample, ...]:
+    """The samples of a file, of which its results say how many there are; earlier ones don't."""
     if not path.is_file():
         return ()
-    samples = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            samples.append(_validate(Sample, _parse(line, where), where))
-    return tuple(samples)
+    samples = tuple(_validate(Sample, value, where) for where, value in read_lines(path))
+    if expected is not None and len(samples) != expected:
+        raise ArtifactError(
+            f"{path} is damaged: it holds {counted(len(samples), 'sample')}, and the run wrote {expected}. {_AGAIN}"
+        )
+    return samples
+
+
+def read_lines(path: Path) -> list[tuple[str, Any]]:
+    """What a file holds that has a JSON value in each line, each with its place in words.
+
+    Raises:
+        ArtifactError: where it can't be read.
+    """
+    lines = enumerate(_read_text(path).split("\n"), start=1)
+    places = [(f"{path}, line {number}", line) for number, line in lines if line.strip()]
+    return [(where, _parse(line, where)) for where, line in places]
+
+
+def read_parsed(path: Path) -> Any:
+    """What a JSON file of a run holds.
+
+    Raises:
+        ArtifactError: where it can't be read.
+    """
+    return _parse(_read_text(path), str(path))
 
 
 def _read_optional(path: Path) -> Mapping[str, Any]:
@@ -190,7 +213,7 @@ def _read_optional(path: Path) -> Mapping[str, Any]:
 
 
 def _read_mapping(path: Path) -> Mapping[str, Any]:
-    value = _parse(_read_text(path), str(path))
+    value = read_parsed(path)
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} is damaged: expected a JSON object, found {type(value).__name__}. {_AGAIN}")
     return value
