@@ -34,11 +34,18 @@ def multiplied(direction: Direction, factor: object) -> Direction:
     """``factor`` times every vector. Reference means stay: they are where the stream was, not how far to go.
 
     Raises:
-        DirectionError: for what is not one finite number.
+        DirectionError: for what is not one finite number, and for one so small that nothing would be left.
     """
     number = _number(factor)
     plain = float(number.detach()) if hasattr(number, "detach") else number
     vectors = {site: _wide(value) * _like(number, _wide(value)) for site, value in direction.items()}
+    for site, value in direction.items():
+        gone = (value.detach() != 0).any(1) & (vectors[site].detach() == 0).all(1)
+        if plain and bool(gone.any()):
+            dtype = str(vectors[site].dtype).removeprefix("torch.")
+            raise DirectionError(
+                f"{plain:g} times direction {direction.name!r} is less than {dtype} can hold at {site}."
+            )
     name, origin = name_of_multiple(plain, direction.name), combination_of([(plain, direction)])
     return _made(direction, vectors, name, origin, direction.reference_means)
 

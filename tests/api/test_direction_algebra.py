@@ -124,6 +124,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: torch.ones(3) * A, "not by a tensor of shape [3]"),
     (lambda: torch.tensor(float("inf")) * A, "not by inf"),
     (lambda: A * B, "first.cosine(second)"),  # type: ignore[operator]
+    (lambda: A * 1e-300, "1e-300 times direction 'd1' is less than float32 can hold at blocks.1.resid_pre"),
     (lambda: A / 0, "divided by one finite number that isn't 0"),
     (lambda: A + 1, "added to a direction, not an int. Numbers become one by steerkit.Direction.from_vector"),  # type: ignore[operator]
     (lambda: A - [1.0], "not a list"),  # type: ignore[operator]

@@ -74,6 +74,7 @@ class Watch:
             for site in monitor.read_at:
                 self._by_site.setdefault(site, []).append(monitor)
         self._seen: dict[tuple[str, Site], list[Tensor]] = {}
+        self._listed: dict[tuple[str, Site], list[list[float]]] = {}
         self._units: dict[tuple[str, Site], Tensor] = {}
 
     @property
@@ -90,10 +91,9 @@ class Watch:
         def read(x: Tensor) -> None:
             for monitor in monitors:
                 key = (monitor.name, site)
-                pieces = self._seen.setdefault(key, [])
                 seen = gate_projection(x, self._unit(monitor, site, x)).cpu()
-                missing = self._columns - seen.shape[1] if not pieces else 0
-                pieces.append(pad(seen, (missing, 0), value=torch.nan) if missing > 0 else seen)
+                missing = 0 if key in self._seen else self._columns - seen.shape[1]
+                self._seen.setdefault(key, []).append(pad(seen, (missing, 0), value=torch.nan) if missing > 0 else seen)
 
         return read
 
@@ -126,17 +126,27 @@ class Watch:
         prompt = total if text.prompt is None else text.prompt
         by_site = []
         for site in monitor.read_at:
-            seen = torch.cat(self._seen[(monitor.name, site)], 1)[row, first : first + total].double()
+            seen = self._rows((monitor.name, site))[row][first : first + total]
             # What was written last has not passed through the model.
-            by_site.append([*seen.tolist(), *[math.nan] * (total - seen.shape[0])])
+            by_site.append([*seen, *[math.nan] * (total - len(seen))])
         try:
             places = _monitored_places(monitor, text, total, prompt, number)
         except PositionError as error:
             if not lenient:
                 raise PositionError(f"Monitor {monitor.name!r}: {error}") from None
             places = ()
-        values = tuple(monitor.furthest(tuple(one[place] for one in by_site)) for place in places)
-        return Readings.of(monitor, values, places, prompt)
+        read = by_site[0] if len(by_site) == 1 else [monitor.furthest(one) for one in zip(*by_site, strict=True)]
+        return Readings.of(monitor, tuple(read[place] for place in places), places, prompt)
+
+    def _rows(self, key: tuple[str, Site]) -> list[list[float]]:
+        """What was read of each row, by column. A stream asks at every token, so what was listed once stays so."""
+        new = self._seen[key]
+        rows = self._listed.setdefault(key, [[] for _ in range(new[0].shape[0])] if new else [])
+        if new:
+            for row, more in zip(rows, torch.cat(new, 1).double().tolist(), strict=True):
+                row.extend(more)
+            new.clear()
+        return rows
 
 
 def _monitored_places(monitor: Monitor, text: Rendered, total: int, prompt: int, number: int) -> tuple[int, ...]:

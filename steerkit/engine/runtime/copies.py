@@ -17,9 +17,9 @@ from steerkit.engine.runtime.blocks import shared_of
 from steerkit.errors import AttachError
 
 PICKLED: Final = (
-    "The model is being steered, so it isn't pickled whole: its hooks belong to this process. Save it outside of the "
-    "block; inside, save_pretrained and state_dict give the plain model. `steerkit bake RUN --condition NAME --out "
-    "FOLDER` writes a steered one, from a run of a recipe."
+    "The model is being steered, so it isn't pickled whole, nor copied by copy.copy: its hooks belong to it and to "
+    "this process. Do that outside of the block; inside, copy.deepcopy, save_pretrained and state_dict give the plain "
+    "model. `steerkit bake RUN --condition NAME --out FOLDER` writes a steered one, from a run of a recipe."
 )
 PREPARED: Final = "The model is prepared for steering, and a copy would be as well. Copy it outside of `prepare`."
 _NAMES: Final = ("__deepcopy__", "__reduce_ex__")
@@ -42,23 +42,27 @@ def with_nothing_on_model(model: nn.Module) -> Iterator[None]:
                     one.attach()
 
 
-def watch_copies(model: nn.Module) -> None:
-    """Have deep copies of a model made of the plain one, and pickling refused. May be repeated."""
-
-    def deepcopy(memo: dict[int, Any]) -> Any:
-        if shared_of(model).prepared is not None:
-            raise AttachError(PREPARED)
-        # Without the door, which takes this off too.
-        with with_nothing_on_model(model):
-            return copy.deepcopy(model, memo)
+def watch_copies(model: nn.Module, base: nn.Module) -> None:
+    """Have deep copies of a model, and of the base model in it, made of the plain one, and pickling refused. May be
+    repeated."""
 
     def reduce(protocol: Any) -> Any:
         raise AttachError(PICKLED)
 
-    vars(model).update(zip(_NAMES, (deepcopy, reduce), strict=True))
+    for module in (model, base):
+
+        def deepcopy(memo: dict[int, Any], module: nn.Module = module) -> Any:
+            if shared_of(model).prepared is not None:
+                raise AttachError(PREPARED)
+            # Without the door, which takes this off too.
+            with with_nothing_on_model(model):
+                return copy.deepcopy(module, memo)
+
+        vars(module).update(zip(_NAMES, (deepcopy, reduce), strict=True))
 
 
-def unwatch_copies(model: nn.Module) -> None:
+def unwatch_copies(model: nn.Module, base: nn.Module) -> None:
     """Let it be copied as ever."""
-    for name in _NAMES:
-        vars(model).pop(name, None)
+    for module in (model, base):
+        for name in _NAMES:
+            vars(module).pop(name, None)

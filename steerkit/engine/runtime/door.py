@@ -56,13 +56,13 @@ class Door:
         base._forward_hooks[behind] = self._leave
         base._forward_hooks.move_to_end(behind)
         base._forward_hooks_always_called[behind] = True
-        watch_copies(self._steering.model)
+        watch_copies(self._steering.model, self._base)
         self.is_on = True
 
     def detach(self) -> None:
         """Take the door off the model."""
         self.is_on, base = False, self._base
-        unwatch_copies(self._steering.model)
+        unwatch_copies(self._steering.model, base)
         if self._shared.nest.innermost() is None:
             # An interrupt skips the hooks behind a pass, so what was bound for it may be bound still.
             self._release()

@@ -105,17 +105,23 @@ def test_a_copy_is_one_of_the_plain_model(mode: Any) -> None:
     trace, plain = Trace(live.model), logits(live)
     with live.steer(*everywhere(live), mode=mode):
         steered = logits(live)
-        copied = copy.deepcopy(live.hf_model)
+        copied, base = copy.deepcopy(live.hf_model), copy.deepcopy(live.hf_model.model)
         assert torch.equal(logits(live), steered), "the model itself is steered as before"
         with pytest.raises(AttachError, match="isn't pickled whole"):
             torch.save(live.hf_model, io.BytesIO())
+        with pytest.raises(AttachError, match=r"nor copied by copy\.copy"):
+            copy.copy(live.hf_model.model)
     trace.check()
     assert not {"__deepcopy__", "__reduce_ex__", "_apply"} & {
-        name for one in (live.hf_model, copied) for module in one.modules() for name in vars(module)
+        name for one in (live.hf_model, copied, base) for module in one.modules() for name in vars(module)
     }
+    for name, value in base.state_dict().items():
+        assert torch.equal(value, live.hf_model.model.state_dict()[name])
     other = wrap(copied, self_test=False)
     assert torch.equal(logits(other), plain)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in copied.modules())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for one in (copied, base) for module in one.modules()
+    )
     torch.save(live.hf_model, io.BytesIO())
 
 
