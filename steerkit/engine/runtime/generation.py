@@ -86,7 +86,8 @@ def generate_batch(
     if ending is not None:
         return ending.found(tokens.shape[0])
     if beams:
-        return [_of_beams(row, ends, max_new_tokens, pad_id, bool(stops)) for row in tokens.tolist()]
+        filled = settings.get("pad_token_id", pad_id) if stops or settings.get("stopping_criteria") else None
+        return [_of_beams(row, ends, max_new_tokens, filled, bool(stops)) for row in tokens.tolist()]
     return [until_end(row, ends, max_new_tokens) for row in tokens.tolist()]
 
 
@@ -134,12 +135,21 @@ def end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[in
     return frozenset(listed) if isinstance(listed, (list, tuple)) else frozenset((int(listed),))
 
 
-def _of_beams(ids: list[int], ends: frozenset[int], max_new_tokens: int, pad_id: int, stops: bool) -> Written:
-    """What was written of a row that was chosen among beams: shorter ones are filled up behind their end."""
+def _of_beams(ids: list[int], ends: frozenset[int], max_new_tokens: int, filled: int | None, stops: bool) -> Written:
+    """What was written of a row that was chosen among beams.
+
+    Args:
+        ids: its tokens.
+        ends: end tokens.
+        max_new_tokens: most new tokens.
+        filled: what a row is filled up with that something else than an end token ended before others; None where
+            nothing does, and such a token at the end was written.
+        stops: whether a text may end it.
+    """
     found = until_end(ids, ends, max_new_tokens)
     if found.reason == "end_token":
         return found
-    while ids and ids[-1] == pad_id:
+    while ids and ids[-1] == filled:
         ids.pop()
     return Written(ids, "length" if len(ids) >= max_new_tokens else "stop_string" if stops else "stopped")
 

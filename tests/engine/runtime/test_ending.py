@@ -76,6 +76,9 @@ def test_beams_say_why_they_end(llama: LiveModel) -> None:
     assert (len(whole.token_ids), whole.finish_reason) == (6, "length")
     ended = llama.completions("x", max_new_tokens=6, num_beams=2, eos_token_id=whole.token_ids[2])[0]
     assert ended.finish_reason in ("end_token", "length")
+    # A token that fills up is one of the text where nothing ends rows one by one.
+    last = llama.completions("x", max_new_tokens=6, num_beams=2, pad_token_id=whole.token_ids[-1])[0]
+    assert last.token_ids == whole.token_ids
 
 
 def test_stop_strings_that_cannot_be_found_are_refused(llama: LiveModel) -> None:
