@@ -332,8 +332,8 @@ def _shaped(vectors: Vectors) -> Vectors:
         )
     if vectors.is_complex():
         raise DirectionError("Direction needs vectors of real numbers, not of complex ones.")
-    if not vectors.is_floating_point():
-        # Whole numbers would cut coefficients to whole numbers too.
+    if not vectors.is_floating_point() or vectors.element_size() < 2:
+        # Whole numbers would cut coefficients to whole numbers too, and with numbers of 8 bits torch computes nothing.
         vectors = vectors.float()
     if vectors.ndim == 1:
         vectors = vectors[None]

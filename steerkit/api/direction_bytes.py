@@ -158,6 +158,11 @@ def _key(name: str, part: str, site: Site | None) -> str:
     return f"{name}.{part}" if site is None else f"{name}.{part}@{site}"
 
 
+def _mean_key(key: str, name: str) -> str:
+    """What the reference mean beside some vectors is called."""
+    return f"{name}.{REFERENCE_MEAN}{key.removeprefix(f'{name}.{VECTORS}')}"
+
+
 def _entry(direction: Direction) -> dict[str, Any]:
     return {
         "name": direction.name,
@@ -209,7 +214,9 @@ def header_fault(header: Mapping[str, Any], where: str) -> str | None:
             ]
             dict(entry["provenance"])
             shapes = {key: list(header[key]["shape"]) for key in keys}
-            complex_ones = [key for key in keys if str(header[key]["dtype"]).startswith("C")]
+            means = {key: mean for key in keys if (mean := _mean_key(key, name)) in header}
+            mean_shapes = {key: list(header[mean]["shape"]) for key, mean in means.items()}
+            complex_ones = [key for key in (*keys, *means.values()) if str(header[key]["dtype"]).startswith("C")]
         except (KeyError, TypeError, ValueError, AttributeError, SteerkitError) as error:
             cause = str(error).removesuffix(".")
             return f"{where} is damaged: a direction in it can't be read ({cause}). Make it again."
@@ -221,6 +228,8 @@ def header_fault(header: Mapping[str, Any], where: str) -> str | None:
         for key, shape in shapes.items():
             if len(shape) not in (1, 2) or 0 in shape:
                 return f"{where} is damaged: {key} is of shape {shape}, not [rank, d_model]. Make it again."
+            if key in means and mean_shapes[key] != shape[-1:]:
+                return f"{where}: {_uneven(means[key], mean_shapes[key], shape)}"
     return None
 
 
@@ -262,11 +271,15 @@ def _check(direction: Direction, where: str) -> None:
     for site, mean in direction.reference_means.items():
         vectors = direction.by_site[site]
         if mean.shape != vectors.shape[1:]:
-            raise ArtifactError(
-                f"{where}{_key(direction.name, REFERENCE_MEAN, None if direction.is_single else site)} has shape "
-                f"{list(mean.shape)}, and the vectors have {list(vectors.shape)}; the two are of one width. "
-                "Estimate the direction again."
-            )
+            key = _key(direction.name, REFERENCE_MEAN, None if direction.is_single else site)
+            raise ArtifactError(f"{where}{_uneven(key, list(mean.shape), list(vectors.shape))}")
+
+
+def _uneven(mean: str, shape: Sequence[int], vectors: Sequence[int]) -> str:
+    return (
+        f"{mean} has shape {list(shape)}, and the vectors have {list(vectors)}; the two are of one width. "
+        "Estimate the direction again."
+    )
 
 
 def _check_values(key: str, value: Tensor) -> None:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 _VECTORS: Final = ".vectors"
 """Behind a direction's name, in the names of what our format holds; of several sites each is named behind an @."""
 _SPECIAL: Final = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
-_TYPES: Final = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_TYPES: Final = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"},
+    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1"},
+}
 """numpy's names of safetensors' types, of which it has no bfloat16: that is the upper half of a float32."""
 _ZERO: Final = "is zero, which is no direction"
 
@@ -101,7 +104,9 @@ def _numbers_fault(content: bytes, dtype: str) -> str | None:
     held = np.frombuffer(content, _TYPES[dtype])
     if dtype == "BF16":
         held = (held.astype("<u4") << 16).view("<f4")
-    if not bool(np.isfinite(held).all()):
+    with np.errstate(over="ignore"):  # directions are kept as float32, in which larger numbers are infinite
+        finite = bool(np.isfinite(held.astype("<f4") if dtype == "F64" else held).all())
+    if not finite:
         return "holds NaN or infinite values, which are no direction"
     return _ZERO if held.size and not bool(held.any()) else None
 

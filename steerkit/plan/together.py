@@ -17,7 +17,7 @@ from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import describe_shared, prompt_of
 from steerkit.templates import opened
 from steerkit.types import Example, Positions
-from steerkit.types.special_tokens import SpecialTexts, special_notes
+from steerkit.types.special_tokens import SpecialTexts, prompt_notes, special_notes, system_prompts
 
 
 class RecipeResolver(CompletionsResolver):
@@ -156,8 +156,20 @@ class RecipeResolver(CompletionsResolver):
                     f"model's, such as {first}, and model.special_tokens_in_text is error: take them out",
                     *("data", name),
                 )
+        of_conditions = {name: one.system_prompt for name, one in self.recipe.conditions.items()}
+        for name, prompt in {None: self.recipe.model.system_prompt, **of_conditions}.items() if how == "error" else ():
+            found = texts.within(prompt or "")
+            if found:
+                where = ("model",) if name is None else ("conditions", name)
+                self.complain(
+                    f"it holds {found[0]}, a special token of the model's, and model.special_tokens_in_text is error: "
+                    "take it out",
+                    *where,
+                    "system_prompt",
+                )
         if template != "none":
             self.notes += special_notes({name: splits.values() for name, splits in self.data.items()}, names, how)
+            self.notes += prompt_notes(system_prompts(self.recipe.model.system_prompt, of_conditions), names, how)
 
     def given(self, ref: DataRef) -> Sequence[Example]:
         """The examples of a split, but where the run will write what is read of them."""

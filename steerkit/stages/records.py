@@ -40,7 +40,7 @@ from steerkit.stages.task_groups import GroupTasks
 from steerkit.stages.titles import BASELINE
 from steerkit.stages.values import records_of, remarks_on
 from steerkit.types import Example
-from steerkit.types.special_tokens import special_notes
+from steerkit.types.special_tokens import prompt_notes, special_notes, system_prompts
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -220,7 +220,9 @@ def _special_tokens(plan: Plan, live: LiveModel) -> tuple[str, ...]:
         return ()
     said = {one.name for one in plan.completions}
     data = {name: splits.values() for name, splits in plan.data.items() if name not in said}
-    return tuple(special_notes(data, special_names(live.chat.tokenizer), plan.loading.special_tokens_in_text))
+    prompts = system_prompts(plan.loading.system_prompt, {one.sweep or one.name: one.system_prompt for one in plan.conditions})
+    names, how = special_names(live.chat.tokenizer), plan.loading.special_tokens_in_text
+    return (*special_notes(data, names, how), *prompt_notes(prompts, names, how))
 
 
 def _measured(

@@ -57,20 +57,46 @@ def special_notes(data: Mapping[str, Iterable[Sequence[Example]]], names: Collec
     texts, notes = SpecialTexts(names), []
     for name, parts in data.items():
         found = [texts.of_example(example) for part in parts for example in part]
-        held = Counter(token for tokens in found for token in tokens)
-        if not held or how == "error":
-            continue
         n = sum(map(bool, found))
-        told = [f"{token} {counted(times, 'time')}" for token, times in held.most_common(_TOLD)]
-        more = [f"{len(held) - _TOLD} more"] if len(held) > _TOLD else []
-        read = (
-            "read as ordinary text"
-            if how == "escape"
-            else "which the model reads as real ones, as if the chat template had put them there; "
-            "model.special_tokens_in_text: escape has them read as text, and error refuses them"
-        )
-        notes.append(
-            f"Data set {name!r}: {n} of {counted(len(found), 'example')} {agreeing(n, 'holds', 'hold')} "
-            f"{counted(held.total(), 'special token')} of the model's as text ({', '.join([*told, *more])}), {read}."
-        )
+        if n and how != "error":
+            who = f"{n} of {counted(len(found), 'example')} {agreeing(n, 'holds', 'hold')}"
+            notes.append(f"Data set {name!r}: {who} {_held([token for tokens in found for token in tokens], how)}")
     return notes
+
+
+def system_prompts(model: str | None, conditions: Mapping[str, str | None]) -> dict[str, str]:
+    """Every system prompt that a recipe gives, by what a sentence calls it.
+
+    Args:
+        model: the model's.
+        conditions: those of conditions, by their names.
+    """
+    own = {f"The system prompt of condition {name!r}": text for name, text in conditions.items()}
+    return {who: text for who, text in {"The model's system prompt": model, **own}.items() if text is not None}
+
+
+def prompt_notes(prompts: Mapping[str, str], names: Collection[str], how: InText) -> list[str]:
+    """A sentence on each system prompt that holds special tokens; none where they are an error.
+
+    Args:
+        prompts: by what a sentence calls them.
+        names: the tokens as text.
+        how: what becomes of them.
+    """
+    texts = SpecialTexts(names)
+    held = {who: texts.within(text) for who, text in prompts.items()}
+    return [f"{who} holds {_held(found, how)}" for who, found in held.items() if found and how != "error"]
+
+
+def _held(found: Sequence[str], how: InText) -> str:
+    """How many tokens there are, which, and what becomes of them."""
+    held = Counter(found)
+    told = [f"{token} {counted(times, 'time')}" for token, times in held.most_common(_TOLD)]
+    more = [f"{len(held) - _TOLD} more"] if len(held) > _TOLD else []
+    read = (
+        "read as ordinary text"
+        if how == "escape"
+        else "which the model reads as real ones, as if the chat template had put them there; "
+        "model.special_tokens_in_text: escape has them read as text, and error refuses them"
+    )
+    return f"{counted(held.total(), 'special token')} of the model's as text ({', '.join([*told, *more])}), {read}."

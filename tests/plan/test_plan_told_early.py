@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from steerkit.api.direction import Direction
 from steerkit.artifacts.directions import load_directions, save_directions
@@ -66,6 +68,37 @@ def test_vectors_that_are_no_direction(tmp_path: Path, value: bytes, message: st
     found = told(tmp_path, RECIPE.replace(ESTIMATED, "{file: saved.safetensors}"))
     assert [where for where, _ in found] == (["directions.warmth.file"] if message else [])
     assert all(message in one for _, one in found)
+
+
+F32, F64 = torch.float32, torch.float64
+ONES = {"warmth.vectors": torch.ones(1, 32)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"warmth.vectors": torch.full((1, 32), 1e300, dtype=F64)}, "warmth.vectors in"),
+        ({"warmth.vectors": torch.zeros(1, 32, dtype=torch.int32)}, "is zero, which is no direction"),
+        ({"warmth.vectors": torch.zeros(1, 32, dtype=torch.bool)}, "is zero, which is no direction"),
+        ({**ONES, "warmth.reference_mean": torch.ones(32, dtype=torch.complex64)}, "reference_mean is of complex numb"),
+        ({**ONES, "warmth.reference_mean": torch.ones(7)}, "warmth.reference_mean has shape [7], and the vectors have"),
+        ({**ONES, "warmth.reference_mean": torch.ones(32)}, ""),
+        ({"warmth.vectors": torch.full((1, 32), 2, dtype=torch.int8)}, ""),
+        ({"warmth.vectors": torch.ones(1, 32).to(torch.float8_e4m3fn)}, ""),
+    ],
+)
+def test_what_reading_would_refuse_is_told(tmp_path: Path, tensors: dict[str, torch.Tensor], message: str) -> None:
+    path = saved(tmp_path, struct.pack("<f", 1.0))
+    with safe_open(path, framework="pt") as held:
+        metadata = held.metadata()
+    save_file(tensors, path, metadata=metadata)
+    found = told(tmp_path, RECIPE.replace(ESTIMATED, "{file: saved.safetensors}"))
+    assert len(found) == bool(message) and all(message in one for _, one in found)
+    if not message:
+        assert load_directions(path)["warmth"].vectors.dtype in (F32, F64)
+    elif "zero" not in message:
+        with pytest.raises(ArtifactError):
+            load_directions(path)
 
 
 def test_a_file_of_directions_that_is_cut_off(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -172,7 +173,8 @@ class Attachment:
         self._folded.off()
 
     def close(self) -> None:
-        """Let go of the sequences that it followed: it will not be put on again.
+        """Let go of the sequences that it followed: it will not be put on again. Warns of parameters that somebody
+        put in place of folded ones.
 
         Raises:
             AttachError: where somebody changed a parameter that was folded; the model's own is back, without that.
@@ -180,13 +182,25 @@ class Attachment:
         self.cursor.close()
         self._folded.note_lost()
         lost, self._folded.lost = self._folded.lost, []
+        replaced, self._folded.replaced = self._folded.replaced, []
         if lost:
-            more = f", and {len(lost) - 3} more" if len(lost) > 3 else ""
             raise AttachError(
-                f"While something was folded into the model to steer it, {'; '.join(lost[:3])}{more}. That change is "
+                f"While something was folded into the model to steer it, {_few(lost)}. That change is "
                 "lost: the model has its own parameters back. Change parameters outside of the block, or steer with "
                 "mode='hook', which touches none."
             )
+        if replaced:
+            warnings.warn(
+                f"While something was folded into the model to steer it, another parameter was put in place of "
+                f"{_few(replaced)}. It stays. If it was made of the one that stood there, it holds the steering: make "
+                "it outside of the block, or of state_dict(), which is plain.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def follows(self, other: Attachment) -> None:
+        """Stand in for another one, which will not be put on again: what there is to tell of it is told at the end."""
+        self._folded.follows(other._folded)
 
 
 @contextmanager
@@ -212,6 +226,11 @@ def attached(
         finally:
             attachment.detach()
             attachment.close()
+
+
+def _few(listed: Sequence[str]) -> str:
+    more = f", and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return f"{'; '.join(listed[:3])}{more}"
 
 
 def certainly(undo: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ one, or made of it, is lost with it, and that is said.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,16 @@ from torch import Tensor, nn
 
 from steerkit.engine.hooking.written import State, state_of_tensor, states_equal
 from steerkit.engine.lowering.fold import Fold, Swap
+from steerkit.errors import AttachError
 
 PLAIN: Final = (
     "This model is being steered by parameters that something is folded into. Its checkpoint is that of the plain "
     "model, without the steering. `steerkit bake RUN --condition NAME --out FOLDER` writes a steered one, from a run "
     "of a recipe; what needs no checkpoint is the directions (steerkit.save_directions)."
+)
+PICKLED: Final = (
+    "This module is steered by parameters that something is folded into, so it is neither pickled nor copied by "
+    "copy.copy. Do that outside of the block; inside, copy.deepcopy and state_dict give the plain module."
 )
 
 
@@ -49,7 +55,7 @@ class _Swapped:
     kept: nn.Parameter | None
     tied: tuple[tuple[nn.Module, str], ...] = ()
     put_state: State = ()
-    kept_version: int = 0
+    kept_version: tuple[object, ...] = ()
 
     def note_versions(self) -> None:
         """From here on, whoever writes into one of the two is seen."""
@@ -57,7 +63,7 @@ class _Swapped:
 
     @property
     def kept_is_as_it_was(self) -> bool:
-        """Whether nobody wrote into the model's own, as far as torch counts that."""
+        """Whether nobody wrote into the model's own, as far as torch counts that, nor gave it another memory."""
         return _version(self.kept) == self.kept_version
 
     @property
@@ -104,6 +110,7 @@ class Folded:
         self._folds: dict[nn.Module, list[tuple[Fold, Callable[[], list[Swap]]]]] = {}
         self._swapped: dict[nn.Module, list[_Swapped]] = {}
         self.lost: list[str] = []
+        self.replaced: list[str] = []
         for fold in folds:
             swaps = _swaps_of_fold(fold, model)
             for module, name, put in swaps:
@@ -127,6 +134,7 @@ class Folded:
         """Put the model's own back."""
         for module, items in self._swapped.items():
             for item in items:
+                self._note_replaced(item)
                 item.place(folded=False)
             _unwatch_state_dicts(module, self)
 
@@ -135,6 +143,17 @@ class Folded:
         for items in self._swapped.values():
             for item in items:
                 self._note_lost(item)
+
+    def follows(self, other: Folded) -> None:
+        """Tell also what there is to tell of another one, which was put on before and won't be any more."""
+        other.note_lost()
+        self.lost, self.replaced = other.lost + self.lost, other.replaced + self.replaced
+
+    def _note_replaced(self, item: _Swapped) -> None:
+        """What somebody else put there stays, and may have been made of what stood there."""
+        another = item.there is not None and not item.is_on and item.there is not item.kept
+        if another and item.path not in self.replaced:
+            self.replaced.append(item.path)
 
     def _note_lost(self, item: _Swapped) -> None:
         if item.put.requires_grad and item.kept is not None:
@@ -182,6 +201,10 @@ class Folded:
         for item in known.values():
             item.place(folded=True)
 
+    def kept_of(self, module: nn.Module) -> dict[str, nn.Parameter | None]:
+        """A module's own parameters by name, those in whose place others stand."""
+        return {item.name: item.kept for item in self._swapped[module] if item.is_on}
+
     def plain_state(self, module: nn.Module, state: dict[str, Any], prefix: str) -> None:
         """Replace what a checkpoint of a module holds by its own parameters."""
         for item in self._swapped[module]:
@@ -194,9 +217,11 @@ class Folded:
                 state[key] = item.kept if isinstance(state[key], nn.Parameter) else item.kept.detach()
 
 
-def _version(value: Tensor | None) -> int:
+def _version(value: Tensor | None) -> tuple[object, ...]:
+    if value is None:
+        return ()
     # Of a tensor that was made under inference mode torch counts nothing, and refuses to say.
-    return 0 if value is None or value.is_inference() else value._version
+    return value.data_ptr(), value.shape, 0 if value.is_inference() else value._version
 
 
 def _swaps_of_fold(fold: Fold, model: nn.Module) -> list[Swap]:
@@ -214,8 +239,8 @@ def _tied_parameter(kept: nn.Parameter | None, owner: nn.Module, model: nn.Modul
     )
 
 
-# A module that is watched has hooks for checkpoints, and an `_apply` of its own, which is what `to` and `double` call.
-# None of them holds on to anything: a copy of the module has copies, and those find nothing here.
+# A module that is watched has hooks for checkpoints, and methods of its own: `_apply`, which is what `to` and `double`
+# call, and what copying and pickling ask for.
 
 _WATCHED: WeakKeyDictionary[nn.Module, Folded] = WeakKeyDictionary()
 
@@ -228,13 +253,14 @@ def _watch_state_dicts(module: nn.Module, folded: Folded) -> None:
     module.register_state_dict_post_hook(_when_saved)
     module.register_load_state_dict_pre_hook(_before_loading)
     module.register_load_state_dict_post_hook(_after_loading)
-    vars(module)["_apply"] = MethodType(_apply, module)
+    vars(module).update({name: MethodType(method, module) for name, method in _METHODS.items()})
 
 
 def _unwatch_state_dicts(module: nn.Module, folded: Folded) -> None:
     if _WATCHED.get(module) is not folded:
         return
-    vars(module).pop("_apply", None)
+    for name in _METHODS:
+        vars(module).pop(name, None)
     for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
         for key in [key for key, hook in hooks.items() if _is_our_state_dict_hook(hook)]:
             del hooks[key]
@@ -276,3 +302,28 @@ def _apply(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     finally:
         if folded is not None:
             folded.again(module)
+
+
+def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy of the plain module: it is often one of a larger part that is copied."""
+    copied = type(module).__new__(type(module))
+    memo[id(module)] = copied
+    own = {key: value for key, value in vars(module).items() if key not in _METHODS}
+    for key in ("_state_dict_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"):
+        own[key] = type(own[key])((at, hook) for at, hook in own[key].items() if not _is_our_state_dict_hook(hook))
+    folded = _WATCHED.get(module)
+    kept = {} if folded is None else folded.kept_of(module)
+    own["_parameters"] = {name: kept.get(name, value) for name, value in module._parameters.items()}
+    copied.__setstate__(copy.deepcopy(own, memo))
+    return copied
+
+
+def _reduce(module: nn.Module, protocol: Any) -> Any:
+    raise AttachError(PICKLED)
+
+
+_METHODS: Final[dict[str, Callable[..., Any]]] = {
+    "_apply": _apply,
+    "__deepcopy__": _deepcopy,
+    "__reduce_ex__": _reduce,
+}

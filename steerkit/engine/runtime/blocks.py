@@ -131,6 +131,11 @@ class State:
         """Whether it is for a group, beside others or not."""
         return any(one is group for one in self.groups)
 
+    def follows(self, other: State) -> None:
+        """Stand in for another one, whose parameters are no longer what they were."""
+        if isinstance(self.attachment, Attachment) and isinstance(other.attachment, Attachment):
+            self.attachment.follows(other.attachment)
+
     def close(self) -> None:
         """It will not be put on again."""
         if self.attachment is not None:
@@ -170,6 +175,13 @@ class Shared:
     def here(self) -> tuple[Block, ...]:
         """The open blocks of the running context, outer ones first."""
         return tuple(block for block in _ACTIVE.get() if block.owner is not None and block.owner.shared is self)
+
+    def keep(self, state: State, owner: Steering) -> None:
+        """Have a state for later, in the place of another one for the same groups."""
+        for known, _ in self.states:
+            if known.serves(state.groups):
+                state.follows(known)
+        self.states = [one for one in self.states if not one[0].serves(state.groups)] + [(state, owner)]
 
     @property
     def asked(self) -> Served | None:

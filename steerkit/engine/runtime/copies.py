@@ -22,7 +22,9 @@ PICKLED: Final = (
     "model. `steerkit bake RUN --condition NAME --out FOLDER` writes a steered one, from a run of a recipe."
 )
 PREPARED: Final = "The model is prepared for steering, and a copy would be as well. Copy it outside of `prepare`."
+RESIZED: Final = "The model is prepared for steering, with its embedding as it is. Resize it outside of `prepare`."
 _NAMES: Final = ("__deepcopy__", "__reduce_ex__")
+_RESIZES: Final = "resize_token_embeddings"
 
 
 @contextmanager
@@ -43,8 +45,8 @@ def with_nothing_on_model(model: nn.Module) -> Iterator[None]:
 
 
 def watch_copies(model: nn.Module, base: nn.Module) -> None:
-    """Have deep copies of a model, and of the base model in it, made of the plain one, and pickling refused. May be
-    repeated."""
+    """Have deep copies of a model, and of the base model in it, made of the plain one, pickling refused, and its
+    vocabulary made larger or smaller as the plain model's is. May be repeated."""
 
     def reduce(protocol: Any) -> Any:
         raise AttachError(PICKLED)
@@ -58,11 +60,20 @@ def watch_copies(model: nn.Module, base: nn.Module) -> None:
             with with_nothing_on_model(model):
                 return copy.deepcopy(module, memo)
 
+        def resize(*args: Any, module: nn.Module = module, **kwargs: Any) -> Any:
+            # It writes into the embedding, ties it anew and makes another head of it.
+            if shared_of(model).prepared is not None:
+                raise AttachError(RESIZED)
+            with with_nothing_on_model(model):
+                return getattr(type(module), _RESIZES)(module, *args, **kwargs)
+
         vars(module).update(zip(_NAMES, (deepcopy, reduce), strict=True))
+        if hasattr(type(module), _RESIZES):
+            vars(module)[_RESIZES] = resize
 
 
 def unwatch_copies(model: nn.Module, base: nn.Module) -> None:
     """Let it be copied as ever."""
     for module in (model, base):
-        for name in _NAMES:
+        for name in (*_NAMES, _RESIZES):
             vars(module).pop(name, None)

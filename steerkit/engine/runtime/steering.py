@@ -103,9 +103,7 @@ class Steering:
     def _keep(self, state: State) -> None:
         """What open blocks need is needed again, and may have taken long to make."""
         if state.groups and not any(known is state for known, _ in self.shared.states):
-            self.shared.states = [
-                (known, owner) for known, owner in self.shared.states if not known.serves(state.groups)
-            ] + [(state, self)]
+            self.shared.keep(state, self)
             self._settle()
 
     def _leave(self, block: Block, failed: BaseException | None) -> None:

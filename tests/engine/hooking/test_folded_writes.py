@@ -125,10 +125,43 @@ def test_a_copy_is_one_of_the_plain_model(mode: Any) -> None:
     torch.save(live.hf_model, io.BytesIO())
 
 
+@pytest.mark.parametrize("path", ["model.layers.0", PROJECTION, "model.embed_tokens"])
+def test_a_copy_of_a_part_is_plain_and_a_part_is_not_pickled(path: str) -> None:
+    live = fresh()
+    part = live.model.get_submodule(path)
+    plain, outside = copy.deepcopy(part.state_dict()), copy.deepcopy(part)
+    with live.steer(*everywhere(live), mode="fold"):
+        copied = copy.deepcopy(part)
+        with pytest.raises(AttachError, match="neither pickled nor copied"):
+            torch.save(part, io.BytesIO())
+    found = copied.state_dict()
+    assert found.keys() == plain.keys() and all(torch.equal(value, plain[name]) for name, value in found.items())
+    for one, other in zip(copied.modules(), outside.modules(), strict=True):
+        assert vars(one).keys() == vars(other).keys() and not one._state_dict_hooks
+    torch.save(copied, io.BytesIO())
+
+
+def test_what_was_lost_is_told_though_it_was_folded_anew_since() -> None:
+    live = fresh()
+    projection = live.model.get_submodule(PROJECTION)
+    own = next(projection.parameters())
+    with (
+        pytest.raises(AttachError, match=r"down_proj\.weight was written into"),
+        live.steer(*everywhere(live), mode="fold"),
+    ):
+        set_data(projection)
+        with torch.no_grad():
+            own.mul_(3)
+        logits(live)
+
+
 def test_a_copy_of_a_prepared_model_is_refused() -> None:
     live = fresh()
-    with live.prepare(), pytest.raises(AttachError, match="outside of `prepare`"):
-        copy.deepcopy(live.hf_model)
+    with live.prepare():
+        with pytest.raises(AttachError, match="outside of `prepare`"):
+            copy.deepcopy(live.hf_model)
+        with pytest.raises(AttachError, match="Resize it outside of `prepare`"):
+            live.hf_model.resize_token_embeddings(96)
     copy.deepcopy(live.hf_model)
 
 

@@ -132,11 +132,12 @@ def test_a_note_counts() -> None:
     assert special_notes(data, ["<a>"], "error") == []
 
 
-def recipe(tmp_path: Path, **model: Any) -> Path:
+def recipe(tmp_path: Path, *, system: str | None = None, **model: Any) -> Path:
     values = {
         "name": "r",
         "model": {"source": "tiny-random:llama", "dtype": "float32", **model},
-        "data": {"d": {"inline": [ATTACK, PLAIN]}},
+        "data": {"d": {"inline": [PLAIN if system else ATTACK, "Hello"]}},
+        "conditions": {"s": {"system_prompt": system}} if system else {},
         "report": {"samples": {"data": "d", "n": 2, "max_new_tokens": 2}},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values), "utf-8")
@@ -157,3 +158,22 @@ def test_check_and_report_tell_and_count(tmp_path: Path) -> None:
     assert not any("special token" in note for note in raw.notes)
     with pytest.raises(RecipeError, match="special_tokens_in_text"):
         plan_recipe(recipe(tmp_path, special_tokens_in_text="no"), (), Catalog.discover())
+
+
+@pytest.mark.parametrize("place", ["model", "condition"])
+def test_system_prompts_are_told_and_refused_too(tmp_path: Path, place: str) -> None:
+    def written(how: str) -> Path:
+        given = {"system_prompt": "Be <|user|>"} if place == "model" else {"system": "Be <|user|>"}
+        return recipe(tmp_path, special_tokens_in_text=how, **given)
+
+    who = "The model's system prompt" if place == "model" else "The system prompt of condition 's'"
+    told = f"{who} holds 1 special token of the model's as text (<|user|> 1 time), read as ordinary text."
+    assert told in plan_recipe(written("escape"), (), Catalog.discover()).notes
+    assert load_run(run_recipe(written("escape"), out=tmp_path / "runs")).results.special_tokens[-1] == told
+    (allowed,) = [note for note in plan_recipe(written("allow"), (), Catalog.discover()).notes if who in note]
+    assert "as real ones" in allowed
+    with pytest.raises(RecipeError) as caught:
+        plan_recipe(written("error"), (), Catalog.discover())
+    where, message = caught.value.problems[-1].where, caught.value.problems[-1].message
+    assert where == ("model.system_prompt" if place == "model" else "conditions.s.system_prompt")
+    assert message.startswith("it holds <|user|>, a special token of the model's")

@@ -84,6 +84,8 @@ class Asker:
             "monitored": self.capture,
             "streamed": self.streamed,
             "streamed here": self.streamed_here,
+            "events": self.events,
+            "some events": self.some_events,
             **{f"block, {mode}": lambda mode=mode: self.block(mode) for mode in MODES},  # type: ignore[misc]
         }
         self.alone = {name: ask() for name, ask in self.kinds.items()}
@@ -141,11 +143,27 @@ class Asker:
             self.live.generate(PROMPTS[:1], max_new_tokens=3, streamer=heard)
         return heard.tokens
 
+    def events(self) -> list[tuple[Any, ...]]:
+        """Written by a thread of steerkit's own, and read here meanwhile."""
+        with self.live.steer(self.add(1), mode="fold"):
+            stream = self.live.generate(PROMPTS, max_new_tokens=3, stream=True)
+            return sorted((one.prompt, one.text, one.token_id, str(one.finish_reason)) for one in stream)
+
+    def some_events(self) -> str:
+        """A stream that is left in the middle."""
+        with (
+            self.live.steer(self.add(2), mode="hook"),
+            self.live.generate(PROMPTS[:1], max_new_tokens=9, stream=True) as stream,
+        ):
+            next(stream)
+            return next(stream).text
+
     # Requests that come to nothing
 
     def fails(self, dice: random.Random) -> None:
-        """An exception at a random call: of a function of the stream, while writing, while streaming, in a body."""
-        bomb, how = Bomb(dice.randrange(4)), dice.randrange(4)
+        """An exception at a random call: of a function of the stream, while writing, while streaming, for events, while
+        they are read, in a body."""
+        bomb, how = Bomb(dice.randrange(4)), dice.randrange(6)
         mode: Any = dice.choice(MODES)
         given: dict[str, Any] = {"max_new_tokens": 8, "steer": None}
         try:
@@ -158,6 +176,11 @@ class Asker:
                     self.live.generate(PROMPTS, logits_processor=[bomb], **given)
                 elif how == 2:
                     self.live.generate(PROMPTS[:1], streamer=bomb, **given)
+                elif how == 3:
+                    list(self.live.generate(PROMPTS, stream=True, logits_processor=[bomb], **given))
+                elif how == 4:
+                    for _ in self.live.generate(PROMPTS, stream=True, **given):
+                        bomb._count()
                 raise Stop
         except Stop:
             pass
@@ -165,7 +188,7 @@ class Asker:
     def interrupted(self, dice: random.Random) -> None:
         """An interrupt at a random moment of a random request, thrown in from outside."""
         # Of what is thrown at a thread that just begins another one Python may let the other one have it.
-        ask = self.kinds[dice.choice(sorted(self.kinds.keys() - {"streamed"}))]
+        ask = self.kinds[dice.choice(sorted(self.kinds.keys() - {"streamed", "events", "some events"}))]
 
         def work() -> None:
             try:
@@ -234,7 +257,7 @@ def soak(model_type: str, n_requests: int) -> Counter[str]:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_short_soak_with_failures_and_interrupts() -> None:
     seen = soak("gemma", 48)
-    assert seen["fails"] and seen["interrupted"] and seen["streamed"]
+    assert seen["fails"] and seen["interrupted"] and seen["streamed"] and seen["events"] and seen["some events"]
 
 
 @SWALLOWED
