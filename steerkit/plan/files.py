@@ -127,7 +127,7 @@ def template_fault(
     if "{" not in text:
         return "the template shows no message, since nothing in it is in braces, as in {{ messages[0].content }}"
     try:
-        render(messages_of(Example.of("Hello."), system_prompt), **{**arguments, "add_generation_prompt": True})
+        shown = render(messages_of(Example.of("Hello."), system_prompt), **{**arguments, "add_generation_prompt": True})
     except TemplateFaultError as fault:
         return f"the template can't render a question: {fault.said}"
-    return None
+    return None if shown else "the template makes an empty text of a question, which a model can't read"

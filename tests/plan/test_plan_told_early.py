@@ -82,6 +82,7 @@ def test_a_file_of_directions_that_is_cut_off(tmp_path: Path) -> None:
     [
         ("", "shows no message"),
         ("User: what?", "shows no message"),
+        ("{{ nothing }}", "makes an empty text of a question"),
         ("{{ messages[5].content }}", "can't render a question: list object has no element 5"),
         ("{{ raise_exception('Only two turns.') }}", "can't render a question: Only two turns"),
         ("{{ 1 // 0 }}", "raised ZeroDivisionError: integer division or modulo by zero"),
