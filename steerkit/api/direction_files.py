@@ -20,7 +20,7 @@ def save(direction: Direction, path: str | Path) -> None:
     from steerkit.api.direction_bytes import directions_to_bytes
 
     where = _path(path, "direction.save(path)")
-    if where.suffix != SUFFIX:
+    if where.suffix.lower() != SUFFIX:
         raise ArtifactError(
             f"{where}: a direction is saved as safetensors, so its file is called {where.stem or 'direction'}{SUFFIX}. "
             "steerkit.save_directions(path, [direction], format=...) writes other formats."

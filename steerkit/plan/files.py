@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from steerkit.api.files import pipe_fault
 from steerkit.types.json_text import RepeatedKeyError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
     from steerkit.api.direction_bytes import header_fault, read_header
     from steerkit.artifacts.directions import OURS, claims, saved_places
 
+    if (fault := pipe_fault(path)) is not None:
+        return fault
     try:
         header, begin = read_header(path)
     except OSError as error:
