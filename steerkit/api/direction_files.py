@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -66,4 +67,8 @@ def load(path: str | Path, name: str | None = None) -> Direction:
 def _path(path: object, call: str) -> Path:
     if not isinstance(path, (str, Path)):
         raise ArtifactError(f"A direction's file is named by its path, {call}, not by {a_kind(path)}.")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ArtifactError(f"{str(path)!r} can't be a path: it holds half of a surrogate pair.") from None
     return Path(path)

@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 def _require_each_once(names: Sequence[str], path: Path) -> None:
     """Raise ``DataError`` where two columns have one name; many a spreadsheet ends in some without any."""
-    twice = next((name for place, name in enumerate(names) if name and name in names[:place]), None)
+    twice = next((name for name, number in Counter(names).items() if name and number > 1), None)
     if twice is not None:
         raise DataError(f"{path.name} has the column {twice!r} twice in its header. Keep one, or give them two names.")
 

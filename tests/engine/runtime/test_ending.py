@@ -86,6 +86,8 @@ def test_stop_strings_that_cannot_be_found_are_refused(llama: LiveModel) -> None
     for wrong in ("", ["a", ""], 3, [3]):
         with pytest.raises(DataError, match="none of them empty"):
             llama.generate("x", stop_strings=wrong)
+    with pytest.raises(DataError, match="A stop string holds half of a surrogate pair"):
+        llama.generate("x", stop_strings=["a", "\ud83d"])
     bare = wrap(llama.model, self_test=False)
     with pytest.raises(ModelError, match="came without a tokenizer"):
         bare.complete(torch.tensor([[5, 6]]), max_new_tokens=2, stop_strings="a")
