@@ -1,6 +1,6 @@
 """``python -m steerkit`` is ``steerkit``."""
 
-from steerkit.cli.main import main
+from steerkit.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -5,6 +5,7 @@ The command line prints the message alone, never a traceback, and exits with ``e
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -40,7 +41,9 @@ class Problem:
 
 
 MOST_TOLD = 100
-"""Problems of a recipe that a message tells, so that it can be read; the error carries all of them."""
+"""Problems of a recipe that a message tells, so that it can be read, and known names; the error carries all problems."""
+_COMPARED = 10
+"""Of more names than that so many are compared on each side of where an unknown one would stand among them."""
 
 
 class RecipeError(SteerkitError):
@@ -139,9 +142,28 @@ def nearest(name: object, known: Iterable[str], kind: str = "name") -> str:
     if not names:
         return f"No {kind} is known here."
     # What isn't even a text is near to nothing, and gets the list.
-    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5) if isinstance(name, str) else []
+    close = difflib.get_close_matches(name, _likely(name, names), n=2, cutoff=0.5) if isinstance(name, str) else []
     hint = f"Did you mean {' or '.join(repr(item) for item in close)}? " if close else ""
-    return f"{hint}Available: {', '.join(names)}."
+    return f"{hint}Available: {listed(names)}."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row, of very many the first hundred."""
+    more = f" and {len(names) - MOST_TOLD:,} more" if len(names) > MOST_TOLD else ""
+    return f"{', '.join(names[:MOST_TOLD])}{more}"
+
+
+def _likely(name: str, names: Sequence[str]) -> Sequence[str]:
+    """Of very many names those that begin or end most like one: comparing all of them in full takes long."""
+    if len(names) <= MOST_TOLD:
+        return names
+
+    def beside(text: str, listed: Sequence[str]) -> Sequence[str]:
+        at = bisect.bisect(listed, text)
+        return listed[max(0, at - _COMPARED) : at + _COMPARED]
+
+    backwards = beside(name[::-1], sorted(one[::-1] for one in names))
+    return sorted({*beside(name, names), *(one[::-1] for one in backwards)})
 
 
 def counted(number: float, noun: str, plural: str | None = None, form: str = "") -> str:

@@ -74,8 +74,6 @@ def run_recipe(
         raise SteerkitError(f"overrides is a list of settings: write [{overrides!r}].")
     if any(isinstance(one, str) and not one.strip() for one in (recipe, out, store)):
         raise SteerkitError("A recipe, out and store are paths, and an empty text is none. Name one, or leave it out.")
-    for place in (out, store):
-        readable_path(str(place or "."))  # raises for what no path can be
     plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
     chosen = None if store is None else Path(store)
     return execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads)
@@ -191,6 +189,8 @@ def require_places(out: Path, store: Path | None = None) -> None:
     Raises:
         SteerkitError: where run directories or kept outputs can't be written.
     """
+    for place in (out, store):
+        readable_path(str(place or "."))  # raises for what no path can be
     if store is not None and str(store) == ".":  # what an empty path is, too
         raise SteerkitError("A store is a folder of its own. Name one, or leave it out for .store beside the runs.")
     require_folder(out, "run directories", "Choose another --out.")

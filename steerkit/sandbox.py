@@ -36,6 +36,10 @@ from steerkit.sizing import TooMuchError
 
 SECONDS: Final = 2.0
 """Processor time of one rendering. Those of known chat templates take milliseconds."""
+EACH: Final = 0.1
+"""Processor time of a rendering on average, once ``SECONDS`` are used up: a data set is rendered row by row."""
+_SHORT: Final = 100_000
+"""Characters of a conversation that is to take no longer; longer ones may in proportion."""
 LONGEST_TEMPLATE: Final = 200_000
 """Characters. Known chat templates have up to some 30,000."""
 LARGEST_VALUE: Final = 10_000_000
@@ -59,13 +63,19 @@ class Budget:
 
     Args:
         given: characters that the template is given.
+        seconds: of processor time.
     """
 
-    def __init__(self, given: int = 0) -> None:
+    def __init__(self, given: int = 0, seconds: float = SECONDS) -> None:
         self.largest = max(LARGEST_VALUE, _PER_INPUT * given)
         self._left = self._room = max(LARGEST_SUM, _PER_INPUT * _PER_INPUT * given)
-        self._until = _clock() + SECONDS
+        self.seconds, self._began = seconds, _clock()
         self._steps = 0
+
+    @property
+    def used(self) -> float:
+        """Seconds so far."""
+        return _clock() - self._began
 
     def spend(self, made: int = 0, looked: int = 0) -> None:
         """Count a step, what it makes and what it looks at, in characters. Raises ``TooMuchError`` beyond a bound."""
@@ -75,8 +85,9 @@ class Budget:
         self._steps += 1 + (made + looked) // _OF_A_STEP
         if self._steps >= _EVERY:
             self._steps = 0
-            if _clock() > self._until:
-                raise TooMuchError(f"it takes longer than {SECONDS:g} seconds")
+            if self.used > self.seconds:
+                each = "" if self.seconds == SECONDS else f", and each time longer than {EACH:g}"
+                raise TooMuchError(f"it takes longer than {SECONDS:g} seconds{each}")
 
 
 _present = threading.local()
@@ -131,12 +142,19 @@ class BoundedTemplate:
         environment.globals.update(names)
         with _within(Budget()):
             self._template = environment.from_string(source)
+        self._seconds = SECONDS
 
     def render(self, arguments: Mapping[str, Any]) -> str:
         """Render it. Raises ``TooMuchError`` beyond a bound, and whatever the template raises."""
         # Of what the caller gives, nothing is larger than what memory has held already.
-        with _within(Budget(sizing.weigh(arguments, None))):
-            return self._template.render(arguments)
+        given = sizing.weigh(arguments, None)
+        budget = Budget(given, self._seconds)
+        try:
+            with _within(budget):
+                return self._template.render(arguments)
+        finally:
+            # Threads that render at the same time may each take what is left: that is a few times as much.
+            self._seconds = min(SECONDS, max(0.0, self._seconds - budget.used) + EACH * max(1.0, given / _SHORT))
 
 
 class _Bounded(ImmutableSandboxedEnvironment):

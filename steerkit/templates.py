@@ -9,6 +9,7 @@ or takes the reasoning out of earlier answers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -40,6 +41,7 @@ RESERVED: Final = (
 )
 """Names that rendering sets by itself, so that no template argument has them."""
 
+_HALF: Final = re.compile("[\ud800-\udfff]")
 _MARK: Final = "steerkit0marks0the0text"
 """Stands for a turn's text. Plain letters and digits, so that no template's trimming changes it."""
 
@@ -115,11 +117,15 @@ def compiled(source: str, names: Mapping[str, Any]) -> Callable[..., str]:
         # Transformers says of both that there are none, which isn't the same as saying nothing.
         given = {"tools": None, "documents": None, **names, **arguments}
         try:
-            return template.render({**given, "messages": [dict(message) for message in messages]})
+            text = template.render({**given, "messages": [dict(message) for message in messages]})
         except Exception as error:
             if not _is_the_templates(error):
                 raise
             raise TemplateFaultError("The chat template can't render this", why(error)) from error
+        if _HALF.search(text) is not None:
+            half = "it makes half of a surrogate pair, which no tokenizer reads"
+            raise TemplateFaultError("The chat template can't render this", half)
+        return text
 
     return render
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from steerkit import sandbox
 from steerkit.engine.tiny.models import CHAT_TEMPLATE, tiny_tokenizer
 from steerkit.errors import ModelError
 from steerkit.sandbox import SECONDS
@@ -75,6 +77,7 @@ HOSTILE = {
     "{{ range(99999) | map('string') | map('center', 900000) | join | length }}": SUM,
     "{{ lipsum(n=100000000) }}": "'lipsum' is undefined",
     "{{ ''.__class__.__mro__ }}": "is unsafe",
+    "{{ '\\ud83d' ~ messages[1].content }}": "half of a surrogate pair",
     "{{ namespace(_x=1) }}": "no name with an underscore before it",
     "x" * 200_001: "it has 200,001 characters",
 }  # fmt: skip
@@ -128,6 +131,19 @@ def test_the_bounds_hold_in_any_thread_and_one_thread_doesnt_spend_anothers() ->
         thread.join(120)
     assert [SLOW in one for one in said] == [True, True]
     assert found == {"".join(map(str, range(9999)))}
+
+
+def test_many_renderings_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of which each look at it takes a hundredth of a second, and which is looked at every 64 steps."""
+    ticks = itertools.count()
+    monkeypatch.setattr(sandbox, "_clock", lambda: 0.01 * next(ticks))
+    slow, done = compiled("{% for i in range(1500) %}{% endfor %}", {}), 0
+    with pytest.raises(ModelError, match=r"takes longer than 2 seconds, and each time longer than 0\.1"):
+        for done in range(20):
+            slow(TALK)
+    assert 2 <= done < 10
+    quick = compiled("{% for i in range(64) %}{{ i }}{% endfor %}", {})
+    assert len({quick(TALK) for _ in range(500)}) == 1
 
 
 def test_a_long_conversation_is_no_reason_to_refuse_it() -> None:

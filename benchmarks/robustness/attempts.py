@@ -48,6 +48,16 @@ class Tally:
     slowest: float = 0.0
     outcomes: Counter[int] = field(default_factory=Counter)
 
+    def note(self, name: str, code: int, fault: str, seconds: float) -> None:
+        """What became of one more input: with which exit code, what is wrong with that, and how long it took."""
+        self.slowest = max(self.slowest, seconds)
+        self.inputs += 1
+        self.outcomes[code] += 1
+        if fault:
+            self.faults.append(f"{name}: {fault}")
+        elif code:
+            self.refused += 1
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
@@ -125,9 +135,7 @@ def attempt(
     except BaseException as error:  # a traceback is what is looked for
         place = traceback.extract_tb(error.__traceback__)[-1]
         fault = f"{type(error).__name__}: {str(error)[:200]} ({Path(place.filename).name}:{place.lineno})"
-    tally.slowest = max(tally.slowest, time.monotonic() - began)
-    tally.inputs += 1
-    tally.outcomes[code] += 1
+    seconds = time.monotonic() - began
     left = [file for file in _files(folder) if file not in before]
     if not fault and code not in CODES:
         fault = f"exit code {code}: {said[:200]}"
@@ -135,10 +143,7 @@ def attempt(
         fault = f"exit code {code} without a sentence: {said[:200]!r}"
     if not fault and ((left and not may_write) or any(_is_half(file) for file in left)):
         fault = f"left {', '.join(left[:3])}"
-    if fault:
-        tally.faults.append(f"{name}: {fault}")
-    elif code:
-        tally.refused += 1
+    tally.note(name, code, fault, seconds)
 
 
 def _files(folder: Path) -> set[str]:

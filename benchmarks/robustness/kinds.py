@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import yaml
 
@@ -18,15 +21,34 @@ from benchmarks.robustness.mutations import of_bytes, of_lines, of_value
 from benchmarks.robustness.whole import RECIPE, data_files, directions_file, model_folder, model_gguf, run_directory
 from steerkit.artifacts.directions import load_directions
 
-Fuzzer: TypeAlias = Callable[[int, int, Path], Tally]
-"""From a number of inputs, a seed and an empty folder to what became of them."""
+Told: TypeAlias = Callable[[int, int], object]
+"""Is told how many inputs are done, of how many."""
 
 
-def recipes(inputs: int, seed: int, folder: Path) -> Tally:
+class Fuzzer(Protocol):
+    """From a number of inputs, a seed and an empty folder to what became of them."""
+
+    def __call__(self, inputs: int, seed: int, folder: Path, told: Told = ...) -> Tally:
+        """Try so many."""
+        ...
+
+
+def _untold(done: int, of: int) -> None:
+    pass
+
+
+def _each(inputs: int, told: Told) -> Iterator[int]:
+    """Numbers of inputs, each of which is told when the next one is asked for."""
+    for number in range(inputs):
+        yield number
+        told(number + 1, inputs)
+
+
+def recipes(inputs: int, seed: int, folder: Path, told: Told = _untold) -> Tally:
     """Recipes, damaged as bytes, as lines and as values: ``steerkit check``."""
     tally, draw = Tally("recipes", seed), random.Random(seed)
     whole = yaml.safe_load(RECIPE)
-    for number in range(inputs):
+    for number in _each(inputs, told):
         place = _fresh(folder, number)
         how = draw.randrange(3)
         if how == 0:
@@ -41,11 +63,11 @@ def recipes(inputs: int, seed: int, folder: Path) -> Tally:
     return tally
 
 
-def data(inputs: int, seed: int, folder: Path) -> Tally:
+def data(inputs: int, seed: int, folder: Path, told: Told = _untold) -> Tally:
     """Data files of every ending, damaged as bytes or as values: ``steerkit check`` of a recipe that names them."""
     tally, draw = Tally("data files", seed), random.Random(seed)
     whole = data_files(folder)
-    for number in range(inputs):
+    for number in _each(inputs, told):
         place = _fresh(folder, number)
         name, content = draw.choice(list(whole.items()))
         written = of_bytes(draw, content)
@@ -64,11 +86,11 @@ def data(inputs: int, seed: int, folder: Path) -> Tally:
     return tally
 
 
-def directions(inputs: int, seed: int, folder: Path) -> Tally:
+def directions(inputs: int, seed: int, folder: Path, told: Told = _untold) -> Tally:
     """Files of directions, damaged as bytes, in their header or in what it says: ``check``, and ``load_directions``."""
     tally, draw = Tally("directions files", seed), random.Random(seed)
     whole = directions_file(folder)
-    for number in range(inputs):
+    for number in _each(inputs, told):
         place = _fresh(folder, number)
         file = place / "d.safetensors"
         file.write_bytes(of_bytes(draw, whole) if draw.random() < 0.4 else _other_header(draw, whole))
@@ -104,14 +126,14 @@ def _other_header(draw: random.Random, whole: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + whole[8 + length :]
 
 
-def models(inputs: int, seed: int, folder: Path) -> Tally:
+def models(inputs: int, seed: int, folder: Path, told: Told = _untold) -> Tally:
     """Model folders with a damaged file, and damaged GGUF files: ``steerkit check``, and a load with one completion."""
     from steerkit.session import load_model
 
     tally, draw = Tally("model folders and GGUF files", seed), random.Random(seed)
     whole, gguf = model_folder(folder), model_gguf(folder)
     names = sorted(path.name for path in whole.iterdir())
-    for number in range(inputs):
+    for number in _each(inputs, told):
         place = _fresh(folder, number)
         source = place / "model"
         if draw.random() < 0.25:
@@ -151,12 +173,12 @@ def _damage(draw: random.Random, file: Path) -> None:
         file.write_bytes(of_bytes(draw, file.read_bytes()))
 
 
-def runs(inputs: int, seed: int, folder: Path) -> Tally:
+def runs(inputs: int, seed: int, folder: Path, told: Told = _untold) -> Tally:
     """Run directories with a damaged file: ``steerkit report``."""
     tally, draw = Tally("run directories", seed), random.Random(seed)
     whole = run_directory(folder)
     names = sorted(path.name for path in whole.iterdir() if path.is_file() and path.name != "report.html")
-    for number in range(inputs):
+    for number in _each(inputs, told):
         place = _fresh(folder, number)
         run = place / "run"
         shutil.copytree(whole, run)
@@ -171,12 +193,30 @@ def runs(inputs: int, seed: int, folder: Path) -> Tally:
     return tally
 
 
+def stops(inputs: int, seed: int, folder: Path, told: Told = _untold) -> Tally:
+    """Runs that are killed, interrupted, or on a disk that becomes full: each goes on and ends with the same bytes."""
+    tally, recipe = Tally("stopped runs", seed), folder / "small.yaml"
+    recipe.write_text(RECIPE, "utf-8")
+    command = [sys.executable, "-m", "benchmarks.robustness.stopping", recipe, folder, str(inputs), str(seed)]
+    root, environment = Path(__file__).parents[2], {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            stop = json.loads(line)
+            tally.note(f"{stop['how']} {tally.inputs}", 2, stop["fault"], stop["seconds"])
+            told(tally.inputs, inputs)
+    if process.returncode or tally.inputs < inputs:
+        tally.faults.append(f"the process that stops runs ended with {process.returncode}")
+    return tally
+
+
 KINDS: Final[Mapping[str, Fuzzer]] = {
     "recipes": recipes,
     "data": data,
     "directions": directions,
     "models": models,
     "runs": runs,
+    "stops": stops,
 }
 
 
@@ -188,8 +228,3 @@ def _fresh(folder: Path, number: int) -> Path:
 
 def _clear(place: Path) -> None:
     shutil.rmtree(place)
-
-
-def fuzz(kind: str, inputs: int, seed: int, folder: Path) -> dict[str, Any]:
-    """The figures of a kind."""
-    return KINDS[kind](inputs, seed, folder).to_json()

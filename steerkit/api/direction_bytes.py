@@ -228,9 +228,19 @@ def header_fault(header: Mapping[str, Any], where: str) -> str | None:
         for key, shape in shapes.items():
             if len(shape) not in (1, 2) or 0 in shape:
                 return f"{where} is damaged: {key} is of shape {shape}, not [rank, d_model]. Make it again."
-            if key in means and mean_shapes[key] != shape[-1:]:
-                return f"{where}: {_uneven(means[key], mean_shapes[key], shape)}"
+            if key in means and (fault := _mean_fault(f"{where}: {means[key]}", mean_shapes[key], shape)):
+                return fault
     return None
+
+
+def _mean_fault(key: str, shape: Sequence[int], vectors: Sequence[int]) -> str | None:
+    """That a reference mean is of another width than the vectors beside it."""
+    if list(shape) == list(vectors[-1:]):
+        return None
+    return (
+        f"{key} has shape {list(shape)}, and the vectors have {list(vectors)}; the two are of one width. "
+        "Estimate the direction again."
+    )
 
 
 def _places_of(entry: Mapping[str, Any]) -> tuple[str, tuple[Site, ...], Positions | None]:
@@ -269,17 +279,10 @@ def _check(direction: Direction, where: str) -> None:
     for key, value in _parts(direction):
         _check_values(f"{where}{key}", value)
     for site, mean in direction.reference_means.items():
-        vectors = direction.by_site[site]
-        if mean.shape != vectors.shape[1:]:
-            key = _key(direction.name, REFERENCE_MEAN, None if direction.is_single else site)
-            raise ArtifactError(f"{where}{_uneven(key, list(mean.shape), list(vectors.shape))}")
-
-
-def _uneven(mean: str, shape: Sequence[int], vectors: Sequence[int]) -> str:
-    return (
-        f"{mean} has shape {list(shape)}, and the vectors have {list(vectors)}; the two are of one width. "
-        "Estimate the direction again."
-    )
+        key = _key(direction.name, REFERENCE_MEAN, None if direction.is_single else site)
+        fault = _mean_fault(f"{where}{key}", mean.shape, direction.by_site[site].shape)
+        if fault is not None:
+            raise ArtifactError(fault)
 
 
 def _check_values(key: str, value: Tensor) -> None:

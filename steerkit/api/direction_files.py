@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ def save(direction: Direction, path: str | Path) -> None:
     from steerkit.api.direction_bytes import directions_to_bytes
 
     where = _path(path, "direction.save(path)")
-    if where.suffix != SUFFIX:
+    if where.suffix.lower() != SUFFIX:
         raise ArtifactError(
             f"{where}: a direction is saved as safetensors, so its file is called {where.stem or 'direction'}{SUFFIX}. "
             "steerkit.save_directions(path, [direction], format=...) writes other formats."
@@ -66,4 +67,8 @@ def load(path: str | Path, name: str | None = None) -> Direction:
 def _path(path: object, call: str) -> Path:
     if not isinstance(path, (str, Path)):
         raise ArtifactError(f"A direction's file is named by its path, {call}, not by {a_kind(path)}.")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ArtifactError(f"{str(path)!r} can't be a path: it holds half of a surrogate pair.") from None
     return Path(path)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what is no file to be read."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ if sys.platform != "win32":
 
 HALVES: Final = ".*.tmp"
 """What a file is called, as a pattern, while it is written."""
+
+
+def pipe_fault(path: Path) -> str | None:
+    """That a path is of a pipe or a device, which would be waited for and can't be read twice, as a sentence without a
+    full stop; None for files, folders and what isn't there."""
+    try:
+        if path.is_file() or path.is_dir() or not path.exists():
+            return None
+    except (OSError, ValueError):  # what can't be a path, or be looked at: the reader says so
+        return None
+    return f"{path} is a pipe or a device, not a file: save what comes from it, and name that"
 
 
 def write_whole(path: Path, data: bytes) -> None:

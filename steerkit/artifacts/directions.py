@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from steerkit.api.direction import Direction
+from steerkit.api.files import pipe_fault
 from steerkit.artifacts.files import write_whole
 from steerkit.catalog import Catalog, implementation, installed
 from steerkit.errors import ArtifactError, DirectionError
@@ -116,6 +117,8 @@ def read_file(
     from steerkit.api.format import Given
 
     path = _path(path)
+    if (fault := pipe_fault(path)) is not None:
+        raise ArtifactError(f"{fault}.")
     name = format
     if name is None:
         claiming = claims(path, catalog or installed())
@@ -142,6 +145,8 @@ def saved_places(path: Path, catalog: Catalog, format: str | None = None) -> Map
 
 def claims(path: Path, catalog: Catalog) -> list[str]:
     """The formats that know a file. Needs no torch."""
+    if pipe_fault(path) is not None:
+        return []
     return [name for name in catalog.names("format") if _format(name, catalog).sniff(path)]
 
 

@@ -42,6 +42,9 @@ RESULTS = "results.json"
 
 TIMINGS = "timings.json"
 
+_LONGEST = 1e9
+"""Seconds: no part of a run takes longer."""
+
 Reopened = Callable[[Path], bool]
 """Whether a finished run's directory is taken up again, such as one that only lacks its report."""
 
@@ -111,11 +114,14 @@ class RunDirectory:
                 seconds = json.loads(file.read_bytes())
                 if file.parent == self.path:
                     seconds = seconds["seconds"]
-                self.timings.update({str(name): float(took) for name, took in dict(seconds).items()})
+                taken = {str(name): float(took) for name, took in dict(seconds).items()}
+                if not all(0 <= took < _LONGEST for took in taken.values()):
+                    raise ValueError("no times")
+                self.timings.update(taken)
                 return
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
                 discard(file)
                 self.note(f"{file} can't be read and is discarded: times begin anew")
 

@@ -1,5 +1,5 @@
 """``python -m steerkit.cli``."""
 
-from steerkit.cli.main import main
+from steerkit.cli.start import main
 
 main()

@@ -48,6 +48,7 @@ _NO_ROOM: Final = {
     errno.EDQUOT: "The disk is full",
     errno.EFBIG: "A file may not become as large as this one",
 }
+_IN_THE_WAY: Final = frozenset((errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,6 +121,8 @@ def _guarded(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
                 _leave(told.rstrip(), 1)
             if isinstance(error, PermissionError) and error.filename:
                 _leave(f"No permission for {error.filename}. Choose another place, or change its permissions.", 1)
+            if error.errno in _IN_THE_WAY and (path := error.filename2 or error.filename):
+                _leave(f"{path}: {error.strerror}. Move what is in the way, or choose another place.", 1)
             raise
 
     return guarded

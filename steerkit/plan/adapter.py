@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from steerkit.api.files import pipe_fault
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.errors import SteerkitError
 from steerkit.plan.files import template_fault
@@ -61,8 +62,8 @@ class ModelResolver(Resolver):
         if section.chat_template_file is not None:
             try:
                 file = self.draft.path_of(section.chat_template_file)
-                if file.exists() and not file.is_file() and not file.is_dir():
-                    raise SteerkitError(f"{file} is a pipe or a device, not a file")
+                if (pipe := pipe_fault(file)) is not None:
+                    raise SteerkitError(pipe)
                 chosen = file.read_text("utf-8")
                 fault = template_fault(chosen, section.system_prompt, section.chat_template_arguments)
             except (OSError, ValueError, SteerkitError) as error:

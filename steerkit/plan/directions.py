@@ -142,7 +142,7 @@ class DirectionResolver(ModelResolver):
         try:
             file = self.draft.path_of(path)
             fault: str | None = f"there is no file {file}"
-            if file.is_file():
+            if file.exists():
                 fault = directions_fault(file, self.catalog, format, name)
         except SteerkitError as error:
             fault = str(error)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from steerkit.api.files import pipe_fault
 from steerkit.types.json_text import RepeatedKeyError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: 
     from steerkit.api.direction_bytes import header_fault, read_header
     from steerkit.artifacts.directions import OURS, claims, saved_places
 
+    if (fault := pipe_fault(path)) is not None:
+        return fault
     try:
         header, begin = read_header(path)
     except OSError as error:
@@ -132,7 +135,7 @@ def template_fault(
     if "{" not in text:
         return "the template shows no message, since nothing in it is in braces, as in {{ messages[0].content }}"
     try:
-        render(messages_of(Example.of("Hello."), system_prompt), **{**arguments, "add_generation_prompt": True})
+        shown = render(messages_of(Example.of("Hello."), system_prompt), **{**arguments, "add_generation_prompt": True})
     except TemplateFaultError as fault:
         return f"the template can't render a question: {fault.said}"
-    return None
+    return None if shown else "the template makes an empty text of a question, which a model can't read"

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from steerkit.api.files import pipe_fault
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED, bundled_folder
 from steerkit.checkpoints import folder_fault
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.planned.model import PlannedModel
-from steerkit.recipe.paths import local_model
+from steerkit.recipe.paths import local_model, readable_path
 from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH
 from steerkit.types.contexts import context_limit
 
@@ -70,6 +71,8 @@ def model_folder(source: str, revision: str | None) -> Path | None:
         if fault is not None:
             raise ModelError(fault)
         return path if path.is_dir() else None
+    if (fault := pipe_fault(readable_path(source))) is not None:
+        raise ModelError(fault)
     if source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         raise ModelError(f"there is no model at {source!r}")
     near = difflib.get_close_matches(source, [*BUNDLED, TINY], n=1, cutoff=0.8)

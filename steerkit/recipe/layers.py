@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from steerkit.api.files import pipe_fault
 from steerkit.errors import Problem, SteerkitError, nearest
 from steerkit.recipe.document import Document, dotted, read_document
 from steerkit.recipe.document import Path as KeyPath
@@ -131,6 +132,8 @@ def _found(text: Any, folder: Path, chain: tuple[Path, ...]) -> Path:
     if not isinstance(text, str) or not text:
         raise SteerkitError("expected a recipe's file, relative to this one")
     path, shipped = readable_path(text, folder), shipped_recipes()
+    if (fault := pipe_fault(path)) is not None:
+        raise SteerkitError(fault)
     if not path.is_file() and text not in shipped:
         what = "is a folder, not a recipe file" if path.is_dir() else "isn't there, and no shipped recipe is called so"
         raise SteerkitError(f"{path} {what}. {nearest(text, shipped, 'shipped recipe')}")
@@ -142,8 +145,6 @@ def _found(text: Any, folder: Path, chain: tuple[Path, ...]) -> Path:
 
 
 def _document(file: Path) -> Document:
-    if file.exists() and not file.is_file() and not file.is_dir():
-        raise SteerkitError(f"{file} is a pipe or a device, not a file: save what comes from it")
     try:
         return read_document(file.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:

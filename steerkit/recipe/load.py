@@ -83,9 +83,6 @@ def recipe_from_mapping(mapping: Mapping[str, Any], folder: str | os.PathLike[st
 
 def _read_text(source: Path) -> str:
     try:
-        if source.exists() and not source.is_file() and not source.is_dir():
-            # A pipe would be waited for, and can't be read twice.
-            raise RecipeError([Problem("a pipe or a device, not a file: save what comes from it")], str(source))
         data = source.read_bytes()
     except OSError as error:
         raise RecipeError([Problem(f"can't be read: {error.strerror or error}")], str(source)) from error

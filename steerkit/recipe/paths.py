@@ -27,6 +27,9 @@ def readable_path(text: str, folder: Path | None = None) -> Path:
         path = (folder or Path()) / Path(text).expanduser()
     except RuntimeError as error:
         raise SteerkitError(f"{shown}: there is no such home directory; write the path in full") from error
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        # The system may well have it, but it can't be noted in a run's files, which are UTF-8.
+        raise SteerkitError(f"{shown} can't be a path (its name is no UTF-8 text); write another one")
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import date, time
 from typing import Any, Final, TypeAlias, cast
 
-from steerkit.errors import DataError, counted, nearest
+from steerkit.errors import DataError, counted, listed, nearest
 from steerkit.recipe.document import HALF, is_whole
 from steerkit.recipe.schema import DatasetRecipe
 from steerkit.recipe.tables import Row
@@ -112,7 +112,7 @@ class _Reader:
         if usual or len(left) == 1:
             return usual[0] if usual else left[0]
         raise DataError(
-            f"{self.source}: which field holds the text? Set `field` to one of {', '.join(fields)}"
+            f"{self.source}: which field holds the text? Set `field` to one of {listed([*fields])}"
             f"{', or `messages` to one that holds conversations' if _any_lists(self.rows) else ''}."
         )
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from steerkit.api.files import pipe_fault
 from steerkit.errors import Problem, RecipeError, SteerkitError, nearest
 from steerkit.recipe.paths import readable_path
 from steerkit.shipped import shipped_folder
@@ -36,6 +37,8 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
         raise RecipeError([Problem(str(error))], text[:_SHOWN]) from error
     if path.is_file():
         return path
+    if (fault := pipe_fault(path)) is not None:
+        raise RecipeError([Problem(fault)], text[:_SHOWN])
     shipped = shipped_recipes()
     if text in shipped:
         return shipped[text]

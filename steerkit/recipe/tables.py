@@ -6,11 +6,13 @@ import csv
 import importlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from steerkit.api.files import pipe_fault
 from steerkit.errors import DataError, counted, nearest
 from steerkit.types.json_text import RepeatedKeyError, read_json
 
@@ -39,8 +41,8 @@ def read_table(path: Path) -> list[Row]:
         raise DataError(f"{path.name} has an unknown ending. {nearest(path.suffix, _READERS, 'ending')}")
     if path.is_dir():
         raise DataError(f"{path} is a folder, not a file.")
-    if path.exists() and not path.is_file():  # a pipe would be waited for, and can't be read twice
-        raise DataError(f"{path} is a pipe or a device, not a file: save what comes from it, and name that.")
+    if (fault := pipe_fault(path)) is not None:
+        raise DataError(f"{fault}.")
     if not path.exists():
         if not path.parent.is_dir():
             raise DataError(f"there is no file {path}. Its folder isn't there either.")
@@ -124,7 +126,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 def _require_each_once(names: Sequence[str], path: Path) -> None:
     """Raise ``DataError`` where two columns have one name; many a spreadsheet ends in some without any."""
-    twice = next((name for place, name in enumerate(names) if name and name in names[:place]), None)
+    twice = next((name for name, number in Counter(names).items() if name and number > 1), None)
     if twice is not None:
         raise DataError(f"{path.name} has the column {twice!r} twice in its header. Keep one, or give them two names.")
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from steerkit.api.files import pipe_fault
 from steerkit.errors import SelectionError
 from steerkit.selection.rule import Candidate, Rule
 from steerkit.types.json_text import RepeatedKeyError, read_json
@@ -26,6 +27,8 @@ def read_table(path: Path, rule: Rule) -> list[Candidate]:
     Raises:
         SelectionError: what can't be read, with the row.
     """
+    if (fault := pipe_fault(path)) is not None:
+        raise SelectionError(f"{fault}.")
     try:
         rows = read_json(path.read_text("utf-8-sig"))
     except OSError as error:

@@ -50,6 +50,7 @@ MISTAKES: list[tuple[Callable[[Path], object], str]] = [
     (lambda at: made().save(at / "d"), "its file is called d.safetensors"),
     (lambda at: made().save(3), "by its path, direction.save(path), not by an int"),  # type: ignore[arg-type]
     (lambda at: made().save(at / "kept" / "d.safetensors"), "can't be written"),
+    (lambda at: made().save(at / "\ud83d.safetensors"), "can't be a path: it holds half of a surrogate pair"),
     (lambda at: Direction.load(at / "none.safetensors"), "none.safetensors isn't there"),
     (lambda at: Direction.load(at), "is no file that can be read"),
     (lambda at: Direction.load(at / "fifo"), "is no file that can be read"),

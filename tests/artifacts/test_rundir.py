@@ -97,7 +97,10 @@ def log_of(path: Path) -> str:
     return (path / LOG).read_text("utf-8")
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "[1]", '{"a": "x"}', '{"a": null}', "\udcff", "[" * 200_000, None])
+UNREADABLE = ("", "{", "[1]", '{"a": "x"}', '{"a": null}', '{"a": 1e308}', '{"a": NaN}', '{"a": 1%s}' % ("0" * 400), "\udcff", "[" * 200_000)
+
+
+@pytest.mark.parametrize("damaged", [*UNREADABLE, None])
 @pytest.mark.parametrize("where", [STAGES, "."])
 def test_times_that_cannot_be_read_begin_anew(tmp_path: Path, damaged: str | None, where: str) -> None:
     with RunDirectory.open(tmp_path, "small", DIGEST) as killed:

@@ -269,11 +269,28 @@ def test_an_interrupt_while_a_command_is_imported(
     assert "Interrupted. Nothing was changed." in capsys.readouterr().err
 
 
+def test_an_interrupt_while_the_command_line_itself_is_imported() -> None:
+    code = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from steerkit.cli.start import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, "Interrupted. Nothing was changed.")
+
+
 def test_a_full_disk_is_said_plainly() -> None:
     code, message = guarded(OSError(errno.ENOSPC, "No space left on device", "/runs/x"))
     assert code == 1 and message.startswith("The disk is full (writing /runs/x).")
     code, message = guarded(OSError(errno.EFBIG, "File too large"))
     assert code == 1 and message.startswith("A file may not become as large as this one. Raise the limit and run")
+    code, message = guarded(OSError(errno.EISDIR, "Is a directory", "/runs/x/run.log"))
+    assert (code, message.partition(". ")[0]) == (1, "/runs/x/run.log: Is a directory")
     assert "No permission for /runs/x" in guarded(PermissionError(errno.EACCES, "denied", "/runs/x"))[1]
 
 

@@ -81,6 +81,9 @@ def test_in_python_an_empty_text_names_no_place_either(run: Path) -> None:
         steerkit.bake(run, "without", "")
     with pytest.raises(steerkit.SteerkitError, match="an empty text is none"):
         run_recipe("small.yaml", out=" ")
+    Path("small.yaml").write_text(RECIPE, "utf-8")
+    with pytest.raises(steerkit.SteerkitError, match="its name is no UTF-8 text"):
+        run_recipe("small.yaml", out="runs-\udcff")
 
 
 def test_a_place_that_is_read_only_is_told_before_torch_is_there(tmp_path: Path) -> None:

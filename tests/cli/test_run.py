@@ -126,6 +126,7 @@ def loads_nothing(*args: Any, **kwargs: Any) -> NoReturn:
         ("--out=file", "Can't write run directories in file: file is no folder. Choose another --out."),
         ("--out=file/x", "Can't write run directories in file/x: file is no folder. Choose another --out."),
         ("--out=", "an empty text names no folder"),
+        ("--out=/tmp/\udcff", "the name is no UTF-8 text"),
         ("--store=file", "Can't write kept outputs in file: file is no folder. Choose another --store."),
         ("--store=file/x", "Can't write kept outputs in file/x: file is no folder. Choose another --store."),
         ("--store=link", "Can't write kept outputs in link: link is no folder. Choose another --store."),

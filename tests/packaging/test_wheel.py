@@ -85,7 +85,7 @@ def test_every_entry_point_names_a_module_of_the_wheel(wheel: zipfile.ZipFile) -
     modules = [target.partition(":")[0] for group in points.sections() for target in points[group].values()]
     missing = [module for module in modules if f"{module.replace('.', '/')}.py" not in wheel.namelist()]
     assert not missing
-    assert points["console_scripts"]["steerkit"] == "steerkit.cli.main:main"
+    assert points["console_scripts"]["steerkit"] == "steerkit.cli.start:main"
 
 
 def test_every_first_party_plugin_has_an_entry_point(wheel: zipfile.ZipFile) -> None:

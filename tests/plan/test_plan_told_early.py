@@ -110,11 +110,27 @@ def test_a_file_of_directions_that_is_cut_off(tmp_path: Path) -> None:
     assert where == "directions.warmth.file" and "is cut off: get a whole copy" in message
 
 
+def test_a_reference_mean_of_another_width(tmp_path: Path) -> None:
+    path = tmp_path / "saved.safetensors"
+    save_directions(path, [Direction(torch.ones(1, 32), Site("resid_pre", 1), -1, "warmth", torch.ones(32))])
+    length, whole = struct.unpack("<Q", path.read_bytes()[:8])[0], path.read_bytes()
+    header = json.loads(whole[8 : 8 + length])
+    header["warmth.reference_mean"]["shape"] = [2, 16]
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
+    said = "warmth.reference_mean has shape [2, 16], and the vectors have [1, 32]; the two are of one width"
+    ((where, message),) = told(tmp_path, RECIPE.replace(ESTIMATED, "{file: saved.safetensors}"))
+    assert where == "directions.warmth.file" and said in message
+    with pytest.raises(ArtifactError, match="the two are of one width"):
+        load_directions(path)
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
         ("", "shows no message"),
         ("User: what?", "shows no message"),
+        ("{{ nothing }}", "makes an empty text of a question"),
         ("{{ messages[5].content }}", "can't render a question: list object has no element 5"),
         ("{{ raise_exception('Only two turns.') }}", "can't render a question: Only two turns"),
         ("{{ 1 // 0 }}", "raised ZeroDivisionError: integer division or modulo by zero"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from steerkit import errors
 from steerkit.catalog import Catalog
-from steerkit.errors import MOST_TOLD, Problem, RecipeError
+from steerkit.errors import MOST_TOLD, Problem, RecipeError, nearest
 from steerkit.plan import plan_recipe
 
 RECIPE = """\
@@ -50,6 +55,34 @@ def test_the_time_grows_with_the_number_of_mistakes(tmp_path: Path, place: str) 
     many, long = problems(tmp_path, place, 2000)
     assert len(many.problems) == 10 * len(few.problems) >= 2000
     assert long < 30 * max(short, 0.05)
+
+
+def test_a_name_is_compared_with_few_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def counting(word: str, names: Sequence[str], **options: Any) -> list[str]:
+        compared.append(len(names))
+        return difflib.get_close_matches(word, names, **options)
+
+    monkeypatch.setattr(errors, "difflib", SimpleNamespace(get_close_matches=counting))
+    known = [f"direction{number}" for number in range(5000)]
+    for written in ("direction49x99", "direction4999x", "dixection4999"):
+        told = nearest(written, known)
+        assert "'direction4999'" in told.partition("?")[0] and told.endswith(" and 4,900 more.")
+    assert max(compared) <= 40
+
+
+def test_of_very_many_columns_the_first_are_named(tmp_path: Path) -> None:
+    names = [f"column{number}" for number in range(20_000)]
+    (tmp_path / "wide.csv").write_text("\n".join((",".join(names), ",".join("x" * len(names)))), "utf-8")
+    (tmp_path / "many.yaml").write_text(
+        "model: {source: 'tiny-random:llama'}\ndata: {probe: {file: wide.csv}}\n"
+        "evaluate: [{degeneration: {data: probe, max_new_tokens: 8}}]\n",
+        "utf-8",
+    )
+    with pytest.raises(RecipeError, match=r"Set `field` to one of column0, column1, .* and 19,900 more\.") as caught:
+        plan_recipe(tmp_path / "many.yaml", (), Catalog.discover())
+    assert len(str(caught.value)) < 2000
 
 
 def test_twenty_thousand_unknown_keys(tmp_path: Path) -> None:

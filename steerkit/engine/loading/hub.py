@@ -67,8 +67,13 @@ def _advice_on_download(source: str, error: Exception, *, local: bool) -> str:
             f"{source} comes with Python code of its own and can't be loaded without running it. If you trust it, set "
             "trust_remote_code: true under model (in Python: trust_remote_code=True)."
         )
+    if local and "backend tokenizer" in said:
+        return (
+            f"{source} can't be loaded: it has files of a tokenizer, and lacks the one with its vocabulary "
+            "(tokenizer.json, tokenizer.model, or vocab.json beside merges.txt). Copy or download it anew."
+        )
     if local:
-        return f"{source} can't be loaded: {said}"
+        return f"{source} can't be loaded: {' '.join(said.split())}"
     names = _causes(error)
     if names & {"GatedRepoError"}:
         return f"{source} is gated. Agree to its terms on its page on the hub, then log in with `hf auth login`."

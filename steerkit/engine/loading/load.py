@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from steerkit.api.files import pipe_fault
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED
 from steerkit.checkpoints import folder_fault
@@ -93,7 +94,11 @@ def load(
     text = str(source)
     chosen = device_to_load_on(device)
     request = _Request(_dtype(dtype, chosen), chosen, revision, trust_remote_code, accept_terms)
-    loader = _loader(text)
+    try:
+        loader = _loader(text)
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, a home directory that isn't there
+        why = getattr(error, "strerror", None) or str(error)
+        raise ModelError(f"{text[:60]!r} can't be a model's path ({why}). Write another one.") from None
     if revision is not None and loader is not _load_hub:
         raise ModelError(f"revision {revision!r} is of no use for {text!r}: only a hub repository has revisions.")
     try:
@@ -160,6 +165,8 @@ def _loader(source: str) -> Callable[[str, _Request], _Parts]:
     if source.startswith(TINY):
         return _load_tiny
     path = Path(source).expanduser()
+    if (fault := pipe_fault(path)) is not None:
+        raise ModelError(f"{fault}.")
     if path.is_dir():
         return _load_folder
     if path.suffix.lower() == ".gguf":

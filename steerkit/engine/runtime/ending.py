@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steerkit.api.monitor import FinishReason
 from steerkit.errors import DataError, ModelError
+from steerkit.types.examples import require_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,6 +134,8 @@ def stop_strings_of(model: PreTrainedModel, settings: Mapping[str, Any]) -> list
         return []
     if not isinstance(listed, (list, tuple)) or not all(isinstance(one, str) and one for one in listed):
         raise DataError(f"stop_strings is a text or a list of texts, none of them empty, not {asked!r}.")
+    for one in listed:
+        require_whole(one, "A stop string")
     return list(listed)
 
 

@@ -82,12 +82,19 @@ def generate_batch(
     elif stops:
         stop_criterion(stops, tokenizer, batch.input_ids.shape[1])  # which says where there is no tokenizer
     settings = _with_defaults(settings)
+    if beams:
+        chosen = {**settings, "return_dict_in_generate": True}
+        output = _generated(model, batch, max_new_tokens=max_new_tokens, pad_id=pad_id, settings=chosen)
+        # Of every token the beam that it was written in, and -1 behind the end of a row.
+        lengths = (output.beam_indices >= 0).sum(1).tolist()
+        rows = output.sequences[:, batch.input_ids.shape[1] :].tolist()
+        return [
+            _of_beams(row[:length], ends, max_new_tokens, bool(stops))
+            for row, length in zip(rows, lengths, strict=True)
+        ]
     tokens = write_tokens(model, batch, max_new_tokens=max_new_tokens, pad_id=pad_id, settings=settings)
     if ending is not None:
         return ending.found(tokens.shape[0])
-    if beams:
-        filled = settings.get("pad_token_id", pad_id) if stops or settings.get("stopping_criteria") else None
-        return [_of_beams(row, ends, max_new_tokens, filled, bool(stops)) for row in tokens.tolist()]
     return [until_end(row, ends, max_new_tokens) for row in tokens.tolist()]
 
 
@@ -114,15 +121,22 @@ def write_tokens(
     model: PreTrainedModel, batch: Batch, *, max_new_tokens: int, pad_id: int, settings: Mapping[str, Any]
 ) -> Tensor:
     """What ``generate`` writes behind a batch, ``[rows * num_return_sequences, new]``, ended rows filled up."""
+    output: Tensor = _generated(model, batch, max_new_tokens=max_new_tokens, pad_id=pad_id, settings=settings)
+    return output[:, batch.input_ids.shape[1] :]
+
+
+def _generated(
+    model: PreTrainedModel, batch: Batch, *, max_new_tokens: int, pad_id: int, settings: Mapping[str, Any]
+) -> Any:
+    """What ``generate`` gives."""
     generate: Any = model.generate
     with evaluating(model):
-        output: Tensor = generate(
+        return generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask.long(),
             max_new_tokens=max_new_tokens,
             **{"pad_token_id": pad_id, **settings},
         )
-    return output[:, batch.input_ids.shape[1] :]
 
 
 def end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[int]:
@@ -135,23 +149,10 @@ def end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[in
     return frozenset(listed) if isinstance(listed, (list, tuple)) else frozenset((int(listed),))
 
 
-def _of_beams(ids: list[int], ends: frozenset[int], max_new_tokens: int, filled: int | None, stops: bool) -> Written:
-    """What was written of a row that was chosen among beams.
-
-    Args:
-        ids: its tokens.
-        ends: end tokens.
-        max_new_tokens: most new tokens.
-        filled: what a row is filled up with that something else than an end token ended before others; None where
-            nothing does, and such a token at the end was written.
-        stops: whether a text may end it.
-    """
+def _of_beams(ids: list[int], ends: frozenset[int], max_new_tokens: int, stops: bool) -> Written:
+    """What was written of a row that was chosen among beams, of which not everything says why it ends."""
     found = until_end(ids, ends, max_new_tokens)
-    if found.reason == "end_token":
-        return found
-    while ids and ids[-1] == filled:
-        ids.pop()
-    return Written(ids, "length" if len(ids) >= max_new_tokens else "stop_string" if stops else "stopped")
+    return Written(found.ids, "stop_string") if stops and found.reason == "stopped" else found
 
 
 def require_new_tokens(max_new_tokens: object) -> None:

@@ -120,6 +120,13 @@ def test_a_damaged_tokenizer_is_not_taken_for_none(folder: Path) -> None:
         load(folder)
 
 
+def test_a_tokenizer_without_its_vocabulary_is_said_in_one_sentence(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"tiny-llama can't be loaded: it has files of a tokenizer, and lacks") as told:
+        load(folder)
+    assert "\n" not in str(told.value)
+
+
 def test_a_live_model_is_left_alone() -> None:
     model = tiny_model("llama").train()
     loaded = adopt(model)
@@ -246,12 +253,19 @@ def test_code_of_a_checkpoint_is_not_run_unless_told(folder: Path) -> None:
         ({"dtype": "int8"}, "Unknown dtype 'int8'"),
         ({"device": "gpu"}, "'gpu' is not a device"),
         ({"device": "cuda:77"}, "no device cuda:77"),
+        ({"device": "meta"}, "no device meta"),
+        ({"device": "mps"}, "mps has no float64"),
         ({"revision": "main"}, "only a hub repository has revisions"),
     ],
 )
 def test_settings_that_make_no_sense(saved: Path, setting: dict[str, str], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load(saved, **setting)  # type: ignore[arg-type]
+
+
+def test_what_no_path_can_be_is_said() -> None:
+    with pytest.raises(ModelError, match=r"can't be a model's path \(File name too long\)"):
+        load("a" * 5000)
 
 
 def test_a_misspelt_alias_is_not_looked_for_on_the_hub() -> None:

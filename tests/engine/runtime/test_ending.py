@@ -52,12 +52,16 @@ def test_stop_strings_need_no_tokenizer_and_are_found_by_those_of_a_config(llama
     assert ends(llama, ["abcdef"], 9, stop_strings="c", tokenizer=own) == ends(llama, ["abcdef"], 9, stop_strings="c")
 
 
-def test_real_tokens_that_fill_rows_up_are_kept(llama: LiveModel) -> None:
+@pytest.mark.parametrize("more", [{}, {"stop_strings": "never"}, {"num_beams": 2}])
+def test_real_tokens_that_fill_rows_up_are_kept(llama: LiveModel, more: dict[str, Any]) -> None:
     # Nothing but its length ends a row, so that no token of it is padding.
-    assert ends(llama, [[5, 0, 0]], 3, eos_token_id=None, pad_token_id=0) == [((5, 0, 0), "length")]
-    assert ends(llama, [[5, 0, 0]], 3, eos_token_id=None, pad_token_id=0, stop_strings="never") == [
-        ((5, 0, 0), "length")
-    ]
+    assert ends(llama, [[5, 0, 0]], 3, eos_token_id=None, pad_token_id=0, **more) == [((5, 0, 0), "length")]
+
+
+def test_what_fills_up_a_beam_that_a_text_ended_is_no_part_of_it(llama: LiveModel) -> None:
+    short, long = ends(llama, ["ab", "xyzxyz"], 6, stop_strings="b", num_beams=2, eos_token_id=None, pad_token_id=0)
+    assert short == (tuple(llama.chat.tokenizer.encode("ab", add_special_tokens=False)), "stop_string")
+    assert len(long[0]) == 6 and long[1] == "length"
 
 
 def test_criteria_of_ones_own_stop_rows(llama: LiveModel) -> None:
@@ -85,6 +89,8 @@ def test_stop_strings_that_cannot_be_found_are_refused(llama: LiveModel) -> None
     for wrong in ("", ["a", ""], 3, [3]):
         with pytest.raises(DataError, match="none of them empty"):
             llama.generate("x", stop_strings=wrong)
+    with pytest.raises(DataError, match="A stop string holds half of a surrogate pair"):
+        llama.generate("x", stop_strings=["a", "\ud83d"])
     bare = wrap(llama.model, self_test=False)
     with pytest.raises(ModelError, match="came without a tokenizer"):
         bare.complete(torch.tensor([[5, 6]]), max_new_tokens=2, stop_strings="a")
