@@ -6,10 +6,10 @@ import json
 import random
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol
 
 import yaml
 
@@ -17,16 +17,22 @@ from benchmarks.robustness.attempts import Tally, attempt, call, command
 from benchmarks.robustness.mutations import of_bytes, of_lines, of_value
 from benchmarks.robustness.whole import RECIPE, data_files, directions_file, model_folder, model_gguf, run_directory
 from steerkit.artifacts.directions import load_directions
-
-Fuzzer: TypeAlias = Callable[[int, int, Path], Tally]
-"""From a number of inputs, a seed and an empty folder to what became of them."""
+from steerkit.progress import SILENT, Progress
 
 
-def recipes(inputs: int, seed: int, folder: Path) -> Tally:
+class Fuzzer(Protocol):
+    """From a number of inputs, a seed and an empty folder to what became of them; tells how far it is."""
+
+    def __call__(self, inputs: int, seed: int, folder: Path, far: Progress = SILENT.progress) -> Tally:
+        """Try them."""
+        ...
+
+
+def recipes(inputs: int, seed: int, folder: Path, far: Progress = SILENT.progress) -> Tally:
     """Recipes, damaged as bytes, as lines and as values: ``steerkit check``."""
     tally, draw = Tally("recipes", seed), random.Random(seed)
     whole = yaml.safe_load(RECIPE)
-    for number in range(inputs):
+    for number in _each(inputs, far):
         place = _fresh(folder, number)
         how = draw.randrange(3)
         if how == 0:
@@ -41,11 +47,11 @@ def recipes(inputs: int, seed: int, folder: Path) -> Tally:
     return tally
 
 
-def data(inputs: int, seed: int, folder: Path) -> Tally:
+def data(inputs: int, seed: int, folder: Path, far: Progress = SILENT.progress) -> Tally:
     """Data files of every ending, damaged as bytes or as values: ``steerkit check`` of a recipe that names them."""
     tally, draw = Tally("data files", seed), random.Random(seed)
     whole = data_files(folder)
-    for number in range(inputs):
+    for number in _each(inputs, far):
         place = _fresh(folder, number)
         name, content = draw.choice(list(whole.items()))
         written = of_bytes(draw, content)
@@ -64,11 +70,11 @@ def data(inputs: int, seed: int, folder: Path) -> Tally:
     return tally
 
 
-def directions(inputs: int, seed: int, folder: Path) -> Tally:
+def directions(inputs: int, seed: int, folder: Path, far: Progress = SILENT.progress) -> Tally:
     """Files of directions, damaged as bytes, in their header or in what it says: ``check``, and ``load_directions``."""
     tally, draw = Tally("directions files", seed), random.Random(seed)
     whole = directions_file(folder)
-    for number in range(inputs):
+    for number in _each(inputs, far):
         place = _fresh(folder, number)
         file = place / "d.safetensors"
         file.write_bytes(of_bytes(draw, whole) if draw.random() < 0.4 else _other_header(draw, whole))
@@ -104,14 +110,14 @@ def _other_header(draw: random.Random, whole: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + whole[8 + length :]
 
 
-def models(inputs: int, seed: int, folder: Path) -> Tally:
+def models(inputs: int, seed: int, folder: Path, far: Progress = SILENT.progress) -> Tally:
     """Model folders with a damaged file, and damaged GGUF files: ``steerkit check``, and a load with one completion."""
     from steerkit.session import load_model
 
     tally, draw = Tally("model folders and GGUF files", seed), random.Random(seed)
     whole, gguf = model_folder(folder), model_gguf(folder)
     names = sorted(path.name for path in whole.iterdir())
-    for number in range(inputs):
+    for number in _each(inputs, far):
         place = _fresh(folder, number)
         source = place / "model"
         if draw.random() < 0.25:
@@ -151,12 +157,12 @@ def _damage(draw: random.Random, file: Path) -> None:
         file.write_bytes(of_bytes(draw, file.read_bytes()))
 
 
-def runs(inputs: int, seed: int, folder: Path) -> Tally:
+def runs(inputs: int, seed: int, folder: Path, far: Progress = SILENT.progress) -> Tally:
     """Run directories with a damaged file: ``steerkit report``."""
     tally, draw = Tally("run directories", seed), random.Random(seed)
     whole = run_directory(folder)
     names = sorted(path.name for path in whole.iterdir() if path.is_file() and path.name != "report.html")
-    for number in range(inputs):
+    for number in _each(inputs, far):
         place = _fresh(folder, number)
         run = place / "run"
         shutil.copytree(whole, run)
@@ -178,6 +184,13 @@ KINDS: Final[Mapping[str, Fuzzer]] = {
     "models": models,
     "runs": runs,
 }
+
+
+def _each(inputs: int, far: Progress) -> Iterator[int]:
+    for number in range(inputs):
+        far(number, inputs)
+        yield number
+    far(inputs, inputs)
 
 
 def _fresh(folder: Path, number: int) -> Path:

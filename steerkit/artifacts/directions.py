@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from steerkit.api.direction import Direction
+from steerkit.api.showing import a_kind
 from steerkit.artifacts.files import write_whole
 from steerkit.catalog import Catalog, implementation, installed
 from steerkit.errors import ArtifactError, DirectionError
@@ -33,7 +34,7 @@ def save_directions(
 
     Args:
         path: the file; an older one is replaced.
-        directions: one, or several with names that differ.
+        directions: one, or several with names that differ; in a mapping each goes by its key.
         format: name of a format plugin.
         catalog: plugins; discovered if not given.
 
@@ -156,7 +157,7 @@ def _format(name: str, catalog: Catalog | None) -> Format:
 
 def _path(path: object) -> Path:
     if not isinstance(path, (str, Path)):
-        raise ArtifactError(f"A file of directions is named by its path, not by a {type(path).__name__}.")
+        raise ArtifactError(f"A file of directions is named by its path, not by {a_kind(path)}.")
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
@@ -165,9 +166,11 @@ def _path(path: object) -> Path:
 
 
 def _listed(directions: object) -> list[Direction]:
-    """Directions as a list, of one where one is given."""
+    """Directions as a list, of one where one is given; by name where they are a mapping."""
     given = list(directions.values()) if isinstance(directions, Mapping) else directions
     given = [given] if isinstance(given, Direction) else given
     if not isinstance(given, Sequence) or not all(isinstance(one, Direction) for one in given):
-        raise ArtifactError(f"Directions to save are a list of steerkit.Direction, not a {type(directions).__name__}.")
+        raise ArtifactError(f"Directions to save are a list of steerkit.Direction, not {a_kind(directions)}.")
+    if isinstance(directions, Mapping):
+        return [one if one.name == name else one.replace(name=name) for name, one in directions.items()]
     return list(given)

@@ -76,6 +76,10 @@ class Site:
         head = "" if self.head == -1 else f"[{self.head}]"
         return EMBED if self.stream == EMBED else f"blocks.{self.layer}.{self.stream}{head}"
 
+    # Keys of many a mapping that people print, in the text that they write.
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({str(self)!r})"
+
 
 @dataclass(frozen=True)
 class SitePattern:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.robustness import attempts
+from benchmarks.robustness.__main__ import SECONDS, expected
 from benchmarks.robustness.attempts import Tally, attempt, call, command
 from benchmarks.robustness.kinds import KINDS
 from benchmarks.robustness.whole import RECIPE
@@ -23,8 +24,9 @@ MANY = {"recipes": 600, "data": 600, "directions": 600, "models": 150, "runs": 6
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_damaged_inputs(tmp_path: Path, kind: str) -> None:
-    tally = KINDS[kind](FEW[kind], 1, tmp_path)
-    assert tally.faults == []
+    far: list[tuple[int, int]] = []
+    tally = KINDS[kind](FEW[kind], 1, tmp_path, lambda done, of: far.append((done, of)))
+    assert tally.faults == [] and far == [(done, FEW[kind]) for done in range(FEW[kind] + 1)]
     assert tally.inputs == FEW[kind] and tally.refused > 0
 
 
@@ -73,6 +75,11 @@ def test_whatever_is_looked_for_is_found(tmp_path: Path, monkeypatch: pytest.Mon
         assert what in tally.faults[-1]
     attempt(tally, "input", lambda: call(refuses), tmp_path)
     assert len(tally.faults) == len(broken) and tally.refused == 1
+
+
+def test_how_long_it_takes_is_told_by_the_figures_that_are_kept() -> None:
+    kept = {"recipes": {"seconds": 50.0, "inputs": 200}}
+    assert expected({"recipes": 20, "data": 10}, kept) == 20 * 0.25 + 10 * SECONDS
 
 
 def test_the_figures_that_are_kept_are_of_every_kind_and_have_no_fault() -> None:
