@@ -51,7 +51,7 @@ def save_directions(
     if isinstance(directions, (str, Path)) and not isinstance(path, (str, Path)):
         raise ArtifactError(f"The file comes first: save_directions({str(directions)!r}, [direction]).")
     path, directions = _path(path), _listed(directions)
-    if path.is_dir():  # also what an empty text comes to
+    if os.path.isdir(path):  # also what an empty text comes to
         raise ArtifactError(f"{path} is a folder. Name the file that directions are written to.")
     names = [direction.name for direction in directions]
     repeated = sorted({name for name in names if names.count(name) > 1})
