@@ -161,6 +161,9 @@ class SitePattern:
             return layer == min(int(low * n_layers + 1e-9), n_layers - 1)
         return low <= layer / n_layers < high or (high == 1 and layer == n_layers - 1)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({str(self)!r})"
+
     def __str__(self) -> str:
         head = "" if self.head == -1 else f"[{self.head}]"
         which = "*"
