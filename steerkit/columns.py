@@ -80,6 +80,17 @@ def fit(room: int, columns: Sequence[Sequence[str]]) -> list[int] | None:
     return None
 
 
+def console(*, aside: bool = False) -> Console:
+    """A console that prints texts as they are: a name may hold ``[brackets]`` and ``tiny-random:llama`` a colon's word.
+
+    Args:
+        aside: on standard error, for the person at the terminal.
+    """
+    from rich.console import Console
+
+    return Console(stderr=aside, highlight=False, markup=False, emoji=False)
+
+
 def print_table(
     console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], right: Iterable[int] = ()
 ) -> None:
@@ -125,7 +136,9 @@ def table_text(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, width:
     """
     from rich.console import Console
 
-    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False, force_jupyter=False)
+    console = Console(
+        file=StringIO(), width=width, color_system=None, force_terminal=False, force_jupyter=False, emoji=False
+    )
     with console.capture() as written:
         print_table(console, "", columns, rows, right)
     return written.get().rstrip("\n")

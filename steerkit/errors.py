@@ -166,14 +166,14 @@ def _likely(name: str, names: Sequence[str]) -> Sequence[str]:
     return sorted({*beside(name, names), *(one[::-1] for one in backwards)})
 
 
-def counted(number: float, noun: str, plural: str | None = None, form: str = "") -> str:
-    """A number with its noun: ``1 token``, ``29 tokens``, ``1 entry``. All messages with counts say them by this.
+def counted(number: float, noun: str, plural: str | None = None, form: str = ",") -> str:
+    """A number with its noun: ``1 token``, ``1,200 tokens``, ``1 entry``. All messages with counts say them by this.
 
     Args:
         number: how many.
         noun: of one.
         plural: of several; None for the noun and an s.
-        form: how the number is written, as in ``","``.
+        form: how the number is written; its thousands apart, if not told otherwise.
     """
     return f"{number:{form}} {noun if number == 1 else plural or f'{noun}s'}"
 

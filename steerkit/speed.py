@@ -111,13 +111,18 @@ def known_speed(model: str, device: str = "auto", dtype: str = "auto") -> Speed 
 
 
 def in_words(seconds: float) -> str:
-    """About how long that is."""
+    """About how long that is: for what is estimated. What was measured is told to the second, by the report."""
     minutes = round(seconds / 60)
     if seconds < 50:
         return f"about {max(round(seconds), 1)} s"
     if minutes < 90:
-        return f"about {max(minutes, 1)} minute{'s' * (minutes > 1)}"
+        return f"about {counted(max(minutes, 1), 'minute')}"
     return f"about {seconds / 3600:.1f} hours"
+
+
+def left_in_words(seconds: float) -> str:
+    """How much of an estimated time is left."""
+    return f"{in_words(seconds)} left" if seconds > 0 else "longer than estimated"
 
 
 @dataclass(eq=False)

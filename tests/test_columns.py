@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from steerkit.columns import fit, pieces, print_table, share, table_text, wrap
+import steerkit
+from steerkit.columns import console, fit, pieces, print_table, share, table_text, wrap
 
 COLUMNS = ("site", "width", "read and written at")
 ROWS = [
@@ -105,6 +108,20 @@ def test_brackets_are_no_mark_up_and_a_style_is_kept() -> None:
     assert "[red]x[/red]" in file.getvalue() and "[bold]t[/bold]" in file.getvalue()
     assert "\x1b[31mFAILED" in file.getvalue()
     assert printed(60) == []
+
+
+def test_a_console_prints_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    for aside in (False, True):
+        console(aside=aside).print("tiny-random:llama: [red]5 of 7[/red] :warning:")
+    said = capsys.readouterr()
+    assert said.out == said.err == "tiny-random:llama: [red]5 of 7[/red] :warning:\n"
+
+
+def test_every_command_prints_by_that_console() -> None:
+    package = Path(steerkit.__file__).parent
+    texts = {path.relative_to(package).as_posix(): path.read_text("utf-8") for path in package.rglob("*.py")}
+    makes = {name for name, text in texts.items() if re.search(r"[ =(]Console\(", text)}
+    assert makes == {"columns.py", "progress.py"}
 
 
 def test_as_text_a_table_has_no_colour_no_blanks_behind_it_and_counts_wide_signs_as_what_they_take() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import StringIO
@@ -168,6 +169,30 @@ def test_check_and_run_say_it(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     assert (first / "results.json").read_bytes() == (second / "results.json").read_bytes()
     again = run_recipe(recipe, out=tmp_path / "second")
     assert set(json.loads((again / "timings.json").read_text())) == {"seconds"}, "everything was kept"
+
+
+def test_a_profile_takes_its_own_time(recipe: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(
+        RECIPE + 'profiles:\n  short: {model: {device: cpu}}\n  other: {model: {source: "tiny-random:gemma"}}\n'
+        "  half: {model: {dtype: bfloat16}}\n"
+    )
+
+    def check(*more: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["check", str(recipe), *more])
+        return capsys.readouterr().out
+
+    keep(replace(SPEED, load_seconds=598.0))
+    rows = " ".join(check().partition("profiles, at most")[2].split())
+    assert re.search(r"generated tokens time .*short [\d ,]+ about 10 minutes", rows)
+    assert re.search(r"other [\d ,]+ not known: `steerkit bench tiny-random:gemma --quick`", rows)
+    assert "not known: `steerkit bench tiny-random:llama --quick --dtype bfloat16`" in rows
+    told = json.loads(check("--json"))["profiles"]
+    assert told["short"]["time"]["seconds"] > 598 and told["other"]["time"] is None
+    for path in (cache / FOLDER).iterdir():
+        path.unlink()
+    rows = " ".join(check().partition("profiles, at most")[2].split())
+    assert re.search(r"short [\d ,]+ not known: `steerkit bench tiny-random:llama --quick --device cpu`", rows)
 
 
 def test_a_model_is_measured() -> None:

@@ -33,6 +33,7 @@ from steerkit.catalog import Catalog
 from steerkit.errors import SteerkitError
 from steerkit.plan import Plan, plan_recipe
 from steerkit.progress import SILENT, Observer, Stage, shown
+from steerkit.speed import in_words
 
 if TYPE_CHECKING:
     from steerkit.progress import Progress
@@ -148,9 +149,9 @@ def expected(plan: Plan, asked: argparse.Namespace) -> str:
     """What will be done, and how long that takes."""
     n = n_completions(limited(plan, asked.limit))
     search = 0 if asked.directions else SEARCH_S
-    minutes = (search + n * asked.new_tokens * TOKEN_S) / 60
+    seconds = search + n * asked.new_tokens * TOKEN_S
     what = f"{n} completions of {asked.new_tokens} tokens" + ("" if asked.directions else ", and a search")
-    return f"{what}: about {max(1, round(minutes))} minutes on two free cores, less what is kept in {asked.store}"
+    return f"{what}: {in_words(seconds)} on two free cores, less what is kept in {asked.store}"
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -31,6 +31,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 RECORD, TABLE = RESULTS / "peers-cpu.json", RESULTS / "peers-cpu.md"
 PLAIN_IMPORTS = "import torch; from transformers import AutoModelForCausalLM, AutoTokenizer"
 TIME_LIMIT = 1800
+SECONDS, QUICK_SECONDS = 180.0, 45.0
+"""That a library takes on two cores once its environment is there, at the sizes of the kept figures and at a look."""
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
 
 
@@ -147,7 +149,8 @@ def main() -> None:
     sizes = {"repeats": asked.repeats, "starts": asked.starts, "tokens": asked.tokens, "threads": 1}
     peers: dict[str, Any] = json.loads(RECORD.read_text())["peers"] if RECORD.exists() else {}
     chosen, far = [peer for peer in PEERS if peer.driver in asked.only], Far("peers")
-    far.say("some minutes for each library, and for the first time the downloads of its environment")
+    far.expect(len(chosen) * (QUICK_SECONDS if asked.quick else SECONDS))
+    far.say("for the first time the downloads of each library's environment come to that")
     for number, peer in enumerate(chosen):
         far(number, len(chosen))
         print(f"{peer.title} ...", flush=True)

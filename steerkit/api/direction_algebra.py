@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.api.direction_origin import combination_of, made_of, name_of_multiple, name_of_sum, shortened
 from steerkit.api.showing import a_kind
-from steerkit.errors import DirectionError
+from steerkit.errors import DirectionError, counted
 from steerkit.types import HEAD_OUT, Site
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def summed(first: Direction, second: object, sign: int = 1) -> Direction:
         theirs = _matching(first, other, site, other.by_site[site])
         if len(mine) != len(theirs):
             raise DirectionError(
-                f"Direction {first.name!r} has {_vectors(len(mine))} at {site} and {other.name!r} has {len(theirs)}, "
-                f"and they are added vector by vector. {_ONE_BY_ONE}"
+                f"Direction {first.name!r} has {counted(len(mine), 'vector')} at {site} and {other.name!r} has "
+                f"{len(theirs)}, and they are added vector by vector. {_ONE_BY_ONE}"
             )
         vectors[site] = _wide(mine) + sign * _wide(theirs)
     means = {
@@ -176,8 +176,8 @@ def norm(direction: Direction) -> float:
     found = norms(direction)[direction.site]
     if len(found) != 1:
         raise DirectionError(
-            f"Direction {direction.name!r} has {_vectors(len(found))} at {direction.site}, each with a norm of its "
-            "own: direction.norms has them."
+            f"Direction {direction.name!r} has {counted(len(found), 'vector')} at {direction.site}, each with a norm "
+            "of its own: direction.norms has them."
         )
     return found[0]
 
@@ -326,13 +326,9 @@ def _cosine(first: Direction, second: Direction, site: Site) -> float:
     for one, value in ((first, mine), (second, theirs)):
         if len(value) != 1:
             raise DirectionError(
-                f"Direction {one.name!r} has {_vectors(len(value))} at {site}, and a cosine is of one with one. "
-                f"{_ONE_BY_ONE}"
+                f"Direction {one.name!r} has {counted(len(value), 'vector')} at {site}, and a cosine is of one with "
+                f"one. {_ONE_BY_ONE}"
             )
         _require_length(one, site, value.double().norm(dim=1))
     a, b = mine[0].detach().double(), theirs[0].detach().double()
     return max(-1.0, min(1.0, float((a @ b) / (a.norm() * b.norm()))))
-
-
-def _vectors(count: int) -> str:
-    return f"{count} vector{'' if count == 1 else 's'}"

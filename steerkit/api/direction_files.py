@@ -39,10 +39,10 @@ def load(path: str | Path, name: str | None = None) -> Direction:
     from steerkit.api.direction_bytes import directions_from_bytes
 
     where = _path(path, "Direction.load(path, name)")
-    if not where.is_file():
+    if not os.path.isfile(where):  # False of what no path can be
         if isinstance(name, str) and name.endswith(SUFFIX):
             raise ArtifactError(f"Direction.load takes the file first: Direction.load({name!r}, {str(path)!r}).")
-        problem = "is no file that can be read" if where.exists() else "isn't there"
+        problem = "is no file that can be read" if os.path.exists(where) else "isn't there"
         raise ArtifactError(f"{where} {problem}. Check the path.")
     try:
         data = where.read_bytes()

@@ -55,7 +55,8 @@ def _tensor(numbers: Any, what: str) -> Tensor:
     except (ValueError, TypeError, RuntimeError):
         raise DirectionError(f"{what} is made of numbers in rows of one length, and these are not.") from None
     if array.dtype.kind not in "fiu":
-        held = "complex numbers" if array.dtype.kind == "c" else f"{type(numbers).__name__} of {array.dtype}"
+        kinds = {"c": "complex numbers", "U": "texts", "O": type(numbers).__name__}
+        held = kinds.get(array.dtype.kind, f"{type(numbers).__name__} of {array.dtype}")
         raise DirectionError(f"{what} is made of real numbers, as a list, an array or a tensor, not of {held}.")
     with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
         return torch.from_numpy(np.array(array, dtype=np.float32))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steerkit.api.direction_origin import COMBINATION, MADE, name_of_multiple, shortened
-from steerkit.api.showing import FEW, between, card, counted, line, listed, number, plot_by_layer
+from steerkit.api.showing import FEW, between, card, line, listed, number, plot_by_layer
+from steerkit.errors import agreeing, counted
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -52,7 +53,7 @@ def _norms(direction: Direction) -> dict[Site, tuple[float, ...]]:
 
 def _norms_in_words(direction: Direction) -> str:
     norms = [norm for of_site in _norms(direction).values() for norm in of_site]
-    return f"norm{'s' if len(norms) > 1 else ''} {between(norms)}" if norms else "norm unknown"
+    return f"{agreeing(len(norms), 'norm', 'norms')} {between(norms)}" if norms else "norm unknown"
 
 
 def _numbers(values: object) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -27,10 +27,18 @@ def frame_of(columns: Mapping[str, Sequence[Any] | Any], instead: str) -> Any:
     return pandas.DataFrame(dict(columns))
 
 
-def frame_or_rows(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Rows as a ``pandas.DataFrame``; where pandas isn't installed, the rows as they are."""
+def frame_or_rows(rows: Sequence[Mapping[str, Any]], numbers: Collection[str] = ()) -> Any:
+    """Rows as a ``pandas.DataFrame``; where pandas isn't installed, the rows as they are.
+
+    Args:
+        rows: plain values by column.
+        numbers: columns of numbers, which are NaN in a frame where there is none: of a column without any number
+            pandas can't know that it is one.
+    """
     pandas = _pandas()
-    return list(rows) if pandas is None else pandas.DataFrame(list(rows))
+    if pandas is None:
+        return list(rows)
+    return pandas.DataFrame(list(rows)).astype({name: float for name in numbers if rows and name in rows[0]})
 
 
 def _pandas() -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerkit.api.showing import card, counted, line, number, ranges, table
+from steerkit.api.showing import card, line, number, ranges, table
+from steerkit.errors import counted
 from steerkit.types import HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE
 
 if TYPE_CHECKING:

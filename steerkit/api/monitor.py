@@ -115,6 +115,9 @@ class Readings:
     peak: float
     crossed: bool
 
+    def __repr__(self) -> str:
+        return brief(self)
+
     @classmethod
     def of(cls, monitor: Monitor, values: tuple[float, ...], places: tuple[int, ...], prompt_tokens: int) -> Readings:
         """The readings of a row, judged by their monitor."""
@@ -142,6 +145,9 @@ class Completion:
     token_ids: tuple[int, ...]
     readings: Mapping[str, Readings] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def crossed(self) -> bool:
@@ -173,6 +179,9 @@ class TokenEvent:
     readings: Mapping[str, Readings] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
     completion: Completion | None = None
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def crossed(self) -> bool:

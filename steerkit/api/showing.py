@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from steerkit.errors import counted as counted_in_words
+from steerkit.errors import counted
 
 if TYPE_CHECKING:
     from steerkit.types import Site
@@ -37,11 +37,6 @@ def between(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """A count with its noun: ``1 token``, ``3 tokens``."""
-    return counted_in_words(count, one, many or None, ",")
-
-
 def a_kind(value: object) -> str:
     """What kind of thing a value is: ``a list``, ``an int``."""
     name = type(value).__name__
@@ -61,8 +56,10 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def brief(value: Any) -> str:
-    """A dataclass in one line: tensors by their shape, long lists and mappings by their length."""
-    told = ((one.name, getattr(value, one.name)) for one in fields(value))
+    """A dataclass, or a model of pydantic's, in one line: tensors by their shape, long lists and mappings by their
+    length."""
+    names = [one.name for one in fields(value)] if is_dataclass(value) else list(type(value).model_fields)
+    told = ((name, getattr(value, name)) for name in names)
     return f"{type(value).__name__}({', '.join(f'{name}={_brief(item)}' for name, item in told)})"
 
 

@@ -6,6 +6,7 @@ them to be read. An unfinished run goes on with those that it has made or read, 
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Final
 
+from steerkit.artifacts.files import shown_path
 from steerkit.artifacts.rundir import DIGEST, STAGES
 from steerkit.artifacts.store import Store
 from steerkit.errors import ArtifactError
@@ -82,8 +84,10 @@ def clean_store(
     Raises:
         ArtifactError: where there is no such folder, or something in it can't be removed.
     """
-    if not folder.is_dir():
-        raise ArtifactError(f"There is no store in {folder}. Name one with --store, or the folder of runs with --out.")
+    if not os.path.isdir(folder):  # False of what no path can be
+        raise ArtifactError(
+            f"There is no store in {shown_path(folder)}. Name one with --store, or the folder of runs with --out."
+        )
     outputs = tuple(sorted(_outputs(folder), key=lambda one: (one.used, one.path.name)))
     unfinished = tuple(path for path in dict.fromkeys(runs) for path in _unfinished(path))
     since = min(map(_began, unfinished), default=float("inf"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from steerkit.api.direction import Direction
 from steerkit.api.files import pipe_fault
+from steerkit.api.showing import a_kind
 from steerkit.artifacts.files import write_whole
 from steerkit.catalog import Catalog, implementation, installed
 from steerkit.errors import ArtifactError, DirectionError
@@ -34,7 +35,7 @@ def save_directions(
 
     Args:
         path: the file; an older one is replaced.
-        directions: one, or several with names that differ.
+        directions: one, or several with names that differ; in a mapping each goes by its key.
         format: name of a format plugin.
         catalog: plugins; discovered if not given.
 
@@ -51,7 +52,7 @@ def save_directions(
     if isinstance(directions, (str, Path)) and not isinstance(path, (str, Path)):
         raise ArtifactError(f"The file comes first: save_directions({str(directions)!r}, [direction]).")
     path, directions = _path(path), _listed(directions)
-    if path.is_dir():  # also what an empty text comes to
+    if os.path.isdir(path):  # also what an empty text comes to
         raise ArtifactError(f"{path} is a folder. Name the file that directions are written to.")
     names = [direction.name for direction in directions]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -161,7 +162,7 @@ def _format(name: str, catalog: Catalog | None) -> Format:
 
 def _path(path: object) -> Path:
     if not isinstance(path, (str, Path)):
-        raise ArtifactError(f"A file of directions is named by its path, not by a {type(path).__name__}.")
+        raise ArtifactError(f"A file of directions is named by its path, not by {a_kind(path)}.")
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
@@ -170,9 +171,11 @@ def _path(path: object) -> Path:
 
 
 def _listed(directions: object) -> list[Direction]:
-    """Directions as a list, of one where one is given."""
+    """Directions as a list, of one where one is given; by name where they are a mapping."""
     given = list(directions.values()) if isinstance(directions, Mapping) else directions
     given = [given] if isinstance(given, Direction) else given
     if not isinstance(given, Sequence) or not all(isinstance(one, Direction) for one in given):
-        raise ArtifactError(f"Directions to save are a list of steerkit.Direction, not a {type(directions).__name__}.")
+        raise ArtifactError(f"Directions to save are a list of steerkit.Direction, not {a_kind(directions)}.")
+    if isinstance(directions, Mapping):
+        return [one if one.name == name else one.replace(name=name) for name, one in directions.items()]
     return list(given)

@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from steerkit.api.showing import brief
+
 
 def _finite_or_none(value: object) -> object:
     """An infinity or NaN that slipped into a file was not measured, whatever wrote it."""
@@ -25,6 +27,11 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
     _rare: ClassVar[tuple[str, ...]] = ()
+
+    def __repr__(self) -> str:
+        return brief(self)
+
+    __str__ = __repr__
 
     @model_serializer(mode="wrap")
     def _only_what_is_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -8,11 +8,14 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from steerkit.api.files import HALVES, held, write_whole
 from steerkit.errors import ArtifactError
 
-__all__ = ["discard", "remove_halves", "require_file", "require_folder", "write_whole"]
+__all__ = ["discard", "remove_halves", "require_file", "require_folder", "shown_path", "write_whole"]
+
+LONGEST_SHOWN: Final = 160
 
 
 def remove_halves(folder: Path, pattern: str = HALVES, *, deep: bool = True) -> int:
@@ -55,9 +58,10 @@ def require_file(path: str | Path, what: str, instead: str) -> None:
     Raises:
         ArtifactError: where it can't be, or where the path is that of a folder, as an empty text is.
     """
-    if not str(path).strip() or Path(path).is_dir():
+    if not str(path).strip() or os.path.isdir(path):
         named = f"{path} is a folder" if str(path).strip() else "an empty text names no file"
         raise ArtifactError(f"Can't write {what}: {named}. {instead}")
+    _require_path(Path(path), what, instead)
     require_folder(Path(path).parent, what, instead)
 
 
@@ -74,6 +78,7 @@ def require_folder(folder: Path, what: str, instead: str) -> None:
     Raises:
         ArtifactError: where it can't.
     """
+    _require_path(folder, what, instead)
     # What isn't there is made in the nearest folder above that is.
     there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     if not there.is_dir():
@@ -83,3 +88,20 @@ def require_folder(folder: Path, what: str, instead: str) -> None:
             pass
     except OSError as error:
         raise ArtifactError(f"Can't write {what} in {folder}: {error.strerror}. {instead}") from None
+
+
+def _require_path(path: Path, what: str, instead: str) -> None:
+    """Find out whether anything can have this path: its names may be too long, or lead in circles."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # which is no matter of the path
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ArtifactError(f"Can't write {what} to {shown_path(path)}: {why}. {instead}") from None
+
+
+def shown_path(path: str | Path) -> str:
+    """A path for a message, which none makes longer than a line or two."""
+    text = str(path)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"

@@ -3,6 +3,7 @@ whether it is finished."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from steerkit.artifacts.direction_entries import DirectionEntry, SeparationEntry
 from steerkit.artifacts.entry import Entry, Number
+from steerkit.artifacts.files import shown_path
 from steerkit.artifacts.magnitudes import require_measurable
 from steerkit.artifacts.provenance import Provenance
 from steerkit.artifacts.results import (
@@ -107,8 +109,10 @@ def load_run(path: Path | str) -> Run:
             version of steerkit wrote it.
     """
     root = Path(path)
-    if not root.is_dir():
-        raise ArtifactError(f"{root} is not a directory. Give the run directory that `steerkit run` printed.")
+    if not os.path.isdir(root):  # False of what no path can be
+        raise ArtifactError(
+            f"{shown_path(root)} is not a directory. Give the run directory that `steerkit run` printed."
+        )
     results_path = root / "results.json"
     if not results_path.is_file():
         for table in unchosen(root):

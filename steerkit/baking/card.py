@@ -118,7 +118,7 @@ def _changed(asked: Asked, change: Change, told: Explanation) -> Iterator[str]:
             f"{counted(len(change.zeros), 'other')} that this declares {agreeing(len(change.zeros))} zero."
         )
     number = len(change.parameters)
-    differ = f"{sentence_case(count(number, 'parameter'))} differ{'s' if number == 1 else ''}"
+    differ = f"{sentence_case(count(number, 'parameter'))} {agreeing(number, 'differs', 'differ')}"
     yield f"{differ} from the original's. {_kinds(change)}Every other one is as it was."
 
 

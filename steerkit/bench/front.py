@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerkit.bench.measure import MeasurementError
+from steerkit.columns import console
+from steerkit.speed import in_words, left_in_words
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -89,25 +92,23 @@ def measure(models: Sequence[str], asked: Asked, keep: Callable[[Study], Path | 
     Raises:
         SteerkitError: as ``run_study``. Studies that were finished before are kept.
     """
-    from rich.console import Console
-
     from steerkit.bench.records import write
     from steerkit.bench.study import run_study
     from steerkit.bench.table import print_study
 
-    console = Console(highlight=False)
+    out = console()
     settings = [asked.settings(model) for model in models]
     found: list[Study] = []
     for one in settings:
-        with _Shown() as shown:
-            study = run_study(one, shown.say)
+        with _Shown(one) as shown:
+            study = run_study(one, shown.say, shown.expect)
         found.append(study)
         path = keep(study)
         together = [earlier for earlier in found if path is not None and keep(earlier) == path]
         files = write(together, path) if path is not None else ()
-        print_study(study, console)
+        print_study(study, out)
         for file in files[:2]:
-            console.print(str(file), soft_wrap=True)
+            out.print(str(file), soft_wrap=True)
     return found
 
 
@@ -126,27 +127,20 @@ def _sizes(text: str | None) -> tuple[int, ...]:
 
 
 class _Shown:
-    """A bar on standard error, for the person at the terminal."""
+    """A bar on standard error, for the person at the terminal, with how much of the whole study is left."""
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+    def __init__(self, settings: Settings) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-        self._last = ""
+        self._settings, self._last = settings, ""
+        self._ends: float | None = None
         self._bar: Progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=20),
             # Redrawn when something is said, never by a thread of its own, whose CPU time would count.
-            MofNCompleteColumn(), TimeRemainingColumn(),
-            console=Console(stderr=True), transient=True, auto_refresh=False,
+            MofNCompleteColumn(), TextColumn("{task.fields[left]}", markup=False),
+            console=console(aside=True), transient=True, auto_refresh=False,
         )  # fmt: skip
-        self._task: TaskID = self._bar.add_task("beginning", total=None)
+        self._task: TaskID = self._bar.add_task("beginning", total=None, left="")
 
     def __enter__(self) -> _Shown:
         self._bar.start()
@@ -155,10 +149,19 @@ class _Shown:
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
+    def expect(self, seconds: float) -> None:
+        """Say how long all will take."""
+        self._ends = time.monotonic() + seconds
+        more = ", and what compiling takes" if self._settings.compiled else ""
+        told = f"{self._settings.model}: {in_words(seconds)} in all{more}"
+        self._bar.console.print(told)
+
     def say(self, what: str, done: int, of: int) -> None:
         """Show what is done. Away from a terminal, a line when something else begins."""
-        self._bar.update(self._task, description=what, completed=done, total=of or None)
+        left = "" if self._ends is None else left_in_words(self._ends - time.monotonic())
+        self._bar.update(self._task, description=what, completed=done, total=of or None, left=left)
         self._bar.refresh()
         if what != self._last and not self._bar.console.is_terminal:
-            self._bar.console.print(what, highlight=False, markup=False)
+            told = f"{what} ({left})" if left else what
+            self._bar.console.print(told)
         self._last = what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from steerkit.bench.checks import Checked, ask, check
 from steerkit.bench.coldstart import ColdStart, cold_start
 from steerkit.bench.compiled import Compiled, static_cache
 from steerkit.bench.conditions import CASES, MODES, Case, build, observe, steered
+from steerkit.bench.expected import cold_starts, expected_seconds, plain_call
 from steerkit.bench.machine import machine, pinned
 from steerkit.bench.measure import (
     REAL,
@@ -37,6 +39,9 @@ Key = tuple[str, str]
 
 Progress = Callable[[str, int, int], object]
 """Told what is being done, how much of it is, and of how much."""
+
+Expect = Callable[[float], object]
+"""Told about how many seconds all of it takes from now on."""
 
 ATTACHED_CASES: Final = ("add_all", "ablate_all", "rank8_ablate_all")
 
@@ -127,8 +132,17 @@ class Study:
         return "wall" if self.device.startswith("cuda") else "cpu"
 
 
-def run_study(settings: Settings, progress: Progress = lambda what, done, of: None) -> Study:
+def run_study(
+    settings: Settings,
+    progress: Progress = lambda what, done, of: None,
+    expect: Expect = lambda seconds: None,
+) -> Study:
     """Load, check, time. One pinned thread; the process's own settings are put back after.
+
+    Args:
+        settings: what is measured.
+        progress: told what is being done.
+        expect: told, once the model is loaded, about how long all takes; what is compiled takes longer.
 
     Raises:
         SteerkitError: where the model can't be loaded, a case is wrong, or a measurement fails.
@@ -137,8 +151,11 @@ def run_study(settings: Settings, progress: Progress = lambda what, done, of: No
         raise MeasurementError(f"At least one repeat is needed, not {settings.repeats}.")
     with pinned():
         progress("loading the model", 0, 0)
+        began = time.perf_counter()
         live = load_subject(settings.model, device=settings.device, dtype=settings.dtype)
-        return _Runner(live, settings, progress).run()
+        runner = _Runner(live, settings, progress)
+        expect(runner.expected(time.perf_counter() - began))
+        return runner.run()
 
 
 class _Runner:
@@ -149,18 +166,26 @@ class _Runner:
         self.clock: Clock = "wall" if live.device.type == "cuda" else "cpu"
         self.step_seconds: float | None = None
 
+    def places(self) -> list[tuple[Phase, int]]:
+        """Each phase at each of its batch sizes."""
+        batches = {"decode": self.settings.batches, "prefill": (self.settings.prefill[0],)}
+        return [(phase, batch) for phase in self.settings.phases for batch in batches[phase]]
+
+    def expected(self, loading: float) -> float:
+        """Seconds of all that follows."""
+        plain = {place: plain_call(self.workload(*place)) for place in self.places()}
+        apart = self.settings.memory and not self.device.startswith("cuda") and can_measure(self.device)
+        return expected_seconds(self.settings, plain, loading, processes=apart)
+
     def run(self) -> Study:
         settings = self.settings
         described = machine(self.device)
-        parts = []
-        for phase in settings.phases:
-            for batch in settings.batches if phase == "decode" else (settings.prefill[0],):
-                parts.append(self.part(phase, batch))
+        parts = [self.part(*place) for place in self.places()]
         attached = self.attach_times()
         memory = self.memory() if settings.memory and can_measure(self.device) else None
         start = None
         if settings.cold_start:
-            start = cold_start(self.live, max(5, settings.repeats // 2), self._said("cold start"))
+            start = cold_start(self.live, cold_starts(settings), self._said("cold start"))
         dtype = str(self.live.hf_model.dtype).removeprefix("torch.")
         return Study(settings, self.device, dtype, described, tuple(parts), attached, memory, start)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerkit.cli.paths import named
+from steerkit.columns import console
 from steerkit.errors import agreeing, counted
 from steerkit.progress import Silent
 
@@ -23,11 +24,9 @@ def bake_command(
     ],
 ) -> None:
     """Write a checkpoint with a condition folded into its weights, and compare it with the hooked model."""
-    from rich.console import Console
-
     from steerkit.baking import bake
 
-    with Console(stderr=True).status("reading the run") as status:
+    with console(aside=True).status("reading the run") as status:
         baked = bake(run, condition, out, observer=_Said(status))
     typer.echo(
         f"{baked.folder}: a checkpoint with {condition} in its weights ({counted(len(baked.changed), 'parameter')} "
@@ -47,6 +46,6 @@ class _Said(Silent):
 
     def step(self, what: str) -> None:
         """Show it. Names may hold brackets, which are no mark-up."""
-        from rich.markup import escape
+        from rich.text import Text
 
-        self.status.update(escape(what))
+        self.status.update(Text(what))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerkit.cli.paths import named
-from steerkit.columns import print_table
+from steerkit.columns import console, print_table
 from steerkit.progress import Silent
 
 if TYPE_CHECKING:
@@ -40,11 +40,9 @@ def capability_command(
     ] = None,
 ) -> None:
     """Evaluate capability tasks (lm-evaluation-harness) on conditions of a run, beside the baseline."""
-    from rich.console import Console
-
     from steerkit.capability import capability_of_run
 
-    with Console(stderr=True).status("reading the run") as status:
+    with console(aside=True).status("reading the run") as status:
         found = capability_of_run(
             run,
             condition,
@@ -56,10 +54,9 @@ def capability_command(
             file=json_file,
             observer=_Said(status),
         )
-    console = Console()
-    columns = ("task", "metric", "condition", "n", "score", "against baseline")
-    print_table(console, "", columns, _rows(found))
-    console.print("± standard error; of a difference, that of the differences by example", markup=False)
+    plain, head = console(), ("task", "metric", "condition", "n", "score", "against baseline")
+    print_table(plain, "", head, _rows(found))
+    plain.print("± standard error; of a difference, that of the differences by example")
     typer.echo(str(found.file))
 
 
@@ -104,6 +101,6 @@ class _Said(Silent):
 
     def step(self, what: str) -> None:
         """Show it. Names may hold brackets, which are no mark-up."""
-        from rich.markup import escape
+        from rich.text import Text
 
-        self.status.update(escape(what))
+        self.status.update(Text(what))

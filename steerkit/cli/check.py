@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from steerkit import columns
 from steerkit.columns import print_table as _table
 from steerkit.errors import counted
 
@@ -58,7 +60,7 @@ def check_command(
     previews, stand_ins = _explain(plan) if explain else ([], [])
     if as_json:
         told = {"explain": [one.to_json() for one in previews], "stand_ins": stand_ins} if explain else {}
-        costs = {name: one.to_json()["cost"] for name, one in profiles.items()}
+        costs = {name: {**one.to_json()["cost"], "time": estimate(one)} for name, one in profiles.items()}
         told |= {"profiles": costs} if costs else {}
         told |= {"notes": [*plan.notes, *unfit, *_here(plan)]}
         told["time"] = estimate(plan)
@@ -81,12 +83,11 @@ def _explain(plan: Plan) -> tuple[list[Preview], list[str]]:
 
 def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> None:
     """Print a table for each kind of condition."""
-    from rich.console import Console
     from rich.text import Text
 
     from steerkit.engine.lowering.explain import HEADER
 
-    console = Console(highlight=False)
+    console = columns.console()
     if stand_ins:
         console.print(
             f"Nothing was estimated: random unit vectors stand for {', '.join(stand_ins)}.",
@@ -104,7 +105,7 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
             console.print(line, markup=False)
         if one.together > 1:
             console.print(
-                f"That is for one condition by itself, for the {counted(one.expected_tokens, 'token', form=',')} that "
+                f"That is for one condition by itself, for the {counted(one.expected_tokens, 'token')} that "
                 f"it sees. The run "
                 f"lays up to {one.together} side by side as rows of a batch, the condition and its controls, and where "
                 "they share one they are hooked.",
@@ -112,17 +113,16 @@ def print_previews(previews: Sequence[Preview], stand_ins: Sequence[str]) -> Non
             )
         else:
             console.print(
-                f"That is for the {counted(one.expected_tokens, 'token', form=',')} that the condition sees.",
+                f"That is for the {counted(one.expected_tokens, 'token')} that the condition sees.",
                 markup=False,
             )
 
 
 def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None, unfit: Sequence[str] = ()) -> None:
     """Print a plan as tables, and beside its cost that of its profiles; ``unfit``: what to say of others."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = columns.console()
     recipe = plan.recipe
     # Text, here and in tables, since [coefficient=4] would be read as markup.
     console.print(Text.assemble((recipe.name, "bold"), f" is valid. {recipe.description}".rstrip()))
@@ -157,8 +157,8 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None, unfit: Se
     _table(
         console,
         "profiles, at most",
-        ("--profile", "forward passes", "prompt tokens", "generated tokens"),
-        [[name, *_totals(one)] for name, one in (profiles or {}).items()],
+        ("--profile", "forward passes", "prompt tokens", "generated tokens", "time"),
+        [[name, *_totals(one), _time_of_profile(one, plan)] for name, one in (profiles or {}).items()],
     )
     for note in (*plan.notes, *unfit, *_here(plan)):
         console.print(f"Note: {note}", markup=False)
@@ -290,12 +290,29 @@ def _time(plan: Plan) -> str:
 
     told = estimate(plan)
     if told is None:
-        return (
-            "not known, since this model was not measured on this machine: "
-            f"`steerkit bench {plan.loading.source} --quick` does it"
-        )
+        return f"not known, since this model was not measured on this machine: {_measures(plan)} does it"
     where = f"{told['device']}, {counted(told['threads'], 'thread')}"
     return f"{in_words(told['seconds'])} with nothing kept, by the speed measured here on {told['measured']} ({where})"
+
+
+def _measures(plan: Plan) -> str:
+    """The command that measures this model as this recipe loads it: a speed is of a device and a dtype."""
+    loading = plan.loading
+    words = ["steerkit", "bench", loading.source, "--quick"]
+    for option, value in (("--dtype", loading.dtype), ("--device", loading.device)):
+        words += [option, value] if value != "auto" else []
+    return f"`{shlex.join(words)}`"
+
+
+def _time_of_profile(plan: Plan, beside: Plan) -> str:
+    """The same in a few words; how to come to know where the recipe's own row doesn't say it."""
+    from steerkit.speed import in_words
+
+    told = estimate(plan)
+    if told is not None:
+        return in_words(told["seconds"])
+    said = estimate(beside) is None and _measures(beside) == _measures(plan)
+    return "not known" if said else f"not known: {_measures(plan)}"
 
 
 def estimate(plan: Plan) -> dict[str, Any] | None:

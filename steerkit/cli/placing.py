@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
+from steerkit.artifacts.files import shown_path
 from steerkit.errors import ArtifactError
+
+NO_ROOM: Final = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "The disk is full",
+    errno.EFBIG: "A file may not become as large as this one",
+}
 
 
 def chosen_folder(out: str | None, otherwise: str) -> Path:
@@ -25,7 +35,7 @@ def place(folder: Path, files: Mapping[str, str]) -> None:
     Raises:
         ArtifactError: where one of them is there already, or can't be written; nothing is then left behind.
     """
-    there = [name for name in files if (folder / name).exists() or (folder / name).is_symlink()]
+    there = [name for name in files if os.path.lexists(folder / name)]
     if there:
         more = f" and {len(there) - 1} more of its files are" if len(there) > 1 else " is"
         raise ArtifactError(
@@ -46,9 +56,9 @@ def place(folder: Path, files: Mapping[str, str]) -> None:
         for path in reversed(made):
             path.rmdir() if path.is_dir() else path.unlink()
         # A full disk is told by the command line, as of any command.
-        if isinstance(error, NotADirectoryError | PermissionError | FileExistsError):
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
             raise ArtifactError(
-                f"{error.filename} can't be written ({error.strerror}). Nothing was written: choose another folder "
-                "with --out."
+                f"{shown_path(error.filename or folder)} can't be written ({error.strerror}). Nothing was written: "
+                "choose another folder with --out."
             ) from None
         raise

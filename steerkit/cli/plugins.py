@@ -64,11 +64,11 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
 
 
 def _print(catalog: Catalog, entries: Iterable[Entry]) -> None:
-    from rich.console import Console
-
     from steerkit.catalog import KINDS
+    from steerkit.columns import console as plain
+    from steerkit.errors import counted
 
-    console = Console(highlight=False)
+    console = plain()
     entries = list(entries)
     for kind in KINDS:
         listed = [entry for entry in entries if entry.kind == kind.name]
@@ -83,7 +83,7 @@ def _print(catalog: Catalog, entries: Iterable[Entry]) -> None:
     if not entries:
         console.print("No plugin is installed. The distribution steerkit-torch brings its own: is it installed?")
     console.print(
-        f"{sum(entry.status == 'ok' for entry in entries)} plugins, {len(failed)} failed"
+        f"{counted(sum(entry.status == 'ok' for entry in entries), 'plugin')}, {len(failed)} failed"
         f"{f', {len(stale)} of another contract' if stale else ''}. "
         "Leave one out with STEERKIT_DISABLE_PLUGINS=<distribution>:<entry point>, or either of the two."
     )

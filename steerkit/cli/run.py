@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerkit.cli.paths import named
+from steerkit.columns import console
 from steerkit.progress import Stage
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ def _run(
 
 
 def _bar() -> Progress:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -90,7 +90,7 @@ def _bar() -> Progress:
         TextColumn("{task.fields[left]}", markup=False),
     )
     # For the person at the terminal; what is piped on is the summary alone.
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=console(aside=True), transient=True)
 
 
 class _Shown:
@@ -108,14 +108,13 @@ class _Shown:
             self.kept = ""
         self.bar.reset(self.task, description=str(what), total=None)
         if isinstance(what, Stage):
-            self.bar.console.print(what, highlight=False, markup=False, style="dim")
+            self.bar.console.print(what, style="dim")
 
     def left(self, seconds: float) -> None:
         """Show how much of the whole run is left, by what was measured of the model before."""
-        from steerkit.speed import in_words
+        from steerkit.speed import left_in_words
 
-        told = f"{in_words(seconds)} left" if seconds > 0 else "longer than estimated"
-        self.bar.update(self.task, left=told)
+        self.bar.update(self.task, left=left_in_words(seconds))
 
     def progress(self, done: int, of: int) -> None:
         """Move the bar."""

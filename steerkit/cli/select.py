@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from steerkit import columns
 from steerkit.columns import print_table
 from steerkit.errors import NoCandidateError, SelectionError, UnknownNameError, agreeing, counted, nearest
 
@@ -95,9 +96,7 @@ def _coefficient(one: Candidate) -> dict[str, float]:
 
 
 def _print(chosen: Selection, rule: Rule) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = columns.console()
     if chosen.winner is not None:
         listed = [("winner", chosen.winner), *(("near-tie", tie) for tie in chosen.near_ties)]
         times = ["coefficient"] if any(one.coefficient is not None for _, one in listed) else []
@@ -106,8 +105,8 @@ def _print(chosen: Selection, rule: Rule) -> None:
             shown = ["" if one.coefficient is None else f"{one.coefficient:g}" for _ in times]
             scores = [f"{one.scores[name]:.3f}" for name in rule.scores]
             rows.append((label, str(one.position), str(one.layer), *shown, *scores))
-        columns = ("", "position", "layer", *times, *rule.scores)
-        print_table(console, "", columns, rows, right=range(1, len(columns)))
+        head = ("", "position", "layer", *times, *rule.scores)
+        print_table(console, "", head, rows, right=range(1, len(head)))
     console.print(
         f"{chosen.feasible} of {counted(chosen.candidates, 'candidate')} {agreeing(chosen.feasible)} feasible.",
         markup=False,

@@ -105,7 +105,7 @@ class DirectionResolver(ModelResolver):
             return True
         fault, most, width = None, positions.most if needs.per_position else None, self.model.d_model
         if most is not None and needs.rank > most:
-            tokens = f"{most} token" + ("s" if most != 1 else "")
+            tokens = counted(most, "token")
             fault = f"'{positions}' are {tokens}, which span no more directions than that: write {max(most, 1)} at most"
         elif width is not None and needs.rank > width:
             fault = f"the model's width is {width}, so there are no more directions than that: write {width} at most"

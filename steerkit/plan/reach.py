@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from steerkit.api.hookspecs import Needs
-from steerkit.errors import counted
+from steerkit.errors import agreeing, counted
 from steerkit.plan.planned.conditions import PlannedCondition, PlannedIntervention
 from steerkit.plan.turns import BEHIND_PROMPT
 from steerkit.plan.types import PlannedEvaluation
@@ -49,19 +49,17 @@ def unreached(
             late.setdefault((first, ends), []).append(name)
     for blind_to, names in behind.items():
         each = list(dict.fromkeys(names))
-        many, reads = len(each) > 1, "read" if len(blind_to) > 1 else "reads"
         notes.append(
-            f"Condition{'s' if many else ''} {', '.join(each)} edit{'' if many else 's'} generated tokens only, and "
-            f"{', '.join(blind_to)} {reads} what follows prompts or given texts, so {'they' if many else 'it'} can't "
-            "differ from the baseline there."
+            f"{_who(each)} {agreeing(len(each), 'edits', 'edit')} generated tokens only, and {', '.join(blind_to)} "
+            f"{agreeing(len(blind_to), 'reads', 'read')} what follows prompts or given texts, so "
+            f"{agreeing(len(each), 'it', 'they')} can't differ from the baseline there."
         )
     for (first, ends), names in late.items():
         each = list(dict.fromkeys(names))
-        many, reads = len(each) > 1, "read" if len(ends) > 1 else "reads"
         notes.append(
-            f"Condition{'s' if many else ''} {', '.join(each)} edit{'' if many else 's'} generated tokens from number "
-            f"{first + 1} on, which shows in what follows them, and what {', '.join(ends)} {reads} "
-            f"ends there, so {'they' if many else 'it'} can't differ from the baseline."
+            f"{_who(each)} {agreeing(len(each), 'edits', 'edit')} generated tokens from number {first + 1} on, which "
+            f"shows in what follows them, and what {', '.join(ends)} {agreeing(len(ends), 'reads', 'read')} ends "
+            f"there, so {agreeing(len(each), 'it', 'they')} can't differ from the baseline."
         )
     return notes
 
@@ -80,12 +78,15 @@ def unprompted(
     ]
     if not names or not blind:
         return []
-    many, reads = len(names) > 1, "read" if len(blind) > 1 else "reads"
     return [
-        f"Condition{'s' if many else ''} {', '.join(names)} {'have' if many else 'has'} a system prompt and no "
-        f"intervention, and {', '.join(blind)} {reads} given texts as they are, so {'they' if many else 'it'} can't "
-        "differ from the baseline there."
+        f"{_who(names)} {agreeing(len(names), 'has', 'have')} a system prompt and no intervention, and "
+        f"{', '.join(blind)} {agreeing(len(blind), 'reads', 'read')} given texts as they are, so "
+        f"{agreeing(len(names), 'it', 'they')} can't differ from the baseline there."
     ]
+
+
+def _who(names: Sequence[str]) -> str:
+    return f"{agreeing(len(names), 'Condition', 'Conditions')} {', '.join(names)}"
 
 
 def read_whole(evaluations: Sequence[PlannedEvaluation], examples: Callable[[DataRef], Sequence[Example]]) -> list[str]:
@@ -153,8 +154,8 @@ def without_keys(evaluations: Iterable[PlannedEvaluation], environment: Mapping[
         if item.needs.key and not environment.get(item.needs.key, "").strip():
             unset.setdefault(item.needs.key, []).append(item.name)
     return [
-        f"{key} is not set, so {', '.join(names)} ask{'' if len(names) > 1 else 's'} without a key: set it before the "
-        "run, unless what is asked needs none."
+        f"{key} is not set, so {', '.join(names)} {agreeing(len(names), 'asks', 'ask')} without a key: set it before "
+        "the run, unless what is asked needs none."
         for key, names in unset.items()
     ]
 

@@ -88,7 +88,7 @@ class RecipeResolver(CompletionsResolver):
         for tokens, path in wanted:
             if context is not None and tokens >= context:
                 message = (
-                    f"{counted(tokens, 'new token', form=',')} {agreeing(tokens, 'leaves', 'leave')} no room for a "
+                    f"{counted(tokens, 'new token')} {agreeing(tokens, 'leaves', 'leave')} no room for a "
                     f"prompt: the model reads {context:,} in all"
                 )
                 self.complain(message, *path)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from steerkit.errors import Problem, nearest
+from steerkit.errors import Problem, counted, nearest
 from steerkit.recipe.document import Path
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -216,7 +216,7 @@ def _expected(detail: ErrorDetails) -> tuple[str, str] | None:
     if kind == "too_short":
         least = context["min_length"]
         what = "mapping" if isinstance(given, Mapping) else "list"
-        return f"a {what} of at least {least} item{'' if least == 1 else 's'}", _show(given)
+        return f"a {what} of at least {counted(least, 'item')}", _show(given)
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return f"{words} {context[bound]}", _show(given)

@@ -71,8 +71,7 @@ def summary(run_dir: Path | str, console: Console | None = None) -> None:
     Raises:
         ArtifactError: as ``load_run``.
     """
-    from rich.console import Console as RichConsole
-
+    from steerkit.columns import console as plain
     from steerkit.report.terminal import print_summary
 
-    print_summary(load_run(run_dir), console or RichConsole())
+    print_summary(load_run(run_dir), console or plain())

@@ -20,8 +20,8 @@ import yaml
 from steerkit.api.frames import frame_or_rows
 from steerkit.artifacts.reading import Run
 from steerkit.artifacts.results import ConditionEntry, EvaluatorEntry, RecordEntry, Results
-from steerkit.errors import SteerkitError
-from steerkit.report.frames import ReadRun, Rows, read_run
+from steerkit.errors import SteerkitError, agreeing, counted
+from steerkit.report.frames import ReadRun, Rows, numbers_of, read_run
 from steerkit.report.numbers import joined
 from steerkit.report.tables import Block, Row, make_blocks
 
@@ -69,6 +69,24 @@ class Comparison:
     called: tuple[str, ...]
     data: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        common, differing = len(self.blocks), len(self.recipe)
+        runs = "\n".join(f"  {letter}: {run.title}, {run.path}" for letter, run in self.runs.items())
+        return (
+            f"<comparison of {counted(len(self.runs), 'steerkit run')}: {counted(common, 'measure')} in common, "
+            f"{counted(differing, 'setting')} of the recipes {agreeing(differing, 'differs', 'differ')}\n{runs}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from steerkit.api.showing import card, line, listed
+        from steerkit.report.compare_terminal import written
+        from steerkit.report.shown import blocks_as_html
+
+        runs = [line(f"{letter}: {run.title}, {run.path}") for letter, run in self.runs.items()]
+        rows = [[one.key, *(written(one.values[letter]) for letter in self.runs)] for one in self.recipe]
+        differs = [listed(["setting", *self.runs], rows, plain=1 + len(self.runs))] if rows else []
+        return card(f"{counted(len(self.runs), 'run')} side by side", *runs, *differs, blocks_as_html(self.blocks))
+
     @property
     def blocks(self) -> tuple[Block, ...]:
         """A table for each measure that at least two runs have."""
@@ -91,7 +109,8 @@ class Comparison:
 
     def frame(self) -> Any:
         """``rows()`` as a ``pandas.DataFrame``; where pandas isn't installed, the rows themselves."""
-        return frame_or_rows(self.rows())
+        rows = self.rows()
+        return frame_or_rows(rows, numbers_of(rows))
 
 
 def compare_runs(paths: Sequence[str | Path]) -> Comparison:

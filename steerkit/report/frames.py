@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.api.frames import frame_or_rows
 from steerkit.artifacts.provenance import DataFacts
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from steerkit.api.direction import Direction
 
 Rows = list[dict[str, Any]]
+
+NUMBERS: Final = frozenset(
+    {
+        *("value", "ci_low", "ci_high", "standard_error", "difference", "difference_ci_low", "difference_ci_high"),
+        *("against", "unmoved", "control_mean", "control_low", "control_high"),
+    }
+)
+"""Columns of rows that are numbers where they are anything."""
 
 
 def read_run(path: str | Path) -> ReadRun:
@@ -54,6 +62,12 @@ class ReadRun:
             f"{counted(measures, 'measure')}, {counted(len(self.run.samples), 'sample')}, directions {directions}; "
             f"{self.path}>"
         )
+
+    def _repr_html_(self) -> str:
+        from steerkit.report.shown import results_as_html
+
+        model = self.results.model.source
+        return results_as_html(self.run.title, self.results, f"{model}, seed {self.results.seed}", str(self.path))
 
     @property
     def path(self) -> Path:
@@ -147,11 +161,13 @@ class ReadRun:
 
     def frame(self) -> Any:
         """``rows()`` as a ``pandas.DataFrame``; where pandas isn't installed, the rows themselves."""
-        return frame_or_rows(self.rows())
+        rows = self.rows()
+        return frame_or_rows(rows, numbers_of(rows))
 
     def samples(self) -> Any:
         """``sample_rows()`` as a ``pandas.DataFrame``; where pandas isn't installed, the rows themselves."""
-        return frame_or_rows(self.sample_rows())
+        rows = self.sample_rows()
+        return frame_or_rows(rows, numbers_of(rows))
 
     @cached_property
     def directions(self) -> dict[str, Direction]:
@@ -163,6 +179,11 @@ class ReadRun:
         from steerkit.artifacts.directions import load_directions
 
         return load_directions(self.path / "directions.safetensors") if self.results.directions else {}
+
+
+def numbers_of(rows: Rows) -> list[str]:
+    """The columns of rows that hold numbers, or None where there is none."""
+    return [name for name in (rows[0] if rows else ()) if name in NUMBERS or name.startswith(("score_", "swept_"))]
 
 
 def _controls(results: Results) -> dict[tuple[str, str, str], Control]:

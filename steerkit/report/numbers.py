@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
 
+from steerkit.errors import counted
+
 NOT_MEASURED: Final = "not measured"
 NOT_JUDGED: Final = "not judged"
 NOT_ALL_JUDGED: Final = "not all judged"
@@ -141,9 +143,10 @@ def setting(value: float) -> str:
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
-    """``five prompts``, ``one prompt``, ``32 prompts``."""
-    word = _WORDS[number] if 0 <= number < len(_WORDS) else str(number)
-    return f"{word} {noun if number == 1 else plural or noun + 's'}"
+    """``five prompts``, ``one prompt``, ``32 prompts``: as ``errors.counted``, with small numbers as a sentence of the
+    report's prose writes them. Messages keep the digits, which are found at a glance and searched for."""
+    told = counted(number, noun, plural)
+    return f"{_WORDS[number]} {told.partition(' ')[2]}" if 0 <= number < len(_WORDS) else told
 
 
 def sentence_case(text: str) -> str:
@@ -152,7 +155,10 @@ def sentence_case(text: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration in words: ``3.2 s``, ``2 min 5 s``, ``1 h 4 min``."""
+    """A duration that was measured: ``3.2 s``, ``2 min 5 s``, ``1 h 4 min``.
+
+    One that is estimated is ``speed.in_words``, which says so and has no digits that nobody knows.
+    """
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)

@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from steerkit.artifacts.reading import ConditionEntry, EvaluatorEntry, RecordEntry, Results
-from steerkit.intervals import CONFIDENCE, wilson
+from steerkit.intervals import CONFIDENCE, normal_quantile, wilson
 from steerkit.report.absent import absent_word, common_word, is_judge
 from steerkit.report.numbers import NOT_MEASURED, NumberFormat, choose_format
-
-_Z: Final = 1.959964
-"""Of 95 %."""
 
 
 @dataclass(frozen=True)
@@ -138,5 +134,6 @@ def pool(records: Sequence[RecordEntry | None]) -> Pooled:
     errors = [one.standard_error for one in known]
     if any(one.aggregate != "mean" for one in known) or None in errors:
         return Pooled(value, None, None, n)
-    half = _Z * math.sqrt(math.fsum((one.n * (one.standard_error or 0.0)) ** 2 for one in known)) / n
+    error = math.sqrt(math.fsum((one.n * (one.standard_error or 0.0)) ** 2 for one in known)) / n
+    half = normal_quantile(0.5 + CONFIDENCE / 2) * error
     return Pooled(value, value - half, value + half, n)

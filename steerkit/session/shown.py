@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from steerkit.api.layout_shown import layout_as_html
-from steerkit.api.showing import card, counted, folded, table
+from steerkit.api.showing import card, folded, table
+from steerkit.errors import counted
 
 if TYPE_CHECKING:
     from steerkit.session.model import LiveModel

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from steerkit.artifacts.results import SuffixesEntry
-from steerkit.errors import DataError, counted
+from steerkit.errors import DataError, agreeing, counted
 from steerkit.recipe.joined import with_suffix
 from steerkit.stages.graph import Graph
 from steerkit.stages.tasks import Examples, SuffixesTask
@@ -185,7 +185,8 @@ def _told_of(refused: Mapping[int, str]) -> list[str]:
     for layer, reason in refused.items():
         reasons.setdefault(reason, []).append(layer)
     return [
-        f"No attribution of heads in block{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}: {reason}."
+        f"No attribution of heads in {agreeing(len(layers), 'block', 'blocks')} {', '.join(map(str, layers))}: "
+        f"{reason}."
         for reason, layers in reasons.items()
     ]
 

@@ -148,6 +148,9 @@ class Positions:
         low = 0 if start is None else start
         return max(stop - low, 0) if (low < 0) == (stop < 0) else None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({str(self)!r})"
+
     def __str__(self) -> str:
         if self.each:
             one = str(replace(self, each=False))

@@ -76,6 +76,10 @@ class Site:
         head = "" if self.head == -1 else f"[{self.head}]"
         return EMBED if self.stream == EMBED else f"blocks.{self.layer}.{self.stream}{head}"
 
+    # Keys of many a mapping that people print, in the text that they write.
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({str(self)!r})"
+
 
 @dataclass(frozen=True)
 class SitePattern:
@@ -156,6 +160,9 @@ class SitePattern:
             # The nearest double of 0.6 times 5 layers lies below 3.
             return layer == min(int(low * n_layers + 1e-9), n_layers - 1)
         return low <= layer / n_layers < high or (high == 1 and layer == n_layers - 1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({str(self)!r})"
 
     def __str__(self) -> str:
         head = "" if self.head == -1 else f"[{self.head}]"

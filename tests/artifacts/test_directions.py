@@ -95,6 +95,14 @@ def test_every_site_position_and_name_comes_back(
     assert same(load_directions(path)[name], item)
 
 
+def test_in_a_mapping_each_goes_by_its_key(tmp_path: Path) -> None:
+    one = direction()
+    save_directions(tmp_path / "d.safetensors", {"first": one, one.name: one})
+    found = load_directions(tmp_path / "d.safetensors")
+    assert list(found) == ["first", one.name] and found["first"].name == "first"
+    assert torch.equal(found["first"].vectors, one.vectors)
+
+
 def test_other_dtypes_and_views_are_written_as_float32(tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
     wide = torch.arange(12, dtype=torch.float64).reshape(2, 6)[:, ::2].requires_grad_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -36,6 +37,10 @@ def test_a_quick_look_at_a_model(capsys: pytest.CaptureFixture[str], tmp_path: P
     )
     assert code == 0, err
     assert "tiny-random:llama, decode, batch 1, eager calls" in out and str(path) in out
+    said = err.splitlines()
+    beforehand = next(n for n, line in enumerate(said) if re.fullmatch(r"tiny-random:llama: about \d+ s in all", line))
+    first = next(n for n, line in enumerate(said) if line.startswith("checking decode, batch 1"))
+    assert beforehand < first and re.search(r"batch 1 \((about \d+ s left|longer than estimated)\)$", said[first])
     found: dict[str, Any] = json.loads(path.read_text())
     seen = {(one["phase"], one["batch"], one["case"], one["mode"], one["n"]) for one in found["records"]}
     assert len(seen) == 2 * 7 * 2 and ("decode", 1, "rows", "hook", 2) in seen

@@ -291,6 +291,8 @@ def test_a_full_disk_is_said_plainly() -> None:
     assert code == 1 and message.startswith("A file may not become as large as this one. Raise the limit and run")
     code, message = guarded(OSError(errno.EISDIR, "Is a directory", "/runs/x/run.log"))
     assert (code, message.partition(". ")[0]) == (1, "/runs/x/run.log: Is a directory")
+    code, message = guarded(OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300))
+    assert code == 2 and message == "x" * 159 + "…: File name too long. Name another one."
     assert "No permission for /runs/x" in guarded(PermissionError(errno.EACCES, "denied", "/runs/x"))[1]
 
 

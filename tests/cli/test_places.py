@@ -54,6 +54,26 @@ def test_an_empty_text_names_no_place(run: Path, capsys: pytest.CaptureFixture[s
     assert not list(Path().iterdir()), "the folder that one is in is as it was"
 
 
+def test_a_name_that_is_too_long_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 300
+    Path("small.yaml").write_text(RECIPE)
+    for words in (
+        ("init", "calm", "--model", "tiny-random:llama", "--out", long),
+        ("new-plugin", "abc", "--kind", "format", "--out", long),
+        ("run", "small.yaml", "--out", long),
+        ("run", "small.yaml", "--store", long),
+        ("compare", run, run.parent, "--html", long),
+        ("bake", run, "--condition", "without", "--out", long),
+    ):
+        assert "File name too long" in told(capsys, *words), words
+    for words in (("report", long), ("clean", "--out", long), ("clean", "--store", long), ("compare", run, long)):
+        assert "xxx… " in told(capsys, *words).replace("/.store", "").replace("….", "… "), words
+    assert [one.name for one in Path().iterdir()] == ["small.yaml"]
+    for read in (steerkit.read_run, steerkit.Direction.load, steerkit.load_directions, steerkit.load_model):
+        with pytest.raises(steerkit.SteerkitError):
+            read(long)
+
+
 def test_a_checkpoint_that_cannot_be_written_is_told_at_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").touch()
     said = told(capsys, "bake", run, "--condition", "without", "--out", "file/x")

@@ -65,6 +65,10 @@ def test_conditions_of_both_stand_in_one_table(compared: Callable[..., Compariso
         "conditions.warmer.interventions.0.add.coefficient": {"A": 3.0, "B": 1.5},
     }
     assert not found.alone and not found.called and not found.made_with
+    told = repr(found).splitlines()
+    assert told[0] == "<comparison of 2 steerkit runs: 6 measures in common, 2 settings of the recipes differ"
+    assert told[1:] == [f"  A: small, {runs['small']}", f"  B: weaker, {runs['weaker']}>"]
+    assert "<td" in found._repr_html_() and "B: warmer" in found._repr_html_()
     blocks = {block.name: block for block in found.blocks}
     assert len(blocks) == 6
     for name, block in blocks.items():

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import steerkit
+from steerkit.artifacts.results import Results
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.report.frames import ReadRun
 from steerkit.run import run_recipe
@@ -75,12 +76,30 @@ def test_directions_are_the_runs(read: ReadRun, run: Path) -> None:
     assert repr(read).count("\n") == 0 and "5 conditions, 6 measures" in repr(read)
 
 
+def test_a_run_in_a_notebook_is_its_conditions_its_doses_and_its_layers(read: ReadRun) -> None:
+    shown = read._repr_html_()
+    assert shown.count("<polyline") >= 2 and "over coefficient in dose" in shown and "AUROC by layer" in shown
+    told = Results.model_validate(read.results)
+    value = next(one.value for one in told.records if one.condition == "warmer" and one.evaluator == "kl_divergence")
+    assert value is not None and f">{value:.2g}"[:4] in shown
+    assert "dose[coefficient=-2]" in shown and "random-1" not in shown, "controls stand in the plots alone"
+    for whole in (read.run, read.results):
+        assert len(repr(whole)) < 2500 and str(whole) == repr(whole) and "\n" not in repr(whole)
+
+
 def test_frames_are_of_pandas_where_it_is_installed(read: ReadRun, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read.frame() == read.rows() and read.samples() == read.sample_rows()
     made: list[Any] = []
-    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: made.append(rows) or "a frame"))
+    kinds: list[Any] = []
+    frame = SimpleNamespace(astype=lambda asked: kinds.append(asked) or "a frame")
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: made.append(rows) or frame))
     assert read.frame() == read.samples() == "a frame"
     assert made == [read.rows(), read.sample_rows()]
+    # Columns that hold no number at all are columns of numbers still.
+    numbers = {name for row in made[0] + made[1] for name, one in row.items() if isinstance(one, float)}
+    asked = {**kinds[0], **kinds[1]}
+    assert numbers <= set(asked) and set(asked.values()) == {float} and "score_refusal_rate" in asked
+    assert not {"condition", "n", "example", "prompt"} & set(asked)
 
 
 def test_a_frame_holds_numbers(run: Path) -> None:

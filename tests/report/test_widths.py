@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ from typing import Any, Final
 import pytest
 
 from steerkit.report import write_report
+from steerkit.report.compare import compare_runs
+from steerkit.report.compare_page import render_comparison
 from tests.report.conftest import separation
 from tests.report.study import study
 
@@ -35,8 +38,12 @@ addEventListener("load", () => {
   parent.postMessage(JSON.stringify({width: innerWidth, found}), "*");
 });
 </script>"""
-HOST: Final = """<pre id="said"></pre><iframe src="page.html" style="width: {}px; height: 900px; border: 0"></iframe>
-<script>addEventListener("message", one => {{ document.getElementById("said").textContent = one.data; }});</script>"""
+HOST: Final = """<pre id="said"></pre>
+<script>
+addEventListener("message", one => {{ document.getElementById("said").textContent += one.data + "\\n"; }});
+</script>
+<iframe src="report.html" style="width: {0}px; height: 900px; border: 0"></iframe>
+<iframe src="compare.html" style="width: {0}px; height: 900px; border: 0"></iframe>"""
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed to lay the page out")
 
@@ -67,10 +74,17 @@ def test_nothing_is_cut_off(build: Any, tmp_path: Path, width: int) -> None:
     results["suffixes"] = [suffixes()]
     results["separation"] = separation(direction="refusal")
     path: Path = build(results)
-    page = write_report(path).read_text("utf-8")
-    # The page forbids scripts; the probe is one.
-    page = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", page).replace("</head>", f"{PROBE}</head>")
-    (tmp_path / "page.html").write_text(page, "utf-8")
+    results = json.loads(json.dumps(results).replace('"added', '"dose[coefficient=-0.25]'))
+    small = [one for one in results["records"] if one["evaluator"] == "kl_divergence"]
+    for one in small:  # many digits in every column
+        one.update({key: value / 100 for key, value in one.items() if isinstance(value, float)})
+    data = {one["data"]: {"sha256": one["data"]} for one in results["records"]}
+    beside = [build(results, provenance={"data": data, "model": {"weights_sha256": n * 64}}) for n in "ef"]
+    pages = {"report": write_report(path).read_text("utf-8"), "compare": render_comparison(compare_runs(beside))}
+    for name, page in pages.items():
+        # The page forbids scripts; the probe is one.
+        page = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", page)
+        (tmp_path / f"{name}.html").write_text(page.replace("</head>", f"{PROBE}</head>"), "utf-8")
     (tmp_path / "host.html").write_text(HOST.format(width), "utf-8")
     asked = [
         str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
@@ -80,4 +94,4 @@ def test_nothing_is_cut_off(build: Any, tmp_path: Path, width: int) -> None:
     done = subprocess.run(asked, capture_output=True, text=True, timeout=300, env={**os.environ, "HOME": str(tmp_path)})
     said = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
     assert said is not None and said[1], done.stderr[-2000:]
-    assert html.unescape(said[1]) == f'{{"width":{width},"found":[]}}'
+    assert html.unescape(said[1]).split() == [f'{{"width":{width},"found":[]}}'] * 2

@@ -17,7 +17,8 @@ from steerkit.api.evaluator import Outputs
 from steerkit.api.format import Written
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.api.intervention import Affine
-from steerkit.api.showing import between, brief, counted, line_plot, ranges
+from steerkit.api.monitor import Completion, Readings, TokenEvent
+from steerkit.api.showing import between, brief, line_plot, ranges
 from steerkit.errors import SiteError
 from steerkit.session.awaited import AwaitedModel, Known
 from steerkit.session.model import LiveModel
@@ -187,6 +188,12 @@ def test_what_plugins_and_users_print_holds_no_tensors() -> None:
             "Outputs(texts=[9 items], next_token_logits=float32 [40, 100], sequence_logits=None",
         ),
         (Outputs(["t"], baseline=Outputs(["t"], many)), "baseline=Outputs(texts=['t'], next_token_logits=float32"),
+        (Readings((0.5,) * 300, tuple(range(300)), 9, 0.5, False), "Readings(values=[300 items], places=[300 items], "),
+        (Completion("A tide.", (1,) * 64, finish_reason="length"), "Completion(text='A tide.', token_ids=[64 items], "),
+        (
+            TokenEvent(0, 0, 5, "A", "A"),
+            "TokenEvent(prompt=0, sequence=0, token_id=5, text='A', added='A', readings={}",
+        ),
         (ModelFacts("llama", {str(n): n for n in range(99)}), "config={99 entries}"),
     ):
         assert said in repr(value) and len(repr(value)) < 500 and "\n" not in repr(value), repr(value)
@@ -204,7 +211,6 @@ def test_words_for_numbers() -> None:
     assert ranges([8, 0, 1, 2, 5, 7, 1]) == "0-2,5,7-8"
     assert SitePattern.parse(f"blocks.{ranges([3, 2, 4])}.resid_pre").layers == (2, 4), "what is printed can be written"
     assert between([2.0, 2.0]) == "2" and between([0.5, 2]) == "0.5 to 2"
-    assert counted(1, "token") == "1 token" and counted(1200, "entry", "entries") == "1,200 entries"
     assert brief(Affine()) == "Affine(reads=None, writes=None, bias=None)"
     assert line_plot("t", "x", {"a": [(1.0, None)]}) == ""
     flat = line_plot("t", "x", {"a": [(1.0, 0.0)], "b": [(1.0, 0.0), (2.0, None), (3.0, -1.0)]})

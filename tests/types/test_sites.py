@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from steerkit.errors import SiteError
-from steerkit.types import HEAD_OUT, STREAMS, Site, SitePattern, parse_sites, resolve_sites
+from steerkit.types import HEAD_OUT, STREAMS, Positions, Site, SitePattern, parse_sites, resolve_sites
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,14 @@ def test_sites_and_patterns_resolve_in_their_order_each_once() -> None:
 def test_what_names_no_site_says_why(text: str, part: str) -> None:
     with pytest.raises(SiteError, match=part):
         resolve_sites(text, 8)
+
+
+@pytest.mark.parametrize("where", ["blocks.3.head_out[5]", "embed"])
+def test_sites_and_positions_are_printed_as_they_are_written(where: str) -> None:
+    for value in (
+        Site.parse(where),
+        SitePattern.parse("blocks.[0.25-0.75].resid_pre"),
+        Positions.parse("user[-1][:8]"),
+    ):
+        assert repr(value) == f"{type(value).__name__}.parse({str(value)!r})"
+        assert eval(repr(value), {type(value).__name__: type(value)}) == value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_LONGEST_HUB_ID: Final = 96
 _TOKENIZER_FILES: Final = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model",
 )  # fmt: skip
@@ -167,13 +169,17 @@ def _loader(source: str) -> Callable[[str, _Request], _Parts]:
     path = Path(source).expanduser()
     if (fault := pipe_fault(path)) is not None:
         raise ModelError(f"{fault}.")
-    if path.is_dir():
+    if os.path.isdir(path):  # False of what no path can be
         return _load_folder
     if path.suffix.lower() == ".gguf":
         return _load_gguf
-    if path.is_file():
+    if os.path.isfile(path):
         raise ModelError(f"{source} is a file. A model is a folder with config.json and safetensors, or a .gguf file.")
-    if _HUB_ID.fullmatch(source) is None or (source.count("/") == 1 and path.parent.is_dir()):
+    if (
+        _HUB_ID.fullmatch(source) is None
+        or len(source) > _LONGEST_HUB_ID
+        or (source.count("/") == 1 and path.parent.is_dir())
+    ):
         raise ModelError(f"There is no {source}. {_siblings(path)}")
     if "/" not in source and get_close_matches(source, BUNDLED, cutoff=0.5):
         hint = nearest(source, BUNDLED, "bundled model")

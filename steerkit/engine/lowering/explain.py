@@ -17,7 +17,7 @@ from steerkit.engine.lowering.places import Fate, Probe
 from steerkit.engine.lowering.program import Program
 from steerkit.engine.sequence.when import When
 from steerkit.engine.sites.taps import submodule
-from steerkit.errors import counted
+from steerkit.errors import agreeing, counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,9 +118,7 @@ class Explanation:
         flops, moved = (sum(getattr(row, key) or 0 for row in told) for key in ("flops_per_token", "bytes_per_token"))
         least = "at least " if len(told) < len(self.rows) else ""
         cost = (
-            f"{least}{flops:,} FLOP and {counted(moved, 'byte', form=',')} per token"
-            if told
-            else "what that costs nobody knows"
+            f"{least}{flops:,} FLOP and {counted(moved, 'byte')} per token" if told else "what that costs nobody knows"
         )
         hooked = f"{counted(self.hooks, 'module')} hooked"
         return f"{hooked}, {self.parameters} with other parameters; {cost}."
@@ -306,10 +304,9 @@ def _notes(program: Program, model: nn.Module, layout: Layout) -> tuple[str, ...
     ]
     new = sum(_new_bias(fold, model) for fold in program.folds)
     if new:
-        one = new == 1
         found.append(
-            f"{new} module{' has' if one else 's have'} no bias of {'its' if one else 'their'} own and "
-            f"get{'s' * one} one: the product adds it as it goes."
+            f"{counted(new, 'module')} {agreeing(new, 'has', 'have')} no bias of {agreeing(new, 'its', 'their')} own "
+            f"and {agreeing(new, 'gets', 'get')} one: the product adds it as it goes."
         )
     return tuple(found)
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from steerkit.api.frames import frame_of
-from steerkit.api.showing import FEW, between, card, counted, line, listed, number, plot_by_layer
+from steerkit.api.showing import FEW, between, brief, card, line, listed, number, plot_by_layer
 from steerkit.engine.reading.capture import capture, reads_behind, tokens_of
 from steerkit.engine.reading.captured import NotCapturedError
-from steerkit.errors import SiteError
+from steerkit.errors import SiteError, agreeing, counted
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ class TokensRead:
     token_ids: tuple[tuple[int, ...], ...]
     texts: tuple[tuple[str, ...], ...]
     places: tuple[tuple[int, ...], ...]
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -183,7 +186,7 @@ class Activations:
 
     def _title(self) -> str:
         counts = self._tokens.counts
-        each = f"{between(list(map(float, counts)))} {'token' if max(counts) == 1 else 'tokens'} each"
+        each = f"{between(list(map(float, counts)))} {agreeing(max(counts), 'token', 'tokens')} each"
         at = f"positions '{self._tokens.positions}'"
         return f"Activations of {counted(len(counts), 'prompt')} at {counted(len(self.sites), 'site')}, {at}, {each}"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from steerkit.api.showing import card, counted, listed, number
-from steerkit.errors import PositionError, SiteError
+from steerkit.api.showing import card, listed, number
+from steerkit.errors import PositionError, SiteError, counted
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from steerkit.api.frames import frame_of
-from steerkit.api.showing import a_kind, card, counted, line, table
+from steerkit.api.showing import a_kind, card, line, table
 from steerkit.engine.reading.activations import Activations, TokensRead, text_of_token
 from steerkit.engine.reading.passes import logits_of
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import submodule
-from steerkit.errors import DataError, SiteError
+from steerkit.errors import DataError, SiteError, counted
 from steerkit.types import EMBED, RESID_MID, RESID_POST, RESID_PRE, Site
 
 if TYPE_CHECKING:

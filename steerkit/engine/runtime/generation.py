@@ -66,6 +66,8 @@ def generate_batch(
     if settings.get("return_dict_in_generate"):
         raise ModelError("return_dict_in_generate is for transformers' own generate; this one returns texts.")
     stops = stop_strings_of(model, settings)
+    if not stops and settings.get("stop_strings") is not None:
+        settings = {**settings, "stop_strings": None}  # none at all, of which transformers would ask for a tokenizer
     tokenizer = settings.get("tokenizer") or tokenizer
     if stops and tokenizer is not None:
         settings = {**settings, "tokenizer": tokenizer}

@@ -41,6 +41,7 @@ def test_an_end_token_a_length_and_a_text_end_rows_of_one_batch(llama: LiveModel
 
 
 def test_stop_strings_need_no_tokenizer_and_are_found_by_those_of_a_config(llama: LiveModel) -> None:
+    assert len(llama.generate(PROMPTS[:1], stop_strings=[], max_new_tokens=2)) == 1, "none at all"
     assert llama.generate(PROMPTS[:1], stop_strings="d", logits_processor=forced(llama, PROMPTS[:1], ["abcdef"])) == [
         "abcd"
     ]
