@@ -36,6 +36,7 @@ from steerkit.stages.cosines import cosines_of, too_many_to_compare
 from steerkit.stages.graph import Graph
 from steerkit.stages.model import facts_of
 from steerkit.stages.packing import from_bytes, unpack_scores
+from steerkit.stages.saved import LOST
 from steerkit.stages.task_groups import GroupTasks
 from steerkit.stages.titles import BASELINE
 from steerkit.stages.values import records_of, remarks_on
@@ -193,6 +194,7 @@ def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, lis
             *_unmeasured(plan, found.separation),
             *plan.unread,
             *_left_out({name: directions[name] for name in _reported(plan, chosen=False)}),
+            *_lost({planned.name: directions[planned.name] for planned in plan.directions if planned.file}),
             *too_many_to_compare(_reported(plan), plan.report.compared_with),
             *dict.fromkeys(notes),
         ),
@@ -325,6 +327,15 @@ def _left_out(directions: Mapping[str, Direction]) -> list[str]:
     ]
 
 
+def _lost(saved: Mapping[str, Direction]) -> list[str]:
+    """What files of directions don't say, or say and nobody keeps."""
+    return [
+        f"Direction {name}, as its file was read: {' '.join(lost)}"
+        for name, direction in saved.items()
+        if (lost := direction.provenance.get(LOST))
+    ]
+
+
 def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:
     """What a reader might look for and not find, and why."""
     notes = []
@@ -360,6 +371,9 @@ def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:
                 f"Separation of {name} at {', '.join(noisy)}: the projections differ by no more than float32 rounds, "
                 "so AUROC and d′ there tell noise apart."
             )
+    labelled = [planned.name for planned in plan.directions if planned.labelled]
+    if labelled:
+        notes.append(f"No separation by layer for {', '.join(labelled)}: labelled classes aren't two sides.")
     files = [planned.name for planned in plan.directions if planned.file is not None]
     if files:
         notes.append(f"No separation by layer for {', '.join(files)}: a direction from a file has no prompts here.")
