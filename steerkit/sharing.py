@@ -177,8 +177,8 @@ def impossible(needs: Needs) -> str | None:
         )
     if needs.references and (not needs.activations or needs.next_token_logits or needs.sequence_logits):
         return (
-            "refers to other examples, of which there are activations: it must need activations, and no logits. Make it "
-            "two evaluators"
+            "refers to other examples, of which there are activations: it must need activations, and no logits. Make "
+            "it two evaluators"
         )
     if needs.samples and not needs.max_new_tokens:
         return "needs samples of no length: say max_new_tokens"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -277,9 +278,13 @@ def read_separations(graph: Graph, outputs: Mapping[str, bytes]) -> list[Separat
 
 def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[Sample]:
     rows = []
+    # Of an example that such a value isn't of there is nothing to tell: it wasn't measured.
+    partial = {label for item in plan.evaluations for label, value in item.values.items() if value.partial}
     for data, examples in evaluated_examples(plan).items():
         columns = {
-            name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
+            name: [math.nan if name in partial and not score.weight else score.value for score in values]
+            for (name, where), values in found.scores.items()
+            if where == data
         }
         read: Sequence[Any] = found.readings.get(data, ())
         rows += sample_rows(condition, data, examples, found.completions.get(data, ()), columns, read)

@@ -16,7 +16,7 @@ import steerkit_evaluators.cross_entropy
 import steerkit_formats.steerkit
 import steerkit_interventions.add
 from steerkit.api.estimator import Estimate, EstimationRequest, Estimator
-from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, NoOptions, hookimpl
+from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, EvaluatorSpec, Needs, NoOptions, hookimpl
 from steerkit.artifacts.directions import load_directions
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
@@ -26,7 +26,6 @@ from steerkit.recipe import Draft, draft_recipe
 from steerkit.report import write_report
 from steerkit.run import execute
 from tests.small_run import results_of
-
 
 SITE = {"site": "blocks.1.resid_pre"}
 CLASSES = {"positive": "warm", "negative": "cold"}
@@ -76,6 +75,12 @@ def catalog() -> Iterator[Catalog]:
             EstimatorSpec("failing", "F.", "both_home:Both", needs=lambda options: 1 / 0),  # type: ignore[arg-type, return-value]
         ]
 
+    @hookimpl
+    def unserved() -> list[EvaluatorSpec]:
+        needs = {"apart": Needs(sequence_logits=True, samples=2, max_new_tokens=3), "nothing": Needs()}
+        return [EvaluatorSpec(name, "E.", "both_home:Both", needs=lambda _, it=it: it) for name, it in needs.items()]
+
+    plugin.steerkit_evaluators = unserved  # type: ignore[attr-defined]
     plugin.STEERKIT_CONTRACT = 2  # type: ignore[attr-defined]
     plugin.steerkit_estimators = steerkit_estimators  # type: ignore[attr-defined]
     yield Catalog.from_modules(
@@ -177,3 +182,15 @@ def test_classes_and_sites_that_cannot_be_are_told(
 ) -> None:
     with pytest.raises(RecipeError, match=said):
         make_plan(recipe(tmp_path, "d", estimator, **given), catalog)
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "said"), [("apart", "come from different passes"), ("nothing", "no output at all")]
+)
+def test_an_evaluator_that_no_pass_serves_is_told(tmp_path: Path, catalog: Catalog, evaluator: str, said: str) -> None:
+    draft = recipe(tmp_path, "d")
+    written = (tmp_path / "recipe.yaml").read_text().replace("cross_entropy", evaluator)
+    (tmp_path / "recipe.yaml").write_text(written)
+    assert draft.source is not None
+    with pytest.raises(RecipeError, match=rf"evaluate\.0\.{evaluator}: {evaluator} needs .*{said}"):
+        make_plan(draft_recipe(draft.source, ()), catalog)

@@ -187,8 +187,9 @@ class Runtime(ModelInMemory):
         """A bare forward pass. Padding may be on either side; ``position_ids`` are set for left padding.
 
         Args:
-            input_ids: ``[batch, pos]``, int32 or int64; or prompts as of ``generate``, which become one batch, padded on the left, so
-                that ``logits[:, -1]`` predict the first token of each answer. A completion is read behind its prompt.
+            input_ids: ``[batch, pos]``, int32 or int64; or prompts as of ``generate``, which become one batch, padded
+                on the left, so that ``logits[:, -1]`` predict the first token of each answer. A completion is read
+                behind its prompt.
             attention_mask: ``[batch, pos]``, 1 at real tokens, with a cache of all columns so far; None where all are.
             prompt_lengths: tokens of each row's prompt, for positions that depend on it. With a cache give them
                 with every pass.
