@@ -40,7 +40,7 @@ from steerkit.stages.packing import from_bytes, unpack_scores
 from steerkit.stages.saved import LOST
 from steerkit.stages.task_groups import GroupTasks
 from steerkit.stages.titles import BASELINE
-from steerkit.stages.values import records_of, remarks_on
+from steerkit.stages.values import records_of, remarks_on, settled
 from steerkit.types import Example
 from steerkit.types.special_tokens import special_notes
 
@@ -234,7 +234,7 @@ def _measured(
     notes: list[str] = []
     samples: list[Sample] = []
     for condition in conditions:
-        found = scores[condition.name]
+        found = settled(condition, scores[condition.name], scores[BASELINE], plan)
         for planned in plan.evaluations:
             for ref in planned.data:
                 if condition.kind == "control" and ref in planned.uncontrolled:
