@@ -84,9 +84,11 @@ def _chosen_stand_in(search: PlannedSearch, planned: PlannedDirection, plan: Pla
 def _rank(planned: PlannedDirection, plan: Plan) -> int:
     """How many vectors a direction will have: as its options say, or as many as coefficients are given for, else 1."""
     needed = None if planned.estimator is None else needs_of(planned.estimator, planned.options).rank
-    rank = needed or getattr(planned.options, "rank", None)
+    rank = getattr(planned.options, "rank", None)
     if isinstance(rank, int) and rank > 0:
         return rank
+    if needed is not None and needed > 1:
+        return needed
     uses = [one for item in plan.conditions for one in item.interventions if planned.name in one.directions]
     coefficients = [getattr(one.options, "coefficient", None) for one in uses]
     return next((len(one) for one in coefficients if isinstance(one, (list, tuple)) and one), 1)
