@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from steerkit import stages
 from steerkit.artifacts.files import require_folder
@@ -310,8 +310,7 @@ def _directions(plan: Plan, model: LiveModel, graph: Graph, outputs: Outputs, fo
         direction = stages.read_direction(found[search.chosen.key], search.planned.name)
         over = direction.provenance["search"]["over"]
         source = next(planned for planned in plan.directions if planned.name == over)
-        classes = {} if source.positive is None else _classes(source)
-        provenance = {**direction.provenance, **classes, "recipe_hash": plan.hash, "model": model.source}
+        provenance = {**direction.provenance, **_classes(source), "recipe_hash": plan.hash, "model": model.source}
         chosen.append(direction.replace(provenance=provenance))
     for planned in plan.directions:
         # Of what may have been kept by another run: this run's names for what it came from.
@@ -324,9 +323,11 @@ def _directions(plan: Plan, model: LiveModel, graph: Graph, outputs: Outputs, fo
     return {direction.name: direction for direction in (*directions, *chosen)}
 
 
-def _classes(planned: PlannedDirection) -> dict[str, str]:
-    """What a direction points away from and to."""
-    return {"positive": str(planned.positive), "negative": str(planned.negative)}
+def _classes(planned: PlannedDirection) -> dict[str, Any]:
+    """What a direction was estimated from, by class; nothing of a file."""
+    if planned.labelled:
+        return {"classes": {label: str(ref) for label, ref in planned.labelled}}
+    return {label: str(ref) for label, ref in planned.classes}
 
 
 def _provenance(plan: Plan, model: LiveModel) -> Provenance:

@@ -164,3 +164,24 @@ def evenly(count: int, most: int) -> list[int]:
     """Parts of at most that size, as few as can be, as equal as can be, the larger ones first."""
     parts = -(-count // most)
     return [count // parts + (place < count % parts) for place in range(parts)]
+
+
+def impossible(needs: Needs) -> str | None:
+    """Why no pass gives what an evaluator asks for, as a sentence that goes on behind its name; None where one does."""
+    reads = needs.activations or needs.monitors
+    after_prompt = needs.next_token_logits or greedy_tokens(needs) or needs.samples or reads
+    if needs.sequence_logits and after_prompt:
+        return (
+            "needs logits along texts together with outputs after a prompt or along one; these come from different "
+            "passes. Make it two evaluators"
+        )
+    if needs.references and (not needs.activations or needs.next_token_logits or needs.sequence_logits):
+        return (
+            "refers to other examples, of which there are activations: it must need activations, and no logits. Make "
+            "it two evaluators"
+        )
+    if needs.samples and not needs.max_new_tokens:
+        return "needs samples of no length: say max_new_tokens"
+    if not needs.sequence_logits and not after_prompt:
+        return "needs no output at all, so there is nothing that it could score"
+    return None

@@ -116,6 +116,10 @@ def test_the_run_sets_it_on_validation_and_says_what_is_still_caught(tmp_path: P
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     read = [one["readings"]["watch"] for one in samples if one.get("readings") and one["condition"] == "baseline"]
     assert read and all(one["crossed"] == (one["peak"] > monitor["above"]) for one in read)
+    # Of an example of the other class it says nothing, not that it was caught, or was none.
+    told = {one["example"]["label"]: one["scores"] for one in samples if one["data"] == "both.test"}
+    assert told["bad"]["false_alarms"] is None and told["good"]["caught"] is None
+    assert None not in (told["bad"]["caught"], told["good"]["false_alarms"], told["bad"]["crossed"])
     # Four of five readings on validation lie at or below it, one above: 250 of 1,000 is one of five.
     assert monitor["calibrate"] == {"data": "good.validation", "false_alarms": 250.0}
     assert expected_threshold(run) == monitor["above"]

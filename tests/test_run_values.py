@@ -35,7 +35,6 @@ MONITORED = (
         "    control: false\n"
         "  late:\n"
         "    interventions: [{add: {direction: warmth, coefficient: 2.0, positions: generated}}]\n"
-        "    control: false\n"
         "  without:\n",
     )
     .replace(
@@ -129,6 +128,21 @@ def test_what_never_acts_is_told(run: Path) -> None:
     assert late.startswith("Condition late: 'generated' edited no token of next-token logits on")
     assert "completions" not in late
     assert not any(note.startswith("Condition warmer") for note in notes)
+
+
+def test_what_never_acted_differs_by_nothing_not_by_what_other_batches_round(run: Path) -> None:
+    results = results_of(run)
+    looked = {"shut": {"refusal_score", "kl_divergence"}, "late": {"refusal_score", "kl_divergence"}}
+    seen = set()
+    for item in results["records"]:
+        name, _, control = item["condition"].partition("/")
+        if item["evaluator"] in looked.get(name, ()):
+            plain = record(results, "baseline", item["evaluator"], item["data"])
+            assert (item["value"], item["difference"]) == (plain["value"], 0.0), item["condition"]
+            seen.add((name, bool(control)))
+    assert seen == {("shut", False), ("late", False), ("late", True)}
+    moved = record(results, "warmer", "kl_divergence")
+    assert moved["value"] > 1e-4
 
 
 def test_a_gate_with_no_token_to_decide_about_is_not_called_shut(run: Path) -> None:

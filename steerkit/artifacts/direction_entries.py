@@ -23,10 +23,11 @@ class DirectionEntry(Entry):
     """A direction: where it was read, from which prompts, and the norm of each of its vectors.
 
     Of one at several sites ``site`` says so in words, and ``norms_by_site`` takes the place of ``norms``.
-    ``predictors`` are by site.
+    ``predictors`` are by site. ``classes`` are those of an estimator of labelled ones, by label, in the place of
+    ``positive`` and ``negative``.
     """
 
-    _rare: ClassVar[tuple[str, ...]] = ("norms_by_site", "diagnostics", "predictors")
+    _rare: ClassVar[tuple[str, ...]] = ("norms_by_site", "diagnostics", "predictors", "classes")
     name: str
     site: str | None = None
     positions: str | None = None
@@ -36,6 +37,7 @@ class DirectionEntry(Entry):
     estimator: str | None = None
     positive: str | None = None
     negative: str | None = None
+    classes: Mapping[str, str] = {}
     diagnostics: Mapping[str, Any] = {}
     predictors: Mapping[str, PredictorsEntry] = {}
 
@@ -85,6 +87,7 @@ def describe_direction(direction: Direction) -> DirectionEntry:
         estimator=source.get("estimator"),
         positive=source.get("positive"),
         negative=source.get("negative"),
+        classes=dict(source.get("classes") or {}),
         diagnostics=dict(source.get("diagnostics") or {}),
         predictors={site: one for site, one in (source.get("predictors") or {}).items() if site in norms},
     )

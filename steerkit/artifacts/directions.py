@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,7 +17,7 @@ from steerkit.errors import ArtifactError, DirectionError
 from steerkit.types import Positions, Site, SitePattern, parse_sites
 
 if TYPE_CHECKING:
-    from steerkit.api.format import Contents, Format, Places
+    from steerkit.api.format import Contents, Format, Given, Places
     from steerkit.api.hookspecs import FormatSpec
 
 OURS = "steerkit"
@@ -89,7 +90,7 @@ def load_directions(
     format: str | None = None,
     catalog: Catalog | None = None,
 ) -> dict[str, Direction]:
-    """Read the directions of a file, by name, in the file's order.
+    """Read the directions of a file, by name, in the file's order. A warning tells what is lost in reading.
 
     Args:
         path: the file.
@@ -103,7 +104,10 @@ def load_directions(
             infinite values; where two formats claim it; where it says another site or other positions, or no site and
             none is given.
     """
-    return dict(read_file(path, site=site, positions=positions, format=format, catalog=catalog).directions)
+    contents = read_file(path, site=site, positions=positions, format=format, catalog=catalog)
+    if contents.lost:
+        warnings.warn(f"{path}: {' '.join(contents.lost)}", UserWarning, 2)
+    return dict(contents.directions)
 
 
 def read_file(
@@ -120,7 +124,19 @@ def read_file(
     path = _path(path)
     if (fault := pipe_fault(path)) is not None:
         raise ArtifactError(f"{fault}.")
-    name = format
+    given = Given(
+        None if site is None else parse_sites(site), None if positions is None else Positions.parse(positions)
+    )
+    return read_as(format_of(path, catalog, format), path, given)
+
+
+def format_of(path: Path, catalog: Catalog | None, name: str | None = None) -> FormatSpec:
+    """The format in which a file is read: the one that is named, or the one that knows the file.
+
+    Raises:
+        ArtifactError: where two formats claim it.
+        UnknownNameError: for a format that isn't there.
+    """
     if name is None:
         claiming = claims(path, catalog or installed())
         if len(claiming) > 1:
@@ -129,11 +145,17 @@ def read_file(
             )
         # What nobody knows is looked at as ours, which says best what is wrong with it.
         name = claiming[0] if claiming else OURS
-    given = Given(
-        None if site is None else parse_sites(site), None if positions is None else Positions.parse(positions)
-    )
+    return _format_spec(name, catalog)
+
+
+def read_as(spec: FormatSpec, path: Path, given: Given) -> Contents:
+    """Read a file in a format that is known already; no catalog is asked.
+
+    Raises:
+        ArtifactError: as ``load_directions``.
+    """
     try:
-        return _format(name, catalog).read(path, given)
+        return _reader(spec).read(path, given)
     except DirectionError as error:  # of a format that leaves it to the direction what none is made of
         raise ArtifactError(f"{path}: {error}") from None
 
@@ -156,7 +178,10 @@ def _format_spec(name: str, catalog: Catalog | None) -> FormatSpec:
 
 
 def _format(name: str, catalog: Catalog | None) -> Format:
-    spec = _format_spec(name, catalog)
+    return _reader(_format_spec(name, catalog))
+
+
+def _reader(spec: FormatSpec) -> Format:
     return cast("Format", implementation(spec)(spec.options()))
 
 

@@ -230,7 +230,9 @@ def _candidates(plan: Plan, item: PlannedSearch) -> str:
 def _direction_row(item: PlannedDirection) -> list[str]:
     if item.estimator is None:
         return [item.name, "from a file", str(item.file), "", ""]
-    return [item.name, item.estimator.name, f"{item.positive} − {item.negative}", str(item.site), str(item.positions)]
+    classes = ", ".join(str(ref) for _, ref in item.labelled) or f"{item.positive} − {item.negative}"
+    site = "the estimator's choice" if item.site is None else str(item.site)
+    return [item.name, item.estimator.name, classes, site, str(item.positions)]
 
 
 def _data_of(plan: Plan, item: PlannedEvaluation) -> str:

@@ -44,11 +44,6 @@ _KEPT: Final[Mapping[str, str]] = {
 }
 _BRIEF: Final = frozenset({"check", "plugins"})
 """Commands that load no model and are over in a moment (``check --explain`` is none of them)."""
-_NO_ROOM: Final = {
-    errno.ENOSPC: "The disk is full",
-    errno.EDQUOT: "The disk is full",
-    errno.EFBIG: "A file may not become as large as this one",
-}
 _IN_THE_WAY: Final = frozenset((errno.EISDIR, errno.ENOTDIR, errno.EROFS))
 _NO_PATH: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
 """Of names that no file can have, whichever command was given one."""

@@ -12,6 +12,7 @@ from steerkit.plan.turns import closed
 from steerkit.plan.types import PlannedTokens
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.draft import OPTIONS, Draft
+from steerkit.sharing import impossible
 
 
 class TokenResolver(ConditionResolver):
@@ -77,6 +78,10 @@ class TokenResolver(ConditionResolver):
         if not isinstance(needs, Needs):
             what = type(needs).__name__
             raise PluginError(f"Evaluator {spec.name!r}: `needs` returned {what}, not steerkit.api.hookspecs.Needs.")
+        fault = impossible(needs)
+        if fault is not None:
+            self.complain(f"{spec.name} {fault}", *path)
+            return None
         return needs
 
     def check_open(self, ref: DataRef, *path: KeyPart) -> None:

@@ -136,7 +136,7 @@ def data_behind(
     if condition is None:
         return ()
     made, chosen = makers_of(condition.directions, directions, searches)
-    refs = [ref for one in made for ref in (one.positive, one.negative) if ref is not None]
+    refs = [ref for one in made for _, ref in one.classes]
     scores = [score for one in chosen for score in one.scores]
     refs += [ref for score in scores for ref in (score.data, *(other for _, other in score.references))]
     return tuple(dict.fromkeys(ref.dataset for ref in refs))

@@ -122,14 +122,12 @@ def meter_directions(
 ) -> None:
     """Captures for directions, and for their separation at every layer."""
     for direction in directions:
-        for ref in (direction.positive, direction.negative):
-            if ref is not None:
-                meter.add(Part.DIRECTIONS, Pass(tuple(meter.lengths(ref, _reading(direction)))))
+        for _, ref in direction.classes:
+            meter.add(Part.DIRECTIONS, Pass(tuple(meter.lengths(ref, _reading(direction)))))
     for separation in separations:
         item = separation.direction
-        for ref in (item.positive, item.negative, *separation.seen):
-            if ref is not None:
-                meter.add(Part.SEPARATION, Pass(tuple(meter.lengths(ref, _reading(item)))))
+        for ref in (*(ref for _, ref in item.classes), *separation.seen):
+            meter.add(Part.SEPARATION, Pass(tuple(meter.lengths(ref, _reading(item)))))
 
 
 def meter_tokens(meter: Meter, tokens: Iterable[PlannedTokens]) -> None:

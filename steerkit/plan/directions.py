@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
-from steerkit.api.hookspecs import NEGATIVE, POSITIVE, EstimatorSpec, Lack, Options
+from steerkit.api.hookspecs import NEGATIVE, POSITIVE, EstimatorNeeds, EstimatorSpec, Lack, Options
 from steerkit.catalog import Catalog, needs_of
 from steerkit.errors import PluginError, SteerkitError, counted, nearest
 from steerkit.plan.adapter import ModelResolver
@@ -49,37 +50,102 @@ class DirectionResolver(ModelResolver):
         path = ("directions", name)
         if written.file is not None:
             return self.saved(name, written, written.file)
-        assert written.estimator is not None and written.site is not None
+        assert written.estimator is not None
         spec = self.spec("estimator", written.estimator, *path, "estimator")
         options = self.options(spec, written.options, *path, "options") if spec else None
-        classes = [
-            self.ref(text or "", *path, key)
-            for key, text in (("positive", written.positive), ("negative", written.negative))
-        ]
-        site = self.sites_of(written.site, *path, "site")
-        positions = Positions.parse(written.positions)
+        classes = self.classes(written, path)
+        needs = self.estimator_needs(spec, options, path) if spec is not None and options is not None else None
+        site = self.read_at(written, needs, path)
+        positions = self.read_positions(written, needs, path)
+        self.estimated.update(dict.fromkeys(ref for _, ref in classes))
+        self.check_classes(classes, positions, path)
+        if needs is not None and written.classes is not None and needs.classes != "labels":
+            message = f"{written.estimator} takes two classes: write positive and negative"
+            self.complain(message, *path, "classes")
+        if needs is not None and needs.classes == "pairs":
+            self.check_pairs(written.estimator, dict(classes), path)
+        if len(self.problems) > before or spec is None or options is None or needs is None:
+            return None
+        further = self.further_of(name, needs, classes)
+        if not self.check_vectors(needs, positions, path) or not self.check_lack(spec, options, classes, path):
+            return None
+        self.note_own_choice(name, written, needs)
+        refs = dict(classes) if written.classes is None else {}
+        return PlannedDirection(
+            name,
+            spec,
+            options,
+            refs.get(POSITIVE),
+            refs.get(NEGATIVE),
+            () if written.classes is None else tuple(classes),
+            site,
+            positions,
+            further=further,
+        )
+
+    def classes(self, written: DirectionRecipe, path: tuple[KeyPart, ...]) -> list[tuple[str, DataRef]]:
+        """The classes of an estimator that there are, by name."""
+        sides = {POSITIVE: written.positive or "", NEGATIVE: written.negative or ""}
+        within = path if written.classes is None else (*path, "classes")
+        refs = {label: self.ref(text, *within, label) for label, text in (written.classes or sides).items()}
+        return [(label, ref) for label, ref in refs.items() if ref is not None]
+
+    def estimator_needs(
+        self, spec: EstimatorSpec, options: Options, path: tuple[KeyPart, ...]
+    ) -> EstimatorNeeds | None:
+        """What an estimator must see, or None and a problem."""
+        try:
+            return needs_of(spec, options)
+        except PluginError as error:
+            self.complain(error, *path, "estimator")
+            return None
+
+    def read_at(
+        self, written: DirectionRecipe, needs: EstimatorNeeds | None, path: tuple[KeyPart, ...]
+    ) -> Site | SitePattern | None:
+        """Where a direction is read: as the recipe says, unless the estimator has sites of its own."""
+        own = None if needs is None else needs.sites
+        if own is not None:
+            found = [self.sites_of(text, *path, "estimator") for text in own]
+            return found[0] if len(found) == 1 else None
+        if written.site is not None:
+            return self.sites_of(written.site, *path, "site")
+        if needs is not None:
+            self.complain("expected site as well (or file: for a saved direction)", *path)
+        return None
+
+    def read_positions(
+        self, written: DirectionRecipe, needs: EstimatorNeeds | None, path: tuple[KeyPart, ...]
+    ) -> Positions:
+        """At which tokens a direction is read: as the recipe says, unless the estimator has positions of its own."""
+        positions, where = Positions.parse(written.positions), (*path, "positions")
+        if needs is not None and needs.positions is not None:
+            if positions.each:
+                message = f"{written.estimator} reads at positions of its own, {needs.positions}: remove positions"
+                self.complain(message, *where)
+            return Positions.parse(needs.positions)
         if positions.role == "generated":
             message = "prompts have no generated tokens; directions are read from prompts, or from given completions"
-            self.complain(f"{message}: write completion", *path, "positions")
-        self.estimated.update(dict.fromkeys(filter(None, classes)))
-        self.check_classes(classes, positions, path)
-        if len(self.problems) > before or spec is None or options is None:
-            return None
-        further = self.further_of(name, spec, options)
-        if (
-            further is None
-            or not self.check_vectors(spec, options, positions, path)
-            or not self.check_lack(spec, options, classes, path)
-        ):
-            return None
-        return PlannedDirection(name, spec, options, classes[0], classes[1], site, positions, further=further)
+            self.complain(f"{message}: write completion", *where)
+        return positions
+
+    def note_own_choice(self, name: str, written: DirectionRecipe, needs: EstimatorNeeds) -> None:
+        """Say what an estimator chooses itself, whatever the recipe says."""
+        if needs.sites is not None:
+            sites = ", ".join(needs.sites)
+            self.notes.append(f"{written.estimator} chooses its own sites for direction {name!r}: {sites}.")
+        if needs.positions is not None and "positions" in written.model_fields_set:
+            self.notes.append(f"{written.estimator} reads direction {name!r} at its own positions: {needs.positions}.")
 
     def check_lack(
-        self, spec: EstimatorSpec, options: Options, classes: Sequence[DataRef | None], path: tuple[KeyPart, ...]
+        self,
+        spec: EstimatorSpec,
+        options: Options,
+        classes: Sequence[tuple[str, DataRef]],
+        path: tuple[KeyPart, ...],
     ) -> bool:
-        """Whether the examples of both classes hold what the estimator needs of them, as far as these tell."""
-        both = zip((POSITIVE, NEGATIVE), classes, strict=True)
-        examples = {label: self.examples(ref) for label, ref in both if ref is not None}
+        """Whether the examples of all classes hold what the estimator needs of them, as far as these tell."""
+        examples = {label: self.examples(ref) for label, ref in classes}
         if not all(examples.values()):
             return True  # what keeps data from being read is told where they stand
         try:
@@ -96,11 +162,8 @@ class DirectionResolver(ModelResolver):
         self.complain(lack.what, *path, *(("options", lack.option) if lack.option else ("estimator",)))
         return False
 
-    def check_vectors(
-        self, spec: EstimatorSpec, options: Options, positions: Positions, path: tuple[KeyPart, ...]
-    ) -> bool:
+    def check_vectors(self, needs: EstimatorNeeds, positions: Positions, path: tuple[KeyPart, ...]) -> bool:
         """Whether there can be as many vectors as an estimator's options ask for, as far as these tell."""
-        needs = needs_of(spec, options)
         if needs.rank is None or needs.rank < 2:
             return True
         fault, most, width = None, positions.most if needs.per_position else None, self.model.d_model
@@ -113,17 +176,9 @@ class DirectionResolver(ModelResolver):
             self.complain(f"rank {needs.rank}: {fault}", *path, "options", "rank")
         return fault is None
 
-    def further_of(self, name: str, spec: EstimatorSpec, options: Options) -> tuple[str, ...] | None:
-        """Names of the directions that an estimator gives beside its main one, or None where it can't be used here."""
-        path = ("directions", name, "estimator")
-        try:
-            needs = needs_of(spec, options)
-        except PluginError as error:
-            self.complain(error, *path)
-            return None
-        if needs.sites is not None:
-            self.notes.append(f"{spec.name} chooses its own sites for direction {name!r}: {', '.join(needs.sites)}.")
-        outputs = ("positive", "negative") if needs.outputs == "labels" else needs.outputs
+    def further_of(self, name: str, needs: EstimatorNeeds, classes: Sequence[tuple[str, DataRef]]) -> tuple[str, ...]:
+        """Names of the directions that an estimator gives beside its main one."""
+        outputs = [label for label, _ in classes] if needs.outputs == "labels" else needs.outputs
         further = tuple(f"{name}.{output}" for output in outputs)
         self.further.update(dict.fromkeys(further))
         return further
@@ -131,7 +186,7 @@ class DirectionResolver(ModelResolver):
     def saved(self, name: str, written: DirectionRecipe, path: str) -> PlannedDirection | None:
         """A direction from a file, or None where the file can't be one, or says something else than the recipe."""
         from steerkit.api.format import Given
-        from steerkit.artifacts.directions import saved_places
+        from steerkit.artifacts.directions import OURS, format_of, saved_places
 
         format = written.format
         if format is not None and self.spec("format", format, "directions", name, "format") is None:
@@ -154,7 +209,12 @@ class DirectionResolver(ModelResolver):
                 fault = fault or self.width_fault(own, places[own], given)
                 self.note_depth(own, places[own])
         if fault is None:
-            return PlannedDirection(name, site=given.site, positions=given.positions, file=file, format=format)
+            reader = format_of(file, self.catalog, format)
+            if reader.name != OURS:  # of which every run has some of its own
+                self.used[(reader.kind, reader.name)] = None
+            return PlannedDirection(
+                name, site=given.site, positions=given.positions, file=file, format=format, reader=reader
+            )
         self.complain(fault, "directions", name, "file")
         return None
 
@@ -178,28 +238,49 @@ class DirectionResolver(ModelResolver):
             has = f"the model has {counted(layers, 'layer')}, 0 to {layers - 1}"
             self.notes.append(f"Direction {name!r} has vectors at {', '.join(beyond)}, and {has}.")
 
-    def check_classes(self, classes: Sequence[DataRef | None], positions: Positions, path: tuple[KeyPart, ...]) -> None:
-        """The two classes of a direction have no text in common, and have what is to be read."""
-        for ref in dict.fromkeys(filter(None, classes)):
+    def check_classes(
+        self, classes: Sequence[tuple[str, DataRef]], positions: Positions, path: tuple[KeyPart, ...]
+    ) -> None:
+        """Of the classes of a direction no two have a text in common, and all have what is to be read."""
+        for ref in dict.fromkeys(ref for _, ref in classes):
             self.check_turns(positions, ref, *path, "positions")
             fault = without_completion(ref, self.examples(ref)) if positions.role == "completion" else None
             if fault is not None:
                 self.complain(f"{fault}: name a field, completion: <field>, or pairs of them", *path, "positions")
-        positive, negative = classes
-        if positive is None or negative is None:
-            return
-        whole = {identity(example) for example in self.examples(negative)}
-        shared = [example for example in self.examples(positive) if identity(example) in whole]
+        for (first, one), (second, other) in combinations(classes, 2):
+            of_two = (first, second) == (POSITIVE, NEGATIVE)
+            self.check_apart((first, one), (second, other), positions, path, second if of_two else "classes")
+
+    def check_pairs(self, estimator: str, classes: Mapping[str, DataRef], path: tuple[KeyPart, ...]) -> None:
+        """An estimator of pairs gets as many examples of both classes."""
+        sizes = [len(self.examples(classes[label])) for label in (POSITIVE, NEGATIVE) if label in classes]
+        if len(sizes) == 2 and all(sizes) and sizes[0] != sizes[1]:
+            message = f"{estimator} takes pairs, and there are {sizes[0]} positive and {sizes[1]} negative examples"
+            self.complain(f"{message}: name as many of both, each beside its other side", *path, NEGATIVE)
+
+    def check_apart(
+        self,
+        first: tuple[str, DataRef],
+        second: tuple[str, DataRef],
+        positions: Positions,
+        path: tuple[KeyPart, ...],
+        key: KeyPart,
+    ) -> None:
+        """Two classes have no text in common where they are read."""
+        (label, one), (other_label, other) = first, second
+        whole = {identity(example) for example in self.examples(other)}
+        shared = [example for example in self.examples(one) if identity(example) in whole]
         if shared:
-            both = f"positive and negative are both {positive}; name other prompts here"
-            apart = f"{positive} and {negative} {describe_shared(shared)}"
-            self.complain(both if positive == negative else apart, *path, "negative")
+            both = f"{label} and {other_label} are both {one}; name other prompts here"
+            self.complain(both if one == other else f"{one} and {other} {describe_shared(shared)}", *path, key)
             return
         # Where only prompts are read, two completions of one prompt are one text, twice.
-        prompts = {_read_of(one) for one in self.examples(negative) if one.completion is not None}
-        alike = [one for one in self.examples(positive) if one.completion is not None and _read_of(one) in prompts]
+        prompts = {_read_of(example) for example in self.examples(other) if example.completion is not None}
+        alike = [
+            example for example in self.examples(one) if example.completion is not None and _read_of(example) in prompts
+        ]
         if alike and within_prompt(positions):
-            message = f"{positions} are tokens of the prompt, and {positive} and {negative} differ in completions only"
+            message = f"{positions} are tokens of the prompt, and {one} and {other} differ in completions only"
             self.complain(f"{message}: {describe_shared(alike)}; write completion", *path, "positions")
 
     def check_turns(self, positions: Positions, ref: DataRef, *path: KeyPart) -> None:
@@ -242,14 +323,18 @@ class DirectionResolver(ModelResolver):
         if direction is not None and direction.file is not None:
             saved = self.saved_direction(name, direction)
             return saved.ranks if saved is not None else ()
-        if direction is None or direction.estimator not in self.catalog.names("estimator"):
-            return ()
-        spec = self.catalog.get("estimator", direction.estimator)
+        needs = None if direction is None else self.foreseen_needs(direction)
+        return () if needs is None or needs.rank is None else (needs.rank,)
+
+    def foreseen_needs(self, written: DirectionRecipe) -> EstimatorNeeds | None:
+        """What the estimator of a direction must see; None where it can't be said, which is told where it stands."""
+        if written.estimator not in self.catalog.names("estimator"):
+            return None
+        spec = self.catalog.get("estimator", written.estimator)
         try:
-            rank = needs_of(spec, spec.options(**direction.options)).rank
+            return needs_of(spec, spec.options(**written.options))
         except (SteerkitError, ValueError):
-            return ()  # told where the direction stands
-        return () if rank is None else (rank,)
+            return None
 
     def direction_sites(self, name: str) -> tuple[Site, ...] | SitePattern | None:
         """Where a direction has vectors, as far as recipe, model and file tell; None where they don't."""
@@ -260,6 +345,11 @@ class DirectionResolver(ModelResolver):
             own = self.saved_direction(name, direction)
             if own is not None and own.sites:
                 return own.sites
+        needs = None if direction.file is not None else self.foreseen_needs(direction)
+        if needs is not None and needs.sites is not None:
+            # Of several sites of its own it may take one.
+            alone = parse_sites(needs.sites[0]) if len(needs.sites) == 1 else None
+            return (alone,) if isinstance(alone, Site) else None
         if direction.site is None:
             return None
         written = parse_sites(direction.site)

@@ -40,8 +40,11 @@ def direction_as_json(item: PlannedDirection) -> dict[str, Any]:
         "name": item.name,
         "estimator": item.estimator.name if item.estimator else None,
         "options": options_as_json(item.options),
-        "positive": as_text(item.positive),
-        "negative": as_text(item.negative),
+        **(
+            {"classes": {label: str(ref) for label, ref in item.labelled}}
+            if item.labelled
+            else {"positive": as_text(item.positive), "negative": as_text(item.negative)}
+        ),
         "site": as_text(item.site),
         "positions": as_text(item.positions),
     }

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steerkit.api.hookspecs import (
+    NEGATIVE,
+    POSITIVE,
     EstimatorSpec,
     EvaluatorSpec,
+    FormatSpec,
     Needs,
     NoOptions,
     Options,
@@ -38,10 +41,13 @@ class PlannedDirection:
         options: of the estimator.
         positive: prompts of the class that the direction points to.
         negative: prompts of the reference class.
-        site: where it is read, one site or a pattern of several; of a file, what it lacks and the recipe says.
+        labelled: in their place, prompts by label, for an estimator of labelled classes.
+        site: where it is read, one site or a pattern of several; None where the estimator chooses; of a file, what it
+            lacks and the recipe says.
         positions: at which tokens; of a file likewise.
         file: a saved direction.
         format: name of the format of ``file``; None for the one that knows it.
+        reader: that format, which a run needs no catalog for.
         further: full names of the directions that the estimator gives beside it.
     """
 
@@ -50,11 +56,20 @@ class PlannedDirection:
     options: Options = field(default_factory=NoOptions)
     positive: DataRef | None = None
     negative: DataRef | None = None
+    labelled: tuple[tuple[str, DataRef], ...] = ()
     site: Site | SitePattern | None = None
     positions: Positions | None = None
     file: Path | None = None
     format: str | None = None
+    reader: FormatSpec | None = None
     further: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[tuple[str, DataRef], ...]:
+        """Prompts by class; none of a file."""
+        if self.positive is None or self.negative is None:
+            return self.labelled
+        return ((POSITIVE, self.positive), (NEGATIVE, self.negative))
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,22 @@ from steerkit.recipe.values import (
 
 
 class DirectionRecipe(Section):
-    """One direction: estimated from two classes of prompts, or read from a file.
+    """One direction: estimated from classes of prompts, or read from a file.
 
-    Beside ``file`` stand ``site`` and ``positions`` where the file itself doesn't say them.
+    An estimator of labelled classes takes any number of them, as ``classes``, in the place of ``positive`` and
+    ``negative``. Beside ``file`` stand ``site`` and ``positions`` where the file itself doesn't say them.
     """
 
     estimator: str | None = Field(default=None, description="name of an estimator plugin")
     positive: str | None = Field(default=None, description="prompts that show the behaviour, as in warm.train")
     negative: str | None = Field(default=None, description="prompts that don't: the reference")
+    classes: Mapping[str, str] | None = Field(
+        default=None, description="for an estimator of labelled classes, prompts by label, as in {verse: verse.train}"
+    )
     site: SitesText | None = Field(
-        default=None, description="where it is read: blocks.14.resid_pre, or several sites, as in blocks.*.resid_pre"
+        default=None,
+        description="where it is read: blocks.14.resid_pre, or several sites, as in blocks.*.resid_pre; not needed "
+        "where the estimator chooses its own",
     )
     positions: PositionsText = Field("-1", description="at which tokens it is read")
     options: Mapping[str, Any] = Field(default_factory=dict, description="options of the estimator")
@@ -39,9 +45,10 @@ class DirectionRecipe(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> DirectionRecipe:
-        needed = ("estimator", "positive", "negative", "site")
+        sides = ("positive", "negative")
+        needed = ("estimator", *(sides if self.classes is None else ()), "site")
         if self.file is not None:
-            own = ("estimator", "positive", "negative", "options")
+            own = ("estimator", *sides, "classes", "options")
             extra = [name for name in own if name in self.model_fields_set]
             extra = [name for name in extra if getattr(self, name) not in (None, {})]
             if extra:
@@ -49,8 +56,15 @@ class DirectionRecipe(Section):
             return self
         if self.format is not None:
             raise excess("format is for a direction from a file; remove it", ("format",))
+        if self.classes is not None:
+            given = [name for name in sides if getattr(self, name) is not None]
+            if given:
+                raise excess(f"classes take the place of positive and negative; remove {' and '.join(given)}", given)
+            if len(self.classes) < 2:
+                raise lacking("expected two classes or more", ("classes",))
         missing = [name for name in needed if getattr(self, name) is None]
-        if missing:
+        # Whether it is the estimator that chooses sites is known where its plugin is.
+        if missing and missing != ["site"]:
             raise lacking(f"expected {', '.join(missing)} as well (or file: for a saved direction)", missing)
         return self
 

@@ -21,6 +21,8 @@ def describe_direction(entry: DirectionEntry) -> str:
     """A direction in one line: from what, where, how long."""
     if entry.positive and entry.negative:
         what = f"{entry.estimator or 'estimated'}: {entry.positive} minus {entry.negative}"
+    elif entry.classes:
+        what = f"{entry.estimator or 'estimated'}: {', '.join(entry.classes.values())}"
     else:
         what = entry.estimator or "read from a file"
     where = [f"read at {entry.site}"] if entry.site else []

@@ -130,6 +130,8 @@ def foretold(entry: DirectionEntry, sites: Collection[str] = ()) -> str:
     """
     known = [one for site, one in entry.predictors.items() if not sites or site in sites]
     if not known:
+        if entry.classes:
+            return f"{NOT_MEASURED}, since its classes are no two sides"
         return NOT_MEASURED if entry.positive else f"{NOT_MEASURED}, since it comes without prompts"
     agreement = _range([one.agreement for one in known])
     apart = [spread(one.d_prime) for one in known]

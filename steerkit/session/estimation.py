@@ -212,14 +212,15 @@ def _token_ids(label: str, prompts: object) -> list[list[int]] | None:
     Raises:
         DataError: for what is no list of prompts.
     """
-    from steerkit.engine.prompts.inputs import token_rows
+    from steerkit.engine.prompts.inputs import encoded_rows
 
     if isinstance(prompts, (str, Example)):
         what = "one text" if isinstance(prompts, str) else "one Example"
         raise DataError(f"The {label} class is {what}, and a list of prompts is needed: write [prompt, ...].")
-    rows = token_rows(prompts)
+    rows = encoded_rows(prompts)
     if rows is None and (not isinstance(prompts, Sequence) or not prompts):
-        raise DataError(f"The {label} class needs a list of prompts, at least one.")
+        other = "" if isinstance(prompts, Sequence) else f", not {type(prompts).__name__}"
+        raise DataError(f"The {label} class needs a list of prompts, at least one{other}.")
     if rows is not None and _is_one_row(prompts):
         raise DataError(f"The {label} class is one row of token ids, and a list of rows is needed: write [[...], ...].")
     return rows

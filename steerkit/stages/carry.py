@@ -163,7 +163,7 @@ def _estimate(payload: EstimateTask, bench: Bench) -> bytes:
         solver,
         payload.estimator.name,
         payload.needs,
-        {"positive": payload.positive, "negative": payload.negative},
+        dict(payload.classes),
         payload.site,
         payload.positions,
         name=payload.name,
@@ -285,7 +285,7 @@ def _scores(tasks: Sequence[Task], given: Mapping[str, bytes], bench: Bench) -> 
     # Names of their own, so that what is kept doesn't depend on what the recipe calls its evaluators.
     labels = [{name: f"{place}:{name}" for name in item.values} for place, item in enumerate(payloads)]
     jobs = [
-        Job(str(place), item.build(live.vocabulary), item.needs, data, labels[place])
+        Job(str(place), item.build(live.vocabulary), item.needs, data, labels[place], item.name)
         for place, item in enumerate(payloads)
     ]
     monitors = {one.name: one for item in payloads for one in item.monitors}

@@ -172,16 +172,14 @@ class Grapher:
             self.given[key] = directions_to_bytes([direction])
             self.directions[planned.name] = key
             return None
-        assert planned.positive is not None and planned.negative is not None and planned.estimator is not None
-        assert planned.site is not None and planned.positions is not None
+        assert planned.estimator is not None and planned.positions is not None
         payload = EstimateTask(
             self.model,
             planned.name,
             plugin(planned.estimator),
             needs_of(planned.estimator, planned.options),
             planned.options,
-            self.plan.examples(planned.positive),
-            self.plan.examples(planned.negative),
+            tuple((label, self.plan.examples(ref)) for label, ref in planned.classes),
             planned.site,
             planned.positions,
             self.plan.seed,

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
 
 _RUNNING = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
-_OURS = ("api", "engine", "stages", "types", "session", "sharing.py", "templates.py", "artifacts/directions.py")
+_OURS = (
+    *("api", "engine", "selection", "session", "stages", "types", "intervals.py", "sandbox.py", "sharing.py"),
+    *("templates.py", "artifacts/directions.py", "artifacts/rundir.py", "recipe/joined.py"),
+)
 """What of our own code an output can depend on. What plans, shows and keeps gives no output."""
 
 

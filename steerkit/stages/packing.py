@@ -47,7 +47,7 @@ def pack_scores(member: ConditionScores, job: str, payload: ScoresTask, labels: 
     """What one evaluator gave under one condition, as plain values, by its own names ("" where it has one value)."""
     data = next((where for _, where in member.scores), payload.data)
     named = {name: member.scores[(label, data)] for name, label in labels.items()} or {"": member.scores[(job, data)]}
-    kinds = _kinds(payload.needs)
+    kinds = kinds_of(payload.needs)
     activity = {place: counts for place, counts in member.activity.items() if place[1] in kinds}
     return {
         "values": {name: [[score.value, score.weight] for score in scores] for name, scores in named.items()},
@@ -63,7 +63,7 @@ def is_lasting(task: Task, content: bytes) -> bool:
     return not isinstance(task.payload, ScoresTask) or not any(one["unanswered"] for one in from_bytes(content))
 
 
-def _kinds(needs: Needs) -> set[str]:
+def kinds_of(needs: Needs) -> set[str]:
     """The kinds of passes that an evaluator looks at, beside greedy completions."""
     asked = {
         "next token": needs.next_token_logits,

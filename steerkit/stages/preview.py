@@ -8,6 +8,7 @@ from functools import cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from steerkit.catalog import needs_of
 from steerkit.errors import SteerkitError
 from steerkit.plan import DataRef, Plan, PlannedDirection, PlannedSearch
 from steerkit.plan.looks import Lengths
@@ -58,8 +59,9 @@ def stand_in(planned: PlannedDirection, plan: Plan, live: LiveModel) -> Directio
 
     from steerkit.api.direction import Direction
 
-    assert planned.site is not None and planned.positions is not None
-    sites = resolve_sites(planned.site, live.layout.n_layers)
+    assert planned.estimator is not None and planned.positions is not None
+    read_at = planned.site or needs_of(planned.estimator, planned.options).sites or ()
+    sites = resolve_sites(read_at, live.layout.n_layers)
     # Not the same ones for two directions: updates along them would cancel or be redundant.
     key = sha256(planned.name.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
@@ -81,9 +83,12 @@ def _chosen_stand_in(search: PlannedSearch, planned: PlannedDirection, plan: Pla
 
 def _rank(planned: PlannedDirection, plan: Plan) -> int:
     """How many vectors a direction will have: as its options say, or as many as coefficients are given for, else 1."""
+    needed = None if planned.estimator is None else needs_of(planned.estimator, planned.options).rank
     rank = getattr(planned.options, "rank", None)
     if isinstance(rank, int) and rank > 0:
         return rank
+    if needed is not None and needed > 1:
+        return needed
     uses = [one for item in plan.conditions for one in item.interventions if planned.name in one.directions]
     coefficients = [getattr(one.options, "coefficient", None) for one in uses]
     return next((len(one) for one in coefficients if isinstance(one, (list, tuple)) and one), 1)

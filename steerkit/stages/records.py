@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -36,9 +37,10 @@ from steerkit.stages.cosines import cosines_of, too_many_to_compare
 from steerkit.stages.graph import Graph
 from steerkit.stages.model import facts_of
 from steerkit.stages.packing import from_bytes, unpack_scores
+from steerkit.stages.saved import LOST
 from steerkit.stages.task_groups import GroupTasks
 from steerkit.stages.titles import BASELINE
-from steerkit.stages.values import records_of, remarks_on
+from steerkit.stages.values import records_of, remarks_on, settled
 from steerkit.types import Example
 from steerkit.types.special_tokens import prompt_notes, special_notes, system_prompts
 
@@ -193,6 +195,7 @@ def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, lis
             *_unmeasured(plan, found.separation),
             *plan.unread,
             *_left_out({name: directions[name] for name in _reported(plan, chosen=False)}),
+            *_lost({planned.name: directions[planned.name] for planned in plan.directions if planned.file}),
             *too_many_to_compare(_reported(plan), plan.report.compared_with),
             *dict.fromkeys(notes),
         ),
@@ -233,7 +236,7 @@ def _measured(
     notes: list[str] = []
     samples: list[Sample] = []
     for condition in conditions:
-        found = scores[condition.name]
+        found = settled(condition, scores[condition.name], scores[BASELINE], plan)
         for planned in plan.evaluations:
             for ref in planned.data:
                 if condition.kind == "control" and ref in planned.uncontrolled:
@@ -277,9 +280,13 @@ def read_separations(graph: Graph, outputs: Mapping[str, bytes]) -> list[Separat
 
 def _samples(plan: Plan, condition: str, found: ConditionScores) -> list[Sample]:
     rows = []
+    # Of an example that such a value isn't of there is nothing to tell: it wasn't measured.
+    partial = {label for item in plan.evaluations for label, value in item.values.items() if value.partial}
     for data, examples in evaluated_examples(plan).items():
         columns = {
-            name: [score.value for score in values] for (name, where), values in found.scores.items() if where == data
+            name: [math.nan if name in partial and not score.weight else score.value for score in values]
+            for (name, where), values in found.scores.items()
+            if where == data
         }
         read: Sequence[Any] = found.readings.get(data, ())
         rows += sample_rows(condition, data, examples, found.completions.get(data, ()), columns, read)
@@ -327,6 +334,15 @@ def _left_out(directions: Mapping[str, Direction]) -> list[str]:
     ]
 
 
+def _lost(saved: Mapping[str, Direction]) -> list[str]:
+    """What files of directions don't say, or say and nobody keeps."""
+    return [
+        f"Direction {name}, as its file was read: {' '.join(lost)}"
+        for name, direction in saved.items()
+        if (lost := direction.provenance.get(LOST))
+    ]
+
+
 def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:
     """What a reader might look for and not find, and why."""
     notes = []
@@ -362,6 +378,9 @@ def _unmeasured(plan: Plan, separation: Sequence[SeparationEntry]) -> list[str]:
                 f"Separation of {name} at {', '.join(noisy)}: the projections differ by no more than float32 rounds, "
                 "so AUROC and d′ there tell noise apart."
             )
+    labelled = [planned.name for planned in plan.directions if planned.labelled]
+    if labelled:
+        notes.append(f"No separation by layer for {', '.join(labelled)}: labelled classes aren't two sides.")
     files = [planned.name for planned in plan.directions if planned.file is not None]
     if files:
         notes.append(f"No separation by layer for {', '.join(files)}: a direction from a file has no prompts here.")

@@ -107,9 +107,8 @@ class EstimateTask:
     estimator: Plugin
     needs: EstimatorNeeds
     options: Options
-    positive: Examples
-    negative: Examples
-    site: Site | SitePattern
+    classes: tuple[tuple[str, Examples], ...]
+    site: Site | SitePattern | None
     positions: Positions
     seed: int
 

@@ -15,6 +15,8 @@ from steerkit.artifacts.results import RecordEntry
 from steerkit.catalog import implementation
 from steerkit.errors import agreeing
 from steerkit.plan import DataRef, Plan, PlannedEvaluation
+from steerkit.sharing import greedy_tokens
+from steerkit.stages.packing import kinds_of
 from steerkit.types import Example
 
 if TYPE_CHECKING:
@@ -171,6 +173,31 @@ def _by_example(planned: PlannedEvaluation, data: str, found: ConditionScores) -
     columns = {name: found.scores[(label, data)] for name, label in labels.items()}
     count = max((len(column) for column in columns.values()), default=0)
     return [{name: column[place] for name, column in columns.items()} for place in range(count)]
+
+
+def settled(condition: Condition, found: ConditionScores, plain: ConditionScores, plan: Plan) -> ConditionScores:
+    """Scores that are the baseline's own where nothing was edited that an evaluator looked at.
+
+    Rows that were edited nowhere differ from the baseline's by what other batches round, which is no effect.
+    """
+    from steerkit.engine.sequence.when import When
+
+    whens = {str(When(one.positions, one.schedule, one.gate)) for one in condition.placements}
+    if not whens or condition.system_prompt is not None:
+        return found
+    scores = dict(found.scores)
+    for planned in plan.evaluations:
+        if greedy_tokens(planned.needs) or planned.needs.samples:
+            continue  # what was written is what it is
+        for data in map(str, planned.data):
+            looked_at = [found.activity.get((data, kind), {}) for kind in kinds_of(planned.needs)]
+            if looked_at and all(
+                {when for when, _ in edited} >= whens and not any(edited.values()) for edited in looked_at
+            ):
+                labels = planned.values or (planned.name,)
+                own = {(label, data) for label in labels} & scores.keys() & plain.scores.keys()
+                scores |= {key: plain.scores[key] for key in own}
+    return replace(found, scores=scores)
 
 
 def remarks_on(condition: Condition, found: ConditionScores, plan: Plan) -> list[str]:

@@ -38,10 +38,10 @@ class Message:
             raise DataError(f"A message has role {self.role!r}. {nearest(str(self.role), TURNS, 'role')}")
         if not isinstance(self.content, str):
             raise DataError(
-                f"The content of a {self.role} message is {type(self.content).__name__}, and text is wanted: "
+                f"The content of the {self.role}'s message is {type(self.content).__name__}, and text is wanted: "
                 '{"role": "user", "content": "..."}.'
             )
-        require_whole(self.content, f"A {self.role} message")
+        require_whole(self.content, f"The {self.role}'s message")
 
     @classmethod
     def of(cls, value: object) -> Message:

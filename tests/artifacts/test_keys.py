@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import steerkit
 from steerkit.api.hookspecs import Needs, NoOptions
 from steerkit.artifacts.keys import example_hash, hash_of
 from steerkit.artifacts.provenance import code_hash
+from steerkit.stages.model import _OURS
 from steerkit.types import Positions, Site
 from steerkit.types.examples import Example
 
@@ -86,3 +91,44 @@ def test_code_counts_with_what_it_imports_from_its_package(tmp_path: Any, monkey
     (package / "c.py").write_text("x = 2\n")
     assert code_hash("steerkit_test_made_up.a") not in (first, None)
     assert code_hash("steerkit_test_made_up.nothing") is None
+
+
+ROOT = Path(steerkit.__file__).parent
+NO_OUTPUT = (
+    *("errors", "progress", "catalog", "columns", "sizing"),  # what is said, found, shown and refused
+    *("bundled", "checkpoints", "sources"),  # where files lie; what they hold has hashes of its own
+    # Values, which are in the keys themselves.
+    *("plan", "recipe.completions", "recipe.problems", "recipe.rows", "recipe.schema"),
+    *(f"artifacts.{name}" for name in ("answers", "files", "keys", "provenance", "samples", "store")),
+    *("artifacts.results", "artifacts.direction_entries"),  # made of outputs
+)
+"""Other modules that are imported where outputs are made, and that none of their bytes depend on."""
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """What a module imports while it runs, wherever it does."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from (f"{node.module}.{item.name}" for item in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (item.name for item in node.names)
+        yield from imported(node)
+
+
+def test_code_that_outputs_are_made_by_is_in_their_keys() -> None:
+    """Whoever imports further code of ours there says whether outputs depend on it."""
+    known = {name.removesuffix(".py").replace("/", ".") for name in _OURS}
+    files = [
+        file for name in _OURS for file in ((ROOT / name).rglob("*.py") if (ROOT / name).is_dir() else [ROOT / name])
+    ]
+    assert all(file.is_file() for file in files) and len(files) > 100
+    outside = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in files
+        for name in imported(ast.parse(file.read_text("utf-8")))
+        if name.startswith("steerkit.")
+        and not any(f"{name}.".startswith(f"steerkit.{one}.") for one in (*known, *NO_OUTPUT))
+    }
+    assert not outside

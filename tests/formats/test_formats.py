@@ -19,11 +19,16 @@ from steerkit.artifacts.directions import load_directions, read_file, save_direc
 from steerkit.catalog import Catalog
 from steerkit.errors import ArtifactError, RecipeError, UnknownNameError
 from steerkit.plan.build import make_plan
+from steerkit.progress import SILENT
 from steerkit.recipe import Draft, draft_recipe
+from steerkit.run import execute
+from steerkit.sources import TINY_WIDTH
 from steerkit.testing import FormatSuite
 from steerkit.types import Positions, Site
+from tests.small_run import results_of
 
 NOTHING = Given()
+ASSUMED = "Positions aren't in the file; 'last' is assumed."
 
 
 class Toy(Format[NoOptions]):
@@ -43,7 +48,7 @@ class Toy(Format[NoOptions]):
         made = {}
         for name, (site, rows) in found.items():
             made[name] = Direction(torch.tensor(rows), Site.parse(site), given.positions or Positions("last"), name)
-        assumed = () if given.positions else ("Positions aren't in the file; 'last' is assumed.",)
+        assumed = () if given.positions else (ASSUMED,)
         return Contents(made, assumed)
 
     def write(self, contents: Contents) -> Written:
@@ -101,14 +106,19 @@ def warmth() -> Direction:
     return Direction(torch.tensor([[1.0, 2.0, 3.0]]), Site("resid_pre", 1), Positions.parse("-2"), "warmth")
 
 
+def wide() -> Direction:
+    return Direction(torch.ones(1, TINY_WIDTH), Site("resid_pre", 1), Positions("last"), "warmth")
+
+
 def test_a_foreign_format_is_written_and_found_again_by_sniffing(tmp_path: Path) -> None:
     path = tmp_path / "warmth.toy"
     lost = save_directions(path, [warmth()], format="toy", catalog=CATALOG)
     assert lost == ("Positions, means and provenance aren't kept.",)
     for format in (None, "toy"):
-        found = load_directions(path, format=format, catalog=CATALOG)
+        with pytest.warns(UserWarning, match=f"warmth.toy: {ASSUMED}"):
+            found = load_directions(path, format=format, catalog=CATALOG)
         assert torch.equal(found["warmth"].vectors, warmth().vectors)
-    assert read_file(path, catalog=CATALOG).lost == ("Positions aren't in the file; 'last' is assumed.",)
+    assert read_file(path, catalog=CATALOG).lost == (ASSUMED,)
     told = read_file(path, positions="instruction", catalog=CATALOG)
     assert (told.directions["warmth"].positions, told.lost) == (Positions("instruction"), ())
     assert save_directions(tmp_path / "w.safetensors", [warmth()], catalog=CATALOG) == ()
@@ -135,7 +145,7 @@ def test_two_formats_that_claim_a_file_are_an_error_that_names_both(tmp_path: Pa
     save_directions(path, [warmth()], format="toy", catalog=both)
     with pytest.raises(ArtifactError, match=r"could be in format greedy or toy\. Say which"):
         load_directions(path, catalog=both)
-    assert load_directions(path, format="greedy", catalog=both)
+    assert load_directions(path, format="greedy", positions="last", catalog=both)
 
 
 def recipe(folder: Path, direction: dict[str, str]) -> Draft:
@@ -163,10 +173,17 @@ def test_a_recipe_names_a_format_or_leaves_it_to_the_file(tmp_path: Path) -> Non
         steerkit_evaluators.cross_entropy,
         *architectures(),
     )
-    save_directions(tmp_path / "w.toy", [warmth()], format="toy", catalog=CATALOG)
+    save_directions(tmp_path / "w.toy", [wide()], format="toy", catalog=CATALOG)
     (planned,) = make_plan(recipe(tmp_path, {"file": "w.toy", "format": "toy"}), catalog).directions
     assert (planned.format, planned.file) == ("toy", tmp_path / "w.toy")
     assert make_plan(recipe(tmp_path, {"file": "w.toy"}), catalog).directions[0].format is None
+    plan = make_plan(recipe(tmp_path, {"file": "w.toy"}), catalog)
+    run = execute(plan, tmp_path / "runs", SILENT)
+    (saved,) = load_directions(run / "directions.safetensors").values()
+    assert torch.equal(saved.vectors, wide().vectors)
+    told = f"Direction warmth, as its file was read: {ASSUMED}"
+    assert told in results_of(run)["notes"]
+    assert ("format", "toy") in {(one["kind"], one["name"]) for one in plan.plugins}
     written = recipe(tmp_path, {"file": "w.toy", "format": "toy"}).to_yaml()
     assert "format: toy" in written
     for direction, said in (

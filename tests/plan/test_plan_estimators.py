@@ -9,20 +9,28 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 import steerkit_architectures.llama
 import steerkit_evaluators.cross_entropy
 import steerkit_formats.steerkit
 import steerkit_interventions.add
 from steerkit.api.estimator import Estimate, EstimationRequest, Estimator
-from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, NoOptions, hookimpl
+from steerkit.api.hookspecs import EstimatorNeeds, EstimatorSpec, EvaluatorSpec, Needs, NoOptions, hookimpl
 from steerkit.artifacts.directions import load_directions
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
 from steerkit.plan import make_plan
 from steerkit.progress import SILENT
 from steerkit.recipe import Draft, draft_recipe
+from steerkit.report import write_report
 from steerkit.run import execute
+from tests.small_run import results_of
+
+SITE = {"site": "blocks.1.resid_pre"}
+CLASSES = {"positive": "warm", "negative": "cold"}
+LABELS = {"classes": {"warm": "warm", "cold": "cold", "day": "probe"}}
+LABELS_APART = {"classes": {"warm": "warm", "cold": "cold", "night": "night"}}
 
 
 class Both(Estimator[NoOptions]):
@@ -38,19 +46,41 @@ class Both(Estimator[NoOptions]):
         )
 
 
+class Labelled(Estimator[NoOptions]):
+    """How far each class lies from the mean of all."""
+
+    def estimate(self, request: EstimationRequest) -> Estimate:
+        (site,) = request.sites
+        means = {label: one.mean for label, one in request.statistics[site].items()}
+        centre = sum(means.values()) / len(means)
+        extra = {label: {site: (mean - centre)[None]} for label, mean in means.items()}
+        return Estimate({site: torch.stack([one[site][0] for one in extra.values()])[:-1]}, extra=extra)
+
+
 @pytest.fixture
 def catalog() -> Iterator[Catalog]:
     home, plugin = ModuleType("both_home"), ModuleType("both_plugin")
-    home.Both = Both  # type: ignore[attr-defined]
+    home.Both, home.Labelled = Both, Labelled  # type: ignore[attr-defined]
     sys.modules["both_home"] = home
 
     @hookimpl
     def steerkit_estimators() -> list[EstimatorSpec]:
+        labelled = EstimatorNeeds(classes="labels", outputs="labels")
+        own = EstimatorNeeds(sites=("blocks.1-1.resid_mid",), positions="instruction", outputs=("back",))
         return [
+            EstimatorSpec("labelled", "L.", "both_home:Labelled", needs=lambda options: labelled),
+            EstimatorSpec("own", "O.", "both_home:Both", needs=lambda options: own),
+            EstimatorSpec("pairs", "P.", "both_home:Both", needs=lambda options: EstimatorNeeds(classes="pairs")),
             EstimatorSpec("both", "B.", "both_home:Both", needs=lambda options: EstimatorNeeds(outputs=("back",))),
             EstimatorSpec("failing", "F.", "both_home:Both", needs=lambda options: 1 / 0),  # type: ignore[arg-type, return-value]
         ]
 
+    @hookimpl
+    def unserved() -> list[EvaluatorSpec]:
+        needs = {"apart": Needs(sequence_logits=True, samples=2, max_new_tokens=3), "nothing": Needs()}
+        return [EvaluatorSpec(name, "E.", "both_home:Both", needs=lambda _, it=it: it) for name, it in needs.items()]
+
+    plugin.steerkit_evaluators = unserved  # type: ignore[attr-defined]
     plugin.STEERKIT_CONTRACT = 2  # type: ignore[attr-defined]
     plugin.steerkit_estimators = steerkit_estimators  # type: ignore[attr-defined]
     yield Catalog.from_modules(
@@ -63,18 +93,17 @@ def catalog() -> Iterator[Catalog]:
     del sys.modules["both_home"]
 
 
-def recipe(folder: Path, direction: str, estimator: str = "both") -> Draft:
+def recipe(folder: Path, direction: str, estimator: str = "both", **given: object) -> Draft:
     raw = {
         "name": "further",
         "model": {"source": "tiny-random:llama", "chat_template": "none"},
         "data": {
             "warm": {"inline": ["sun", "fire"]},
             "cold": {"inline": ["ice", "snow"]},
+            **({"night": {"inline": ["moon", "star"]}} if "classes" in given else {}),
             "probe": {"inline": ["day"]},
         },
-        "directions": {
-            "d": {"estimator": estimator, "positive": "warm", "negative": "cold", "site": "blocks.1.resid_pre"}
-        },
+        "directions": {"d": {"estimator": estimator, **(given or {**CLASSES, **SITE})}},
         "conditions": {"c": [{"add": {"direction": direction}}]},
         "evaluate": [{"cross_entropy": {"data": ["probe"]}}],
         "control": False,
@@ -106,3 +135,62 @@ def test_what_cant_be_is_a_problem_of_the_recipe(
 ) -> None:
     with pytest.raises(RecipeError, match=said):
         make_plan(recipe(tmp_path, direction, estimator), catalog)
+
+
+def test_an_estimator_of_labels_gets_as_many_classes_as_a_recipe_names(tmp_path: Path, catalog: Catalog) -> None:
+    plan = make_plan(recipe(tmp_path, "d.night", "labelled", **LABELS_APART, **SITE), catalog)
+    assert plan.to_json()["directions"][0]["classes"] == LABELS_APART["classes"]
+    run = execute(plan, tmp_path / "runs", SILENT)
+    found = load_directions(run / "directions.safetensors")
+    assert list(found) == ["d", "d.warm", "d.cold", "d.night"] and found["d"].rank == 2
+    assert found["d.night"].provenance["classes"] == LABELS_APART["classes"]
+    assert {found["d"].provenance[f"n_{label}"] for label in LABELS_APART["classes"]} == {2}
+    (entry, *_) = results_of(run)["directions"]
+    assert entry["classes"] == LABELS_APART["classes"] and entry["positive"] is None
+    assert any("labelled classes" in note for note in results_of(run)["notes"])
+    assert "labelled: warm, cold, night" in write_report(run).read_text("utf-8").replace("<wbr>", "")
+
+
+def test_an_estimator_with_sites_of_its_own_needs_none(tmp_path: Path, catalog: Catalog) -> None:
+    plan = make_plan(recipe(tmp_path, "d", "own", **CLASSES), catalog)
+    assert any("chooses its own sites for direction 'd': blocks.1-1.resid_mid" in note for note in plan.notes)
+    found = load_directions(execute(plan, tmp_path / "runs", SILENT) / "directions.safetensors")["d"]
+    assert (str(found.site), str(found.positions)) == ("blocks.1.resid_mid", "instruction")
+    told = make_plan(recipe(tmp_path, "d", "own", **CLASSES, positions="-2"), catalog).notes
+    assert any("reads direction 'd' at its own positions: instruction" in note for note in told)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "given", "said"),
+    [
+        ("both", CLASSES, r"directions\.d: expected site as well"),
+        ("both", {**LABELS, **SITE}, r"directions\.d\.classes: both takes two classes: write positive and negative"),
+        ("labelled", {**LABELS, **CLASSES, **SITE}, "take the place of positive and negative; remove positive and"),
+        ("labelled", {"classes": {"warm": "warm"}, **SITE}, "expected two classes or more"),
+        ("labelled", {"classes": {"a": "warm", "b": "warm"}, **SITE}, "a and b are both warm; name other prompts here"),
+        (
+            "labelled",
+            {"classes": {"a": "warm", "b": "cool"}, **SITE},
+            r"directions\.d\.classes\.b: .*Did you mean 'cold'",
+        ),
+        ("pairs", {"positive": "warm", "negative": "probe", **SITE}, "there are 2 positive and 1 negative examples"),
+        ("own", {**CLASSES, "positions": "post_instruction[*]"}, "reads at positions of its own, instruction"),
+    ],
+)
+def test_classes_and_sites_that_cannot_be_are_told(
+    tmp_path: Path, catalog: Catalog, estimator: str, given: dict[str, object], said: str
+) -> None:
+    with pytest.raises(RecipeError, match=said):
+        make_plan(recipe(tmp_path, "d", estimator, **given), catalog)
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "said"), [("apart", "come from different passes"), ("nothing", "no output at all")]
+)
+def test_an_evaluator_that_no_pass_serves_is_told(tmp_path: Path, catalog: Catalog, evaluator: str, said: str) -> None:
+    draft = recipe(tmp_path, "d")
+    written = (tmp_path / "recipe.yaml").read_text().replace("cross_entropy", evaluator)
+    (tmp_path / "recipe.yaml").write_text(written)
+    assert draft.source is not None
+    with pytest.raises(RecipeError, match=rf"evaluate\.0\.{evaluator}: {evaluator} needs .*{said}"):
+        make_plan(draft_recipe(draft.source, ()), catalog)

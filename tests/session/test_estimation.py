@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from numpy import array
 from pydantic import Field
 
 from steerkit.api.estimator import Estimate, EstimationRequest, Estimator, Series
@@ -215,7 +216,10 @@ def test_a_probe_tells_the_classes_apart(llama: LiveModel) -> None:
 # Prompts that are token ids, and what are no prompts.
 
 
-@pytest.mark.parametrize("form", [list, torch.tensor, lambda rows: {"input_ids": rows}])
+FORMS = [list, torch.tensor, array, lambda rows: {"input_ids": rows}, lambda rows: [{"input_ids": row} for row in rows]]
+
+
+@pytest.mark.parametrize("form", [*FORMS, lambda rows: [torch.tensor(row) for row in rows]])
 def test_token_ids_are_read_as_they_are(llama: LiveModel, catalog: Catalog, form: Callable[[object], Any]) -> None:
     warm, cold = [[11, 12, 13], [14, 15, 16]], [[21, 22, 23], [24, 25, 26]]
     found = estimate_direction(
@@ -244,7 +248,7 @@ def test_one_class_may_be_token_ids_and_the_other_texts(llama: LiveModel) -> Non
         (Example.of("a"), "The positive class is one Example, and a list of prompts is needed: write [prompt, ...]."),
         ([1, 2], "The positive class is one row of token ids, and a list of rows is needed: write [[...], ...]."),
         ([], "The positive class needs a list of prompts, at least one."),
-        (3, "The positive class needs a list of prompts, at least one."),
+        (3, "The positive class needs a list of prompts, at least one, not int."),
         ([[99999]], "Token id 99999 is none of the model's 1000. Encode prompts with its own tokenizer."),
         (
             [["a", 1]],

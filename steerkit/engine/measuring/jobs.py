@@ -12,7 +12,7 @@ from steerkit.api.hookspecs import Needs
 from steerkit.api.intervention import Placement
 from steerkit.engine.lowering.edits import Mode
 from steerkit.errors import PluginError, counted
-from steerkit.sharing import Sampling, greedy_tokens
+from steerkit.sharing import Sampling, impossible
 
 if TYPE_CHECKING:
     from steerkit.api.monitor import Readings
@@ -51,6 +51,7 @@ class Job:
         needs: what it must see.
         data: key of its examples.
         labels: what records call each of the values that it gives per example; empty: one score, called ``name``.
+        called: as messages call it; empty: ``name``.
     """
 
     name: str
@@ -58,6 +59,18 @@ class Job:
     needs: Needs
     data: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    called: str = ""
+
+    @property
+    def title(self) -> str:
+        """As messages call it."""
+        return self.called or self.name
+
+    def told(self, label: str) -> str:
+        """One of its values as messages call it."""
+        if label == self.name:
+            return "its score"
+        return next((name for name, known in self.labels.items() if known == label), label)
 
     def labelled(self, scored: Scored) -> Mapping[str, Score]:
         """The scores of an example by what records call them.
@@ -69,12 +82,12 @@ class Job:
             if not self.labels or list(self.labels.values()) == [self.name]:
                 return {self.name: scored}
             raise PluginError(
-                f"Evaluator {self.name!r} gave one score; its spec declares {', '.join(self.labels)}, so it gives a "
+                f"Evaluator {self.title!r} gave one score; its spec declares {', '.join(self.labels)}, so it gives a "
                 "mapping with a score for each."
             )
         if set(scored) != set(self.labels):
             raise PluginError(
-                f"Evaluator {self.name!r} gave values {', '.join(sorted(scored)) or 'of no name'}; its spec declares "
+                f"Evaluator {self.title!r} gave values {', '.join(sorted(scored)) or 'of no name'}; its spec declares "
                 f"{', '.join(sorted(self.labels)) or 'none'} per example."
             )
         return {self.labels[name]: score for name, score in scored.items()}
@@ -162,7 +175,7 @@ class Member:
         scores = job.evaluator.score(outputs)
         if len(scores) != len(places):
             raise PluginError(
-                f"Evaluator {job.name!r} gave {counted(len(scores), 'score')} for {counted(len(places), 'example')} "
+                f"Evaluator {job.title!r} gave {counted(len(scores), 'score')} for {counted(len(places), 'example')} "
                 f"of {job.data}; "
                 "it must give one for each."
             )
@@ -184,13 +197,14 @@ def _as_numbers(job: Job, label: str, score: Score) -> Score:
     value, weight = (_number(score.value), _number(score.weight)) if isinstance(score, Score) else (None, None)
     if value is None or weight is None:
         raise PluginError(
-            f"Evaluator {job.name!r} gave {label} on {job.data} as {score!r}. A score is a steerkit.api.Score of "
-            "numbers; NaN where it can't be computed."
+            f"Evaluator {job.title!r} gave {job.told(label)} on {job.data} as {score!r}. A score is a "
+            "steerkit.api.Score of numbers; NaN where it can't be computed."
         )
     # Where something is kept as JSON, null stands for a value that isn't finite; a weight has no such meaning.
     if not (math.isfinite(weight) and weight >= 0):
         raise PluginError(
-            f"Evaluator {job.name!r} gave {label} on {job.data} the weight {weight}. A weight is finite and at least 0."
+            f"Evaluator {job.title!r} gave {job.told(label)} on {job.data} the weight {weight}. A weight is finite and "
+            "at least 0."
         )
     return Score(value, weight)
 
@@ -206,20 +220,6 @@ def _number(value: Any) -> float | None:
 
 def require_possible(job: Job) -> None:
     """Refuse needs that no pass meets, rather than leave them out without a word."""
-    needs = job.needs
-    reads = needs.activations or needs.monitors
-    after_prompt = needs.next_token_logits or greedy_tokens(needs) or needs.samples or reads
-    if needs.sequence_logits and after_prompt:
-        raise PluginError(
-            f"Evaluator {job.name!r} needs logits along texts together with outputs after a prompt or along one; these "
-            "come from different passes. Make it two evaluators."
-        )
-    if needs.references and (not needs.activations or needs.next_token_logits or needs.sequence_logits):
-        raise PluginError(
-            f"Evaluator {job.name!r} refers to other examples, of which there are activations: it must need "
-            "activations, and no logits. Make it two evaluators."
-        )
-    if needs.samples and not needs.max_new_tokens:
-        raise PluginError(f"Evaluator {job.name!r} needs samples of no length: say max_new_tokens.")
-    if not needs.sequence_logits and not after_prompt:
-        raise PluginError(f"Evaluator {job.name!r} needs no output at all, so there is nothing that it could score.")
+    fault = impossible(job.needs)
+    if fault is not None:
+        raise PluginError(f"Evaluator {job.title!r} {fault}.")

@@ -26,7 +26,7 @@ def read_references(setting: Setting, job: Job, keys: Sequence[Key]) -> None:
         missing = [key for key in keys if (name, key) not in setting.plain.referred]
         if not missing:
             continue
-        setting.observer.step(f"activations on {name}, for {job.name}")
+        setting.observer.step(f"activations on {name}, for {job.title}")
         read = read_along(setting.live, setting.prompts(reference_name(name)), (), missing)
         for key in missing:
             setting.plain.referred[name, key] = [one.activations[key] for one in read]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +58,18 @@ def read_prompts(
 
 
 def _is_encoded(value: object) -> bool:
-    return isinstance(value, (Rendered, Tensor)) or (isinstance(value, Mapping) and _IDS in value)
+    if isinstance(value, (list, tuple)):
+        return bool(value) and _are_ids(value)
+    return isinstance(value, (Rendered, Tensor, np.ndarray)) or (isinstance(value, Mapping) and _IDS in value)
+
+
+def encoded_rows(values: object) -> list[list[int]] | None:
+    """As ``token_rows``; also of a list each of whose items is one prompt's token ids, in whatever form."""
+    if isinstance(values, (list, tuple)) and values and all(map(_is_encoded, values)):
+        found = [token_rows(item) for item in values if not isinstance(item, Rendered)]
+        if all(rows is not None and len(rows) == 1 for rows in found) and len(found) == len(values):
+            return [row for rows in found for row in rows or ()]
+    return token_rows(values)
 
 
 def _of_encoded(value: object, vocabulary: int, place: int) -> Rendered:
@@ -78,6 +91,8 @@ def token_rows(values: object) -> list[list[int]] | None:
     Raises:
         DataError: for a tensor of another kind, or a tokenizer's output with more in it than token ids.
     """
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
+        values = torch.from_numpy(np.ascontiguousarray(values))
     if isinstance(values, Tensor):
         if values.ndim not in (1, 2) or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
             raise DataError(
@@ -89,9 +104,9 @@ def token_rows(values: object) -> list[list[int]] | None:
         return None if _IDS not in values else _of_encoding(values)
     if isinstance(values, (list, tuple)) and values:
         if _are_ids(values):
-            return [list(values)]
+            return [list(map(int, values))]
         if all(isinstance(row, (list, tuple)) and row and _are_ids(row) for row in values):
-            return [list(row) for row in values]
+            return [list(map(int, row)) for row in values]
     return None
 
 
@@ -103,13 +118,15 @@ def _of_encoding(encoding: Mapping[str, Any]) -> list[list[int]]:
             "Pass the prompts' texts, or input_ids and attention_mask alone."
         )
     ids = encoding[_IDS]
-    rows = token_rows(ids if isinstance(ids, Tensor) else list(ids))
+    rows = token_rows(_as_given(ids))
     if rows is None:
-        raise DataError(f"input_ids hold token ids, whole numbers, for each prompt, not {type(ids).__name__} of else.")
+        raise DataError(
+            f"input_ids hold token ids, whole numbers, for each prompt, and this {type(ids).__name__} holds others."
+        )
     mask = encoding.get("attention_mask")
     if mask is None:
         return rows
-    kept = token_rows(mask.long() if isinstance(mask, Tensor) else list(mask))
+    kept = token_rows(mask.long() if isinstance(mask, Tensor) else _as_given(mask))
     if kept is None or [len(row) for row in kept] != [len(row) for row in rows]:
         raise DataError("attention_mask and input_ids differ in shape; pass both as the tokenizer gave them.")
     return [
@@ -117,8 +134,12 @@ def _of_encoding(encoding: Mapping[str, Any]) -> list[list[int]]:
     ]
 
 
+def _as_given(values: Any) -> Any:
+    return values if isinstance(values, (Tensor, np.ndarray)) else list(values)
+
+
 def _are_ids(values: Sequence[object]) -> bool:
-    return all(isinstance(item, int) and not isinstance(item, bool) for item in values)
+    return all(isinstance(item, Integral) and not isinstance(item, bool) for item in values)
 
 
 def _of_ids(row: Sequence[int], vocabulary: int) -> Rendered:

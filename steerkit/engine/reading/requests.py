@@ -146,7 +146,7 @@ def _prompts_of(
 ) -> Prompts:
     """What is read of a class: token ids where they are given, which its examples then only stand for."""
     if token_ids and label in token_ids:
-        return [torch.tensor(row) for row in token_ids[label]]
+        return [torch.tensor(row, dtype=torch.long) for row in token_ids[label]]
     return examples
 
 

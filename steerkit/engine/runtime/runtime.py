@@ -18,6 +18,7 @@ from steerkit.engine.loading.qwen1_config import require_trained
 from steerkit.engine.lowering.edits import Mode, Steer, placements_to_lower, require_mode
 from steerkit.engine.lowering.explain import Explanation, explain
 from steerkit.engine.prompts.batches import Batch, forward_arguments, pad, position_ids
+from steerkit.engine.prompts.known import require_token_ids
 from steerkit.engine.runtime.beginning import complete_batch
 from steerkit.engine.runtime.blocks import Group
 from steerkit.engine.runtime.entering import entered
@@ -186,16 +187,21 @@ class Runtime(ModelInMemory):
         """A bare forward pass. Padding may be on either side; ``position_ids`` are set for left padding.
 
         Args:
-            input_ids: ``[batch, pos]``; or prompts as of ``generate``, which become one batch, padded on the left, so
-                that ``logits[:, -1]`` predict the first token of each answer. A completion is read behind its prompt.
+            input_ids: ``[batch, pos]``, int32 or int64; or prompts as of ``generate``, which become one batch, padded
+                on the left, so that ``logits[:, -1]`` predict the first token of each answer. A completion is read
+                behind its prompt.
             attention_mask: ``[batch, pos]``, 1 at real tokens, with a cache of all columns so far; None where all are.
             prompt_lengths: tokens of each row's prompt, for positions that depend on it. With a cache give them
                 with every pass.
             steer: a condition for each row, None where it is left alone.
             kwargs: for the model.
+
+        Raises:
+            DataError: for a tensor that holds no token ids, and for what is no prompt.
         """
         if not isinstance(input_ids, Tensor):
             return self._forward_prompts(input_ids, attention_mask, prompt_lengths, steer, kwargs)
+        require_token_ids(input_ids, self.n_embeddings)
         require_rows(steer, input_ids.shape[0])
         cache = kwargs.get("past_key_values")
         if attention_mask is None:

@@ -151,8 +151,9 @@ def test_an_evaluator_that_loses_examples_is_an_error(llama: LiveModel) -> None:
         def score(self, outputs: Outputs) -> Sequence[Score]:
             return [Score(math.nan)]
 
-    with pytest.raises(PluginError, match="one for each"):
-        Evaluation(llama, [Job("lossy", Lossy(llama), Needs(next_token_logits=True), "x")], {"x": TEXTS}).run()
+    job = Job("0", Lossy(llama), Needs(next_token_logits=True), "x", called="lossy")
+    with pytest.raises(PluginError, match=r"Evaluator 'lossy' gave 1 score .*one for each"):
+        Evaluation(llama, [job], {"x": TEXTS}).run()
 
 
 # Conditions side by side

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from numpy import array
 from transformers import BatchEncoding
 
 from steerkit.engine.prompts.chat import Rendered
@@ -41,6 +42,8 @@ def test_every_form_of_one_prompt_gives_one_answer(llama: LiveModel) -> None:
     ids = ids_of(llama, "hello")
     tokens: list[Any] = [torch.tensor([ids]), torch.tensor(ids), list(ids), [list(ids)], {"input_ids": [list(ids)]}]
     tokens += [BatchEncoding({"input_ids": torch.tensor([ids])}), [torch.tensor(ids)], Rendered(ids)]
+    tokens += [array(ids), array([ids]), [array(ids)], list(array(ids)), [{"input_ids": list(ids)}]]
+    tokens += [BatchEncoding({"input_ids": array([ids]), "attention_mask": array([[1] * len(ids)])})]
     (expected,) = llama.generate("hello", max_new_tokens=4)
     for form in [*forms, *tokens]:
         assert llama.generate(form, max_new_tokens=4) == [expected]
@@ -55,7 +58,8 @@ def test_a_tokenizers_output_is_token_ids_without_its_padding(llama: LiveModel) 
     plain = [tuple(tokenizer(text)["input_ids"]) for text in ("hi", "hello there")]
     assert [one.token_ids for one in llama.rendered(encoded)] == plain
     assert len(llama.generate(tokenizer("hi"), max_new_tokens=2)) == 1
-    assert [one.token_ids for one in llama.rendered(["hi", torch.tensor(plain[1])])] == [ids_of(llama, "hi"), plain[1]]
+    for second in (torch.tensor(plain[1]), list(plain[1]), array(plain[1])):
+        assert [one.token_ids for one in llama.rendered(["hi", second])] == [ids_of(llama, "hi"), plain[1]]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,8 @@ def test_a_tokenizers_output_is_token_ids_without_its_padding(llama: LiveModel) 
         ({"input_ids": [[1, 2]], "pixel_values": [0]}, "pixel_values"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, "differ in shape"),
         ({"input_ids": ["hi"]}, "whole numbers"),
+        (array(["hi"]), "Prompts are a text"),
+        (array([[0.5]]), "whole numbers"),
         ([10**6], "none of the model's"),
         (["hi", torch.tensor([[1], [2]])], "Prompt 2: one prompt's token ids"),
     ],
@@ -86,6 +92,22 @@ def test_anything_else_is_refused_in_a_sentence(llama: LiveModel, value: Any, me
     ):
         with pytest.raises(DataError, match=message):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.zeros(1, 2), r"int64 or int32 \[batch, pos\]; this one is torch.float32 \[1, 2\]"),
+        (torch.zeros(1, 2, dtype=torch.uint8), "torch.uint8"),
+        (torch.tensor([5, 6]), r"this one is torch.int64 \[2\]"),
+        (torch.zeros(1, 0, dtype=torch.long), r"\[1, 0\]"),
+        (torch.tensor([[5, 10**6]]), "Token id 1000000 is none of the model's"),
+        (torch.tensor([[5, -1]]), "Token id -1 is none of the model's"),
+    ],
+)
+def test_a_pass_over_what_are_no_token_ids_is_refused(llama: LiveModel, ids: torch.Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        llama.forward(ids)
 
 
 def test_an_answer_that_is_there_is_read_and_not_answered(llama: LiveModel) -> None:
