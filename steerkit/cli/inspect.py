@@ -96,7 +96,8 @@ def _read_template(path: Path) -> str:
     try:
         return path.expanduser().read_text("utf-8")
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"The template {path} can't be read: {error}. Name a Jinja file in UTF-8.") from error
+        why = getattr(error, "strerror", None) or error
+        raise ModelError(f"The template {path} can't be read: {why}. Name a Jinja file in UTF-8.") from error
 
 
 def _print_json(value: dict[str, Any]) -> None:
@@ -106,6 +107,7 @@ def _print_json(value: dict[str, Any]) -> None:
 def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken]) -> None:
     from rich.console import Console
 
+    from steerkit.engine.prompts.roles import UNKNOWN
     from steerkit.engine.runtime.shareable import shareable
 
     console = Console(highlight=False)
@@ -129,10 +131,10 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
     if tokens:
         before = sum(one.role == "before" for one in tokens)
         behind = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == "post_instruction"]
-        title = (
-            f"chat template: {counted(before, 'token')} before the instruction, {len(behind)} behind it "
-            f"(post_instruction)"
-        )
+        where = f"{counted(before, 'token')} before the instruction, {len(behind)} behind it (post_instruction)"
+        if any(one.role == UNKNOWN for one in tokens):
+            where = "which tokens are the user's own text can't be told, so no position may go by that"
+        title = f"chat template: {where}"
         columns_of = ("position", "id", "token")
         _table(console, title, columns_of, behind)
         begun = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == PREFIX]

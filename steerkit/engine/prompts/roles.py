@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from steerkit.engine.prompts.chat import DEFAULT, ChatFormat
 from steerkit.types import PREFIX, Example, Message
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHOWN = "How do I boil an egg?"
+UNKNOWN: Final = "unknown"
+"""The role of all tokens where the template hides which are the user's own."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class RoleToken:
         position: counted from the prompt's end.
         token_id: its id.
         text: what the tokenizer calls it.
-        role: ``before``, ``instruction``, ``post_instruction`` or ``answer_prefix``.
+        role: ``before``, ``instruction``, ``post_instruction`` or ``answer_prefix``; ``unknown`` for all but the last,
+            where nobody knows which tokens are the user's.
     """
 
     position: int
@@ -52,7 +55,9 @@ def roles_shown(
     begun = next((turn.span[0] for turn in rendered.turns if turn.role == PREFIX and turn.span is not None), None)
     texts = tokenizer.convert_ids_to_tokens(list(rendered.token_ids))
     total = len(rendered.token_ids)
-    ends = (("before", start), ("instruction", stop), ("post_instruction", total if begun is None else begun))
+    open_at = total if begun is None else begun
+    ends = [("before", start), ("instruction", stop), ("post_instruction", open_at)]
+    ends = [(UNKNOWN, open_at)] if rendered.instruction is None else ends
     return tuple(
         RoleToken(
             place - total,

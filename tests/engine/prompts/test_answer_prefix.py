@@ -166,6 +166,9 @@ def test_inspect_shows_the_tokens_of_a_template_that_is_given() -> None:
     behind = [one for one in shown if one.role == "post_instruction"]
     assert str(tokenizer.decode([one.token_id for one in behind])) == " [/INST] "
     assert [one.position for one in behind] == list(range(-len(behind), 0)) and shown != own
+    hidden = roles_shown(tokenizer, "Ok", "{{ messages[0]['content'] | upper }}")
+    assert {one.role for one in hidden[:-2]} == {"unknown"}, "no instruction is made up"
+    assert {one.role for one in hidden[-2:]} == {"answer_prefix"}
 
 
 def test_completions_and_logits_follow_it() -> None:
