@@ -26,13 +26,15 @@ class SteerkitError(Exception):
 class Problem:
     """One thing that is wrong with an input: where (dotted key and line, when known) and what.
 
-    ``file`` is named where it isn't the one that was asked for: a recipe may extend others.
+    ``file`` is named where it isn't the one that was asked for: a recipe may extend others. ``to_obtain`` says that
+    nothing is wrong but that a file isn't here of which the recipe tells where it comes from.
     """
 
     message: str
     where: str = ""
     line: int | None = None
     file: str = ""
+    to_obtain: bool = False
 
     def __str__(self) -> str:
         place = f"line {self.line}" if self.line is not None else ""

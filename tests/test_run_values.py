@@ -211,7 +211,7 @@ def test_why_there_is_no_difference_is_told(tmp_path: Path) -> None:
 
     assert notes(given(), given()) == []
     (weights,) = notes(given(weight=2.0), given())
-    assert weights.startswith("crossed on cold.test under c, difference to the baseline: Weights differ")
+    assert weights.startswith("crossed on cold.test under c, difference to the baseline: Other examples count than")
     of_baseline = notes(given(), given(lost=1))
     assert {note.partition(": ")[0] for note in of_baseline} == {
         f"{name} on cold.test under c, difference to the baseline" for name in ("peak_reading", "monitor_auroc")

@@ -39,6 +39,8 @@ class GemmaAdapter(ArchitectureAdapter):
             # Per-layer inputs are computed from the embedding too, so editing it isn't editing the stream.
             embed_is_first_resid_pre=not text.text.has("per_layer_model_projection"),
             softcap=getattr(text.config, "final_logit_softcapping", None) if capped else None,
+            # Sizes of Gemma 4 whose last layers use keys and values of earlier ones.
+            begins_at_block=not getattr(text.config, "num_kv_shared_layers", 0),
         )
 
     def embed(self, text: TextModel) -> Tap:

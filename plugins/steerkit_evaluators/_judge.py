@@ -18,6 +18,10 @@ class Maker(Protocol):
 
     trouble: str
 
+    def tokens_of(self, question: str) -> int:
+        """With the longest answer."""
+        return super().tokens_of(question) + self.options.max_tokens
+
     def ask(self, questions: Sequence[str]) -> Sequence[str | None]:
         """One answer each, or None."""
         ...

@@ -73,6 +73,13 @@ class JudgeOptions(Options):
     max_calls: int = Field(
         default=1000, ge=1, strict=True, description="Most questions for a data set under a condition."
     )
+    token_budget: int | None = Field(
+        default=None,
+        ge=1,
+        strict=True,
+        description="Most tokens of the questions for a data set under a condition, with their answers: of a question "
+        "one for each four characters, of an answer `max_tokens`. Those beyond it aren't asked.",
+    )
     max_tokens: int = Field(default=16, ge=1, strict=True, description="Most tokens of one answer of the judge.")
     request: dict[str, JsonValue] = Field(
         default={},
@@ -189,7 +196,8 @@ def _hash_of_file(path: Path, size: int, changed: int) -> str:
 
 def _needs(options: JudgeOptions) -> Needs:
     key = options.key_variable if options.endpoint is not None else ""
-    return Needs(max_new_tokens=options.max_new_tokens, calls=options.max_calls, key=key)
+    calls, tokens = options.max_calls, options.token_budget or 0
+    return Needs(max_new_tokens=options.max_new_tokens, calls=calls, call_tokens=tokens, key=key)
 
 
 @hookimpl

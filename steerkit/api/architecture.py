@@ -112,6 +112,9 @@ class Layout:
         shares_beginning: whether what a model keeps of tokens that it has read (its cache) may stand for the beginning
             of several rows. True is tried once on the live model before it is relied on; False where it is known
             that it can't, as with a state that layers carry along in place of keys and values.
+        begins_at_block: whether a pass may begin at any block with what that block was given in another pass, while
+            those below compute nothing. True is tried once on the live model before it is relied on; False where it is
+            known that it can't, as where later blocks use keys and values of earlier ones.
     """
 
     d_model: int
@@ -126,6 +129,7 @@ class Layout:
     logit_scale: float = 1.0
     notes: tuple[str, ...] = field(default=())
     shares_beginning: bool = True
+    begins_at_block: bool = True
 
     @property
     def n_layers(self) -> int:

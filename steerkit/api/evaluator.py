@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
 
 
+CHARACTERS_PER_TOKEN: Final = 4
+"""By which texts are counted for somebody whose tokenizer isn't known."""
+
 _ROUNDING: Final = 16 * 2.0**-23
 """How far float32 may carry equal numbers apart, as a share of their size: a pass rounds more than once."""
 
@@ -205,6 +208,13 @@ class Evaluator(ABC, Generic[OptionsT]):
     def questions(self, outputs: Outputs) -> Sequence[Sequence[str]]:
         """Per example what to ask about it. Equal texts are asked once, and an answer is kept on disk."""
         return [()] * len(outputs.texts)
+
+    def tokens_of(self, question: str) -> int:
+        """About how many tokens a question takes with its answer: what a budget of tokens (``Needs.call_tokens``) counts.
+
+        It follows from the text alone, so that a budget leaves out the same questions whatever is kept already.
+        """
+        return -(-len(question) // CHARACTERS_PER_TOKEN)
 
     def ask(self, questions: Sequence[str]) -> Sequence[str | None]:
         """Ask something outside, at most ``questions_at_once`` questions at a time; one answer each, or None.

@@ -100,6 +100,8 @@ class Needs:
             where there is a greedy one.
         monitors: names of monitors whose readings it scores, along the same tokens; True: all that there are.
         calls: most questions that it asks of something slow outside, for a data set under a condition; 0: it asks none.
+        call_tokens: most tokens of these questions with their answers, as ``Evaluator.tokens_of`` counts them; 0: any
+            number.
         references: data references, as its options name them, of other examples whose activations it gets in
             ``outputs.references``, read along their prompts in the unsteered model. It is then shown all examples of
             its own data at once, so that a score may speak of all of them together.
@@ -119,6 +121,7 @@ class Needs:
     activations: tuple[tuple[str, str], ...] = ()
     monitors: bool | tuple[str, ...] = False
     calls: int = 0
+    call_tokens: int = 0
     references: tuple[str, ...] = ()
     key: str = ""
 

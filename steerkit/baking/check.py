@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from steerkit import stages
 from steerkit.errors import ArtifactError, AttachError, DataError, counted
 from steerkit.plan import DataRef, Plan
+from steerkit.recipe.rows import prompt_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +59,10 @@ def prompts_of(plan: Plan, live: LiveModel) -> tuple[list[Example], tuple[str, .
     """
     for choice in _choices(plan):
         found: dict[str, list[Example]] = {}
+        seen: set[str] = set()  # data sets may be of one another's rows
         for ref, example in _in_turn(choice):
-            if sum(map(len, found.values())) < MOST_PROMPTS and _open(live, example):
+            if len(seen) < MOST_PROMPTS and (text := prompt_of(example)) not in seen and _open(live, example):
+                seen.add(text)
                 found.setdefault(ref, []).append(example)
         if found:
             return [example for rows in found.values() for example in rows], tuple(found)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from steerkit import columns
+from steerkit.cli.paths import named
 from steerkit.columns import print_table as _table
 from steerkit.errors import counted
 from steerkit.types import PREFIX, RESID_POST, Site
@@ -39,6 +41,15 @@ def inspect_command(
     answer_prefix: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Show the tokens of an answer that is made to begin so.")
     ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(
+            "--chat-template",
+            parser=named,
+            metavar="FILE",
+            help="Show the tokens of this template, as a recipe names one, in place of the tokenizer's own.",
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
@@ -52,6 +63,7 @@ def inspect_command(
     from steerkit.errors import UnsupportedModelError
     from steerkit.session import load_model
 
+    template = None if chat_template is None else _read_template(chat_template)
     try:
         live = load_model(
             model,
@@ -70,7 +82,7 @@ def inspect_command(
             _print_json({"adapter": None, "model_type": error.model_type, **_REFUSED, "reason": str(error)})
         raise
     report = self_test(live.hf_model, live.layout, adapter=live.adapter_name)
-    tokens = roles_shown(live.tokenizer, answer_prefix) if live.tokenizer is not None else ()
+    tokens = roles_shown(live.tokenizer, answer_prefix, template) if live.tokenizer is not None else ()
     if as_json:
         _print_json({**report.to_dict(), **({"template": [asdict(one) for one in tokens]} if tokens else {})})
     else:
@@ -78,11 +90,23 @@ def inspect_command(
     report.raise_if_failed()
 
 
+def _read_template(path: Path) -> str:
+    """The text of a template's file."""
+    from steerkit.errors import ModelError
+
+    try:
+        return path.expanduser().read_text("utf-8")
+    except (OSError, ValueError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ModelError(f"The template {path} can't be read: {why}. Name a Jinja file in UTF-8.") from error
+
+
 def _print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken]) -> None:
+    from steerkit.engine.prompts.roles import UNKNOWN
     from steerkit.engine.runtime.shareable import shareable
 
     console = columns.console()
@@ -106,10 +130,10 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
     if tokens:
         before = sum(one.role == "before" for one in tokens)
         behind = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == "post_instruction"]
-        title = (
-            f"chat template: {counted(before, 'token')} before the instruction, {len(behind)} behind it "
-            f"(post_instruction)"
-        )
+        where = f"{counted(before, 'token')} before the instruction, {len(behind)} behind it (post_instruction)"
+        if any(one.role == UNKNOWN for one in tokens):
+            where = "which tokens are the user's own text can't be told, so no position may go by that"
+        title = f"chat template: {where}"
         columns_of = ("position", "id", "token")
         _table(console, title, columns_of, behind)
         begun = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == PREFIX]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from steerkit.catalog import Catalog
-from steerkit.errors import RecipeError
+from steerkit.errors import Problem, RecipeError, agreeing
 from steerkit.plan.build import plan_recipe
 from steerkit.plan.plan import Plan
 from steerkit.recipe.document import read_document
@@ -19,8 +19,9 @@ def plan_profiles(
 ) -> tuple[dict[str, Plan], list[str]]:
     """Plans of a recipe's profiles, and sentences about inherited ones that don't fit it.
 
-    A profile that nobody asked for, and that a file gives which the recipe extends, makes no recipe invalid. What the
-    recipe's own file says of a profile is checked as the rest of it is.
+    A profile that nobody asked for, and that a file gives which the recipe extends, makes no recipe invalid; nor does
+    one whose data have to be obtained first. What the recipe's own file says of a profile is otherwise checked as the
+    rest of it is.
 
     Args:
         source: as of ``plan_recipe``, like ``overrides`` and ``catalog``.
@@ -36,6 +37,9 @@ def plan_profiles(
         try:
             plans[name] = plan_recipe(source, overrides, catalog, name)
         except RecipeError as error:
+            if all(one.to_obtain for one in error.problems):
+                notes.append(_to_obtain(name, error.problems))
+                continue
             if name in own:
                 raise
             told = "; ".join(
@@ -43,6 +47,13 @@ def plan_profiles(
             )
             notes.append(f"Profile {name!r} doesn't fit this recipe. {told}.")
     return plans, notes
+
+
+def _to_obtain(name: str, problems: Sequence[Problem]) -> str:
+    """That a profile goes on data that have to be obtained first, with where the first of them come from."""
+    first, *others = problems
+    more = f" So {agreeing(len(others))} {', '.join(one.where for one in others)}." if others else ""
+    return f"Profile {name!r} was not checked: its data have to be obtained first. {first.where}: {first.message}{more}"
 
 
 def _own_profiles(source: Path | None) -> frozenset[str]:

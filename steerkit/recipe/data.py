@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from steerkit.errors import DataError, Problem, SteerkitError, agreeing, nearest
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.joined import Splits, joined
-from steerkit.recipe.rows import Faults, Sides, describe_shared, prompt_of, quote, read_rows
+from steerkit.recipe.rows import Faults, NotObtainedError, Sides, describe_shared, prompt_of, quote, read_rows
 from steerkit.recipe.schema import SPLITS, WHOLE, DatasetRecipe
 from steerkit.recipe.tables import Row, read_hub, read_table
 from steerkit.types import Example
@@ -102,7 +102,8 @@ def load_data(draft: Draft) -> tuple[dict[str, Splits], list[Problem]]:
             for message, row in faults.messages:
                 item = ("inline", row - 1) if row and dataset.inline is not None else ()
                 if not draft.lost("data", name, *item):
-                    problems.append(Problem(message, *draft.place("data", name, *item)))
+                    problem = Problem(message, *draft.place("data", name, *item))
+                    problems.append(replace(problem, to_obtain=isinstance(faults, NotObtainedError)))
     problems += [Problem(message, *draft.place("data", name)) for name, message in _overlaps(loaded, list(loaded))]
     return loaded, problems
 
@@ -137,7 +138,9 @@ def _rows(draft: Draft, name: str, dataset: DatasetRecipe) -> list[Sides]:
         return read_rows(source, rows, dataset)
     except SteerkitError as error:
         lost = dataset.obtain is not None and dataset.file is not None and not _is_there(draft, dataset.file)
-        raise Faults((f"{error} {dataset.obtain}" if lost else str(error), None)) from error
+        if lost:
+            raise NotObtainedError((f"{error} {dataset.obtain}", None)) from error
+        raise Faults((str(error), None)) from error
 
 
 def _is_there(draft: Draft, file: str) -> bool:

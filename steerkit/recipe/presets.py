@@ -40,7 +40,11 @@ def expand_preset(written: Any) -> Expanded:
     """
     if isinstance(written, str):
         written = {written: {}}
-    if not isinstance(written, dict) or len(written) != 1:
+    if isinstance(written, dict) and len(written) > 1:
+        # Laid over a recipe that has another one, both are there.
+        names = " and ".join(map(str, written))
+        return _wrong((), f"expected one preset, not {names}; in a recipe that extends another, null takes one away")
+    if not isinstance(written, dict) or not written:
         return _wrong((), f"expected one preset with what it needs, as in {_EXAMPLE}")
     ((name, told),) = written.items()
     if name not in _PRESETS:

@@ -35,6 +35,10 @@ class Faults(Exception):
         self.messages = messages
 
 
+class NotObtainedError(Faults):
+    """That a file isn't there, with where it comes from."""
+
+
 class _Fault(Exception):
     """What is wrong with one row, as the end of a sentence, and what faults it is told together with."""
 

@@ -114,13 +114,16 @@ def _of_search(view: SearchView) -> Heat | None:
         place for place, one in zip(places, entry.candidates, strict=True) if one.removed_by is not None
     )
     seen = tuple(dict.fromkeys(str(score.get("data")) for score in entry.scores.values()))
-    return Heat(entry.name, "search", tuple(keys), columns, tuple(grids), chosen, removed, chosen_on=seen)
+    rows = "position × coefficient" if any(coefficient_of(one) is not None for one in entry.candidates) else ""
+    return Heat(entry.name, "search", tuple(keys), columns, tuple(grids), chosen, removed, rows, seen)
 
 
 def _row_of(view: SearchView, one: CandidateEntry) -> str:
     times = coefficient_of(one)
-    label = view.label(one)
-    return label if times is None or "coefficient" in label else f"{label}, coefficient {setting(times)}"
+    if times is None:
+        return view.label(one)
+    # A figure has room for short labels: of "…, coefficient 0.5" the middle would be lost.
+    return f"{view.label(one.model_copy(update={'coefficient': None}))} × {setting(times)}"
 
 
 def _spans(rows: int, columns: int) -> bool:

@@ -19,6 +19,7 @@ from steerkit.baking import check as checking
 from steerkit.baking.asked import read_asked
 from steerkit.engine.baking import folding, writing
 from steerkit.errors import ArtifactError, AttachError, ModelError, SteerkitError, UnknownNameError
+from steerkit.types import Example
 from tests.baking.common import CONDITIONS, PLAIN, kept_run, recipe_of, run_of, saved_model
 
 IDS = torch.randint(6, 262, (3, 11), generator=torch.Generator().manual_seed(1))
@@ -205,7 +206,7 @@ def test_of_many_prompts_64_are_taken_in_turn() -> None:
         class chat:
             @staticmethod
             def render(example: Any) -> Any:
-                return type("R", (), {"closed": example == "closed"})
+                return type("R", (), {"closed": example.text == "closed"})
 
         @staticmethod
         def require_fitting(rendered: Any) -> None:
@@ -215,9 +216,15 @@ def test_of_many_prompts_64_are_taken_in_turn() -> None:
         "a": {"validation": ("closed", *(f"a{n}" for n in range(90))), "test": ("t",)},
         "b": {"validation": ("b0", "b1"), "train": ("x",)},
     }
+    data = {name: {part: list(map(Example.of, rows)) for part, rows in parts.items()} for name, parts in data.items()}
     examples, refs = checking.prompts_of(type("P", (), {"data": data}), Live)  # type: ignore[arg-type]
     assert refs == ("b.validation", "a.validation") and len(examples) == 64
-    assert sorted(examples[:2]) == ["b0", "b1"] and "closed" not in examples and "t" not in examples
+    told = [one.text for one in examples]
+    assert sorted(told[:2]) == ["b0", "b1"] and "closed" not in told and "t" not in told
+    both = {"a": {"validation": list(map(Example.of, ("a0", "a1")))}}
+    both["of"] = {"validation": [*both["a"]["validation"], Example.of("b0")]}
+    examples, refs = checking.prompts_of(type("P", (), {"data": both}), Live)  # type: ignore[arg-type]
+    assert [one.text for one in examples] == ["a0", "a1", "b0"], "a prompt that two data sets hold is one"
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [("bfloat16", 5e-2), ("float16", 1e-2)])

@@ -264,8 +264,13 @@ def test_a_judge_that_is_away_leaves_no_rate(server: Server, tmp_path: Path, mon
     assert judged == [0.0, 0.0], "it is asked when it is back"
 
 
-def test_beyond_the_budget_nobody_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("of", ["calls", "tokens"])
+def test_beyond_the_budget_nobody_is_asked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
     monkeypatch.setenv("STEERKIT_CACHE", str(tmp_path / "cache"))
-    results = json.loads((run(server, tmp_path, "max_calls: 2") / "results.json").read_text())
+    # A question takes about 120 tokens and its answer 16.
+    limit = "max_calls: 2" if of == "calls" else "token_budget: 300"
+    results = json.loads((run(server, tmp_path, limit) / "results.json").read_text())
     assert len(server.seen) == 2 and results["records"][0]["value"] is None
-    assert any("beyond the budget" in note for note in results["notes"])
+    assert any(f"beyond the budget of {of}" in note for note in results["notes"])

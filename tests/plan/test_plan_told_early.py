@@ -277,3 +277,7 @@ def test_questions_to_a_judge_are_counted_where_it_asks_them(tmp_path: Path) -> 
         )
         (said,) = [one for one in plan_recipe(tmp_path / "r.yaml", (), Catalog.discover()).notes if "outside" in one]
         assert f"at most 7 questions for a data set under a condition, {7 * asked} in all." in said
+    text = (tmp_path / "r.yaml").read_text("utf-8").replace("max_calls: 7", "max_calls: 7, token_budget: 900")
+    (tmp_path / "r.yaml").write_text(text, "utf-8")
+    (said,) = [one for one in plan_recipe(tmp_path / "r.yaml", (), Catalog.discover()).notes if "outside" in one]
+    assert "42 in all, and of about 900 tokens with their answers (5400 in all)" in said

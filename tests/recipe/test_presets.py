@@ -92,6 +92,15 @@ def test_every_wrong_key_is_told_and_a_missing_one_only_where_none_means_it(tmp_
     assert "needs harmless" in missing.message
 
 
+def test_of_two_presets_both_are_named_with_the_cure(tmp_path: Path) -> None:
+    """A recipe that is laid over one with another preset has both."""
+    (tmp_path / "base.yaml").write_text(RECIPE.replace("PRESET", "cosmic").replace("MORE", ""), "utf-8")
+    own = "extends: base.yaml\nsearch: {warmth: {preset: {LESSarditi2024: {harmful: warm.validation, harmless: cold.validation}}}}"
+    (problem,) = problems(tmp_path, "", "", own.replace("LESS", ""))
+    assert "not cosmic and arditi2024" in problem.message and "null takes one away" in problem.message
+    assert plan(tmp_path, text=own.replace("LESS", "cosmic: null, ")).searches
+
+
 def test_an_unknown_preset_stands_at_its_name(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "arditi", "")
     assert (problem.where, problem.line) == ("search.warmth.preset.arditi", 11)

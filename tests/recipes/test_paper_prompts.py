@@ -15,6 +15,7 @@ import pytest
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
 from steerkit.plan import plan_recipe
+from steerkit.plan.profiles import plan_profiles
 from steerkit.recipe.schema import SPLITS
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
@@ -124,6 +125,17 @@ def test_without_the_files_it_says_where_they_come_from(tmp_path: Path) -> None:
     paper = tmp_path / "recipes" / "paper"
     with pytest.raises(RecipeError) as caught:
         planned("gemma", paper=paper)
+    # Who doesn't ask for it can check the recipe all the same, and is told.
+    recipe, catalog = paper / "gemma.yaml", Catalog.discover()
+    plans, (note,) = plan_profiles(recipe, (), catalog, plan_recipe(recipe, (), catalog))
+    assert list(plans) == ["7b"]
+    assert "'paper_prompts' was not checked" in note and "python draw_prompts.py" in note
+    assert note.endswith("So are profiles.paper_prompts.data.unseen, profiles.paper_prompts.data.harmless.")
+    # Another mistake beside it is one.
+    text = recipe.read_text("utf-8")
+    recipe.write_text(text.replace("      unseen: {file: prompts/", "      unseen: {fil: prompts/"), "utf-8")
+    with pytest.raises(RecipeError, match="fil"):
+        plan_profiles(recipe, (), catalog, plan_recipe(recipe, (), catalog))
     told = {problem.where: problem for problem in caught.value.problems}
     assert set(told) == {f"profiles.paper_prompts.data.{name}" for name in SETS}
     for problem in told.values():

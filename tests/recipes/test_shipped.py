@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from steerkit.catalog import Catalog
+from steerkit.engine.prompts.chat import ChatFormat
+from steerkit.engine.tiny.models import tiny_tokenizer
 from steerkit.plan import make_plan
 from steerkit.recipe import load_recipe, shipped_recipes
 from steerkit.report import write_report
@@ -80,3 +82,19 @@ def test_the_paper_s_recipes_state_its_choices_and_choose_by_its_rule(family: st
         bounds = search.rule.bounds
         assert layer < int(0.8 * layers)
         assert all(bound.holds(published.scores[bound.score]) for bound in bounds)
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("llama2", "<|begin|>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHow? [/INST] "),
+        ("gemma", "<|begin|><start_of_turn>user\nBe brief.\n\nHow?<end_of_turn>\n<start_of_turn>model\n"),
+    ],
+)
+def test_a_system_prompt_stands_where_the_family_has_it(family: str, text: str) -> None:
+    """Condition `prompted`: these families have no turn of the system's, and no text outside of turns."""
+    template = (RECIPES / "paper" / "templates" / f"{family}.jinja").read_text("utf-8")
+    chat = ChatFormat(tiny_tokenizer(), template=template)
+    assert chat.with_system_prompt("Be brief.").text("How?") == text
+    without = text.replace("<<SYS>>\nBe brief.\n<</SYS>>\n\n", "").replace("Be brief.\n\n", "")
+    assert chat.text("How?") == without, "and without one the prompt is the published one"

@@ -114,7 +114,10 @@ def test_coefficients_of_candidates_are_rows() -> None:
     )  # fmt: skip
     view = SearchView(entry.model_copy(update={"candidates": candidates, "chosen": 4, "near_ties": ()}))
     (heat,) = make_heats(parsed({**study(), "searches": []}), (), [view])
-    assert heat.rows == ("position −1, coefficient 0.5", "position −1, coefficient 2")
+    assert heat.rows == ("position −1 × 0.5", "position −1 × 2")
+    drawn = draw_heat(heat)
+    assert [text.get_text() for text in drawn.axes[0].get_yticklabels()] == list(heat.rows), "whole"
+    assert "rows: position × coefficient" in [text.get_text() for text in drawn.legends[0].get_texts()]
     assert heat.columns == (3, 4, 7) and heat.chosen == (1, 1) and heat.grids[0].values[1, 2] == 14.0
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final, Protocol
 
 from steerkit.api.evaluator import Evaluator
@@ -27,8 +29,10 @@ class Answers:
     Args:
         by_example: per example one answer for each question, None where there is none.
         asked: how many distinct questions were within the budget.
+        tokens: what these take of a budget of tokens.
         unanswered: how many distinct questions stay without an answer although they were asked.
         beyond_budget: how many distinct questions were not asked.
+        budget: of what there was no more.
         trouble: why questions stay without an answer, as far as it is known.
     """
 
@@ -37,13 +41,15 @@ class Answers:
     unanswered: int = 0
     beyond_budget: int = 0
     trouble: str = ""
+    tokens: int = 0
+    budget: str = "calls"
 
     @property
     def note(self) -> str:
         """What a reader must know; empty where all was answered."""
         why = f" ({self.trouble})" if self.trouble else ""
         parts = [f"{counted(self.unanswered, 'question')} stayed without an answer{why}"] if self.unanswered else []
-        parts += [f"{self.beyond_budget} were beyond the budget of calls"] if self.beyond_budget else []
+        parts += [f"{self.beyond_budget} were beyond the budget of {self.budget}"] if self.beyond_budget else []
         return f"{' and '.join(parts)}." if parts else ""
 
 
@@ -73,6 +79,7 @@ def answer(
     questions: Sequence[Sequence[str]],
     *,
     budget: int,
+    tokens: int | None = None,
     kept: Kept | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Answers:
@@ -82,6 +89,8 @@ def answer(
         evaluator: asks.
         questions: per example.
         budget: most distinct questions; those behind stay unanswered, whether an answer is kept or not.
+        tokens: most tokens of these and their answers (``Evaluator.tokens_of``); the first question that is too many,
+            and those behind, stay unanswered. None: any number.
         kept: answers on disk.
         sleep: waits so many seconds between two tries.
 
@@ -90,7 +99,7 @@ def answer(
     """
     asker = asker_of(evaluator)
     distinct = list(dict.fromkeys(question for one in questions for question in one))
-    asked = distinct[:budget]
+    asked, took = _within(evaluator, distinct[:budget], tokens)
     known = {question: found for question in asked if kept and (found := kept.get(asker, question)) is not None}
     open_ones = [question for question in asked if question not in known]
     step = max(1, evaluator.questions_at_once)
@@ -106,7 +115,17 @@ def answer(
             if kept is not None:
                 kept.put(asker, question, found)
     by_example = tuple(tuple(known.get(question) for question in one) for one in questions)
-    return Answers(by_example, len(asked), len(asked) - len(known), len(distinct) - len(asked), trouble)
+    short = "calls" if len(asked) == budget else "tokens"
+    return Answers(by_example, len(asked), len(asked) - len(known), len(distinct) - len(asked), trouble, took, short)
+
+
+def _within(evaluator: Evaluator[Any], questions: Sequence[str], tokens: int | None) -> tuple[Sequence[str], int]:
+    """The first questions that a budget of tokens allows, and what they take of it: all, where one was too many."""
+    if tokens is None:
+        return questions, 0
+    sums = list(accumulate(map(evaluator.tokens_of, questions)))
+    asked = bisect_right(sums, tokens)
+    return questions[:asked], tokens if asked < len(sums) else sum(sums[-1:])
 
 
 def _ask(

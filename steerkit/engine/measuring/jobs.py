@@ -143,7 +143,7 @@ class Member:
         sampled: sampled completions, by data set and kind, prompt by prompt.
         scores: ``{(label, data): {place of the text: score}}``.
         completions: ``{data: completions}``.
-        asked: how many questions an evaluator has asked on a data set.
+        asked: how many questions an evaluator has asked on a data set, and what they took of its budget of tokens.
         notes: by job and data set, on its questions.
         unanswered: jobs and data sets where a question that was asked stayed without an answer.
     """
@@ -156,7 +156,7 @@ class Member:
     completions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     readings: dict[str, Sequence[Mapping[str, Readings]]] = field(default_factory=dict)
     activity: dict[tuple[str, str], dict[tuple[str, Cause], int]] = field(default_factory=dict)
-    asked: dict[tuple[str, str], int] = field(default_factory=dict)
+    asked: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     notes: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     unanswered: set[tuple[str, str]] = field(default_factory=set)
 

@@ -115,7 +115,7 @@ def paired_difference(
     """
     pairs = list(zip(scores, baseline, strict=True))
     if any(steered.weight != plain.weight for steered, plain in pairs):
-        return Summary(None, 0, note="Weights differ from the baseline's, so examples can't be paired.")
+        return Summary(None, 0, note="Other examples count than under the baseline, so they can't be paired.")
     moved = [Score(steered.value - plain.value, steered.weight) for steered, plain in pairs]
     if aggregate == "mean" or any(not math.isfinite(score.value) for score in moved):
         return summarise(moved, "mean")

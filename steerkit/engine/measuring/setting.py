@@ -143,9 +143,11 @@ class Setting:
         if job.needs.calls:
             key = (job.name, job.data)
             questions = job.evaluator.questions(outputs)
-            spent = member.asked.get(key, 0)
-            answers = answer(job.evaluator, questions, budget=max(0, job.needs.calls - spent), kept=self.kept)
-            member.asked[key] = spent + answers.asked
+            spent, took = member.asked.get(key, (0, 0))
+            calls, tokens = max(0, job.needs.calls - spent), job.needs.call_tokens
+            left = max(0, tokens - took) if tokens else None
+            answers = answer(job.evaluator, questions, budget=calls, tokens=left, kept=self.kept)
+            member.asked[key] = spent + answers.asked, took + answers.tokens
             outputs = replace(outputs, answers=answers.by_example)
             if answers.unanswered:
                 member.unanswered.add(key)

@@ -111,14 +111,18 @@ def _distance(shared: Tensor, whole: Tensor) -> float:
     return float(((shared - whole).norm(dim=-1) / whole.norm(dim=-1).clamp(min=1e-9)).max())
 
 
-def _fixed(live: Runtime, side: PaddingSide) -> Batch:
-    """Some rows of fixed tokens that begin alike."""
+def fixed_rows(live: Runtime) -> list[Rendered]:
+    """Some rows of fixed tokens that begin alike, on which what a model does is tried."""
     most = min(live.n_embeddings, 997)
     beginning = tuple((11 + 13 * place) % most for place in range(_BEGINNING))
-    rows = [
+    return [
         Rendered((*beginning, *((5 + 29 * row + 7 * place) % most for place in range(length))))
         for row, length in enumerate(_BEHIND)
     ]
+
+
+def _fixed(live: Runtime, side: PaddingSide) -> Batch:
+    rows = fixed_rows(live)
     return pad(rows, tuple(range(len(rows))), side, live.pad_id, live.device)
 
 

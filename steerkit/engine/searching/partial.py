@@ -56,8 +56,9 @@ def _keeps_kind(into: Below) -> Callable[..., None]:
 
 
 @contextmanager
-def beginning_at(model: nn.Module, layout: Layout, layer: int, below: Below) -> Iterator[None]:
-    """Run the body with the blocks below a layer left out: that layer's block is given what it was given before.
+def beginning_at(model: nn.Module, layout: Layout, layer: int, below: Below, copies: int = 1) -> Iterator[None]:
+    """Run the body with the blocks below a layer left out: that layer's block is given what it was given before, so
+    many times one below the other.
 
     The blocks stay where they are, with their hooks; only what they compute is left out. Their ``forward`` is as it was
     afterwards, also after an exception.
@@ -65,7 +66,8 @@ def beginning_at(model: nn.Module, layout: Layout, layer: int, below: Below) -> 
     with ExitStack() as stack:
         for place in range(layer):
             block = submodule(model, layout.blocks[place].module)
-            stack.enter_context(_giving(block, below.inputs[layer], in_tuple=below.in_tuple))
+            value = below.inputs[layer].repeat(copies, 1, 1) if copies > 1 else below.inputs[layer]
+            stack.enter_context(_giving(block, value, in_tuple=below.in_tuple))
         yield
 
 

@@ -17,7 +17,7 @@ from steerkit.api.intervention import Placement
 from steerkit.engine.measuring.evaluate import Evaluation, Job, Steered
 from steerkit.engine.measuring.references import reference_name
 from steerkit.engine.runtime.runtime import Runtime
-from steerkit.engine.searching.alike import AlikePrompts, Shortcuts
+from steerkit.engine.searching.alike import AlikePrompts
 from steerkit.errors import PluginError
 from steerkit.intervals import total
 from steerkit.types import Example, Positions, Site
@@ -107,6 +107,11 @@ class Quick:
         for order, logits in self.alike.logits(self.probe.placed(choice)):
             yield dict(zip(order, self._scored(order, logits.cpu()), strict=True))
 
+    def of_each(self, choices: Sequence[Choice]) -> list[dict[str, dict[int, Score]]]:
+        """All scores of each candidate by its own name, from passes whose rows they share."""
+        found = self.alike.logits_of_each([self.probe.placed(choice) for choice in choices])
+        return [{self.probe.name: self.of_all(logits.cpu())} for logits in found]
+
     def of_all(self, logits: Tensor) -> dict[int, Score]:
         """Scores from the logits of all prompts that its own are among, ``[n, vocab]``."""
         places = range(len(self.probe.examples))
@@ -131,12 +136,11 @@ class Together:
     Args:
         live: the model.
         probes: the scores, of next-token logits all.
-        shortcuts: which the model takes; None to find out.
     """
 
-    def __init__(self, live: Runtime, probes: Sequence[Probe], shortcuts: Shortcuts | None = None) -> None:
+    def __init__(self, live: Runtime, probes: Sequence[Probe]) -> None:
         examples = {probe.data: probe.examples for probe in probes}
-        self.alike = AlikePrompts(live, live.rendered([one for rows in examples.values() for one in rows]), shortcuts)
+        self.alike = AlikePrompts(live, live.rendered([one for rows in examples.values() for one in rows]))
         first = dict(zip(examples, accumulate(map(len, examples.values()), initial=0), strict=False))
         self.quick = {probe.name: Quick(self.alike, probe, first[probe.data]) for probe in probes}
         self.probe = probes[0]
@@ -145,6 +149,11 @@ class Together:
         """Each score's values by place of the example."""
         logits = self.alike.all_logits(self.probe.placed(choice)).cpu()
         return {name: one.of_all(logits) for name, one in self.quick.items()}
+
+    def of_each(self, choices: Sequence[Choice]) -> list[dict[str, dict[int, Score]]]:
+        """``scores`` of each candidate, from passes whose rows they share."""
+        found = self.alike.logits_of_each([self.probe.placed(choice) for choice in choices])
+        return [{name: one.of_all(logits.cpu()) for name, one in self.quick.items()} for logits in found]
 
 
 def acts_as(placements: Sequence[Placement]) -> Hashable:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from steerkit.api.evaluator import Score
 from steerkit.engine.runtime.runtime import Runtime
-from steerkit.engine.searching.alike import AlikePrompts, Shortcuts, first_layer
+from steerkit.engine.searching.alike import AlikePrompts, first_layer
 from steerkit.engine.searching.scorers import (
     Choice,
     Probe,
@@ -123,11 +123,12 @@ class CandidateSearch:
             asked = [one for one in held if self.exhaustive or one.failed is None]
             self.observer.step(f"{name} of candidates")
             for done, one in enumerate(asked):
+                self._look_ahead(name, asked[done:])
                 self._score(name, one, bounds)
                 self.observer.progress(done + 1, len(asked))
             alive = sum(one.failed is None for one in held)
             stages.append(Stage(name, len(asked), alive, time.perf_counter() - began))
-        notes = dict.fromkeys(note for alike in self._read_alike() for note in alike.shortcuts.refused)
+        notes = dict.fromkeys(note for alike in self._read_alike() for note in alike.refused)
         scorers = dict(self._scorers)
         scorers |= {name: one for together in self._together.values() for name, one in together.quick.items()}
         unsteered = {name: scorers[name].unsteered_mean() for name in self.rule.scores if name in scorers}
@@ -146,6 +147,27 @@ class CandidateSearch:
         each = {probe.same_for(one): one for one in choices}.values()
         run = [layers - first_layer(probe.placed(one), self.live) for one in each]
         return len(probe.examples) * sum(run) / len(choices)
+
+    def _look_ahead(self, name: str, left: Sequence[_Candidate]) -> None:
+        """Score the first of some candidates, and with it as many others as passes hold side by side; none where they
+        hold one alone, whose prompts are then read a few at a time, as far as it takes."""
+        probe, choice = self.probes[name], left[0].choice
+        if (name, probe.same_for(choice)) in self._known or name in left[0].ahead:
+            return
+        names = self._together_with(name, choice)
+        scorer = self._scorer(name, choice) if len(names) == 1 else self._scorer_of(names)
+        if isinstance(scorer, Whole) or scorer.alike.side_by_side < 2:
+            return
+        some: dict[tuple[int, float | None], _Candidate] = {}
+        for one in left:
+            key = probe.same_for(one.choice)
+            if (name, key) not in self._known and name not in one.ahead:
+                some.setdefault(key, one)
+            if len(some) == scorer.alike.side_by_side:
+                break
+        found = scorer.of_each([one.choice for one in some.values()])
+        for one, scores in zip(some.values(), found, strict=True):
+            one.ahead |= scores
 
     def _score(self, name: str, one: _Candidate, bounds: Sequence[Bound]) -> None:
         """Score a candidate, as far as it takes to know whether it stays within bounds, and note which one it fails."""
@@ -179,15 +201,22 @@ class CandidateSearch:
 
     def _scores(self, name: str, one: _Candidate) -> Iterator[dict[int, Score]]:
         """A candidate's scores by place of the example, some at a time."""
-        names = self._same_passes(name, one.choice) if self.exhaustive else (name,)
-        if len(names) == 1:
-            yield from self._scorer(name, one.choice).scores(one.choice)
-            return
         if name not in one.ahead:
-            if names not in self._together:
-                self._together[names] = Together(self.live, [self.probes[each] for each in names], self._tried())
-            one.ahead = self._together[names].scores(one.choice)
+            names = self._together_with(name, one.choice)
+            if len(names) == 1:
+                yield from self._scorer(name, one.choice).scores(one.choice)
+                return
+            one.ahead |= self._scorer_of(names).scores(one.choice)
         yield one.ahead.pop(name)
+
+    def _together_with(self, name: str, choice: Choice) -> tuple[str, ...]:
+        """The scores that come from the same passes, itself among them: alone where bounds may end it early."""
+        return self._same_passes(name, choice) if self.exhaustive else (name,)
+
+    def _scorer_of(self, names: tuple[str, ...]) -> Together:
+        if names not in self._together:
+            self._together[names] = Together(self.live, [self.probes[each] for each in names])
+        return self._together[names]
 
     def _same_passes(self, name: str, choice: Choice) -> tuple[str, ...]:
         """The scores of next-token logits under the very interventions of one, itself among them. Whoever asks for
@@ -219,12 +248,8 @@ class CandidateSearch:
 
     def _read(self, probe: Probe) -> AlikePrompts:
         if probe.data not in self._alike:
-            self._alike[probe.data] = AlikePrompts(self.live, self.live.rendered(probe.examples), self._tried())
+            self._alike[probe.data] = AlikePrompts(self.live, self.live.rendered(probe.examples))
         return self._alike[probe.data]
-
-    def _tried(self) -> Shortcuts | None:
-        """What the model was found to take with a common beginning, which holds for other prompts of its template."""
-        return next((one.shortcuts for one in self._read_alike() if one.beginning is not None), None)
 
     def _read_alike(self) -> list[AlikePrompts]:
         return [*self._alike.values(), *(one.alike for one in self._together.values())]

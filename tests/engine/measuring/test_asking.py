@@ -43,6 +43,19 @@ class Judge(Evaluator[JudgeOptions]):
 QUESTIONS = (("a", "b"), (), ("b",), ("c",))
 
 
+def test_a_budget_of_tokens_ends_at_the_first_question_that_is_too_many(tmp_path: Path) -> None:
+    kept, texts = AnswersOnDisk(tmp_path), [("four",), ("of eight",), ("of twelve...",), ("x",)]
+    assert [Judge().tokens_of(text) for (text,) in texts] == [1, 2, 3, 1]
+    for tokens, asked in ((0, 0), (2, 1), (3, 2), (5, 2), (6, 3), (7, 4)):
+        found = answer(Judge(), texts, budget=9, tokens=tokens, kept=kept)
+        answered = [one is not None for (one,) in found.by_example]
+        assert answered == [True] * asked + [False] * (4 - asked), "whatever is kept already"
+        assert found.tokens == tokens, "nothing behind is asked by another part of the same data either"
+        assert bool(found.note) == (asked < 4) and "beyond the budget of calls" not in found.note
+    assert "2 were beyond the budget of tokens" in answer(Judge(), texts, budget=9, tokens=5).note
+    assert "3 were beyond the budget of calls" in answer(Judge(), texts, budget=1, tokens=5).note
+
+
 def test_equal_questions_are_asked_once_in_batches() -> None:
     judge = Judge()
     found = answer(judge, QUESTIONS, budget=10)

@@ -156,6 +156,21 @@ def test_inspect_tells_whose_its_tokens_are() -> None:
     assert [(one.role, one.position) for one in shown[-2:]] == [("answer_prefix", -2), ("answer_prefix", -1)]
 
 
+def test_inspect_shows_the_tokens_of_a_template_that_is_given() -> None:
+    """A tokenizer without a template (Qwen 1's) has none to show, and a recipe gives one."""
+    tokenizer, own = tiny_tokenizer(), roles_shown(tiny_tokenizer())
+    tokenizer.chat_template = None
+    assert roles_shown(tokenizer) == ()
+    template = "[INST] {{ messages[0]['content'] }} [/INST] "
+    shown = roles_shown(tokenizer, None, template)
+    behind = [one for one in shown if one.role == "post_instruction"]
+    assert str(tokenizer.decode([one.token_id for one in behind])) == " [/INST] "
+    assert [one.position for one in behind] == list(range(-len(behind), 0)) and shown != own
+    hidden = roles_shown(tokenizer, "Ok", "{{ messages[0]['content'] | upper }}")
+    assert {one.role for one in hidden[:-2]} == {"unknown"}, "no instruction is made up"
+    assert {one.role for one in hidden[-2:]} == {"answer_prefix"}
+
+
 def test_completions_and_logits_follow_it() -> None:
     """Of a live model: what it writes is what it writes behind the same token ids, and comes without the prefix."""
     live = tiny_live("llama")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +16,10 @@ from steerkit.api.direction import Direction
 from steerkit.api.intervention import Placement
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.passes import next_token_logits
-from steerkit.engine.searching.alike import AlikePrompts, Shortcuts, common_beginning, cut_evenly, found_shortcuts
+from steerkit.engine.searching.alike import AlikePrompts, Shortcuts, common_beginning, cut_evenly, found_shortcuts, rows_fault
 from steerkit.engine.searching.partial import Below, beginning_at
-from steerkit.session import ablate, add
+from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
+from steerkit.session import ablate, add, wrap
 from steerkit.session.model import LiveModel
 from steerkit.types import Site
 from tests.conftest import assert_clean, tiny_live
@@ -64,6 +67,20 @@ def test_what_is_shared_gives_what_whole_passes_give(family: str) -> None:
         assert value.equal(before[name]), name
 
 
+@pytest.mark.parametrize("family", ("llama", "qwen3_next", "gemma2", "gemma4_text"))
+def test_conditions_side_by_side_give_what_each_gives_alone(family: str) -> None:
+    """Whatever they are: without any, below, above, by families that share no beginning or begin at no layer."""
+    live = tiny_live(family)
+    alike, held = AlikePrompts(live, live.rendered(PROMPTS)), conditions(live)
+    for names in (list(held), ["add above", "add above", "add to a writer"], ["add below"]):
+        found = alike.logits_of_each([held[name] for name in names])
+        for name, logits in zip(names, found, strict=True):
+            torch.testing.assert_close(logits, alike.all_logits(held[name]), atol=2e-4, rtol=2e-4, msg=name)
+    assert rows_fault(live, live.rendered(PROMPTS[:2])) == ""
+    assert alike.side_by_side == 1, "one condition fills a CPU"
+    assert_clean(live)
+
+
 def test_a_llama_takes_both_shortcuts_and_reads_fewer_tokens(llama: LiveModel) -> None:
     rendered = llama.rendered(PROMPTS)
     alike = AlikePrompts(llama, rendered)
@@ -94,16 +111,16 @@ def test_a_model_that_shares_nothing_is_read_whole_and_says_why(
 
     rendered = llama.rendered(PROMPTS)
 
-    def refuse(cache: object, rows: int) -> object:
+    def refuse(cache: object, rows: int, copies: int) -> object:
         raise RuntimeError("this cache is not shared")
 
     monkeypatch.setattr(module, "_shared_by", refuse)
     shortcuts = found_shortcuts(llama, rendered)
     assert not shortcuts.prefix
     assert shortcuts.layers
-    assert "this cache is not shared" in shortcuts.refused[0]
+    assert "this cache is not shared" in shortcuts.no_prefix
     alike = AlikePrompts(llama, rendered, shortcuts)
-    assert alike.beginning is None
+    assert alike.beginning is None and alike.refused == (shortcuts.no_prefix,)
     placements = [ablate(direction(llama, 1))]
     torch.testing.assert_close(alike.all_logits(placements), whole(llama, rendered, placements), atol=1e-5, rtol=1e-5)
 
@@ -115,7 +132,45 @@ def test_a_shortcut_that_gives_something_else_is_not_taken(llama: LiveModel, mon
     monkeypatch.setattr(module, "for_rows", lambda values, row_of: own(values, row_of) * 1.01)
     shortcuts = found_shortcuts(llama, llama.rendered(PROMPTS))
     assert not shortcuts.prefix
-    assert "differ by" in shortcuts.refused[0]
+    assert "differ by" in shortcuts.no_prefix
+
+
+@pytest.mark.parametrize(
+    ("family", "declared"), [("qwen3_next", "shares_beginning"), ("gemma4_text", "begins_at_block")]
+)
+def test_what_an_adapter_rules_out_is_not_tried_and_told(family: str, declared: str) -> None:
+    live = copy.copy(tiny_live(family))
+    rendered = live.rendered(PROMPTS)
+    assert not getattr(live.layout, declared)
+    (told,) = AlikePrompts(live, rendered).refused
+    assert "the adapter says" in told
+    # Who doesn't declare it is found out, on the same model.
+    live.layout = replace(live.layout, **{declared: True})
+    (found,) = AlikePrompts(live, rendered).refused
+    assert found.partition(":")[0] == told.partition(":")[0] and "the adapter says" not in found
+
+
+def test_shortcuts_are_tried_once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    import steerkit.engine.searching.alike as module
+
+    live, tried = wrap(tiny_model("llama", seed=5), tiny_tokenizer()), []
+    own = module.found_shortcuts
+    monkeypatch.setattr(module, "found_shortcuts", lambda *a: (tried.append(a), own(*a))[1])
+    for prompts in (PROMPTS, ["only one"], ["other words", "other people"]):
+        assert AlikePrompts(live, live.rendered(prompts)).shortcuts == Shortcuts()
+    assert len(tried) == 1
+
+
+def test_where_the_length_of_a_pass_counts_the_longest_prompts_are_tried() -> None:
+    """Rotations that are scaled by the length of a pass turn a beginning that is read by itself otherwise."""
+    scaled = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 10000.0}
+    live = wrap(tiny_model("llama", rope_parameters=scaled, max_position_embeddings=64), tiny_tokenizer())
+    long = "The same words first, then so many more that a pass of them is longer than what the model was trained on"
+    rendered = live.rendered([*PROMPTS[:2], long])
+    alike = AlikePrompts(live, rendered)
+    assert "differ by" in alike.refused[0]
+    alone = torch.cat([next_token_logits(live, [one]) for one in rendered])  # a row turns with the longest beside it
+    torch.testing.assert_close(alike.all_logits([]), alone, atol=1e-5, rtol=1e-5)
 
 
 def test_blocks_are_as_they_were_after_an_exception(llama: LiveModel) -> None:

@@ -14,6 +14,7 @@ from steerkit.api.evaluator import Evaluator, Outputs, Score
 from steerkit.api.hookspecs import Needs, NoOptions
 from steerkit.api.intervention import Placement
 from steerkit.engine.reading.passes import next_token_logits
+from steerkit.engine.searching.alike import AlikePrompts
 from steerkit.engine.searching.scorers import Choice, Probe, mean_of
 from steerkit.engine.searching.search import CandidateSearch, Searched
 from steerkit.errors import DataError
@@ -112,8 +113,6 @@ def test_a_search_that_runs_again_scores_what_it_is_given_now(llama: LiveModel) 
 def test_scores_under_the_same_interventions_come_from_the_same_passes(
     llama: LiveModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from steerkit.engine.searching.alike import AlikePrompts
-
     asked: list[tuple[int, str]] = []
     own = AlikePrompts.logits
 
@@ -161,6 +160,33 @@ def test_a_pruned_search_asks_only_for_who_is_left_and_agrees_on_them(llama: Liv
     assert 0 < len(alive) < len(table)
     assert [stage.alive for stage in found.stages][-1] == len(alive)
     assert found.stages[-1].asked == len(alive)
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_candidates_side_by_side_score_as_they_do_alone(
+    llama: LiveModel, monkeypatch: pytest.MonkeyPatch, exhaustive: bool
+) -> None:
+    table = sorted(literal(llama, one)["induce"] for one in choices(llama))
+    chosen = rule(induce=table[len(table) // 3] - 1e-3, share=0.7)
+    alone = run(llama, chosen, exhaustive=exhaustive)
+    read: list[int] = []
+    own = AlikePrompts.logits_of_each
+
+    def counted(self: AlikePrompts, conditions: Sequence[Sequence[Placement]]) -> list[torch.Tensor]:
+        read.append(len(conditions))
+        return own(self, conditions)
+
+    monkeypatch.setattr(AlikePrompts, "logits_of_each", counted)
+    monkeypatch.setattr(AlikePrompts, "side_by_side", 4)
+    found = run(llama, chosen, exhaustive=exhaustive)
+    assert [stage.name for stage in found.stages] == [stage.name for stage in alone.stages]
+    for one, other in zip(found.scored, alone.scored, strict=True):
+        assert one.failed == other.failed
+        assert one.scores == {name: pytest.approx(value, abs=1e-4) for name, value in other.scores.items()}
+        assert one.by_example.keys() == other.by_example.keys()
+    asked = [stage.asked for stage in alone.stages]
+    times = [asked[0], asked[1]] if exhaustive else asked  # two scores of one ablation
+    assert read == [size for many in times for size in [4] * (many // 4) + [many % 4] * bool(many % 4)]
 
 
 def test_a_bound_that_must_fail_ends_a_score_early(llama: LiveModel) -> None:
