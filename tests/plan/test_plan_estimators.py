@@ -100,7 +100,7 @@ def recipe(folder: Path, direction: str, estimator: str = "both", **given: objec
         "data": {
             "warm": {"inline": ["sun", "fire"]},
             "cold": {"inline": ["ice", "snow"]},
-            **({"night": {"inline": ["moon", "star"]}} if "classes" in given else {}),
+            **({"night": {"inline": ["moon", "star"]}} if "classes" in given or "clases" in given else {}),
             "probe": {"inline": ["day"]},
         },
         "directions": {"d": {"estimator": estimator, **(given or {**CLASSES, **SITE})}},
@@ -173,6 +173,8 @@ def test_an_estimator_with_sites_of_its_own_needs_none(tmp_path: Path, catalog: 
             {"classes": {"a": "warm", "b": "cool"}, **SITE},
             r"directions\.d\.classes\.b: .*Did you mean 'cold'",
         ),
+        ("labelled", {"clases": {"a": "warm", "b": "cold"}, **SITE}, r"1 problem\n.*Did you mean 'classes'"),
+        ("labelled", {"classes": 3, **SITE}, r"1 problem\n.*expected a mapping"),
         ("pairs", {"positive": "warm", "negative": "probe", **SITE}, "there are 2 positive and 1 negative examples"),
         ("own", {**CLASSES, "positions": "post_instruction[*]"}, "reads at positions of its own, instruction"),
     ],
