@@ -81,7 +81,6 @@ class TokenResolver(ConditionResolver):
         fault = impossible(needs)
         if fault is not None:
             self.complain(f"{spec.name} {fault}", *path)
-            return None
         return needs
 
     def check_open(self, ref: DataRef, *path: KeyPart) -> None:

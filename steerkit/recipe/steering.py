@@ -65,7 +65,11 @@ class DirectionRecipe(Section):
         missing = [name for name in needed if getattr(self, name) is None]
         # Whether it is the estimator that chooses sites is known where its plugin is.
         if missing and missing != ["site"]:
-            raise lacking(f"expected {', '.join(missing)} as well (or file: for a saved direction)", missing)
+            # What was meant as classes would take the place of both sides.
+            instead = ["classes"] if set(sides) <= set(missing) else []
+            raise lacking(
+                f"expected {', '.join(missing)} as well (or file: for a saved direction)", [*missing, *instead]
+            )
         return self
 
 

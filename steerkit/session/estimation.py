@@ -27,6 +27,7 @@ from steerkit.types import (
 )
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from torch import Tensor
 
     from steerkit.engine.prompts.inputs import Prompts
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
     from steerkit.types import ExampleLike
 
-PromptList: TypeAlias = "Sequence[ExampleLike] | Sequence[Sequence[int]] | Tensor"
-"""Texts, lists of messages or ``Example``; or token ids, a list of rows or a tensor ``[n, pos]``."""
+PromptList: TypeAlias = "Sequence[ExampleLike] | Sequence[Sequence[int]] | Tensor | ndarray[Any, Any]"
+"""Texts, lists of messages or ``Example``; or token ids, a list of rows, or a tensor or an array ``[n, pos]``."""
 
 Sites: TypeAlias = Site | SitePattern | str | Sequence[Site | SitePattern | str]
 

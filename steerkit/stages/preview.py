@@ -60,7 +60,7 @@ def stand_in(planned: PlannedDirection, plan: Plan, live: LiveModel) -> Directio
     from steerkit.api.direction import Direction
 
     assert planned.estimator is not None and planned.positions is not None
-    read_at = planned.site or needs_of(planned.estimator, planned.options).sites or ()
+    read_at = needs_of(planned.estimator, planned.options).sites or planned.site or ()
     sites = resolve_sites(read_at, live.layout.n_layers)
     # Not the same ones for two directions: updates along them would cancel or be redundant.
     key = sha256(planned.name.encode()).digest()

@@ -25,6 +25,8 @@ from steerkit.progress import SILENT
 from steerkit.recipe import Draft, draft_recipe
 from steerkit.report import write_report
 from steerkit.run import execute
+from steerkit.stages.preview import stand_in
+from tests.conftest import tiny_live
 from tests.small_run import results_of
 
 SITE = {"site": "blocks.1.resid_pre"}
@@ -100,7 +102,7 @@ def recipe(folder: Path, direction: str, estimator: str = "both", **given: objec
         "data": {
             "warm": {"inline": ["sun", "fire"]},
             "cold": {"inline": ["ice", "snow"]},
-            **({"night": {"inline": ["moon", "star"]}} if "classes" in given else {}),
+            **({"night": {"inline": ["moon", "star"]}} if "classes" in given or "clases" in given else {}),
             "probe": {"inline": ["day"]},
         },
         "directions": {"d": {"estimator": estimator, **(given or {**CLASSES, **SITE})}},
@@ -156,6 +158,7 @@ def test_an_estimator_with_sites_of_its_own_needs_none(tmp_path: Path, catalog: 
     assert any("chooses its own sites for direction 'd': blocks.1-1.resid_mid" in note for note in plan.notes)
     found = load_directions(execute(plan, tmp_path / "runs", SILENT) / "directions.safetensors")["d"]
     assert (str(found.site), str(found.positions)) == ("blocks.1.resid_mid", "instruction")
+    assert stand_in(plan.directions[0], plan, tiny_live("llama")).site == found.site
     told = make_plan(recipe(tmp_path, "d", "own", **CLASSES, positions="-2"), catalog).notes
     assert any("reads direction 'd' at its own positions: instruction" in note for note in told)
 
@@ -173,6 +176,8 @@ def test_an_estimator_with_sites_of_its_own_needs_none(tmp_path: Path, catalog: 
             {"classes": {"a": "warm", "b": "cool"}, **SITE},
             r"directions\.d\.classes\.b: .*Did you mean 'cold'",
         ),
+        ("labelled", {"clases": {"a": "warm", "b": "cold"}, **SITE}, r"1 problem\n.*Did you mean 'classes'"),
+        ("labelled", {"classes": 3, **SITE}, r"1 problem\n.*expected a mapping"),
         ("pairs", {"positive": "warm", "negative": "probe", **SITE}, "there are 2 positive and 1 negative examples"),
         ("own", {**CLASSES, "positions": "post_instruction[*]"}, "reads at positions of its own, instruction"),
     ],

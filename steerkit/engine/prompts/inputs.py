@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steerkit.engine.prompts.chat import ChatFormat
     from steerkit.types import ExampleLike
 
-Prompt: TypeAlias = "ExampleLike | Rendered | Tensor | Mapping[str, Any]"
+Prompt: TypeAlias = "ExampleLike | Rendered | Tensor | np.ndarray[Any, Any] | Sequence[int] | Mapping[str, Any]"
 """A text, a list of messages or an example; something rendered; or token ids ``[pos]``, as a tokenizer gives them."""
 
 Prompts: TypeAlias = "Prompt | Sequence[Prompt]"
