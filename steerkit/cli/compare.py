@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.paths import named
+from steerkit.cli.paths import named, required
 
 if TYPE_CHECKING:
     from steerkit.report.compare import Comparison, Difference
 
 
 def compare_command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Directories of finished runs, two or more.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(parser=required, metavar="RUN RUN…", help="Directories of finished runs, two or more."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[
         Path | None, typer.Option("--html", parser=named, metavar="FILE", help="Write a page with tables and plots.")

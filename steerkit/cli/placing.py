@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def place(folder: Path, files: Mapping[str, str]) -> None:
         for path in reversed(made):
             path.rmdir() if path.is_dir() else path.unlink()
         # A full disk is told by the command line, as of any command.
-        if isinstance(error, NotADirectoryError | PermissionError | FileExistsError):
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ArtifactError(
                 f"{error.filename} can't be written ({error.strerror}). Nothing was written: choose another folder "
                 "with --out."

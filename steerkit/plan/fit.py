@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steerkit.errors import counted
 from steerkit.plan.cost import Meter
 from steerkit.recipe.data import DataRef
 from steerkit.recipe.rows import quote
@@ -37,7 +38,7 @@ def too_long(meter: Meter, context: int | None) -> list[TooLong]:
             example = meter.data[ref.dataset][ref.split][lengths.index(prompt)]
             more = f" and {new_tokens:,} to generate" if new_tokens else ""
             message = (
-                f"a text of {prompt:,} token{'s' if prompt != 1 else ''}{more} is longer than the model's context of "
+                f"a text of {counted(prompt, 'token', form=',')}{more} is longer than the model's context of "
                 f"{context:,}: shorten it or leave it out ({quote(example.text)})"
             )
             found.setdefault(ref.dataset, TooLong(ref, message))

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from steerkit.errors import Problem, nearest
+from steerkit.errors import Problem, counted, nearest
 from steerkit.recipe.document import Path
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -238,7 +238,7 @@ def _message(detail: ErrorDetails) -> str:
     if kind in (LACKING, EXCESS):
         return str(detail["msg"])
     if kind == "string_too_short":
-        return f"expected at least {context.get('min_length')} character(s)"
+        return f"expected at least {counted(context.get('min_length', 1), 'character')}"
     return f"{detail['msg']}, not {_show(detail['input'])}"
 
 
