@@ -47,6 +47,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 def test_an_empty_text_names_no_place(run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     baked = ("bake", run, "--condition", "without", "--out", text)
     tasks = ("capability", run, "--condition", "without", "--tasks", "arc_easy")
+    words: tuple[object, ...]
     for words in (baked, (*tasks, "--json", text), (*tasks, "--include", text), ("run", "small", "--out", text)):
         assert "an empty text names no" in told(capsys, *words), words
     for words in (

@@ -67,7 +67,10 @@ def pickled(folder: Path) -> None:
 
 
 def cut(name: str, at: int) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:at]) and None
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:at])
+
+    return change
 
 
 def one_of_two(folder: Path) -> None:
