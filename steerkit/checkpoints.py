@@ -214,7 +214,7 @@ def _weights_fault(folder: Path, whole: bool) -> str | None:
 
 def _lacking_fault(folder: Path, names: Collection[str]) -> str | None:
     """That an index of weights lists files that aren't there."""
-    listed = {}
+    listed: Any = {}
     if (folder / _INDEX).is_file():
         listed = json.loads((folder / _INDEX).read_text("utf-8")).get("weight_map") or {}
     files = {str(name) for name in listed.values()} if isinstance(listed, Mapping) else set()
