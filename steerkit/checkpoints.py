@@ -7,14 +7,23 @@ by then.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from steerkit.errors import counted
+from steerkit.types.json_text import RepeatedKeyError, read_json
 
 CONFIG: Final = "config.json"
 _READ: Final = (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 """Small files that are read whole."""
 _INDEX: Final = "model.safetensors.index.json"
+_TOKENIZER: Final = "tokenizer.json"
+"""A large file, of which only the ends are looked at."""
+_TOKENIZERS: Final = (
+    *(_TOKENIZER, "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model"),
+    "qwen.tiktoken",
+)
 _PICKLED: Final = (".bin", ".pt", ".pth")
 _SIZES: Final = (
     *(
@@ -55,8 +64,28 @@ def folder_fault(folder: Path, *, whole: bool = True) -> str | None:
         fault = _read_fault(folder / name)
         if fault is not None:
             return fault
-    fault = config_fault(folder)
-    return fault if fault is not None else _weights_fault(folder, whole)
+    return config_fault(folder) or _ends_fault(folder / _TOKENIZER) or _weights_fault(folder, whole)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer's files."""
+    return any((folder / name).is_file() for name in _TOKENIZERS)
+
+
+def tokenizer_fault(folder: Path) -> str | None:
+    """That a folder has weights and no tokenizer, without which no text can be read; None before weights are there."""
+    if has_tokenizer(folder) or not any(folder.glob("*.safetensors")):
+        return None
+    return f"{folder} holds no tokenizer, by which texts become tokens: copy or download its files too ({_TOKENIZER})"
+
+
+def gguf_fault(path: Path) -> str | None:
+    """That a file doesn't begin as a GGUF does."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return (
+        None if head == b"GGUF" else f"{path} is not a GGUF file: it begins with {head!r}. Was the download cut short?"
+    )
 
 
 def config_fault(folder: Path) -> str | None:
@@ -88,14 +117,31 @@ def _read_fault(path: Path) -> str | None:
             return None
         if not path.is_file():
             return f"{path} is no file: it is a folder, a pipe or a link to nothing"
-        value = json.loads(path.read_text("utf-8"))
+        value = read_json(path.read_text("utf-8"))
     except OSError as error:
         return f"{path} can't be read ({error.strerror or error})"
+    except RepeatedKeyError as error:
+        return f"{path}: {error}. Keep one, or copy or download the file anew"
     except RecursionError:
         return f"{path} is nested too deeply to be read: copy or download it anew"
     except ValueError as error:
         return f"{path} is not JSON ({error}): copy or download it anew"
     return None if isinstance(value, dict) else f"{path} holds no JSON object: copy or download it anew"
+
+
+def _ends_fault(path: Path) -> str | None:
+    """That a file which is there doesn't begin and end as a JSON object does."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            head = file.read(64)
+            file.seek(max(0, path.stat().st_size - 64))
+            tail = file.read()
+    except OSError as error:
+        return f"{path} can't be read ({error.strerror or error})"
+    whole = head.lstrip().startswith(b"{") and tail.rstrip().endswith(b"}")
+    return None if whole else f"{path} is cut off, or no JSON object: copy or download it anew"
 
 
 def _values_fault(config: Mapping[str, Any], inside: str = "") -> str | None:
@@ -155,13 +201,41 @@ def _weights_fault(folder: Path, whole: bool) -> str | None:
         if not (folder / name).is_file():
             return f"{folder / name} is no file: it is a folder, a pipe or a link to nothing"
     if weights:
-        return None
+        return _lacking_fault(folder, names) or next(
+            filter(None, (_frame_fault(folder / name) for name in weights)), None
+        )
     if any(name.endswith(_PICKLED) for name in names):
         return (
             f"{folder} holds pickled weights only (.bin, .pt). Unpickling can run any code, so steerkit doesn't. In a "
             "place where you trust the file, load it with transformers and write it with model.save_pretrained(folder)"
         )
     return f"{folder} has a config.json but no weights (*.safetensors). Was the download cut short?" if whole else None
+
+
+def _lacking_fault(folder: Path, names: Collection[str]) -> str | None:
+    """That an index of weights lists files that aren't there."""
+    listed: Any = {}
+    if (folder / _INDEX).is_file():
+        listed = json.loads((folder / _INDEX).read_text("utf-8")).get("weight_map") or {}
+    files = {str(name) for name in listed.values()} if isinstance(listed, Mapping) else set()
+    lacking = sorted(files - set(names))
+    if not lacking:
+        return None
+    return (
+        f"{folder} lacks {len(lacking)} of {counted(len(files), 'file')} of weights that {_INDEX} lists, such as "
+        f"{lacking[0]}: copy or download what is missing"
+    )
+
+
+def _frame_fault(path: Path) -> str | None:
+    """That safetensors doesn't read a file of weights. It looks at header and length, and at no number."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            return None
+    except (SafetensorError, OSError, ValueError) as error:
+        return f"{path} is damaged or cut off ({error}): copy or download it anew"
 
 
 def _shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,7 @@ NOUNS = frozenset(
         ),
         *(
             "problems",
+            "conversations",
             "files",
             "comparisons",
             "values",
@@ -97,6 +99,13 @@ def endings(path: Path) -> Iterator[str]:
 def test_every_count_is_said_by_the_helper() -> None:
     found = [place for path in SOURCES for place in (*bare_counts(path), *endings(path))]
     assert not found, "\n".join(found)
+
+
+def test_nobody_leaves_the_plural_open() -> None:
+    """As in "1 character(s)"."""
+    nodes = (node for path in SOURCES for node in ast.walk(ast.parse(path.read_text("utf-8"))))
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    assert not [text for text in texts if re.search(r"[a-z]\(e?s\)", text)]
 
 
 def test_the_helper() -> None:

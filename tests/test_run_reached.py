@@ -119,4 +119,4 @@ def test_what_is_scored_is_told(recipe: Path, run: Path) -> None:
     ):
         assert kind in page, kind
     (note,) = [one for one in plan_recipe(recipe, (), Catalog.discover()).notes if "as a whole" in one]
-    assert note.startswith("cross_entropy reads 1 of 1 conversations of open as a whole, since they end with no answer")
+    assert note.startswith("cross_entropy reads 1 of 1 conversation of open as a whole, since it ends with no answer")

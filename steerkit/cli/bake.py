@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steerkit.cli.paths import named
+from steerkit.cli.paths import named, required
 from steerkit.columns import console
 from steerkit.errors import agreeing, counted
 from steerkit.progress import Silent
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def bake_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory.")],
+    run: Annotated[Path, typer.Argument(parser=required, metavar="RUN", help="A finished run directory.")],
     condition: Annotated[str, typer.Option("--condition", metavar="NAME", help="Which condition, as results name it.")],
     out: Annotated[
         Path, typer.Option("--out", parser=named, metavar="FOLDER", help="The folder to write: new, or empty.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steerkit.cli.paths import named
+from steerkit.cli.paths import named, required
 from steerkit.columns import console, print_table
 from steerkit.progress import Silent
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def capability_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory.")],
+    run: Annotated[Path, typer.Argument(parser=required, metavar="RUN", help="A finished run directory.")],
     condition: Annotated[
         list[str], typer.Option("--condition", metavar="NAME", help="A condition, as results name it; again for more.")
     ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.paths import named
+from steerkit.cli.paths import named, required
 from steerkit.columns import console
 
 if TYPE_CHECKING:
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def compare_command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Directories of finished runs, two or more.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(parser=required, metavar="RUN RUN…", help="Directories of finished runs, two or more."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[
         Path | None, typer.Option("--html", parser=named, metavar="FILE", help="Write a page with tables and plots.")

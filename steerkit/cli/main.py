@@ -121,7 +121,7 @@ def _guarded(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
                 do = "Raise the limit" if error.errno == errno.EFBIG else "Free some space"
                 told = f"{NO_ROOM[error.errno]}{where}. {do} and run the same command again. {_KEPT.get(name, '')}"
                 _leave(told.rstrip(), 1)
-            if isinstance(error, PermissionError) and error.filename:
+            if (isinstance(error, PermissionError) or error.errno == errno.EROFS) and error.filename:
                 _leave(f"No permission for {error.filename}. Choose another place, or change its permissions.", 1)
             if error.errno in _IN_THE_WAY and (path := error.filename2 or error.filename):
                 _leave(f"{path}: {error.strerror}. Move what is in the way, or choose another place.", 1)

@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from steerkit.cli.paths import required
+
 
 def report_command(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory that `steerkit run` printed.")],
+    run_dir: Annotated[
+        Path, typer.Argument(parser=required, metavar="RUN_DIR", help="The directory that `steerkit run` printed.")
+    ],
 ) -> None:
     """Write plots and report.html again from what a run directory holds, and print its summary."""
     from steerkit.report import load_run, lost_parts, summary, write_report

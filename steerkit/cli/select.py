@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from steerkit import columns
+from steerkit.cli.paths import required
 from steerkit.columns import print_table
 from steerkit.errors import NoCandidateError, SelectionError, UnknownNameError, agreeing, counted, nearest
 
@@ -23,6 +24,7 @@ def select_command(
     scores: Annotated[
         Path,
         typer.Argument(
+            parser=required,
             metavar="SCORES.json",
             help="A list of {position, layer, <scores of the preset>}, as {position, layer, refusal_score, "
             "steering_score, kl_div_score}; refusal_score_se and coefficient may stand beside them. Or a run's "

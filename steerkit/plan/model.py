@@ -12,7 +12,7 @@ from typing import Any, Final
 from steerkit.api.files import pipe_fault
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED, bundled_folder
-from steerkit.checkpoints import folder_fault
+from steerkit.checkpoints import folder_fault, gguf_fault, tokenizer_fault
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model, readable_path
@@ -67,7 +67,10 @@ def model_folder(source: str, revision: str | None) -> Path | None:
     if path is not None:
         if path.is_dir() and not (path / "config.json").is_file():
             raise ModelError(f"{source!r} is no folder of a model: there is no config.json in it")
-        fault = folder_fault(path, whole=False) if path.is_dir() else None
+        if path.is_dir():
+            fault = folder_fault(path, whole=False) or tokenizer_fault(path)
+        else:
+            fault = gguf_fault(path) if path.is_file() and path.suffix == ".gguf" else None
         if fault is not None:
             raise ModelError(fault)
         return path if path.is_dir() else None

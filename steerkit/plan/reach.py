@@ -100,9 +100,10 @@ def read_whole(evaluations: Sequence[PlannedEvaluation], examples: Callable[[Dat
             whole = [one for one in rows if is_read_whole(one)]
             if whole:
                 notes.append(
-                    f"{item.name} reads {len(whole)} of {len(rows)} conversations of {ref} as a whole, since they end "
-                    "with no answer, which alone would be scored: the chat template's own tokens count, and a "
-                    "condition's system prompt isn't there. These numbers don't compare with those of answers."
+                    f"{item.name} reads {len(whole)} of {counted(len(rows), 'conversation')} of {ref} as a whole, "
+                    f"since {agreeing(len(whole), 'it ends', 'they end')} with no answer, which alone would be scored: "
+                    "the chat template's own tokens count, and a condition's system prompt isn't there. These numbers "
+                    "don't compare with those of answers."
                 )
     return notes
 

@@ -157,10 +157,11 @@ class RecipeResolver(CompletionsResolver):
                     *("data", name),
                 )
         of_conditions = {name: one.system_prompt for name, one in self.recipe.conditions.items()}
-        for name, prompt in {None: self.recipe.model.system_prompt, **of_conditions}.items() if how == "error" else ():
+        given: dict[tuple[str, ...], str | None] = {("model",): self.recipe.model.system_prompt}
+        given |= {("conditions", name): prompt for name, prompt in of_conditions.items()}
+        for where, prompt in given.items() if how == "error" else ():
             found = texts.within(prompt or "")
             if found:
-                where = ("model",) if name is None else ("conditions", name)
                 self.complain(
                     f"it holds {found[0]}, a special token of the model's, and model.special_tokens_in_text is error: "
                     "take it out",

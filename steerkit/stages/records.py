@@ -223,7 +223,9 @@ def _special_tokens(plan: Plan, live: LiveModel) -> tuple[str, ...]:
         return ()
     said = {one.name for one in plan.completions}
     data = {name: splits.values() for name, splits in plan.data.items() if name not in said}
-    prompts = system_prompts(plan.loading.system_prompt, {one.sweep or one.name: one.system_prompt for one in plan.conditions})
+    prompts = system_prompts(
+        plan.loading.system_prompt, {one.sweep or one.name: one.system_prompt for one in plan.conditions}
+    )
     names, how = special_names(live.chat.tokenizer), plan.loading.special_tokens_in_text
     return (*special_notes(data, names, how), *prompt_notes(prompts, names, how))
 

@@ -47,8 +47,16 @@ def told(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 def test_an_empty_text_names_no_place(run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     baked = ("bake", run, "--condition", "without", "--out", text)
     tasks = ("capability", run, "--condition", "without", "--tasks", "arc_easy")
+    words: tuple[object, ...]
     for words in (baked, (*tasks, "--json", text), (*tasks, "--include", text), ("run", "small", "--out", text)):
         assert "an empty text names no" in told(capsys, *words), words
+    for words in (
+        ("report", text),
+        ("compare", run, text),
+        ("select", text),
+        ("bake", text, *baked[2:4], "--out", "x"),
+    ):
+        assert "no file. Name one." in told(capsys, *words), words
     for words in (("run", text), ("check", text)):
         assert "an empty text names none" in told(capsys, *words), words
     assert not list(Path().iterdir()), "the folder that one is in is as it was"
@@ -78,6 +86,13 @@ def test_a_checkpoint_that_cannot_be_written_is_told_at_once(run: Path, capsys: 
     Path("file").touch()
     said = told(capsys, "bake", run, "--condition", "without", "--out", "file/x")
     assert said.startswith("Can't write a checkpoint in ") and said.endswith("Name another folder with --out.")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can make one")
+@pytest.mark.parametrize("words", [("init", "warmth"), ("new-plugin", "x_y", "--kind", "estimator")])
+def test_files_to_begin_from_that_cannot_be_written(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    said = told(capsys, *words, "--out", "/proc/self/nothing")
+    assert "can't be written" in said and said.endswith("Nothing was written: choose another folder with --out.")
 
 
 @pytest.mark.parametrize("there", ["file/x.json", "folder", ""])

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import quantization_config
 
+from steerkit.checkpoints import gguf_fault
 from steerkit.engine.loading.gguf_tokenizer import read_tokenizer
 from steerkit.engine.loading.modes import share_weights
 from steerkit.engine.loading.quiet import quiet_transformers
@@ -51,10 +52,9 @@ def read_gguf(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTraine
 
 def require_gguf(path: Path) -> None:
     """Raise ``ModelError`` unless the file begins as a GGUF does."""
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head != b"GGUF":
-        raise ModelError(f"{path} is not a GGUF file: it begins with {head!r}. Was the download cut short?")
+    fault = gguf_fault(path)
+    if fault is not None:
+        raise ModelError(fault)
 
 
 def dequantise(gguf: Path, folder: Path, name: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerkit.bundled import BUNDLED, bundled_folder
-from steerkit.engine.loading.load import has_tokenizer_files
+from steerkit.checkpoints import has_tokenizer
 from steerkit.engine.loading.qwen1_config import is_qwen1
 from steerkit.engine.loading.weights import hash_of_files
 from steerkit.sources import TINY
@@ -47,7 +47,7 @@ def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase | None:
     from steerkit.engine.loading.hub import explained
     from steerkit.engine.loading.quiet import quiet_transformers
 
-    if not has_tokenizer_files(folder):
+    if not has_tokenizer(folder):
         return None
     with explained(str(folder), local=True), quiet_transformers():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(

@@ -15,7 +15,7 @@ import torch
 from steerkit.api.files import pipe_fault
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED
-from steerkit.checkpoints import folder_fault
+from steerkit.checkpoints import folder_fault, has_tokenizer
 from steerkit.engine.loading.devices import device_to_load_on
 from steerkit.engine.loading.unwrap import plain_model, plain_tokenizer
 from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
@@ -30,9 +30,6 @@ DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16"
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _LONGEST_HUB_ID: Final = 96
-_TOKENIZER_FILES: Final = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,13 +224,8 @@ def _load_folder(source: str, request: _Request) -> _Parts:
     config = _qwen1_config(str(folder.resolve()), local)
     if config is not None:
         return _load_qwen1(folder, config, source, request)
-    model, tokenizer = _from_pretrained(str(folder.resolve()), request, local, tokenizer=has_tokenizer_files(folder))
+    model, tokenizer = _from_pretrained(str(folder.resolve()), request, local, tokenizer=has_tokenizer(folder))
     return model, tokenizer, hash_of_files(sorted(folder.glob("*.safetensors")))
-
-
-def has_tokenizer_files(folder: Path) -> bool:
-    """Whether a tokenizer lies in a model's folder."""
-    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _load_hub(source: str, request: _Request) -> _Parts:

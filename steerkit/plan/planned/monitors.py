@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from steerkit.errors import counted
 from steerkit.recipe.data import DataRef
 from steerkit.types import Positions, Site, SitePattern
 
@@ -29,7 +30,7 @@ class PlannedCalibration:
         return {"data": str(self.data), "false_alarms": self.false_alarms}
 
     def __str__(self) -> str:
-        return f"{self.false_alarms:g} false alarms per 1,000 of {self.data}"
+        return f"{counted(self.false_alarms, 'false alarm', form='g')} per 1,000 of {self.data}"
 
 
 @dataclass(frozen=True)

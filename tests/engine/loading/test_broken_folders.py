@@ -66,6 +66,19 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def cut(name: str, at: int) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:at])
+
+    return change
+
+
+def one_of_two(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    listed = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(listed), "utf-8")
+
+
 BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "nested": (text("config.json", "[" * 100_000), ("config.json", "nested too deeply")),
     "cut": (text("config.json", '{"model_type": "lla'), ("config.json", "is not JSON")),
@@ -94,6 +107,14 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "index": (text("model.safetensors.index.json", "{"), ("model.safetensors.index.json", "is not JSON")),
     "pickled": (pickled, ("holds pickled weights only", "save_pretrained")),
     "looping weights": (link("model.safetensors"), ("model.safetensors is no file", "link to nothing")),
+    "cut weights": (cut("model.safetensors", 30_000), ("model.safetensors is damaged or cut off",)),
+    "empty weights": (cut("model.safetensors", 0), ("model.safetensors is damaged or cut off",)),
+    "a part lacks": (one_of_two, ("lacks 1 of 2 files of weights", "model-2.safetensors")),
+    "cut tokenizer": (cut("tokenizer.json", 2000), ("tokenizer.json is cut off",)),
+    "a key twice": (
+        text("config.json", '{"model_type": "llama", "hidden_size": 16, "hidden_size": 32}'),
+        ("config.json: the key 'hidden_size' is there twice: 16 and 32",),
+    ),
 }  # fmt: skip
 
 
@@ -170,3 +191,19 @@ def test_a_whole_folder_is_planned_and_loaded(tmp_path: Path, whole: Path) -> No
     recipe.write_text(RECIPE.format(source=whole), "utf-8")
     assert plan_recipe(recipe, (), Catalog.discover()).model.n_layers == 3
     assert load(whole).model.config.num_hidden_layers == 3
+
+
+def test_what_only_a_recipe_needs_and_what_is_no_folder(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*token*", "chat_template*"))
+    (tmp_path / "x.gguf").write_bytes(b"<html>")
+    recipe = tmp_path / "recipe.yaml"
+    for source, said in (
+        (folder, "holds no tokenizer"),
+        (tmp_path / "x.gguf", "is not a GGUF file: it begins with b'<h"),
+    ):
+        recipe.write_text(RECIPE.format(source=source), "utf-8")
+        with pytest.raises(RecipeError) as planning:
+            plan_recipe(recipe, (), Catalog.discover())
+        assert planning.value.problems[0].where == "model.source" and said in planning.value.problems[0].message
+    assert load(folder).tokenizer is None

@@ -16,7 +16,14 @@ from steerkit.api.direction import Direction
 from steerkit.api.intervention import Placement
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.passes import next_token_logits
-from steerkit.engine.searching.alike import AlikePrompts, Shortcuts, common_beginning, cut_evenly, found_shortcuts, rows_fault
+from steerkit.engine.searching.alike import (
+    AlikePrompts,
+    Shortcuts,
+    common_beginning,
+    cut_evenly,
+    found_shortcuts,
+    rows_fault,
+)
 from steerkit.engine.searching.partial import Below, beginning_at
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.session import ablate, add, wrap
