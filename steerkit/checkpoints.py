@@ -208,7 +208,11 @@ def _embedding_fault(folder: Path, weights: Sequence[str]) -> str | None:
         told = {key: one.get("shape") for key, one in (header or {}).items() if isinstance(one, Mapping)}
         held += [(name, key, shape) for key, shape in told.items() if key.endswith(EMBEDDINGS) and shape]
     for place, key in enumerate(("vocab_size", "hidden_size")):
-        if isinstance(sizes[place], int) and held and all(shape[place : place + 1] != [sizes[place]] for *_, shape in held):
+        if (
+            isinstance(sizes[place], int)
+            and held
+            and all(shape[place : place + 1] != [sizes[place]] for *_, shape in held)
+        ):
             name, tensor, shape = held[0]
             return (
                 f"{path}: {inside}{key} is {sizes[place]}, and the embedding in {name} is "

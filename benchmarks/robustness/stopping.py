@@ -128,7 +128,7 @@ def main(recipe: Path, folder: Path, times: int, seed: int) -> None:
 
 
 def _fault(how: How, code: int, said: str) -> str:
-    """What is wrong with how a process ended; empty where nothing is. One that was at its end before is as it should."""
+    """What is wrong with how a process ended; empty where nothing is, also where it was at its end before."""
     if "Traceback" in said:
         return f"exit code {code} with a traceback: {said[-300:]}"
     if code and (code not in _CODES[how] or _SENTENCES[how] not in said or (how != "killed" and not said.strip())):

@@ -172,7 +172,7 @@ def test_whatever_transformers_raises_on_a_folder_is_one_sentence(tmp_path: Path
     assert "Traceback" not in str(loading.value) and "\n" not in str(loading.value)
     shutil.copy(whole / "config.json", folder)
     config(intermediate_size=3)(folder)
-    with pytest.raises(ModelError, match="of other sizes than its config.json says"):
+    with pytest.raises(ModelError, match=r"of other sizes than its config\.json says"):
         load(folder)
 
 
