@@ -222,17 +222,22 @@ def header_fault(header: Mapping[str, Any], where: str) -> str | None:
             if len(shape) not in (1, 2) or 0 in shape:
                 return f"{where} is damaged: {key} is of shape {shape}, not [rank, d_model]. Make it again."
             mean = key.replace(f"{name}.{VECTORS}", f"{name}.{REFERENCE_MEAN}", 1)
-            if mean in header and (fault := _mean_fault(f"{where}: {mean}", header[mean].get("shape"), shape)):
+            if mean not in header:
+                continue
+            told = header[mean].get("shape") if isinstance(header[mean], Mapping) else None
+            if not isinstance(told, list):
+                return f"{where} is damaged: {mean} has no shape. Make it again."
+            if (fault := _mean_fault(f"{where}: {mean}", told, shape)) is not None:
                 return fault
     return None
 
 
-def _mean_fault(key: str, shape: Sequence[int] | None, vectors: Sequence[int]) -> str | None:
+def _mean_fault(key: str, shape: Sequence[int], vectors: Sequence[int]) -> str | None:
     """That a reference mean is of another width than the vectors beside it."""
-    if shape is not None and list(shape) == list(vectors[-1:]):
+    if list(shape) == list(vectors[-1:]):
         return None
     return (
-        f"{key} has shape {shape and list(shape)}, and the vectors have {list(vectors)}; the two are of one width. "
+        f"{key} has shape {list(shape)}, and the vectors have {list(vectors)}; the two are of one width. "
         "Estimate the direction again."
     )
 
