@@ -7,7 +7,7 @@ by then.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,8 +42,15 @@ _LARGEST: Final = 2**31 - 1
 """No count of anything is larger, and some readers hold no larger number."""
 _NUMBERS: Final = (
     *("max_length", "max_new_tokens", "min_length", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams"),
-    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "initializer_range"),
+    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "initializer_range", "sliding_window"),
+    *("attention_chunk_size", "partial_rotary_factor", "final_logit_softcapping", "attn_logit_softcapping"),
+    *("query_pre_attn_scalar", "num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size"),
 )
+_ROPE: Final = ("rope_parameters", "rope_scaling")
+_ABOVE_0: Final = ("factor", "rope_theta", "original_max_position_embeddings")
+"""Of a mapping of ``_ROPE``, or of those within it for kinds of layers."""
+EMBEDDINGS: Final = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+"""How names of embeddings end, ``[vocab_size, hidden_size]``."""
 _MAPPINGS: Final = ("rope_scaling", "rope_parameters", "text_config", "quantization_config")
 _FLAGS: Final = (
     *("output_attentions", "output_hidden_states", "output_scores", "do_sample", "return_dict_in_generate"),
@@ -151,7 +158,21 @@ def _values_fault(config: Mapping[str, Any], inside: str = "") -> str | None:
             return f"{inside}{key} is {_shown(value)}, where {expected} is expected"
     inner = config.get("text_config")
     found = None if inner is None else _values_fault(inner, f"{inside}text_config.")
-    return found or _shares_fault(config, inside)
+    ropes = (_rope_fault(config[key], f"{inside}{key}.") for key in _ROPE if isinstance(config.get(key), Mapping))
+    return found or next(filter(None, ropes), None) or _shares_fault(config, inside)
+
+
+def _rope_fault(rope: Mapping[str, Any], inside: str) -> str | None:
+    """That a number of how positions are turned is none that could be."""
+    for key, value in rope.items():
+        if isinstance(value, Mapping):
+            found = _rope_fault(value, f"{inside}{key}.")
+            if found is not None:
+                return found
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if key in _ABOVE_0 and value is not None and not (number and value > 0):
+            return f"{inside}{key} is {_shown(value)}, where a number above 0 is expected"
+    return None
 
 
 def _expected(key: str, value: Any) -> str | None:
@@ -190,6 +211,9 @@ def _shares_fault(config: Mapping[str, Any], inside: str) -> str | None:
         return f"{inside}hidden_size is {width}, too few for {inside}num_attention_heads {heads}"
     if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
         return f"{inside}num_key_value_heads is {groups}, by which {inside}num_attention_heads {heads} can't be divided"
+    words, padding = config.get("vocab_size"), config.get("pad_token_id")
+    if isinstance(words, int) and isinstance(padding, int) and padding >= words:
+        return f"{inside}pad_token_id is {padding}, and {inside}vocab_size is {words}: it numbers tokens from 0"
     return None
 
 
@@ -201,9 +225,8 @@ def _weights_fault(folder: Path, whole: bool) -> str | None:
         if not (folder / name).is_file():
             return f"{folder / name} is no file: it is a folder, a pipe or a link to nothing"
     if weights:
-        return _lacking_fault(folder, names) or next(
-            filter(None, (_frame_fault(folder / name) for name in weights)), None
-        )
+        frames = (_frame_fault(folder / name) for name in weights)
+        return _lacking_fault(folder, names) or next(filter(None, frames), None) or _embedding_fault(folder, weights)
     if any(name.endswith(_PICKLED) for name in names):
         return (
             f"{folder} holds pickled weights only (.bin, .pt). Unpickling can run any code, so steerkit doesn't. In a "
@@ -236,6 +259,39 @@ def _frame_fault(path: Path) -> str | None:
             return None
     except (SafetensorError, OSError, ValueError) as error:
         return f"{path} is damaged or cut off ({error}): copy or download it anew"
+
+
+def _embedding_fault(folder: Path, weights: Sequence[str]) -> str | None:
+    """That no embedding among the weights has as many rows and columns as the config says."""
+    from steerkit.api.direction_bytes import read_header
+
+    path = folder / CONFIG
+    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if config.get("is_encoder_decoder"):
+        return None  # which is refused for what it is
+    inner = config.get("text_config")
+    inside, own = ("text_config.", inner) if isinstance(inner, Mapping) else ("", config)
+    sizes = [own.get(key) for key in ("vocab_size", "hidden_size")]
+    held: list[tuple[str, str, list[Any]]] = []
+    for name in weights:
+        try:
+            header, _ = read_header(folder / name)
+        except (OSError, ValueError):
+            return None  # the load will say what is wrong with it
+        told = {key: one.get("shape") for key, one in (header or {}).items() if isinstance(one, Mapping)}
+        held += [(name, key, shape) for key, shape in told.items() if key.endswith(EMBEDDINGS) and shape]
+    for place, key in enumerate(("vocab_size", "hidden_size")):
+        if (
+            isinstance(sizes[place], int)
+            and held
+            and all(shape[place : place + 1] != [sizes[place]] for *_, shape in held)
+        ):
+            name, tensor, shape = held[0]
+            return (
+                f"{path}: {inside}{key} is {sizes[place]}, and the embedding in {name} is "
+                f"{' × '.join(map(str, shape))} ({tensor}): they are of two models. Copy or download both anew"
+            )
+    return None
 
 
 def _shown(value: Any) -> str:

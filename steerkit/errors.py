@@ -43,7 +43,7 @@ class Problem:
 
 
 MOST_TOLD = 100
-"""Problems of a recipe that a message tells, so that it can be read, and known names; the error carries all problems."""
+"""Problems of a recipe that a message tells, so that it can be read, and known names. An error carries all problems."""
 _COMPARED = 10
 """Of more names than that so many are compared on each side of where an unknown one would stand among them."""
 

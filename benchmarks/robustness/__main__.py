@@ -22,7 +22,7 @@ from benchmarks.showing import Far
 
 SHARES: Final = {"recipes": 1.0, "data": 1.0, "directions": 1.0, "models": 0.25, "runs": 0.1, "stops": 0.1}
 """Of the inputs asked for: a model is loaded and asked, a report is drawn, a recipe is run, all longer than a check."""
-_CHECKS: Final = {"recipes": 1.0, "data": 1.0, "directions": 1.0, "models": 3.0, "runs": 15.0, "stops": 20.0}
+_CHECKS: Final = {"recipes": 1.0, "data": 0.7, "directions": 0.7, "models": 2.5, "runs": 35.0, "stops": 60.0}
 """About how long an input takes, where checking the whole recipe takes 1."""
 _LOOK: Final = 20
 """Inputs of a look."""

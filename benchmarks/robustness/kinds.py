@@ -197,7 +197,8 @@ def stops(inputs: int, seed: int, folder: Path, told: Told = _untold) -> Tally:
     """Runs that are killed, interrupted, or on a disk that becomes full: each goes on and ends with the same bytes."""
     tally, recipe = Tally("stopped runs", seed), folder / "small.yaml"
     recipe.write_text(RECIPE, "utf-8")
-    command = [sys.executable, "-m", "benchmarks.robustness.stopping", recipe, folder, str(inputs), str(seed)]
+    command = [sys.executable, "-m", "benchmarks.robustness.stopping", str(recipe), str(folder)]
+    command += [str(inputs), str(seed)]
     root, environment = Path(__file__).parents[2], {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment) as process:
         assert process.stdout is not None

@@ -19,7 +19,7 @@ _TEXTS: Final = (
         "\n\n---\n",
     ),
 )
-_VALUES: Final = (
+_VALUES: Final[tuple[Any, ...]] = (
     *(None, True, False, 0, -1, 1, 3, 10**9, 10**30, -(10**400), 0.5, -0.0, 1e308, 5e-324, 1e-400),
     *([], {}, [[]], [None], {"": None}, "", "text", "😀", "\u2028", "a" * 3000, ["a", 1, None], {"source": "x"}),
 )

@@ -112,23 +112,27 @@ def main(recipe: Path, folder: Path, times: int, seed: int) -> None:
         raise SystemExit(f"The run that nothing stops ends with {code}: {said}")
     wanted, left = _contents(whole), times
     while left:
-        faults: list[tuple[How, str, float]] = []
-        for _ in range(min(TOGETHER, left)):
+        together = min(TOGETHER, left)
+        for number in range(together):
             how, began = draw.choice(HOWS), time.monotonic()
             # So few that hardly any of them reaches the end.
             code, _, said = run(recipe, stopped, how, draw.randint(1, changes // TOGETHER))
-            faults.append((how, _fault(how, code, said), time.monotonic() - began))
-        left -= len(faults)
-        code, _, said = run(recipe, stopped)
-        after = f"goes on and ends with {code}: {said[-300:]}" if code else _difference(wanted, _contents(stopped))
-        for number, (how, fault, seconds) in enumerate(faults):
-            fault = fault or (after if number == len(faults) - 1 else "")
+            fault, seconds = _fault(how, code, said), time.monotonic() - began
+            if number == together - 1:
+                fault = fault or _end(recipe, stopped, wanted)
             print(json.dumps({"how": how, "fault": fault, "seconds": round(seconds, 2)}), flush=True)
+        left -= together
         shutil.rmtree(stopped)
 
 
+def _end(recipe: Path, out: Path, wanted: dict[str, bytes]) -> str:
+    """Let a run go on to its end. What is wrong with what it comes to; empty where nothing is."""
+    code, _, said = run(recipe, out)
+    return f"goes on and ends with {code}: {said[-300:]}" if code else _difference(wanted, _contents(out))
+
+
 def _fault(how: How, code: int, said: str) -> str:
-    """What is wrong with how a process ended; empty where nothing is. One that was at its end before is as it should."""
+    """What is wrong with how a process ended; empty where nothing is, also where it was at its end before."""
     if "Traceback" in said:
         return f"exit code {code} with a traceback: {said[-300:]}"
     if code and (code not in _CODES[how] or _SENTENCES[how] not in said or (how != "killed" and not said.strip())):

@@ -97,7 +97,18 @@ def log_of(path: Path) -> str:
     return (path / LOG).read_text("utf-8")
 
 
-UNREADABLE = ("", "{", "[1]", '{"a": "x"}', '{"a": null}', '{"a": 1e308}', '{"a": NaN}', '{"a": 1%s}' % ("0" * 400), "\udcff", "[" * 200_000)
+UNREADABLE = (
+    "",
+    "{",
+    "[1]",
+    '{"a": "x"}',
+    '{"a": null}',
+    '{"a": 1e308}',
+    '{"a": NaN}',
+    '{"a": 1%s}' % ("0" * 400),
+    "\udcff",
+    "[" * 200_000,
+)
 
 
 @pytest.mark.parametrize("damaged", [*UNREADABLE, None])

@@ -123,6 +123,11 @@ def test_a_reference_mean_of_another_width(tmp_path: Path) -> None:
     assert where == "directions.warmth.file" and said in message
     with pytest.raises(ArtifactError, match="the two are of one width"):
         load_directions(path)
+    for broken in (None, 3, {"shape": 3}):
+        text = json.dumps({**header, "warmth.reference_mean": broken}).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
+        ((_, message),) = told(tmp_path, RECIPE.replace(ESTIMATED, "{file: saved.safetensors}"))
+        assert "warmth.reference_mean has no shape" in message
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,18 @@ def _advice_on_download(source: str, error: Exception, *, local: bool) -> str:
             f"{source} can't be loaded: it has files of a tokenizer, and lacks the one with its vocabulary "
             "(tokenizer.json, tokenizer.model, or vocab.json beside merges.txt). Copy or download it anew."
         )
+    if local and "ignore_mismatched_sizes" in said:
+        return (
+            f"{source} can't be loaded: weights in its safetensors are of other sizes than its config.json says. Copy "
+            "or download both anew."
+        )
+    if local and not isinstance(error, _SPEAKING):
+        return (
+            f"{source} can't be loaded: a value in its files (config.json, or a tokenizer's) is none that may stand "
+            f"there ({_line(said)})"
+        )
     if local:
-        return f"{source} can't be loaded: {' '.join(said.split())}"
+        return f"{source} can't be loaded: {_line(said)}"
     names = _causes(error)
     if names & {"GatedRepoError"}:
         return f"{source} is gated. Agree to its terms on its page on the hub, then log in with `hf auth login`."
@@ -87,6 +97,10 @@ def _advice_on_download(source: str, error: Exception, *, local: bool) -> str:
             f"Look for a revision or a copy that has them. ({said.splitlines()[0]})"
         )
     return f"{source} can't be loaded: {said} {_offline()}"
+
+
+def _line(said: str) -> str:
+    return " ".join(said.split())
 
 
 def _offline() -> str:

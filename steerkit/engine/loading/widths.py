@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from steerkit.checkpoints import EMBEDDINGS
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-_EMBEDDINGS: Final = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 
 
 def require_widths(folder: Path, config: PreTrainedConfig) -> None:
@@ -26,7 +25,7 @@ def require_widths(folder: Path, config: PreTrainedConfig) -> None:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as held:
             for name in held.keys():  # noqa: SIM118  (no mapping)
-                shape = held.get_slice(name).get_shape() if name.endswith(_EMBEDDINGS) else []
+                shape = held.get_slice(name).get_shape() if name.endswith(EMBEDDINGS) else []
                 if len(shape) == 2 and width not in shape:
                     raise ModelError(
                         f"{folder} can't be loaded: its config.json gives a hidden_size of {width}, and the embedding "

@@ -55,7 +55,9 @@ def check_broken(case: Broken) -> None:
 
     def body() -> None:
         with torch.no_grad(), live.steer(*case.outer, mode=case.mode):
-            live.forward(IDS, prompt_lengths=[3, 4], steer=None if case.inner is None else [case.inner, None], use_cache=False)
+            live.forward(
+                IDS, prompt_lengths=[3, 4], steer=None if case.inner is None else [case.inner, None], use_cache=False
+            )
 
     with throwing(case.event, -2) as seen:
         body()

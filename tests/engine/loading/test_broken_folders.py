@@ -86,6 +86,21 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "no heads": (config(num_attention_heads=0), ("config.json: num_attention_heads is 0", "above 0")),
     "text layers": (config(num_hidden_layers="3"), ('config.json: num_hidden_layers is "3"', "a whole number")),
     "narrow": (config(hidden_size=1, head_dim=None), ("config.json: hidden_size is 1", "num_attention_heads 4")),
+    "narrow beside a head_dim": (
+        config(hidden_size=1),
+        ("config.json: hidden_size is 1, and the embedding in model.safetensors is 288 × 32", "two models"),
+    ),
+    "few words": (config(vocab_size=10), ("config.json: vocab_size is 10, and the embedding in model.safetensors",)),
+    "padding": (config(pad_token_id=288), ("config.json: pad_token_id is 288, and vocab_size is 288",)),
+    "a window": (config(sliding_window="x"), ('config.json: sliding_window is "x"', "a number")),
+    "no factor": (
+        config(rope_parameters={"rope_type": "yarn", "factor": 0}),
+        ("config.json: rope_parameters.factor is 0", "a number above 0"),
+    ),
+    "text theta": (
+        config(rope_scaling={"full_attention": {"rope_theta": "x"}}),
+        ('config.json: rope_scaling.full_attention.rope_theta is "x"', "a number above 0"),
+    ),
     "text end": (config(eos_token_id="</s>"), ('config.json: eos_token_id is "</s>"', "number of a token")),
     "text eps": (config(rms_norm_eps="1e-6"), ("config.json: rms_norm_eps is", "a number")),
     "endless": (config(num_hidden_layers=10**9), ("config.json: num_hidden_layers is 1000000000", "at most 10,000")),
@@ -173,9 +188,13 @@ def test_whatever_transformers_raises_on_a_folder_is_one_sentence(tmp_path: Path
     folder = tmp_path / "model"
     shutil.copytree(whole, folder)
     config(layer_types=["?", {}], hidden_act="nothing")(folder)
-    with pytest.raises(ModelError, match="can't be loaded") as loading:
+    with pytest.raises(ModelError, match=r"can't be loaded: a value in its files \(config\.json, or a") as loading:
         load(folder)
-    assert "Traceback" not in str(loading.value)
+    assert "Traceback" not in str(loading.value) and "\n" not in str(loading.value)
+    shutil.copy(whole / "config.json", folder)
+    config(intermediate_size=3)(folder)
+    with pytest.raises(ModelError, match=r"of other sizes than its config\.json says"):
+        load(folder)
 
 
 def test_numbers_that_real_configs_hold_are_no_faults(tmp_path: Path, whole: Path) -> None:
