@@ -238,7 +238,7 @@ def _message(detail: ErrorDetails) -> str:
     if kind in (LACKING, EXCESS):
         return str(detail["msg"])
     if kind == "string_too_short":
-        return f"expected at least {context.get('min_length')} character(s)"
+        return f"expected at least {counted(context.get('min_length', 1), 'character')}"
     return f"{detail['msg']}, not {_show(detail['input'])}"
 
 
