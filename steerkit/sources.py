@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 TINY: Final = "tiny-random:"
@@ -23,3 +24,11 @@ TINY_SPECIAL_TOKENS: Final = ("<pad>", "<|end|>", "<|begin|>", "<|system|>", "<|
 TINY_LAYERS: Final = 3
 TINY_WIDTH: Final = 32
 """Blocks of a tiny random model, and the width of its stream, unless a caller of the engine chooses others."""
+
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_LONGEST_HUB_ID: Final = 96
+
+
+def can_be_hub_id(source: str) -> bool:
+    """Whether the hub could have a model of this name, by the hub's own rules for names."""
+    return _HUB_ID.fullmatch(source) is not None and len(source) <= _LONGEST_HUB_ID

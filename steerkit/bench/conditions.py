@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
 
 MODES: Final = ("fold", "hook")
+ATTACHED_CASES: Final = ("add_all", "ablate_all", "rank8_ablate_all")
+"""Those whose attaching and detaching is timed."""
 SHARE: Final = 0.2
 """An added vector's norm, as a share of the stream's own at its site: enough to show, not enough to drown the model."""
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from steerkit.bench.attaching import TIMES
+from steerkit.bench.conditions import ATTACHED_CASES
 from steerkit.bench.workloads import CHECKED_STEPS, Phase, Workload, calls_for
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 PROCESS_SECONDS: Final = 6.0
 """In which a fresh process imports torch and transformers, before it loads a model."""
+ATTACH_SECONDS: Final = 0.005
+"""To put a condition on a model and take it off, of a small one; in a large one what else there is takes longer."""
 LITERALLY: Final = 4
 """Plain calls that one takes which is interpreted as it is defined."""
 
@@ -61,6 +65,8 @@ def expected_seconds(
         sample = one.ready + calls_for(one.call, settings.sample_seconds) * one.call
         # A case and the reference beside it, for each case and mode and for the reference itself; a round warms up.
         seconds += (1 + settings.repeats) * (cases * modes + 1) * 2 * sample
+    attached = sum(case in settings.cases for case in ATTACHED_CASES)
+    seconds += attached * modes * (max(3, settings.repeats) + 1) * TIMES * ATTACH_SECONDS
     process = PROCESS_SECONDS + loading
     if processes:
         seconds += (cases * modes + 1) * (process + 3 * max((one.call for one in plain.values()), default=0.0))

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from steerkit.bench.attaching import Attaching, attaching
 from steerkit.bench.checks import Checked, ask, check
 from steerkit.bench.coldstart import ColdStart, cold_start
 from steerkit.bench.compiled import Compiled, static_cache
-from steerkit.bench.conditions import CASES, MODES, Case, build, observe, steered
+from steerkit.bench.conditions import ATTACHED_CASES, CASES, MODES, Case, build, observe, steered
 from steerkit.bench.expected import cold_starts, expected_seconds, plain_call
 from steerkit.bench.machine import machine, pinned
 from steerkit.bench.measure import (
@@ -42,8 +42,6 @@ Progress = Callable[[str, int, int], object]
 
 Expect = Callable[[float], object]
 """Told about how many seconds all of it takes from now on."""
-
-ATTACHED_CASES: Final = ("add_all", "ablate_all", "rank8_ablate_all")
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _check(files: dict[str, str], model: str) -> None:
         try:
             plan_recipe(Path(folder) / next(iter(files)), (), Catalog.discover())
         except RecipeError as error:
-            said = "; ".join(problem.message for problem in error.problems)
+            said = "; ".join(problem.message.rstrip(".") for problem in error.problems)
             raise DataError(
-                f"With the model {model!r} the recipe wouldn't be valid: {said} Nothing was written."
+                f"With the model {model!r} the recipe wouldn't be valid: {said}. Nothing was written."
             ) from None

@@ -16,7 +16,7 @@ from steerkit.checkpoints import folder_fault, gguf_fault, tokenizer_fault
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model, readable_path
-from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH
+from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH, can_be_hub_id
 from steerkit.types.contexts import context_limit
 
 _DEPTH_KEYS: Final = ("num_hidden_layers", "n_layer")
@@ -81,6 +81,8 @@ def model_folder(source: str, revision: str | None) -> Path | None:
     near = difflib.get_close_matches(source, [*BUNDLED, TINY], n=1, cutoff=0.8)
     if near and "/" not in source:
         raise ModelError(f"{source!r} is neither a folder nor a bundled model. Did you mean {near[0]!r}?")
+    if not can_be_hub_id(source):
+        raise ModelError(f"there is no file or folder {source!r}, and no model of the hub is called so")
     return _hub_snapshot(source, revision)
 
 

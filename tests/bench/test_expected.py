@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.bench.expected import LITERALLY, PROCESS_SECONDS, PlainCall, expected_seconds, plain_call
+from steerkit.bench.expected import ATTACH_SECONDS, LITERALLY, PROCESS_SECONDS, PlainCall, expected_seconds, plain_call
 from steerkit.bench.study import Settings
 from steerkit.bench.workloads import Phase, Workload
 
@@ -23,7 +23,8 @@ def test_checks_and_pairs_of_every_part() -> None:
     decode: dict[tuple[Phase, int], PlainCall] = {("decode", 1): PlainCall(ready=0.5, call=0.25)}
     prefill: dict[tuple[Phase, int], PlainCall] = {("prefill", 8): PlainCall(ready=0.0, call=2.0)}
     of_decode = expected_seconds(SETTINGS, decode, 3.0, processes=False)
-    assert of_decode == pytest.approx(pairs + checks * (0.5 + 4 * 0.25))
+    attached = 1 * 2 * 10 * 5 * ATTACH_SECONDS  # add_all in 2 modes, 10 samples of 5 times
+    assert of_decode == pytest.approx(pairs + checks * (0.5 + 4 * 0.25) + attached)
     of_prefill = 10 * 5 * 2 * 2.0 + checks * 2.0
     whole = expected_seconds(SETTINGS, {**decode, **prefill}, 3.0, processes=False)
     assert whole == pytest.approx(of_decode + of_prefill)

@@ -87,7 +87,7 @@ def test_it_never_overwrites(capsys: pytest.CaptureFixture[str], folder: Path) -
         (["", "--model", TINY], "one line of 1 to 60 characters"),
         (["w" * 61, "--model", TINY], "one line of 1 to 60 characters"),
         (["温かさ", "--model", TINY], "begin with one of the letters a to z"),
-        (["warmth", "--model", ""], "the recipe wouldn't be valid"),
+        (["warmth", "--model", ""], "wouldn't be valid: expected at least 1 character. Nothing was written."),
         (["warmth", "--model", "tiny-random:nothing"], "no tiny model 'nothing'"),
         (["warmth", "--model", TINY, "--ask", "\x1b"], "one line of 1 to 60 characters"),
         (["warmth", "--model", TINY, "--out", ""], "--out names no folder"),

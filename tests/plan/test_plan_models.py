@@ -76,6 +76,9 @@ def test_an_adapters_limitation_is_noted(plan: Planner) -> None:
     [
         ("./no/such/folder", "there is no model at"),
         ("model.gguf", "there is no model at"),
+        ("no model", "there is no file or folder 'no model', and no model of the hub is called so"),
+        ("an/organisation/model", "and no model of the hub is called so"),
+        ("x" * 97, "and no model of the hub is called so"),
         ("smollm2-135m-instrct", "Did you mean 'smollm2-135m-instruct'"),
     ],
 )

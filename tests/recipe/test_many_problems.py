@@ -89,7 +89,7 @@ def test_twenty_thousand_unknown_keys(tmp_path: Path) -> None:
     error, seconds = problems(tmp_path, "END", 20_000)
     assert len(error.problems) == 20_000 and seconds < 20
     lines = str(error).splitlines()
-    assert lines[0].endswith("20000 problems") and len(lines) == MOST_TOLD + 3
+    assert lines[0].endswith("20,000 problems") and len(lines) == MOST_TOLD + 3
     assert lines[-2:] == ["  and 19,900 more", "Nothing was run."]
 
 

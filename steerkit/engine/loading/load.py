@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,15 +20,12 @@ from steerkit.engine.loading.unwrap import plain_model, plain_tokenizer
 from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
 from steerkit.engine.loading.widths import require_widths
 from steerkit.errors import ModelError, UnknownNameError, nearest
-from steerkit.sources import TINY
+from steerkit.sources import TINY, can_be_hub_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_LONGEST_HUB_ID: Final = 96
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,11 +168,7 @@ def _loader(source: str) -> Callable[[str, _Request], _Parts]:
         return _load_gguf
     if os.path.isfile(path):
         raise ModelError(f"{source} is a file. A model is a folder with config.json and safetensors, or a .gguf file.")
-    if (
-        _HUB_ID.fullmatch(source) is None
-        or len(source) > _LONGEST_HUB_ID
-        or (source.count("/") == 1 and path.parent.is_dir())
-    ):
+    if not can_be_hub_id(source) or (source.count("/") == 1 and path.parent.is_dir()):
         raise ModelError(f"There is no {source}. {_siblings(path)}")
     if "/" not in source and get_close_matches(source, BUNDLED, cutoff=0.5):
         hint = nearest(source, BUNDLED, "bundled model")

@@ -243,7 +243,9 @@ class AlikePrompts:
         if beginning is None:
             output = base(input_ids=ids, use_cache=False)
         else:
-            output = base(input_ids=ids, past_key_values=_shared_by(beginning, ids.shape[0] // copies, copies), use_cache=True)
+            output = base(
+                input_ids=ids, past_key_values=_shared_by(beginning, ids.shape[0] // copies, copies), use_cache=True
+            )
         hidden: Tensor = output.last_hidden_state
         return hidden
 
