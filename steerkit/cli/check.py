@@ -157,7 +157,7 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None, unfit: Se
     _table(
         console,
         "profiles, at most",
-        ("--profile", "forward passes", "prompt tokens", "generated tokens"),
+        ("--profile", "forward passes", "prompt tokens", "generated tokens", "time"),
         [[name, *_totals(one)] for name, one in (profiles or {}).items()],
     )
     for note in (*plan.notes, *unfit, *_here(plan)):
@@ -311,8 +311,11 @@ def estimate(plan: Plan) -> dict[str, Any] | None:
 
 
 def _totals(plan: Plan) -> list[str]:
-    cost = plan.cost
-    return [f"{number:,}" for number in (cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)]
+    from steerkit.speed import in_words
+
+    cost, told = plan.cost, estimate(plan)
+    counts = [f"{number:,}" for number in (cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)]
+    return [*counts, "not known" if told is None else in_words(told["seconds"])]
 
 
 def _options(options: Options) -> str:
