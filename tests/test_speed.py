@@ -160,6 +160,11 @@ def test_check_and_run_say_it(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     expected = 118 + 0.5 * cost["forward_passes"] + 0.001 * cost["prompt_tokens"] + 0.01 * cost["generated_tokens"]
     assert told["time"]["seconds"] == pytest.approx(expected, abs=0.06)
     assert "time about 2 minutes with nothing kept, by the speed measured here on 2026-11-26" in check()
+    own = recipe.read_text("utf-8")
+    recipe.write_text(own + "profiles: {short: {seed: 8}}\n", "utf-8")
+    assert "--profile forward passes prompt tokens generated tokens time short" in check()
+    assert check().count("about 2 minutes") == 2, "of the recipe, and of its profile"
+    recipe.write_text(own, "utf-8")
     heard: Any = Heard()
     second = run_recipe(recipe, out=tmp_path / "second", observer=heard)
     timings = json.loads((second / "timings.json").read_text())

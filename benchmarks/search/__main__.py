@@ -215,7 +215,7 @@ def _by_counts(stages: Sequence[Stage], candidates: int, speedup: float) -> dict
     """What the filters leave to do: the share of candidates that reach a pass under ablation, how many times as fast
     that alone would be (the literal protocol asks for three scores of every candidate), and ours against it."""
     ablated = max(stage.asked for stage in stages if stage.name != "steering_score")
-    bound = 3 * candidates / sum(stage.asked for stage in stages)
+    bound = 3 * candidates / max(1, sum(stage.asked for stage in stages))
     return {"share_ablated": ablated / candidates, "bound_by_counts": bound, "speedup_against_bound": speedup / bound}
 
 

@@ -18,10 +18,6 @@ class Maker(Protocol):
 
     trouble: str
 
-    def tokens_of(self, question: str) -> int:
-        """With the longest answer."""
-        return super().tokens_of(question) + self.options.max_tokens
-
     def ask(self, questions: Sequence[str]) -> Sequence[str | None]:
         """One answer each, or None."""
         ...
@@ -46,6 +42,10 @@ class Judge(Evaluator[JudgeOptions]):
         completions = required(outputs.completions, "judge", "completions")
         pairs = zip(outputs.texts, completions, strict=True)
         return [[filled(self.options.prompt, prompt=text, completion=found)] for text, found in pairs]
+
+    def tokens_of(self, question: str) -> int:
+        """With the longest answer."""
+        return super().tokens_of(question) + self.options.max_tokens
 
     def ask(self, questions: Sequence[str]) -> Sequence[str | None]:
         """Ask the endpoint or the classifier, which is loaded with the first question."""

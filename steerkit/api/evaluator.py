@@ -210,7 +210,7 @@ class Evaluator(ABC, Generic[OptionsT]):
         return [()] * len(outputs.texts)
 
     def tokens_of(self, question: str) -> int:
-        """About how many tokens a question takes with its answer: what a budget of tokens (``Needs.call_tokens``) counts.
+        """About how many tokens a question takes with its answer, as a budget of them (``Needs.call_tokens``) counts.
 
         It follows from the text alone, so that a budget leaves out the same questions whatever is kept already.
         """

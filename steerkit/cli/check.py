@@ -330,8 +330,11 @@ def estimate(plan: Plan) -> dict[str, Any] | None:
 
 
 def _totals(plan: Plan) -> list[str]:
-    cost = plan.cost
-    return [f"{number:,}" for number in (cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)]
+    from steerkit.speed import in_words
+
+    cost, told = plan.cost, estimate(plan)
+    counts = [f"{number:,}" for number in (cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)]
+    return [*counts, "not known" if told is None else in_words(told["seconds"])]
 
 
 def _options(options: Options) -> str:

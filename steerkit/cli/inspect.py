@@ -130,10 +130,12 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
     if tokens:
         before = sum(one.role == "before" for one in tokens)
         behind = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == "post_instruction"]
-        where = f"{counted(before, 'token')} before the instruction, {len(behind)} behind it (post_instruction)"
+        title = (
+            f"chat template: {counted(before, 'token')} before the instruction, {len(behind)} behind it "
+            f"(post_instruction)"
+        )
         if any(one.role == UNKNOWN for one in tokens):
-            where = "which tokens are the user's own text can't be told, so no position may go by that"
-        title = f"chat template: {where}"
+            console.print("Note: which tokens of the chat template are the user's own text can't be told.\n")
         columns_of = ("position", "id", "token")
         _table(console, title, columns_of, behind)
         begun = [(str(one.position), str(one.token_id), one.text) for one in tokens if one.role == PREFIX]

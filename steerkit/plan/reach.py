@@ -133,14 +133,11 @@ def asked_outside(
         if item.needs.calls:
             asked = sum(1 + len(conditions) + (0 if ref in item.uncontrolled else controls) for ref in item.data)
             calls, tokens = item.needs.calls, item.needs.call_tokens
-            more = (
-                f", and of about {counted(tokens, 'token')} with their answers ({tokens * asked} in all)"
-                if tokens
-                else ""
-            )
+            more = f", and of about {counted(tokens, 'token')} with their answers ({tokens * asked} in all)"
+            in_all = f"{calls * asked} in all{more if tokens else ''}"
             notes.append(
                 f"{item.name} asks something outside: at most {counted(calls, 'question')} for a data set "
-                f"under a condition, {calls * asked} in all{more}. Answers are kept and not asked for again."
+                f"under a condition, {in_all}. Answers are kept and not asked for again."
             )
     return notes
 

@@ -216,8 +216,8 @@ def test_of_many_prompts_64_are_taken_in_turn() -> None:
         "a": {"validation": ("closed", *(f"a{n}" for n in range(90))), "test": ("t",)},
         "b": {"validation": ("b0", "b1"), "train": ("x",)},
     }
-    data = {name: {part: list(map(Example.of, rows)) for part, rows in parts.items()} for name, parts in data.items()}
-    examples, refs = checking.prompts_of(type("P", (), {"data": data}), Live)  # type: ignore[arg-type]
+    given = {name: {part: list(map(Example.of, rows)) for part, rows in parts.items()} for name, parts in data.items()}
+    examples, refs = checking.prompts_of(type("P", (), {"data": given}), Live)  # type: ignore[arg-type]
     assert refs == ("b.validation", "a.validation") and len(examples) == 64
     told = [one.text for one in examples]
     assert sorted(told[:2]) == ["b0", "b1"] and "closed" not in told and "t" not in told

@@ -95,7 +95,8 @@ def test_every_wrong_key_is_told_and_a_missing_one_only_where_none_means_it(tmp_
 def test_of_two_presets_both_are_named_with_the_cure(tmp_path: Path) -> None:
     """A recipe that is laid over one with another preset has both."""
     (tmp_path / "base.yaml").write_text(RECIPE.replace("PRESET", "cosmic").replace("MORE", ""), "utf-8")
-    own = "extends: base.yaml\nsearch: {warmth: {preset: {LESSarditi2024: {harmful: warm.validation, harmless: cold.validation}}}}"
+    other = "arditi2024: {harmful: warm.validation, harmless: cold.validation}"
+    own = f"extends: base.yaml\nsearch: {{warmth: {{preset: {{LESS{other}}}}}}}"
     (problem,) = problems(tmp_path, "", "", own.replace("LESS", ""))
     assert "not cosmic and arditi2024" in problem.message and "null takes one away" in problem.message
     assert plan(tmp_path, text=own.replace("LESS", "cosmic: null, ")).searches

@@ -285,7 +285,8 @@ def _cache_for_candidate(unsteered: Cache | None, steered: Cache, layer: int, co
     found = new_cache()
     for place, (below, above) in enumerate(zip(unsteered.layers, steered.layers, strict=True)):
         if place < layer:
-            found.update(*(for_rows([one], [0] * copies) for one in keys_and_values(below)), place)
+            keys, values = keys_and_values(below)
+            found.update(for_rows([keys], [0] * copies), for_rows([values], [0] * copies), place)
         else:
             found.update(*keys_and_values(above), place)
     return found

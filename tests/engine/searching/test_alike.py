@@ -152,7 +152,7 @@ def test_what_an_adapter_rules_out_is_not_tried_and_told(family: str, declared: 
     (told,) = AlikePrompts(live, rendered).refused
     assert "the adapter says" in told
     # Who doesn't declare it is found out, on the same model.
-    live.layout = replace(live.layout, **{declared: True})
+    live.layout = replace(live.layout, shares_beginning=True, begins_at_block=True)
     (found,) = AlikePrompts(live, rendered).refused
     assert found.partition(":")[0] == told.partition(":")[0] and "the adapter says" not in found
 
@@ -160,9 +160,14 @@ def test_what_an_adapter_rules_out_is_not_tried_and_told(family: str, declared: 
 def test_shortcuts_are_tried_once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
     import steerkit.engine.searching.alike as module
 
-    live, tried = wrap(tiny_model("llama", seed=5), tiny_tokenizer()), []
+    live, tried = wrap(tiny_model("llama", seed=5), tiny_tokenizer()), list[LiveModel]()
     own = module.found_shortcuts
-    monkeypatch.setattr(module, "found_shortcuts", lambda *a: (tried.append(a), own(*a))[1])
+
+    def counted(model: LiveModel, prompts: Sequence[Rendered]) -> Shortcuts:
+        tried.append(model)
+        return own(model, prompts)
+
+    monkeypatch.setattr(module, "found_shortcuts", counted)
     for prompts in (PROMPTS, ["only one"], ["other words", "other people"]):
         assert AlikePrompts(live, live.rendered(prompts)).shortcuts == Shortcuts()
     assert len(tried) == 1
