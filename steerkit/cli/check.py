@@ -330,11 +330,8 @@ def estimate(plan: Plan) -> dict[str, Any] | None:
 
 
 def _totals(plan: Plan) -> list[str]:
-    from steerkit.speed import in_words
-
-    cost, told = plan.cost, estimate(plan)
-    counts = [f"{number:,}" for number in (cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)]
-    return [*counts, "not known" if told is None else in_words(told["seconds"])]
+    cost = plan.cost
+    return [f"{number:,}" for number in (cost.forward_passes, cost.prompt_tokens, cost.generated_tokens)]
 
 
 def _options(options: Options) -> str:
