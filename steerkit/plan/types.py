@@ -268,7 +268,9 @@ class Cost:
     """What a run costs, at most: a completion may end early.
 
     Args:
-        forward_passes: calls of the model; while decoding each new token of a batch is one.
+        forward_passes: batches that go through the model; while decoding each new token of a batch is one. What the
+            prompts of a batch have in common may be read apart before it, which counts as part of it, and whether a
+            model can do so is tried once, which isn't counted.
         prompt_tokens: tokens that are read, without padding.
         generated_tokens: tokens that are written.
         estimated: whether token counts are estimates.
