@@ -267,8 +267,8 @@ def _embedding_fault(folder: Path, weights: Sequence[str]) -> str | None:
 
     path = folder / CONFIG
     config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    if config.get("is_encoder_decoder"):
-        return None  # which is refused for what it is
+    if config.get("is_encoder_decoder") or config.get("model_type") == "qwen":
+        return None  # which is refused for what it is, or read by ways of its own, which say what doesn't fit
     inner = config.get("text_config")
     inside, own = ("text_config.", inner) if isinstance(inner, Mapping) else ("", config)
     sizes = [own.get(key) for key in ("vocab_size", "hidden_size")]

@@ -122,5 +122,5 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
 
 @pytest.mark.parametrize("score", [Score("0.5"), Score(None), Score(1.0, float("nan")), Score(1.0, -1.0)])  # type: ignore[arg-type]
 def test_what_is_no_number_is_named(score: Score) -> None:
-    with pytest.raises(PluginError, match="'it' gave it on a"):
+    with pytest.raises(PluginError, match="Evaluator 'it' gave its score on a"):
         taken(score)

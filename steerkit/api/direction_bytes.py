@@ -215,6 +215,8 @@ def header_fault(header: Mapping[str, Any], where: str) -> str | None:
             dict(entry["provenance"])
             shapes = {key: list(header[key]["shape"]) for key in keys}
             means = {key: mean for key in keys if (mean := _mean_key(key, name)) in header}
+            if shapeless := [mean for mean in means.values() if not _has_shape(header[mean])]:
+                return f"{where} is damaged: {shapeless[0]} has no shape. Make it again."
             mean_shapes = {key: list(header[mean]["shape"]) for key, mean in means.items()}
             complex_ones = [key for key in (*keys, *means.values()) if str(header[key]["dtype"]).startswith("C")]
         except (KeyError, TypeError, ValueError, AttributeError, SteerkitError) as error:
@@ -231,6 +233,10 @@ def header_fault(header: Mapping[str, Any], where: str) -> str | None:
             if key in means and (fault := _mean_fault(f"{where}: {means[key]}", mean_shapes[key], shape)):
                 return fault
     return None
+
+
+def _has_shape(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and isinstance(entry.get("shape"), list)
 
 
 def _mean_fault(key: str, shape: Sequence[int], vectors: Sequence[int]) -> str | None:

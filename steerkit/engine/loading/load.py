@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -160,9 +161,11 @@ def _loader(source: str) -> Callable[[str, _Request], _Parts]:
     if source.startswith(TINY):
         return _load_tiny
     path = Path(source).expanduser()
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        path.stat()  # raises for what no path can be
     if (fault := pipe_fault(path)) is not None:
         raise ModelError(f"{fault}.")
-    if os.path.isdir(path):  # False of what no path can be
+    if os.path.isdir(path):
         return _load_folder
     if path.suffix.lower() == ".gguf":
         return _load_gguf
