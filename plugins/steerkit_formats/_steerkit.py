@@ -33,7 +33,8 @@ class SteerkitFormat(Format[SteerkitOptions]):
 
         Raises:
             ArtifactError: where the file is missing, damaged, not steerkit's, of another schema version, or holds NaN
-                or infinite values; for a condition that can't be read; where it says another site or other positions than are given.
+                or infinite values; for a condition that can't be read; where it says another site or other positions
+                than are given.
         """
         try:
             data = path.read_bytes()

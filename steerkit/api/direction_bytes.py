@@ -2,9 +2,8 @@
 
 Runs keep directions so, and the format ``steerkit`` is these bytes in a file. They hold ``<name>.vectors``
 ``[rank, d_model]`` and, where known, ``<name>.reference_mean`` ``[d_model]``, both float32; of a direction at several
-sites these for each, as ``<name>.vectors@<site>``. The header holds sites, positions and provenance, and a whole condition
-under ``condition`` where one was saved: who knows no conditions reads the directions beside it as before, which is why
-it is no schema version of its own.
+sites these for each, as ``<name>.vectors@<site>``. The header holds sites, positions and provenance and, where
+one was saved, a whole ``condition``: a reader that knows none finds the directions as before, so it is no new version.
 """
 
 from __future__ import annotations
@@ -226,7 +225,9 @@ def _header(text: str, where: str, *, alone: bool = False) -> Mapping[str, Any]:
         raise ArtifactError(f"{where} is damaged: its header lists no directions. Get a whole copy, or make it again.")
     if not entries and not (alone and CONDITION in header):
         if CONDITION in header:
-            raise ArtifactError(f"{where} holds a condition without directions. steerkit.load_condition(path) reads it.")
+            raise ArtifactError(
+                f"{where} holds a condition without directions. steerkit.load_condition(path) reads it."
+            )
         raise ArtifactError(f"{where} holds no directions: its header lists none. Name another file, or make it again.")
     return header
 
