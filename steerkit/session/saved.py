@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from steerkit.api.showing import a_kind, brief
 from steerkit.artifacts.directions import OURS, read_file, write_file
 from steerkit.catalog import Catalog, installed
 from steerkit.engine.lowering.edits import Mode, require_mode
-from steerkit.errors import ArtifactError, SteerkitError, known_keywords, nearest
+from steerkit.errors import ArtifactError, SteerkitError, UnknownNameError, known_keywords, nearest
 from steerkit.session.words import intervention
 from steerkit.types import Positions, Site
 
@@ -38,7 +38,7 @@ class LoadedCondition:
 
     name: str
     interventions: tuple[Placement, ...] = ()
-    directions: Mapping[str, Direction] | None = None
+    directions: Mapping[str, Direction] = field(default_factory=dict)
     system_prompt: str | None = None
     mode: Mode = "auto"
 
@@ -200,13 +200,27 @@ def _directions(placed: Sequence[Placement]) -> dict[str, Direction]:
     for one in (direction for placement in placed for direction in placement.directions):
         if not _equal(found.setdefault(one.name, one), one):
             raise _two_called(one.name)
-    for gate in (placement.gate for placement in placed if placement.gate is not None):
-        held = found.setdefault(gate.direction.name, gate.direction)
-        # A gate has taken what it reads out of a direction at several sites, and will again.
-        again = held.at(gate.read_at) if not held.is_single and gate.read_at in held.sites else held
-        if not _equal(again, gate.direction):
-            raise _two_called(held.name)
+    gates = [placement.gate for placement in placed if placement.gate is not None]
+    # A gate has taken what it reads out of a direction at several sites, and will again.
+    for name in dict.fromkeys(gate.direction.name for gate in gates):
+        reading = [gate for gate in gates if gate.direction.name == name]
+        held = found.setdefault(name, _read_by(reading))
+        for gate in reading:
+            again = held.at(gate.read_at) if not held.is_single and gate.read_at in held.sites else held
+            if not _equal(again, gate.direction):
+                raise _two_called(name)
     return found
+
+
+def _read_by(gates: Sequence[Gate]) -> Direction:
+    """The direction of some gates that read vectors of one name, which may each be at a site of its own."""
+    first = gates[0].direction
+    by_site = {gate.direction.site: gate.direction for gate in gates}
+    if len(by_site) == 1 or any(gate.read_at != gate.direction.site for gate in gates):
+        return first
+    vectors = {site: one.vectors for site, one in by_site.items()}
+    means = {site: one.reference_mean for site, one in by_site.items() if one.reference_mean is not None}
+    return Direction(vectors, None, first.positions, first.name, means or None, first.provenance)
 
 
 def _two_called(name: str) -> ArtifactError:
@@ -253,6 +267,10 @@ def _built(
 
 
 def _placed(written: SavedIntervention, directions: Mapping[str, Direction], catalog: Catalog | None) -> Placement:
+    try:
+        (catalog or installed()).get("intervention", written.plugin)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} Install the package that provides it, or give its catalog.") from None
     gate = None
     if (one := written.gate) is not None:
         threshold, side = (one.below, "below") if one.above is None else (one.above, "above")

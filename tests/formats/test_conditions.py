@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ PROMPTS = ["the day was long and warm", "I feel"]
 
 
 class TestWholeJson(FormatSuite):
-    plugin = whole_json
+    plugin: ClassVar = whole_json
 
 
 def drawn(rank: int, site: str, name: str, **more: Any) -> Direction:
@@ -83,7 +83,7 @@ def test_what_is_read_steers_as_what_was_saved_to_the_bit(family: str, format: s
     assert list(loaded.directions) == ["many", "two", "one"]
     model = steerkit.load_model(f"tiny-random:{family}")
 
-    def under(steer: Sequence[Placement]) -> tuple[torch.Tensor, Any]:
+    def under(steer: Sequence[Placement]) -> tuple[Any, Any]:
         with model.steer(*steer, mode=loaded.mode):
             return model.forward(PROMPTS).logits, model.generate(PROMPTS, max_new_tokens=6)
 
@@ -106,6 +106,20 @@ def test_each_intervention_comes_back_with_all_that_it_was_given(tmp_path: Path)
             assert getattr(after, part) == getattr(before, part), part
         assert str(after.gate) == str(before.gate)
         assert [one.sites for one in after.directions] == [one.sites for one in before.directions]
+
+
+def test_gates_alone_may_read_one_direction_at_several_sites(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    gates = [steerkit.gate(MANY, above=0.5, site=f"blocks.{layer}.resid_pre") for layer in (2, 0)]
+    placed = [steerkit.add(TWO, gate=gate) for gate in gates]
+    steerkit.save_condition(path, placed, name="c")
+    for before, after in zip(gates, steerkit.load_condition(path).interventions, strict=True):
+        assert after.gate is not None and str(after.gate) == str(before)
+        assert torch.equal(after.gate.direction.vectors, before.direction.vectors)
+    # One that is read elsewhere than it was made can't stand in a direction at several sites.
+    apart = steerkit.gate(MANY.at("blocks.1.resid_pre"), above=0.5, site="blocks.2.resid_pre")
+    with pytest.raises(ArtifactError, match=r"Two different directions .* 'many'"):
+        steerkit.save_condition(path, [*placed, steerkit.add(TWO, gate=apart)], name="c")
 
 
 def test_a_file_of_a_condition_is_one_of_its_directions_too(tmp_path: Path) -> None:
@@ -170,7 +184,11 @@ def test_what_no_file_can_hold_is_said_before_it_is_written(
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"plugin": "ad"}, UnknownNameError, r"c\.json: Condition 'c': Unknown intervention 'ad'\. Did you mean 'add'"),
+        (
+            {"plugin": "ad"},
+            UnknownNameError,
+            r"c\.json: Condition 'c': Unknown intervention 'ad'\. Did you mean 'add'.* Install the package",
+        ),
         ({"options": {"coeficient": 1.0}}, SteerkitError, "'coeficient': there is none of that name.*'coefficient'"),
         ({"options": {"coefficient": "much"}}, SteerkitError, "option 'coefficient': 'much' is not a coefficient"),
         ({"directions": ("oen",)}, ArtifactError, "direction 'oen' isn't in the file. Did you mean 'one'"),
