@@ -13,9 +13,11 @@ import torch
 
 import steerkit
 import steerkit_interventions.add
-from steerkit import Direction
+from steerkit import Direction, Site
+from steerkit.api.architecture import Layout
 from steerkit.api.condition import SavedCondition, SavedIntervention
 from steerkit.api.format import Contents
+from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
 from steerkit.api.intervention import Affine, Intervention, Placement
 from steerkit.artifacts.directions import read_file, write_file
 from steerkit.catalog import Catalog, installed
@@ -143,14 +145,46 @@ def test_a_system_prompt_may_stand_alone(tmp_path: Path) -> None:
             read(path)
 
 
-class ByHand(Intervention[Any]):
-    """Of no plugin."""
+class Loose(Options):
+    """An option that may be anything."""
 
-    def default_sites(self, layout: Any) -> list[Any]:
+    weights: Any = None
+
+
+class ByHand(Intervention[Loose]):
+    """Of no plugin, unless a test makes it one."""
+
+    def default_sites(self, layout: Layout) -> list[Site]:
         return []
 
-    def update(self, site: Any, layout: Any) -> Affine:
+    def update(self, site: Site, layout: Layout) -> Affine:
         return Affine()
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ((1, 2), "don't come back from JSON as they are"),
+        (float("nan"), "can't be written as JSON"),
+        (object(), "can't be written as JSON"),
+        ([1, {"a": None}], ""),
+    ],
+)
+def test_options_are_what_json_can_say(weights: object, said: str, tmp_path: Path) -> None:
+    module, path = ModuleType("by_hand"), tmp_path / "c.safetensors"
+    spec = InterventionSpec("by_hand", "Nothing.", f"{__name__}:ByHand", Loose, directions=0)
+    module.STEERKIT_CONTRACT = 2  # type: ignore[attr-defined]
+    module.steerkit_interventions = hookimpl(lambda: [spec], specname="steerkit_interventions")  # type: ignore[attr-defined]
+    words: Any = {"name": "c", "catalog": Catalog.from_modules(module)}
+    if said:
+        with pytest.raises(ArtifactError, match=said):
+            steerkit.save_condition(path, ByHand(Loose(weights=weights)), **words)
+        return
+    steerkit.save_condition(path, ByHand(Loose(weights=weights)), **words)
+    (after,) = steerkit.load_condition(path, catalog=words["catalog"]).interventions
+    assert after.intervention.options.weights == weights
+    with pytest.raises(UnknownNameError, match=r"Unknown intervention 'by_hand'.* Install the package"):
+        steerkit.load_condition(path)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +203,7 @@ class ByHand(Intervention[Any]):
             {},
             "Two different directions .* 'one'",
         ),
-        ([ByHand(steerkit.add(ONE).intervention.options)], {}, "ByHand is of no installed plugin"),
+        ([ByHand(Loose())], {}, "ByHand is of no installed plugin"),
     ],
 )
 def test_what_no_file_can_hold_is_said_before_it_is_written(
