@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steerkit.api.direction_bytes import HEADER, contents_from_bytes, directions_to_bytes, places_in, read_header
+from steerkit.api.direction_bytes import (
+    HEADER,
+    contents_from_bytes,
+    directions_to_bytes,
+    lost_in_bytes,
+    places_in,
+    read_header,
+)
 from steerkit.api.format import Contents, Format, Given, Places, Written
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit_formats.steerkit import SteerkitOptions
 
 
 class SteerkitFormat(Format[SteerkitOptions]):
-    """The bytes of ``steerkit.api.direction_bytes`` in a file. Nothing of a direction or of a condition is
-    lost."""
+    """The bytes of ``steerkit.api.direction_bytes`` in a file. Nothing of a condition is lost, and of a
+    direction only what float32 rounds."""
 
     def sniff(self, path: Path) -> bool:
         """Whether the file's header says that it holds directions of steerkit's."""
@@ -48,7 +55,8 @@ class SteerkitFormat(Format[SteerkitOptions]):
         Raises:
             ArtifactError: for NaN or infinite values, or provenance or options that aren't JSON.
         """
-        return Written(directions_to_bytes(list(contents.directions.values()), contents.condition))
+        directions = list(contents.directions.values())
+        return Written(directions_to_bytes(directions, contents.condition), lost_in_bytes(directions))
 
 
 def _header(path: Path) -> Mapping[str, Any]:

@@ -34,6 +34,8 @@ CONDITION: Final = "condition"
 """In the header, where a file holds one."""
 VECTORS, REFERENCE_MEAN = "vectors", "reference_mean"
 _LENGTH_BYTES: Final = 8
+_KEPT_BYTES: Final = 4
+"""Of a number, as vectors and means are kept."""
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes, as the safetensors format has it."""
 
@@ -66,6 +68,18 @@ def directions_to_bytes(directions: Sequence[Direction], condition: SavedConditi
     except UnicodeEncodeError:
         raise ArtifactError("a direction's name holds half of a surrogate pair, which no file can hold.") from None
     return content
+
+
+def lost_in_bytes(directions: Sequence[Direction]) -> tuple[str, ...]:
+    """Sentences on what ``directions_to_bytes`` rounds: vectors and means are kept in float32."""
+    from torch import equal
+
+    return tuple(
+        f"{key} is kept in float32, which rounds its {str(value.dtype).removeprefix('torch.')}."
+        for direction in directions
+        for key, value in _parts(direction)
+        if value.element_size() > _KEPT_BYTES and not equal(value.float().to(value.dtype), value)
+    )
 
 
 def directions_from_bytes(data: bytes, where: str = "directions", given: Given = Given()) -> dict[str, Direction]:

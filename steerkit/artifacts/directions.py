@@ -41,7 +41,7 @@ def save_directions(
         catalog: plugins; discovered if not given.
 
     Returns:
-        sentences on what of the directions the format has no place for; none in steerkit's own.
+        sentences on what of the directions the format has no place for; in steerkit's own, what float32 rounds.
 
     Raises:
         ArtifactError: for a file name that doesn't end as the format's do, two directions of one name, NaN or infinite
@@ -73,7 +73,7 @@ def write_file(
     Raises:
         ArtifactError: as ``save_directions``, but for what directions are called.
     """
-    from steerkit.api.direction_bytes import directions_to_bytes
+    from steerkit.api.direction_bytes import directions_to_bytes, lost_in_bytes
     from steerkit.api.format import Written
 
     path = _path(path)
@@ -89,7 +89,8 @@ def write_file(
         )
     try:
         if ours:
-            written = Written(directions_to_bytes(list(contents.directions.values()), contents.condition))
+            listed = list(contents.directions.values())
+            written = Written(directions_to_bytes(listed, contents.condition), lost_in_bytes(listed))
         else:
             written = _format(format, catalog).write(contents)
     except ArtifactError as error:

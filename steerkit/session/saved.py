@@ -72,7 +72,7 @@ def save_condition(
         catalog: plugins; discovered if not given.
 
     Returns:
-        sentences on what of the condition the format has no place for; none in steerkit's own.
+        sentences on what of the condition the format has no place for; in steerkit's own, what float32 rounds.
 
     Raises:
         ArtifactError: for a condition that is empty, two different directions of one name, an intervention of no
