@@ -254,7 +254,10 @@ def header_fault(header: Mapping[str, Any], where: str) -> str | None:
         where: what the file is called.
     """
     try:
-        entries = _header(header["__metadata__"][HEADER], where)["directions"]
+        told = _header(header["__metadata__"][HEADER], where)
+        entries = told["directions"]
+        if CONDITION in told:
+            SavedCondition.from_json(told[CONDITION], where)
     except ArtifactError as error:
         return str(error)
     names: set[str] = set()

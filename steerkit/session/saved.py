@@ -92,6 +92,12 @@ def save_condition(
     directions = _directions(placed)
     written = tuple(_written(one, catalog or installed()) for one in placed)
     condition = SavedCondition(name, written, system_prompt, mode or "auto")
+    try:
+        json.dumps(condition.to_json(), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ArtifactError(
+            f"A text of condition {name!r} holds half of a surrogate pair, which no file can hold."
+        ) from None
     again = _built(condition, directions, catalog)
     for before, after in zip(placed, again, strict=True):
         if vars(before.intervention.options) != vars(after.intervention.options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import steerkit_interventions.add
 from steerkit import Direction, Site
 from steerkit.api.architecture import Layout
 from steerkit.api.condition import SavedCondition, SavedIntervention
+from steerkit.api.direction_bytes import header_fault, read_header
 from steerkit.api.format import Contents
 from steerkit.api.hookspecs import InterventionSpec, Options, hookimpl
 from steerkit.api.intervention import Affine, Intervention, Placement
@@ -135,6 +137,18 @@ def test_a_file_of_a_condition_is_one_of_its_directions_too(tmp_path: Path) -> N
         steerkit.load_condition(plain)
 
 
+def test_a_damaged_condition_is_told_wherever_the_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    steerkit.save_condition(path, steerkit.ablate(ONE), name="c", mode="hook")
+    path.write_bytes(path.read_bytes().replace(b"hook", b"hoax"))
+    said = r"c\.safetensors: its condition can't be read \(mode: "
+    for read in (steerkit.load_condition, steerkit.load_directions):
+        with pytest.raises(ArtifactError, match=said):
+            read(path)
+    header, _ = read_header(path)
+    assert header is not None and re.search(said, str(header_fault(header, str(path))))  # what `check` says
+
+
 def test_a_system_prompt_may_stand_alone(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     steerkit.save_condition(path, name="p", system_prompt="Be kind.")
@@ -195,6 +209,8 @@ def test_options_are_what_json_can_say(weights: object, said: str, tmp_path: Pat
         (ONE, {}, r"are what steerkit\.add, ablate and intervention give, not a Direction"),
         ([steerkit.add(ONE)], {"name": ""}, "name is a text that it goes by"),
         ([steerkit.add(ONE)], {"mode": "fould"}, "Did you mean 'fold'"),
+        ([steerkit.add(ONE)], {"system_prompt": "\ud800"}, "half of a surrogate pair"),
+        ([steerkit.add(ONE, positions="from_token(\ud800)")], {}, "half of a surrogate pair"),
         ([steerkit.add(ONE)], {"system_prompt": ["x"]}, "system_prompt is a text, not a list"),
         ([steerkit.add(ONE, coefficient=torch.tensor(2.0))], {}, r"tensor as coefficient.*coefficient=float\(tensor\)"),
         ([steerkit.add(ONE), steerkit.add((2 * ONE).replace(name="one"))], {}, "Two different directions .* 'one'"),
