@@ -92,19 +92,7 @@ def save_condition(
     directions = _directions(placed)
     written = tuple(_written(one, catalog or installed()) for one in placed)
     condition = SavedCondition(name, written, system_prompt, mode or "auto")
-    try:
-        json.dumps(condition.to_json(), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ArtifactError(
-            f"A text of condition {name!r} holds half of a surrogate pair, which no file can hold."
-        ) from None
-    again = _built(condition, directions, catalog)
-    for before, after in zip(placed, again, strict=True):
-        if vars(before.intervention.options) != vars(after.intervention.options):
-            raise ArtifactError(
-                f"Condition {name!r}: options of {before} don't come back from JSON as they are. Give plain numbers, "
-                "texts and lists."
-            )
+    _require_kept(condition, _built(condition, directions, catalog), placed)
     return write_file(path, Contents(directions, condition=condition), format, catalog)
 
 
@@ -169,6 +157,22 @@ def _written(placement: Placement, catalog: Catalog) -> SavedIntervention:
         None if placement.schedule.is_constant else str(placement.schedule),
         None if placement.gate is None else _written_gate(placement.gate),
     )
+
+
+def _require_kept(condition: SavedCondition, again: Sequence[Placement], placed: Sequence[Placement]) -> None:
+    """Raise ``ArtifactError`` where a condition that is built again from what is written isn't what was given."""
+    try:
+        json.dumps(condition.to_json(), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ArtifactError(
+            f"A text of condition {condition.name!r} holds half of a surrogate pair, which no file can hold."
+        ) from None
+    for before, after in zip(placed, again, strict=True):
+        if vars(before.intervention.options) != vars(after.intervention.options):
+            raise ArtifactError(
+                f"Condition {condition.name!r}: options of {before} don't come back from JSON as they are. Give "
+                "plain numbers, texts and lists."
+            )
 
 
 def _plugin_of(made: Intervention, catalog: Catalog) -> str:
