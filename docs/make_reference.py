@@ -25,7 +25,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 FOLDER: Final = ROOT / "docs" / "reference"
 API: Final = (
     *(f"steerkit.api.{name}" for name in ("hookspecs", "architecture", "direction", "estimator", "evaluator")),
-    *(f"steerkit.api.{name}" for name in ("format", "intervention", "monitor", "tokens")),
+    *(f"steerkit.api.{name}" for name in ("format", "condition", "intervention", "monitor", "tokens")),
     *("steerkit.types", "steerkit.errors", "steerkit.testing"),
 )
 """What a plugin may import."""

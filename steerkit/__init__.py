@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from steerkit.session import load_model as load_model
     from steerkit.session import wrap as wrap
     from steerkit.session.model import LiveModel as LiveModel
+    from steerkit.session.saved import LoadedCondition as LoadedCondition
+    from steerkit.session.saved import load_condition as load_condition
+    from steerkit.session.saved import save_condition as save_condition
     from steerkit.types import Example as Example
     from steerkit.types import Message as Message
     from steerkit.types import Positions as Positions
@@ -47,6 +50,7 @@ _HOMES = {
     "Example": "steerkit.types",
     "Gate": "steerkit.api.intervention",
     "LiveModel": "steerkit.session.model",
+    "LoadedCondition": "steerkit.session.saved",
     "Message": "steerkit.types",
     "Monitor": "steerkit.api.monitor",
     "Positions": "steerkit.types",
@@ -64,10 +68,12 @@ _HOMES = {
     "evaluate_tasks": "steerkit.capability",
     "gate": "steerkit.session",
     "intervention": "steerkit.session",
+    "load_condition": "steerkit.session.saved",
     "load_directions": "steerkit.artifacts.directions",
     "load_model": "steerkit.session",
     "read_run": "steerkit.report.frames",
     "run_recipe": "steerkit.run",
+    "save_condition": "steerkit.session.saved",
     "save_directions": "steerkit.artifacts.directions",
     "wrap": "steerkit.session",
 }

@@ -1,4 +1,4 @@
-"""Directions in a safetensors file with a JSON header. Nothing in it can execute."""
+"""Directions and conditions in a safetensors file with a JSON header. Nothing in it can execute."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steerkit.api.direction_bytes import HEADER, directions_from_bytes, directions_to_bytes, places_in, read_header
+from steerkit.api.direction_bytes import (
+    HEADER,
+    contents_from_bytes,
+    directions_to_bytes,
+    lost_in_bytes,
+    places_in,
+    read_header,
+)
 from steerkit.api.format import Contents, Format, Given, Places, Written
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit_formats.steerkit import SteerkitOptions
 
 
 class SteerkitFormat(Format[SteerkitOptions]):
-    """The bytes of ``steerkit.api.direction_bytes`` in a file. Nothing of a direction is lost."""
+    """The bytes of ``steerkit.api.direction_bytes`` in a file. Nothing of a condition is lost, and of a
+    direction only what float32 rounds."""
 
     def sniff(self, path: Path) -> bool:
         """Whether the file's header says that it holds directions of steerkit's."""
@@ -32,21 +40,23 @@ class SteerkitFormat(Format[SteerkitOptions]):
 
         Raises:
             ArtifactError: where the file is missing, damaged, not steerkit's, of another schema version, or holds NaN
-                or infinite values; where it says another site or other positions than are given.
+                or infinite values; for a condition that can't be read; where it says another site or other positions
+                than are given.
         """
         try:
             data = path.read_bytes()
         except OSError as error:
             raise ArtifactError(f"{path} can't be read ({error.strerror}). Check the path.") from None
-        return Contents(directions_from_bytes(data, str(path), given))
+        return contents_from_bytes(data, str(path), given)
 
     def write(self, contents: Contents) -> Written:
-        """The file's bytes; the same directions give the same ones.
+        """The file's bytes; the same contents give the same ones.
 
         Raises:
-            ArtifactError: for NaN or infinite values, or provenance that isn't JSON.
+            ArtifactError: for NaN or infinite values, or provenance or options that aren't JSON.
         """
-        return Written(directions_to_bytes(list(contents.directions.values())))
+        directions = list(contents.directions.values())
+        return Written(directions_to_bytes(directions, contents.condition), lost_in_bytes(directions))
 
 
 def _header(path: Path) -> Mapping[str, Any]:

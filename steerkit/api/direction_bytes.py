@@ -2,7 +2,8 @@
 
 Runs keep directions so, and the format ``steerkit`` is these bytes in a file. They hold ``<name>.vectors``
 ``[rank, d_model]`` and, where known, ``<name>.reference_mean`` ``[d_model]``, both float32; of a direction at several
-sites these for each, as ``<name>.vectors@<site>``. The header holds sites, positions and provenance.
+sites these for each, as ``<name>.vectors@<site>``. The header holds sites, positions and provenance and, where
+one was saved, a whole ``condition``: a reader that knows none finds the directions as before, so it is no new version.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from steerkit.api.condition import SavedCondition
 from steerkit.api.direction import LAST, Direction
-from steerkit.api.format import Given
+from steerkit.api.format import Contents, Given
 from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.types import Positions, Site
 from steerkit.types.json_text import RepeatedKeyError, read_json
@@ -28,17 +30,21 @@ READABLE: Final = (1, SCHEMA_VERSION)
 """Version 1 had one site for each direction."""
 # One key: safetensors writes several in an order that differs from process to process.
 HEADER: Final = "steerkit.directions"
+CONDITION: Final = "condition"
+"""In the header, where a file holds one."""
 VECTORS, REFERENCE_MEAN = "vectors", "reference_mean"
 _LENGTH_BYTES: Final = 8
+_KEPT_BYTES: Final = 4
+"""Of a number, as vectors and means are kept."""
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes, as the safetensors format has it."""
 
 
-def directions_to_bytes(directions: Sequence[Direction]) -> bytes:
-    """Directions as bytes; the same directions give the same ones.
+def directions_to_bytes(directions: Sequence[Direction], condition: SavedCondition | None = None) -> bytes:
+    """Directions, and a condition that takes them, as bytes; the same ones give the same bytes.
 
     Raises:
-        ArtifactError: for NaN or infinite values, or provenance that isn't JSON.
+        ArtifactError: for NaN or infinite values, or provenance or options that aren't JSON.
     """
     from safetensors.torch import save
 
@@ -46,11 +52,17 @@ def directions_to_bytes(directions: Sequence[Direction]) -> bytes:
         # Vectors were finite when it was made, but may have been written to since, or be beyond float32.
         _check(direction, "")
     tensors = {key: value for direction in directions for key, value in _tensors(direction).items()}
-    header = {"schema_version": SCHEMA_VERSION, "directions": [_entry(direction) for direction in directions]}
+    header: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "directions": [_entry(direction) for direction in directions],
+    }
+    if condition is not None:
+        header[CONDITION] = condition.to_json()
     try:
         text = json.dumps(header, sort_keys=True, allow_nan=False, ensure_ascii=True)
     except (TypeError, ValueError) as error:
-        raise ArtifactError(f"provenance may hold JSON values only ({error}).") from None
+        what = "provenance" if condition is None else "provenance and options"
+        raise ArtifactError(f"{what} may hold JSON values only ({error}).") from None
     try:
         content: bytes = save(tensors, metadata={HEADER: text})
     except UnicodeEncodeError:
@@ -58,8 +70,20 @@ def directions_to_bytes(directions: Sequence[Direction]) -> bytes:
     return content
 
 
+def lost_in_bytes(directions: Sequence[Direction]) -> tuple[str, ...]:
+    """Sentences on what ``directions_to_bytes`` rounds: vectors and means are kept in float32."""
+    from torch import equal
+
+    return tuple(
+        f"{key} is kept in float32, which rounds its {str(value.dtype).removeprefix('torch.')}."
+        for direction in directions
+        for key, value in _parts(direction)
+        if value.element_size() > _KEPT_BYTES and not equal(value.float().to(value.dtype), value)
+    )
+
+
 def directions_from_bytes(data: bytes, where: str = "directions", given: Given = Given()) -> dict[str, Direction]:
-    """Read what ``directions_to_bytes`` gave, by name, in its order.
+    """Read what ``directions_to_bytes`` gave, by name, in its order. A condition beside them is left alone.
 
     Args:
         data: the bytes.
@@ -70,6 +94,24 @@ def directions_from_bytes(data: bytes, where: str = "directions", given: Given =
         ArtifactError: where they are damaged, no directions, of another schema version, or hold NaN or infinite values;
             where they say another site or other positions than are given, or no site and none is given.
     """
+    tensors, text = _opened(data, where)
+    return _directions(_header(text, where)["directions"], tensors, where, given)
+
+
+def contents_from_bytes(data: bytes, where: str = "directions", given: Given = Given()) -> Contents:
+    """As ``directions_from_bytes``, with the condition, beside which there may be no directions.
+
+    Raises:
+        ArtifactError: as ``directions_from_bytes``, and for a condition that can't be read.
+    """
+    tensors, text = _opened(data, where)
+    header = _header(text, where, alone=True)
+    condition = SavedCondition.from_json(header[CONDITION], where) if CONDITION in header else None
+    return Contents(_directions(header["directions"], tensors, where, given), condition=condition)
+
+
+def _opened(data: bytes, where: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file of ours, and the text of its header."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -86,8 +128,13 @@ def directions_from_bytes(data: bytes, where: str = "directions", given: Given =
             f"{where} is a safetensors file, but holds no directions of steerkit's (its header lacks {HEADER!r}). "
             "Write it with save_directions."
         )
-    directions = [_direction(entry, tensors, where, given) for entry in _entries(metadata[HEADER], where)]
-    return _by_name(directions, where)
+    return tensors, metadata[HEADER]
+
+
+def _directions(
+    entries: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], where: str, given: Given
+) -> dict[str, Direction]:
+    return _by_name([_direction(entry, tensors, where, given) for entry in entries], where)
 
 
 def _by_name(directions: Sequence[Direction], where: str) -> dict[str, Direction]:
@@ -172,9 +219,10 @@ def _entry(direction: Direction) -> dict[str, Any]:
     }
 
 
-def _entries(text: str, where: str) -> list[Mapping[str, Any]]:
+def _header(text: str, where: str, *, alone: bool = False) -> Mapping[str, Any]:
+    """The header, with its list of directions; ``alone``: which may be empty where a condition stands for itself."""
     try:
-        header = read_json(text)
+        header: Mapping[str, Any] = read_json(text)
         version, entries = header["schema_version"], header["directions"]
     except RepeatedKeyError as error:
         raise ArtifactError(f"{where} is damaged: in its header {error}. Make it again.") from None
@@ -189,9 +237,13 @@ def _entries(text: str, where: str) -> list[Mapping[str, Any]]:
         )
     if not isinstance(entries, list):
         raise ArtifactError(f"{where} is damaged: its header lists no directions. Get a whole copy, or make it again.")
-    if not entries:
+    if not entries and not (alone and CONDITION in header):
+        if CONDITION in header:
+            raise ArtifactError(
+                f"{where} holds a condition without directions. steerkit.load_condition(path) reads it."
+            )
         raise ArtifactError(f"{where} holds no directions: its header lists none. Name another file, or make it again.")
-    return entries
+    return header
 
 
 def header_fault(header: Mapping[str, Any], where: str) -> str | None:
@@ -202,7 +254,10 @@ def header_fault(header: Mapping[str, Any], where: str) -> str | None:
         where: what the file is called.
     """
     try:
-        entries = _entries(header["__metadata__"][HEADER], where)
+        told = _header(header["__metadata__"][HEADER], where)
+        entries = told["directions"]
+        if CONDITION in told:
+            SavedCondition.from_json(told[CONDITION], where)
     except ArtifactError as error:
         return str(error)
     names: set[str] = set()

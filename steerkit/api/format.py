@@ -1,4 +1,5 @@
-"""Files of directions. A format sniffs, reads and writes them, and says what is lost. It sees no model."""
+"""Files of directions and of conditions. A format sniffs, reads and writes them, and says what is lost. It sees no
+model."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
+from steerkit.api.condition import SavedCondition
 from steerkit.api.hookspecs import Options
 from steerkit.api.showing import brief
 from steerkit.types import Positions, Site, SitePattern
@@ -28,10 +30,13 @@ class Contents:
         directions: by name, in the file's order.
         lost: sentences on what the file says and steerkit has no place for, or what steerkit wants and the file doesn't
             say.
+        condition: how a model is steered along these directions; None where the file says nothing of it. One that is a
+            system prompt alone takes no direction, and there may be none then.
     """
 
     directions: Mapping[str, Direction] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
+    condition: SavedCondition | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Written:
 
     Args:
         data: the whole file.
-        lost: sentences on what of the directions the format has no place for.
+        lost: sentences on what of the directions the format has no place for, and that it has none for a condition.
     """
 
     data: bytes
@@ -108,7 +113,7 @@ class Written:
 
 
 class Format(ABC, Generic[OptionsT]):
-    """A file format of directions. Nothing that it reads may execute: no pickle.
+    """A file format of directions, or of whole conditions. Nothing that it reads may execute: no pickle.
 
     Its module imports no torch at its top, because ``steerkit check`` sniffs at files without torch.
 
@@ -139,8 +144,9 @@ class Format(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def write(self, contents: Contents) -> Written:
-        """The bytes of a file that holds directions; equal directions give equal bytes.
+        """The bytes of a file that holds directions, and the condition where there is one; equal contents give equal
+        bytes. A format that has no place for a condition writes the directions, and says in ``lost`` that it has none.
 
         Raises:
-            ArtifactError: where the format has no way to hold them.
+            ArtifactError: where the format has no way to hold them, or nothing would be left.
         """

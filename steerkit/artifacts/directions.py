@@ -41,26 +41,43 @@ def save_directions(
         catalog: plugins; discovered if not given.
 
     Returns:
-        sentences on what of the directions the format has no place for; none in steerkit's own.
+        sentences on what of the directions the format has no place for; in steerkit's own, what float32 rounds.
 
     Raises:
         ArtifactError: for a file name that doesn't end as the format's do, two directions of one name, NaN or infinite
             values, what the format can't hold, or a folder that can't be written to.
     """
-    from steerkit.api.direction_bytes import directions_to_bytes
-    from steerkit.api.format import Contents, Written
+    from steerkit.api.format import Contents
 
     if isinstance(directions, (str, Path)) and not isinstance(path, (str, Path)):
         raise ArtifactError(f"The file comes first: save_directions({str(directions)!r}, [direction]).")
     path, directions = _path(path), _listed(directions)
-    if os.path.isdir(path):  # also what an empty text comes to
-        raise ArtifactError(f"{path} is a folder. Name the file that directions are written to.")
+    _require_no_folder(path)
     names = [direction.name for direction in directions]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not names:
         problem = f"two directions are called {repeated[0]!r}" if repeated else "there is no direction to save"
         hint = "Give each direction a name of its own." if repeated else "Pass a list of at least one."
         raise ArtifactError(f"{path}: {problem}. {hint}")
+    return write_file(path, Contents({direction.name: direction for direction in directions}), format, catalog)
+
+
+def write_file(
+    path: str | Path, contents: Contents, format: str = OURS, catalog: Catalog | None = None
+) -> tuple[str, ...]:
+    """Write what a file is to hold, whole or not at all.
+
+    Returns:
+        sentences on what the format has no place for.
+
+    Raises:
+        ArtifactError: as ``save_directions``, but for what directions are called.
+    """
+    from steerkit.api.direction_bytes import directions_to_bytes, lost_in_bytes
+    from steerkit.api.format import Written
+
+    path = _path(path)
+    _require_no_folder(path)
     # Ours needs no plugin: a run writes it whatever is installed.
     ours = format == OURS and catalog is None
     suffixes = (OUR_SUFFIX,) if ours else _format_spec(format, catalog).suffixes
@@ -70,9 +87,12 @@ def save_directions(
             f"{path.with_suffix(suffixes[0]) if path.name else f'a file such as directions{suffixes[0]}'}, or name "
             "another format."
         )
-    contents = Contents({direction.name: direction for direction in directions})
     try:
-        written = Written(directions_to_bytes(directions)) if ours else _format(format, catalog).write(contents)
+        if ours:
+            listed = list(contents.directions.values())
+            written = Written(directions_to_bytes(listed, contents.condition), lost_in_bytes(listed))
+        else:
+            written = _format(format, catalog).write(contents)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from None
     try:
@@ -80,6 +100,11 @@ def save_directions(
     except OSError as error:
         raise ArtifactError(f"{path} can't be written ({error.strerror}). Choose another folder with --out.") from None
     return written.lost
+
+
+def _require_no_folder(path: Path) -> None:
+    if os.path.isdir(path):  # also what an empty text comes to
+        raise ArtifactError(f"{path} is a folder. Name the file that directions are written to.")
 
 
 def load_directions(
@@ -105,6 +130,8 @@ def load_directions(
             none is given.
     """
     contents = read_file(path, site=site, positions=positions, format=format, catalog=catalog)
+    if contents.condition is not None and not contents.directions:
+        raise ArtifactError(f"{path} holds a condition without directions. steerkit.load_condition(path) reads it.")
     if contents.lost:
         warnings.warn(f"{path}: {' '.join(contents.lost)}", UserWarning, 2)
     return dict(contents.directions)
@@ -118,7 +145,7 @@ def read_file(
     format: str | None = None,
     catalog: Catalog | None = None,
 ) -> Contents:
-    """As ``load_directions``, with what is lost in reading."""
+    """As ``load_directions``, with what is lost in reading, and the condition where the file holds one."""
     from steerkit.api.format import Given
 
     path = _path(path)
@@ -174,7 +201,10 @@ def claims(path: Path, catalog: Catalog) -> list[str]:
 
 
 def _format_spec(name: str, catalog: Catalog | None) -> FormatSpec:
-    return (catalog or installed()).get("format", name)
+    chosen = catalog or installed()
+    if name == OURS and OURS not in chosen.names("format"):  # of a catalog of somebody's own, made for another kind
+        chosen = installed()
+    return chosen.get("format", name)
 
 
 def _format(name: str, catalog: Catalog | None) -> Format:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from steerkit.api.condition import SavedCondition, SavedGate, SavedIntervention
 from steerkit.api.direction import Direction
 from steerkit.api.format import Contents, Format
 from steerkit.api.hookspecs import FormatSpec
@@ -46,6 +48,15 @@ class FormatSuite(PluginSuite[FormatSpec]):
             Direction(one, Site("resid_pre", 3), Positions.parse("-1"), "warmth", mean, {"estimator": "made_up"}),
             Direction(two, Site("resid_post", 1), Positions.parse("instruction"), "tone"),
         )
+
+    def condition(self) -> SavedCondition:
+        """A condition to write beside the directions: all that one can say."""
+        names = tuple(direction.name for direction in self.directions())
+        gate = SavedGate(names[-1], below=-0.1, site="blocks.0.resid_pre", at="prompt", positions="instruction[-1]")
+        sites, schedule = ("blocks.1.mlp_out", "blocks.*.resid_post"), "linear(1, 0, 64)"
+        options = {"coefficient": [0.1, -2.0], "at": None}
+        steered = SavedIntervention("add", names[:1], options, sites, "generated[:8]", schedule, gate)
+        return SavedCondition("wärmer", (steered, SavedIntervention("ablate", names[-1:])), "Be kind.", "hook")
 
     def written(self, folder: Path) -> Path:
         """A file of the directions."""
@@ -76,6 +87,32 @@ class FormatSuite(PluginSuite[FormatSpec]):
             assert _vectors(after).keys() == _vectors(before).keys() or lost, f"Sites of {before.name} changed."
             assert after.positions == before.positions or lost, f"Positions of {before.name} changed."
             assert dict(after.provenance) == dict(before.provenance) or lost, f"Provenance of {before.name} changed."
+
+    def test_a_condition_is_read_or_said_to_be_lost(self, tmp_path: Path) -> None:
+        """A format that has no place for one says a sentence more in ``lost``, and still writes the directions."""
+        contents = replace(self._contents(), condition=self.condition())
+        written = self.format().write(contents)
+        told = set(written.lost) - set(self.format().write(self._contents()).lost)
+        path = self.written(tmp_path)
+        path.write_bytes(written.data)
+        found = self.format().read(path)
+        assert self.format().sniff(path) is True, "A file that holds a condition isn't known any more."
+        assert list(found.directions) == list(contents.directions)
+        assert found.condition == contents.condition or told, (
+            "The condition isn't read as it was, and `lost` is silent."
+        )
+        assert self.format().write(contents).data == written.data, "Equal conditions give other bytes."
+
+    def test_a_condition_without_directions_is_read_or_refused(self, tmp_path: Path) -> None:
+        """A system prompt alone takes no direction: a format without a place for it would write an empty file."""
+        alone = Contents(condition=SavedCondition("prompted", system_prompt="Be kind."))
+        try:
+            written = self.format().write(alone)
+        except ArtifactError:
+            return
+        path = self.written(tmp_path)
+        path.write_bytes(written.data)
+        assert self.format().read(path).condition == alone.condition
 
     def test_equal_directions_give_equal_bytes(self) -> None:
         """Results are compared byte for byte."""

@@ -52,12 +52,15 @@ class Toy(Format[NoOptions]):
         return Contents(made, assumed)
 
     def write(self, contents: Contents) -> Written:
+        if contents.condition is not None and not contents.directions:
+            raise ArtifactError("A toy holds vectors only.")
+        lost = ("Positions, means and provenance aren't kept.", "The condition isn't kept.")
         held = {}
         for name, direction in contents.directions.items():
             if not bool(torch.isfinite(direction.vectors).all()):
                 raise ArtifactError(f"{name} holds NaN. Estimate it again.")
             held[name] = [str(direction.site), direction.vectors.tolist()]
-        return Written(json.dumps({"toy": held}).encode(), ("Positions, means and provenance aren't kept.",))
+        return Written(json.dumps({"toy": held}).encode(), lost[: 1 if contents.condition is None else 2])
 
 
 class Greedy(Toy):

@@ -15,7 +15,8 @@ START = b'{"vector_list": {'
 
 
 class VectorList(Format[VectorListOptions]):
-    """Vectors with all their digits. Means of the reference class and provenance are lost, and said to be."""
+    """Vectors with all their digits. Means of the reference class, provenance and conditions are lost, and said to
+    be."""
 
     def sniff(self, path: Path) -> bool:
         """Whether a file begins as those that ``write`` gives."""
@@ -56,9 +57,15 @@ class VectorList(Format[VectorListOptions]):
         """The file's bytes; equal directions give equal ones.
 
         Raises:
-            ArtifactError: for NaN or infinite values, and for a direction at several sites.
+            ArtifactError: for NaN or infinite values, for a direction at several sites, and for a condition without
+                directions, of which nothing would be left.
         """
         listed, lost = {}, []
+        if contents.condition is not None:
+            told = f"Condition {contents.condition.name!r} isn't kept: a list of vectors has no place for one."
+            if not contents.directions:
+                raise ArtifactError(f"{told} Save it in the format steerkit.")
+            lost.append(told)
         for name, direction in contents.directions.items():
             if not direction.is_single:
                 raise ArtifactError(f"{name!r} has vectors at {direction.describe()}. Write direction.at(site) of one.")
