@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from steerkit.bundled import BUNDLED
+from steerkit.checkpoints import CONFIG
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ def _advice_on_download(source: str, error: Exception, *, local: bool) -> str:
             f"{source} can't be loaded: weights in its safetensors are of other sizes than its config.json says. Copy "
             "or download both anew."
         )
+    if local and (named := _named_in(Path(source) / CONFIG, said)):
+        return f"{source} can't be loaded: in its {CONFIG} {named}, which transformers doesn't know. Copy it anew."
     if local and not isinstance(error, _SPEAKING):
         return (
             f"{source} can't be loaded: a value in its files (config.json, or a tokenizer's) is none that may stand "
@@ -97,6 +101,21 @@ def _advice_on_download(source: str, error: Exception, *, local: bool) -> str:
             f"Look for a revision or a copy that has them. ({said.splitlines()[0]})"
         )
     return f"{source} can't be loaded: {said} {_offline()}"
+
+
+def _named_in(config: Path, said: str) -> str:
+    """The text among a config's values that an error quotes, with its key; empty where it quotes none."""
+    try:
+        left = [("", json.loads(config.read_text("utf-8")))]
+    except (OSError, ValueError, RecursionError):
+        return ""
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{key}.{name}".removeprefix("."), one) for name, one in value.items()]
+        elif isinstance(value, str) and f"'{value}'" in said:
+            return f"{key} is {value!r}"
+    return ""
 
 
 def _line(said: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,17 @@ def test_whatever_transformers_raises_on_a_folder_is_one_sentence(tmp_path: Path
     with pytest.raises(ModelError, match=r"can't be loaded: a value in its files \(config\.json, or a") as loading:
         load(folder)
     assert "Traceback" not in str(loading.value) and "\n" not in str(loading.value)
+    for change, named in (
+        ({"hidden_act": "nothing"}, "hidden_act is 'nothing'"),
+        ({"rope_parameters": {"rope_type": "nothing"}}, "rope_parameters.rope_type is 'nothing'"),
+        ({"dtype": "nothing"}, "dtype is 'nothing'"),
+    ):
+        shutil.copy(whole / "config.json", folder)
+        config(**change)(folder)
+        with pytest.raises(
+            ModelError, match=rf"in its config\.json {re.escape(named)}, which transformers doesn't know"
+        ):
+            load(folder)
     shutil.copy(whole / "config.json", folder)
     config(intermediate_size=3)(folder)
     with pytest.raises(ModelError, match=r"of other sizes than its config\.json says"):
