@@ -55,16 +55,28 @@ class _Swapped:
     kept: nn.Parameter | None
     tied: tuple[tuple[nn.Module, str], ...] = ()
     put_state: State = ()
-    kept_version: tuple[object, ...] = ()
+    kept_pointer: int = 0
+    kept_counts: bool = False
+    kept_count: int = 0
+    kept_shape: tuple[int, ...] = ()
 
     def note_versions(self) -> None:
         """From here on, whoever writes into one of the two is seen."""
-        self.put_state, self.kept_version = state_of_tensor(self.put), _version(self.kept)
+        self.put_state, kept = state_of_tensor(self.put), self.kept
+        if kept is not None:
+            # Of a tensor that was made under inference mode torch counts nothing, and refuses to say.
+            self.kept_counts = not kept.is_inference()
+            self.kept_count = kept._version if self.kept_counts else 0
+            self.kept_pointer, self.kept_shape = kept.data_ptr(), kept.shape
 
     @property
     def kept_is_as_it_was(self) -> bool:
         """Whether nobody wrote into the model's own, as far as torch counts that, nor gave it another memory."""
-        return _version(self.kept) == self.kept_version
+        kept = self.kept
+        if kept is None:
+            return True
+        counted = not self.kept_counts or kept._version == self.kept_count
+        return counted and kept.data_ptr() == self.kept_pointer and kept.shape == self.kept_shape
 
     @property
     def what_is_lost(self) -> str:
@@ -167,12 +179,22 @@ class Folded:
 
     @property
     def intact(self) -> bool:
-        """Whether what was put on is what is there, and what it was worked out from is what it was."""
-        return all(
-            item.is_on and not item.spread and item.kept_is_as_it_was
-            for items in self._swapped.values()
-            for item in items
-        )
+        """Whether what was put on is what is there, and what it was worked out from is what it was.
+
+        Asked before and behind every pass, so it is written out: calls would take longer than what they look at.
+        """
+        for items in self._swapped.values():
+            for item in items:
+                if item.module._parameters.get(item.name) is not item.put or (item.tied and item.spread):
+                    return False
+                kept = item.kept
+                if kept is not None and (
+                    kept.data_ptr() != item.kept_pointer
+                    or (item.kept_counts and kept._version != item.kept_count)
+                    or kept.shape != item.kept_shape
+                ):
+                    return False
+        return True
 
     @property
     def fits(self) -> bool:
@@ -215,13 +237,6 @@ class Folded:
                 del state[key]
             else:
                 state[key] = item.kept if isinstance(state[key], nn.Parameter) else item.kept.detach()
-
-
-def _version(value: Tensor | None) -> tuple[object, ...]:
-    if value is None:
-        return ()
-    # Of a tensor that was made under inference mode torch counts nothing, and refuses to say.
-    return value.data_ptr(), value.shape, 0 if value.is_inference() else value._version
 
 
 def _swaps_of_fold(fold: Fold, model: nn.Module) -> list[Swap]:
