@@ -174,7 +174,8 @@ class Steering:
             # What another context's block had on the model.
             state, owner = shared.states[-1]
             groups = state.groups
-        owner.become(groups)
+        if not shared.now.serves(groups):  # whether that is intact is asked when a pass begins
+            owner.become(groups)
 
     def _take_off(self) -> None:
         state = self.shared.now
