@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
@@ -283,11 +283,12 @@ def _placed(written: SavedIntervention, directions: Mapping[str, Direction], cat
         raise UnknownNameError(f"{error} Install the package that provides it, or give its catalog.") from None
     gate = None
     if (one := written.gate) is not None:
-        threshold, side = (one.below, "below") if one.above is None else (one.above, "above")
+        side: Literal["above", "below"] = "below" if one.above is None else "above"
+        threshold = one.below if one.above is None else one.above
         assert threshold is not None
         site = None if one.site is None else Site.parse(one.site)
         positions = Positions.parse(one.positions)
-        gate = Gate(directions[one.direction], threshold, side, site, one.at, positions, one.prepass)  # type: ignore[arg-type]
+        gate = Gate(directions[one.direction], threshold, side, site, one.at, positions, one.prepass)
     return intervention(
         written.plugin,
         [directions[name] for name in written.directions],
