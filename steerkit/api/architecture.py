@@ -7,7 +7,7 @@ Paths are dotted names below the causal language model, as ``get_submodule`` rea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -27,12 +27,22 @@ class Tap:
         module: dotted path of the module.
         side: ``input`` or ``output``.
         keyword: the keyword under which callers pass the input, where it isn't the first positional
-            argument. On the output side a tuple's first item is meant, or the tensor itself.
+            argument. On the output side a tuple's or list's first item is meant, or the tensor itself.
+        flat_within: where batch and positions lie in one axis there, ``[batch * pos, width]``: path of the block within
+            whose call that is, whose first input has both axes. Empty: they are two axes.
+        factor: what is meant is the module's value times this, where it is multiplied outside of any module.
     """
 
     module: str
     side: Literal["input", "output"] = "output"
     keyword: str = "hidden_states"
+    flat_within: str = ""
+    factor: float = 1.0
+
+    @property
+    def raw(self) -> Tap:
+        """The module's own value, before the factor."""
+        return self if self.factor == 1.0 else replace(self, factor=1.0)
 
 
 @dataclass(frozen=True)
@@ -40,10 +50,11 @@ class Writer:
     """Something that adds to the residual stream: its contribution, exactly as it is added.
 
     Args:
-        stream: ``attn_out``, ``mlp_out``, or a name of the adapter's own that ends in ``_out``.
-        tap: where the contribution can be read and replaced.
-        projections: paths of the linear modules whose outputs sum to the contribution, with nothing
-            in between; an update folds into them exactly. Empty: not foldable.
+        stream: ``attn_out`` for one that mixes tokens, ``mlp_out`` for one that doesn't, or a name of the adapter's own
+            that ends in ``_out``.
+        tap: where the contribution can be read and replaced, with the factor on it where there is one.
+        projections: paths of the linear modules whose outputs sum to the contribution (before the tap's factor), with
+            nothing else in between; an update folds into them exactly. Empty: not foldable.
         not_foldable: the reason, where ``projections`` is empty ("a norm follows the projection").
         weighed: where ``projections`` is empty, paths of what is multiplied by a router or a gate before it is
             summed to the contribution: linear modules, or parameters ``[experts, d_model, width]``. All that the
@@ -76,13 +87,20 @@ class Heads:
 class Block:
     """One block: ``resid_post = scale * (resid_pre + sum of the writers)``.
 
+    With ``keeps``, for two writers: ``resid_post = keeps[2] * (keeps[1] * (keeps[0] * resid_pre + first) + second)``.
+
     Args:
         module: path of the block. Its first input is ``resid_pre``, its output ``resid_post``.
-        writers: in the order in which they add.
+        writers: in the order in which they add. None where the block is no sum.
         resid_mid: the stream between the first writer and the next one, as the next one's norm reads
             it; None where there is no such point (parallel blocks).
         heads: the token mixer's heads, or None.
         scale: path of the buffer that multiplies the block's sum, or None.
+        start: where the stream begins within the block, whose whole input passes through something else first; that is
+            ``resid_pre`` then. None: the block's input is.
+        keeps: numbers that the stream is multiplied by before each writer adds, and behind the last one. Empty: none.
+        not_a_sum: why the block's output is no sum of its input and contributions, as where the stream itself passes a
+            norm. Then only its two ends are sites.
     """
 
     module: str
@@ -90,6 +108,18 @@ class Block:
     resid_mid: Tap | None = None
     heads: Heads | None = None
     scale: str | None = None
+    start: Tap | None = None
+    keeps: tuple[float, ...] = ()
+    not_a_sum: str = ""
+
+    @property
+    def resid_pre(self) -> Tap:
+        """Where the stream enters."""
+        return self.start or Tap(self.module, "input")
+
+    def keep(self, writer: int) -> float:
+        """What the stream is multiplied by before a writer adds, by its place; behind the last one for their number."""
+        return self.keeps[writer] if self.keeps else 1.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,12 +131,14 @@ class Layout:
         base: path of the module that is the model without its head.
         embed: the embedding as it enters the stream (after any scaling).
         blocks: one per layer, in order.
-        final_norm: path of the norm before the head.
+        final_norm: path of the norm behind the last block; empty where there is none.
         head: path of the head.
+        between: paths of what else lies between the two, in order.
         embed_is_first_resid_pre: whether ``embed`` and ``blocks.0.resid_pre`` are one place, that is,
             nothing else reads the embedding or changes it on the way.
         embed_weight: path of the module whose ``weight`` holds the embedding, for folding: ``embed`` is its rows
             times one factor, which the self-test checks.
+        embed_beside: paths of the other embeddings that are added to those rows, such as those of positions.
         softcap: ``c`` of the logits' ``c * tanh(logits / c)``, or None.
         logit_scale: factor on the logits, before any softcap.
         shares_beginning: whether what a model keeps of tokens that it has read (its cache) may stand for the beginning
@@ -130,6 +162,18 @@ class Layout:
     notes: tuple[str, ...] = field(default=())
     shares_beginning: bool = True
     begins_at_block: bool = True
+    between: tuple[str, ...] = ()
+    embed_beside: tuple[str, ...] = ()
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """Paths of what the last block's output passes on its way to the logits, in order; the last one is the head."""
+        return (*((self.final_norm,) if self.final_norm else ()), *self.between, self.head)
+
+    @property
+    def not_a_sum(self) -> str:
+        """Why the stream is no sum of what writes to it; empty where it is one."""
+        return next((block.not_a_sum for block in self.blocks if block.not_a_sum), "")
 
     @property
     def n_layers(self) -> int:
@@ -169,7 +213,17 @@ class Layout:
         return tuple(found)
 
     def writer_sites(self) -> tuple[Site, ...]:
-        """Everything that writes to the residual stream: the embedding and every block's writers."""
+        """Everything that writes to the residual stream: the embedding and every block's writers.
+
+        Raises:
+            SiteError: where a block is no sum of contributions, so that nobody knows all of them.
+        """
+        for layer, block in enumerate(self.blocks):
+            if block.not_a_sum:
+                raise SiteError(
+                    f"What writes to the stream can't be edited everywhere: {block.not_a_sum}. Name sites at the ends "
+                    f"of blocks, as in '{Site(RESID_POST, layer)}'."
+                )
         writers = [Site(writer.stream, layer) for layer, block in enumerate(self.blocks) for writer in block.writers]
         return (Site(EMBED), *writers)
 
@@ -191,7 +245,7 @@ class Layout:
             return self.embed
         block = self.blocks[site.layer]
         if site.stream == RESID_PRE:
-            return Tap(block.module, "input")
+            return block.resid_pre
         if site.stream == RESID_POST:
             return Tap(block.module, "output")
         if site.stream == RESID_MID and block.resid_mid is not None:
@@ -234,8 +288,8 @@ class Layout:
         block = self.blocks[site.layer]
         streams = [item.stream for item in self.sites() if item.layer == site.layer]
         if site.stream not in streams:
-            why = ""
-            if site.stream == RESID_MID:
+            why = f"{block.not_a_sum}, so only the block's two ends are sites. " if block.not_a_sum else ""
+            if site.stream == RESID_MID and not why:
                 why = "the block's writers all read its input, so there is no point between them. "
             raise SiteError(f"No site {site} in {block.module}: {why}{nearest(site.stream, streams, 'stream')}")
 
@@ -259,6 +313,15 @@ class ArchitectureAdapter(ABC):
         Raises:
             UnsupportedModelError: with the reason, where the streams are not one sum.
         """
+
+    def without(self, layout: Layout, failed: frozenset[str]) -> Layout | None:
+        """What is left of a layout whose self-test failed, or None where nothing is: then the model is refused.
+
+        Args:
+            layout: as declared.
+            failed: names of the checks that failed.
+        """
+        return None
 
 
 __all__ = ["ATTN_OUT", "ArchitectureAdapter", "Block", "Heads", "Layout", "Tap", "Writer"]

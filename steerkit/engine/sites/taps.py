@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 Handler = Callable[[Tensor], Tensor | None]
 """Sees a value, returns its replacement, or None to leave it alone. Must not write into its argument."""
+
+Shape: TypeAlias = tuple[int, ...]
+Hooked: TypeAlias = tuple[nn.Module, Literal["input", "output", "seen"], Callable[..., Any]]
+"""A module, a side, and a hook (with keyword arguments on the input side). ``seen``: a pre-hook that only looks."""
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:
@@ -30,12 +35,74 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
         raise SiteError(f"The model has no module {path!r} ({error}). Its adapter doesn't fit it.") from None
 
 
-def register_tap(model: nn.Module, tap: Tap, handler: Handler) -> RemovableHandle:
+def register_tap(model: nn.Module, tap: Tap, handler: Handler) -> TapHandle:
     """Show ``handler`` the tapped value, ``[batch, pos, width]``, each time it passes; put back what it returns."""
+    handles: list[RemovableHandle] = []
+    for module, side, hook in hooks_of_tap(model, tap, handler):
+        if side == "output":
+            handles.append(module.register_forward_hook(hook))
+        else:
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+    return TapHandle(handles)
+
+
+@dataclass(frozen=True)
+class TapHandle:
+    """Hooks of one tap."""
+
+    handles: Sequence[RemovableHandle]
+
+    def remove(self) -> None:
+        """Take them off; twice does no harm."""
+        for handle in self.handles:
+            handle.remove()
+
+
+def hooks_of_tap(model: nn.Module, tap: Tap, handler: Handler) -> list[Hooked]:
+    """The hooks that show ``handler`` a value, in the order in which they run: module, side, hook.
+
+    ``seen`` hooks are forward pre-hooks that only look. All on the input side take keyword arguments.
+    """
     module = submodule(model, tap.module)
-    if tap.side == "input":
-        return module.register_forward_pre_hook(input_hook(handler, tap.keyword), with_kwargs=True)
-    return module.register_forward_hook(output_hook(handler))
+    seen: list[Hooked] = []
+    if tap.flat_within:
+        shapes: list[Shape] = []
+        block = submodule(model, tap.flat_within)
+        seen.append((block, "seen", _keeps_shape(shapes)))
+        handler = in_three_axes(handler, shapes)
+    if tap.factor != 1.0:
+        handler = times_factor(handler, tap.factor)
+    hook = input_hook(handler, tap.keyword) if tap.side == "input" else output_hook(handler)
+    return [*seen, (module, tap.side, hook)]
+
+
+def _keeps_shape(shapes: list[Shape]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        value = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 3)
+        shapes[:] = [value.shape[:2]]
+
+    return hook
+
+
+def in_three_axes(handler: Handler, shapes: list[Shape]) -> Handler:
+    """A handler of a value whose batch and positions are one axis; ``shapes`` holds what both are in this pass."""
+
+    def framed(value: Tensor) -> Tensor | None:
+        new = handler(value.reshape(*shapes[0], value.shape[-1]))
+        return None if new is None else new.reshape(value.shape)
+
+    return framed
+
+
+def times_factor(handler: Handler, factor: float) -> Handler:
+    """A handler of a value that is multiplied afterwards. What the handler leaves alone keeps its bits."""
+
+    def framed(value: Tensor) -> Tensor | None:
+        seen = value * factor
+        new = handler(seen)
+        return None if new is None else value + (new - seen) / factor
+
+    return framed
 
 
 def input_hook(handler: Handler, keyword: str) -> Callable[..., Any]:
@@ -52,12 +119,12 @@ def input_hook(handler: Handler, keyword: str) -> Callable[..., Any]:
 
 
 def output_hook(handler: Handler) -> Callable[..., Any]:
-    """A forward hook that runs ``handler`` on the output, or on the first item of a tuple of outputs."""
+    """A forward hook that runs ``handler`` on the output, or on the first item of a tuple or list of outputs."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
+        if isinstance(output, (tuple, list)):
             new = handler(output[0])
-            return None if new is None else (new, *output[1:])
+            return None if new is None else type(output)((new, *output[1:]))
         return handler(output)
 
     return hook
