@@ -126,7 +126,7 @@ def opt_layout(model: PreTrainedModel) -> Layout:
     blocks = tuple(block(f"model.decoder.layers.{layer}") for layer in range(model.config.num_hidden_layers))
     return Layout(
         WIDTH,
-        "model",
+        "model.decoder",
         Tap("model.decoder.layers.0", "input"),
         blocks,
         "model.decoder.final_layer_norm",
@@ -147,7 +147,8 @@ def opt_post_norm_layout(model: PreTrainedModel) -> Layout:
     why = "the stream itself passes final_layer_norm"
     paths = [f"model.decoder.layers.{layer}" for layer in range(model.config.num_hidden_layers)]
     blocks = tuple(Block(path, (), not_a_sum=why) for path in paths)
-    return Layout(WIDTH, "model", Tap(paths[0], "input"), blocks, "", "lm_head", between=("model.decoder.project_out",))
+    between = ("model.decoder.project_out",)
+    return Layout(WIDTH, "model.decoder", Tap(paths[0], "input"), blocks, "", "lm_head", between=between)
 
 
 # GPT-2: weights that lie the other way round.

@@ -18,7 +18,7 @@ from steerkit.engine.sites.evaluating import uncompiled
 from steerkit.engine.sites.finite import not_finite, told
 from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
 from steerkit.engine.sites.taps import submodule
-from steerkit.errors import SelfTestError, SiteError
+from steerkit.errors import SelfTestError, SiteError, counted
 from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
 
 if TYPE_CHECKING:
@@ -145,10 +145,10 @@ def _run_checks(on: Bench) -> list[Check]:
     found = [_check_modules(on)]
     if not found[0].passed:
         return found
-    plain = on.run(head=True)
+    plain, runs = on.plain()
     trace = on.zero_update()
-    found.append(_check_sites(on, trace))
-    if not found[-1].passed:
+    found += [_check_base(on, runs), _check_sites(on, trace)]
+    if not all(check.passed for check in found):
         return found
     found += [
         _check_zero_update(on, plain, trace),
@@ -226,6 +226,13 @@ def _check_modules(on: Bench) -> Check:
             except SiteError as error:
                 return Check("modules", meaning, False, site=path, detail=str(error))
     return Check("modules", meaning, True)
+
+
+def _check_base(on: Bench, runs: int) -> Check:
+    meaning = "a pass of the model runs the base model once, which is told there which tokens it holds"
+    path = on.layout.base
+    detail = "" if runs == 1 else f"{path!r} runs {counted(runs, 'time')} in a pass."
+    return Check("base", meaning, runs == 1, site=path, detail=detail)
 
 
 def _check_sites(on: Bench, trace: Trace) -> Check:

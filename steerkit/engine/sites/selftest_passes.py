@@ -134,6 +134,19 @@ class Bench:
         value: Tensor = output.logits if head else output[0]
         return value.detach().clone()
 
+    def plain(self) -> tuple[Tensor, int]:
+        """Logits of a pass with nothing on the model, and how often it ran the base model."""
+        runs: list[None] = []
+
+        def count(*_: Any) -> None:
+            runs.append(None)
+
+        handle = submodule(self.model, self.layout.base).register_forward_pre_hook(count)
+        try:
+            return self.run(head=True), len(runs)
+        finally:
+            handle.remove()
+
     def zero_update(self) -> Trace:
         """A pass that adds zero at every site and keeps every value."""
         return self._traced(lambda site, value: value + torch.zeros_like(value), head=True)
