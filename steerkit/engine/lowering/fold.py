@@ -192,8 +192,7 @@ class _Folding:
         path = self.layout.embed_weight
         if not path:
             return "its adapter names no embedding weight"
-        module = submodule(self.model, path)
-        tap = self.layout.embed
+        module, tap = cast(nn.Embedding, submodule(self.model, path)), self.layout.embed
         plain = type(module) is nn.Embedding and tap.module == path and tap.side == "output"
         update = cast(Affine, edit.update)
         if update.bias is not None and not plain:

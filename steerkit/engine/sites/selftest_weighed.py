@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from steerkit.engine.sites.selftest_passes import Bench, Trace
+from steerkit.engine.sites.selftest_passes import Bench, Trace, copy_into
 from steerkit.engine.sites.taps import Handler, submodule
 from steerkit.types import RESID_PRE, Site
 
@@ -37,14 +37,13 @@ def weighed_contributions(on: Bench, trace: Trace) -> Iterator[tuple[Site, Tenso
             if not parts:
                 continue
             site, first, seen = Site(writer.stream, layer), Site(RESID_PRE, layer), list[Tensor]()
-            pinned = trace[first]
-            edits: list[tuple[object, Handler]] = [
-                (on.taps[first], lambda _, pinned=pinned: pinned),
-                (on.taps[site], lambda value, seen=seen: seen.append(value.detach().clone())),
-            ]
             with _swapped(parts):
-                on.run(edits)  # type: ignore[arg-type]
+                on.run([(on.taps[first], _giving(trace[first])), (on.taps[site], copy_into(seen))])
             yield site, seen[0], rolled(trace[site])
+
+
+def _giving(value: Tensor) -> Handler:
+    return lambda _: value
 
 
 def _parts(model: nn.Module, writer: Writer) -> list[tuple[nn.Module, str, int]]:
