@@ -59,6 +59,11 @@ class SelfTestReport:
         """Whether every check of the self-test passed."""
         return all(check.passed for check in self.checks)
 
+    @property
+    def failed(self) -> frozenset[str]:
+        """Names of the checks that failed."""
+        return frozenset(check.name for check in self.checks if not check.passed)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON. An error that isn't a finite number is null."""
         return {
