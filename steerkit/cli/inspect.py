@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from steerkit.api.architecture import Layout
     from steerkit.engine.prompts.roles import RoleToken
-    from steerkit.engine.sites.selftest import Check, SelfTestReport
+    from steerkit.engine.sites.checks import Check
+    from steerkit.engine.sites.selftest import SelfTestReport
     from steerkit.session.model import LiveModel
 
 
@@ -59,9 +60,10 @@ def inspect_command(
 ) -> None:
     """Show a model's sites and test them on the live model. Exits with 3 when the model is refused."""
     from steerkit.engine.prompts.roles import roles_shown
-    from steerkit.engine.sites.selftest import self_test
+    from steerkit.engine.sites.tested import tested
     from steerkit.errors import UnsupportedModelError
     from steerkit.session import load_model
+    from steerkit.session.models import adapter_named
 
     template = None if chat_template is None else _read_template(chat_template)
     try:
@@ -81,7 +83,10 @@ def inspect_command(
         if as_json:
             _print_json({"adapter": None, "model_type": error.model_type, **_REFUSED, "reason": str(error)})
         raise
-    report = self_test(live.hf_model, live.layout, adapter=live.adapter_name)
+    tests = tested(live.hf_model, live.layout, adapter_named(live.adapter_name), name=live.adapter_name)
+    # Where nothing passes, what was declared first says most about the model.
+    live.layout, report = tests[-1] if tests[-1][1].passed else tests[0]
+    live.behaviours = report.behaves
     tokens = roles_shown(live.tokenizer, answer_prefix, template) if live.tokenizer is not None else ()
     if as_json:
         _print_json({**report.to_dict(), **({"template": [asdict(one) for one in tokens]} if tokens else {})})
@@ -118,7 +123,7 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
         f"{counted(layout.n_layers, 'layer')}, d_model {layout.d_model}, {counted(len(report.sites), 'site')}, "
         f"{len(layout.writer_sites())} writers; {_logits(layout)}"
     )
-    for note in layout.notes:
+    for note in (*layout.notes, *report.behaves.notes):
         console.print(f"Note: {note}", markup=False)
     refused = shareable(live).refused or shareable(live, generating=True).refused
     if refused:
@@ -143,6 +148,8 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
             _table(console, f"how the answer begins ({PREFIX}), read as part of the prompt", columns_of, begun)
     head = ("check", "", "error", "allowed", "what it says")
     _table(console, "self-test", head, [_check_row(check) for check in report.checks])
+    if report.behaviours:
+        _table(console, "without steering", head, [_check_row(check) for check in report.behaviours])
     if report.passed:
         console.print("Passed: the model is what its adapter declares.", style="green")
 
