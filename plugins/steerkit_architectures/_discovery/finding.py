@@ -12,7 +12,8 @@ from steerkit.types import ATTN_OUT
 from steerkit_architectures._discovery.beginning import find_beginning
 from steerkit_architectures._discovery.chain import Chain, Link, find_chain
 from steerkit_architectures._discovery.ends import find_base, find_ending, has_norm
-from steerkit_architectures._discovery.folding import projections
+from steerkit_architectures._discovery.experts import weighed
+from steerkit_architectures._discovery.folding import NORM_FOLLOWS, projections
 from steerkit_architectures._discovery.following import Course, follow
 from steerkit_architectures._discovery.graph import Graph
 from steerkit_architectures._discovery.heads import find_heads
@@ -57,7 +58,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
         d_model=chain.links[0].into.shape[-1],
         base=find_base(graph, chain.links[0], ending.head).path,
         embed=beginning.embed,
-        blocks=tuple(_block(graph, one, mixing) for one in found),
+        blocks=tuple(_block(model, graph, one, mixing) for one in found),
         final_norm=norm,
         between=tuple(tail),
         head=head,
@@ -89,7 +90,7 @@ def _mixing(model: PreTrainedModel, ids: Tensor, found: Sequence[_Found]) -> Map
     return which_mix(model, ids, [Tap(one.link.call.path, "input") for one in found], writers)
 
 
-def _block(graph: Graph, found: _Found, mixing: Mapping[Tap, bool]) -> Block:
+def _block(model: PreTrainedModel, graph: Graph, found: _Found, mixing: Mapping[Tap, bool]) -> Block:
     link, course, parts = found.link, found.course, found.parts
     if course is None:
         assert found.not_a_sum is not None  # one of both is there
@@ -98,7 +99,10 @@ def _block(graph: Graph, found: _Found, mixing: Mapping[Tap, bool]) -> Block:
     writers, heads = [], None
     for part, stream in zip(parts, streams, strict=True):
         paths, why = projections(graph, link, part.value)
-        writers.append(Writer(stream, part.tap, projections=paths, not_foldable=why))
+        routed: tuple[str, ...] = ()
+        if not paths and why != NORM_FOLLOWS:
+            routed, why = weighed(model, graph, link, part.value)
+        writers.append(Writer(stream, part.tap, projections=paths, not_foldable=why, weighed=routed))
         if stream == ATTN_OUT:
             heads = find_heads(graph, link, part.value, paths)
     keeps = (*(part.keep for part in parts), course.keep)

@@ -259,8 +259,6 @@ def added(value: Value) -> tuple[tuple[Value, float], tuple[Value, float]] | Non
 
 
 def is_norm(operations: set[str]) -> bool:
-    """Whether a norm is among operations."""
-    return any(
-        op.startswith(("native_layer_norm", "_fused_rms_norm", "rsqrt", "native_group_norm", "rms_norm"))
-        for op in operations
-    )
+    """Whether a norm is among operations: torch's own, or one that is made of a mean square and its root."""
+    own = ("native_layer_norm", "_fused_rms_norm", "rsqrt", "native_group_norm", "rms_norm", "linalg_vector_norm")
+    return any(op.startswith(own) for op in operations) or bool({"mean", "pow"} <= operations)
