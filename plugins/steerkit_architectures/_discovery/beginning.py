@@ -28,12 +28,12 @@ def find_beginning(graph: Graph, first: Link, start: Tap | None) -> Beginning:
         return Beginning(start, note="The embedding passes a norm within the first block, so it isn't folded.")
     weight, beside, note = _tables(graph, first)
     whole = (*graph.shape, first.into.shape[-1])
-    copies = [copy for copy in first.into.copies if copy.index <= first.call.start and copy.shape == whole]
+    copies = [copy for copy in first.into.copies if copy.index <= first.call.start]
     ports = [
         (port.call, copy)
         for copy in copies
         for port in copy.out_of
-        if port.leads and graph.once(port.call) and port.call.stop <= first.call.start
+        if copy.shape == whole and port.leads and graph.once(port.call) and port.call.stop <= first.call.start
     ]
     if not ports:
         return Beginning(_at_block(first), True, weight, beside, note)
