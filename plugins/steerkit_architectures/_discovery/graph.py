@@ -249,11 +249,11 @@ def times(value: Value) -> tuple[Value, float | None, Value | None] | None:
 
 
 def added(value: Value) -> tuple[tuple[Value, float], tuple[Value, float]] | None:
-    """The two sides of a sum or difference of two values of its shape, each with its factor; None for anything else."""
+    """The two sides of a sum or difference, each with its factor; None for anything else. One may be broadcast."""
     if value.kind not in ("add", "sub") or len(value.inputs) != 2:
         return None
     first, second = value.inputs
-    if first.shape != value.shape or second.shape != value.shape:
+    if value.shape not in (first.shape, second.shape):
         return None
     return (first, 1.0), (second, value.alpha if value.kind == "add" else -value.alpha)
 
