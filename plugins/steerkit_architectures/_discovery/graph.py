@@ -75,7 +75,8 @@ class Value:
     @property
     def copied(self) -> Value | None:
         """What this is a copy, a cast, or a view of that keeps each token's vector; None where it is none."""
-        if self.op not in COPIES or not self.inputs:
+        nothing = self.kind in ("add", "sub") and len(self.inputs) == 1 and self.numbers == (0.0,)
+        if not nothing and (self.op not in COPIES or not self.inputs):
             return None
         one = self.inputs[0]
         if one.shape == self.shape:
