@@ -16,7 +16,7 @@ from steerkit.checkpoints import folder_fault, gguf_fault, tokenizer_fault
 from steerkit.errors import ModelError, nearest
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model, readable_path
-from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH, can_be_hub_id
+from steerkit.sources import TINY, TINY_NAMES, TINY_SPECIAL_TOKENS, TINY_WIDTH, can_be_hub_id, tiny_layers
 from steerkit.types.contexts import context_limit
 
 _DEPTH_KEYS: Final = ("num_hidden_layers", "n_layer")
@@ -33,9 +33,9 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
     """
     if source.startswith(TINY):
         model_type = source.removeprefix(TINY)
-        if model_type not in TINY_MODEL_TYPES:
-            raise ModelError(f"no tiny model {model_type!r}. {nearest(model_type, TINY_MODEL_TYPES, 'tiny model')}")
-        return PlannedModel(source, model_type, TINY_LAYERS, None, TINY_WIDTH), ModelFacts(model_type, {})
+        if model_type not in TINY_NAMES:
+            raise ModelError(f"no tiny model {model_type!r}. {nearest(model_type, TINY_NAMES, 'tiny model')}")
+        return PlannedModel(source, model_type, tiny_layers(model_type), None, TINY_WIDTH), ModelFacts(model_type, {})
     folder = model_folder(source, revision)
     config = object_or_empty(folder / "config.json") if folder is not None else {}
     if not config:
