@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from steerkit.api.architecture import Layout
     from steerkit.engine.prompts.roles import RoleToken
-    from steerkit.engine.sites.selftest import Check, SelfTestReport
+    from steerkit.engine.sites.checks import Check
+    from steerkit.engine.sites.selftest import SelfTestReport
     from steerkit.session.model import LiveModel
 
 

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Block, Layout, Tap
+from steerkit.engine.sites.checks import Check
 from steerkit.engine.sites.evaluating import uncompiled
 from steerkit.engine.sites.finite import not_finite, told
+from steerkit.engine.sites.selftest_heads import check_heads_apart
+from steerkit.engine.sites.selftest_mixing import check_mixing
 from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
 from steerkit.engine.sites.taps import submodule
 from steerkit.errors import SelfTestError, SiteError
@@ -23,37 +26,6 @@ from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was tested.
-
-    Args:
-        name: of the check.
-        meaning: what holds when it passes.
-        passed: whether it does.
-        max_abs_error: the largest error that was measured; None where the check measures no number.
-        tolerance: what the error at ``site`` may be, from the precision of the model's dtype.
-        site: where it first fails; the worst place when it passes.
-        detail: what else there is to know.
-    """
-
-    name: str
-    meaning: str
-    passed: bool
-    max_abs_error: float | None = None
-    tolerance: float | None = None
-    site: str = ""
-    detail: str = ""
-
-    @property
-    def numbers(self) -> str:
-        """What was found, as the end of a sentence that says what was expected."""
-        found = f" {self.detail}" if self.detail else ""
-        if self.max_abs_error is None or self.tolerance is None:
-            return found
-        return f"{found} Error {self.max_abs_error:.3g}, allowed {self.tolerance:.3g}."
 
 
 @dataclass(frozen=True)
@@ -159,6 +131,8 @@ def _run_checks(on: Bench) -> list[Check]:
         _check_resid_mid(on, trace),
         _check_projections(on, trace),
         _check_head_out(on, trace),
+        check_heads_apart(on),
+        check_mixing(on),
         _check_logits(on, trace),
         _check_edited(on),
         _check_coverage(on),

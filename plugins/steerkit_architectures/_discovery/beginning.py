@@ -1,0 +1,100 @@
+"""Where the embedding enters the stream, and which tables it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from steerkit.api.architecture import Tap
+from steerkit_architectures._discovery.chain import Link
+from steerkit_architectures._discovery.graph import SHAPE_ALONE, Call, Graph, Value, times
+from steerkit_architectures._discovery.writers import tap_at
+
+@dataclass(frozen=True)
+class Beginning:
+    """The beginning of the stream, as ``Layout`` says it."""
+
+    embed: Tap
+    is_first_resid_pre: bool = True
+    weight: str = ""
+    beside: tuple[str, ...] = ()
+    note: str = ""
+
+
+def find_beginning(graph: Graph, first: Link, start: Tap | None) -> Beginning:
+    """Where the embedding is seen, whether it is the first block's input, and of which tables it is a sum."""
+    if start is not None:
+        return Beginning(start, note="The embedding passes a norm within the first block, so it isn't folded.")
+    weight, beside, note = _tables(graph, first)
+    whole = (*graph.shape, first.into.shape[-1])
+    copies = [copy for copy in first.into.copies if copy.index <= first.call.start and copy.shape == whole]
+    ports = [
+        (port.call, copy)
+        for copy in copies
+        for port in copy.out_of
+        if port.leads and graph.once(port.call) and port.call.stop <= first.call.start
+    ]
+    if not ports:
+        return Beginning(_at_block(first), True, weight, beside, note)
+    call, tapped = min(ports, key=lambda one: (not isinstance(one[0].module, nn.Embedding), one[0].depth, -one[0].stop))
+    alone = _is_alone(call, tapped, copies, first)
+    return Beginning(Tap(call.path), alone, weight, beside, note)
+
+
+def _at_block(first: Link) -> Tap:
+    port = next(port for port in first.into.into if port.call is first.call)
+    return tap_at(port, first.into, first.call, output=False)
+
+
+def _is_alone(call: Call, tapped: Value, copies: list[Value], first: Link) -> bool:
+    """Whether what the tap shows is read by the first block alone."""
+    for copy in copies:
+        if copy.index < tapped.index:
+            continue
+        for user in copy.users:
+            inside = first.call.holds(user) or call.holds(user)
+            if user.copied is not copy and not inside and user.op not in SHAPE_ALONE:
+                return False
+    return True
+
+
+def _tables(graph: Graph, first: Link) -> tuple[str, tuple[str, ...], str]:
+    """The table of the tokens, those that are added beside it, and a note where the embedding is anything else."""
+    tokens: list[str] = []
+    beside: list[str] = []
+    todo = [(first.into, 1.0)]
+    while todo:
+        value, factor = todo.pop()
+        origin = value.origin
+        owner = _table_of(graph, origin)
+        if owner is not None and origin.of_tokens:
+            tokens.append(owner.path)
+        elif owner is not None and factor == 1.0:
+            beside.append(owner.path)
+        elif (sides := _sides(origin)) is not None:
+            todo += [(side, factor * own) for side, own in sides[::-1]]
+        elif (product := times(origin)) is not None and product[1] is not None:
+            todo.append((product[0], factor * product[1]))
+        else:
+            where = graph.owner(origin).path or "the model"
+            made = origin.name or f"made by {origin.op} in {where}"
+            return "", (), f"A part of the embedding is {made}, not the rows of a table, so it isn't folded."
+    if len(tokens) != 1:
+        return "", (), f"The embedding is a sum of rows of {len(tokens)} tables of tokens, so it isn't folded."
+    return tokens[0], tuple(beside), ""
+
+
+def _sides(value: Value) -> list[tuple[Value, float]] | None:
+    """The sides of a sum of which one is the same for every row of the batch."""
+    if value.kind != "add" or len(value.inputs) != 2:
+        return None
+    return [(value.inputs[0], 1.0), (value.inputs[1], value.alpha)]
+
+
+def _table_of(graph: Graph, value: Value) -> Call | None:
+    """The call of an embedding module of which a value is rows."""
+    if value.op != "embedding":
+        return None
+    owner = graph.owner(value)
+    return owner if isinstance(owner.module, nn.Embedding) and graph.once(owner) else None
