@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from steerkit.errors import nearest
+
 TINY: Final = "tiny-random:"
 """What the sources of tiny random models begin with."""
 
@@ -45,7 +47,20 @@ TINY_VARIANTS: Final = (
 )
 """Types with other keys in their configs, which changes what their blocks are."""
 
-TINY_NAMES: Final = tuple(dict.fromkeys((*TINY_MODEL_TYPES, *CAUSAL_TYPES, *TINY_VARIANTS)))
+TINY_CANNOT_RUN: Final[dict[str, str]] = {
+    "gemma3n": "its vision tower is built with the package timm, even where only text is read",
+    "gemma4_assistant": "a draft model, which reads another model's stream and keys in place of a prompt",
+    "gemma4_unified_assistant": "a draft model, which reads another model's stream and keys in place of a prompt",
+    "musicgen": "its causal class doesn't take the config of its own type, and reads codes of sound in place of text",
+    "musicgen_melody": (
+        "its causal class doesn't take the config of its own type, and reads codes of sound in place of text"
+    ),
+}
+"""Types that a prompt can't be run through on a machine without accelerators or packages for images, and why."""
+
+TINY_NAMES: Final = tuple(
+    name for name in dict.fromkeys((*TINY_MODEL_TYPES, *CAUSAL_TYPES, *TINY_VARIANTS)) if name not in TINY_CANNOT_RUN
+)
 """Everything that may stand behind ``tiny-random:``."""
 
 TINY_SPECIAL_TOKENS: Final = ("<pad>", "<|end|>", "<|begin|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -63,6 +78,14 @@ _LONGEST_HUB_ID: Final = 96
 def can_be_hub_id(source: str) -> bool:
     """Whether the hub could have a model of this name, by the hub's own rules for names."""
     return _HUB_ID.fullmatch(source) is not None and len(source) <= _LONGEST_HUB_ID
+
+
+def no_tiny(name: str) -> str:
+    """Why there is no tiny random model of a name, or which there are: a sentence, empty where there is one."""
+    if name in TINY_NAMES:
+        return ""
+    reason = TINY_CANNOT_RUN.get(name)
+    return nearest(name, TINY_NAMES, "tiny model") if reason is None else f"{reason[0].upper()}{reason[1:]}."
 
 
 def tiny_layers(name: str) -> int:

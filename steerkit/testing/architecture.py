@@ -205,7 +205,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
             output = _pass(built.model, ids, mask, 0, max(LENGTHS), None, use_cache=True)
             stepwise = [output.logits]
             for column in range(max(LENGTHS), ids.shape[1]):
-                cache = output.past_key_values
+                cache = getattr(output, _cache_name(built.model))
                 output = _pass(built.model, ids, mask, column, column + 1, cache, use_cache=True)
                 stepwise.append(output.logits)
         real = mask.bool()
@@ -331,9 +331,17 @@ def _pass(
     return model(
         input_ids=ids[:, start:stop],
         attention_mask=mask[:, :stop],
-        past_key_values=cache,
         use_cache=use_cache,
+        **{_cache_name(model): cache},
         **told,
+    )
+
+
+def _cache_name(model: PreTrainedModel) -> str:
+    """What a model calls what it keeps of tokens that it has read, among its arguments and in its outputs."""
+    return next(
+        (name for name in ("past_key_values", "cache_params", "state") if name in _arguments(model)),
+        "past_key_values",
     )
 
 

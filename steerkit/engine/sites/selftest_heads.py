@@ -42,6 +42,7 @@ GOLDEN: Final = (5**0.5 - 1) / 2
 WHOLE: Final = 0.9
 """The share of a head's columns that are seen to change when all do: some change by chance less than rounding."""
 
+
 def check_heads_apart(on: Bench) -> Check:
     """Whether heads are cut as declared, in every block that has some."""
     meaning = "a head's own values change without those of other heads, and all of them at once"

@@ -257,14 +257,3 @@ VARIANTS: Final[dict[str, tuple[str, Keys]]] = {
 def variant_of(name: str) -> tuple[str, Keys]:
     """The type that a name stands for, and what it changes of it."""
     return VARIANTS.get(name, (name, {}))
-
-CANNOT_RUN: Final[dict[str, str]] = {
-    "gemma3n": "its vision tower is built with the package timm, even where only text is read",
-    "gemma4_assistant": "a draft model, which reads another model's stream and keys in place of a prompt",
-    "gemma4_unified_assistant": "a draft model, which reads another model's stream and keys in place of a prompt",
-    "musicgen": "its causal class doesn't take the config of its own type, and reads codes of sound in place of text",
-    "musicgen_melody": (
-        "its causal class doesn't take the config of its own type, and reads codes of sound in place of text"
-    ),
-}
-"""Types that a prompt can't be run through on a machine without accelerators or packages for images, and why."""

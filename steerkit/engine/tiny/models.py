@@ -16,8 +16,8 @@ from torch import nn
 from steerkit.engine.tiny.decoders import VOCABULARY as VOCAB_SIZE
 from steerkit.engine.tiny.decoders import decoder_config
 from steerkit.engine.tiny.qwen import TinyQwenConfig, TinyQwenLMHeadModel
-from steerkit.errors import ModelError, counted, nearest
-from steerkit.sources import TINY_NAMES, TINY_SPECIAL_TOKENS, TINY_WIDTH, tiny_layers
+from steerkit.errors import ModelError, counted
+from steerkit.sources import TINY_SPECIAL_TOKENS, TINY_WIDTH, no_tiny, tiny_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -198,8 +198,8 @@ def tiny_model(
     Raises:
         ModelError: for a model type that isn't among those names.
     """
-    if model_type not in TINY_NAMES:
-        raise ModelError(f"No tiny model {model_type!r}. {nearest(model_type, TINY_NAMES, 'tiny model')}")
+    if why := no_tiny(model_type):
+        raise ModelError(f"No tiny model {model_type!r}. {why}")
     n_layers = tiny_layers(model_type) if n_layers is None else n_layers
     if n_layers < 2 or d_model % 8:
         raise ModelError(f"A tiny model has 2 layers or more and a width that 8 divides, not {n_layers} and {d_model}.")
