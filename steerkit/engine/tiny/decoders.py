@@ -38,10 +38,8 @@ _SIZES: Final[tuple[tuple[int, str], ...]] = (
     (2, "index_n_heads"),
     (4, "rotary_dim index_topk"),
     # A window that short prompts exceed.
-    (
-        4,
-        "sliding_window sliding_window_size attention_window_size window_size attention_chunk_size chunk_size local_attention",
-    ),
+    (4, "sliding_window sliding_window_size attention_window_size window_size local_attention"),
+    (4, "attention_chunk_size chunk_size"),
     # Feed-forward.
     (48, "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim ffn_hidden_size dff dim_ff d_inner"),
     (48, "dense_intermediate_size intermediate_size_mlp shared_intermediate_size feed_forward_size"),
