@@ -67,7 +67,8 @@ def runs(name: str) -> None:
     # BLT reads bytes, and has a vocabulary of its own for them.
     assert logits.shape == (2, 7, 260 if name == "blt" else 288)
     assert bool(logits.isfinite().all()) and 0.1 < float(logits.std()) < 30
-    assert torch.equal(logits, logits_of(tiny_model(name)))
+    # Reformer draws its hashes anew in every pass.
+    assert name == "reformer" or torch.equal(logits, logits_of(tiny_model(name)))
     assert not torch.equal(logits, logits_of(tiny_model(name, seed=1)))
     saved = model.state_dict(keep_vars=True)
     tensors = dict(model.named_parameters()) | {key: one for key, one in model.named_buffers() if key in saved}
