@@ -8,8 +8,11 @@ from torch import nn
 
 from steerkit.api.architecture import Tap
 from steerkit_architectures._discovery.chain import Link
-from steerkit_architectures._discovery.graph import SHAPE_ALONE, Call, Graph, Value, times
+from steerkit_architectures._discovery.graph import LEAF, SHAPE_ALONE, Call, Graph, Value, times
 from steerkit_architectures._discovery.writers import tap_at
+
+_ROWS = frozenset({"embedding", "index", "index_select"})
+
 
 @dataclass(frozen=True)
 class Beginning:
@@ -28,12 +31,12 @@ def find_beginning(graph: Graph, first: Link, start: Tap | None) -> Beginning:
         return Beginning(start, note="The embedding passes a norm within the first block, so it isn't folded.")
     weight, beside, note = _tables(graph, first)
     whole = (*graph.shape, first.into.shape[-1])
-    copies = [copy for copy in first.into.copies if copy.index <= first.call.start and copy.shape == whole]
+    copies = [copy for copy in first.into.copies if copy.index <= first.call.start]
     ports = [
         (port.call, copy)
         for copy in copies
         for port in copy.out_of
-        if port.leads and graph.once(port.call) and port.call.stop <= first.call.start
+        if copy.shape == whole and port.leads and graph.once(port.call) and port.call.stop <= first.call.start
     ]
     if not ports:
         return Beginning(_at_block(first), True, weight, beside, note)
@@ -61,17 +64,14 @@ def _is_alone(call: Call, tapped: Value, copies: list[Value], first: Link) -> bo
 
 def _tables(graph: Graph, first: Link) -> tuple[str, tuple[str, ...], str]:
     """The table of the tokens, those that are added beside it, and a note where the embedding is anything else."""
-    tokens: list[str] = []
-    beside: list[str] = []
+    rows: list[tuple[Value, str, float]] = []
     todo = [(first.into, 1.0)]
     while todo:
         value, factor = todo.pop()
         origin = value.origin
         owner = _table_of(graph, origin)
-        if owner is not None and origin.of_tokens:
-            tokens.append(owner.path)
-        elif owner is not None and factor == 1.0:
-            beside.append(owner.path)
+        if owner is not None:
+            rows.append((origin, owner.path, factor))
         elif (sides := _sides(origin)) is not None:
             todo += [(side, factor * own) for side, own in sides[::-1]]
         elif (product := times(origin)) is not None and product[1] is not None:
@@ -80,9 +80,21 @@ def _tables(graph: Graph, first: Link) -> tuple[str, tuple[str, ...], str]:
             where = graph.owner(origin).path or "the model"
             made = origin.name or f"made by {origin.op} in {where}"
             return "", (), f"A part of the embedding is {made}, not the rows of a table, so it isn't folded."
-    if len(tokens) != 1:
-        return "", (), f"The embedding is a sum of rows of {len(tokens)} tables of tokens, so it isn't folded."
-    return tokens[0], tuple(beside), ""
+    token = _of_tokens(rows)
+    if token is None:
+        return "", (), "The embedding is a sum of rows of several tables of tokens, so it isn't folded."
+    beside = [row for row in rows if row is not token]
+    if any(factor != 1.0 for _, _, factor in beside):
+        return "", (), "A table that is added to the rows of tokens is multiplied by a factor, so it isn't folded."
+    return token[1], tuple(path for _, path, _ in beside), ""
+
+
+def _of_tokens(rows: list[tuple[Value, str, float]]) -> tuple[Value, str, float] | None:
+    """The rows that tokens choose; of several the ones whose indices are the tokens, as positions may count from them."""
+    chosen = [row for row in rows if row[0].of_tokens]
+    if len(chosen) > 1:
+        chosen = [row for row in chosen if row[0].inputs[1].origin.op == LEAF]
+    return chosen[0] if len(chosen) == 1 else None
 
 
 def _sides(value: Value) -> list[tuple[Value, float]] | None:
@@ -94,7 +106,8 @@ def _sides(value: Value) -> list[tuple[Value, float]] | None:
 
 def _table_of(graph: Graph, value: Value) -> Call | None:
     """The call of an embedding module of which a value is rows."""
-    if value.op != "embedding":
+    if value.op not in _ROWS or len(value.inputs) < 2:
         return None
     owner = graph.owner(value)
-    return owner if isinstance(owner.module, nn.Embedding) and graph.once(owner) else None
+    own = value.inputs[0].origin.name.rpartition(".") == (owner.path, ".", "weight")
+    return owner if own and isinstance(owner.module, nn.Embedding) and graph.once(owner) else None

@@ -70,8 +70,8 @@ def _back_from_logits(graph: Graph, last: Link, head: _Head) -> None:
         return
     product = times(value)
     if product is None or product[1] is None:
-        owner = graph.owner(value).path or "the model"
-        reason = f"{value.op} in {owner} stands between the head and the logits"
+        owner = graph.owner(value).path
+        reason = f"{value.op} in {owner or 'the model'} stands between the head and the logits"
         raise refusal("something behind the head", reason, Place(value.op, owner))
     inside, number, _ = product
     if inside.origin.kind == "tanh" and head.scale == 1.0 and head.softcap is None:
@@ -98,8 +98,8 @@ def _tail(graph: Graph, last: Link, head: Call, into: Value) -> tuple[list[Call]
             continue
         product = times(value.origin)
         if product is None or product[1] is None:
-            owner = graph.owner(value.origin).path or "the model"
-            reason = f"{value.origin.op} in {owner} stands between the last block and the head"
+            owner = graph.owner(value.origin).path
+            reason = f"{value.origin.op} in {owner or 'the model'} stands between the last block and the head"
             raise refusal("something before the head", reason, Place(value.origin.op, owner))
         if len(calls) > 1 and not _scales(graph, calls[:-1]):
             raise refusal("a factor before a norm", f"a factor stands before {calls[0].path}", Place("mul", calls[0].path))

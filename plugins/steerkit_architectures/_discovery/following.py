@@ -122,7 +122,7 @@ def _step(graph: Graph, link: Link, value: Value, carrying: set[int]) -> tuple[l
 def _multiplied(graph: Graph, link: Link, value: Value, by: Value | None) -> NotASum:
     owner = graph.owner(value)
     where = Place(value.op, owner.path, link.layer)
-    if owner is not link.call and is_norm(graph.operations(value, owner.start)):
+    if _is_norm(graph, link, owner, value):
         return _passes_norm(link, owner, where)
     what = (by.origin.name or f"what {by.origin.op} gives") if by is not None else "a number"
     if by is not None and by.size == 1:
@@ -186,6 +186,12 @@ def _leaves(end: Value) -> list[Value]:
     return found
 
 
+def _is_norm(graph: Graph, link: Link, owner: Call, value: Value) -> bool:
+    """Whether a value is what a norm gives: torch's own, or one that a module of its own computes."""
+    computes = owner is not link.call and not list(owner.module.children())
+    return is_norm({value.op}) or (computes and is_norm(graph.operations(value, owner.start)))
+
+
 def _passes_norm(link: Link, owner: Call, where: Place) -> NotASum:
     what = f"{owner.path} ({type(owner.module).__name__})"
     return NotASum(f"in {link.call.path} the stream itself passes the norm {what}, so it is no sum", where)
@@ -197,8 +203,7 @@ def _lost(graph: Graph, link: Link, value: Value) -> NotASum:
     where = Place(value.op, owner.path, link.layer)
     if link.into.origin.index not in graph.made_of(value):
         return NotASum(f"what {link.call.path} gives isn't made of its input", where)
-    near = graph.operations(value, owner.start) if owner is not link.call else {value.op}
-    if is_norm(near):
+    if _is_norm(graph, link, owner, value):
         return _passes_norm(link, owner, where)
     if value.kind in ("add", "sub"):
         reason = f"{link.call.path} gives a sum of which its input is no part"

@@ -75,7 +75,8 @@ class Value:
     @property
     def copied(self) -> Value | None:
         """What this is a copy, a cast, or a view of that keeps each token's vector; None where it is none."""
-        if self.op not in COPIES or not self.inputs:
+        nothing = self.kind in ("add", "sub") and len(self.inputs) == 1 and self.numbers == (0.0,)
+        if not nothing and (self.op not in COPIES or not self.inputs):
             return None
         one = self.inputs[0]
         if one.shape == self.shape:
@@ -249,11 +250,11 @@ def times(value: Value) -> tuple[Value, float | None, Value | None] | None:
 
 
 def added(value: Value) -> tuple[tuple[Value, float], tuple[Value, float]] | None:
-    """The two sides of a sum or difference of two values of its shape, each with its factor; None for anything else."""
+    """The two sides of a sum or difference, each with its factor; None for anything else. One may be broadcast."""
     if value.kind not in ("add", "sub") or len(value.inputs) != 2:
         return None
     first, second = value.inputs
-    if first.shape != value.shape or second.shape != value.shape:
+    if value.shape not in (first.shape, second.shape):
         return None
     return (first, 1.0), (second, value.alpha if value.kind == "add" else -value.alpha)
 

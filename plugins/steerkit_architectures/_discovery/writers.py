@@ -67,7 +67,7 @@ def _parts(graph: Graph, link: Link, value: Value, factor: float) -> list[tuple[
 
 def tap_of(graph: Graph, value: Value, within: Call) -> Tap | None:
     """The outermost module below a block that gives a value, or one that alone reads it; None where there is none."""
-    width = value.shape[-1]
+    width = value.shape[-1] if value.shape else 0
     copies = [copy for copy in value.copies if within.start <= copy.index <= within.stop]
     for shape in ((*graph.shape, width), (graph.shape[0] * graph.shape[1], width)):
         here = [copy for copy in copies if copy.shape == shape]
@@ -113,7 +113,7 @@ def _not_tapped(
         by = product[2]
         name = by.origin.name or f"what {by.origin.op} gives"
         return NotASum(f"in {block} a contribution is multiplied by {name} {list(by.shape)} outside of any module", where)
-    for port, copy in graph.outputs(value.copies, link.call):
+    for port, copy in sorted(graph.outputs(value.copies, link.call), key=lambda item: item[0].call.depth):
         if not graph.once(port.call):
             runs = len(graph.calls_of(port.call.module))
             return NotASum(f"{port.call.path}, which contributes in {block}, runs {runs} times in one pass", where)
