@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Block, Layout, Tap
+from steerkit.engine.sites.behaviours import Behaviours, behaviours_of
 from steerkit.engine.sites.checks import Check
 from steerkit.engine.sites.evaluating import uncompiled
 from steerkit.engine.sites.finite import not_finite, told
@@ -38,6 +39,7 @@ class SelfTestReport:
         checks: in the order in which they build on each other.
         sites: every site with its module and the side of it.
         not_finite: of a model that fails, the parameters and buffers that hold NaN or infinite values.
+        behaviours: how it behaves without steering, of a model that passes. No model is refused for them.
     """
 
     adapter: str
@@ -45,6 +47,12 @@ class SelfTestReport:
     checks: tuple[Check, ...]
     sites: tuple[tuple[Site, Tap], ...]
     not_finite: tuple[str, ...] = ()
+    behaviours: tuple[Check, ...] = ()
+
+    @property
+    def behaves(self) -> Behaviours:
+        """The same in three words, for what runs passes."""
+        return Behaviours.of(self.behaviours)
 
     @property
     def passed(self) -> bool:
@@ -59,6 +67,7 @@ class SelfTestReport:
             "passed": self.passed,
             "not_finite": list(self.not_finite),
             "checks": [_plain(check) for check in self.checks],
+            "behaviours": [_plain(check) for check in self.behaviours],
             "sites": [{"site": str(site), "module": tap.module, "side": tap.side} for site, tap in self.sites],
         }
 
@@ -109,8 +118,9 @@ def self_test(model: PreTrainedModel, layout: Layout, *, seed: int = 0, adapter:
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
     with uncompiled(), bench(model, layout, seed) as on:
         checks, sites = tuple(_run_checks(on)), tuple(on.taps.items())
-    broken = () if all(check.passed for check in checks) else not_finite(model)
-    return SelfTestReport(adapter, model_type, checks, sites, broken)
+        passed = all(check.passed for check in checks)
+        behaviours = behaviours_of(on) if passed else ()
+    return SelfTestReport(adapter, model_type, checks, sites, () if passed else not_finite(model), behaviours)
 
 
 def _run_checks(on: Bench) -> list[Check]:

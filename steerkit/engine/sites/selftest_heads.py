@@ -36,11 +36,11 @@ PLAIN: Final = 3
 """Rows in which nothing is pushed, which tell what a model's own noise is."""
 RUN: Final = 3
 """How many changed columns side by side are more than single values beside each other."""
-CLEAR: Final = 16.0
-"""From how many times the allowance on a change is one that every column of a head takes part in."""
+CLEAR: Final = 8.0
+"""How many times rounding half of what changes in a head changes at least, where all that takes part is to be seen."""
+WHOLE: Final = 0.8
+"""The share of a head's columns that are seen to change when all do: a few change less than rounding by chance."""
 GOLDEN: Final = (5**0.5 - 1) / 2
-WHOLE: Final = 0.9
-"""The share of a head's columns that are seen to change when all do: some change by chance less than rounding."""
 
 
 def check_heads_apart(on: Bench) -> Check:
@@ -217,22 +217,22 @@ def _column(place: int, width: int) -> int:
 def _fault(seen: Tensor, heads: Heads, pushes: int) -> str:
     """What speaks against how heads are cut, from their values ``[rows, LAST, n_heads * d_head]``; empty: nothing."""
     wide = seen.to("cpu", torch.float64)
-    noise = (wide[1:PLAIN] - wide[0]).abs().amax(0)
-    allowed = 4 * noise + 2 * torch.finfo(seen.dtype).eps * wide.abs().amax((0, 1))
-    changes = (wide[PLAIN : PLAIN + pushes] - wide[0]).abs() / allowed.clamp(min=torch.finfo(torch.float64).tiny)
+    usual, pushed = wide[0], wide[PLAIN : PLAIN + pushes]
+    noise = 4 * (wide[1:PLAIN] - usual).abs().amax(0)
+    rounding = torch.finfo(seen.dtype).eps * torch.maximum(pushed.abs(), usual.abs())
+    tiny = torch.finfo(torch.float64).tiny
     alone = False
-    for change in changes.amax(1):
+    for change in ((pushed - usual).abs() / (noise + rounding).clamp(min=tiny)).amax(1):
         if not bool(change.isfinite().all()) or not _in_one_piece(change > 1):
             continue
         by_head = change.view(heads.n_heads, heads.d_head)
-        shares = (by_head > 1).double().mean(1)
-        touched = shares > 0
-        in_part = touched & (shares < WHOLE)
-        if bool((in_part & (by_head.amax(1) > CLEAR)).any()):
-            head = int((in_part & (by_head.amax(1) > CLEAR)).nonzero()[0])
-            part = f"{int((by_head[head] > 1).sum())} of the {heads.d_head} columns"
-            return f"What changes together holds {part} of head {head}: heads are cut otherwise."
-        alone = alone or (int(touched.sum()) == 1 and not bool(in_part.any()))
+        touched = [head for head in range(heads.n_heads) if bool((by_head[head] > 1).any())]
+        clear = [head for head in touched if float(by_head[head][by_head[head] > 1].median()) > CLEAR]
+        in_part = [head for head in clear if float((by_head[head] > 1).double().mean()) < WHOLE]
+        if in_part:
+            part = f"{int((by_head[in_part[0]] > 1).sum())} of the {heads.d_head} columns"
+            return f"What changes together holds {part} of head {in_part[0]}: heads are cut otherwise."
+        alone = alone or (len(touched) == len(clear) == 1)
     return "" if alone else "Nothing changes one head alone: heads are cut otherwise, or can't be told apart there."
 
 
