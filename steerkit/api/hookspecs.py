@@ -190,6 +190,7 @@ class ArchitectureSpec(Spec):
         note: a limitation that ``steerkit check`` and ``steerkit plugins`` show.
         refusal_tokens: ``{vocabulary size of the config: {token id: its text}}``: with what tokens models of the family
             begin when they decline. They are used where the model's own tokenizer has that text at that id.
+        fallback: claims what no other adapter claims or refuses by name.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -199,10 +200,11 @@ class ArchitectureSpec(Spec):
     refuses: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     refusal_tokens: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+    fallback: bool = False
 
     def claims(self, facts: ModelFacts) -> bool:
-        """Whether this adapter is one for the checkpoint."""
-        known = facts.model_type in self.model_types
+        """Whether this adapter is one for the checkpoint: by its model type, or as a fallback for any."""
+        known = self.fallback or facts.model_type in self.model_types
         return known and (self.recognise is None or self.recognise(facts))
 
 
