@@ -39,7 +39,7 @@ def from_plain(kind: type[T], value: Any, where: str = "layout") -> T:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     known = get_type_hints(kind)
     return {field.name: known[field.name] for field in fields(kind)}
 

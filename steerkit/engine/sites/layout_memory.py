@@ -63,16 +63,18 @@ def layout_key(model: PreTrainedModel, adapter: ArchitectureAdapter) -> str | No
     if any(_is_altered(module) for module in model.modules()):
         return None
     classes = {cls for module in model.modules() for cls in type(module).__mro__ if cls is not object}
-    model_code, adapter_code = _hash_of_classes(classes), _hash_of_package(type(adapter).__module__.partition(".")[0])
-    if model_code is None or adapter_code is None:
+    model_code = _hash_of_classes(classes)
+    written = [cls.__module__ for cls in type(adapter).__mro__ if cls not in ArchitectureAdapter.__mro__]
+    adapter_code = [_hash_of_package(module) for module in dict.fromkeys(written)]
+    if model_code is None or None in adapter_code:
         return None
     facts = {
         "config": config_values(model.config),
         "implementations": sorted(_implementations(model.config)),
         "modules": _hash_of_lines(_module_lines(model)),
         "model code": model_code,
-        "adapter": f"{type(adapter).__module__}.{type(adapter).__qualname__} {adapter_code}",
-        "contract": _hash_of_package(api.__name__),
+        "adapter": [type(adapter).__module__, type(adapter).__qualname__, *adapter_code],
+        "contract": _hash_of_files(sorted(Path(api.__path__[0]).glob("*.py"))),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "stand-ins": {name: _version(name) for name in _STAND_INS},
@@ -181,12 +183,14 @@ def _named(module: Any, qualname: str) -> Any:
 
 
 def _hash_of_package(name: str) -> str | None:
-    """Hash of all that is written in a package, or in a module that is in none."""
-    module = sys.modules.get(name)
-    file = getattr(module, "__file__", None)
-    if file is None:
+    """Hash of all that is written in the outermost package of a module that has a file, or in the module itself."""
+    parts = name.split(".")
+    above = (sys.modules.get(".".join(parts[: place + 1])) for place in range(len(parts)))
+    # A namespace package has no file, and whatever lies in it besides is no part of this one.
+    module = next((one for one in above if getattr(one, "__file__", None)), None)
+    if module is None or module.__file__ is None:
         return None
-    path = Path(file)
+    path = Path(module.__file__)
     return _hash_of_files(sorted(path.parent.rglob("*.py")) if hasattr(module, "__path__") else [path])
 
 
