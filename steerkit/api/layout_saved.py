@@ -31,7 +31,8 @@ def from_plain(kind: type[T], value: Any, where: str = "layout") -> T:
     """
     if not isinstance(value, Mapping):
         raise ArtifactError(f"{where} is {_shown(value)}, not a mapping of the fields of {kind.__name__}.")
-    hints = _hints(kind)
+    written: Any = kind  # what is cached by a class wants no type variable
+    hints = _hints(written)
     odd = sorted(map(str, value.keys() ^ hints.keys()))
     if odd:
         raise ArtifactError(f"{where} doesn't have exactly the fields of {kind.__name__}: {', '.join(odd)} differ.")
