@@ -78,12 +78,26 @@ class ModelError(SteerkitError):
 
 
 class UnsupportedModelError(ModelError):
-    """No adapter claims the model, or an adapter refuses it with a reason. ``model_type`` is None where unknown."""
+    """No adapter claims the model, or an adapter refuses it with a reason. ``model_type`` is None where unknown.
+
+    Where the reason was seen in a pass, ``cause`` names it in a few words, ``operation`` is torch's, ``module`` the path
+    of the module in which it ran, and ``layer`` the number of its block, or None outside of the blocks.
+    """
 
     exit_code = 3
 
-    def __init__(self, message: str, model_type: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        model_type: str | None = None,
+        *,
+        cause: str = "",
+        operation: str = "",
+        module: str = "",
+        layer: int | None = None,
+    ) -> None:
         self.model_type = model_type
+        self.cause, self.operation, self.module, self.layer = cause, operation, module, layer
         super().__init__(message)
 
 

@@ -57,7 +57,9 @@ _FORMS: Final = [
     for name, site in HOOK_NAMES.items()
 ]
 _HOOK: Final = re.compile(r"(?:.*\.)?(?P<last>hook_[a-z0-9_]+)(?:\[.*)?")
-_ACCESSOR: Final = re.compile(r"(?P<first>attention_probabilities|[a-z]+_(?:input|output)|next_token_probs|logits)(\[.*)?")
+_ACCESSOR: Final = re.compile(
+    r"(?P<first>attention_probabilities|[a-z]+_(?:input|output)|next_token_probs|logits)(\[.*)?"
+)
 
 
 def own_form(text: str) -> str:
