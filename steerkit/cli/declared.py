@@ -66,6 +66,7 @@ def adapter_module(
     body = f"{read}{_INDENT * 2}return {top}\n\n{blocks}"
     streams = _used(body, _CONSTANTS.values())
     any_type = ", Any" if "Any" in blocks else ""
+    modules = _plain(tuple(block.module for block in layout.blocks))
     return _MODULE.format(
         name=name,
         # What stands in a text of ours can be no end of it.
@@ -89,7 +90,7 @@ def config_sizes(config: Any) -> dict[str, int]:
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
         try:
             value = getattr(config, name, None)
-        except Exception:  # noqa: BLE001 - a config whose layers differ raises, and so says no number for all of them
+        except Exception:  # a config whose layers differ says no number for all of them, in an error of its own
             continue
         if isinstance(value, int):
             found[name] = value
@@ -148,27 +149,29 @@ def _methods(layout: Layout, kinds: Sequence[_Kind]) -> str:
     given = ", config: Any" if any("config." in _flat(kind.block) for kind in kinds) else ""
     passed = ", config" if given else ""
     pattern = _pattern(layout)
-    path = f'f"{pattern}"' if pattern else "_PATHS[layer]"
-    lines = [f"def block(self, layer: int{given}) -> Block:"]
+    lines = [f"    def block(self, layer: int{given}) -> Block:"]
+    lines += [f'        """Declare one block{", of whichever kind it is" if len(kinds) > 1 else ""}."""']
+    lines += [f"        path = {f'f{chr(34)}{pattern}{chr(34)}' if pattern else '_PATHS[layer]'}"]
     if len(kinds) == 1:
-        lines += ['    """Declare one block."""', f"    path = {path}", f"    return {_shown(kinds[0].block, 1)}"]
-        return textwrap.indent("\n".join(lines), _INDENT)
-    lines += ['    """Declare one block, of whichever kind it is."""', f"    path = {path}"]
+        return "\n".join([*lines, f"        return {_shown(kinds[0].block, 2)}"])
     # The kind of most layers comes last, where no condition names them.
     *some, most = sorted(kinds, key=lambda kind: (len(kind.layers), kind.layers))
     for kind in sorted(some, key=lambda kind: kind.layers):
-        lines += [f"    if layer {_among(kind.layers)}:", f"        return self.as_{kind.layers[0]}(path{passed})"]
-    lines += [f"    return self.as_{most.layers[0]}(path{passed})"]
+        lines += [
+            f"        if layer {_among(kind.layers)}:",
+            f"            return self.as_{kind.layers[0]}(path{passed})",
+        ]
+    lines += [f"        return self.as_{most.layers[0]}(path{passed})"]
     for kind in kinds:
         first, *others = kind.layers
         declared = f"a block as {first} is, and {counted(len(others), 'other')}" if others else f"block {first}"
         lines += [
             "",
-            f"def as_{first}(self, path: str{given}) -> Block:",
-            f'    """Declare {declared}."""',
-            f"    return {_shown(kind.block, 1)}",
+            f"    def as_{first}(self, path: str{given}) -> Block:",
+            f'        """Declare {declared}."""',
+            f"        return {_shown(kind.block, 2)}",
         ]
-    return textwrap.indent("\n".join(lines), _INDENT, lambda line: bool(line.strip()))
+    return "\n".join(lines)
 
 
 def _among(layers: Sequence[int]) -> str:
@@ -207,7 +210,7 @@ def _call(value: Any, path: str | None = None, written: Mapping[str, str] | None
 
 
 def _plain(value: Any, path: str | None = None, written: Mapping[str, str] | None = None) -> _Node:
-    """Any value of a layout as an expression; ``path`` is the block's, which texts that begin with it are written by."""
+    """Any value of a layout as an expression; ``path`` is the block's, by which texts that begin so are written."""
     if is_dataclass(value):
         return _call(value, path, written)
     if isinstance(value, tuple):

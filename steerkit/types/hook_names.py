@@ -1,7 +1,7 @@
 """Names of places in a model that people know from TransformerLens and nnterp, and the sites that they mean here.
 
 The one table of them. A name means the site as it is verified on the model: a contribution as it is added to the
-stream, also where those libraries read what a module of a given name puts out. ``docs/sites.md`` tells where these differ.
+stream, also where those libraries read what a module of a given name puts out (``docs/sites.md`` tells where).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOOK_NAMES: Final[Mapping[str, str]] = {
     "mlps_output[<layer>]": "blocks.<layer>.mlp_out",
     "layers_output[<layer>]": "blocks.<layer>.resid_post",
 }
-"""Name to site. A layer may be what patterns have in its place: ``*``, ``8-20``, ``[0.6]``; behind ``hook_z`` a head."""
+"""Name to site. In a layer's place may stand what patterns have there: ``*``, ``8-20``, ``[0.6]``."""
 
 _SCORES: Final = "there is no site within attention before its heads' outputs"
 _READ_ONLY: Final = "what a module reads behind a norm is no part of the stream; edit the stream before it"
