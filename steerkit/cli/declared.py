@@ -66,7 +66,6 @@ def adapter_module(
     body = f"{read}{_INDENT * 2}return {top}\n\n{blocks}"
     streams = _used(body, _CONSTANTS.values())
     any_type = ", Any" if "Any" in blocks else ""
-    modules = _plain(tuple(block.module for block in layout.blocks))
     return _MODULE.format(
         name=name,
         # What stands in a text of ours can be no end of it.
@@ -77,9 +76,7 @@ def adapter_module(
         streams=f"from steerkit.types import {', '.join(streams)}\n" if streams else "",
         adapter=class_name(name),
         refines=f"{_INDENT * 3}refines={_shown(_plain(tuple(refines)), 3)},\n" if refines else "",
-        paths=""
-        if _pattern(layout)
-        else f"\n_PATHS = {_shown(_plain(tuple(one.module for one in layout.blocks)), 0)}\n",
+        paths=_paths(layout),
         body=body,
     )
 
@@ -194,6 +191,11 @@ def _pattern(layout: Layout) -> str:
     return ""
 
 
+def _paths(layout: Layout) -> str:
+    """The constant with the blocks' paths, where these have no form in common."""
+    return "" if _pattern(layout) else f"\n_PATHS = {_shown(_plain(tuple(one.module for one in layout.blocks)), 0)}\n"
+
+
 def _call(value: Any, path: str | None = None, written: Mapping[str, str] | None = None) -> _Call:
     """A dataclass of the contract as the call that makes it, without what is the default anyway."""
     name, parts, bare = type(value).__name__, list[tuple[str, _Node]](), True
@@ -242,7 +244,7 @@ def _shown(node: _Node, depth: int, before: int = len("return ")) -> str:
         if not node.startswith('"'):
             return node
         text = json.loads(node)
-        room = _WIDTH - len(inner) - 12  # for quotes, and for what is escaped
+        room = _WIDTH - len(inner) - len('""')
         pieces = textwrap.wrap(text, room, drop_whitespace=False, break_on_hyphens=False, replace_whitespace=False)
         lines = [f"{inner}{json.dumps(piece, ensure_ascii=False)}" for piece in pieces]
         return "\n".join(["(", *lines, f"{outer})"])
