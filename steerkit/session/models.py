@@ -174,17 +174,18 @@ def live_model(
 ) -> LiveModel:
     """A loaded model with the adapter that was chosen for it. See ``load_model``."""
     from steerkit.engine.runtime.copies import with_nothing_on_model
+    from steerkit.engine.sites.layout_memory import layout_of
     from steerkit.engine.sites.selftest_memory import require_tested
     from steerkit.session.model import LiveModel
 
-    try:
-        layout = cast(ArchitectureAdapter, implementation(spec)()).layout(loaded.model)
-    except UnsupportedModelError as error:
-        error.model_type = loaded.facts.model_type
-        raise
-    if self_test:
-        # Somebody may be steering the model already, in this context or in another.
-        with with_nothing_on_model(loaded.model):
+    # Somebody may be steering the model already, in this context or in another.
+    with with_nothing_on_model(loaded.model):
+        try:
+            layout = layout_of(loaded.model, cast(ArchitectureAdapter, implementation(spec)()))
+        except UnsupportedModelError as error:
+            error.model_type = loaded.facts.model_type
+            raise
+        if self_test:
             require_tested(loaded.model, layout, loaded.weights_hash, spec.name)
     return LiveModel(
         loaded.model,
