@@ -28,7 +28,7 @@ def main() -> None:
     if unknown := sorted(set(asked.types) - set(NAMES)):
         parser.error(f"no such type: {', '.join(unknown)}")
     names, far = tuple(asked.types) or NAMES, Far("decoders")
-    far.say(f"{counted(len(names), 'type')}, about {4 if not asked.quick else 0.3:g} s each on a core")
+    far.say(f"{counted(len(names), 'type')}, about {0.3 if asked.quick else 2:g} s each on a core")
     found: dict[str, Row] = {}
     for row in rows(names, asked.jobs, quick=asked.quick):
         found[row.type] = row

@@ -124,7 +124,9 @@ def _found(name: str, adapter: str, model: PreTrainedModel) -> Row:
         "a block is no sum" if layout.not_a_sum else "",
         layout.not_a_sum,
         adapter,
-        writers=tuple(dict.fromkeys(", ".join(writer.stream for writer in block.writers) for block in layout.blocks)),
+        writers=tuple(
+            dict.fromkeys(", ".join(one.stream for one in block.writers) for block in layout.blocks if block.writers)
+        ),
         heads=_of_blocks(layout, lambda block: block.heads is not None),
         absent=tuple(_absent(layout)),
         experts=_experts(model, layout),
