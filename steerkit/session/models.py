@@ -181,19 +181,20 @@ def live_model(
     """A loaded model with the adapter that was chosen for it. See ``load_model``."""
     from steerkit.engine.runtime.copies import with_nothing_on_model
     from steerkit.engine.sites.behaviours import Behaviours
+    from steerkit.engine.sites.layout_memory import layout_of
     from steerkit.engine.sites.tested import Tested, require_tested
     from steerkit.session.model import LiveModel
 
     adapter = cast(ArchitectureAdapter, implementation(spec)())
-    try:
-        layout = adapter.layout(loaded.model)
-    except UnsupportedModelError as error:
-        error.model_type = loaded.facts.model_type
-        raise
-    found = Tested(layout, Behaviours())
-    if self_test:
-        # Somebody may be steering the model already, in this context or in another.
-        with with_nothing_on_model(loaded.model):
+    # Somebody may be steering the model already, in this context or in another.
+    with with_nothing_on_model(loaded.model):
+        try:
+            layout = layout_of(loaded.model, adapter)
+        except UnsupportedModelError as error:
+            error.model_type = loaded.facts.model_type
+            raise
+        found = Tested(layout, Behaviours())
+        if self_test:
             found = require_tested(loaded.model, layout, adapter, name=spec.name, weights_hash=loaded.weights_hash)
     return LiveModel(
         loaded.model,
