@@ -172,6 +172,11 @@ class Layout:
         return (*((self.final_norm,) if self.final_norm else ()), *self.between, self.head)
 
     @property
+    def behind_base(self) -> tuple[str, ...]:
+        """Those of ``behind`` that the base model doesn't run."""
+        return tuple(path for path in self.behind if not path.startswith(f"{self.base}."))
+
+    @property
     def not_a_sum(self) -> str:
         """Why the stream is no sum of what writes to it; empty where it is one."""
         return next((block.not_a_sum for block in self.blocks if block.not_a_sum), "")

@@ -36,18 +36,24 @@ def _alike(layout: Layout) -> list[tuple[str, str, str]]:
 
 
 def _streams(block: Block) -> list[str]:
-    streams = [RESID_PRE]
+    streams = [f"{RESID_PRE} (at {block.start.module})" if block.start else RESID_PRE]
     if block.heads is not None:
         streams.append(f"{HEAD_OUT} ({block.heads.n_heads} of width {block.heads.d_head})")
     for place, writer in enumerate(block.writers):
-        streams.append(writer.stream)
+        kept, factor = block.keep(place), writer.tap.factor
+        if kept != 1.0:
+            streams.append(f"times {number(kept)}")
+        streams.append(f"{writer.stream} (times {number(factor)})" if factor != 1.0 else writer.stream)
         if place == 0 and block.resid_mid is not None:
             streams.append(RESID_MID)
-    return [*streams, f"{RESID_POST} (times {block.scale})" if block.scale else RESID_POST]
+    last = block.keep(len(block.writers))
+    scale = block.scale or (number(last) if last != 1.0 else "")
+    whole = f"{RESID_POST} (times {scale})" if scale else RESID_POST
+    return [*streams, f"{whole}; only the ends: {block.not_a_sum}" if block.not_a_sum else whole]
 
 
 def _end(layout: Layout) -> str:
-    parts = [f"logits: {layout.final_norm}, {layout.head}"]
+    parts = [f"logits: {', '.join(layout.behind)}"]
     if layout.logit_scale != 1.0:
         parts.append(f"times {number(layout.logit_scale)}")
     if layout.softcap is not None:

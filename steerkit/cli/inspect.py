@@ -13,7 +13,7 @@ import typer
 from steerkit import columns
 from steerkit.cli.paths import named
 from steerkit.columns import print_table as _table
-from steerkit.errors import counted
+from steerkit.errors import counted, listed
 from steerkit.types import PREFIX, RESID_POST, Site
 
 if TYPE_CHECKING:
@@ -230,7 +230,9 @@ def site_rows(layout: Layout) -> list[tuple[str, str, str, str]]:
     alike: dict[tuple[str, str, str, str], list[int]] = {}
     for site in sorted(layout.sites(), key=_order(layout)):
         tap = layout.tap(site)
-        row = (site.stream, str(layout.width(site)), f"{tap.side} of {_pattern(layout, site, tap.module)}")
+        factor = f", times {tap.factor:g}" if tap.factor != 1.0 else ""
+        where = f"{tap.side} of {_pattern(layout, site, tap.module)}{factor}"
+        row = (site.stream, str(layout.width(site)), where)
         alike.setdefault((*row, _folding(layout, site)), []).append(site.layer)
     rows = []
     for (stream, width, where, folding), layers in alike.items():
@@ -261,7 +263,7 @@ def _pattern(layout: Layout, site: Site, path: str) -> str:
 
 def _folding(layout: Layout, site: Site) -> str:
     if site.layer < 0:
-        return layout.embed_weight
+        return ", ".join((layout.embed_weight, *layout.embed_beside))
     for writer in layout.blocks[site.layer].writers:
         if writer.stream == site.stream:
             paths = [_pattern(layout, site, path) for path in writer.projections]
@@ -270,7 +272,7 @@ def _folding(layout: Layout, site: Site) -> str:
 
 
 def _logits(layout: Layout) -> str:
-    parts = [f"logits from {' and '.join(layout.behind)}"]
+    parts = [f"logits from {listed(layout.behind)}"]
     parts += [f"times {layout.logit_scale:g}"] if layout.logit_scale != 1.0 else []
     parts += [f"soft cap {layout.softcap:g}"] if layout.softcap is not None else []
     return ", ".join(parts)

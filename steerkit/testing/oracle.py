@@ -224,13 +224,13 @@ def _handlers(row: _Row, steps: Sequence[_Step], site: Site) -> list[tuple[Tap, 
     resid_pre: list[Tensor] = []
 
     def keep(x: Tensor) -> None:
-        resid_pre[:] = [x[0].double()]
+        resid_pre[:] = [x[0].double() * block.keep(0)]
 
     def first_writer(attn_out: Tensor) -> Tensor:
         resid_mid = resid_pre[0] + attn_out[0].double()
         return (_edited(steps, site, resid_mid, attn_out.dtype) - resid_pre[0])[None].to(attn_out.dtype)
 
-    return [(Tap(block.module, "input"), keep), (block.writers[0].tap, first_writer)]
+    return [(block.resid_pre, keep), (block.writers[0].tap, first_writer)]
 
 
 def _edited(steps: Sequence[_Step], site: Site, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -23,6 +23,7 @@ from steerkit.engine.tiny.models import VOCAB_SIZE, YI_VOCAB_SIZE, tiny_model, t
 from steerkit.session import wrap
 from steerkit.session.model import LiveModel
 from steerkit.types import HEAD_OUT, RESID_POST, RESID_PRE, Positions, Schedule, Site
+from tests.engine.declared import DECLARED, declared_model
 
 MODEL_TYPES = (
     "llama",
@@ -36,8 +37,13 @@ MODEL_TYPES = (
     "gemma2",
     "gemma3_text",
     "gemma4_text",
+    "granite",
+    "opt",
+    "gpt2",
+    "scaled",
 )
-"""All four families, with a mixture of experts and with what Gemma puts around its writers."""
+"""All four families, with a mixture of experts and with what Gemma puts around its writers; and layouts with factors,
+with numbers on the stream, with rows and positions in one axis, and with two embeddings."""
 
 EXPERTS = frozenset({"qwen2_moe", "qwen3_moe"})
 MODES = ("auto", "fold", "hook", "interpret")
@@ -95,6 +101,8 @@ class Given(Placement):
 @cache
 def differential_model(model_type: str) -> LiveModel:
     """A two-layer model of a type, made once."""
+    if model_type in DECLARED:
+        return declared_model(model_type)
     vocabulary = YI_VOCAB_SIZE if model_type == "yi" else VOCAB_SIZE
     return wrap(tiny_model(model_type, n_layers=2), tiny_tokenizer(vocabulary), self_test=False)
 

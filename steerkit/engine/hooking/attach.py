@@ -18,7 +18,7 @@ from steerkit.engine.lowering.program import Program, Slot, Step
 from steerkit.engine.sequence.cursor import Cursor, require_copies
 from steerkit.engine.sequence.finding import Finder
 from steerkit.engine.sequence.sequences import Memory
-from steerkit.engine.sites.taps import Handler, input_hook, output_hook, submodule
+from steerkit.engine.sites.taps import Handler, hooks_of_tap, submodule
 from steerkit.errors import AttachError
 from steerkit.types import Site
 
@@ -96,13 +96,14 @@ class Attachment:
         return begin
 
     def _tap(self, model: nn.Module, tap: Tap, handler: Handler) -> None:
-        hook = input_hook(handler, tap.keyword) if tap.side == "input" else output_hook(handler)
-        self._hooks.append((submodule(model, tap.module), tap.side, hook))
+        self._hooks += hooks_of_tap(model, tap, handler)
 
     def _read(self, model: nn.Module, tap: Tap, handler: Handler) -> None:
-        hook = input_hook(handler, tap.keyword) if tap.side == "input" else output_hook(handler)
         # What comes out of a block is read before the next one's updates, which stand there too.
-        self._hooks.append((submodule(model, tap.module), "seen" if tap.side == "input" else "output", hook))
+        self._hooks += [
+            (module, "output" if side == "output" else "seen", hook)
+            for module, side, hook in hooks_of_tap(model, tap, handler)
+        ]
 
     def _like(self, model: nn.Module, slot: Slot) -> Like:
         """Dtype and device of a slot's value: a guess from the weights, looked up once; a step that meets a value of
@@ -116,19 +117,23 @@ class Attachment:
         """Edit the sum of what goes into a block and what its first writer adds, by way of what that one adds."""
         like = self._like(model, slot)
         own, carried = self._run_of(slot.items, like, slot.literal), self._run_of(slot.carried, like, slot.literal)
-        cursor = self.cursor
+        # The tap shows the product already where its factor was left there, as where a gate compares it.
+        cursor, kept, factor = self.cursor, slot.keep, slot.factor / slot.tap.factor
 
         def keep(x: Tensor) -> None:
             cursor.resid_pre = x
 
         def between(attn_out: Tensor) -> Tensor:
             attn_out = own(attn_out)
-            resid_mid = cursor.take_resid_pre() + attn_out
+            resid_pre, added = cursor.take_resid_pre(), attn_out if factor == 1.0 else attn_out * factor
+            resid_mid = (resid_pre if kept == 1.0 else resid_pre * kept) + added
             new = carried(resid_mid)
+            if new is resid_mid:
+                return attn_out
             # As a difference, so that tokens that nothing edited keep their attn_out to the bit.
-            return attn_out if new is resid_mid else attn_out + (new - resid_mid)
+            return attn_out + (new - resid_mid if factor == 1.0 else (new - resid_mid) / factor)
 
-        self._hooks.append((submodule(model, resid_pre.module), "seen", input_hook(keep, resid_pre.keyword)))
+        self._read(model, resid_pre, keep)
         self._tap(model, slot.tap, between)
 
     def _run_of(self, items: Sequence[Step | Probe], like: Like, literal: bool) -> Applied:

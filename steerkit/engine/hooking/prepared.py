@@ -8,8 +8,8 @@ and no new recording of a CUDA graph. Where nothing steers the buffers hold zero
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,13 @@ from steerkit.api.architecture import Layout, Tap
 from steerkit.api.intervention import Affine, Intervention, Placement
 from steerkit.engine.hooking.attach import Begins, like_of
 from steerkit.engine.hooking.compiled import Hook, Hooks
-from steerkit.engine.lowering.algebra import compose, is_constant, wants_gradient
+from steerkit.engine.lowering.algebra import compose, is_constant, times, wants_gradient
 from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_to_lower
 from steerkit.engine.lowering.lower import place_of, places_of_edits
 from steerkit.engine.lowering.places import Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
 from steerkit.engine.sequence.cursor import Cursor
-from steerkit.engine.sites.taps import input_hook, submodule
+from steerkit.engine.sites.taps import hooks_of_tap, submodule
 from steerkit.errors import AttachError, agreeing, counted
 from steerkit.types import HEAD_OUT, RESID_MID, Site
 
@@ -49,6 +49,7 @@ class Place:
         buffer: ``[rows, 2 · rank + 1, width]``: what is read, what is written, and the bias of an affine update.
         resid_pre: where ``resid_mid`` is meant: what its sum with the value is made of. The sum is edited then, by
             way of the value.
+        sum_of: what the two are multiplied by in that sum: ``resid_pre`` and the value.
     """
 
     site: Site
@@ -57,6 +58,7 @@ class Place:
     name: str
     buffer: Tensor
     resid_pre: Tap | None = None
+    sum_of: tuple[float, float] = (1.0, 1.0)
 
     def clear(self) -> None:
         """Change nothing."""
@@ -93,10 +95,12 @@ class Prepared:
         self._hooks = Hooks(self._registered(model))
 
     def _add(self, model: nn.Module, site: Site) -> None:
-        tap, resid_pre, name = self.layout.tap(site), None, ""
+        tap, resid_pre, name, sum_of = self.layout.tap(site), None, "", (1.0, 1.0)
         if site.stream == RESID_MID:
             block = self.layout.blocks[site.layer]
-            tap, resid_pre, name = block.writers[0].tap, Tap(block.module, "input"), MID
+            tap, resid_pre, name = block.writers[0].tap, block.resid_pre, MID
+            sum_of = (block.keep(0), tap.factor)
+        tap = tap.raw
         module = submodule(model, tap.module)
         dtype, device = like_of(module, model)
         # Outside of inference mode, where nobody could write into it later.
@@ -105,7 +109,8 @@ class Prepared:
         # An address that stays, so that a CUDA graph reads it in place.
         torch._dynamo.mark_static_address(buffer)
         name = name or (INPUT if tap.side == "input" else OUTPUT)
-        self.places.setdefault((tap, resid_pre is not None), Place(site, tap, module, name, buffer, resid_pre))
+        place = Place(site, tap, module, name, buffer, resid_pre, sum_of)
+        self.places.setdefault((tap, resid_pre is not None), place)
 
     def _registered(self, model: nn.Module) -> list[Hook]:
         """One hook per value, in forward order."""
@@ -113,11 +118,11 @@ class Prepared:
         for tap in dict.fromkeys(tap for tap, _ in self.places):
             mid = self.places.get((tap, True))
             if mid is not None and mid.resid_pre is not None:
-                keep, edit = _hooks_of_sum_buffer(mid.resid_pre)
-                found += [(submodule(model, mid.resid_pre.module), "seen", keep), (mid.module, tap.side, edit)]
+                held: list[Tensor] = []
+                found += _seen_hooks(model, mid.resid_pre, held)
+                found.append((mid.module, tap.side, _hook_of_sum_buffer(mid, held)))
             else:
-                hook = _hook_of_output_buffer() if tap.side == "output" else _hook_of_input_buffer(tap.keyword)
-                found.append((self.places[tap, False].module, tap.side, hook))
+                found.append((self.places[tap, False].module, tap.side, _hook_of_buffer(tap)))
         return found
 
     def attach(self) -> None:
@@ -162,7 +167,7 @@ class Prepared:
         known: dict[object, Tensor] = {}
         for slot in program.slots:
             for place, steps in self._split(slot):
-                updates = [self._one(steps, row, place.site) for row in range(program.n_rows or 1)]
+                updates = [self._one(steps, row, place) for row in range(program.n_rows or 1)]
                 like = place.buffer
                 key = (*map(id, updates), like.shape, like.dtype, like.device)
                 if key not in known:
@@ -176,7 +181,8 @@ class Prepared:
         plain, mid = self.places.get((slot.tap, False)), self.places.get((slot.tap, True))
         if items and plain is None and all(is_constant(edit.update) for step in items for edit in step.edits):
             # A constant that the writer adds is one of the sum, where only that was prepared.
-            items, carried = [], [*items, *carried]
+            factor = 1.0 if mid is None else mid.sum_of[1]
+            items, carried = [], [*(_times_factor(step, factor) for step in items), *carried]
         found = [(place, steps) for place, steps in ((plain, items), (mid, carried)) if steps]
         for place, steps in found:
             if place is None:
@@ -184,8 +190,8 @@ class Prepared:
                 raise AttachError(f"{site} is edited, and it wasn't prepared. Name it in prepare(sites=...). {LEAVE}")
         return [(place, steps) for place, steps in found if place is not None]
 
-    def _one(self, steps: Sequence[Step], row: int, site: Site) -> Affine | None:
-        """What a row's updates at a place are together."""
+    def _one(self, steps: Sequence[Step], row: int, place: Place) -> Affine | None:
+        """What a row's updates at a place are together, as they change the value there."""
         found: Affine | None = None
         for step in steps:
             edit = step.parts[row]
@@ -194,10 +200,14 @@ class Prepared:
         rank = 0 if found is None or found.reads is None else len(found.reads)
         if rank > self.rank:
             raise AttachError(
-                f"What is done at {site} has rank {rank}, and the model was prepared for rank {self.rank}. "
+                f"What is done at {place.site} has rank {rank}, and the model was prepared for rank {self.rank}. "
                 f"Use prepare(rank={rank}). {LEAVE}"
             )
-        return found
+        factor = place.sum_of[1]
+        if found is None or factor == 1.0:
+            return found
+        # The sum holds the value times the factor, and is to change by all of the update.
+        return cast(Affine, times(found, torch.tensor(1 / factor, dtype=torch.float64)))
 
 
 class Filled:
@@ -290,47 +300,67 @@ def _steps_that_buffers_hold(items: Sequence[Step | Probe]) -> list[Step]:
     return found
 
 
-# What is traced: functions that find their vectors on the module, as it finds its weights. Vectors in closures would
-# be looked up one by one before each call of a compiled model, and a function that all share would be compared.
+def _times_factor(step: Step, factor: float) -> Step:
+    """Constants that are added to a value, as they are added to what it is times a factor."""
+    if factor == 1.0:
+        return step
+    by = torch.tensor(factor, dtype=torch.float64)
+    return Step(tuple(part and replace(part, update=times(part.update, by)) for part in step.parts))
 
 
-def _hook_of_output_buffer() -> Callable[..., Any]:
-    """A forward hook that adds what its buffer holds."""
-
-    def edit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (_changed_by_buffer(output[0], output[0], module._buffers[OUTPUT]), *output[1:])
-        return _changed_by_buffer(output, output, module._buffers[OUTPUT])
-
-    return edit
-
-
-def _hook_of_input_buffer(keyword: str) -> Callable[..., Any]:
-    """A forward pre-hook with keyword arguments."""
-
-    def edit(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x = args[0] if args else kwargs[keyword]
-        new = _changed_by_buffer(x, x, module._buffers[INPUT])
-        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, keyword: new})
-
-    return edit
-
-
-def _hooks_of_sum_buffer(resid_pre: Tap) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """A hook that keeps a block's input, and one of the writer that completes ``resid_mid``."""
-    held: list[Tensor] = []
+def _seen_hooks(model: nn.Module, tap: Tap, held: list[Tensor]) -> list[Hook]:
+    """Hooks that keep a value as it passes, behind whoever edits it."""
 
     def keep(x: Tensor) -> None:
         held[:] = [x]
 
-    def edit(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        attn_out, *rest = output if isinstance(output, tuple) else (output,)
-        if OUTPUT in module._buffers:
-            attn_out = _changed_by_buffer(attn_out, attn_out, module._buffers[OUTPUT])
-        new = _changed_by_buffer(attn_out, held.pop() + attn_out, module._buffers[MID])
-        return (new, *rest) if isinstance(output, tuple) else new
+    hooks = hooks_of_tap(model, tap, keep)
+    return [(module, "output" if side == "output" else "seen", hook) for module, side, hook in hooks]
 
-    return input_hook(keep, resid_pre.keyword), edit
+
+# What is traced: functions that find their vectors on the module, as it finds its weights. Vectors in closures would
+# be looked up one by one before each call of a compiled model, and a function that all share would be compared.
+
+
+def _hook_of_buffer(tap: Tap) -> Callable[..., Any]:
+    """A hook on a tap's side that adds what its buffer holds."""
+    name = INPUT if tap.side == "input" else OUTPUT
+
+    def edit(module: nn.Module, value: Tensor) -> Tensor:
+        return _changed_by_buffer(value, value, module._buffers[name])
+
+    return _hook_of(edit, tap)
+
+
+def _hook_of_sum_buffer(place: Place, held: list[Tensor]) -> Callable[..., Any]:
+    """A hook of the writer that completes ``resid_mid``; ``held`` is what went into its block."""
+    kept, factor = place.sum_of
+    own = INPUT if place.tap.side == "input" else OUTPUT
+
+    def edit(module: nn.Module, value: Tensor) -> Tensor:
+        if own in module._buffers:
+            value = _changed_by_buffer(value, value, module._buffers[own])
+        resid_pre = held.pop().reshape(value.shape)
+        resid_pre, added = resid_pre if kept == 1.0 else resid_pre * kept, value if factor == 1.0 else value * factor
+        return _changed_by_buffer(value, resid_pre + added, module._buffers[MID])
+
+    return _hook_of(edit, place.tap)
+
+
+def _hook_of(edit: Callable[[nn.Module, Tensor], Tensor], tap: Tap) -> Callable[..., Any]:
+    keyword = tap.keyword
+
+    def of_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, (tuple, list)):
+            new = edit(module, output[0])
+            return [new, *output[1:]] if isinstance(output, list) else (new, *output[1:])
+        return edit(module, output)
+
+    def of_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        new = edit(module, args[0] if args else kwargs[keyword])
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, keyword: new})
+
+    return of_input if tap.side == "input" else of_output
 
 
 def _changed_by_buffer(x: Tensor, seen: Tensor, buffer: Tensor | None) -> Tensor:

@@ -42,6 +42,19 @@ def times(update: Update, factor: Tensor) -> Update:
     return Affine(update.reads, writes, None if update.bias is None else update.bias * value.to(update.bias))
 
 
+def before_factor(update: Update, factor: float) -> Update:
+    """What does to a value what ``update`` does to the value times a factor."""
+    if isinstance(update, Pointwise):
+        function = update.function
+
+        def of_factor(x: Tensor) -> Tensor:
+            seen = x * factor
+            return x + (function(seen).to(x) - seen) / factor
+
+        return Pointwise(of_factor)
+    return Affine(update.reads, update.writes, None if update.bias is None else update.bias / factor)
+
+
 def embedded(update: Update, columns: slice, width: int) -> Update:
     """An update of some columns of a value, as one of the whole value, ``[*, width]``; the others keep their bits.
 

@@ -17,8 +17,16 @@ from torch import Tensor, nn
 
 from steerkit.api.architecture import Block, Layout, Writer
 from steerkit.api.intervention import Affine
-from steerkit.engine.lowering.algebra import compose, is_constant, wants_gradient
+from steerkit.engine.lowering.algebra import before_factor, compose, is_constant, wants_gradient
 from steerkit.engine.lowering.edits import Edit
+from steerkit.engine.lowering.foldable import (
+    in_features,
+    is_transposed,
+    weight_of,
+    why_fold_is_seen,
+    why_not_foldable,
+    why_parameter_not_foldable,
+)
 from steerkit.engine.lowering.places import Places, Record
 from steerkit.engine.sites.taps import submodule
 from steerkit.errors import agreeing, counted
@@ -58,12 +66,12 @@ class Fold:
         if self.kind == "embedding":
             rows = _wide(weight)
             return [(module, "weight", _as_parameter(_row_update(rows, self.outer), weight))]
-        return _folded_linear_swaps(cast(nn.Linear, module), self.inner, self.outer)
+        return _folded_linear_swaps(module, self.inner, self.outer)
 
 
-def _folded_linear_swaps(module: nn.Linear, inner: Affine | None, outer: Affine | None) -> list[Swap]:
-    weight = _wide(module.weight)
-    given = module._parameters["bias"]
+def _folded_linear_swaps(module: nn.Module, inner: Affine | None, outer: Affine | None) -> list[Swap]:
+    weight = _wide(weight_of(module))
+    given, like = module._parameters["bias"], cast(Tensor, module.weight)
     bias = None if given is None else _wide(given)
     if inner is not None:
         if inner.bias is not None:
@@ -77,9 +85,9 @@ def _folded_linear_swaps(module: nn.Linear, inner: Affine | None, outer: Affine 
             bias = _row_update(weight.new_zeros(weight.shape[0]) if bias is None else bias, outer)
     found: list[Swap] = []
     if not _only_constant(inner) or not _only_constant(outer):
-        found.append((module, "weight", _as_parameter(weight, module.weight)))
+        found.append((module, "weight", _as_parameter(weight.T if is_transposed(module) else weight, like)))
     if bias is not None:
-        found.append((module, "bias", _as_parameter(bias, module.weight)))
+        found.append((module, "bias", _as_parameter(bias, like)))
     return found
 
 
@@ -188,17 +196,24 @@ class _Folding:
         plain = type(module) is nn.Embedding and tap.module == path and tap.side == "output"
         update = cast(Affine, edit.update)
         if update.bias is not None and not plain:
-            return "the embedding is multiplied before it enters the stream"
-        why = why_not_foldable(module, path, self.model)
-        if why or not isinstance(module, nn.Embedding):
-            return why or f"{path} is no embedding"
+            done = "added to" if self.layout.embed_beside else "multiplied"
+            return f"the embedding is {done} before it enters the stream"
+        paths = (path, *self.layout.embed_beside)
+        why = next((why for one in paths if (why := self._why_embedding_not_foldable(one))), "")
+        if why:
+            return why
         if not self.worth(edit, module.num_embeddings):
             return (
                 f"not worth a table of {counted(module.num_embeddings, 'row')} for "
                 f"{counted(self.expected_tokens, 'expected token')}"
             )
-        self._take(Site(EMBED), edit, Fold(path, "embedding", outer=update))
+        self._take(Site(EMBED), edit, *(Fold(one, "embedding", outer=update) for one in paths))
         return ""
+
+    def _why_embedding_not_foldable(self, path: str) -> str:
+        module = submodule(self.model, path)
+        why = why_not_foldable(module, path, self.model)
+        return why or ("" if isinstance(module, nn.Embedding) else f"{path} is no embedding")
 
     def _heads(self, place: Site, edit: Edit) -> str:
         heads = self.layout.blocks[place.layer].heads
@@ -208,14 +223,16 @@ class _Folding:
         why = why or why_not_foldable(module, heads.tap.module, self.model)
         if why:
             return why
-        if not self.worth(edit, cast(nn.Linear, module).in_features):
-            return self._too_few(cast(nn.Linear, module).in_features)
+        if not self.worth(edit, in_features(module)):
+            return self._too_few(in_features(module))
         self._take(place, edit, Fold(heads.tap.module, inner=cast(Affine, edit.update)))
         return ""
 
     def _last_writer(self, place: Site, edit: Edit) -> str:
         """A constant at a block's output is one of what the block adds last."""
         block: Block = self.layout.blocks[place.layer]
+        if block.not_a_sum:
+            return block.not_a_sum
         writer = block.writers[-1]
         at = Site(writer.stream, place.layer)
         if block.scale is not None:
@@ -227,7 +244,8 @@ class _Folding:
         why = self._why_writer_not_foldable(writer) or why_fold_is_seen(writer.projections[0], block.module, self.model)
         if why:
             return why
-        self._take(place, edit, Fold(writer.projections[0], outer=cast(Affine, edit.update)))
+        factor = block.keep(len(block.writers)) * writer.tap.factor
+        self._take(place, edit, Fold(writer.projections[0], outer=_before(cast(Affine, edit.update), factor)))
         return ""
 
     def _writer(self, place: Site, edit: Edit) -> str:
@@ -242,11 +260,11 @@ class _Folding:
         if why:
             return why
         first, *others = writer.projections
-        tokens = max(cast(nn.Linear, submodule(self.model, path)).in_features for path in writer.projections)
+        tokens = max(in_features(submodule(self.model, path)) for path in writer.projections)
         if not is_constant(update) and not self.worth(edit, tokens):
             return self._too_few(tokens)
-        linear = Affine(update.reads, update.writes)
-        self._take(place, edit, Fold(first, outer=update), *(Fold(path, outer=linear) for path in others))
+        linear, whole = Affine(update.reads, update.writes), _before(update, writer.tap.factor)
+        self._take(place, edit, Fold(first, outer=whole), *(Fold(path, outer=linear) for path in others))
         return ""
 
     def _weighed(self, place: Site, edit: Edit, writer: Writer) -> str:
@@ -287,7 +305,7 @@ class _Folding:
             return why_not_foldable(submodule(self.model, fold.path), fold.path, self.model)
         parent, _, name = fold.path.rpartition(".")
         owner = submodule(self.model, parent)
-        return _why_parameter_not_foldable(owner, owner._parameters.get(name), fold.path)
+        return why_parameter_not_foldable(owner, owner._parameters.get(name), fold.path)
 
     def _why_writer_not_foldable(self, writer: Writer) -> str:
         paths = writer.projections
@@ -322,6 +340,11 @@ class _Folding:
             self.folds[fold.path] = replace(before, outer=outer)
 
 
+def _before(update: Affine, factor: float) -> Affine:
+    """An update of what a module's output is times a factor, as one of that output."""
+    return update if factor == 1.0 else cast(Affine, before_factor(update, factor))
+
+
 def _folded_end(place: Site) -> int:
     return -1 if place.stream == HEAD_OUT else 0
 
@@ -330,37 +353,3 @@ def _folded_into(fold: Fold) -> str:
     updates = [update for update in (fold.inner, fold.outer) if update is not None]
     linear, constant = any(not is_constant(one) for one in updates), any(one.bias is not None for one in updates)
     return "weight and bias" if linear and constant else "weight" if linear else "bias"
-
-
-def why_not_foldable(module: nn.Module, path: str, model: nn.Module) -> str:
-    """Why a module's parameters can't be swapped, or that isn't all that decides what it puts out; empty if neither."""
-    if not isinstance(module, nn.Embedding) and type(module) is not nn.Linear:
-        return f"{path} is a {type(module).__name__}, not a plain Linear (quantised, adapted or sharded?)"
-    if "forward" in vars(module) or hasattr(module, "_hf_hook"):
-        return f"another library runs {path} (offloaded?)"
-    if module._forward_hooks or module._forward_pre_hooks:
-        return f"{path} has a hook, which would see the change"
-    return _why_parameter_not_foldable(module, module._parameters.get("weight"), f"{path}.weight")
-
-
-def why_fold_is_seen(path: str, place: str, model: nn.Module) -> str:
-    """Why what a module puts out must not change: somebody observes a module around it, within that of the place where
-    the change is meant; empty where nobody does."""
-    parent = path.rpartition(".")[0]
-    while parent.startswith(f"{place}."):
-        hooks = submodule(model, parent)._forward_hooks.values()
-        # What transformers records of attention weights is not of the stream.
-        if any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks):
-            return f"{parent} has a hook, which would see the change"
-        parent = parent.rpartition(".")[0]
-    return ""
-
-
-def _why_parameter_not_foldable(owner: nn.Module, value: Tensor | None, path: str) -> str:
-    if value is None or hasattr(owner, "_hf_hook"):
-        return f"{path} is no parameter of its own (offloaded?)"
-    if type(value) is not nn.Parameter or type(value.data) is not Tensor or not value.is_floating_point():
-        return f"{path} is a {type(value).__name__} of {value.dtype}, not a plain tensor (quantised or sharded?)"
-    if value.is_meta:
-        return f"{path} isn't in memory (offloaded?)"
-    return ""

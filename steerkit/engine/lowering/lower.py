@@ -21,9 +21,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from steerkit.api.architecture import Layout, Tap
+from steerkit.api.architecture import Layout
 from steerkit.api.intervention import Affine, Gate, Intervention, Placement
-from steerkit.engine.lowering.algebra import compose, is_constant
+from steerkit.engine.lowering.algebra import before_factor, compose, is_constant
 from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_to_lower
 from steerkit.engine.lowering.fold import Fold, fold_places
 from steerkit.engine.lowering.places import Fate, Item, Places, Probe, Record
@@ -158,7 +158,9 @@ def _common_mode(one: Mode, other: Mode) -> Mode:
     return one if one == other else "hook" if "hook" in (one, other) else "auto"
 
 
-def _slots_of_places(rows: Sequence[Places], layout: Layout, by_site: bool, at_taps: bool = False) -> list[Slot]:
+def _slots_of_places(
+    rows: Sequence[Places], layout: Layout, by_site: bool, at_taps: bool = False, literal: bool = False
+) -> list[Slot]:
     """One slot per tap, in forward order of the first site that meets there.
 
     However a condition is lowered, what goes into a block is edited as what comes out of the one before: whoever
@@ -168,21 +170,43 @@ def _slots_of_places(rows: Sequence[Places], layout: Layout, by_site: bool, at_t
     met = {site for places in rows for site in places}
     for place in sorted(met, key=layout.order.__getitem__):
         items = _steps_of_rows([places.get(place, []) for places in rows])
-        tap, carried, resid_pre = layout.tap(place if at_taps else place_of(place, layout)), items, None
         if place.stream == RESID_MID:
-            block = layout.blocks[place.layer]
-            tap, items, resid_pre = block.writers[0].tap, (), Tap(block.module, "input")
+            now = _slot_of_middle(place, items, layout)
         else:
-            carried = ()
-        key = (tap, place) if by_site else tap
+            now = Slot(place, layout.tap(place if at_taps else place_of(place, layout)), items)
+        key = (now.tap, place) if by_site else now.tap
         before = slots.get(key)
         if before is None:
-            slots[key] = Slot(place, tap, items, carried, resid_pre)
+            slots[key] = now
         elif before.carried:
-            slots[(tap, place)] = Slot(place, tap, items, carried, resid_pre)
+            slots[(now.tap, place)] = now
         else:
-            slots[key] = Slot(before.site, tap, (*before.items, *items), carried, resid_pre)
-    return list(slots.values())
+            slots[key] = replace(now, site=before.site, items=(*before.items, *now.items))
+    return [replace(slot, literal=True) if literal else _before_factor(slot) for slot in slots.values()]
+
+
+def _slot_of_middle(place: Site, items: tuple[Step | Probe, ...], layout: Layout) -> Slot:
+    block = layout.blocks[place.layer]
+    first = block.writers[0].tap
+    return Slot(place, first, (), items, block.resid_pre, factor=first.factor, keep=block.keep(0))
+
+
+def _before_factor(slot: Slot) -> Slot:
+    """A slot whose value is multiplied afterwards, as one of the module's own value.
+
+    A linear part is the same there, and a constant is divided once, so that nothing is multiplied at any token.
+    """
+    factor = slot.tap.factor
+    if factor == 1.0:
+        return slot
+    if any(isinstance(item, Probe) for item in slot.items):
+        return slot  # what a gate compares is the product
+    steps = tuple(
+        Step(tuple(part and replace(part, update=before_factor(part.update, factor)) for part in item.parts))
+        for item in slot.items
+        if isinstance(item, Step)
+    )
+    return replace(slot, tap=slot.tap.raw, items=steps)
 
 
 def _steps_of_rows(rows: Sequence[Sequence[Item]]) -> tuple[Step | Probe, ...]:
@@ -222,8 +246,7 @@ def _literal_program_of_rows(rows: Sequence[Sequence[Edit]], layout: Layout) -> 
         for edit in edits:
             at.setdefault(edit.site, []).append(edit)
         places.append(at)
-    slots = [replace(slot, literal=True) for slot in _slots_of_places(places, layout, by_site=True)]
-    return Program(tuple(slots), n_rows=len(rows))
+    return Program(tuple(_slots_of_places(places, layout, by_site=True, literal=True)), n_rows=len(rows))
 
 
 def _note_fate_of_hook(slot: Slot, record: Record, layout: Layout) -> None:

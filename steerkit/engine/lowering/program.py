@@ -36,8 +36,11 @@ class Slot:
         site: the first site that is edited there.
         tap: the value that is replaced.
         items: what happens to it.
-        carried: what then happens to the sum of it and ``resid_pre``'s value, which is subtracted again.
+        carried: what then happens to the sum of it, times ``factor``, and ``resid_pre``'s value, times ``keep``; by
+            how much the sum changes, the value does.
         resid_pre: that tap, where anything is carried.
+        factor: on the value in that sum.
+        keep: on ``resid_pre``'s value in that sum.
         literal: carry out as defined, one token at a time.
     """
 
@@ -47,6 +50,8 @@ class Slot:
     carried: tuple[Step | Probe, ...] = ()
     resid_pre: Tap | None = None
     literal: bool = False
+    factor: float = 1.0
+    keep: float = 1.0
 
     @property
     def edits(self) -> tuple[Edit, ...]:

@@ -73,6 +73,9 @@ def redundant(edits: Sequence[Edit], layout: Layout) -> set[int]:
         elif (site.layer, site.stream) in writers:
             written = _clean_after_site(edits, places, dict.fromkeys(keys, NOTHING), dropped, memory)
             stream = {key: _clean_of_both(stream[key], written[key], memory) for key in keys}
+        elif site.stream == RESID_POST and layout.blocks[site.layer].not_a_sum:
+            # A norm in the stream may bring back what was taken out.
+            stream = _clean_after_site(edits, places, dict.fromkeys(keys, NOTHING), dropped, memory)
         elif places:
             stream = _clean_after_site(edits, places, stream, dropped, memory)
     return dropped

@@ -19,7 +19,7 @@ from steerkit.api.showing import a_kind, card, line, table
 from steerkit.engine.reading.activations import Activations, TokensRead, text_of_token
 from steerkit.engine.reading.passes import logits_of
 from steerkit.engine.sites.evaluating import evaluating
-from steerkit.engine.sites.taps import submodule
+from steerkit.engine.sites.taps import submodule, through
 from steerkit.errors import DataError, SiteError, counted
 from steerkit.types import EMBED, RESID_MID, RESID_POST, RESID_PRE, Site
 
@@ -220,12 +220,14 @@ def logit_lens(live: Runtime, activations: object) -> LogitLens:
 
 def lens_logits(live: Runtime, stream: Tensor) -> Tensor:
     """Final norm, head, factor and soft cap on ``[tokens, d_model]``: ``[tokens, vocabulary]``, float32 on the CPU."""
-    norm = submodule(live.model, live.layout.final_norm)
+    layout = live.layout
+    within = layout.behind[: len(layout.behind) - len(layout.behind_base)]
     # A part that lies elsewhere until it is used takes its input there itself.
-    devices = [weight.device for weight in norm.parameters() if not weight.is_meta]
+    first = submodule(live.model, layout.behind[0])
+    devices = [weight.device for weight in first.parameters() if not weight.is_meta]
     x = stream.to(devices[0] if devices else live.device, live.model.dtype)
     with evaluating(live.model):
-        return logits_of(live.model, live.layout, norm(x[None]))[0].float().cpu()
+        return logits_of(live.model, layout, through(live.model, within, x[None]))[0].float().cpu()
 
 
 def _short(text: str) -> str:

@@ -15,7 +15,7 @@ from steerkit.engine.prompts.batches import Batch
 from steerkit.engine.runtime.beginning import complete_batch, read_batch
 from steerkit.engine.runtime.sampling import sampling_settings
 from steerkit.engine.runtime.steering import require_rows
-from steerkit.engine.sites.taps import submodule
+from steerkit.engine.sites.taps import through
 from steerkit.errors import DataError
 from steerkit.progress import SILENT, Progress
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def logits_of(model: PreTrainedModel, layout: Layout, hidden: Tensor) -> Tensor:
-    """Head and declared post-processing on what the base model returned (after the final norm).
+    """Head and declared post-processing on what the base model returned (usually after the final norm).
 
     Args:
         hidden: ``[*, d_model]``.
@@ -37,7 +37,7 @@ def logits_of(model: PreTrainedModel, layout: Layout, hidden: Tensor) -> Tensor:
     Returns:
         ``[*, vocab]``, float32.
     """
-    logits: Tensor = submodule(model, layout.head)(hidden).float()
+    logits = through(model, layout.behind_base, hidden).float()
     if layout.logit_scale != 1.0:
         logits = logits * layout.logit_scale
     return logits if layout.softcap is None else layout.softcap * torch.tanh(logits / layout.softcap)

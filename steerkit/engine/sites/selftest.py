@@ -18,7 +18,7 @@ from steerkit.engine.sites.evaluating import uncompiled
 from steerkit.engine.sites.finite import not_finite, told
 from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
 from steerkit.engine.sites.taps import submodule
-from steerkit.errors import SelfTestError, SiteError
+from steerkit.errors import SelfTestError, SiteError, counted
 from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
 
 if TYPE_CHECKING:
@@ -145,10 +145,10 @@ def _run_checks(on: Bench) -> list[Check]:
     found = [_check_modules(on)]
     if not found[0].passed:
         return found
-    plain = on.run(head=True)
+    plain, runs = on.plain()
     trace = on.zero_update()
-    found.append(_check_sites(on, trace))
-    if not found[-1].passed:
+    found += [_check_base(on, runs), _check_sites(on, trace)]
+    if not all(check.passed for check in found):
         return found
     found += [
         _check_zero_update(on, plain, trace),
@@ -212,10 +212,10 @@ def _rows(value: Tensor, factor: float) -> Tensor:
 def _check_modules(on: Bench) -> Check:
     meaning = "every module that the layout names is there"
     layout = on.layout
-    paths = [layout.base, layout.embed.module, layout.final_norm, layout.head]
+    paths = [layout.base, layout.embed.module, *layout.behind, *layout.embed_beside]
     paths += [layout.embed_weight] if layout.embed_weight else []
     for block in layout.blocks:
-        paths.append(block.module)
+        paths += [block.module, block.resid_pre.module]
         paths += [path for writer in block.writers for path in (writer.tap.module, *writer.projections)]
         paths += [tap.module for tap in (block.resid_mid, block.heads and block.heads.tap) if tap]
     scales = [block.scale for block in layout.blocks if block.scale]
@@ -226,6 +226,13 @@ def _check_modules(on: Bench) -> Check:
             except SiteError as error:
                 return Check("modules", meaning, False, site=path, detail=str(error))
     return Check("modules", meaning, True)
+
+
+def _check_base(on: Bench, runs: int) -> Check:
+    meaning = "a pass of the model runs the base model once, which is told there which tokens it holds"
+    path = on.layout.base
+    detail = "" if runs == 1 else f"{path!r} runs {counted(runs, 'time')} in a pass."
+    return Check("base", meaning, runs == 1, site=path, detail=detail)
 
 
 def _check_sites(on: Bench, trace: Trace) -> Check:
@@ -259,20 +266,23 @@ def _writer_contributions(block: Block, layer: int, trace: Trace) -> list[Tensor
 
 
 def _check_block_sum(on: Bench, trace: Trace) -> Check:
-    meaning = "a block's input and its writers, times the block's scale, sum to its output"
+    meaning = "a block's input and its writers, times the block's factors and scale, sum to its output"
 
     def block_sum(layer: int, block: Block) -> _Finding:
         parts = [trace[Site(RESID_PRE, layer)], *_writer_contributions(block, layer, trace)]
         scale = tensor_at(on.model, block.scale) if block.scale else None
         total, size = parts[0], _wide(parts[0]).abs()
-        for part in parts[1:]:
-            total, size = total + part, size + _wide(part).abs()
+        for place, part in enumerate(parts[1:]):
+            kept = block.keep(place)
+            total, size = total * kept + part, size * abs(kept) + _wide(part).abs()
+        total, size = total * block.keep(len(block.writers)), size * abs(block.keep(len(block.writers)))
         if scale is not None:
             total, size = total * scale, size * _wide(scale).abs()
         allowed = 2 * len(parts) * torch.finfo(total.dtype).eps * size
         return _compare(Site(RESID_POST, layer), trace[Site(RESID_POST, layer)], total, allowed)
 
-    return _result("block_sum", meaning, (block_sum(*item) for item in enumerate(on.layout.blocks)))
+    sums = [item for item in enumerate(on.layout.blocks) if not item[1].not_a_sum]
+    return _result("block_sum", meaning, (block_sum(*item) for item in sums))
 
 
 def _check_resid_chain(on: Bench, trace: Trace) -> Check:
@@ -298,15 +308,27 @@ def _check_embed(on: Bench, trace: Trace) -> Check:
 
 
 def _check_embed_weight(on: Bench, trace: Trace) -> Check:
-    meaning = "the embedding is the declared weight's rows, times one factor"
+    meaning = "the embedding is the declared weight's rows, times one factor, and those of the embeddings beside it"
     if not on.layout.embed_weight:
         return _result("embed_weight", meaning, [])
     value = trace[Site(EMBED)]
     rows = _wide(tensor_at(on.model, f"{on.layout.embed_weight}.weight")[on.ids])
     if rows.shape != value.shape:
         return _result("embed_weight", meaning, [_compare(EMBED, value, rows, 0.0)])
-    factor = (_wide(value) * rows).sum() / (rows * rows).sum()
-    return _result("embed_weight", meaning, [_compare(EMBED, value, factor * rows, _rows(value, 4))])
+    findings, own, size = [], _wide(value), _rows(value, 4)
+    for path in on.layout.embed_beside:
+        for beside in trace.projections[path]:
+            findings.append(_compare(path, beside, _nearest_rows(beside, on, path), 0.0))
+            own, size = own - _wide(beside), size + _rows(beside, 4)
+    factor = (own * rows).sum() / (rows * rows).sum()
+    return _result("embed_weight", meaning, [*findings, _compare(EMBED, own, factor * rows, size)])
+
+
+def _nearest_rows(value: Tensor, on: Bench, path: str) -> Tensor:
+    """The row of a table that is nearest to each vector of ``[*, d_model]``."""
+    table = _wide(tensor_at(on.model, f"{path}.weight"))
+    nearest = torch.cdist(_wide(value).reshape(-1, value.shape[-1]), table).argmin(-1)
+    return table[nearest].reshape(value.shape).to(value.dtype)
 
 
 def _check_resid_mid(on: Bench, trace: Trace) -> Check:
@@ -314,6 +336,7 @@ def _check_resid_mid(on: Bench, trace: Trace) -> Check:
 
     def middle(layer: int, block: Block) -> _Finding:
         pre, first = trace[Site(RESID_PRE, layer)], trace[Site(block.writers[0].stream, layer)]
+        pre = pre if block.keep(0) == 1.0 else pre * block.keep(0)
         allowed = 2 * torch.finfo(pre.dtype).eps * (_wide(pre).abs() + _wide(first).abs())
         return _compare(Site(RESID_MID, layer), trace[Site(RESID_MID, layer)], pre + first, allowed)
 
@@ -330,7 +353,7 @@ def _check_projections(on: Bench, trace: Trace) -> Check:
             value = trace[Site(writer.stream, layer)]
             total = torch.zeros_like(value)
             for output in (output for path in writer.projections for output in trace.projections[path]):
-                total = total + output.reshape(value.shape)
+                total = total + output.reshape(value.shape) * writer.tap.factor
             allowed = _rows(value, 4 * len(writer.projections))
             findings.append(_compare(Site(writer.stream, layer), value, total, allowed))
     return _result("projections", meaning, findings)
@@ -363,7 +386,7 @@ def _check_edited(on: Bench) -> Check:
     run = on.edited_run()
     findings = []
     for layer, block in enumerate(on.layout.blocks):
-        if layer == 0:
+        if layer == 0 or block.resid_pre.module != block.module:
             continue
         seen = run.inputs[layer]
         findings.append(_compare(Site(RESID_PRE, layer), seen, run.edited[layer - 1], 0.0))
@@ -375,8 +398,16 @@ def _check_edited(on: Bench) -> Check:
     return _result("edited_resid_post", meaning, findings)
 
 
+def _largest_factor(on: Bench, block: Block) -> float:
+    """By how much a block may enlarge what rounding leaves, by all that multiplies its stream."""
+    scale = float(_wide(tensor_at(on.model, block.scale)).abs().max()) if block.scale else 1.0
+    return scale * math.prod(max(1.0, abs(kept)) for kept in block.keeps)
+
+
 def _check_coverage(on: Bench) -> Check:
     meaning = "with a random direction ablated at the embedding and every writer, none of it is left anywhere"
+    if on.layout.not_a_sum:
+        return Check("writers_covered", meaning, True, detail="Only the ends of blocks are declared.")
     unit = on.unit()
     trace = on.ablated(unit)
     findings = []
@@ -387,9 +418,8 @@ def _check_coverage(on: Bench) -> Check:
         value = _wide(trace[site])
         # Each value so far was rounded once; what that may leave along the direction adds up in squares.
         noise = noise + (value * unit).square().sum(-1)
-        block = on.layout.blocks[site.layer]
-        if site.stream == RESID_POST and block.scale:
-            noise = noise * max(1.0, float(_wide(tensor_at(on.model, block.scale)).abs().max())) ** 2
+        if site.stream == RESID_POST:
+            noise = noise * max(1.0, _largest_factor(on, on.layout.blocks[site.layer])) ** 2
         if site.stream in (RESID_PRE, RESID_MID, RESID_POST):
             # What is left is itself computed in float64, which shows where the model is float64 too.
             allowed = 3 * (torch.finfo(trace[site].dtype).eps + torch.finfo(torch.float64).eps) * noise.sqrt()

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.loading.unwrap import input_device
-from steerkit.engine.sites.taps import Handler, register_tap, submodule
+from steerkit.engine.sites.taps import Handler, register_tap, submodule, through
 from steerkit.errors import SiteError
-from steerkit.types import HEAD_OUT, RESID_PRE, Site
+from steerkit.types import HEAD_OUT, Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,8 +40,7 @@ def tensor_at(model: nn.Module, path: str) -> Tensor:
 
 def by_hand_logits(model: nn.Module, layout: Layout, resid_post: Tensor) -> Tensor:
     """Final norm, head, scale and soft cap on ``[batch, pos, d_model]``, as the layout declares them."""
-    normed = submodule(model, layout.final_norm)(resid_post)
-    logits: Tensor = submodule(model, layout.head)(normed)
+    logits = through(model, layout.behind, resid_post)
     if layout.logit_scale != 1.0:
         logits = logits * layout.logit_scale
     if layout.softcap is not None:
@@ -79,7 +78,7 @@ class EditedRun:
         """The block's output on a value, all else as in the pass."""
         args, kwargs = self.calls[layer]
         output = block(value.to(self.inputs[layer].device), *args, **kwargs)
-        found: Tensor = output[0] if isinstance(output, tuple) else output
+        found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
         return found
 
 
@@ -135,6 +134,19 @@ class Bench:
         value: Tensor = output.logits if head else output[0]
         return value.detach().clone()
 
+    def plain(self) -> tuple[Tensor, int]:
+        """Logits of a pass with nothing on the model, and how often it ran the base model."""
+        runs: list[None] = []
+
+        def count(*_: Any) -> None:
+            runs.append(None)
+
+        handle = submodule(self.model, self.layout.base).register_forward_pre_hook(count)
+        try:
+            return self.run(head=True), len(runs)
+        finally:
+            handle.remove()
+
     def zero_update(self) -> Trace:
         """A pass that adds zero at every site and keeps every value."""
         return self._traced(lambda site, value: value + torch.zeros_like(value), head=True)
@@ -181,7 +193,8 @@ class Bench:
             return handler
 
         edits: list[tuple[Tap, Handler]] = [(tap, keep(site)) for site, tap in self.taps.items()]
-        for path in {path for block in self.layout.blocks for writer in block.writers for path in writer.projections}:
+        written = {path for block in self.layout.blocks for writer in block.writers for path in writer.projections}
+        for path in {*written, *self.layout.embed_beside}:
             outputs = trace.projections.setdefault(path, [])
             # First in line, so that it sees what the projection gave and not what another handler made of it.
             edits.insert(0, (Tap(path), _copy_into(outputs)))
@@ -199,9 +212,9 @@ class Bench:
             return new
 
         with ExitStack() as stack:
-            for layer, block in enumerate(self.layout.blocks):
+            for block in self.layout.blocks:
                 module = submodule(self.model, block.module)
-                keyword = self.taps[Site(RESID_PRE, layer)].keyword
+                keyword = block.resid_pre.keyword
                 hook = module.register_forward_pre_hook(_keep_call(run, keyword), with_kwargs=True)
                 stack.callback(hook.remove)
                 stack.callback(register_tap(self.model, Tap(block.module), edit).remove)

@@ -35,6 +35,14 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
         raise SiteError(f"The model has no module {path!r} ({error}). Its adapter doesn't fit it.") from None
 
 
+def through(model: nn.Module, paths: Sequence[str], value: Tensor) -> Tensor:
+    """What modules make of a value, one after the other."""
+    for path in paths:
+        output = submodule(model, path)(value)
+        value = output[0] if isinstance(output, (tuple, list)) else output
+    return value
+
+
 def register_tap(model: nn.Module, tap: Tap, handler: Handler) -> TapHandle:
     """Show ``handler`` the tapped value, ``[batch, pos, width]``, each time it passes; put back what it returns."""
     handles: list[RemovableHandle] = []
