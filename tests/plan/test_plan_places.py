@@ -165,7 +165,7 @@ def test_names_that_people_know_give_the_same_plan(planned: Planned, families: C
     ours = planned(families, None, "embed", "blocks.*.resid_pre", "blocks.0.attn_out")
     theirs = planned(families, None, "hook_embed", '"blocks.*.hook_resid_pre"', '"attentions_output[0]"')
     assert theirs.conditions == ours.conditions
-    with pytest.raises(RecipeError, match="line 17.*within attention"):
+    with pytest.raises(RecipeError, match=r"line 17.*within attention"):
         planned(families, None, "blocks.0.attn.hook_pattern")
 
 
