@@ -157,7 +157,10 @@ def without_module(block: Block, x: Tensor) -> Tensor:
     ("forward", "reason"),
     [
         (post_norm, r"the stream itself passes the norm base\.blocks\.0\.norm2 \(LayerNorm\)"),
-        (vector_on_the_stream, r"multiplied by base\.blocks\.0\.vector \[16\], so a direction taken out of it comes back"),
+        (
+            vector_on_the_stream,
+            r"multiplied by base\.blocks\.0\.vector \[16\], so a direction taken out of it comes back",
+        ),
         (vector_on_a_writer, r"a contribution is multiplied by base\.blocks\.0\.vector \[16\] outside of any module"),
         (constant_added, r"base\.blocks\.0 adds base\.blocks\.0\.vector to the stream outside of any module"),
         (twice_the_same, r"base\.blocks\.0\.mlp, which contributes in base\.blocks\.0, runs 2 times in one pass"),
@@ -290,8 +293,11 @@ def test_nothing_stays_on_the_model() -> None:
         raise RuntimeError("broken")
 
     model.base.blocks[2]._put_together = broken
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"a pass over text alone fails in base\.blocks\.2 \(RuntimeError: broken"
+    ) as caught:
         found(model)
+    assert (caught.value.cause, caught.value.module) == ("a pass fails", "base.blocks.2")
     assert hooks(model) == 0 and [module.training for module in model.modules()] == modes
     assert torch.is_grad_enabled()
 

@@ -78,7 +78,7 @@ class _Walk:
     def _stacked(self, product: Value, rows: Value, weight: Value, swapped: bool = False) -> str:
         """The parameter ``[experts, d_model, width]`` by which rows are multiplied."""
         one = weight
-        while one.op != LEAF:
+        while not one.name and one.op != LEAF:
             swapped ^= one.kind in _SWAPS and self._swaps_matrix(one)
             if one.kind not in _SWAPS | COPIES | {"select", "index", "index_select"}:
                 raise _NotLinear(f"its experts' weights pass {one.op} before they are used")
