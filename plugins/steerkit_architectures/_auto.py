@@ -32,7 +32,7 @@ class AutoAdapter(ArchitectureAdapter):
         return find_layout(model)
 
     def without(self, layout: Layout, failed: frozenset[str]) -> Layout | None:
-        """The layout without what is optional and failed; None where anything else did, or where nothing is left out."""
+        """The layout without what is optional and failed; None where anything else failed, or nothing is left out."""
         if not failed or not failed <= set(_OPTIONAL):
             return None
         smaller = replace(layout, blocks=tuple(_smaller_block(block, failed) for block in layout.blocks))

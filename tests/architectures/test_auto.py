@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerkit.api.architecture import ArchitectureAdapter, Layout
+from steerkit.api.architecture import Layout
 from steerkit.engine.sites.selftest import self_test
 from steerkit.engine.sites.taps import register_tap
-from steerkit.engine.tiny.models import tiny_model
 from steerkit.sources import TINY_MODEL_TYPES
 from steerkit.types import Site
 from steerkit_architectures._auto import AutoAdapter

@@ -92,7 +92,7 @@ def _tables(graph: Graph, first: Link) -> tuple[str, tuple[str, ...], str]:
 
 
 def _of_tokens(rows: list[tuple[Value, str, float]]) -> tuple[Value, str, float] | None:
-    """The rows that tokens choose; of several the ones whose indices are the tokens, as positions may count from them."""
+    """The rows that tokens choose; of several those whose indices are the tokens: positions may count from them."""
     chosen = [row for row in rows if row[0].of_tokens]
     if len(chosen) > 1:
         chosen = [row for row in chosen if row[0].inputs[1].origin.op == LEAF]

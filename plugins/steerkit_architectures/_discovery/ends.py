@@ -75,7 +75,7 @@ def _back_from_logits(graph: Graph, last: Link, head: _Head) -> None:
         owner = graph.owner(value).path
         reason = f"{value.op} in {owner or 'the model'} stands between the head and the logits"
         raise refusal("something behind the head", reason, Place(value.op, owner))
-    inside, number, _ = product
+    inside, number = product[0], product[1]
     if inside.origin.kind == "tanh" and head.scale == 1.0 and head.softcap is None:
         capped = inside.origin.inputs[0].origin
         before = times(capped)

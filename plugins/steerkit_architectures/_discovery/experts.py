@@ -68,14 +68,14 @@ class _Walk:
             if port.call.inside(self.link.call) and is_linear(port.call):
                 return self._with_siblings(port.call.path)
         if value.kind in _MATRIX_PRODUCTS:
-            return [self._stacked(value, *value.inputs[:2])]
+            return [self._stacked(value, value.inputs[1])]
         # A matrix times a column: the vector lies in the last axis but one.
         one = value.inputs[0] if value.inputs else None
         if one is not None and one.kind == "bmm" and one.shape == (*value.shape, 1):
-            return [self._stacked(one, *reversed(one.inputs[:2]), swapped=True)]
+            return [self._stacked(one, one.inputs[0], swapped=True)]
         return None
 
-    def _stacked(self, product: Value, rows: Value, weight: Value, swapped: bool = False) -> str:
+    def _stacked(self, product: Value, weight: Value, swapped: bool = False) -> str:
         """The parameter ``[experts, d_model, width]`` by which rows are multiplied."""
         one = weight
         while not one.name and one.op != LEAF:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from steerkit.api.architecture import Block, Layout, Tap, Writer
-from steerkit.errors import UnsupportedModelError, counted
+from steerkit.errors import counted
 from steerkit.types import ATTN_OUT
 from steerkit_architectures._discovery.beginning import find_beginning
 from steerkit_architectures._discovery.chain import Chain, Link, find_chain
@@ -19,7 +19,7 @@ from steerkit_architectures._discovery.graph import Graph
 from steerkit_architectures._discovery.heads import find_heads
 from steerkit_architectures._discovery.mixing import seems_to_mix, which_mix
 from steerkit_architectures._discovery.recording import as_it_is_used, ordinary_tokens, record
-from steerkit_architectures._discovery.refusing import NotASum, Place, refusal
+from steerkit_architectures._discovery.refusing import NotASum, Place
 from steerkit_architectures._discovery.writers import Contribution, contributions, middle, names, tap_of
 
 if TYPE_CHECKING:

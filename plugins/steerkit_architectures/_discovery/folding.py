@@ -51,4 +51,5 @@ def _why_not(graph: Graph, link: Link, value: Value) -> str:
     inner = owner is not link.call and not list(owner.module.children())
     if is_norm({value.op}) or (inner and is_norm(graph.operations(value, owner.start))):
         return NORM_FOLLOWS
-    return f"what is added is the result of {value.op} in {owner.path} ({type(owner.module).__name__}), not of a projection"
+    where = f"{owner.path} ({type(owner.module).__name__})"
+    return f"what is added is the result of {value.op} in {where}, not of a projection"

@@ -17,8 +17,8 @@ COPIES = frozenset({
 """Operations whose result holds their first input's numbers, where it has as many of them."""
 
 SHAPE_ALONE = frozenset({
-    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full",
-    "new_empty",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+    "new_full", "new_empty",
 })  # fmt: skip
 """Operations that read a value's shape and none of its numbers."""
 

@@ -1,4 +1,4 @@
-"""Which contributions look at other tokens: seen by changing the first token and keeping all later ones as they were."""
+"""Which contributions look at other tokens: the first token is changed, all later ones are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Tap

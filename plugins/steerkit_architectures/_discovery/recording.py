@@ -16,8 +16,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from steerkit_architectures._discovery.refusing import Place, refusal
 from steerkit_architectures._discovery.graph import LEAF, SHAPE_ALONE, WRITTEN, Call, Graph, Key, Port, Value
+from steerkit_architectures._discovery.refusing import Place, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,7 +36,7 @@ def as_it_is_used(model: nn.Module) -> Iterator[None]:
     # The stance is the process's: one at a time, so that each puts back what it found.
     with _ONE_AT_A_TIME, ExitStack() as stack:
         if compiled:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))  # type: ignore[no-untyped-call]
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.no_grad())
         stack.callback(_set_modes, training, True)
         _set_modes(training, False)
@@ -172,7 +172,7 @@ class _Recorder(TorchDispatchMode):
         address = memory._cdata
         storage = self._storages.get(address)
         if storage is None:
-            storage = self._storages[address] = _Storage(StorageWeakRef(memory))
+            storage = self._storages[address] = _Storage(StorageWeakRef(memory))  # type: ignore[no-untyped-call]
         if type(tensor) not in (Tensor, nn.Parameter) and memory.nbytes() == 0:
             return None, None
         return storage, (address, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
@@ -271,7 +271,8 @@ class _Calls:
                 return
             parent = self._open[-1] if self._open else None
             call = Call(path, module, len(self.recorder.values), len(self._open), parent, len(args))
-            for key, item in (*enumerate(args), *kwargs.items()):
+            given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            for key, item in given:
                 for at, tensor in _tensors(item, key):
                     value = self.recorder.value_of(tensor)
                     call.arguments.append((at, value))

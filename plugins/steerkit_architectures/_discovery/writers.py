@@ -144,7 +144,7 @@ def middle(graph: Graph, link: Link, course: Course, parts: Sequence[Contributio
 
 
 def names(taps: Sequence[Tap], mixing: Sequence[bool]) -> list[str]:
-    """``attn_out`` for the first that mixes tokens, ``mlp_out`` for the first that doesn't, for others their module's."""
+    """``attn_out`` for the first that mixes tokens, ``mlp_out`` for the first that doesn't, else the module's."""
     found: list[str] = []
     for tap, mixes in zip(taps, mixing, strict=True):
         name = ATTN_OUT if mixes else MLP_OUT
