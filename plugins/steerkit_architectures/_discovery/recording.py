@@ -100,7 +100,7 @@ class _Recorder(TorchDispatchMode):
     """Turns operations into values."""
 
     def __init__(self, names: Callable[[Tensor], str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values: list[Value] = []
         self._names = names
         self._storages: dict[int, _Storage] = {}
@@ -172,7 +172,7 @@ class _Recorder(TorchDispatchMode):
         address = memory._cdata
         storage = self._storages.get(address)
         if storage is None:
-            storage = self._storages[address] = _Storage(StorageWeakRef(memory))  # type: ignore[no-untyped-call]
+            storage = self._storages[address] = _Storage(StorageWeakRef(memory))
         if type(tensor) not in (Tensor, nn.Parameter) and memory.nbytes() == 0:
             return None, None
         return storage, (address, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
