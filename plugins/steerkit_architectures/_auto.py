@@ -53,7 +53,8 @@ def _smaller_block(block: Block, failed: frozenset[str]) -> Block:
     if failed & _FOLDS:
         why = "what its projections give doesn't sum to it"
         writers = (
-            replace(one, projections=(), weighed=(), not_foldable=one.not_foldable or why) for one in block.writers
+            replace(one, projections=(), weighed=(), weighed_rows=(), not_foldable=one.not_foldable or why)
+            for one in block.writers
         )
         block = replace(block, writers=tuple(writers))
     return block

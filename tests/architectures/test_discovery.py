@@ -393,13 +393,24 @@ def test_experts_are_followed_to_their_projections() -> None:
     assert listed.projections == () and "weighs" in listed.not_foldable
 
 
-@pytest.mark.parametrize(
-    ("module", "settings", "reason"),
-    [(Biased, {}, "mlp.bias is added beside"), (Experts, {"transposed": True}, "the other way round")],
-)
-def test_experts_that_cannot_be_folded_say_why(module: Any, settings: dict[str, Any], reason: str) -> None:
-    writer = found(with_mlp(module, **settings)).blocks[0].writers[1]
-    assert (writer.projections, writer.weighed) == ((), ()) and reason in writer.not_foldable
+class Gated(Experts):
+    """Experts whose sum is multiplied by a gate of its own for each column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.sigmoid(x)
+
+
+def test_experts_the_other_way_round_and_their_biases() -> None:
+    writer = found(with_mlp(Experts, transposed=True)).blocks[0].writers[1]
+    assert (writer.weighed, writer.weighed_rows) == ((), ("base.blocks.0.mlp.down",))
+    writer = found(with_mlp(Biased)).blocks[2].writers[1]
+    assert (writer.weighed, writer.weighed_rows) == (("base.blocks.2.mlp.down",), ("base.blocks.2.mlp.bias",))
+
+
+def test_what_is_not_linear_says_why() -> None:
+    writer = found(with_mlp(Gated)).blocks[0].writers[1]
+    assert (writer.projections, writer.weighed, writer.weighed_rows) == ((), (), ())
+    assert writer.not_foldable == "what is added is the result of mul in base.blocks.0.mlp (Gated), not of a projection"
 
 
 def test_what_is_optional_can_be_left_out() -> None:

@@ -12,7 +12,7 @@ from steerkit.types import ATTN_OUT
 from steerkit_architectures._discovery.beginning import find_beginning
 from steerkit_architectures._discovery.chain import Chain, Link, find_chain
 from steerkit_architectures._discovery.ends import find_base, find_ending, has_norm
-from steerkit_architectures._discovery.experts import weighed
+from steerkit_architectures._discovery.experts import Weighed, weighed
 from steerkit_architectures._discovery.folding import NORM_FOLLOWS, projections
 from steerkit_architectures._discovery.following import Course, follow
 from steerkit_architectures._discovery.graph import Graph
@@ -103,10 +103,10 @@ def _block(model: PreTrainedModel, graph: Graph, found: _Found, mixing: Mapping[
     writers, heads = [], None
     for part, stream in zip(parts, streams, strict=True):
         paths, why = projections(graph, link, part.value)
-        routed: tuple[str, ...] = ()
+        made = Weighed(why=why)
         if not paths and why != NORM_FOLLOWS:
-            routed, why = weighed(model, graph, link, part.value)
-        writers.append(Writer(stream, part.tap, projections=paths, not_foldable=why, weighed=routed))
+            made = weighed(model, graph, link, part.value)
+        writers.append(Writer(stream, part.tap, paths, made.why, made.matrices, made.rows))
         if stream == ATTN_OUT:
             heads = find_heads(graph, link, part.value, paths)
     keeps = (*(part.keep for part in parts), course.keep)
