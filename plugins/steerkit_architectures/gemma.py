@@ -34,7 +34,6 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
                 "gemma3n_text": _ALTUP,
                 "gemma4_assistant": _DRAFT,
                 "gemma4_unified_assistant": _DRAFT,
-                "recurrent_gemma": "its recurrent blocks read padding, so a padded batch isn't its prompts one by one",
             },
             refusal_tokens={256000: {235285: "I"}},  # Arditi et al. 2024 (arXiv 2406.11717), appendix B
         )

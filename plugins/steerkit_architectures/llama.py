@@ -6,10 +6,6 @@ from steerkit.api.hookspecs import ArchitectureSpec, hookimpl
 
 STEERKIT_CONTRACT = 2
 
-_FLAT_EXPERTS = (
-    "the contribution of its expert layers leaves its module with batch and positions flattened into one axis, "
-    "so there is no place where it can be read or replaced per row"
-)
 _GATED = "the gates of its cross-attention layers multiply contributions outside of any module"
 
 
@@ -23,8 +19,6 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
             implementation="steerkit_architectures._llama:LlamaAdapter",
             model_types=("llama", "diffllama"),
             refuses={
-                "llama4": _FLAT_EXPERTS,
-                "llama4_text": _FLAT_EXPERTS,
                 "mllama": _GATED,
                 "mllama_text_model": _GATED,
             },

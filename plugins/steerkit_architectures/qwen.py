@@ -9,7 +9,6 @@ STEERKIT_CONTRACT = 2
 _HYPER_CONNECTIONS = "gated hyper-connections mix several streams between its blocks, so they are not one sum"
 _REFUSALS = {size: {40: "I", 2121: "As"} for size in (151936, 152064)}
 """Of Qwen 1, in its smaller and larger checkpoints: Arditi et al. 2024 (arXiv 2406.11717), appendix B."""
-_VISION = "a vision-language model, which transformers doesn't load as a causal language model"
 
 
 @hookimpl
@@ -34,10 +33,6 @@ def steerkit_architectures() -> list[ArchitectureSpec]:
             refuses={
                 "qwen4_exp": _HYPER_CONNECTIONS,
                 "qwen4_exp_text": _HYPER_CONNECTIONS,
-                "qwen2_vl": _VISION,
-                "qwen2_5_vl": _VISION,
-                "qwen3_vl": _VISION,
-                "qwen3_vl_moe": _VISION,
             },
             refusal_tokens=_REFUSALS,
         ),

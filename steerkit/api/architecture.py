@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from steerkit.api.layout_saved import from_plain, to_plain
 from steerkit.api.layout_shown import layout_as_html, layout_in_words
 from steerkit.errors import SiteError, counted, nearest
 from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
@@ -301,6 +302,20 @@ class Layout:
                 why = "the block's writers all read its input, so there is no point between them. "
             raise SiteError(f"No site {site} in {block.module}: {why}{nearest(site.stream, streams, 'stream')}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of its fields as plain JSON values."""
+        found: dict[str, Any] = to_plain(self)
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Layout:
+        """The layout that ``to_dict`` gave these values of.
+
+        Raises:
+            ArtifactError: where they aren't a layout's: a field is missing, unknown or of another type.
+        """
+        return from_plain(cls, values)
+
     def __repr__(self) -> str:
         return layout_in_words(self)
 
@@ -312,7 +327,14 @@ class ArchitectureAdapter(ABC):
     """From a live model to its ``Layout``. One subclass per family; registered as an ``ArchitectureSpec``.
 
     Prove a new one with ``steerkit.testing.ArchitectureSuite``.
+
+    Attributes:
+        remembered: whether the layout of a model is kept on this machine and read again at the next start, for adapters
+            that take a while to find it. It must follow from the model's config, code and modules, whatever its
+            weights; the code that finds it is that of the package (or module) which the class is in.
     """
+
+    remembered: ClassVar[bool] = False
 
     @abstractmethod
     def layout(self, model: PreTrainedModel) -> Layout:

@@ -203,8 +203,8 @@ class ArchitectureSpec(Spec):
     fallback: bool = False
 
     def claims(self, facts: ModelFacts) -> bool:
-        """Whether this adapter is one for the checkpoint."""
-        known = facts.model_type in self.model_types
+        """Whether this adapter is one for the checkpoint: by its model type, or as a fallback for any."""
+        known = self.fallback or facts.model_type in self.model_types
         return known and (self.recognise is None or self.recognise(facts))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -171,6 +171,9 @@ class Catalog:
     def adapter_for(self, facts: ModelFacts, name: str | None = None) -> ArchitectureSpec:
         """Return the adapter for a checkpoint: the one that is named, or the one that claims it.
 
+        A claim by model type goes before a fallback, and so does a refusal; a fallback that is named is bound by its
+        own refusals alone.
+
         Raises:
             UnknownNameError: no adapter has that name.
             UnsupportedModelError: none claims the model, or one refuses it with a reason.
@@ -182,12 +185,20 @@ class Catalog:
                 raise UnsupportedModelError(_refusal(facts, chosen), facts.model_type)
             return chosen
         adapters = [self.get("architecture", known) for known in self.names("architecture")]
-        claiming = [spec for spec in adapters if self._claims(spec, facts)]
+        by_type = [spec for spec in adapters if facts.model_type in spec.model_types and self._claims(spec, facts)]
+        if by_type:
+            return self._best(by_type, facts)
+        fallbacks = [spec for spec in adapters if spec.fallback and facts.model_type not in spec.refuses]
+        refusing = next((spec for spec in adapters if facts.model_type in spec.refuses), None)
+        if refusing is not None:
+            raise UnsupportedModelError(_refusal(facts, refusing, fallbacks), facts.model_type)
+        claiming = [spec for spec in fallbacks if self._claims(spec, facts)]
         if not claiming:
-            for spec in adapters:
-                if facts.model_type in spec.refuses:
-                    raise UnsupportedModelError(_refusal(facts, spec), facts.model_type)
             raise UnsupportedModelError(self._unclaimed(facts, adapters), facts.model_type)
+        return self._best(claiming, facts)
+
+    def _best(self, claiming: list[ArchitectureSpec], facts: ModelFacts) -> ArchitectureSpec:
+        """The one that no other one refines. Raises ``PluginError`` where there are several."""
         refined = {name for spec in claiming for name in spec.refines}
         best = [spec for spec in claiming if spec.name not in refined] or claiming
         if len(best) > 1:
@@ -288,5 +299,13 @@ def _template() -> str:
     return "plugins/template of steerkit's source" if folder is None else f"a copy of {folder}"
 
 
-def _refusal(facts: ModelFacts, spec: ArchitectureSpec) -> str:
-    return f"Model type {facts.model_type!r} is refused by adapter {spec.name!r}: {spec.refuses[facts.model_type]}"
+def _refusal(facts: ModelFacts, spec: ArchitectureSpec, fallbacks: Sequence[ArchitectureSpec] = ()) -> str:
+    """Why a model type is refused, and who looks at it all the same where somebody asks."""
+    said = f"Model type {facts.model_type!r} is refused by adapter {spec.name!r}: {spec.refuses[facts.model_type]}"
+    if not fallbacks:
+        return said
+    name = fallbacks[0].name
+    return (
+        f"{said.rstrip('.')}. To have the model itself looked at all the same, name adapter {name!r} (`model: "
+        f"{{adapter: {name}}}` in the recipe, --adapter {name}, adapter={name!r} in Python)."
+    )

@@ -162,6 +162,7 @@ _EXPECTED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         lambda value: isinstance(value, Mapping) and all(map(_is_text, (*value, *value.values()))),
         "a mapping from model type to reason",
     ),
+    "fallback": (lambda value: isinstance(value, bool), "True or False"),
     "note": (lambda value: isinstance(value, str), "a text"),
     "suffixes": (_are_texts, "a tuple of texts"),
     "directions": (

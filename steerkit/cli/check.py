@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -18,6 +19,7 @@ from steerkit.columns import print_table as _table
 from steerkit.errors import counted
 
 if TYPE_CHECKING:
+    from steerkit.api.architecture import Layout
     from steerkit.api.hookspecs import Options
     from steerkit.plan import (
         Plan,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         PlannedMonitor,
         PlannedSearch,
     )
+    from steerkit.plan.planned.model import PlannedModel
     from steerkit.recipe.data import Splits
     from steerkit.stages import Preview
 
@@ -55,8 +58,9 @@ def check_command(
     from steerkit.plan.profiles import plan_profiles
 
     catalog = Catalog.discover()
-    plan = plan_recipe(recipe, settings or (), catalog, profile)
-    profiles, unfit = plan_profiles(recipe, settings or (), catalog, plan)
+    look = cache(_look)
+    plan = plan_recipe(recipe, settings or (), catalog, profile, look)
+    profiles, unfit = plan_profiles(recipe, settings or (), catalog, plan, look)
     previews, stand_ins = _explain(plan) if explain else ([], [])
     if as_json:
         told = {"explain": [one.to_json() for one in previews], "stand_ins": stand_ins} if explain else {}
@@ -69,6 +73,21 @@ def check_command(
     print_plan(plan, profiles, unfit)
     if explain:
         print_previews(previews, stand_ins)
+
+
+def _look(model: PlannedModel, adapter: str, trust_remote_code: bool) -> Layout:
+    """Build a model's modules without weights, and say so: that takes a few seconds, which a check otherwise doesn't.
+
+    Raises:
+        SteerkitError: where the layout can't be known so.
+    """
+    from steerkit.catalog import implementation, installed
+
+    typer.echo(f"building {model.source} without its weights, to look its sites up", err=True)
+    from steerkit.engine.sites.weightless import layout_without_weights
+
+    chosen = implementation(installed().get("architecture", adapter))()
+    return layout_without_weights(model.source, model.folder, chosen, trust_remote_code=trust_remote_code)
 
 
 def _explain(plan: Plan) -> tuple[list[Preview], list[str]]:

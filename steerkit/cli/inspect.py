@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from steerkit.api.architecture import Layout
     from steerkit.engine.prompts.roles import RoleToken
-    from steerkit.engine.sites.selftest import Check, SelfTestReport
+    from steerkit.engine.sites.checks import Check
+    from steerkit.engine.sites.selftest import SelfTestReport
+    from steerkit.errors import UnsupportedModelError
     from steerkit.session.model import LiveModel
 
 
@@ -56,13 +58,19 @@ def inspect_command(
     accept_terms: Annotated[
         bool, typer.Option("--accept-terms", help="Agree to a bundled model's terms of use.")
     ] = False,
+    declare: Annotated[
+        bool, typer.Option("--declare", help="Print the layout as an adapter's module, a start for one of your own.")
+    ] = False,
 ) -> None:
     """Show a model's sites and test them on the live model. Exits with 3 when the model is refused."""
     from steerkit.engine.prompts.roles import roles_shown
-    from steerkit.engine.sites.selftest import self_test
-    from steerkit.errors import UnsupportedModelError
+    from steerkit.engine.sites.tested import tested
+    from steerkit.errors import SteerkitError, UnsupportedModelError
     from steerkit.session import load_model
+    from steerkit.session.models import adapter_named
 
+    if declare and as_json:
+        raise SteerkitError("--declare prints a module and --json prints JSON: leave one of them out.")
     template = None if chat_template is None else _read_template(chat_template)
     try:
         live = load_model(
@@ -79,15 +87,53 @@ def inspect_command(
         )
     except UnsupportedModelError as error:
         if as_json:
-            _print_json({"adapter": None, "model_type": error.model_type, **_REFUSED, "reason": str(error)})
+            where = {"cause": error.cause, "operation": error.operation, "module": error.module, "layer": error.layer}
+            told = {"adapter": None, "model_type": error.model_type, **_REFUSED, "reason": str(error)}
+            _print_json({**told, **{name: value for name, value in where.items() if value not in ("", None)}})
+        elif not declare:
+            _print_refusal(error)
         raise
-    report = self_test(live.hf_model, live.layout, adapter=live.adapter_name)
+    tests = tested(live.hf_model, live.layout, adapter_named(live.adapter_name), name=live.adapter_name)
+    # Where nothing passes, what was declared first says most about the model.
+    live.layout, report = tests[-1] if tests[-1][1].passed else tests[0]
+    live.behaviours = report.behaves
     tokens = roles_shown(live.tokenizer, answer_prefix, template) if live.tokenizer is not None else ()
-    if as_json:
+    if declare:
+        typer.echo(_declared(live), nl=False)
+    elif as_json:
         _print_json({**report.to_dict(), **({"template": [asdict(one) for one in tokens]} if tokens else {})})
     else:
         _print(live, report, tokens)
     report.raise_if_failed()
+
+
+def _print_refusal(error: UnsupportedModelError) -> None:
+    """Where in a pass it was seen that a model can't be handled, if it was seen in one."""
+    where = [
+        ("cause", error.cause),
+        ("operation", error.operation),
+        ("module", error.module),
+        ("block", "" if error.layer is None else str(error.layer)),
+    ]
+    if error.operation or error.module:
+        _table(columns.console(), "refused at", ("", ""), [row for row in where if row[1]])
+
+
+def _declared(live: LiveModel) -> str:
+    """The layout as the module of an adapter, under a name that no installed one has."""
+    from steerkit.catalog import installed
+    from steerkit.cli.declared import adapter_module, adapter_name, config_sizes
+
+    catalog = installed()
+    config = live.hf_model.config
+    # The module's own claim has to go before the one by which the model has its adapter now.
+    claiming = [
+        name
+        for name in catalog.names("architecture")
+        if live.facts.model_type in catalog.get("architecture", name).model_types
+    ]
+    name = adapter_name(live.facts.model_type, catalog.names("architecture"))
+    return adapter_module(live.layout, live.facts.model_type, name, config_sizes(config.get_text_config()), claiming)
 
 
 def _read_template(path: Path) -> str:
@@ -116,9 +162,13 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
     )
     console.print(
         f"{counted(layout.n_layers, 'layer')}, d_model {layout.d_model}, {counted(len(report.sites), 'site')}, "
-        f"{len(layout.writer_sites())} writers; {_logits(layout)}"
+        f"{_writers(layout)}; {_logits(layout)}"
     )
-    for note in layout.notes:
+    if _is_discovered(live.adapter_name):
+        console.print(
+            "Discovered: no adapter was written for this model; the layout was read off one pass, and is tested below."
+        )
+    for note in (*layout.notes, *report.behaves.notes):
         console.print(f"Note: {note}", markup=False)
     refused = shareable(live).refused or shareable(live, generating=True).refused
     if refused:
@@ -143,8 +193,23 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
             _table(console, f"how the answer begins ({PREFIX}), read as part of the prompt", columns_of, begun)
     head = ("check", "", "error", "allowed", "what it says")
     _table(console, "self-test", head, [_check_row(check) for check in report.checks])
+    if report.behaviours:
+        _table(console, "without steering", head, [_check_row(check) for check in report.behaviours])
     if report.passed:
         console.print("Passed: the model is what its adapter declares.", style="green")
+
+
+def _is_discovered(adapter: str) -> bool:
+    from steerkit.catalog import installed
+
+    return installed().get("architecture", adapter).fallback
+
+
+def _writers(layout: Layout) -> str:
+    """How many write to the stream; where its blocks are no sums, that only their ends are sites, and why."""
+    if layout.not_a_sum:
+        return f"only the ends of blocks, since {layout.not_a_sum}"
+    return f"{len(layout.writer_sites())} writers"
 
 
 def _check_row(check: Check) -> tuple[str | Text, ...]:

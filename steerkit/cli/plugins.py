@@ -56,6 +56,7 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
     }
     if isinstance(entry.spec, ArchitectureSpec):
         found["model_types"] = list(entry.spec.model_types)
+        found["fallback"] = entry.spec.fallback
         found["refuses"] = dict(entry.spec.refuses)
         found["note"] = entry.spec.note or None
     if isinstance(entry.spec, FormatSpec):
@@ -113,7 +114,8 @@ def _describe(entry: Entry) -> Text:
     origin = entry.origin
     text.append(f"{origin.distribution} {origin.version}, {origin.module}", style="dim")
     if isinstance(entry.spec, ArchitectureSpec):
-        text.append(f"\nmodel types: {', '.join(entry.spec.model_types)}")
+        types = [*entry.spec.model_types, *(["any that no other adapter claims or refuses"] * entry.spec.fallback)]
+        text.append(f"\nmodel types: {', '.join(types)}")
         if entry.spec.refuses:
             text.append(f"\nrefuses: {', '.join(entry.spec.refuses)}")
         if entry.spec.note:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
+from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.catalog import Catalog
 from steerkit.errors import RecipeError
 from steerkit.plan.completions import meter_completions
@@ -26,6 +27,7 @@ from steerkit.plan.fit import too_long
 from steerkit.plan.heldout import also_reported, looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.monitored import without_readings
+from steerkit.plan.places import Look, places
 from steerkit.plan.plan import Plan
 from steerkit.plan.planned.model import PlannedLoading
 from steerkit.plan.planned.reporting import PlannedReport, PlannedTradeoff
@@ -47,7 +49,11 @@ from steerkit.recipe.schema import Recipe
 
 
 def plan_recipe(
-    source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog, profile: str | None = None
+    source: str | os.PathLike[str],
+    overrides: Iterable[str],
+    catalog: Catalog,
+    profile: str | None = None,
+    look: Look | None = None,
 ) -> Plan:
     """Read a recipe and resolve every name of it.
 
@@ -56,12 +62,13 @@ def plan_recipe(
         overrides: ``"a.b=value"`` each.
         catalog: the plugins that it may name.
         profile: name of one of its profiles, or None.
+        look: as of ``make_plan``.
 
     Raises:
         RecipeError: with every problem: what can't be read doesn't hide what can't be resolved.
     """
     try:
-        return make_plan(draft_recipe(source, overrides, profile), catalog)
+        return make_plan(draft_recipe(source, overrides, profile), catalog, look)
     except RecipeError as error:
         raise error if profile is None else _with_cure(error, profile) from None
 
@@ -82,22 +89,24 @@ def _with_cure(error: RecipeError, profile: str) -> RecipeError:
     return RecipeError(problems, error.source)
 
 
-def make_plan(recipe: Recipe | Draft, catalog: Catalog) -> Plan:
+def make_plan(recipe: Recipe | Draft, catalog: Catalog, look: Look | None = None) -> Plan:
     """Resolve every name of a recipe.
 
     Args:
         recipe: a recipe, whose files are relative to the present folder, or a draft, which knows where it was written
             and whose problems are raised with those that are found here.
         catalog: the plugins that it may name.
+        look: who looks a model's sites up, where the recipe names some that only the model's modules tell of. None:
+            they are checked when the model is loaded.
 
     Raises:
         RecipeError: with every problem of the recipe, its data and its plugins' options.
     """
-    return _Planner(recipe if isinstance(recipe, Draft) else Draft(recipe), catalog).plan()
+    return _Planner(recipe if isinstance(recipe, Draft) else Draft(recipe), catalog).plan(look)
 
 
 class _Planner(SuffixResolver):
-    def plan(self) -> Plan:
+    def plan(self, look: Look | None) -> Plan:
         """Resolve all, then tell all."""
         recipe = self.recipe
         self.model_adapter, template = self.architecture(), self.template()
@@ -106,6 +115,8 @@ class _Planner(SuffixResolver):
         self.check_together(template, found.conditions, found.evaluations)
         self.check_candidates(found.directions, found.searches)
         self.check_report(found.conditions, found.evaluations)
+        if look is not None and self.model_adapter is not None:
+            self.check_places(self.model_adapter, look)
         if self.problems:
             raise RecipeError(in_order(self.problems), str(self.draft.source or "recipe"))
         unread = without_readings(found.monitors, found.evaluations, found.samples, self.examples, self.shown)
@@ -144,6 +155,13 @@ class _Planner(SuffixResolver):
             filters=filters,
             suffixes=tuple(filter(None, (self.suffixes(*item) for item in recipe.suffixes.items()))),
         )
+
+    def check_places(self, adapter: ArchitectureSpec, look: Look) -> None:
+        """Hold the recipe's sites to the model's own, where only these tell."""
+        found = places(self.placed, adapter, self.model, self.recipe.model.trust_remote_code, look)
+        for message, path in found.problems:
+            self.complain(message, *path)
+        self.notes = [note for note in self.notes if note not in found.settled] + list(found.notes)
 
     def whole(self, template: str, found: Sections, cost: Cost) -> Plan:
         """The plan of resolved sections, with what the recipe and the model say beside them."""

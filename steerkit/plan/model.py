@@ -13,10 +13,10 @@ from steerkit.api.files import pipe_fault
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED, bundled_folder
 from steerkit.checkpoints import folder_fault, gguf_fault, tokenizer_fault
-from steerkit.errors import ModelError, nearest
+from steerkit.errors import ModelError
 from steerkit.plan.planned.model import PlannedModel
 from steerkit.recipe.paths import local_model, readable_path
-from steerkit.sources import TINY, TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH, can_be_hub_id
+from steerkit.sources import TINY, TINY_SPECIAL_TOKENS, TINY_WIDTH, can_be_hub_id, no_tiny, tiny_layers
 from steerkit.types.contexts import context_limit
 
 _DEPTH_KEYS: Final = ("num_hidden_layers", "n_layer")
@@ -33,9 +33,9 @@ def look_at(source: str, revision: str | None) -> tuple[PlannedModel, ModelFacts
     """
     if source.startswith(TINY):
         model_type = source.removeprefix(TINY)
-        if model_type not in TINY_MODEL_TYPES:
-            raise ModelError(f"no tiny model {model_type!r}. {nearest(model_type, TINY_MODEL_TYPES, 'tiny model')}")
-        return PlannedModel(source, model_type, TINY_LAYERS, None, TINY_WIDTH), ModelFacts(model_type, {})
+        if why := no_tiny(model_type):
+            raise ModelError(f"no tiny model {model_type!r}. {why}")
+        return PlannedModel(source, model_type, tiny_layers(model_type), None, TINY_WIDTH), ModelFacts(model_type, {})
     folder = model_folder(source, revision)
     config = object_or_empty(folder / "config.json") if folder is not None else {}
     if not config:

@@ -26,6 +26,11 @@ KeyPart: TypeAlias = str | int
 """One step of a path into a recipe: a key, or an index of a list."""
 
 
+def unusual(stream: str) -> str:
+    """The note on a stream of which only the model tells whether it has it."""
+    return f"Stream {stream!r} is one that not every model has; that is checked at load."
+
+
 class Resolver:
     """Looks names up and gathers what is wrong.
 
@@ -43,6 +48,9 @@ class Resolver:
         self.used: dict[tuple[str, str], None] = {}
         self.model = PlannedModel(recipe.model.source)
         self.data: Mapping[str, Splits] = {}
+        self.placed: list[
+            tuple[Site | SitePattern, tuple[KeyPart, ...]]
+        ] = []  # sites of the recipe, and where they stand
         self.further: dict[str, None] = {}  # directions that estimators give beside those that the recipe names
 
     def complain(self, message: object, *path: KeyPart) -> None:
@@ -113,6 +121,8 @@ class Resolver:
         layers = self.model.n_layers
         if layers is not None and site.layer >= layers:
             self.complain(f"no site {site}: the model has {counted(layers, 'layer')}, 0 to {layers - 1}", *path)
+        else:
+            self.placed.append((site, path))
         self.note_stream(site.stream)
         return site
 
@@ -121,11 +131,12 @@ class Resolver:
         sites = parse_sites(text)
         if isinstance(sites, Site):
             return self.site(text, *path)
-        if self.model.n_layers is not None:
-            try:
+        try:
+            if self.model.n_layers is not None:
                 sites.sites(self.model.n_layers)
-            except SteerkitError as error:
-                self.complain(error, *path)
+            self.placed.append((sites, path))
+        except SteerkitError as error:
+            self.complain(error, *path)
         self.note_stream(sites.stream)
         return sites
 
@@ -137,7 +148,7 @@ class Resolver:
     def note_stream(self, stream: str) -> None:
         """Say that a stream is one that not every model has."""
         if stream not in STREAMS:
-            self.notes.append(f"Stream {stream!r} is one that not every model has; that is checked at load.")
+            self.notes.append(unusual(stream))
 
     def examples(self, ref: DataRef) -> tuple[Example, ...]:
         """The examples of a split."""

@@ -9,13 +9,18 @@ from pathlib import Path
 from steerkit.catalog import Catalog
 from steerkit.errors import Problem, RecipeError, agreeing
 from steerkit.plan.build import plan_recipe
+from steerkit.plan.places import Look
 from steerkit.plan.plan import Plan
 from steerkit.recipe.document import read_document
 from steerkit.recipe.layers import PROFILES
 
 
 def plan_profiles(
-    source: str | os.PathLike[str], overrides: Iterable[str], catalog: Catalog, plan: Plan
+    source: str | os.PathLike[str],
+    overrides: Iterable[str],
+    catalog: Catalog,
+    plan: Plan,
+    look: Look | None = None,
 ) -> tuple[dict[str, Plan], list[str]]:
     """Plans of a recipe's profiles, and sentences about inherited ones that don't fit it.
 
@@ -28,6 +33,7 @@ def plan_profiles(
         overrides: settings.
         catalog: plugins.
         plan: of the recipe without a profile.
+        look: as of ``make_plan``.
 
     Raises:
         RecipeError: for a profile that the recipe's own file writes.
@@ -35,7 +41,7 @@ def plan_profiles(
     own, plans, notes = _own_profiles(plan.source), {}, []
     for name in plan.profiles:
         try:
-            plans[name] = plan_recipe(source, overrides, catalog, name)
+            plans[name] = plan_recipe(source, overrides, catalog, name, look)
         except RecipeError as error:
             if all(one.to_obtain for one in error.problems):
                 notes.append(_to_obtain(name, error.problems))

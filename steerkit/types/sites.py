@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Final, TypeVar
 
 from steerkit.errors import SiteError, counted, nearest
+from steerkit.types.hook_names import own_form
 
 EMBED: Final = "embed"
 RESID_PRE: Final = "resid_pre"
@@ -57,12 +58,17 @@ class Site:
 
     @classmethod
     def parse(cls, text: str | Site) -> Site:
-        """Read the text form. Raises ``SiteError`` with the form that was expected."""
+        """Read the text form, or a hook's name that people know (see ``steerkit.types.hook_names``).
+
+        Raises:
+            SiteError: with the form that was expected.
+        """
         if isinstance(text, Site):
             return text
-        if text == EMBED:
+        written = own_form(str(text)).strip()
+        if written == EMBED:
             return cls(EMBED)
-        match = _SITE.fullmatch(str(text).strip())
+        match = _SITE.fullmatch(written)
         if match is None:
             raise SiteError(f"{text!r} is not a site. Write 'blocks.<layer>.<stream>', as in 'blocks.14.resid_pre'.")
         return cls(match["stream"], int(match["layer"]), -1 if match["head"] is None else int(match["head"]))
@@ -116,8 +122,12 @@ class SitePattern:
 
     @classmethod
     def parse(cls, text: str) -> SitePattern:
-        """Read the text form. Raises ``SiteError`` with the forms that were expected."""
-        match = _PATTERN.fullmatch(str(text).strip().replace(" ", ""))
+        """Read the text form, or hooks' names with the layers of a pattern, as in ``blocks.*.hook_resid_pre``.
+
+        Raises:
+            SiteError: with the forms that were expected.
+        """
+        match = _PATTERN.fullmatch(own_form(str(text)).strip().replace(" ", ""))
         if match is None:
             raise SiteError(
                 f"{text!r} is neither a site nor a pattern of sites. Write 'blocks.14.resid_pre', "
@@ -182,7 +192,7 @@ def parse_sites(text: str | Site | SitePattern) -> Site | SitePattern:
     """Read one site, or a pattern of several."""
     if isinstance(text, (Site, SitePattern)):
         return text
-    written = str(text).strip()
+    written = own_form(str(text)).strip()
     return Site.parse(written) if written == EMBED or _SITE.fullmatch(written) else SitePattern.parse(written)
 
 

@@ -54,11 +54,8 @@ def test_yi_is_known_by_vocabulary_and_special_tokens(vocabulary: int, special: 
         ("gemma3n_text", "not one sum"),
         ("qwen4_exp", "not one sum"),
         ("qwen4_exp_text", "not one sum"),
-        ("recurrent_gemma", "padding"),
         ("gemma4_assistant", "draft"),
-        ("llama4_text", "flattened"),
         ("mllama", "gates"),
-        ("qwen3_vl", "causal language model"),
         ("Yi", "load as Llama"),
     ],
 )
@@ -68,11 +65,17 @@ def test_known_types_that_are_refused_say_why(model_type: str, reason: str) -> N
     assert caught.value.exit_code == 3
 
 
-def test_every_causal_model_of_the_families_is_claimed_or_refused() -> None:
+LEFT_TO_DISCOVERY = {"llama4", "llama4_text", "recurrent_gemma"}
+"""Of the families by name, and in nobody's hand: experts whose output is flat, blocks that read padding."""
+
+
+def test_every_causal_model_of_the_families_is_claimed_refused_or_discovered() -> None:
     """A new release of transformers that adds one turns this red, and its name is in the message."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     known = {name for spec in SPECS.values() for name in (*spec.model_types, *spec.refuses)}
+    assert not known & LEFT_TO_DISCOVERY
+    known |= LEFT_TO_DISCOVERY
     family = re.compile(r"llama|qwen|gemma|^yi", re.IGNORECASE)
     causal = {name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if family.search(name)}
     assert causal - known == set()

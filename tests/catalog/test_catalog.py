@@ -339,6 +339,48 @@ def test_a_refusal_gives_its_reason_unless_another_adapter_claims_the_type() -> 
     assert architectures(refusing, spec("brave", "gemma3n")).adapter_for(facts).name == "brave"
 
 
+AUTO = spec("auto", fallback=True)
+
+
+def test_a_fallback_takes_what_no_other_adapter_claims_by_name() -> None:
+    catalog = architectures(AUTO, LLAMA, YI)
+    assert catalog.adapter_for(ModelFacts("llama", {"vocab_size": 32000})) == LLAMA
+    assert catalog.adapter_for(ModelFacts("gpt2", {})) == AUTO
+    assert catalog.adapter_for(ModelFacts("llama", {}), "auto") == AUTO
+    # A type by name, of a checkpoint that its test doesn't recognise, is claimed by nobody.
+    assert architectures(AUTO, YI).adapter_for(ModelFacts("llama", {"vocab_size": 1})) == AUTO
+
+
+def test_a_familys_refusal_stands_above_a_fallback_that_nobody_named() -> None:
+    refusing = spec("gemma", "gemma2", refuses={"gemma3n": "its streams are not one sum"})
+    facts = ModelFacts("gemma3n", {})
+    with pytest.raises(UnsupportedModelError, match=r"by adapter 'gemma': its streams.*name adapter 'auto'.*adapter="):
+        architectures(AUTO, refusing).adapter_for(facts)
+    assert architectures(AUTO, refusing).adapter_for(facts, "auto") == AUTO
+    own = spec("auto", fallback=True, refuses={"gemma3n": "of no use"})
+    with pytest.raises(UnsupportedModelError, match=r"^Model type 'gemma3n' is refused by adapter 'auto': of no use$"):
+        architectures(own).adapter_for(facts)
+    assert architectures(own, AUTO_OTHER).adapter_for(facts, "other") == AUTO_OTHER
+
+
+AUTO_OTHER = spec("other", fallback=True)
+
+
+def test_two_fallbacks_with_equal_right_are_an_error_that_names_both() -> None:
+    with pytest.raises(PluginError, match=r"'auto' of .*'other' of .*claim model type 'gpt2' with equal right"):
+        architectures(AUTO, AUTO_OTHER).adapter_for(ModelFacts("gpt2", {}))
+    better = spec("better", fallback=True, refines=("auto",))
+    assert architectures(AUTO, better).adapter_for(ModelFacts("gpt2", {})) == better
+    assert architectures(AUTO, AUTO_OTHER, LLAMA).adapter_for(ModelFacts("llama", {})) == LLAMA
+
+
+def test_a_fallback_that_declines_leaves_a_model_unclaimed() -> None:
+    picky = spec("picky", fallback=True, recognise=lambda facts: facts.model_type == "gpt2")
+    assert architectures(picky).adapter_for(ModelFacts("gpt2", {})) == picky
+    with pytest.raises(UnsupportedModelError, match="No adapter claims model type 'opt'"):
+        architectures(picky).adapter_for(ModelFacts("opt", {}))
+
+
 def test_an_unclaimed_model_type_tells_how_to_write_an_adapter() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         architectures(LLAMA).adapter_for(ModelFacts("lama", {}))

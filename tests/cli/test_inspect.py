@@ -62,7 +62,7 @@ def test_what_is_red_has_failed_whatever_its_words() -> None:
     from rich.console import Console
 
     from steerkit.cli.inspect import _check_row, _table
-    from steerkit.engine.sites.selftest import Check
+    from steerkit.engine.sites.checks import Check
 
     def printed(passed: bool, name: str) -> str:
         console = Console(file=StringIO(), force_terminal=True, color_system="standard", width=200)

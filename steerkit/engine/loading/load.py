@@ -279,7 +279,7 @@ def _from_pretrained(
     source: str, request: _Request, options: dict[str, Any], *, tokenizer: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Load safetensors through transformers; refuse what isn't a whole causal language model."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     from steerkit.engine.loading.hub import explained
     from steerkit.engine.loading.quiet import quiet_transformers
@@ -292,7 +292,7 @@ def _from_pretrained(
         if options.get("local_files_only") and Path(source).is_dir():
             require_widths(Path(source), config)
         loaded_tokenizer = AutoTokenizer.from_pretrained(source, **options) if tokenizer else None
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = class_for(config).from_pretrained(
             source,
             **options,
             config=config,
@@ -309,18 +309,32 @@ def _from_pretrained(
     return model, loaded_tokenizer
 
 
+def class_for(config: PreTrainedConfig) -> Any:
+    """Who builds the model of a config: transformers' class of causal language models, or that of models which read
+    images as well, where a type is only among these."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    kind = config.model_type
+    alone = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if alone else AutoModelForCausalLM
+
+
 def _require_causal(config: PreTrainedConfig, source: str, architecture: str = "") -> None:
     """Raise ``ModelError`` for encoders, encoder-decoders, and what transformers has no causal model for."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
     kind = config.model_type
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or architecture.endswith(
-        ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-    )
+    listed = (*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    known = kind in listed or architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
     if getattr(config, "is_encoder_decoder", False) or masked or not known:
         raise ModelError(
             f"{source} is a {kind!r} model, not a causal language model. steerkit steers decoders, which predict the "

@@ -14,8 +14,13 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Block, Layout, Tap
+from steerkit.engine.sites.behaviours import Behaviours, behaviours_of
+from steerkit.engine.sites.checks import Check
 from steerkit.engine.sites.evaluating import uncompiled
 from steerkit.engine.sites.finite import not_finite, told
+from steerkit.engine.sites.offloaded import require_in_parts
+from steerkit.engine.sites.selftest_heads import check_heads_apart
+from steerkit.engine.sites.selftest_mixing import check_mixing
 from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
 from steerkit.engine.sites.selftest_weighed import weighed_contributions
 from steerkit.engine.sites.taps import submodule
@@ -24,37 +29,6 @@ from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was tested.
-
-    Args:
-        name: of the check.
-        meaning: what holds when it passes.
-        passed: whether it does.
-        max_abs_error: the largest error that was measured; None where the check measures no number.
-        tolerance: what the error at ``site`` may be, from the precision of the model's dtype.
-        site: where it first fails; the worst place when it passes.
-        detail: what else there is to know.
-    """
-
-    name: str
-    meaning: str
-    passed: bool
-    max_abs_error: float | None = None
-    tolerance: float | None = None
-    site: str = ""
-    detail: str = ""
-
-    @property
-    def numbers(self) -> str:
-        """What was found, as the end of a sentence that says what was expected."""
-        found = f" {self.detail}" if self.detail else ""
-        if self.max_abs_error is None or self.tolerance is None:
-            return found
-        return f"{found} Error {self.max_abs_error:.3g}, allowed {self.tolerance:.3g}."
 
 
 @dataclass(frozen=True)
@@ -67,6 +41,7 @@ class SelfTestReport:
         checks: in the order in which they build on each other.
         sites: every site with its module and the side of it.
         not_finite: of a model that fails, the parameters and buffers that hold NaN or infinite values.
+        behaviours: how it behaves without steering, of a model that passes. No model is refused for them.
     """
 
     adapter: str
@@ -74,11 +49,22 @@ class SelfTestReport:
     checks: tuple[Check, ...]
     sites: tuple[tuple[Site, Tap], ...]
     not_finite: tuple[str, ...] = ()
+    behaviours: tuple[Check, ...] = ()
+
+    @property
+    def behaves(self) -> Behaviours:
+        """The same in three words, for what runs passes."""
+        return Behaviours.of(self.behaviours)
 
     @property
     def passed(self) -> bool:
         """Whether every check of the self-test passed."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Names of the checks that failed."""
+        return frozenset(check.name for check in self.checks if not check.passed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON. An error that isn't a finite number is null."""
@@ -88,6 +74,7 @@ class SelfTestReport:
             "passed": self.passed,
             "not_finite": list(self.not_finite),
             "checks": [_plain(check) for check in self.checks],
+            "behaviours": [_plain(check) for check in self.behaviours],
             "sites": [{"site": str(site), "module": tap.module, "side": tap.side} for site, tap in self.sites],
         }
 
@@ -136,10 +123,12 @@ def self_test(model: PreTrainedModel, layout: Layout, *, seed: int = 0, adapter:
         adapter: its name, for messages.
     """
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
+    require_in_parts(model, layout)
     with uncompiled(), bench(model, layout, seed) as on:
         checks, sites = tuple(_run_checks(on)), tuple(on.taps.items())
-    broken = () if all(check.passed for check in checks) else not_finite(model)
-    return SelfTestReport(adapter, model_type, checks, sites, broken)
+        passed = all(check.passed for check in checks)
+        behaviours = behaviours_of(on) if passed else ()
+    return SelfTestReport(adapter, model_type, checks, sites, () if passed else not_finite(model), behaviours)
 
 
 def _run_checks(on: Bench) -> list[Check]:
@@ -161,6 +150,8 @@ def _run_checks(on: Bench) -> list[Check]:
         _check_projections(on, trace),
         _check_weighed(on, trace),
         _check_head_out(on, trace),
+        check_heads_apart(on),
+        check_mixing(on),
         _check_logits(on, trace),
         _check_edited(on),
         _check_coverage(on),

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
+from steerkit.engine.tiny.decoders import VOCABULARY as VOCAB_SIZE
+from steerkit.engine.tiny.decoders import decoder_config
 from steerkit.engine.tiny.qwen import TinyQwenConfig, TinyQwenLMHeadModel
-from steerkit.errors import ModelError, counted, nearest
-from steerkit.sources import TINY_LAYERS, TINY_MODEL_TYPES, TINY_SPECIAL_TOKENS, TINY_WIDTH
+from steerkit.errors import ModelError, counted
+from steerkit.sources import TINY_SPECIAL_TOKENS, TINY_WIDTH, no_tiny, tiny_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-VOCAB_SIZE: Final = 288
 YI_VOCAB_SIZE: Final = 64000
 PAD, EOS, BOS, SYSTEM, USER, ASSISTANT = range(6)
 SPECIAL_TOKENS: Final = TINY_SPECIAL_TOKENS
@@ -179,7 +180,7 @@ def tiny_model(
     model_type: str,
     *,
     seed: int = 0,
-    n_layers: int = TINY_LAYERS,
+    n_layers: int | None = None,
     d_model: int = TINY_WIDTH,
     dtype: torch.dtype = torch.float32,
     **overrides: Any,
@@ -187,18 +188,19 @@ def tiny_model(
     """Build a tiny random model, in eval mode, on the CPU.
 
     Args:
-        model_type: a name from ``TINY_MODEL_TYPES``.
+        model_type: a causal type of transformers, or another name from ``steerkit.sources.TINY_NAMES``.
         seed: of all weights; the same seed gives the same bits.
-        n_layers: number of blocks, at least 2.
+        n_layers: number of blocks, at least 2; None: as many as show every kind of block that the type has.
         d_model: width of the residual stream; a multiple of 8.
         dtype: of parameters and activations; weights are drawn in float32 and rounded.
         overrides: keys of the model's config (of its text config where it has one).
 
     Raises:
-        ModelError: for a model type that isn't in ``TINY_MODEL_TYPES``.
+        ModelError: for a model type that isn't among those names.
     """
-    if model_type not in TINY_MODEL_TYPES:
-        raise ModelError(f"No tiny model {model_type!r}. {nearest(model_type, TINY_MODEL_TYPES, 'tiny model')}")
+    if why := no_tiny(model_type):
+        raise ModelError(f"No tiny model {model_type!r}. {why}")
+    n_layers = tiny_layers(model_type) if n_layers is None else n_layers
     if n_layers < 2 or d_model % 8:
         raise ModelError(f"A tiny model has 2 layers or more and a width that 8 divides, not {n_layers} and {d_model}.")
     config = _config(model_type, _Shape(n_layers, d_model), overrides)
@@ -212,6 +214,8 @@ def tiny_model(
 
 
 def _config(model_type: str, shape: _Shape, overrides: dict[str, Any]) -> Any:
+    if model_type not in _KEYS and model_type not in _VARIANTS:
+        return decoder_config(model_type, shape.n_layers, shape.d_model, overrides)
     base, keys_of = _VARIANTS.get(model_type) or (model_type, _KEYS[model_type])
     keys = keys_of(shape)
     text = keys.get("text_config", keys)

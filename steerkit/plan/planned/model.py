@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steerkit.sources import TINY
 from steerkit.types.special_tokens import InText
 
 
@@ -29,6 +30,11 @@ class PlannedModel:
     folder: Path | None = None
     d_model: int | None = None
     context: int | None = None
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether it is a tiny random model, which is built wherever it is needed."""
+        return self.source.startswith(TINY)
 
 
 @dataclass(frozen=True)

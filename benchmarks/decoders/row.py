@@ -1,0 +1,220 @@
+"""What is found of one type: a row of the table. Names and words alone, so that rows can be compared exactly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from benchmarks.decoders.promises import broken_promises
+from steerkit.api.architecture import ArchitectureAdapter, Block, Layout
+from steerkit.api.hookspecs import ModelFacts
+from steerkit.engine.sites.selftest import SelfTestReport, self_test
+from steerkit.engine.tiny.decoder_keys import variant_of
+from steerkit.engine.tiny.models import tiny_model
+from steerkit.errors import ModelError, UnsupportedModelError
+from steerkit.session.plugins import installed
+from steerkit.sources import TINY_CANNOT_RUN
+from steerkit_architectures._auto import AutoAdapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Status = Literal["full", "ends only", "refused", "not run"]
+STATUSES: tuple[Status, ...] = ("full", "ends only", "refused", "not run")
+SEEDS = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One type of models.
+
+    Args:
+        type: of the config, or a variant of one (``opt-post-norm``).
+        status: ``full``: every contribution is a site; ``ends only``: the ends of blocks are; ``refused``; ``not run``:
+            there is nothing to look at.
+        cause: why it isn't full, in the same few words for all types with that cause.
+        detail: the reason for this type, in a sentence, with the place where it shows.
+        adapter: the adapter that a checkpoint of the type gets; empty: none, one refuses it by name. The row is of
+            ``auto`` in any case.
+        writers: what each kind of block writes, once.
+        heads: blocks with heads, of all.
+        absent: what the layout hasn't, that other layouts have.
+        experts: how experts are held and whether an update folds into them; empty where there are none.
+        behaviours: what the self-test saw of how the model treats padding, later tokens and its cache.
+        broken: promises of ``ArchitectureSuite`` that fail, each with how.
+        seeds: of the weights on which all this was found equal.
+    """
+
+    type: str
+    status: Status
+    cause: str = ""
+    detail: str = ""
+    adapter: str = ""
+    writers: tuple[str, ...] = ()
+    heads: str = ""
+    absent: tuple[str, ...] = ()
+    experts: str = ""
+    behaviours: dict[str, bool] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without what is empty."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items() if value}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Row:
+        """What ``to_dict`` gave."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def measure(name: str, seeds: Sequence[int] = SEEDS, suite: bool = True) -> Row:
+    """The row of a type. Whatever fails on the way is a status with a reason, never an error."""
+    if name in TINY_CANNOT_RUN:
+        return Row(name, "not run", "no prompt can be run through it", TINY_CANNOT_RUN[name], adapter_of(name))
+    rows = [_of_seed(name, seed) for seed in seeds]
+    row = next((row for row in rows if row.status != "full"), rows[0])
+    differ = [seed for seed, other in zip(seeds, rows, strict=True) if other != row]
+    if differ:
+        why = f"what is found with seed {differ[0]} differs from what is found with others"
+        return Row(name, "refused", "found by chance", why, row.adapter)
+    found = {**vars(row), "seeds": tuple(seeds)}
+    if suite and row.status in ("full", "ends only"):
+        found["broken"] = broken_promises(name)
+    return Row(**found)
+
+
+def _of_seed(name: str, seed: int) -> Row:
+    adapter = adapter_of(name)
+    try:
+        model = tiny_model(name, seed=seed)
+        _run(model)
+    except Exception as error:
+        return Row(name, "not run", "its tiny model doesn't run", _words(error), adapter)
+    try:
+        return _found(name, adapter, model)
+    except UnsupportedModelError as error:
+        return Row(name, "refused", error.cause or "unsupported", _words(error), adapter)
+    except Exception as error:
+        return Row(name, "refused", f"an error of kind {type(error).__name__}", _words(error), adapter)
+
+
+def _run(model: PreTrainedModel) -> None:
+    ids = torch.randint(6, 262, (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    if logits.shape[:2] != ids.shape or not bool(logits.isfinite().all()):
+        raise ModelError(f"Its logits are {list(logits.shape)} for two rows of seven tokens, or not finite.")
+
+
+def _found(name: str, adapter: str, model: PreTrainedModel) -> Row:
+    layout, report = settled(AutoAdapter(), model)
+    failed = [check for check in report.checks if not check.passed]
+    if failed:
+        detail = f"{failed[0].name} at {failed[0].site or 'the model'}: {failed[0].meaning}."
+        return Row(name, "refused", "fails the self-test", detail, adapter)
+    return Row(
+        name,
+        "ends only" if layout.not_a_sum else "full",
+        "a block is no sum" if layout.not_a_sum else "",
+        layout.not_a_sum,
+        adapter,
+        writers=tuple(
+            dict.fromkeys(", ".join(one.stream for one in block.writers) for block in layout.blocks if block.writers)
+        ),
+        heads=_of_blocks(layout, lambda block: block.heads is not None),
+        absent=tuple(_absent(layout)),
+        experts=_experts(model, layout),
+        behaviours=_behaviours(report),
+    )
+
+
+def settled(adapter: ArchitectureAdapter, model: PreTrainedModel) -> tuple[Layout, SelfTestReport]:
+    """What the self-test leaves of the layout that an adapter gives, and what it found of that."""
+    layout = adapter.layout(model)
+    while True:
+        report = self_test(model, layout)
+        failed = frozenset(check.name for check in report.checks if not check.passed)
+        smaller = adapter.without(layout, failed) if failed else None
+        if smaller is None or smaller == layout:
+            return layout, report
+        layout = smaller
+
+
+def adapter_of(name: str) -> str:
+    """The adapter that a checkpoint of a type gets, or an empty text where one refuses it by name."""
+    try:
+        return installed().adapter_for(ModelFacts(variant_of(name)[0], {})).name
+    except UnsupportedModelError:
+        return ""
+
+
+def _of_blocks(layout: Layout, has: Callable[[Block], bool]) -> str:
+    """How many blocks of how many have something; empty where none has."""
+    n = sum(map(has, layout.blocks))
+    return f"{n} of {layout.n_layers}" if n else ""
+
+
+def _absent(layout: Layout) -> Iterator[str]:
+    """What the layout leaves out, in words, each once."""
+    if layout.not_a_sum:
+        yield "contributions"
+        return
+    for name, has in (
+        ("resid_mid", lambda block: block.resid_mid is not None),
+        ("head_out", lambda block: block.heads is not None),
+    ):
+        blocks = [layer for layer, block in enumerate(layout.blocks) if not has(block)]
+        if blocks:
+            where = "" if len(blocks) == layout.n_layers else f" in blocks {', '.join(map(str, blocks))}"
+            yield f"{name}{where}"
+    writers = [writer for block in layout.blocks for writer in block.writers]
+    reasons = [(one.stream, one.not_foldable) for one in writers if not one.projections and not one.weighed]
+    yield from dict.fromkeys(f"folding at {stream} ({_without_paths(reason)})" for stream, reason in reasons)
+    if not layout.embed_weight:
+        yield "folding of the embedding"
+
+
+def _experts(model: nn.Module, layout: Layout) -> str:
+    """How a model holds its experts, and whether an update at what they write folds into them."""
+    held: dict[str, None] = {}
+    folded: dict[str, None] = {}
+    for block in layout.blocks:
+        within = model.get_submodule(block.module)
+        names = [name for name, _ in within.named_modules() if _EXPERTS.search(name)]
+        if not names:
+            continue
+        fused = any(_EXPERTS.search(name) and parameter.dim() > 2 for name, parameter in within.named_parameters())
+        held["fused" if fused else "a module each"] = None
+        last = block.writers[-1] if block.writers else None
+        if last is None:
+            folded["hooked at the ends of blocks"] = None
+        elif last.projections or last.weighed:
+            folded["folded and hooked"] = None
+        else:
+            folded["hooked, not folded"] = None
+    return "; ".join([" and ".join(held), " or ".join(folded)]) if held else ""
+
+
+def _behaviours(report: SelfTestReport) -> dict[str, bool]:
+    return {one.name: one.passed for one in getattr(report, "behaviours", ())}
+
+
+def _words(error: Exception) -> str:
+    """The first sentence of an error, without numbers that differ by machine."""
+    first = str(error).strip().partition("\n")[0]
+    return first.partition(". Name an adapter")[0].rstrip(".")[:300] + "."
+
+
+def _without_paths(reason: str) -> str:
+    """A reason that is the same for every layer."""
+    return _LAYER.sub(r"\1*", reason)
+
+
+_EXPERTS = re.compile(r"(^|\.)(\w*experts\w*)(\.|$)")
+_LAYER = re.compile(r"(\w+\.)\d+(?=\.|\b)")
