@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import torch
@@ -55,8 +56,9 @@ class BertAdapter(ArchitectureAdapter):
 _ADAPTERS: Final = {"rwkv": RwkvAdapter, "bert": BertAdapter}
 
 
-def odd_live(model_type: str, behaviours: Behaviours | None = None) -> LiveModel:
-    """A live model of such a type; with the behaviours that are measured on it unless others are given."""
+@cache
+def odd_live(model_type: str) -> LiveModel:
+    """A live model of such a type, with the behaviours that are measured on it. Several share it."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **_CONFIGS[model_type])).eval()
     randomise(model, seed=1)
@@ -67,5 +69,5 @@ def odd_live(model_type: str, behaviours: Behaviours | None = None) -> LiveModel
     loaded = LoadedModel(model, tokenizer, "live", facts_of(model.config, tokenizer))
     live = live_model(loaded, spec, chat, 4096, self_test=False)
     with torch.no_grad(), bench(model, live.layout, 0) as on:
-        live.behaviours = behaviours or Behaviours.of(behaviours_of(on))
+        live.behaviours = Behaviours.of(behaviours_of(on))
     return live
