@@ -42,6 +42,7 @@ WHOLE: Final = 0.8
 """The share of a head's columns that are seen to change when all do: a few change less than rounding by chance."""
 GOLDEN: Final = (5**0.5 - 1) / 2
 
+
 def check_heads_apart(on: Bench) -> Check:
     """Whether heads are cut as declared, in every block that has some."""
     meaning = "a head's own values change without those of other heads, and all of them at once"

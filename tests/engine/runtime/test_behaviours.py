@@ -169,5 +169,9 @@ def until_end(live: LiveModel, ids: list[int]) -> list[int]:
 
 
 def sorted_ends(live: LiveModel) -> list[Any]:
-    ends = {event.prompt: event.completion for event in live.generate(PROMPTS, max_new_tokens=4, stream=True) if event.completion}
+    ends = {
+        event.prompt: event.completion
+        for event in live.generate(PROMPTS, max_new_tokens=4, stream=True)
+        if event.completion
+    }
     return [ends[place] for place in sorted(ends)]

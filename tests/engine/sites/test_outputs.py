@@ -20,7 +20,7 @@ from steerkit.errors import SiteError, UnsupportedModelError
 from steerkit.session import wrap
 from steerkit_architectures._llama import LlamaAdapter
 
-Named = namedtuple("Named", ["stream", "weights"])  # noqa: PYI024  as models' own code has it
+Named = namedtuple("Named", ["stream", "weights"])
 KINDS: dict[str, Callable[[Tensor], Any]] = {
     "a tensor": lambda value: value,
     "a tuple": lambda value: (value, None),
@@ -51,7 +51,9 @@ def test_an_edit_leaves_the_kind_of_output(kind: str) -> None:
     assert kind == "a tensor" or (len(found) == 2 and found[1] is None)
 
 
-@pytest.mark.parametrize("output", [{"stream": torch.ones(1)}, (), (None, torch.ones(1))], ids=["dict", "empty", "none"])
+@pytest.mark.parametrize(
+    "output", [{"stream": torch.ones(1)}, (), (None, torch.ones(1))], ids=["dict", "empty", "none"]
+)
 def test_no_tensor_is_an_error_in_words(output: Any) -> None:
     module = nn.ModuleDict({"block": Gives(lambda value: output)})
     register_tap(module, Tap("block"), lambda seen: seen)
@@ -96,7 +98,6 @@ class _Unpacked(nn.Module):
 
 def _renamed(layout: Layout) -> Layout:
     """A layout whose blocks lie two modules deeper, and the block's own ends one."""
-
 
     def deeper(path: str) -> str:
         parts = path.split(".")
