@@ -64,7 +64,7 @@ def inspect_command(
 ) -> None:
     """Show a model's sites and test them on the live model. Exits with 3 when the model is refused."""
     from steerkit.engine.prompts.roles import roles_shown
-    from steerkit.engine.sites.tested import tested
+    from steerkit.engine.sites.tested import try_layouts
     from steerkit.errors import SteerkitError, UnsupportedModelError
     from steerkit.session import load_model
     from steerkit.session.models import adapter_named
@@ -93,7 +93,7 @@ def inspect_command(
         elif not declare:
             _print_refusal(error)
         raise
-    tests = tested(live.hf_model, live.layout, adapter_named(live.adapter_name), name=live.adapter_name)
+    tests = try_layouts(live.hf_model, live.layout, adapter_named(live.adapter_name), name=live.adapter_name)
     # Where nothing passes, what was declared first says most about the model.
     live.layout, report = tests[-1] if tests[-1][1].passed else tests[0]
     live.behaviours = report.behaves

@@ -108,13 +108,13 @@ Memory: TypeAlias = WeakKeyDictionary[Any, Sequences]
 _FOLLOWED: WeakKeyDictionary[Any, Memory] = WeakKeyDictionary()
 
 
-_CACHES: Final = ("past_key_values", "cache_params", "state")
+CACHES: Final = ("past_key_values", "cache_params", "state")
 """Under which names models are given what they keep of earlier tokens."""
 
 
 def cache_among(arguments: Mapping[str, Any]) -> Any:
     """What a pass is given of earlier tokens, among its keyword arguments; None where it begins."""
-    return next((value for name in _CACHES if (value := arguments.get(name)) is not None), None)
+    return next((value for name in CACHES if (value := arguments.get(name)) is not None), None)
 
 
 def columns_read(cache: Any, memory: Memory) -> int:

@@ -55,7 +55,7 @@ def require_tested(
         smaller = _left(layout, adapter, passed.failed)
         if smaller is not None:
             return Tested(smaller, passed.behaviours)
-    tests = tested(model, layout, adapter, name=name)
+    tests = try_layouts(model, layout, adapter, name=name)
     found, report = tests[-1]
     if not report.passed:
         # What was declared first says most about the model.
@@ -65,7 +65,7 @@ def require_tested(
     return Tested(found, report.behaves)
 
 
-def tested(
+def try_layouts(
     model: PreTrainedModel, layout: Layout, adapter: ArchitectureAdapter, *, name: str = ""
 ) -> list[tuple[Layout, SelfTestReport]]:
     """Test a layout, then what its adapter leaves of one that failed, until one passes or nothing is left.
