@@ -1,4 +1,4 @@
-"""Where a module's output isn't its contribution, as the page on sites says of names that people know from elsewhere.
+"""Where a module's output isn't its contribution, as the page on sites and positions says of names that people know from elsewhere.
 
 Libraries read what a module of a given name puts out; here it is held beside what the block adds to the stream.
 """
@@ -54,9 +54,21 @@ def test_olmo2_adds_what_its_post_norm_makes_of_attention() -> None:
     middle = seen["model.layers.1.mlp.input"]
     torch.testing.assert_close(seen[f"{block}.input"] + seen[norm], middle)
     assert not torch.allclose(seen[f"{block}.input"] + seen[attention], middle)
-    # What a norm behind the MLP is given is the MLP's output, and no residual stream.
-    behind = run("olmo2", "model.layers.1.mlp", "model.layers.1.post_feedforward_layernorm", **WIDE)
-    assert torch.equal(behind["model.layers.1.post_feedforward_layernorm.input"], behind["model.layers.1.mlp"])
+
+
+def test_gemma2_adds_what_its_post_norm_makes_of_attention() -> None:
+    block, attention = "model.layers.1", "model.layers.1.self_attn"
+    norm, before_mlp = f"{block}.post_attention_layernorm", f"{block}.pre_feedforward_layernorm"
+    seen = run("gemma2", block, attention, norm, before_mlp, head_dim=8, **WIDE)
+    middle = seen[f"{before_mlp}.input"]
+    torch.testing.assert_close(seen[f"{block}.input"] + seen[norm], middle)
+    assert not torch.allclose(seen[f"{block}.input"] + seen[attention], middle)
+
+
+def test_gpt2_begins_with_the_sum_of_two_embeddings() -> None:
+    seen = run("gpt2", "transformer.wte", "transformer.wpe", "transformer.h.0", **SIZES, n_embd=32, n_layer=2, n_head=4)
+    torch.testing.assert_close(seen["transformer.wte"] + seen["transformer.wpe"], seen["transformer.h.0.input"])
+    assert not torch.allclose(seen["transformer.wte"], seen["transformer.h.0.input"])
 
 
 def test_granite_adds_attention_times_its_residual_multiplier() -> None:
