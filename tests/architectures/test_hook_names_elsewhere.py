@@ -1,4 +1,4 @@
-"""Where a module's output isn't its contribution, as the page on sites and positions says of names that people know from elsewhere.
+"""Where a module's output isn't its contribution, as the page on sites says of names known from elsewhere.
 
 Libraries read what a module of a given name puts out; here it is held beside what the block adds to the stream.
 """
