@@ -116,6 +116,20 @@ def test_versions_are_in_the_key(changed: str, monkeypatch: pytest.MonkeyPatch) 
     assert layout_key(model, Slow()) not in (before, None)
 
 
+def test_the_contract_and_what_stands_in_for_code_are_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama")
+    before = layout_key(model, Slow())
+    with monkeypatch.context() as patched:
+        patched.setattr(layout_memory, "_version", lambda name: "9.9" if name == "mamba-ssm" else None)
+        assert layout_key(model, Slow()) not in (before, None)
+    assert layout_key(model, Slow()) == before
+    (tmp_path / "architecture.py").write_text("# another contract", "utf-8")
+    monkeypatch.setattr(layout_memory.api, "__path__", [str(tmp_path)])
+    assert layout_key(model, Slow()) not in (before, None)
+
+
 def imported(path: Path, name: str, code: str) -> ModuleType:
     """A module with a file, such as remote code has."""
     from importlib.util import module_from_spec, spec_from_file_location
