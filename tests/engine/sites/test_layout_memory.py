@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from steerkit import session
+from steerkit import api, session
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.engine.sites import layout_memory
 from steerkit.engine.sites.layout_memory import layout_key, layout_of
@@ -126,7 +126,7 @@ def test_the_contract_and_what_stands_in_for_code_are_in_the_key(
         assert layout_key(model, Slow()) not in (before, None)
     assert layout_key(model, Slow()) == before
     (tmp_path / "architecture.py").write_text("# another contract", "utf-8")
-    monkeypatch.setattr(layout_memory.api, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(api, "__path__", [str(tmp_path)])
     assert layout_key(model, Slow()) not in (before, None)
 
 
