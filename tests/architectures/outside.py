@@ -116,3 +116,29 @@ def adapted(kind: str, name: str) -> nn.Module:
             if "lora_" in key or "ia3_" in key:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     return wrapped.eval()
+
+
+class Int8Linear(nn.Module):
+    """A linear module whose weights are held in 8 bits, with a scale for each row: no ``nn.Linear``, no parameter."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        scale = linear.weight.detach().abs().amax(-1, keepdim=True) / 127
+        self.register_buffer("quantised", (linear.weight.detach() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.quantised.to(x.dtype) * self.scale  # type: ignore[operator]
+        return nn.functional.linear(x, weight, self.bias)
+
+
+def quantised(name: str) -> Any:
+    """A tiny model of a type, every projection in its blocks held in 8 bits."""
+    model = tiny_model(name)
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and "lm_head" not in path:
+            parent, _, own = path.rpartition(".")
+            setattr(model.get_submodule(parent), own, Int8Linear(module))
+    return model

@@ -13,7 +13,7 @@ from steerkit.engine.tiny.models import tiny_tokenizer
 from steerkit.session import ablate, add, wrap
 from steerkit.session.model import LiveModel
 from steerkit.types import RESID_POST, Site
-from tests.architectures.outside import adapted, image_text
+from tests.architectures.outside import adapted, image_text, quantised
 from tests.conftest import assert_clean
 
 IMAGE_TEXT = ("llava", "qwen2_vl", "idefics3", "mllama")
@@ -59,7 +59,7 @@ def require_steered(live: LiveModel) -> None:
 @pytest.mark.parametrize("kind", IMAGE_TEXT)
 def test_the_text_model_within_an_image_text_model_is_found_and_steered(kind: str) -> None:
     live = live_of(image_text(kind))
-    assert (live.layout.d_model == 32 and "text_model" in live.layout.base) or "language_model" in live.layout.base
+    assert live.layout.embed.module.startswith(("model.language_model.", "model.text_model."))
     require_steered(live)
 
 
@@ -80,5 +80,12 @@ def test_a_model_that_reads_its_prompt_both_ways_is_said_to() -> None:
 @pytest.mark.parametrize(("kind", "name"), PEFT)
 def test_a_model_with_an_adapter_of_peft_is_found_and_steered(kind: str, name: str) -> None:
     live = live_of(adapted(kind, name))
+    assert live.layout.n_layers == 4 and all(block.heads is not None for block in live.layout.blocks)
+    require_steered(live)
+
+
+@pytest.mark.parametrize("name", ["phi", "mistral"])
+def test_a_model_whose_projections_are_held_in_8_bits_is_found_and_steered(name: str) -> None:
+    live = live_of(quantised(name))
     assert live.layout.n_layers == 4 and all(block.heads is not None for block in live.layout.blocks)
     require_steered(live)
