@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -47,7 +47,8 @@ class Row:
         experts: how experts are held and whether an update folds into them; empty where there are none.
         behaviours: what the self-test saw of how the model treats padding, later tokens and its cache.
         broken: promises of ``ArchitectureSuite`` that fail, each with how.
-        seeds: of the weights on which all this was found equal.
+        varies: which of the behaviours and absences depend on the seed of the weights; they stand for the worst one.
+        seeds: of the weights.
     """
 
     type: str
@@ -61,6 +62,7 @@ class Row:
     experts: str = ""
     behaviours: dict[str, bool] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    varies: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,7 +72,8 @@ class Row:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Row:
         """What ``to_dict`` gave."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
 
 
 def measure(name: str, seeds: Sequence[int] = SEEDS, suite: bool = True) -> Row:
@@ -78,15 +81,26 @@ def measure(name: str, seeds: Sequence[int] = SEEDS, suite: bool = True) -> Row:
     if name in TINY_CANNOT_RUN:
         return Row(name, "not run", "no prompt can be run through it", TINY_CANNOT_RUN[name], adapter_of(name))
     rows = [_of_seed(name, seed) for seed in seeds]
-    row = next((row for row in rows if row.status != "full"), rows[0])
-    differ = [seed for seed, other in zip(seeds, rows, strict=True) if other != row]
-    if differ:
-        why = f"what is found with seed {differ[0]} differs from what is found with others"
-        return Row(name, "refused", "found by chance", why, row.adapter)
-    found = {**vars(row), "seeds": tuple(seeds)}
+    row = _together(seeds, rows)
     if suite and row.status in ("full", "ends only"):
-        found["broken"] = broken_promises(name)
-    return Row(**found)
+        row = replace(row, broken=broken_promises(name))
+    return row
+
+
+def _together(seeds: Sequence[int], rows: Sequence[Row]) -> Row:
+    """The row of all seeds: what fails with any of them, as where the weights decide which tokens are attended to."""
+    row = rows[0]
+    same = ("status", "cause", "detail", "writers", "experts")
+    for seed, other in zip(seeds, rows, strict=True):
+        if any(getattr(other, key) != getattr(row, key) for key in same):
+            why = f"what is found with seed {seed} differs from what is found with seed {seeds[0]}"
+            return Row(row.type, "refused", "found by chance", why, row.adapter, seeds=tuple(seeds))
+    behaviours = {name: all(other.behaviours[name] for other in rows) for name in row.behaviours}
+    absent = tuple(dict.fromkeys(what for other in rows for what in other.absent))
+    varies = [name for name in behaviours if len({other.behaviours[name] for other in rows}) > 1]
+    varies += [what for what in absent if not all(what in other.absent for other in rows)]
+    heads = min(other.heads for other in rows)
+    return replace(row, heads=heads, absent=absent, behaviours=behaviours, varies=tuple(varies), seeds=tuple(seeds))
 
 
 def _of_seed(name: str, seed: int) -> Row:
@@ -165,11 +179,11 @@ def _absent(layout: Layout) -> Iterator[str]:
     if layout.not_a_sum:
         yield "contributions"
         return
-    for name, has in (
-        ("resid_mid", lambda block: block.resid_mid is not None),
-        ("head_out", lambda block: block.heads is not None),
+    for name, there in (
+        ("resid_mid", [block.resid_mid is not None for block in layout.blocks]),
+        ("head_out", [block.heads is not None for block in layout.blocks]),
     ):
-        blocks = [layer for layer, block in enumerate(layout.blocks) if not has(block)]
+        blocks = [layer for layer, has in enumerate(there) if not has]
         if blocks:
             where = "" if len(blocks) == layout.n_layers else f" in blocks {', '.join(map(str, blocks))}"
             yield f"{name}{where}"

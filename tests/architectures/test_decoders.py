@@ -136,6 +136,17 @@ def test_seeds_that_differ_are_no_row_to_rely_on(monkeypatch: pytest.MonkeyPatch
     assert (row.status, row.cause) == ("refused", "found by chance") and "seed" in row.detail
 
 
+def test_what_depends_on_the_weights_stands_for_the_worst_seed() -> None:
+    better = Row("gpt2", "full", heads="4 of 4", behaviours={"causal": True, "cached": True})
+    worse = replace(
+        better, heads="3 of 4", absent=("head_out in blocks 0",), behaviours={"causal": True, "cached": False}
+    )
+    row = rows._together((0, 1, 2), [better, worse, better])
+    assert row.behaviours == {"causal": True, "cached": False} and row.heads == "3 of 4"
+    assert row.varies == ("cached", "head_out in blocks 0") and row.seeds == (0, 1, 2)
+    assert rows._together((0, 1), [better, better]).varies == ()
+
+
 def test_a_layout_that_fails_the_self_test_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(AutoAdapter):
         def layout(self, model: Any) -> Any:
