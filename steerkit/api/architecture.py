@@ -60,6 +60,8 @@ class Writer:
         weighed: where ``projections`` is empty, paths of what is multiplied by a router or a gate before it is
             summed to the contribution: linear modules, or parameters ``[experts, d_model, width]``. All that the
             contribution is made of; then an update without a constant folds into them exactly.
+        weighed_rows: likewise parameters ``[..., d_model]`` whose rows are what is multiplied, or sum to it: experts
+            that are stacked the other way round, ``[experts, width, d_model]``, and the experts' biases.
     """
 
     stream: str
@@ -67,6 +69,7 @@ class Writer:
     projections: tuple[str, ...] = ()
     not_foldable: str = ""
     weighed: tuple[str, ...] = ()
+    weighed_rows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

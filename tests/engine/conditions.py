@@ -40,12 +40,13 @@ MODEL_TYPES = (
     "granite",
     "opt",
     "gpt2",
+    "gpt_oss",
     "scaled",
 )
 """All four families, with a mixture of experts and with what Gemma puts around its writers; and layouts with factors,
 with numbers on the stream, with rows and positions in one axis, and with two embeddings."""
 
-EXPERTS = frozenset({"qwen2_moe", "qwen3_moe"})
+EXPERTS = frozenset({"qwen2_moe", "qwen3_moe", "gpt_oss"})
 MODES = ("auto", "fold", "hook", "interpret")
 ALPHABET = tuple(range(70, 76))
 """Few tokens, so that ``from_token`` finds its own, early, late, twice or never."""

@@ -186,6 +186,40 @@ def gpt2_layout(model: PreTrainedModel) -> Layout:
     )
 
 
+# GPT-OSS: experts that are stacked the other way round, each with a bias.
+
+
+def gpt_oss() -> PreTrainedModel:
+    """A GPT-OSS with four experts, of which two are chosen."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 4}
+    return built("gpt_oss", **_SIZES, **experts)
+
+
+def gpt_oss_layout(model: PreTrainedModel) -> Layout:
+    """The experts' projections ``[experts, width, d_model]`` and biases ``[experts, d_model]``."""
+
+    def block(path: str) -> Block:
+        experts = f"{path}.mlp.experts"
+        return Block(
+            path,
+            (
+                Writer("attn_out", Tap(f"{path}.self_attn"), (f"{path}.self_attn.o_proj",)),
+                Writer(
+                    "mlp_out",
+                    Tap(f"{path}.mlp"),
+                    not_foldable="a router weighs the experts",
+                    weighed_rows=(f"{experts}.down_proj", f"{experts}.down_proj_bias"),
+                ),
+            ),
+            resid_mid=Tap(f"{path}.post_attention_layernorm", "input"),
+            heads=Heads(Tap(f"{path}.self_attn.o_proj", "input"), 4, 8),
+        )
+
+    blocks = tuple(block(f"model.layers.{layer}") for layer in range(model.config.num_hidden_layers))
+    embed = "model.embed_tokens"
+    return Layout(WIDTH, "model", Tap(embed), blocks, "model.norm", "lm_head", embed_weight=embed)
+
+
 # Llama with numbers on its stream, and a norm through which the first block's input passes.
 
 
@@ -239,6 +273,7 @@ DECLARED: Final[dict[str, tuple[Callable[[], PreTrainedModel], Callable[[PreTrai
     "opt": (opt, opt_layout),
     "opt-post-norm": (opt_post_norm, opt_post_norm_layout),
     "gpt2": (gpt2, gpt2_layout),
+    "gpt_oss": (gpt_oss, gpt_oss_layout),
     "scaled": (scaled, scaled_layout),
 }
 """By name: the model, and its layout."""

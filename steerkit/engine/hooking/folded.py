@@ -128,7 +128,7 @@ class Folded:
             for module, name, put in swaps:
                 kept = module._parameters[name]
                 tied = _tied_parameter(kept, module, model) if fold.kind == "embedding" else ()
-                path = fold.path if fold.kind == "stacked" else f"{fold.path}.{name}"
+                path = fold.path if fold.kind in ("stacked", "rows") else f"{fold.path}.{name}"
                 item = _Swapped(module, name, path, put, kept, tied)
                 item.note_versions()
                 self._swapped.setdefault(module, []).append(item)

@@ -10,7 +10,7 @@ head that was tied to the embedding keeps the embedding as it was.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from steerkit.engine.sites.taps import submodule
 from steerkit.errors import agreeing, counted
 from steerkit.types import EMBED, HEAD_OUT, RESID_POST, Site
 
-Kind: TypeAlias = Literal["linear", "stacked", "embedding"]
+Kind: TypeAlias = Literal["linear", "stacked", "rows", "embedding"]
 _A_SUM = "the stream there is a sum that no single parameter writes"
 Swap: TypeAlias = tuple[nn.Module, str, nn.Parameter]
 """A module, the name of a parameter of its own, and what is put there."""
@@ -44,7 +44,7 @@ class Fold:
 
     Args:
         path: of the module; of the parameter where experts are stacked in one.
-        kind: which of the three it is.
+        kind: a linear module, experts stacked ``[experts, out, in]``, a parameter ``[..., out]``, or an embedding.
         inner: update of what goes in, or None.
         outer: update of what comes out, or None.
     """
@@ -56,11 +56,12 @@ class Fold:
 
     def swaps(self, model: nn.Module) -> list[Swap]:
         """The new parameters, on the device and in the dtype of the old ones."""
-        if self.kind == "stacked":
+        if self.kind in ("stacked", "rows"):
             parent, _, name = self.path.rpartition(".")
             owner = submodule(model, parent)
             weight = cast(Tensor, getattr(owner, name))
-            return [(owner, name, _as_parameter(_behind(_wide(weight), self.outer), weight))]
+            new = (_behind if self.kind == "stacked" else _row_update)(_wide(weight), self.outer)
+            return [(owner, name, _as_parameter(new, weight))]
         module = submodule(model, self.path)
         weight = cast(Tensor, module.weight)
         if self.kind == "embedding":
@@ -191,8 +192,7 @@ class _Folding:
         path = self.layout.embed_weight
         if not path:
             return "its adapter names no embedding weight"
-        module = submodule(self.model, path)
-        tap = self.layout.embed
+        module, tap = cast(nn.Embedding, submodule(self.model, path)), self.layout.embed
         plain = type(module) is nn.Embedding and tap.module == path and tap.side == "output"
         update = cast(Affine, edit.update)
         if update.bias is not None and not plain:
@@ -271,9 +271,11 @@ class _Folding:
         """Experts: their router's weights don't sum to one, so only what is linear goes into them."""
         update = cast(Affine, edit.update)
         reason = writer.not_foldable or "its adapter names no projection"
-        if not writer.weighed or is_constant(update):
+        if not (writer.weighed or writer.weighed_rows) or is_constant(update):
             return reason
-        folds = [Fold(path, self._kind(path), outer=Affine(update.reads, update.writes)) for path in writer.weighed]
+        linear = Affine(update.reads, update.writes)
+        folds = [Fold(path, self._kind(path), outer=linear) for path in writer.weighed]
+        folds += [Fold(path, "rows", outer=linear) for path in writer.weighed_rows]
         why = next((why for fold in folds if (why := self._why_fold_not_done(fold))), "")
         why = why or next(
             (why for fold in folds if (why := why_fold_is_seen(fold.path, writer.tap.module, self.model))), ""
@@ -285,7 +287,7 @@ class _Folding:
         if update.bias is not None:
             self._add(*folds)
             self.places[place][0] = replace(edit, update=Affine(bias=update.bias))
-            return f"its linear part is in {', '.join(writer.weighed)}; {reason}"
+            return f"its linear part is in {', '.join(fold.path for fold in folds)}; {reason}"
         self._take(place, edit, *folds)
         return ""
 
@@ -297,8 +299,10 @@ class _Folding:
         return "linear"
 
     def _width(self, fold: Fold) -> int:
-        value: Any = self.model.get_parameter(fold.path if fold.kind == "stacked" else f"{fold.path}.weight")
-        return int(value.shape[-1] * (value.shape[0] if fold.kind == "stacked" else 1))
+        """How many numbers an update of a token costs as much as, so that the fold pays from so many tokens on."""
+        if fold.kind == "linear":
+            return in_features(submodule(self.model, fold.path))
+        return self.model.get_parameter(fold.path).numel() // self.layout.d_model
 
     def _why_fold_not_done(self, fold: Fold) -> str:
         if fold.kind == "linear":
@@ -322,9 +326,8 @@ class _Folding:
     def _take(self, place: Site, edit: Edit, *folds: Fold) -> None:
         """The update is in the folds now, and no longer at its place."""
         self.places[place].pop(_folded_end(place))
-        names = ", ".join(
-            f"{fold.path}{'' if fold.kind == 'stacked' else f' ({_folded_into(fold)})'}" for fold in folds
-        )
+        whole = ("stacked", "rows")
+        names = ", ".join(f"{fold.path}{'' if fold.kind in whole else f' ({_folded_into(fold)})'}" for fold in folds)
         self.record.note(edit, "folded", names)
         self._add(*folds)
 

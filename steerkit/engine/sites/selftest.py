@@ -21,6 +21,7 @@ from steerkit.engine.sites.finite import not_finite, told
 from steerkit.engine.sites.selftest_heads import check_heads_apart
 from steerkit.engine.sites.selftest_mixing import check_mixing
 from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
+from steerkit.engine.sites.selftest_weighed import weighed_contributions
 from steerkit.engine.sites.taps import submodule
 from steerkit.errors import SelfTestError, SiteError, counted
 from steerkit.types import ATTN_OUT, EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Site
@@ -140,6 +141,7 @@ def _run_checks(on: Bench) -> list[Check]:
         _check_embed_weight(on, trace),
         _check_resid_mid(on, trace),
         _check_projections(on, trace),
+        _check_weighed(on, trace),
         _check_head_out(on, trace),
         check_heads_apart(on),
         check_mixing(on),
@@ -341,6 +343,12 @@ def _check_projections(on: Bench, trace: Trace) -> Check:
             allowed = _rows(value, 4 * len(writer.projections))
             findings.append(_compare(Site(writer.stream, layer), value, total, allowed))
     return _result("projections", meaning, findings)
+
+
+def _check_weighed(on: Bench, trace: Trace) -> Check:
+    meaning = "what a router weighs is all that a contribution is made of, and the contribution is linear in it"
+    found = weighed_contributions(on, trace)
+    return _result("weighed", meaning, (_compare(site, value, new, _rows(new, 8)) for site, value, new in found))
 
 
 def _check_head_out(on: Bench, trace: Trace) -> Check:

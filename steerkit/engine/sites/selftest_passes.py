@@ -82,7 +82,9 @@ class EditedRun:
         return found
 
 
-def _copy_into(copies: list[Tensor]) -> Handler:
+def copy_into(copies: list[Tensor]) -> Handler:
+    """A handler that keeps what it sees."""
+
     def copy(value: Tensor) -> None:
         copies.append(value.detach().clone())
 
@@ -197,7 +199,7 @@ class Bench:
         for path in {*written, *self.layout.embed_beside}:
             outputs = trace.projections.setdefault(path, [])
             # First in line, so that it sees what the projection gave and not what another handler made of it.
-            edits.insert(0, (Tap(path), _copy_into(outputs)))
+            edits.insert(0, (Tap(path), copy_into(outputs)))
         trace.output = self.run(edits, head=head)
         return trace
 

@@ -97,9 +97,7 @@ def test_an_ablation_everywhere_is_folded_and_leaves_nothing_anywhere(name: str)
     ends = [site for site in live.layout.sites() if site.stream == RESID_POST]
     for mode in MODES:
         with live.steer(ablation, mode=mode):
-            read = live.activations(
-                [IDS[0].tolist()], [site for site in live.layout.sites() if site.stream == RESID_POST]
-            )
+            read = live.activations([IDS[0].tolist()], ends)
             assert max(float((read.flat(site) @ unit).abs().max()) for site in read.sites) < 1e-5
 
 
