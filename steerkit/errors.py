@@ -80,8 +80,8 @@ class ModelError(SteerkitError):
 class UnsupportedModelError(ModelError):
     """No adapter claims the model, or an adapter refuses it with a reason. ``model_type`` is None where unknown.
 
-    Where the reason was seen in a pass, ``cause`` names it in a few words, ``operation`` is torch's, ``module`` the path
-    of the module in which it ran, and ``layer`` the number of its block, or None outside of the blocks.
+    Where the reason was seen in a pass, ``cause`` names it in a few words, ``operation`` is torch's, ``module`` the
+    path of the module in which it ran, and ``layer`` the number of its block, or None outside of the blocks.
     """
 
     exit_code = 3

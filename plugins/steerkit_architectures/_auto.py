@@ -32,7 +32,7 @@ class AutoAdapter(ArchitectureAdapter):
         return find_layout(model)
 
     def without(self, layout: Layout, failed: frozenset[str]) -> Layout | None:
-        """The layout without what is optional and failed; None where anything else did, or where nothing is left out."""
+        """The layout without what is optional and failed; None where anything else failed, or nothing is left out."""
         if not failed or not failed <= set(_OPTIONAL):
             return None
         smaller = replace(layout, blocks=tuple(_smaller_block(block, failed) for block in layout.blocks))
@@ -53,7 +53,8 @@ def _smaller_block(block: Block, failed: frozenset[str]) -> Block:
     if failed & _FOLDS:
         why = "what its projections give doesn't sum to it"
         writers = (
-            replace(one, projections=(), weighed=(), not_foldable=one.not_foldable or why) for one in block.writers
+            replace(one, projections=(), weighed=(), weighed_rows=(), not_foldable=one.not_foldable or why)
+            for one in block.writers
         )
         block = replace(block, writers=tuple(writers))
     return block

@@ -15,7 +15,11 @@ from steerkit.errors import UnsupportedModelError
 from steerkit.types import ATTN_OUT, MLP_OUT
 from steerkit_architectures._auto import AutoAdapter
 from steerkit_architectures._discovery.recording import as_it_is_used, ordinary_tokens, record
-from tests.architectures.planted import WIDTH, Block, Forward, Mlp, Planted, plain
+from tests.architectures.planted import WIDTH, Forward, Mlp, Planted, plain
+
+
+def planted(forward: Forward = plain, **settings: Any) -> Any:
+    return Planted(forward, **settings)
 
 
 def found(model: Any) -> Layout:
@@ -23,7 +27,7 @@ def found(model: Any) -> Layout:
 
 
 def test_a_plain_decoder() -> None:
-    layout = found(Planted())
+    layout = found(planted())
     assert (layout.base, layout.final_norm, layout.head, layout.between) == ("base", "base.norm", "head", ())
     assert (layout.embed, layout.embed_weight, layout.embed_beside) == (Tap("base.tokens"), "base.tokens", ())
     assert layout.embed_is_first_resid_pre and layout.d_model == WIDTH and layout.n_layers == 3
@@ -39,117 +43,117 @@ def test_a_plain_decoder() -> None:
     assert (block.keeps, block.scale, block.start, block.not_a_sum) == ((), None, None, "")
 
 
-def parallel(block: Block, x: Tensor) -> Tensor:
+def parallel(block: Any, x: Tensor) -> Any:
     normed = block.norm1(x)
     return block.mlp(normed) + block.mixer(normed) + x
 
 
-def mlp_first(block: Block, x: Tensor) -> Tensor:
+def mlp_first(block: Any, x: Tensor) -> Any:
     x = x + block.mlp(block.norm1(x))
     return x + block.mixer(block.norm2(x))
 
 
 def test_the_computation_names_writers_not_their_order() -> None:
-    assert found(Planted(parallel)).blocks[0].resid_mid is None
-    assert {writer.stream: writer.tap.module for writer in found(Planted(parallel)).blocks[0].writers} == {
+    assert found(planted(parallel)).blocks[0].resid_mid is None
+    assert {writer.stream: writer.tap.module for writer in found(planted(parallel)).blocks[0].writers} == {
         ATTN_OUT: "base.blocks.0.mixer",
         MLP_OUT: "base.blocks.0.mlp",
     }
-    assert [writer.stream for writer in found(Planted(mlp_first)).blocks[0].writers] == [MLP_OUT, ATTN_OUT]
+    assert [writer.stream for writer in found(planted(mlp_first)).blocks[0].writers] == [MLP_OUT, ATTN_OUT]
 
 
-def with_factors(block: Block, x: Tensor) -> Tensor:
+def with_factors(block: Any, x: Tensor) -> Any:
     x = x + block.mixer(block.norm1(x)) * 0.22
     return torch.sub(x, block.mlp(block.norm2(x)) / 4, alpha=2)
 
 
-def with_zero_dim_factor(block: Block, x: Tensor) -> Tensor:
+def with_zero_dim_factor(block: Any, x: Tensor) -> Any:
     x = x + torch.tensor(0.5) * block.mixer(block.norm1(x))
     return x + block.mlp(block.norm2(x))
 
 
 def test_factors_on_writers() -> None:
-    assert [writer.tap.factor for writer in found(Planted(with_factors)).blocks[0].writers] == [0.22, -0.5]
-    assert [writer.tap.factor for writer in found(Planted(with_zero_dim_factor)).blocks[2].writers] == [0.5, 1.0]
+    assert [writer.tap.factor for writer in found(planted(with_factors)).blocks[0].writers] == [0.22, -0.5]
+    assert [writer.tap.factor for writer in found(planted(with_zero_dim_factor)).blocks[2].writers] == [0.5, 1.0]
 
 
-def with_keeps(block: Block, x: Tensor) -> Tensor:
+def with_keeps(block: Any, x: Tensor) -> Any:
     x = x * 0.5 + block.mixer(block.norm1(x))
     return (x * 0.25 + block.mlp(block.norm2(x))) / 0.8
 
 
-def with_scale(block: Block, x: Tensor) -> Tensor:
+def with_scale(block: Any, x: Tensor) -> Any:
     return plain(block, x) * block.scale
 
 
 def test_what_multiplies_the_stream() -> None:
-    assert found(Planted(with_keeps)).blocks[0].keeps == pytest.approx((0.5, 0.25, 1.25))
-    scaled = found(Planted(with_scale)).blocks[2]
+    assert found(planted(with_keeps)).blocks[0].keeps == pytest.approx((0.5, 0.25, 1.25))
+    scaled = found(planted(with_scale)).blocks[2]
     assert (scaled.scale, scaled.keeps) == ("base.blocks.2.scale", ())
 
 
-def in_place(block: Block, x: Tensor) -> Tensor:
+def in_place(block: Any, x: Tensor) -> Any:
     x = x.clone()
     x.view(-1, WIDTH).add_(block.mixer(block.norm1(x)).view(-1, WIDTH))
     x += block.mlp(block.norm2(x))
     return x
 
 
-def flattened(block: Block, x: Tensor) -> Tensor:
+def flattened(block: Any, x: Tensor) -> Any:
     x = x + block.mixer(block.norm1(x))
     return x + block.mlp(block.norm2(x).view(-1, WIDTH)).view(x.shape)
 
 
 def test_sums_in_place_and_contributions_without_a_batch_axis() -> None:
-    assert [writer.tap.module for writer in found(Planted(in_place)).blocks[1].writers] == [
+    assert [writer.tap.module for writer in found(planted(in_place)).blocks[1].writers] == [
         "base.blocks.1.mixer",
         "base.blocks.1.mlp",
     ]
-    taps = [writer.tap for writer in found(Planted(flattened)).blocks[1].writers]
+    taps = [writer.tap for writer in found(planted(flattened)).blocks[1].writers]
     assert [tap.flat_within for tap in taps] == ["", "base.blocks.1"]
 
 
-def starting_inside(block: Block, x: Tensor) -> Tensor:
+def starting_inside(block: Any, x: Tensor) -> Any:
     return plain(block, block.start(x)) if "start" in block._modules else plain(block, x)
 
 
 def test_a_stream_that_starts_inside_a_block() -> None:
-    model = Planted(starting_inside)
+    model = planted(starting_inside)
     model.base.blocks[0].start = nn.LayerNorm(WIDTH)
     layout = found(model)
     assert [block.start for block in layout.blocks] == [Tap("base.blocks.0.start"), None, None]
     assert layout.embed == layout.blocks[0].resid_pre and layout.embed_weight == ""
 
 
-def post_norm(block: Block, x: Tensor) -> Tensor:
+def post_norm(block: Any, x: Tensor) -> Any:
     x = block.norm1(x + block.mixer(x))
     return block.norm2(x + block.mlp(x))
 
 
-def vector_on_the_stream(block: Block, x: Tensor) -> Tensor:
+def vector_on_the_stream(block: Any, x: Tensor) -> Any:
     x = x * block.vector + block.mixer(block.norm1(x))
     return x + block.mlp(block.norm2(x))
 
 
-def vector_on_a_writer(block: Block, x: Tensor) -> Tensor:
+def vector_on_a_writer(block: Any, x: Tensor) -> Any:
     x = x + block.vector * block.mixer(block.norm1(x))
     return x + block.mlp(block.norm2(x))
 
 
-def constant_added(block: Block, x: Tensor) -> Tensor:
+def constant_added(block: Any, x: Tensor) -> Any:
     return plain(block, x) + block.vector
 
 
-def twice_the_same(block: Block, x: Tensor) -> Tensor:
+def twice_the_same(block: Any, x: Tensor) -> Any:
     x = x + block.mlp(block.norm1(x))
     return x + block.mlp(block.norm2(x))
 
 
-def doubled(block: Block, x: Tensor) -> Tensor:
+def doubled(block: Any, x: Tensor) -> Any:
     return x + (x + block.mixer(block.norm1(x)))
 
 
-def without_module(block: Block, x: Tensor) -> Tensor:
+def without_module(block: Any, x: Tensor) -> Any:
     return x + torch.relu(block.mixer(block.norm1(x)) - 1) * block.mlp(x)
 
 
@@ -159,7 +163,7 @@ def without_module(block: Block, x: Tensor) -> Tensor:
         (post_norm, r"the stream itself passes the norm base\.blocks\.0\.norm2 \(LayerNorm\)"),
         (
             vector_on_the_stream,
-            r"multiplied by base\.blocks\.0\.vector \[16\], so a direction taken out of it comes back",
+            r"multiplied by base\.blocks\.0\.vector \[16\], so a direction taken out",
         ),
         (vector_on_a_writer, r"a contribution is multiplied by base\.blocks\.0\.vector \[16\] outside of any module"),
         (constant_added, r"base\.blocks\.0 adds base\.blocks\.0\.vector to the stream outside of any module"),
@@ -169,27 +173,27 @@ def without_module(block: Block, x: Tensor) -> Tensor:
     ],
 )
 def test_ends_alone_with_the_reason(forward: Forward, reason: str) -> None:
-    layout = found(Planted(forward))
+    layout = found(planted(forward))
     with pytest.raises(Exception, match=reason):
         layout.writer_sites()
     assert all(not block.writers and block.resid_mid is None and block.heads is None for block in layout.blocks)
 
 
-def as_a_tuple(block: Block, x: Tensor) -> Any:
+def as_a_tuple(block: Any, x: Tensor) -> Any:
     return plain(block, x), None
 
 
-def as_a_list(block: Block, x: Tensor) -> Any:
+def as_a_list(block: Any, x: Tensor) -> Any:
     return [plain(block, x)]
 
 
 @pytest.mark.parametrize("forward", [as_a_tuple, as_a_list])
 def test_blocks_that_return_several_things(forward: Forward) -> None:
-    assert found(Planted(forward)).blocks == found(Planted()).blocks
+    assert found(planted(forward)).blocks == found(planted()).blocks
 
 
 def test_embeddings_that_sum() -> None:
-    model = Planted()
+    model = planted()
     model.base.embedded = lambda base, ids: base.tokens(ids) * 3.0 + base.positions(torch.arange(ids.shape[1]))
     layout = found(model)
     assert (layout.embed_weight, layout.embed_beside) == ("base.tokens", ("base.positions",))
@@ -197,9 +201,9 @@ def test_embeddings_that_sum() -> None:
 
 
 def test_an_embedding_that_something_else_reads() -> None:
-    model = Planted()
+    model = planted()
 
-    def embedded(base: Any, ids: Tensor) -> Tensor:
+    def embedded(base: Any, ids: Tensor) -> Any:
         rows = base.tokens(ids)
         base.side = rows.sum()
         return rows
@@ -209,7 +213,7 @@ def test_an_embedding_that_something_else_reads() -> None:
 
 
 def test_an_embedding_that_is_no_rows_of_a_table() -> None:
-    model = Planted()
+    model = planted()
     model.base.embedded = lambda base, ids: base.norm(base.tokens(ids))
     # The norm runs twice, so that no tap can name it.
     assert found(model).embed == Tap("base.blocks.0", "input")
@@ -217,7 +221,7 @@ def test_an_embedding_that_is_no_rows_of_a_table() -> None:
 
 
 def test_the_end_of_a_pass() -> None:
-    model = Planted()
+    model = planted()
     model.base.last = Mlp()
     model.base.ended = lambda base, x: base.last(base.norm(x))
     model.headed = lambda model, x: 5.0 * torch.tanh(model.head(x * 0.5) * 2.0 / 5.0)
@@ -230,25 +234,21 @@ def test_the_end_of_a_pass() -> None:
     assert (layout.final_norm, layout.behind, layout.logit_scale) == ("", ("head",), 0.25)
 
 
-def shared(block: Block, x: Tensor) -> Tensor:
-    return plain(block, x)
-
-
-def side_by_side(block: Block, x: Tensor) -> Tensor:
+def side_by_side(block: Any, x: Tensor) -> Any:
     return x + block.mixer(block.norm1(x.mean(2))).unsqueeze(2)
 
 
 def refused_model(kind: str) -> Any:
     if kind == "biased head":
-        model = Planted(bias=True)
+        model = planted(bias=True)
         model.headed = lambda model, x: model.head(x * 0.5)
         return model
     if kind == "several streams":
-        model = Planted(side_by_side)
+        model = planted(side_by_side)
         model.base.embedded = lambda base, ids: base.tokens(ids).unsqueeze(2).expand(-1, -1, 4, -1)
         model.base.ended = lambda base, x: base.norm(x.mean(2))
         return model
-    model = Planted(plain if kind != "positions first" else lambda block, x: x + block.mlp(block.norm1(x)))
+    model = planted(plain if kind != "positions first" else lambda block, x: x + block.mlp(block.norm1(x)))
     if kind == "no chain":
         model.base.blocks = nn.ModuleList([model.base.blocks[0]] * 3)
     if kind == "positions first":
@@ -281,26 +281,29 @@ def hooks(model: nn.Module) -> int:
 
 
 def test_nothing_stays_on_the_model() -> None:
-    model = Planted()
+    model = planted()
     model.train()
     model.base.blocks[1].eval()
     modes = [module.training for module in model.modules()]
     found(model)
     assert hooks(model) == 0 and [module.training for module in model.modules()] == modes
 
-    def broken(block: Block, x: Tensor) -> Tensor:
+    def broken(block: Any, x: Tensor) -> Any:
         assert not torch.is_grad_enabled() and not block.training
         raise RuntimeError("broken")
 
     model.base.blocks[2]._put_together = broken
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"a pass over text alone fails in base\.blocks\.2 \(RuntimeError: broken"
+    ) as caught:
         found(model)
+    assert (caught.value.cause, caught.value.module) == ("a pass fails", "base.blocks.2")
     assert hooks(model) == 0 and [module.training for module in model.modules()] == modes
     assert torch.is_grad_enabled()
 
 
 def test_a_recording_holds_no_activation() -> None:
-    model = Planted()
+    model = planted()
     with as_it_is_used(model):
         graph = record(model, ordinary_tokens(model))
     gc.collect()
@@ -312,14 +315,14 @@ def test_a_recording_holds_no_activation() -> None:
 
 
 def test_passes_of_other_threads_are_not_recorded() -> None:
-    model = Planted()
+    model = planted()
     ids = ordinary_tokens(model)
 
     def elsewhere() -> None:
         with torch.no_grad():
             model(ids)
 
-    def ended(base: Any, x: Tensor) -> Tensor:
+    def ended(base: Any, x: Tensor) -> Any:
         if threading.current_thread() is threading.main_thread():
             thread = threading.Thread(target=elsewhere)
             thread.start()
@@ -372,11 +375,12 @@ class Biased(Experts):
         self.bias = nn.Parameter(torch.randn(WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.bias
+        out: Tensor = super().forward(x) + self.bias
+        return out
 
 
 def with_mlp(module: type[nn.Module], **settings: Any) -> Any:
-    model = Planted()
+    model = planted()
     for block in model.base.blocks:
         block.mlp = module(**settings)
     return model
@@ -389,17 +393,28 @@ def test_experts_are_followed_to_their_projections() -> None:
     assert listed.projections == () and "weighs" in listed.not_foldable
 
 
-@pytest.mark.parametrize(
-    ("module", "settings", "reason"),
-    [(Biased, {}, "mlp.bias is added beside"), (Experts, {"transposed": True}, "the other way round")],
-)
-def test_experts_that_cannot_be_folded_say_why(module: Any, settings: dict[str, Any], reason: str) -> None:
-    writer = found(with_mlp(module, **settings)).blocks[0].writers[1]
-    assert (writer.projections, writer.weighed) == ((), ()) and reason in writer.not_foldable
+class Gated(Experts):
+    """Experts whose sum is multiplied by a gate of its own for each column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.sigmoid(x)
+
+
+def test_experts_the_other_way_round_and_their_biases() -> None:
+    writer = found(with_mlp(Experts, transposed=True)).blocks[0].writers[1]
+    assert (writer.weighed, writer.weighed_rows) == ((), ("base.blocks.0.mlp.down",))
+    writer = found(with_mlp(Biased)).blocks[2].writers[1]
+    assert (writer.weighed, writer.weighed_rows) == (("base.blocks.2.mlp.down",), ("base.blocks.2.mlp.bias",))
+
+
+def test_what_is_not_linear_says_why() -> None:
+    writer = found(with_mlp(Gated)).blocks[0].writers[1]
+    assert (writer.projections, writer.weighed, writer.weighed_rows) == ((), (), ())
+    assert writer.not_foldable == "what is added is the result of mul in base.blocks.0.mlp (Gated), not of a projection"
 
 
 def test_what_is_optional_can_be_left_out() -> None:
-    adapter, layout = AutoAdapter(), found(Planted())
+    adapter, layout = AutoAdapter(), found(planted())
     smaller = adapter.without(layout, frozenset({"head_out", "resid_mid"}))
     assert smaller is not None and smaller.notes[-1].endswith("heads, resid_mid.")
     assert all(block.heads is None and block.resid_mid is None and block.writers for block in smaller.blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -74,8 +75,9 @@ def _tables(graph: Graph, first: Link) -> tuple[str, tuple[str, ...], str]:
             rows.append((origin, owner.path, factor))
         elif (sides := _sides(origin)) is not None:
             todo += [(side, factor * own) for side, own in sides[::-1]]
-        elif (product := times(origin)) is not None and product[1] is not None:
-            todo.append((product[0], factor * product[1]))
+        elif (product := times(origin)) is not None and _is_one_number(product):
+            # Without values a factor isn't known; tokens may have any.
+            todo.append((product[0], factor * (math.nan if product[1] is None else product[1])))
         else:
             where = graph.owner(origin).path or "the model"
             made = origin.name or f"made by {origin.op} in {where}"
@@ -90,7 +92,7 @@ def _tables(graph: Graph, first: Link) -> tuple[str, tuple[str, ...], str]:
 
 
 def _of_tokens(rows: list[tuple[Value, str, float]]) -> tuple[Value, str, float] | None:
-    """The rows that tokens choose; of several the ones whose indices are the tokens, as positions may count from them."""
+    """The rows that tokens choose; of several those whose indices are the tokens: positions may count from them."""
     chosen = [row for row in rows if row[0].of_tokens]
     if len(chosen) > 1:
         chosen = [row for row in chosen if row[0].inputs[1].origin.op == LEAF]
@@ -104,10 +106,15 @@ def _sides(value: Value) -> list[tuple[Value, float]] | None:
     return [(value.inputs[0], 1.0), (value.inputs[1], value.alpha)]
 
 
+def _is_one_number(product: tuple[Value, float | None, Value | None]) -> bool:
+    _, number, by = product
+    return number is not None or (by is not None and by.size == 1 and not by.of_tokens)
+
+
 def _table_of(graph: Graph, value: Value) -> Call | None:
     """The call of an embedding module of which a value is rows."""
     if value.op not in _ROWS or len(value.inputs) < 2:
         return None
     owner = graph.owner(value)
-    own = value.inputs[0].origin.name.rpartition(".") == (owner.path, ".", "weight")
+    own = value.inputs[0].parameter.rpartition(".") == (owner.path, ".", "weight")
     return owner if own and isinstance(owner.module, nn.Embedding) and graph.once(owner) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ def find_chain(model: nn.Module, graph: Graph) -> Chain:
     Raises:
         UnsupportedModelError: where there is none, or where what it hands on isn't one vector per token.
     """
-    found = [chain for _, path, children in _lists(model) if (chain := _chain(graph, path, children))]
+    found = [chain for path, children in _lists(model) if (chain := _chain(graph, path, children))]
     if not found:
         raise _no_chain(model, graph)
     behind = graph.made_of(graph.logits) if graph.logits is not None else set()
@@ -62,13 +63,13 @@ def find_chain(model: nn.Module, graph: Graph) -> Chain:
     return chain
 
 
-def _lists(model: nn.Module) -> list[tuple[int, str, list[tuple[str, nn.Module]]]]:
+def _lists(model: nn.Module) -> list[tuple[str, list[tuple[str, nn.Module]]]]:
     paths = {id(module): path for path, module in named_once(model)}
-    found = []
+    found: list[tuple[str, list[tuple[str, nn.Module]]]] = []
     for path, module in named_once(model):
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1:
             children = [(paths.get(id(child), f"{path}.{place}"), child) for place, child in enumerate(module)]
-            found.append((len(found), path, children))
+            found.append((path, children))
     return found
 
 
@@ -77,9 +78,9 @@ def _chain(graph: Graph, path: str, children: Sequence[tuple[str, nn.Module]]) -
     calls = [own[0] for _, own in ran if own]
     if len(calls) < 2 or any(len(own) > 1 for _, own in ran):
         return None
-    if any(before.stop > after.start for before, after in zip(calls, calls[1:], strict=False)):
+    if any(before.stop > after.start for before, after in itertools.pairwise(calls)):
         return None
-    handed = [_handed(before, after) for before, after in zip(calls, calls[1:], strict=False)]
+    handed = [_handed(before, after) for before, after in itertools.pairwise(calls)]
     first = handed[0]
     if first is None or any(one != first for one in handed):
         return None
@@ -105,7 +106,7 @@ def _handed(before: Call, after: Call) -> tuple[Key, int] | None:
 def _no_chain(model: nn.Module, graph: Graph) -> Exception:
     """Why, of the list of modules that does most of the work."""
     reason, place, most = "no list of modules is run one after the other", Place(), 0
-    for _, path, children in _lists(model):
+    for path, children in _lists(model):
         own = [calls for _, module in children if (calls := graph.calls_of(module))]
         work = sum(call.stop - call.start for calls in own for call in calls)
         if len(own) < 2 or work <= most:
@@ -116,7 +117,7 @@ def _no_chain(model: nn.Module, graph: Graph) -> Exception:
             reason, place = f"{path} runs its modules up to {times} times in one pass", Place(module=path)
             continue
         reason, place = f"the modules of {path} take and give different things", Place(module=path)
-        for layer, (before, after) in enumerate(zip(own, own[1:], strict=False)):
+        for layer, (before, after) in enumerate(itertools.pairwise(own)):
             if _handed(before[0], after[0]) is None:
                 between = graph.values[before[0].stop : after[0].start]
                 ops = list(dict.fromkeys(one.op for one in between if one.op not in COPIES and one.op != LEAF))

@@ -50,7 +50,9 @@ def find_ending(graph: Graph, last: Link) -> Ending:
         _back_from_logits(graph, last, head)
     call, into = head.call, head.call.first_argument
     if into is None:
-        raise refusal("no head", f"{call.path}, which gives the logits, is called without a tensor", Place("", call.path))
+        raise refusal(
+            "no head", f"{call.path}, which gives the logits, is called without a tensor", Place("", call.path)
+        )
     behind, factor = _tail(graph, last, call, into)
     if factor != 1.0 and getattr(call.module, "bias", None) is not None:
         reason = f"a factor of {factor:.4g} stands before the head {call.path}, which has a bias"
@@ -73,7 +75,7 @@ def _back_from_logits(graph: Graph, last: Link, head: _Head) -> None:
         owner = graph.owner(value).path
         reason = f"{value.op} in {owner or 'the model'} stands between the head and the logits"
         raise refusal("something behind the head", reason, Place(value.op, owner))
-    inside, number, _ = product
+    inside, number = product[0], product[1]
     if inside.origin.kind == "tanh" and head.scale == 1.0 and head.softcap is None:
         capped = inside.origin.inputs[0].origin
         before = times(capped)
@@ -102,7 +104,9 @@ def _tail(graph: Graph, last: Link, head: Call, into: Value) -> tuple[list[Call]
             reason = f"{value.origin.op} in {owner or 'the model'} stands between the last block and the head"
             raise refusal("something before the head", reason, Place(value.origin.op, owner))
         if len(calls) > 1 and not _scales(graph, calls[:-1]):
-            raise refusal("a factor before a norm", f"a factor stands before {calls[0].path}", Place("mul", calls[0].path))
+            raise refusal(
+                "a factor before a norm", f"a factor stands before {calls[0].path}", Place("mul", calls[0].path)
+            )
         factor, value = factor * product[1], product[0]
     return calls, factor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -21,23 +22,33 @@ _MOVES = COPIES | {
 """Operations that lay rows elsewhere or add them up; each keeps the last axis, or it isn't followed."""
 _MATRIX_PRODUCTS = frozenset({"mm", "bmm", "_grouped_mm", "grouped_mm", "matmul"})
 _SWAPS = frozenset({"t", "transpose", "mT"})
+_CHOICES = frozenset({"select", "index", "index_select", "chunk", "split", "unbind"})
 
 
 class _NotLinear(Exception):
     """Why a contribution isn't linear in parameters that are known."""
 
 
-def weighed(model: nn.Module, graph: Graph, link: Link, value: Value) -> tuple[tuple[str, ...], str]:
-    """Paths of all projections and stacked parameters that a contribution is a weighed sum of; or none, and why.
+@dataclass(frozen=True)
+class Weighed:
+    """What a contribution is a weighed sum of: paths as ``Writer`` names them, or none, and why it can't be folded."""
+
+    matrices: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    why: str = ""
+
+
+def weighed(model: nn.Module, graph: Graph, link: Link, value: Value) -> Weighed:
+    """All projections and parameters that a contribution is a weighed sum of.
 
     What weighs them is one number per token and expert, so that a matrix on the left of each projection is one on the
     left of the sum. Whatever isn't followed to its end makes the whole not foldable.
     """
     walk = _Walk(model, graph, link, value.shape[-1])
     try:
-        return walk.paths_of(value), WEIGHED
+        return walk.followed(value)
     except _NotLinear as why:
-        return (), str(why)
+        return Weighed(why=str(why))
 
 
 class _Walk:
@@ -45,49 +56,58 @@ class _Walk:
 
     def __init__(self, model: nn.Module, graph: Graph, link: Link, width: int) -> None:
         self.model, self.graph, self.link, self.width = model, graph, link, width
+        self.matrices: set[str] = set()
+        self.rows: set[str] = set()
 
-    def paths_of(self, value: Value) -> tuple[str, ...]:
-        found: dict[str, None] = {}
+    def followed(self, value: Value) -> Weighed:
+        """Everything, in the order of names."""
         todo, seen = [value], set[int]()
         while todo:
             one = todo.pop()
             if one.index in seen:
                 continue
             seen.add(one.index)
-            paths = self._projection(one)
-            if paths is None:
-                todo += reversed(self._parts(one))
-            found |= dict.fromkeys(paths or ())
-        if not found:
+            if not self._ends(one):
+                todo += self._parts(one)
+        if not self.matrices and not self.rows:
             raise _NotLinear("it isn't made of projections")
-        return tuple(sorted(found, key=_natural))
+        return Weighed(tuple(sorted(self.matrices, key=_natural)), tuple(sorted(self.rows, key=_natural)), WEIGHED)
 
-    def _projection(self, value: Value) -> list[str] | None:
-        """Where a value is what a linear module or a stacked parameter gives: its path, and those of its siblings."""
+    def _ends(self, value: Value) -> bool:
+        """Whether a value is what a projection gives, or a parameter; then that is among what was found."""
         for port in value.out_of:
             if port.call.inside(self.link.call) and is_linear(port.call):
-                return self._with_siblings(port.call.path)
-        if value.kind in _MATRIX_PRODUCTS:
-            return [self._stacked(value, *value.inputs[:2])]
+                self.matrices.update(self._with_siblings(port.call.path))
+                return True
         # A matrix times a column: the vector lies in the last axis but one.
-        one = value.inputs[0] if value.inputs else None
-        if one is not None and one.kind == "bmm" and one.shape == (*value.shape, 1):
-            return [self._stacked(one, *reversed(one.inputs[:2]), swapped=True)]
-        return None
+        one = value.inputs[0] if value.inputs else value
+        column = one.kind == "bmm" and one.shape == (*value.shape, 1)
+        if value.kind in _MATRIX_PRODUCTS:
+            self._multiplies(value, value.inputs[1])
+        elif column:
+            self._multiplies(one, one.inputs[0], swapped=True)
+        elif value.name and value.shape[-1:] == (self.width,):
+            self.rows.add(value.name)
+        else:
+            return False
+        return True
 
-    def _stacked(self, product: Value, rows: Value, weight: Value, swapped: bool = False) -> str:
-        """The parameter ``[experts, d_model, width]`` by which rows are multiplied."""
+    def _multiplies(self, product: Value, weight: Value, swapped: bool = False) -> None:
+        """Find the parameter by which rows are multiplied, and which way round it lies."""
         one = weight
-        while one.op != LEAF:
+        while not one.name and one.op != LEAF:
             swapped ^= one.kind in _SWAPS and self._swaps_matrix(one)
-            if one.kind not in _SWAPS | COPIES | {"select", "index", "index_select"}:
+            if one.kind.partition("#")[0] not in _SWAPS | COPIES | _CHOICES:
                 raise _NotLinear(f"its experts' weights pass {one.op} before they are used")
             one = one.inputs[0]
-        if not one.name or len(one.shape) != 3:
-            raise _NotLinear(f"{self.graph.owner(product).path} multiplies by a matrix that is no projection's")
-        if not swapped or one.shape[1] != self.width:
-            raise _NotLinear(f"{one.name} {list(one.shape)} holds its experts' weights the other way round")
-        return one.name
+        if not one.name:
+            raise _NotLinear(f"{self.graph.owner(product).path} multiplies by a matrix that is no parameter")
+        if swapped and len(one.shape) == 3 and one.shape[1] == self.width:
+            self.matrices.add(one.name)
+        elif not swapped and one.shape[-1] == self.width:
+            self.rows.add(one.name)
+        else:
+            raise _NotLinear(f"{one.name} {list(one.shape)} holds its experts' weights in another way")
 
     def _swaps_matrix(self, value: Value) -> bool:
         ends = {int(number) % len(value.shape) for number in value.numbers} if value.numbers else {0, 1}

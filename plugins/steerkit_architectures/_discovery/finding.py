@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from steerkit.api.architecture import Block, Layout, Tap, Writer
-from steerkit.errors import UnsupportedModelError, counted
+from steerkit.errors import counted
 from steerkit.types import ATTN_OUT
 from steerkit_architectures._discovery.beginning import find_beginning
 from steerkit_architectures._discovery.chain import Chain, Link, find_chain
 from steerkit_architectures._discovery.ends import find_base, find_ending, has_norm
-from steerkit_architectures._discovery.experts import weighed
+from steerkit_architectures._discovery.experts import Weighed, weighed
 from steerkit_architectures._discovery.folding import NORM_FOLLOWS, projections
 from steerkit_architectures._discovery.following import Course, follow
 from steerkit_architectures._discovery.graph import Graph
 from steerkit_architectures._discovery.heads import find_heads
-from steerkit_architectures._discovery.mixing import which_mix
+from steerkit_architectures._discovery.mixing import seems_to_mix, which_mix
 from steerkit_architectures._discovery.recording import as_it_is_used, ordinary_tokens, record
-from steerkit_architectures._discovery.refusing import NotASum, Place, refusal
+from steerkit_architectures._discovery.refusing import NotASum, Place
 from steerkit_architectures._discovery.writers import Contribution, contributions, middle, names, tap_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def find_layout(model: PreTrainedModel) -> Layout:
         graph = record(model, ids)
         chain = find_chain(model, graph)
         found = [_find_block(graph, link) for link in chain.links]
-        mixing = _mixing(model, ids, found)
+        mixing = _mixing(model, ids, graph, found)
     ending = find_ending(graph, chain.links[-1])
     *tail, head = [call.path for call in ending.behind]
     norm = tail.pop(0) if tail and has_norm(graph, ending.behind[0]) else ""
@@ -83,11 +83,15 @@ def _find_block(graph: Graph, link: Link) -> _Found:
         return _Found(link, not_a_sum=why)
 
 
-def _mixing(model: PreTrainedModel, ids: Tensor, found: Sequence[_Found]) -> Mapping[Tap, bool]:
-    writers = [part.tap for one in found for part in one.parts]
-    if not writers:
+def _mixing(model: PreTrainedModel, ids: Tensor, graph: Graph, found: Sequence[_Found]) -> Mapping[Tap, bool]:
+    """Whether each contribution mixes tokens: measured, or judged by its operations where there are no numbers."""
+    parts = [(one.link, one.course, part) for one in found if one.course is not None for part in one.parts]
+    if ids.is_meta:
+        return {part.tap: seems_to_mix(graph, link, course, part.value) for link, course, part in parts}
+    if not parts:
         return {}
-    return which_mix(model, ids, [Tap(one.link.call.path, "input") for one in found], writers)
+    streams = [Tap(one.link.call.path, "input") for one in found]
+    return which_mix(model, ids, streams, [part.tap for *_, part in parts])
 
 
 def _block(model: PreTrainedModel, graph: Graph, found: _Found, mixing: Mapping[Tap, bool]) -> Block:
@@ -99,10 +103,10 @@ def _block(model: PreTrainedModel, graph: Graph, found: _Found, mixing: Mapping[
     writers, heads = [], None
     for part, stream in zip(parts, streams, strict=True):
         paths, why = projections(graph, link, part.value)
-        routed: tuple[str, ...] = ()
+        made = Weighed(why=why)
         if not paths and why != NORM_FOLLOWS:
-            routed, why = weighed(model, graph, link, part.value)
-        writers.append(Writer(stream, part.tap, projections=paths, not_foldable=why, weighed=routed))
+            made = weighed(model, graph, link, part.value)
+        writers.append(Writer(stream, part.tap, paths, made.why, made.matrices, made.rows))
         if stream == ATTN_OUT:
             heads = find_heads(graph, link, part.value, paths)
     keeps = (*(part.keep for part in parts), course.keep)

@@ -19,10 +19,10 @@ def is_linear(call: Call) -> bool:
 
 def linear_behind(graph: Graph, link: Link, value: Value) -> Call | None:
     """The linear module that gives a value, up to copies; None where none does, or where it runs more than once."""
-    for port, _ in graph.outputs(value.copies, link.call):
-        if is_linear(port.call) and graph.once(port.call):
-            return port.call
-    return None
+    calls = [port.call for port, _ in graph.outputs(value.copies, link.call) if is_linear(port.call)]
+    once = [call for call in calls if graph.once(call)]
+    # What an adapter wraps and leaves as it is can be folded, the wrapper can't.
+    return min(once, key=lambda call: (type(call.module) is not nn.Linear, call.depth), default=None)
 
 
 def projections(graph: Graph, link: Link, value: Value) -> tuple[tuple[str, ...], str]:
@@ -51,4 +51,5 @@ def _why_not(graph: Graph, link: Link, value: Value) -> str:
     inner = owner is not link.call and not list(owner.module.children())
     if is_norm({value.op}) or (inner and is_norm(graph.operations(value, owner.start))):
         return NORM_FOLLOWS
-    return f"what is added is the result of {value.op} in {owner.path} ({type(owner.module).__name__}), not of a projection"
+    where = f"{owner.path} ({type(owner.module).__name__})"
+    return f"what is added is the result of {value.op} in {where}, not of a projection"

@@ -113,7 +113,7 @@ def _step(graph: Graph, link: Link, value: Value, carrying: set[int]) -> tuple[l
     if product is None or product[0].index not in carrying:
         raise _lost(graph, link, value)
     stream, number, by = product
-    name = by.origin.name if by is not None else ""
+    name = by.parameter if by is not None else ""
     if number is None and not (by is not None and name and by.size == 1):
         raise _multiplied(graph, link, value, by)
     return [_Product(number, name)], stream
@@ -124,7 +124,7 @@ def _multiplied(graph: Graph, link: Link, value: Value, by: Value | None) -> Not
     where = Place(value.op, owner.path, link.layer)
     if _is_norm(graph, link, owner, value):
         return _passes_norm(link, owner, where)
-    what = (by.origin.name or f"what {by.origin.op} gives") if by is not None else "a number"
+    what = (by.parameter or f"what {by.origin.op} gives") if by is not None else "a number"
     if by is not None and by.size == 1:
         return NotASum(f"in {link.call.path} the stream is multiplied by {what}, whose value isn't known here", where)
     shape = f" {list(by.shape)}" if by is not None else ""

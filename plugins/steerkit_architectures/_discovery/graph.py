@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,8 +17,8 @@ COPIES = frozenset({
 """Operations whose result holds their first input's numbers, where it has as many of them."""
 
 SHAPE_ALONE = frozenset({
-    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full",
-    "new_empty",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+    "new_full", "new_empty",
 })  # fmt: skip
 """Operations that read a value's shape and none of its numbers."""
 
@@ -91,6 +91,14 @@ class Value:
         while (before := value.copied) is not None:
             value = before
         return value
+
+    @property
+    def parameter(self) -> str:
+        """Name of the parameter or buffer that it is, or is a copy of; empty where it is none."""
+        value: Value | None = self
+        while value is not None and not value.name:
+            value = value.copied
+        return value.name if value is not None else ""
 
     @property
     def copies(self) -> list[Value]:
@@ -202,13 +210,13 @@ class Graph:
                 best = call
         return best
 
-    def made_of(self, value: Value, since: int = 0) -> set[int]:
-        """Indices of all that a value is made of, from an index on."""
+    def made_of(self, value: Value, since: int = 0, but: Set[int] = frozenset()) -> set[int]:
+        """Indices of all that a value is made of, from an index on, but for some and what only those are made of."""
         seen: set[int] = set()
         todo = [value]
         while todo:
             one = todo.pop()
-            if one.index not in seen and one.index >= since:
+            if one.index not in seen and one.index >= since and one.index not in but:
                 seen.add(one.index)
                 todo += one.inputs
         return seen

@@ -1,4 +1,4 @@
-"""Which contributions look at other tokens: seen by changing the first token and keeping all later ones as they were."""
+"""Which contributions look at other tokens: the first token is changed, all later ones are kept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Tap
+from steerkit_architectures._discovery.chain import Link
+from steerkit_architectures._discovery.following import Course
+from steerkit_architectures._discovery.graph import Graph, Value
 from steerkit_architectures._discovery.recording import named_once, run
+
+_USUALLY_MIX = frozenset({"convolution", "constant_pad_nd", "cumsum", "roll", "logcumsumexp", "flip"})
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -40,6 +44,32 @@ def which_mix(model: nn.Module, ids: Tensor, streams: Sequence[Tap], writers: Se
         pinned.again = True
         run(model, changed)
     return pinned.mixes
+
+
+def seems_to_mix(graph: Graph, link: Link, course: Course, value: Value) -> bool:
+    """Whether a contribution comes from the stream by an operation that usually mixes tokens.
+
+    All that can be said where numbers aren't known, as on the meta device.
+    """
+    stream = {copy.index for addition in course.additions for copy in addition.total.copies}
+    made = graph.made_of(value, link.call.start, stream)
+    return any(_usually_mixes(graph.values[index]) for index in made)
+
+
+def _usually_mixes(value: Value) -> bool:
+    kind = value.kind.partition("#")[0]
+    if "attention" in kind or kind in _USUALLY_MIX:
+        return True
+    # Attention that is spelled out: a product of matrices of which both are made of the tokens.
+    numbers = [one for one in value.inputs if one.dtype.is_floating_point]
+    return kind in ("bmm", "baddbmm") and len([one for one in numbers[-2:] if _made_of_tokens(one)]) == 2
+
+
+def _made_of_tokens(value: Value) -> bool:
+    """Whether numbers come from the tokens, rather than tokens choosing rows of a weight."""
+    while value.kind in ("index", "index_select", "gather", "t", "transpose") or value.copied is not None:
+        value = value.inputs[0]
+    return value.of_tokens
 
 
 class _Pinned:

@@ -17,9 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from steerkit_architectures._discovery.graph import LEAF, SHAPE_ALONE, WRITTEN, Call, Graph, Key, Port, Value
+from steerkit_architectures._discovery.refusing import Place, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from steerkit.errors import UnsupportedModelError
 
 BATCH, LENGTH = 2, 7
 _ONE_AT_A_TIME = threading.RLock()
@@ -33,7 +36,7 @@ def as_it_is_used(model: nn.Module) -> Iterator[None]:
     # The stance is the process's: one at a time, so that each puts back what it found.
     with _ONE_AT_A_TIME, ExitStack() as stack:
         if compiled:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))  # type: ignore[no-untyped-call]
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.no_grad())
         stack.callback(_set_modes, training, True)
         _set_modes(training, False)
@@ -97,7 +100,7 @@ class _Recorder(TorchDispatchMode):
     """Turns operations into values."""
 
     def __init__(self, names: Callable[[Tensor], str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values: list[Value] = []
         self._names = names
         self._storages: dict[int, _Storage] = {}
@@ -114,6 +117,9 @@ class _Recorder(TorchDispatchMode):
             return self.new(tensor, LEAF)
         known = self._known.get(key)
         if known is not None and known[1] == storage.writes:
+            if not known[0].of_tokens and not known[0].name:
+                # A parameter that was loaded within the pass, by a library that offloads.
+                known[0].name = self._names(tensor)
             return known[0]
         last = storage.last
         if last is None:
@@ -237,6 +243,18 @@ class _Calls:
                     return f"{call.path}.{name}" if call.path else name
         return self._names.get(id(tensor), "")
 
+    def failed(self, error: Exception, ids: Tensor) -> UnsupportedModelError:
+        """The refusal of a model whose own code fails, with the module in which it did."""
+        path = self._open[-1].path if self._open else ""
+        words = next(iter(str(error).strip().splitlines()), "")
+        said = f"{type(error).__name__}: {words}" if words else type(error).__name__
+        if ids.is_meta:
+            reason = f"without weights its code can't be followed in {path or 'the model'} ({said}); load them"
+            return refusal("values are needed", reason, Place(module=path))
+        return refusal(
+            "a pass fails", f"a pass over text alone fails in {path or 'the model'} ({said})", Place(module=path)
+        )
+
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Record what runs in the body."""
@@ -253,7 +271,8 @@ class _Calls:
                 return
             parent = self._open[-1] if self._open else None
             call = Call(path, module, len(self.recorder.values), len(self._open), parent, len(args))
-            for key, item in (*enumerate(args), *kwargs.items()):
+            given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            for key, item in given:
                 for at, tensor in _tensors(item, key):
                     value = self.recorder.value_of(tensor)
                     call.arguments.append((at, value))
@@ -298,12 +317,20 @@ def record(model: nn.Module, ids: Tensor) -> Graph:
     Args:
         model: with its modes as they should be.
         ids: tokens, ``[batch, pos]``.
+
+    Raises:
+        UnsupportedModelError: where the model's own code fails on text alone.
     """
     calls = _Calls(model)
     with calls.recorded():
         tokens = calls.recorder.value_of(ids)
         tokens.of_tokens = True
-        output = run(model, ids)
+        try:
+            output = run(model, ids)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise calls.failed(error, ids) from error
         logits = getattr(output, "logits", None)
         last = calls.recorder.value_of(logits) if isinstance(logits, Tensor) else None
     return Graph(calls.recorder.values, calls.calls, last, (ids.shape[0], ids.shape[1]))

@@ -42,8 +42,7 @@ def contributions(graph: Graph, link: Link, course: Course) -> list[Contribution
         parts = sorted(_parts(graph, link, addition.value, addition.factor), key=lambda part: part[1].index)
         keeps = [addition.keep, *(1.0 for _ in parts[1:])]
         found += [
-            Contribution(tap, value, keep, len(parts) == 1)
-            for (tap, value), keep in zip(parts, keeps, strict=True)
+            Contribution(tap, value, keep, len(parts) == 1) for (tap, value), keep in zip(parts, keeps, strict=True)
         ]
     if not found:
         raise NotASum(f"{link.call.path} adds nothing to the stream", Place("", link.call.path, link.layer))
@@ -71,9 +70,7 @@ def tap_of(graph: Graph, value: Value, within: Call) -> Tap | None:
     copies = [copy for copy in value.copies if within.start <= copy.index <= within.stop]
     for shape in ((*graph.shape, width), (graph.shape[0] * graph.shape[1], width)):
         here = [copy for copy in copies if copy.shape == shape]
-        ports = [
-            (port, copy) for port, copy in graph.outputs(here, within) if port.leads and graph.once(port.call)
-        ]
+        ports = [(port, copy) for port, copy in graph.outputs(here, within) if port.leads and graph.once(port.call)]
         if ports:
             port, copy = min(ports, key=lambda item: (item[0].call.depth, -item[0].call.stop))
             return tap_at(port, copy, within, output=True)
@@ -111,8 +108,10 @@ def _not_tapped(
         return NotASum(f"{block} adds {name} to the stream outside of any module", where)
     if product is not None and product[2] is not None and not product[2].of_tokens:
         by = product[2]
-        name = by.origin.name or f"what {by.origin.op} gives"
-        return NotASum(f"in {block} a contribution is multiplied by {name} {list(by.shape)} outside of any module", where)
+        name = by.parameter or f"what {by.origin.op} gives"
+        return NotASum(
+            f"in {block} a contribution is multiplied by {name} {list(by.shape)} outside of any module", where
+        )
     for port, copy in sorted(graph.outputs(value.copies, link.call), key=lambda item: item[0].call.depth):
         if not graph.once(port.call):
             runs = len(graph.calls_of(port.call.module))
@@ -145,7 +144,7 @@ def middle(graph: Graph, link: Link, course: Course, parts: Sequence[Contributio
 
 
 def names(taps: Sequence[Tap], mixing: Sequence[bool]) -> list[str]:
-    """``attn_out`` for the first that mixes tokens, ``mlp_out`` for the first that doesn't, for others their module's."""
+    """``attn_out`` for the first that mixes tokens, ``mlp_out`` for the first that doesn't, else the module's."""
     found: list[str] = []
     for tap, mixes in zip(taps, mixing, strict=True):
         name = ATTN_OUT if mixes else MLP_OUT
