@@ -64,9 +64,10 @@ def inspect_command(
 ) -> None:
     """Show a model's sites and test them on the live model. Exits with 3 when the model is refused."""
     from steerkit.engine.prompts.roles import roles_shown
-    from steerkit.engine.sites.selftest import self_test
+    from steerkit.engine.sites.tested import try_layouts
     from steerkit.errors import SteerkitError, UnsupportedModelError
     from steerkit.session import load_model
+    from steerkit.session.models import adapter_named
 
     if declare and as_json:
         raise SteerkitError("--declare prints a module and --json prints JSON: leave one of them out.")
@@ -92,7 +93,10 @@ def inspect_command(
         elif not declare:
             _print_refusal(error)
         raise
-    report = self_test(live.hf_model, live.layout, adapter=live.adapter_name)
+    tests = try_layouts(live.hf_model, live.layout, adapter_named(live.adapter_name), name=live.adapter_name)
+    # Where nothing passes, what was declared first says most about the model.
+    live.layout, report = tests[-1] if tests[-1][1].passed else tests[0]
+    live.behaviours = report.behaves
     tokens = roles_shown(live.tokenizer, answer_prefix, template) if live.tokenizer is not None else ()
     if declare:
         typer.echo(_declared(live), nl=False)
@@ -164,7 +168,7 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
         console.print(
             "Discovered: no adapter was written for this model; the layout was read off one pass, and is tested below."
         )
-    for note in layout.notes:
+    for note in (*layout.notes, *report.behaves.notes):
         console.print(f"Note: {note}", markup=False)
     refused = shareable(live).refused or shareable(live, generating=True).refused
     if refused:
@@ -189,6 +193,8 @@ def _print(live: LiveModel, report: SelfTestReport, tokens: Sequence[RoleToken])
             _table(console, f"how the answer begins ({PREFIX}), read as part of the prompt", columns_of, begun)
     head = ("check", "", "error", "allowed", "what it says")
     _table(console, "self-test", head, [_check_row(check) for check in report.checks])
+    if report.behaviours:
+        _table(console, "without steering", head, [_check_row(check) for check in report.behaviours])
     if report.passed:
         console.print("Passed: the model is what its adapter declares.", style="green")
 

@@ -10,6 +10,7 @@ import torch
 
 from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import ModelFacts
+from steerkit.engine.sites.behaviours import Behaviours
 from steerkit.session.model import LiveModel
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class AwaitedModel(LiveModel):
         self.tokenizer, self.layout, self.adapter_name, self.facts = tokenizer, known.layout, known.adapter, facts
         self.source, self._chat, self.batch_tokens = source, chat, batch_tokens
         self.weights_hash, self.share_beginnings, self.rows_leave = known.weights_hash, True, True
+        self.behaviours = Behaviours(**known.facts.get("behaviours", {}))
 
     @property
     # Where other live models hold the model, this one gives it when it is asked, and nobody sets it.

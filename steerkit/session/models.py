@@ -55,7 +55,8 @@ def load_model(
         accept_terms: agree to a bundled model's terms of use without being asked.
         batch_tokens: most tokens of a batch.
         self_test: check sites on the live model; a model that fails is refused. One that passed is not tested again
-            until its weights, its layout or the versions that run it change.
+            until its weights, its layout or the versions that run it change. Without it, the model is taken to be
+            causal, and to read prompts behind padding and behind a cache as it reads them alone.
         catalog: plugins; discovered if not given.
 
     Raises:
@@ -169,32 +170,41 @@ def _live(
     return live_model(loaded, spec, chat, batch_tokens, self_test)
 
 
+def adapter_named(name: str, catalog: Catalog | None = None) -> ArchitectureAdapter:
+    """The architecture plugin of a name, ready to be asked."""
+    return cast(ArchitectureAdapter, implementation((catalog or installed()).get("architecture", name))())
+
+
 def live_model(
     loaded: LoadedModel, spec: Spec, chat: ChatFormat | None, batch_tokens: int, self_test: bool = True
 ) -> LiveModel:
     """A loaded model with the adapter that was chosen for it. See ``load_model``."""
     from steerkit.engine.runtime.copies import with_nothing_on_model
+    from steerkit.engine.sites.behaviours import Behaviours
     from steerkit.engine.sites.layout_memory import layout_of
-    from steerkit.engine.sites.selftest_memory import require_tested
+    from steerkit.engine.sites.tested import Tested, require_tested
     from steerkit.session.model import LiveModel
 
+    adapter = cast(ArchitectureAdapter, implementation(spec)())
     # Somebody may be steering the model already, in this context or in another.
     with with_nothing_on_model(loaded.model):
         try:
-            layout = layout_of(loaded.model, cast(ArchitectureAdapter, implementation(spec)()))
+            layout = layout_of(loaded.model, adapter)
         except UnsupportedModelError as error:
             error.model_type = loaded.facts.model_type
             raise
+        found = Tested(layout, Behaviours())
         if self_test:
-            require_tested(loaded.model, layout, loaded.weights_hash, spec.name)
+            found = require_tested(loaded.model, layout, adapter, name=spec.name, weights_hash=loaded.weights_hash)
     return LiveModel(
         loaded.model,
         loaded.tokenizer,
-        layout,
+        found.layout,
         spec.name,
         loaded.facts,
         loaded.source,
         chat,
         batch_tokens,
         loaded.weights_hash,
+        behaviours=found.behaviours,
     )

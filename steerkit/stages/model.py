@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -57,7 +57,10 @@ def load(plan: Plan) -> LiveModel:
 
 
 def load_use(use: ModelUse) -> LiveModel:
-    """Load a task's model in a process that hasn't got it, with its threads. Whoever planned it checked its sites."""
+    """Load a task's model in a process that hasn't got it, with its threads.
+
+    Whoever planned it checked its sites, and remembers what came of it, where the model has something to be known by.
+    """
     import torch
 
     from steerkit.engine.loading.load import load as load_weights
@@ -75,7 +78,7 @@ def load_use(use: ModelUse) -> LiveModel:
     )
     adapter = ArchitectureSpec(use.adapter.name, "", use.adapter.implementation)
     chat = prompted(wanted, loaded.tokenizer)
-    return live_model(loaded, adapter, chat, wanted.batch_tokens, self_test=False)
+    return live_model(loaded, adapter, chat, wanted.batch_tokens)
 
 
 def prompted(wanted: PlannedLoading, tokenizer: PreTrainedTokenizerBase | None) -> ChatFormat | None:
@@ -186,6 +189,7 @@ def facts_of(live: LiveModel) -> dict[str, Any]:
         "source": live.source,
         "adapter": live.adapter_name,
         "model_type": live.facts.model_type,
+        "behaviours": asdict(live.behaviours),
         "n_layers": live.layout.n_layers,
         "d_model": live.layout.d_model,
         "dtype": str(live.model.dtype).removeprefix("torch."),

@@ -193,6 +193,7 @@ def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, lis
         separation=tuple(found.separation),
         notes=(
             *_unmeasured(plan, found.separation),
+            *live.behaviours.notes,
             *plan.unread,
             *_left_out({name: directions[name] for name in _reported(plan, chosen=False)}),
             *_lost({planned.name: directions[planned.name] for planned in plan.directions if planned.file}),

@@ -28,6 +28,8 @@ CHECKS = [
     "resid_mid",
     "projections",
     "head_out",
+    "heads_apart",
+    "mixing",
     "logits",
     "edited_resid_post",
     "writers_covered",
@@ -184,7 +186,7 @@ def test_heads_from_before_tokens_are_mixed(module: str) -> None:
     model, layout = built("qwen2", num_key_value_heads=4)
     tap = Tap(f"model.layers.0.self_attn.{module}", "output")
     report = self_test(model, changed(layout, 0, lambda block: replace(block, heads=Heads(tap, 4, 8))))
-    assert failed(report) == ["head_out"]
+    assert failed(report) == ["head_out", "heads_apart"]
 
 
 @pytest.mark.parametrize("declared", [{"softcap": 2.5}, {"softcap": None}, {"logit_scale": 1.01}])
@@ -221,7 +223,7 @@ def test_a_block_that_is_not_given_what_the_last_one_gave() -> None:
     report = self_test(model, layout)
     first.remove()
     second.remove()
-    assert failed(report) == ["edited_resid_post"] and report.checks[11].site == "blocks.1.resid_pre"
+    assert failed(report) == ["edited_resid_post"] and report.checks[13].site == "blocks.1.resid_pre"
 
 
 def test_a_block_that_remembers() -> None:

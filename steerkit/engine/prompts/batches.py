@@ -77,6 +77,7 @@ def batches(
     device: torch.device,
     extra_tokens: int = 0,
     fine: bool = False,
+    of_one_length: bool = False,
 ) -> list[Batch]:
     """Cut prompts into batches, the longest first so that a batch that doesn't fit fails at once.
 
@@ -88,13 +89,15 @@ def batches(
         device: where the tensors go.
         extra_tokens: columns that each row will grow by (generation), counted into the budget.
         fine: cut each batch further where that spares more padding than further passes cost on a CPU.
+        of_one_length: pad nothing: prompts of another length begin another batch.
     """
     lengths = [len(prompt.token_ids) for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
     cut: list[list[int]] = []
     for index in by_length:
         # The first of a batch is its longest, so its length is the width.
-        if cut and (len(cut[-1]) + 1) * (lengths[cut[-1][0]] + extra_tokens) <= batch_tokens:
+        fits = not of_one_length or (bool(cut) and lengths[cut[-1][0]] == lengths[index])
+        if cut and fits and (len(cut[-1]) + 1) * (lengths[cut[-1][0]] + extra_tokens) <= batch_tokens:
             cut[-1].append(index)
         else:
             cut.append([index])
@@ -220,8 +223,12 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def forward_arguments(batch: Batch) -> dict[str, Any]:
+def forward_arguments(batch: Batch, positions: bool = True) -> dict[str, Any]:
     """Keyword arguments of a forward pass over a batch.
+
+    Args:
+        batch: the batch.
+        positions: whether the model is told where tokens stand.
 
     A causal model's token never sees what stands to its right, so padding on the right needs no
     mask, and the attention kernel takes its fast path.
@@ -230,15 +237,17 @@ def forward_arguments(batch: Batch) -> dict[str, Any]:
     left = bool((batch.frame.first > 0).any())
     if left:
         arguments["attention_mask"] = batch.attention_mask.long()
-        arguments["position_ids"] = position_ids(batch.attention_mask)
+        if positions:
+            arguments["position_ids"] = position_ids(batch.attention_mask)
     return arguments
 
 
-def arguments_behind(batch: Batch) -> dict[str, Any]:
+def arguments_behind(batch: Batch, positions: bool = True) -> dict[str, Any]:
     """Keyword arguments of a forward pass over what stands behind the common beginning of a batch that lies
     ``apart``; the cache that holds the beginning comes beside them."""
     arguments: dict[str, Any] = {"input_ids": batch.input_ids[:, batch.shared :], "use_cache": True}
     if bool((batch.frame.first > 0).any()):
         arguments["attention_mask"] = batch.attention_mask.long()
-        arguments["position_ids"] = position_ids(batch.attention_mask)[:, batch.shared :]
+        if positions:
+            arguments["position_ids"] = position_ids(batch.attention_mask)[:, batch.shared :]
     return arguments

@@ -129,7 +129,7 @@ class Handle:
         for site in dict.fromkeys(site for site, _ in capture):
             wanted = {place: tokens_of(live, place, batch) for of, place in capture if of == site}
             readers[site] = _capture_reader(site, live.layout.columns(site), wanted, batch, gathered)
-        arguments = forward_arguments(batch)
+        arguments = forward_arguments(batch, live.takes_positions)
         with (
             live.running(batch, steer=steer, readers=readers or None),
             evaluating(live.model),

@@ -202,7 +202,7 @@ def attention_to(
         (batch,) = live.batched([prompt], "right")
         seen: dict[int, Tensor] = {}
         with live.running(batch), evaluating(live.model), _eager(live.model), _weights(live.model, paths, seen):
-            base(**forward_arguments(batch))
+            base(**forward_arguments(batch, live.takes_positions))
         if any(layer not in seen or len(seen[layer]) != _n_heads(live, layer) for layer in layers):
             return None
         for at, (layer, head) in enumerate(heads):

@@ -74,6 +74,7 @@ class Watch:
             for site in monitor.read_at:
                 self._by_site.setdefault(site, []).append(monitor)
         self._seen: dict[tuple[str, Site], list[Tensor]] = {}
+        self._held: dict[tuple[str, Site], int] = {}
         self._listed: dict[tuple[str, Site], list[list[float]]] = {}
         self._units: dict[tuple[str, Site], Tensor] = {}
 
@@ -92,7 +93,11 @@ class Watch:
             for monitor in monitors:
                 key = (monitor.name, site)
                 seen = gate_projection(x, self._unit(monitor, site, x)).cpu()
-                missing = 0 if key in self._seen else self._columns - seen.shape[1]
+                held = self._held.get(key, 0)
+                if held and seen.shape[1] == held + 1:
+                    seen = seen[:, held:]  # without a cache every pass reads all tokens again, and one more
+                missing = 0 if held else self._columns - seen.shape[1]
+                self._held[key] = held + seen.shape[1] + max(missing, 0)
                 self._seen.setdefault(key, []).append(pad(seen, (missing, 0), value=torch.nan) if missing > 0 else seen)
 
         return read

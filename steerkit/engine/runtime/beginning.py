@@ -79,11 +79,12 @@ def read_batch(
     if begun is None:
         pending = _Pending(readers, stops)
         with live.running(batch, steer=steer, readers=pending.readers), evaluating(live.model), suppress(_Stop):
-            return hidden_of(base(**forward_arguments(batch)))
+            return hidden_of(base(**forward_arguments(batch, live.takes_positions)))
         return None
     pending = _Pending(begun.joining(readers), stops)
     with live.running(begun.apart, steer=steer, readers=pending.readers), evaluating(live.model), suppress(_Stop):
-        return begun.joined(begun.hidden, hidden_of(base(**arguments_behind(begun.apart), past_key_values=begun.cache)))
+        arguments = arguments_behind(begun.apart, live.takes_positions)
+        return begun.joined(begun.hidden, hidden_of(base(**arguments, past_key_values=begun.cache)))
     return None
 
 
@@ -103,7 +104,7 @@ def complete_batch(
         live: the model.
         batch: prompts, padded on the left.
         max_new_tokens: most new tokens.
-        settings: of transformers' ``generate``.
+        settings: of transformers' ``generate``. A model that a cache changes generates without one.
         steer: a condition for each text that was batched.
         readers: handlers of values at sites, which are shown those of the prompts and then those of every token.
         listener: is told of every token as it is written.
@@ -116,6 +117,8 @@ def complete_batch(
             return complete_leaving(live, apart, cache, max_new_tokens=max_new_tokens, steer=steer, listener=listener)
         batch, readers = begun.apart, begun.joining(readers)
         settings = {**settings, "past_key_values": begun.cache}
+    if not live.behaviours.cached:
+        settings = {**settings, "use_cache": False}
     with live.running(batch, steer=steer, readers=readers):
         return generate_batch(
             live.model,

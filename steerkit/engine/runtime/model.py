@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -17,6 +18,8 @@ from steerkit.engine.prompts.fitting import require_fitting
 from steerkit.engine.prompts.inputs import read_prompts
 from steerkit.engine.prompts.known import require_known
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
+from steerkit.engine.sites.behaviours import Behaviours, takes_positions
+from steerkit.engine.sites.taps import submodule
 from steerkit.errors import ModelError
 from steerkit.types.contexts import CONTEXT_KEYS, context_limit
 
@@ -44,6 +47,7 @@ class ModelInMemory:
         share_beginnings: whether what the prompts of a batch have in common at their beginning is computed once, where
             that is exact. False reads every prompt whole.
         rows_leave: whether rows leave a batch of completions once they have ended, where that is exact.
+        behaviours: what passes may rely on, as the self-test found it.
     """
 
     model: PreTrainedModel
@@ -57,6 +61,7 @@ class ModelInMemory:
     weights_hash: str | None = None
     share_beginnings: bool = True
     rows_leave: bool = True
+    behaviours: Behaviours = Behaviours()
 
     @property
     def hf_model(self) -> PreTrainedModel:
@@ -103,6 +108,11 @@ class ModelInMemory:
         """
         return read_prompts(prompts, lambda: self.chat, vocabulary=self.n_embeddings, completion=completion)
 
+    @cached_property
+    def takes_positions(self) -> bool:
+        """Whether the model is told where tokens stand; else it counts for itself, by the attention mask."""
+        return takes_positions(submodule(self.model, self.layout.base))
+
     @property
     def n_embeddings(self) -> int:
         """How many token ids the model has an embedding for."""
@@ -130,6 +140,8 @@ class ModelInMemory:
             extra_tokens: columns that each row will grow by.
             fine: cut on a CPU into rows of like length, where a pass costs little beside its tokens.
 
+        Prompts of unequal length share no batch of a model that padding there isn't harmless to.
+
         Raises:
             DataError: for a prompt without a token, or one that is longer than the model's context.
         """
@@ -142,6 +154,7 @@ class ModelInMemory:
             device=self.device,
             extra_tokens=extra_tokens,
             fine=fine and self.device.type == "cpu",
+            of_one_length=not self.behaviours.pads(side),
         )
 
     def require_fitting(self, rendered: Sequence[Rendered], extra_tokens: int = 0) -> None:

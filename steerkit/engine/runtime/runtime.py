@@ -168,7 +168,7 @@ class Runtime(ModelInMemory):
                 "theirs. Pass the conditions as steer=, one for each prompt."
             )
         rows = None if steer is None else [steer[index] for index in batch.order]
-        prompt = forward_arguments(batch)
+        prompt = forward_arguments(batch, self.takes_positions)
         with self.steering.running(batch.frame, steer=rows, readers=readers, prompt=prompt):
             begin_batch(batch.order)
             yield
@@ -197,7 +197,8 @@ class Runtime(ModelInMemory):
             kwargs: for the model.
 
         Raises:
-            DataError: for a tensor that holds no token ids, and for what is no prompt.
+            DataError: for a tensor that holds no token ids, for what is no prompt, and for prompts of unequal length
+                that would have to be padded for a model that padding changes.
         """
         if not isinstance(input_ids, Tensor):
             return self._forward_prompts(input_ids, attention_mask, prompt_lengths, steer, kwargs)
@@ -213,7 +214,8 @@ class Runtime(ModelInMemory):
         if prompt_lengths is not None:
             # With a cache a sequence goes on: where it will end nobody knows, so nothing may count from there.
             frame = frame_of_mask(mask, prompt_lengths, growing=cache is not None and goes_on(mask))
-        if attention_mask is not None and "position_ids" not in kwargs and not bool(mask[:, 0].all()):
+        padded = attention_mask is not None and not bool(mask[:, 0].all())
+        if padded and "position_ids" not in kwargs and self.takes_positions:
             kwargs["position_ids"] = position_ids(mask)[:, -input_ids.shape[1] :]
         require_trained(self.model.config, mask.shape[1])
         prompt = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": kwargs.get("position_ids")}
@@ -237,8 +239,14 @@ class Runtime(ModelInMemory):
             raise DataError("There are no prompts to read.")
         require_rows(steer, len(rendered))
         self.require_fitting(rendered)
+        if not self.behaviours.left_padding and len({len(one.token_ids) for one in rendered}) > 1:
+            raise DataError(
+                "These prompts are of unequal length, and this model reads a prompt that is padded otherwise than "
+                "alone, so they share no pass. Call forward once for each length."
+            )
         batch = pad(rendered, tuple(range(len(rendered))), "left", self.pad_id, self.device)
-        tensors = {key: value for key, value in forward_arguments(batch).items() if key != "use_cache"}
+        arguments_of_batch = forward_arguments(batch, self.takes_positions)
+        tensors = {key: value for key, value in arguments_of_batch.items() if key != "use_cache"}
         with self.running(batch, steer=steer):
             return self.model(**tensors, **arguments)  # type: ignore[no-any-return]
 

@@ -63,11 +63,20 @@ def shareable(live: Runtime, *, generating: bool = False) -> Shareable:
     """
     if not live.layout.shares_beginning:
         return Shareable("its adapter says that its cache can't be shared")
+    if no_cache := unshared(live):
+        return Shareable(no_cache)
     found = _FOUND.setdefault(live.model, {})
     if generating not in found:
         with with_nothing_on_model(live.model), uncompiled(), evaluating(live.model):
             found[generating] = Shareable(_fault(live, _written if generating else _read))
     return found[generating]
+
+
+def unshared(live: Runtime) -> str:
+    """Why nothing that a model keeps of a beginning may be used, as the self-test found it; empty where that may be."""
+    if not live.behaviours.causal:
+        return "what follows a beginning changes it"
+    return "" if live.behaviours.cached else "what it gives behind a cache isn't what a whole pass gives"
 
 
 def longest_shareable(live: Runtime) -> int | None:
@@ -136,8 +145,9 @@ def _read(live: Runtime, side: PaddingSide) -> tuple[Tensor, Tensor]:
     """What tokens behind the beginning get from a shared pass and from a whole one."""
     batch, base = _fixed(live, side), submodule(live.model, live.layout.base)
     apart = batch.apart()
-    whole = hidden_of(base(**forward_arguments(batch)))[:, batch.shared :]
-    behind = hidden_of(base(**arguments_behind(apart), past_key_values=_cache_of_fixed(live, batch)))
+    whole = hidden_of(base(**forward_arguments(batch, live.takes_positions)))[:, batch.shared :]
+    more = arguments_behind(apart, live.takes_positions)
+    behind = hidden_of(base(**more, past_key_values=_cache_of_fixed(live, batch)))
     real = apart.attention_mask[:, batch.shared :].to(whole.device)
     return behind[real], whole[real]
 

@@ -30,7 +30,7 @@ from steerkit.engine.prompts.batches import common_beginning as common_beginning
 from steerkit.engine.prompts.batches import cut_evenly
 from steerkit.engine.reading.passes import logits_of
 from steerkit.engine.runtime.caches import cache_for_rows, for_rows, keys_and_values, new_cache
-from steerkit.engine.runtime.shareable import fixed_rows, longest_shareable, most_apart
+from steerkit.engine.runtime.shareable import fixed_rows, longest_shareable, most_apart, unshared
 from steerkit.engine.searching.partial import Below, beginning_at, kept_below
 from steerkit.engine.sites.evaluating import evaluating
 from steerkit.engine.sites.taps import submodule
@@ -71,7 +71,8 @@ class Piece:
 
     Args:
         order: their places.
-        ids: ``[rows, pos]``, padded on the right, where a causal model's tokens don't look.
+        ids: ``[rows, pos]``, padded on the right, where a causal model's tokens don't look; of another model's prompts
+            those of one length are read together.
         last: ``[rows]``, the column of each prompt's last token.
         below: what each block is given in the unsteered pass.
     """
@@ -117,7 +118,7 @@ class AlikePrompts:
         shared = alike if self.shortcuts.prefix else 0
         self.beginning = _Beginning(self._tensor([self.prompts[0].token_ids[:shared]])) if shared else None
         rest = [prompt.token_ids[shared:] for prompt in self.prompts]
-        cut = cut_evenly(list(map(len, rest)), live.batch_tokens)
+        cut = _cut(rest, live)
         # The shortest first: where a few prompts are enough to know, they are the cheap ones.
         self.pieces = [self._piece(rest, places) for places in reversed(cut)]
         self.unsteered = self._read_unsteered()
@@ -263,6 +264,20 @@ def common_beginning(prompts: Sequence[Rendered]) -> int:
     return common_beginning_of_rows([prompt.token_ids for prompt in prompts])
 
 
+def _cut(rest: Sequence[Sequence[int]], live: Runtime) -> list[list[int]]:
+    """Places of prompts that are read together, the longest first."""
+    if live.behaviours.pads("right"):
+        return cut_evenly(list(map(len, rest)), live.batch_tokens)
+    by_length: dict[int, list[int]] = {}
+    for place in sorted(range(len(rest)), key=lambda place: (-len(rest[place]), place)):
+        by_length.setdefault(len(rest[place]), []).append(place)
+    return [
+        [places[at] for at in piece]
+        for length, places in by_length.items()
+        for piece in cut_evenly([length] * len(places), live.batch_tokens)
+    ]
+
+
 def first_layer(placements: Sequence[Placement], live: Runtime) -> int:
     """The lowest layer that an edit touches: the layers below are as they are without it. 0 where there is none."""
     sites = [site for placement in placements for site in placement.sites_on(live.layout)]
@@ -307,7 +322,7 @@ def shortcuts_for(live: Runtime, prompts: Sequence[Rendered]) -> Shortcuts:
     longest = longest_shareable(live)
     if longest is not None and any(len(prompt.token_ids) > longest for prompt in prompts):
         return found_shortcuts(live, sorted(prompts, key=lambda prompt: len(prompt.token_ids))[-2:])
-    declared = live.layout.shares_beginning, live.layout.begins_at_block
+    declared = live.layout.shares_beginning and not unshared(live), live.layout.begins_at_block
     found = _FOUND.setdefault(live.model, {})
     if declared not in found:
         found[declared] = found_shortcuts(live, fixed_rows(live)[:2])
@@ -324,6 +339,8 @@ def found_shortcuts(live: Runtime, prompts: Sequence[Rendered]) -> Shortcuts:
     no_prefix, no_layers = "", ""
     if not live.layout.shares_beginning:
         no_prefix = "the adapter says that its cache can't be shared"
+    elif unshared(live):
+        no_prefix = unshared(live)
     elif common_beginning(prompts):
         no_prefix = _fault(live, prompts, Shortcuts(layers=False), literal)
     if not live.layout.begins_at_block:

@@ -50,7 +50,7 @@ def _keeps_input(into: Below, keyword: str) -> Callable[..., None]:
 
 def _keeps_kind(into: Below) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        into.in_tuple = isinstance(output, tuple)
+        into.in_tuple = isinstance(output, (tuple, list))
 
     return hook
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
-from steerkit.engine.loading.quiet import quiet_transformers
 from steerkit.engine.sites.checks import Check
 from steerkit.engine.sites.taps import submodule
 
@@ -80,6 +79,8 @@ def takes_positions(base: nn.Module) -> bool:
 
 def behaviours_of(on: Bench) -> tuple[Check, ...]:
     """The checks of the three behaviours, on the tokens of a self-test, in eval mode without gradients."""
+    from steerkit.engine.loading.quiet import quiet_transformers
+
     with warnings.catch_warnings(), quiet_transformers():
         warnings.simplefilter("ignore")
         whole = on.run(head=True)

@@ -18,6 +18,7 @@ from steerkit.engine.sites.behaviours import Behaviours, behaviours_of
 from steerkit.engine.sites.checks import Check
 from steerkit.engine.sites.evaluating import uncompiled
 from steerkit.engine.sites.finite import not_finite, told
+from steerkit.engine.sites.offloaded import require_in_parts
 from steerkit.engine.sites.selftest_heads import check_heads_apart
 from steerkit.engine.sites.selftest_mixing import check_mixing
 from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
@@ -59,6 +60,11 @@ class SelfTestReport:
     def passed(self) -> bool:
         """Whether every check of the self-test passed."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Names of the checks that failed."""
+        return frozenset(check.name for check in self.checks if not check.passed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON. An error that isn't a finite number is null."""
@@ -117,6 +123,7 @@ def self_test(model: PreTrainedModel, layout: Layout, *, seed: int = 0, adapter:
         adapter: its name, for messages.
     """
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
+    require_in_parts(model, layout)
     with uncompiled(), bench(model, layout, seed) as on:
         checks, sites = tuple(_run_checks(on)), tuple(on.taps.items())
         passed = all(check.passed for check in checks)

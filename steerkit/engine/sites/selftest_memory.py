@@ -1,21 +1,23 @@
 """Self-tests that were passed before, so that a model is tested once and not at every start.
 
 What the test looks at is all in the key: weights, config, layout, dtype, device, the versions that run the model, and
-the code of the test. A failure is never remembered.
+the code of the test. That nothing of a layout passed is never remembered.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from steerkit.bundled import cache_folder
 from steerkit.engine.loading.configs import config_values
+from steerkit.engine.sites.behaviours import Behaviours
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,22 +25,18 @@ if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
 
 
-def require_tested(model: PreTrainedModel, layout: Layout, weights_hash: str | None, adapter: str) -> None:
-    """Run the self-test, unless this very model passed it before.
+@dataclass(frozen=True)
+class Passed:
+    """What a self-test came to.
 
-    Raises:
-        SelfTestError: where the model isn't what its adapter declares.
+    Args:
+        behaviours: of the model.
+        failed: names of the checks that failed before, of the layout as declared first and then of what was left of it;
+            empty where it passed as it was.
     """
-    # Code that came with a checkpoint, and a model from memory, have nothing that tells them apart for certain.
-    stock = type(model).__module__.startswith("transformers.")
-    key = key_of(model, layout, weights_hash) if stock and weights_hash else None
-    if key is not None and passed_before(key):
-        return
-    from steerkit.engine.sites.selftest import self_test
 
-    self_test(model, layout, adapter=adapter).raise_if_failed()
-    if key is not None:
-        remember_passed(key)
+    behaviours: Behaviours
+    failed: tuple[frozenset[str], ...] = ()
 
 
 def key_of(model: PreTrainedModel, layout: Layout, weights_hash: str) -> str:
@@ -66,17 +64,25 @@ def key_of(model: PreTrainedModel, layout: Layout, weights_hash: str) -> str:
     return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def passed_before(key: str) -> bool:
-    """Whether the test with this key was passed on this machine."""
-    return _file_of_passed(key).is_file()
+def passed_before(key: str) -> Passed | None:
+    """What the test with this key came to when it was passed on this machine; None where it wasn't."""
+    try:
+        told = json.loads(_file_of_passed(key).read_text("utf-8"))
+        return Passed(Behaviours(**told["behaviours"]), tuple(map(frozenset, told["failed"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def remember_passed(key: str) -> None:
+def remember_passed(key: str, passed: Passed) -> None:
     """Write down that it was passed. Where nothing can be written, the next start tests again."""
+    told = {"behaviours": asdict(passed.behaviours), "failed": [sorted(names) for names in passed.failed]}
     path = _file_of_passed(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        # Another process may be reading it: it sees all or nothing.
+        with NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
+            file.write(json.dumps(told))
+        os.replace(file.name, path)
     except OSError:
         return
 

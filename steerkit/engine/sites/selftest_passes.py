@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.loading.unwrap import input_device
-from steerkit.engine.sites.taps import Handler, register_tap, submodule, through
+from steerkit.engine.sites.taps import Handler, first_of, register_tap, submodule, through
 from steerkit.errors import SiteError
 from steerkit.types import HEAD_OUT, Site
 
@@ -77,9 +77,7 @@ class EditedRun:
     def block_by_hand(self, block: nn.Module, layer: int, value: Tensor) -> Tensor:
         """The block's output on a value, all else as in the pass."""
         args, kwargs = self.calls[layer]
-        output = block(value.to(self.inputs[layer].device), *args, **kwargs)
-        found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
-        return found
+        return first_of(block(value.to(self.inputs[layer].device), *args, **kwargs))
 
 
 def copy_into(copies: list[Tensor]) -> Handler:

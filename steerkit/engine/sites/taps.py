@@ -126,13 +126,37 @@ def input_hook(handler: Handler, keyword: str) -> Callable[..., Any]:
     return hook
 
 
+def first_of(output: Any) -> Tensor:
+    """What a module gives: its output, or the first item of a tuple or list of outputs.
+
+    Raises:
+        SiteError: where that is no tensor.
+    """
+    value = output[0] if isinstance(output, (tuple, list)) and output else output
+    if isinstance(value, Tensor):
+        return value
+    raise SiteError(
+        f"A module gives a {type(value).__name__} where its layout has a stream. Streams are read in tensors, and in "
+        "the first item of tuples and lists."
+    )
+
+
+def with_first(output: Any, new: Tensor) -> Any:
+    """An output with another tensor in the place of ``first_of``."""
+    if isinstance(output, Tensor):
+        return new
+    rest = (new, *output[1:])
+    # A tuple with names takes its items one by one.
+    return output._make(rest) if hasattr(output, "_make") else type(output)(rest)
+
+
 def output_hook(handler: Handler) -> Callable[..., Any]:
     """A forward hook that runs ``handler`` on the output, or on the first item of a tuple or list of outputs."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, (tuple, list)):
-            new = handler(output[0])
-            return None if new is None else type(output)((new, *output[1:]))
-        return handler(output)
+        if isinstance(output, Tensor):
+            return handler(output)
+        new = handler(first_of(output))
+        return None if new is None else with_first(output, new)
 
     return hook

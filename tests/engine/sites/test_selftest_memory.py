@@ -10,7 +10,8 @@ import torch
 
 from steerkit import session
 from steerkit.engine.sites import selftest
-from steerkit.engine.sites.selftest_memory import key_of, passed_before, remember_passed
+from steerkit.engine.sites.behaviours import Behaviours
+from steerkit.engine.sites.selftest_memory import Passed, key_of, passed_before, remember_passed
 from tests.conftest import tiny_live
 
 
@@ -47,15 +48,16 @@ def test_what_the_outcome_depends_on_is_in_the_key() -> None:
     deeper = replace(live.layout, embed=replace(live.layout.embed, keyword="x"))
     hashes = [key, key_of(live.model, live.layout, "sha256:b"), key_of(live.model, other, "sha256:a")]
     assert len({*hashes, key_of(live.model, deeper, "sha256:a")}) == 4
-    assert not passed_before(key)
-    remember_passed(key)
-    assert passed_before(key)
+    assert passed_before(key) is None
+    passed = Passed(Behaviours(cached=False), (frozenset({"mixing"}), frozenset({"edited", "logits"})))
+    remember_passed(key, passed)
+    assert passed_before(key) == passed
 
 
 def test_a_cache_that_cannot_be_written_costs_a_test_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "selftests").write_text("in the way")
-    remember_passed("key")
-    assert not passed_before("key")
+    remember_passed("key", Passed(Behaviours()))
+    assert passed_before("key") is None
     assert session.load_model("tiny-random:llama", device="cpu").model.dtype is torch.float32
