@@ -11,7 +11,7 @@ from functools import cache, partial
 
 from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.catalog import Catalog
-from steerkit.errors import RecipeError
+from steerkit.errors import Problem, RecipeError
 from steerkit.plan.completions import meter_completions
 from steerkit.plan.cost import (
     Meter,
@@ -161,6 +161,10 @@ class _Planner(SuffixResolver):
         found = places(self.placed, adapter, self.model, self.recipe.model.trust_remote_code, look)
         for message, path in found.problems:
             self.complain(message, *path)
+        self.notes += [
+            f"{Problem(message, *self.draft.place(*path))} That is as far as can be told without weights."
+            for message, path in found.doubts
+        ]
         self.notes = [note for note in self.notes if note not in found.settled] + list(found.notes)
 
     def whole(self, template: str, found: Sections, cost: Cost) -> Plan:

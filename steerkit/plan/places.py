@@ -10,7 +10,7 @@ from steerkit.api.hookspecs import ArchitectureSpec
 from steerkit.errors import SteerkitError
 from steerkit.plan.names import KeyPart, unusual
 from steerkit.plan.planned.model import PlannedModel
-from steerkit.types import EMBED, RESID_POST, RESID_PRE, STREAMS, Site, SitePattern, resolve_sites
+from steerkit.types import EMBED, HEAD_OUT, RESID_POST, RESID_PRE, STREAMS, Site, SitePattern, resolve_sites
 
 if TYPE_CHECKING:
     from steerkit.api.architecture import Layout
@@ -27,9 +27,10 @@ _EVERYWHERE: Final = (EMBED, RESID_PRE, RESID_POST)
 
 @dataclass(frozen=True)
 class Places:
-    """What came of it: problems with their places, notes, and notes of before that aren't so any more."""
+    """What came of it: problems with their places, doubts of that kind, notes, and notes of before that are settled."""
 
     problems: tuple[tuple[str, tuple[KeyPart, ...]], ...] = ()
+    doubts: tuple[tuple[str, tuple[KeyPart, ...]], ...] = ()
     notes: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
 
@@ -58,9 +59,19 @@ def places(
     except SteerkitError as error:
         why = str(error).rstrip(".")
         return Places(notes=(f"The sites are checked when the model is loaded: without weights, {why}.",))
-    problems = [(problem, path) for sites, path in placed if (problem := _fault(sites, layout))]
+    problems, doubts = [], []
+    for sites, path in placed:
+        fault = _fault(sites, layout)
+        if fault:
+            (doubts if _is_doubtful(sites, adapter, layout) else problems).append((fault, path))
     notes = (f"Only the ends of blocks are sites of this model: {layout.not_a_sum}.",) if layout.not_a_sum else ()
-    return Places(tuple(problems), notes, tuple(unusual(sites.stream) for sites, _ in asked))
+    return Places(tuple(problems), tuple(doubts), notes, tuple(unusual(sites.stream) for sites, _ in asked))
+
+
+def _is_doubtful(sites: Site | SitePattern, adapter: ArchitectureSpec, layout: Layout) -> bool:
+    """Whether the weights may tell otherwise: which writer mixes tokens, and so its name, is seen in numbers alone."""
+    named = sites.stream.endswith("_out") and sites.stream != HEAD_OUT
+    return adapter.fallback and named and not layout.not_a_sum
 
 
 def _is_open(sites: Site | SitePattern, adapter: ArchitectureSpec, model: PlannedModel) -> bool:

@@ -1,7 +1,7 @@
 """Names of places in a model that people know from TransformerLens and nnterp, and the sites that they mean here.
 
 The one table of them. A name means the site as it is verified on the model: a contribution as it is added to the
-stream, also where those libraries read what a module of a given name puts out (``docs/sites.md`` tells where).
+stream, also where those libraries read what a module of a given name puts out (``docs/positions.md`` tells where).
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def test_nothing_is_looked_up_that_is_so_of_every_model(
         ("blocks.*.resid_mid", PARALLEL, "No site blocks.0.resid_mid"),
         ("blocks.2.mlp_out", ENDS, "a norm stands there, so only the block's two ends"),
         ("blocks.1.head_out[4]", PARALLEL, "4 heads, 0 to 3"),
-        ("blocks.0.cross_out", PARALLEL, "Available: attn_out"),
+        ("blocks.2.attn_out", ENDS, "a norm stands there"),
     ],
 )
 def test_a_site_that_the_model_lacks_is_told_with_its_line(
@@ -118,6 +118,17 @@ def test_a_site_that_the_model_lacks_is_told_with_its_line(
     assert problem.where == "conditions.alone.interventions.0.ablate.sites.1" and problem.line == 17
     assert told in problem.message
     assert [one[1:] for one in look.asked] == [("anything", False)]
+
+
+def test_the_name_of_a_discovered_writer_is_doubted_and_that_of_a_declared_one_is_not(
+    planned: Planned, families: Catalog, discovering: Catalog
+) -> None:
+    plan = planned(discovering, Look(PARALLEL), "blocks.0.cross_out")
+    (note,) = (note for note in plan.notes if "cross_out" in note)
+    assert note.startswith("line 17, conditions.alone.interventions.0.ablate.sites.0: No site blocks.0.cross_out")
+    assert note.endswith("That is as far as can be told without weights.")
+    with pytest.raises(RecipeError, match=r"line 17.*No site blocks.0.cross_out.*Available: attn_out"):
+        planned(families, Look(PARALLEL), "blocks.0.cross_out")
 
 
 def test_a_site_that_is_there_is_settled(planned: Planned, families: Catalog, discovering: Catalog) -> None:
@@ -165,7 +176,7 @@ def test_names_that_people_know_give_the_same_plan(planned: Planned, families: C
     ours = planned(families, None, "embed", "blocks.*.resid_pre", "blocks.0.attn_out")
     theirs = planned(families, None, "hook_embed", '"blocks.*.hook_resid_pre"', '"attentions_output[0]"')
     assert theirs.conditions == ours.conditions
-    with pytest.raises(RecipeError, match="line 17.*within attention"):
+    with pytest.raises(RecipeError, match=r"line 17.*within attention"):
         planned(families, None, "blocks.0.attn.hook_pattern")
 
 

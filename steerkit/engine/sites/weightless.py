@@ -57,7 +57,9 @@ def _empty(source: str, folder: Path | None, trust_remote_code: bool) -> PreTrai
         raise ModelError("no config of it is at hand")
     with quiet_transformers(), torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-        model: Any = class_for(config).from_config(config, trust_remote_code=trust_remote_code)
+        # Fused products of experts have no form on the meta device, and loops over them ask which tokens they get.
+        how = {"experts_implementation": "batched_mm"}
+        model: Any = class_for(config).from_config(config, trust_remote_code=trust_remote_code, **how)
     model.eval()
     found: PreTrainedModel = model
     return found
