@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from benchmarks.decoders.promises import broken_promises
-from steerkit.api.architecture import ArchitectureAdapter, Block, Layout
+from steerkit.api.architecture import Block, Layout
 from steerkit.api.hookspecs import ModelFacts
-from steerkit.engine.sites.selftest import SelfTestReport, self_test
+from steerkit.engine.sites.selftest import SelfTestReport
+from steerkit.engine.sites.tested import try_layouts
 from steerkit.engine.tiny.decoder_keys import variant_of
 from steerkit.engine.tiny.models import tiny_model
 from steerkit.errors import ModelError, UnsupportedModelError
@@ -126,18 +127,19 @@ def _run(model: PreTrainedModel) -> None:
         raise ModelError(f"Its logits are {list(logits.shape)} for two rows of seven tokens, or not finite.")
 
 
-def _found(name: str, adapter: str, model: PreTrainedModel) -> Row:
-    layout, report = settled(AutoAdapter(), model)
+def _found(name: str, claimed_by: str, model: PreTrainedModel) -> Row:
+    adapter = AutoAdapter()
+    layout, report = try_layouts(model, adapter.layout(model), adapter)[-1]
     failed = [check for check in report.checks if not check.passed]
     if failed:
         detail = f"{failed[0].name} at {failed[0].site or 'the model'}: {failed[0].meaning}."
-        return Row(name, "refused", "fails the self-test", detail, adapter)
+        return Row(name, "refused", "fails the self-test", detail, claimed_by)
     return Row(
         name,
         "ends only" if layout.not_a_sum else "full",
         "a block is no sum" if layout.not_a_sum else "",
         layout.not_a_sum,
-        adapter,
+        claimed_by,
         writers=tuple(
             dict.fromkeys(", ".join(one.stream for one in block.writers) for block in layout.blocks if block.writers)
         ),
@@ -146,18 +148,6 @@ def _found(name: str, adapter: str, model: PreTrainedModel) -> Row:
         experts=_experts(model, layout),
         behaviours=_behaviours(report),
     )
-
-
-def settled(adapter: ArchitectureAdapter, model: PreTrainedModel) -> tuple[Layout, SelfTestReport]:
-    """What the self-test leaves of the layout that an adapter gives, and what it found of that."""
-    layout = adapter.layout(model)
-    while True:
-        report = self_test(model, layout)
-        failed = frozenset(check.name for check in report.checks if not check.passed)
-        smaller = adapter.without(layout, failed) if failed else None
-        if smaller is None or smaller == layout:
-            return layout, report
-        layout = smaller
 
 
 def adapter_of(name: str) -> str:
@@ -216,7 +206,7 @@ def _experts(model: nn.Module, layout: Layout) -> str:
 
 
 def _behaviours(report: SelfTestReport) -> dict[str, bool]:
-    return {one.name: one.passed for one in getattr(report, "behaviours", ())}
+    return {one.name: one.passed for one in report.behaviours}
 
 
 def _words(error: Exception) -> str:

@@ -29,6 +29,7 @@ from steerkit.engine.hooking.attach import attached
 from steerkit.engine.lowering.lower import at_sites
 from steerkit.engine.sequence.positions import Frame, Turn, frame_of_prompts
 from steerkit.engine.sites.selftest import SelfTestReport, self_test
+from steerkit.engine.sites.tested import try_layouts
 from steerkit.engine.tiny.models import randomise
 from steerkit.errors import SteerkitError
 from steerkit.testing._suite import PluginSuite
@@ -121,12 +122,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         randomise(model, seed=1)
         model.float().eval()
         adapter = self.adapter()
-        layout = adapter.layout(model)
-        while failed := _failed(model, layout):
-            smaller = adapter.without(layout, failed)
-            if smaller is None or smaller == layout:
-                break
-            layout = smaller
+        layout, _ = try_layouts(model, adapter.layout(model), adapter)[-1]
         return Built(model, layout)
 
     def test_claims_the_model(self, built: Built) -> None:
@@ -347,11 +343,6 @@ def _cache_name(model: PreTrainedModel) -> str:
 
 def _arguments(model: PreTrainedModel) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
-
-
-def _failed(model: PreTrainedModel, layout: Layout) -> frozenset[str]:
-    """Names of the checks of the self-test that a layout fails."""
-    return frozenset(check.name for check in self_test(model, layout).checks if not check.passed)
 
 
 def _other_output(block: nn.Module) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import benchmarks.decoders.row as rows
 from benchmarks.decoders.page import BEGIN, PAGE, generated
 from benchmarks.decoders.promises import broken_promises
-from benchmarks.decoders.row import STATUSES, Row, measure, settled
+from benchmarks.decoders.row import STATUSES, Row, measure
 from benchmarks.decoders.table import NAMES, TABLE, changes, missing, read_table
 from steerkit.engine.tiny.models import tiny_model
 from steerkit.errors import UnsupportedModelError
@@ -197,8 +197,3 @@ def test_every_check_of_the_suite_that_takes_a_model_is_tried() -> None:
 def test_experts_are_told_as_they_are_held() -> None:
     assert measure("mixtral", (0,), suite=False).experts.startswith("fused; ")
     assert measure("gpt2", (0,), suite=False).experts == ""
-
-
-def test_what_the_self_test_leaves_is_what_the_row_is_of() -> None:
-    layout, report = settled(AutoAdapter(), tiny_model("gpt2"))
-    assert report.passed and layout.n_layers == 4
