@@ -263,9 +263,12 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         """Not even in train mode, which it leaves while it runs."""
         built.model.train()
         before = _state(built.model)
-        self._self_test(built)
-        assert built.model.training
-        _assert_same(before, _state(built.model))
+        try:
+            self._self_test(built)
+        finally:
+            # Also after an exception, whose own cause a hook that stays can be.
+            assert built.model.training
+            _assert_same(before, _state(built.model))
 
     def _self_test(self, built: Built) -> SelfTestReport:
         return self_test(built.model, built.layout, adapter=self.spec().name)
