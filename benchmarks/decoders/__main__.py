@@ -29,22 +29,23 @@ def main() -> None:
         parser.error(f"no such type: {', '.join(unknown)}")
     names, far = tuple(asked.types) or NAMES, Far("decoders")
     far.say(f"{counted(len(names), 'type')}, about {0.3 if asked.quick else 2:g} s each on a core")
-    found: dict[str, Row] = {}
+    keep, kept, found = not (asked.check or asked.quick), read_table(), dict[str, Row]()
     for row in rows(names, asked.jobs, quick=asked.quick):
         found[row.type] = row
+        if keep:
+            # At once, so that one that is stopped keeps what it found.
+            write_table({**kept, **found}.values())
         print(f"{row.type:28} {row.status:10} {row.cause or '; '.join(row.absent)}", flush=True)
         far(len(found), len(names))
     for status in STATUSES:
         print(f"{status}: {sum(row.status == status for row in found.values())}")
     print(f"every promise of the suite: {sum(bool(row.seeds) and not row.broken for row in found.values())}")
     if asked.check:
-        differ = changes(read_table(), found.values())
+        differ = changes(kept, found.values())
         print(*differ, sep="\n")
         sys.exit(bool(differ))
-    if not asked.quick:
-        kept = {**read_table(), **found}
-        write_table(kept.values())
-        write_page(kept.values())
+    if keep:
+        write_page(read_table().values())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import inspect
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import steerkit_architectures.auto
 from steerkit.engine.tiny.models import tiny_model
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Decoder(ArchitectureSuite):
-    plugin = steerkit_architectures.auto
+    plugin: ClassVar[ModuleType] = steerkit_architectures.auto
 
     def model(self) -> PreTrainedModel:
         return tiny_model(self.variant)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from benchmarks.decoders.promises import broken_promises
-from steerkit.api.architecture import ArchitectureAdapter, Block, Layout
+from steerkit.api.architecture import Block, Layout
 from steerkit.api.hookspecs import ModelFacts
-from steerkit.engine.sites.selftest import SelfTestReport, self_test
+from steerkit.engine.sites.selftest import SelfTestReport
+from steerkit.engine.sites.tested import try_layouts
 from steerkit.engine.tiny.decoder_keys import variant_of
 from steerkit.engine.tiny.models import tiny_model
 from steerkit.errors import ModelError, UnsupportedModelError
@@ -47,7 +48,8 @@ class Row:
         experts: how experts are held and whether an update folds into them; empty where there are none.
         behaviours: what the self-test saw of how the model treats padding, later tokens and its cache.
         broken: promises of ``ArchitectureSuite`` that fail, each with how.
-        seeds: of the weights on which all this was found equal.
+        varies: which of the behaviours and absences depend on the seed of the weights; they stand for the worst one.
+        seeds: of the weights.
     """
 
     type: str
@@ -61,6 +63,7 @@ class Row:
     experts: str = ""
     behaviours: dict[str, bool] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    varies: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,7 +73,8 @@ class Row:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Row:
         """What ``to_dict`` gave."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
 
 
 def measure(name: str, seeds: Sequence[int] = SEEDS, suite: bool = True) -> Row:
@@ -78,15 +82,26 @@ def measure(name: str, seeds: Sequence[int] = SEEDS, suite: bool = True) -> Row:
     if name in TINY_CANNOT_RUN:
         return Row(name, "not run", "no prompt can be run through it", TINY_CANNOT_RUN[name], adapter_of(name))
     rows = [_of_seed(name, seed) for seed in seeds]
-    row = next((row for row in rows if row.status != "full"), rows[0])
-    differ = [seed for seed, other in zip(seeds, rows, strict=True) if other != row]
-    if differ:
-        why = f"what is found with seed {differ[0]} differs from what is found with others"
-        return Row(name, "refused", "found by chance", why, row.adapter)
-    found = {**vars(row), "seeds": tuple(seeds)}
+    row = _together(seeds, rows)
     if suite and row.status in ("full", "ends only"):
-        found["broken"] = broken_promises(name)
-    return Row(**found)
+        row = replace(row, broken=broken_promises(name))
+    return row
+
+
+def _together(seeds: Sequence[int], rows: Sequence[Row]) -> Row:
+    """The row of all seeds: what fails with any of them, as where the weights decide which tokens are attended to."""
+    row = rows[0]
+    same = ("status", "cause", "detail", "writers", "experts")
+    for seed, other in zip(seeds, rows, strict=True):
+        if any(getattr(other, key) != getattr(row, key) for key in same):
+            why = f"what is found with seed {seed} differs from what is found with seed {seeds[0]}"
+            return Row(row.type, "refused", "found by chance", why, row.adapter, seeds=tuple(seeds))
+    behaviours = {name: all(other.behaviours[name] for other in rows) for name in row.behaviours}
+    absent = tuple(dict.fromkeys(what for other in rows for what in other.absent))
+    varies = [name for name in behaviours if len({other.behaviours[name] for other in rows}) > 1]
+    varies += [what for what in absent if not all(what in other.absent for other in rows)]
+    heads = min(other.heads for other in rows)
+    return replace(row, heads=heads, absent=absent, behaviours=behaviours, varies=tuple(varies), seeds=tuple(seeds))
 
 
 def _of_seed(name: str, seed: int) -> Row:
@@ -112,18 +127,19 @@ def _run(model: PreTrainedModel) -> None:
         raise ModelError(f"Its logits are {list(logits.shape)} for two rows of seven tokens, or not finite.")
 
 
-def _found(name: str, adapter: str, model: PreTrainedModel) -> Row:
-    layout, report = settled(AutoAdapter(), model)
+def _found(name: str, claimed_by: str, model: PreTrainedModel) -> Row:
+    adapter = AutoAdapter()
+    layout, report = try_layouts(model, adapter.layout(model), adapter)[-1]
     failed = [check for check in report.checks if not check.passed]
     if failed:
         detail = f"{failed[0].name} at {failed[0].site or 'the model'}: {failed[0].meaning}."
-        return Row(name, "refused", "fails the self-test", detail, adapter)
+        return Row(name, "refused", "fails the self-test", detail, claimed_by)
     return Row(
         name,
         "ends only" if layout.not_a_sum else "full",
         "a block is no sum" if layout.not_a_sum else "",
         layout.not_a_sum,
-        adapter,
+        claimed_by,
         writers=tuple(
             dict.fromkeys(", ".join(one.stream for one in block.writers) for block in layout.blocks if block.writers)
         ),
@@ -132,18 +148,6 @@ def _found(name: str, adapter: str, model: PreTrainedModel) -> Row:
         experts=_experts(model, layout),
         behaviours=_behaviours(report),
     )
-
-
-def settled(adapter: ArchitectureAdapter, model: PreTrainedModel) -> tuple[Layout, SelfTestReport]:
-    """What the self-test leaves of the layout that an adapter gives, and what it found of that."""
-    layout = adapter.layout(model)
-    while True:
-        report = self_test(model, layout)
-        failed = frozenset(check.name for check in report.checks if not check.passed)
-        smaller = adapter.without(layout, failed) if failed else None
-        if smaller is None or smaller == layout:
-            return layout, report
-        layout = smaller
 
 
 def adapter_of(name: str) -> str:
@@ -165,11 +169,11 @@ def _absent(layout: Layout) -> Iterator[str]:
     if layout.not_a_sum:
         yield "contributions"
         return
-    for name, has in (
-        ("resid_mid", lambda block: block.resid_mid is not None),
-        ("head_out", lambda block: block.heads is not None),
+    for name, there in (
+        ("resid_mid", [block.resid_mid is not None for block in layout.blocks]),
+        ("head_out", [block.heads is not None for block in layout.blocks]),
     ):
-        blocks = [layer for layer, block in enumerate(layout.blocks) if not has(block)]
+        blocks = [layer for layer, has in enumerate(there) if not has]
         if blocks:
             where = "" if len(blocks) == layout.n_layers else f" in blocks {', '.join(map(str, blocks))}"
             yield f"{name}{where}"
@@ -202,7 +206,7 @@ def _experts(model: nn.Module, layout: Layout) -> str:
 
 
 def _behaviours(report: SelfTestReport) -> dict[str, bool]:
-    return {one.name: one.passed for one in getattr(report, "behaviours", ())}
+    return {one.name: one.passed for one in report.behaviours}
 
 
 def _words(error: Exception) -> str:

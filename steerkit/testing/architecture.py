@@ -12,6 +12,7 @@ class TestFalcon(ArchitectureSuite):
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from steerkit.api.intervention import Affine, Intervention, Placement
 from steerkit.engine.hooking.attach import attached
 from steerkit.engine.lowering.lower import at_sites
 from steerkit.engine.sequence.positions import Frame, Turn, frame_of_prompts
+from steerkit.engine.sequence.sequences import CACHES, cache_among
 from steerkit.engine.sites.behaviours import Behaviours, behaviours_of, takes_positions
 from steerkit.engine.sites.selftest import SelfTestReport, self_test
 from steerkit.engine.sites.selftest_passes import bench
@@ -59,6 +61,12 @@ class Built:
         """What its passes may rely on, without steering: which promises about padding and caches apply to it."""
         with torch.no_grad(), bench(self.model, self.layout, 0) as on:
             return Behaviours.of(behaviours_of(on))
+
+    @property
+    def cache_name(self) -> str:
+        """What the model calls what it keeps of tokens that it has read."""
+        taken = inspect.signature(self.model.forward).parameters
+        return next((name for name in CACHES if name in taken), CACHES[0])
 
     @property
     def takes_positions(self) -> bool:
@@ -240,7 +248,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
             output = _pass(built, ids, mask, 0, max(LENGTHS), None, use_cache=True)
             stepwise = [output.logits]
             for column in range(max(LENGTHS), ids.shape[1]):
-                cache = output.past_key_values
+                cache = cache_among(output)
                 output = _pass(built, ids, mask, column, column + 1, cache, use_cache=True)
                 stepwise.append(output.logits)
         real = mask.bool()
@@ -374,6 +382,6 @@ def _pass(built: Built, ids: Tensor, mask: Tensor, start: int, stop: int, cache:
         input_ids=ids[:, start:stop],
         attention_mask=mask[:, :stop],
         **more,
-        past_key_values=cache,
+        **{built.cache_name: cache},
         use_cache=use_cache,
     )

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import benchmarks.decoders.row as rows
 from benchmarks.decoders.page import BEGIN, PAGE, generated
 from benchmarks.decoders.promises import broken_promises
-from benchmarks.decoders.row import STATUSES, Row, measure, settled
+from benchmarks.decoders.row import STATUSES, Row, measure
 from benchmarks.decoders.table import NAMES, TABLE, changes, missing, read_table
 from steerkit.engine.tiny.models import tiny_model
 from steerkit.errors import UnsupportedModelError
@@ -136,6 +136,17 @@ def test_seeds_that_differ_are_no_row_to_rely_on(monkeypatch: pytest.MonkeyPatch
     assert (row.status, row.cause) == ("refused", "found by chance") and "seed" in row.detail
 
 
+def test_what_depends_on_the_weights_stands_for_the_worst_seed() -> None:
+    better = Row("gpt2", "full", heads="4 of 4", behaviours={"causal": True, "cached": True})
+    worse = replace(
+        better, heads="3 of 4", absent=("head_out in blocks 0",), behaviours={"causal": True, "cached": False}
+    )
+    row = rows._together((0, 1, 2), [better, worse, better])
+    assert row.behaviours == {"causal": True, "cached": False} and row.heads == "3 of 4"
+    assert row.varies == ("cached", "head_out in blocks 0") and row.seeds == (0, 1, 2)
+    assert rows._together((0, 1), [better, better]).varies == ()
+
+
 def test_a_layout_that_fails_the_self_test_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(AutoAdapter):
         def layout(self, model: Any) -> Any:
@@ -186,8 +197,3 @@ def test_every_check_of_the_suite_that_takes_a_model_is_tried() -> None:
 def test_experts_are_told_as_they_are_held() -> None:
     assert measure("mixtral", (0,), suite=False).experts.startswith("fused; ")
     assert measure("gpt2", (0,), suite=False).experts == ""
-
-
-def test_what_the_self_test_leaves_is_what_the_row_is_of() -> None:
-    layout, report = settled(AutoAdapter(), tiny_model("gpt2"))
-    assert report.passed and layout.n_layers == 4
