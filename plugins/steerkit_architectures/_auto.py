@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from steerkit.api.architecture import ArchitectureAdapter, Block, Layout
 from steerkit_architectures._discovery.finding import find_layout
@@ -26,6 +26,8 @@ _OPTIONAL = {
 
 class AutoAdapter(ArchitectureAdapter):
     """Reads the layout off the computation. It proposes; the self-test decides."""
+
+    remembered: ClassVar[bool] = True
 
     def layout(self, model: PreTrainedModel) -> Layout:
         """Declare the model's streams, as they were seen in a pass over text."""
