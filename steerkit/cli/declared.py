@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _WIDTH: Final = 120
 _INDENT: Final = "    "
 _POSITIONAL: Final = {"Tap": ("module", "side"), "Writer": ("stream", "tap"), "Heads": ("tap",)}
-"""Arguments that are written without their names, where those before them are."""
+"""Arguments that are written without their names."""
 _EACH_ON_ITS_LINE: Final = ("Block", "Layout")
 _CONSTANTS: Final = {ATTN_OUT: "ATTN_OUT", MLP_OUT: "MLP_OUT"}
 _CONTRACT: Final = ("ArchitectureAdapter", "Block", "Heads", "Layout", "Tap", "Writer")
@@ -198,14 +198,13 @@ def _paths(layout: Layout) -> str:
 
 def _call(value: Any, path: str | None = None, written: Mapping[str, str] | None = None) -> _Call:
     """A dataclass of the contract as the call that makes it, without what is the default anyway."""
-    name, parts, bare = type(value).__name__, list[tuple[str, _Node]](), True
+    name, parts = type(value).__name__, list[tuple[str, _Node]]()
     for field in fields(value):
         held = getattr(value, field.name)
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if default is not MISSING and held == default:
-            bare = False
             continue
-        bare = bare and field.name in _POSITIONAL.get(name, ())
+        bare = field.name in _POSITIONAL.get(name, ())
         given = (written or {}).get(field.name)
         parts.append(("" if bare else f"{field.name}=", given or _plain(held, path, written)))
     return _Call(name, tuple(parts))

@@ -59,7 +59,8 @@ def places(
     except SteerkitError as error:
         why = str(error).rstrip(".")
         return Places(notes=(f"The sites are checked when the model is loaded: without weights, {why}.",))
-    problems, doubts = [], []
+    problems: list[tuple[str, tuple[KeyPart, ...]]] = []
+    doubts: list[tuple[str, tuple[KeyPart, ...]]] = []
     for sites, path in placed:
         fault = _fault(sites, layout)
         if fault:

@@ -180,7 +180,7 @@ def live_model(
 ) -> LiveModel:
     """A loaded model with the adapter that was chosen for it. See ``load_model``."""
     from steerkit.engine.runtime.copies import with_nothing_on_model
-    from steerkit.engine.sites.behaviours import Behaviours
+    from steerkit.engine.sites.behaviours import EXPECTED
     from steerkit.engine.sites.layout_memory import layout_of
     from steerkit.engine.sites.tested import Tested, require_tested
     from steerkit.session.model import LiveModel
@@ -193,7 +193,7 @@ def live_model(
         except UnsupportedModelError as error:
             error.model_type = loaded.facts.model_type
             raise
-        found = Tested(layout, Behaviours())
+        found = Tested(layout, EXPECTED)
         if self_test:
             found = require_tested(loaded.model, layout, adapter, name=spec.name, weights_hash=loaded.weights_hash)
     return LiveModel(

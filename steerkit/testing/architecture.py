@@ -13,14 +13,15 @@ class TestFalcon(ArchitectureSuite):
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.api.hookspecs import ArchitectureSpec, ModelFacts, NoOptions
@@ -28,11 +29,17 @@ from steerkit.api.intervention import Affine, Intervention, Placement
 from steerkit.engine.hooking.attach import attached
 from steerkit.engine.lowering.lower import at_sites
 from steerkit.engine.sequence.positions import Frame, Turn, frame_of_prompts
+from steerkit.engine.sequence.sequences import CACHES, cache_among
+from steerkit.engine.sites.behaviours import Behaviours, behaviours_of, takes_positions
 from steerkit.engine.sites.selftest import SelfTestReport, self_test
+from steerkit.engine.sites.selftest_passes import bench
+from steerkit.engine.sites.taps import submodule
 from steerkit.engine.sites.tested import try_layouts
 from steerkit.engine.tiny.models import randomise
 from steerkit.errors import SteerkitError
 from steerkit.testing._suite import PluginSuite
+from steerkit.testing._traces import assert_same, other_output, state_of
+from steerkit.testing.wrong_layouts import other_splits, swapped_writers, wrong_sums
 from steerkit.types import EMBED, HEAD_OUT, RESID_MID, RESID_POST, RESID_PRE, Positions, Site
 
 if TYPE_CHECKING:
@@ -48,6 +55,23 @@ class Built:
 
     model: PreTrainedModel
     layout: Layout
+
+    @cached_property
+    def behaviours(self) -> Behaviours:
+        """What its passes may rely on, without steering: which promises about padding and caches apply to it."""
+        with torch.no_grad(), bench(self.model, self.layout, 0) as on:
+            return Behaviours.of(behaviours_of(on))
+
+    @property
+    def cache_name(self) -> str:
+        """What the model calls what it keeps of tokens that it has read."""
+        taken = inspect.signature(self.model.forward).parameters
+        return next((name for name in CACHES if name in taken), CACHES[0])
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether it is told where tokens stand."""
+        return takes_positions(submodule(self.model, self.layout.base))
 
     def logits(self, ids: Tensor, *placements: Placement, frame: Frame | None = None) -> Tensor:
         """``[batch, pos]`` tokens without padding to logits under interventions."""
@@ -115,14 +139,15 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     def built(self, request: pytest.FixtureRequest) -> Built:
         """The model of a variant, all of it random, in float32."""
         self.variant = str(request.param)
-        return self.built_from(self.model())
-
-    def built_from(self, model: PreTrainedModel) -> Built:
-        """A model, drawn anew, with what the self-test leaves of the layout that the adapter gives."""
+        model = self.model()
         randomise(model, seed=1)
         model.float().eval()
         adapter = self.adapter()
-        layout, _ = try_layouts(model, adapter.layout(model), adapter)[-1]
+        layout = adapter.layout(model)
+        if type(adapter).without is not ArchitectureAdapter.without:
+            # Of a layout that is found and not declared, what the model passes is under test.
+            layouts = try_layouts(model, layout, adapter)
+            layout = layouts[-1][0] if layouts[-1][1].passed else layout
         return Built(model, layout)
 
     def test_claims_the_model(self, built: Built) -> None:
@@ -135,6 +160,25 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     def test_self_test_passes(self, built: Built) -> None:
         """The live model is what the adapter declares, in float32."""
         self._self_test(built).raise_if_failed()
+
+    def test_another_split_of_heads_is_caught(self, built: Built) -> None:
+        """Heads of half the width, or of twice the width, are not what the model has."""
+        for what, wrong in other_splits(built.layout):
+            self._assert_refused(built, wrong, what, "heads_apart")
+
+    def test_swapped_writers_are_caught(self, built: Built) -> None:
+        """What mixes tokens is called attention, and what doesn't is not."""
+        for what, wrong in swapped_writers(built.layout):
+            self._assert_refused(built, wrong, what, "mixing")
+
+    def test_a_wrong_sum_is_caught(self, built: Built) -> None:
+        """A writer that is left out, or whose factor is 1 % off."""
+        for what, wrong in wrong_sums(built.layout):
+            self._assert_refused(built, wrong, what, "block_sum")
+
+    def _assert_refused(self, built: Built, wrong: Layout, what: str, check: str) -> None:
+        failed = self_test(built.model, wrong).failed
+        assert check in failed, f"{what}: the check {check!r} passes on it (failed: {sorted(failed) or 'nothing'})."
 
     def test_bfloat16_works(self, built: Built) -> None:
         """The same in bfloat16; an edit leaves the dtype as it is."""
@@ -157,8 +201,9 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         for layer, block in enumerate(built.layout.blocks):
             pairs = []
             if block.writers:
-                behind = self._scale(built, layer) * block.keep(len(block.writers))
-                pairs.append((Site(block.writers[-1].stream, layer), Site(RESID_POST, layer), behind))
+                # What is added last is multiplied with the whole sum.
+                factor = block.keep(len(block.writers)) * self._scale(built, layer)
+                pairs = [(Site(block.writers[-1].stream, layer), Site(RESID_POST, layer), factor)]
             if block.resid_mid is not None:
                 pairs.append((Site(block.writers[0].stream, layer), Site(RESID_MID, layer), 1.0))
             if layer + 1 < built.layout.n_layers:
@@ -178,7 +223,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
             projection = built.model.get_submodule(block.writers[0].projections[0])
             vector = torch.randn(block.heads.n_heads * block.heads.d_head, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
-                # By calling it: some projections hold their weights the other way round.
+                # Linear but for its bias, whichever way round its weight lies.
                 image = projection(vector[None])[0] - projection(torch.zeros_like(vector)[None])[0]
             at_heads = built.logits(ids, _add_vector(built.layout, Site(HEAD_OUT, layer), 1.0, vector))
             site = Site(block.writers[0].stream, layer)
@@ -190,24 +235,26 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     @pytest.mark.parametrize("positions", POSITIONS)
     def test_cached_equals_uncached(self, built: Built, positions: str, side: str) -> None:
         """What is edited depends on a token's place, not on how many passes its sequence takes."""
+        _require_behaviour(built.behaviours.cached, "gives behind its cache what whole passes give")
+        _require_behaviour(built.behaviours.left_padding, "reads a padded prompt as alone")
         ids, mask = _padded(built, side)
         frame = frame_of_prompts(LENGTHS, TURNS, width=max(LENGTHS), padding_side=side, growing=True)
         edit = add_random(_written(built.layout), 0.5, positions)
         program = at_sites([edit], built.layout)
         with torch.no_grad(), attached(built.model, built.layout, program) as cursor:
             cursor.set_frame(frame)
-            whole = _pass(built.model, ids, mask, 0, ids.shape[1], None).logits
+            whole = _pass(built, ids, mask, 0, ids.shape[1], None).logits
             cursor.set_frame(frame)
-            output = _pass(built.model, ids, mask, 0, max(LENGTHS), None, use_cache=True)
+            output = _pass(built, ids, mask, 0, max(LENGTHS), None, use_cache=True)
             stepwise = [output.logits]
             for column in range(max(LENGTHS), ids.shape[1]):
-                cache = getattr(output, _cache_name(built.model))
-                output = _pass(built.model, ids, mask, column, column + 1, cache, use_cache=True)
+                cache = cache_among(output)
+                output = _pass(built, ids, mask, column, column + 1, cache, use_cache=True)
                 stepwise.append(output.logits)
         real = mask.bool()
         _assert_close(torch.cat(stepwise, 1)[real], whole[real], 2e-4, "with and without cache")
         with torch.no_grad():
-            plain = _pass(built.model, ids, mask, 0, ids.shape[1], None).logits
+            plain = _pass(built, ids, mask, 0, ids.shape[1], None).logits
         assert (whole[real] - plain[real]).abs().max() > 1e-3, f"An edit at positions {positions!r} shows nowhere."
 
     @pytest.mark.parametrize("positions", ["all", "-1", "instruction"])
@@ -216,13 +263,15 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         edit = add_random(_written(built.layout), 0.5, positions)
         program = at_sites([edit], built.layout)
         found: dict[str, Tensor] = {}
-        for side in ("left", "right"):
+        sides = [side for side in ("left", "right") if built.behaviours.pads(side)]
+        _require_behaviour(bool(sides), "reads a padded prompt as alone")
+        for side in sides:
             ids, mask = _padded(built, side)
             ids, mask = ids[:, : max(LENGTHS)], mask[:, : max(LENGTHS)]
             frame = frame_of_prompts(LENGTHS, TURNS, width=max(LENGTHS), padding_side=side)
             with torch.no_grad(), attached(built.model, built.layout, program) as cursor:
                 cursor.set_frame(frame)
-                found[side] = _pass(built.model, ids, mask, 0, ids.shape[1], None).logits[1][mask[1].bool()]
+                found[side] = _pass(built, ids, mask, 0, ids.shape[1], None).logits[1][mask[1].bool()]
             alone = ids[1:][mask[1:].bool()][None]
         single = frame_of_prompts(LENGTHS[1:], TURNS[1:], width=LENGTHS[1], padding_side="left")
         expected = built.logits(alone, edit, frame=single)[0]
@@ -236,39 +285,38 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
         expected = built.logits(ids, edit)
         with ExitStack() as stack:
             for block in built.layout.blocks:
-                stack.callback(_other_output(built.model.get_submodule(block.module)))
+                stack.callback(other_output(built.model.get_submodule(block.module)))
             _assert_close(built.logits(ids, edit), expected, 1e-5, "with a tensor and with a tuple")
             self._self_test(built).raise_if_failed()
 
     def test_an_exception_leaves_no_trace(self, built: Built) -> None:
         """Hooks and bits are those of before, after an exception in the body."""
-        before = _state(built.model)
+        before = state_of(built.model)
         edit = add_random(built.layout.sites(), 0.5)
         with pytest.raises(ZeroDivisionError), attached(built.model, built.layout, at_sites([edit], built.layout)):
             built.model(input_ids=_tokens(built))
             raise ZeroDivisionError
-        _assert_same(before, _state(built.model))
+        assert_same(before, state_of(built.model))
 
     def test_a_half_failed_attach_leaves_no_trace(self, built: Built) -> None:
         """A site that can't be attached takes the ones before it back off."""
         blocks = built.layout.blocks
         broken = replace(built.layout, blocks=(*blocks[:-1], replace(blocks[-1], module="not.there")))
-        before = _state(built.model)
+        before = state_of(built.model)
         program = at_sites([add_random(broken.sites(), 0.5)], broken)
         with pytest.raises(SteerkitError, match=r"not\.there"), attached(built.model, broken, program):
             raise AssertionError("attached in spite of a missing module")
-        _assert_same(before, _state(built.model))
+        assert_same(before, state_of(built.model))
 
     def test_the_self_test_leaves_no_trace(self, built: Built) -> None:
-        """Not even in train mode, which it leaves while it runs."""
+        """Not even in train mode, which it leaves while it runs, and not when it ends in an error."""
         built.model.train()
-        before = _state(built.model)
+        before = state_of(built.model)
         try:
             self._self_test(built)
         finally:
-            # Also after an exception, whose own cause a hook that stays can be.
-            assert built.model.training
-            _assert_same(before, _state(built.model))
+            assert_same(before, state_of(built.model))
+        assert built.model.training
 
     def _self_test(self, built: Built) -> SelfTestReport:
         return self_test(built.model, built.layout, adapter=self.spec().name)
@@ -294,8 +342,8 @@ def _assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str) 
 def _written(layout: Layout) -> list[Site]:
     """A site of each kind, at different layers."""
     last = layout.n_layers - 1
-    streams = [writer.stream for writer in layout.blocks[last].writers]
-    sites = [Site(EMBED), Site(RESID_PRE, 1), Site(streams[-1] if streams else RESID_POST, last)]
+    writers = layout.blocks[last].writers
+    sites = [Site(EMBED), Site(RESID_PRE, 1), Site(writers[-1].stream if writers else RESID_POST, last)]
     return sites + ([Site(RESID_MID, 0)] if layout.blocks[0].resid_mid is not None else [])
 
 
@@ -321,66 +369,19 @@ def _padded(built: Built, side: str) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _pass(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, start: int, stop: int, cache: Any, use_cache: bool = False
-) -> Any:
+def _require_behaviour(has: bool, what: str) -> None:
+    """Skip a promise that rests on what the model doesn't do without steering either."""
+    if not has:
+        pytest.skip(f"Not a model that {what}, without steering either.")
+
+
+def _pass(built: Built, ids: Tensor, mask: Tensor, start: int, stop: int, cache: Any, use_cache: bool = False) -> Any:
     places = (mask.cumsum(-1) - 1).clamp(min=0)
-    # Models without positions, and some that count them by themselves, don't take them.
-    told = {"position_ids": places[:, start:stop]} if "position_ids" in _arguments(model) else {}
-    return model(
+    more = {"position_ids": places[:, start:stop]} if built.takes_positions else {}
+    return built.model(
         input_ids=ids[:, start:stop],
         attention_mask=mask[:, :stop],
+        **more,
+        **{built.cache_name: cache},
         use_cache=use_cache,
-        **{_cache_name(model): cache},
-        **told,
     )
-
-
-def _cache_name(model: PreTrainedModel) -> str:
-    """What a model calls what it keeps of tokens that it has read, among its arguments and in its outputs."""
-    return next(
-        (name for name in ("past_key_values", "cache_params", "state") if name in _arguments(model)),
-        "past_key_values",
-    )
-
-
-def _arguments(model: PreTrainedModel) -> frozenset[str]:
-    return frozenset(inspect.signature(model.forward).parameters)
-
-
-def _other_output(block: nn.Module) -> Callable[[], None]:
-    """Give a block's hooks a tuple where they got a tensor, and the other way round; its caller sees no change."""
-    kind: type[Any] = type(block)
-
-    class Other(kind):  # type: ignore[misc]
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            output = super().forward(*args, **kwargs)
-            self.rest = output[1:] if isinstance(output, tuple) else None
-            return output[0] if isinstance(output, tuple) else (output, "something else")
-
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            output = super().__call__(*args, **kwargs)
-            return output[0] if self.rest is None else (output, *self.rest)
-
-    block.__class__ = Other
-
-    def back() -> None:
-        block.__class__ = kind
-        vars(block).pop("rest", None)
-
-    return back
-
-
-def _state(model: nn.Module) -> tuple[dict[str, tuple[list[Any], list[Any]]], dict[str, Tensor]]:
-    hooks = {
-        name: (list(module._forward_hooks.values()), list(module._forward_pre_hooks.values()))
-        for name, module in model.named_modules()
-    }
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return hooks, {name: value.detach().clone() for name, value in tensors}
-
-
-def _assert_same(before: tuple[Any, dict[str, Tensor]], after: tuple[Any, dict[str, Tensor]]) -> None:
-    assert after[0] == before[0], "A hook was left on the model."
-    changed = [name for name, value in before[1].items() if not torch.equal(value, after[1][name])]
-    assert not changed and after[1].keys() == before[1].keys(), f"Bits changed: {changed}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import steerkit_architectures.auto
 import steerkit_architectures.gemma
 import steerkit_architectures.llama
 import steerkit_architectures.qwen
@@ -66,3 +67,10 @@ class TestGemma(_Tiny):
         "gemma4_unified",
         "vaultgemma",
     )
+
+
+class TestAuto(_Tiny):
+    """Decoders that nobody declares; every causal type is held to the same by the table of decoders."""
+
+    plugin = steerkit_architectures.auto
+    variants = ("gpt2", "opt", "granite", "mixtral")

@@ -19,7 +19,7 @@ print(model.adapter_name, *sorted(name for name in sys.modules if name.startswit
 
 
 def loaded(source: str, adapter: str = "") -> list[str]:
-    """The adapter of a model that was loaded, tested and read in a process of its own, and the plugins' inner modules."""
+    """The adapter of a model that a process of its own loaded, tested and read, and inner modules of plugins there."""
     code = CODE.format(source=source, adapter=adapter)
     found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr

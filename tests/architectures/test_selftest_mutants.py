@@ -15,7 +15,8 @@ from steerkit.engine.sites.selftest import self_test
 from steerkit.engine.sites.selftest_heads import check_heads_apart
 from steerkit.engine.sites.selftest_mixing import check_mixing
 from steerkit.engine.sites.selftest_passes import bench
-from steerkit.engine.tiny.models import TINY_MODEL_TYPES, randomise
+from steerkit.engine.tiny.models import randomise
+from steerkit.sources import TINY_MODEL_TYPES
 from steerkit.types import ATTN_OUT, MLP_OUT
 from tests.architectures.conftest import built
 

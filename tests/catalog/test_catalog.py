@@ -374,6 +374,11 @@ def test_two_fallbacks_with_equal_right_are_an_error_that_names_both() -> None:
     assert architectures(AUTO, AUTO_OTHER, LLAMA).adapter_for(ModelFacts("llama", {})) == LLAMA
 
 
+def test_whether_it_is_a_fallback_is_true_or_false() -> None:
+    with pytest.raises(PluginError, match=r"fallback.*True or False"):
+        architectures(spec("auto", fallback="yes"))
+
+
 def test_a_fallback_that_declines_leaves_a_model_unclaimed() -> None:
     picky = spec("picky", fallback=True, recognise=lambda facts: facts.model_type == "gpt2")
     assert architectures(picky).adapter_for(ModelFacts("gpt2", {})) == picky

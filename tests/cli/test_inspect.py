@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from steerkit.catalog import Catalog
 from steerkit.cli.inspect import site_rows
 from steerkit.cli.main import main
+from steerkit.errors import UnsupportedModelError
+from steerkit_architectures._llama import LlamaAdapter
 from tests.architectures.conftest import built
 
 
@@ -77,9 +80,14 @@ def test_what_is_red_has_failed_whatever_its_words() -> None:
     assert red not in printed(True, "FAILED")
 
 
-def test_a_model_that_no_adapter_claims(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
+def test_a_model_that_no_adapter_claims(
+    capsys: pytest.CaptureFixture[str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    # With a fallback every model is claimed.
+    families = Catalog.discover(disabled=("architectures.auto",))
+    monkeypatch.setattr("steerkit.session.models.installed", lambda: families)
     config = AutoConfig.for_model("gpt2", vocab_size=288, n_embd=16, n_layer=2, n_head=2)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     code, out, err = run(capsys, str(tmp_path), "--json")
@@ -89,6 +97,23 @@ def test_a_model_that_no_adapter_claims(capsys: pytest.CaptureFixture[str], tmp_
     assert json.loads(out)["model_type"] == "gpt2"
     code, out, _ = run(capsys, str(tmp_path), "--adapter", "llama", "--json")
     assert (code, json.loads(out)["model_type"]) == (3, "gpt2"), "an adapter that doesn't find its modules"
+
+
+def test_a_refusal_shows_where_in_a_pass_it_was_seen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any, model: Any) -> Any:
+        where: dict[str, Any] = {"operation": "aten.mul", "module": "model.layers.1", "layer": 1}
+        raise UnsupportedModelError("The stream is no sum.", cause="a factor by column", **where)
+
+    monkeypatch.setattr(LlamaAdapter, "layout", refuse)
+    code, out, err = run(capsys, "tiny-random:llama")
+    assert code == 3 and "The stream is no sum." in err
+    shown = [line.split() for line in out.splitlines()]
+    for row in (["cause", "a", "factor", "by", "column"], ["operation", "aten.mul"], ["block", "1"]):
+        assert row in shown
+    found = json.loads(run(capsys, "tiny-random:llama", "--json")[1])
+    assert (found["operation"], found["module"], found["layer"]) == ("aten.mul", "model.layers.1", 1)
 
 
 def test_layers_that_differ_have_rows_of_their_own() -> None:

@@ -42,11 +42,20 @@ MODEL_TYPES = (
     "gpt2",
     "gpt_oss",
     "scaled",
+    "mistral",
+    "mixtral",
+    "falcon",
+    "bloom",
+    "phi",
+    "olmo2",
+    "mamba",
 )
 """All four families, with a mixture of experts and with what Gemma puts around its writers; and layouts with factors,
-with numbers on the stream, with rows and positions in one axis, and with two embeddings."""
+with numbers on the stream, with rows and positions in one axis, and with two embeddings; and types that nobody
+declared, as they are discovered."""
 
-EXPERTS = frozenset({"qwen2_moe", "qwen3_moe", "gpt_oss"})
+EXPERTS = frozenset({"qwen2_moe", "qwen3_moe", "gpt_oss", "mixtral"})
+UNDECLARED = frozenset({"mistral", "mixtral", "falcon", "bloom", "phi", "olmo2", "mamba"})
 MODES = ("auto", "fold", "hook", "interpret")
 ALPHABET = tuple(range(70, 76))
 """Few tokens, so that ``from_token`` finds its own, early, late, twice or never."""
@@ -104,6 +113,8 @@ def differential_model(model_type: str) -> LiveModel:
     """A two-layer model of a type, made once."""
     if model_type in DECLARED:
         return declared_model(model_type)
+    if model_type in UNDECLARED:
+        return wrap(tiny_model(model_type, n_layers=2), tiny_tokenizer(), adapter="auto", self_test=False)
     vocabulary = YI_VOCAB_SIZE if model_type == "yi" else VOCAB_SIZE
     return wrap(tiny_model(model_type, n_layers=2), tiny_tokenizer(vocabulary), self_test=False)
 

@@ -11,6 +11,9 @@ import torch
 
 from steerkit.api.direction import Direction
 from steerkit.artifacts.directions import save_directions
+from steerkit.catalog import Catalog
+from steerkit.errors import RecipeError
+from steerkit.plan import plan_recipe
 from steerkit.plan.model import look_at
 from steerkit.types import Site
 from tests.plan.conftest import Planner, Problems
@@ -59,12 +62,17 @@ def test_yi_is_recognised_by_what_the_files_hold(plan: Planner, tmp_path: Path) 
     assert found.architecture is not None and found.architecture.name == "llama"
 
 
-def test_refused_and_unknown_types_are_problems_of_the_recipe(problems: Problems, tmp_path: Path) -> None:
+def test_refused_and_unknown_types_are_problems_of_the_recipe(tmp_path: Path) -> None:
+    # With a fallback no type is unknown.
+    families = Catalog.discover(disabled=("architectures.auto",))
+    (tmp_path / "plan.yaml").write_text(RECIPE, "utf-8")
     for model_type, part in (("gemma3n", "not one sum"), ("gptzilla", "steerkit.testing.ArchitectureSuite")):
         folder = write_model(tmp_path / model_type, model_type=model_type)
-        ((_, where, message),) = problems(RECIPE, f"model.source={folder}")
-        assert where == "--set model.source"
-        assert part in message
+        with pytest.raises(RecipeError) as caught:
+            plan_recipe(tmp_path / "plan.yaml", [f"model.source={folder}"], families)
+        (problem,) = caught.value.problems
+        assert problem.where == "--set model.source"
+        assert part in problem.message
 
 
 def test_an_adapters_limitation_is_noted(plan: Planner) -> None:

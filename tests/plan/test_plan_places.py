@@ -96,6 +96,9 @@ def test_nothing_is_looked_up_that_is_so_of_every_model(
     # The families declare these of every block.
     planned(families, look, *CLOSED, "blocks.*.attn_out", "blocks.1.resid_mid", "blocks.0.head_out")
     assert not look.asked
+    # How many heads there are is nothing that they say of every model.
+    with pytest.raises(RecipeError, match=r"line 17.*4 heads, 0 to 3"):
+        planned(families, Look(PARALLEL), '"blocks.0.head_out[4]"')
 
 
 @pytest.mark.parametrize(

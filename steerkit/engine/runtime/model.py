@@ -18,7 +18,7 @@ from steerkit.engine.prompts.fitting import require_fitting
 from steerkit.engine.prompts.inputs import read_prompts
 from steerkit.engine.prompts.known import require_known
 from steerkit.engine.prompts.vocabulary import TokenizerVocabulary
-from steerkit.engine.sites.behaviours import Behaviours, takes_positions
+from steerkit.engine.sites.behaviours import EXPECTED, Behaviours, takes_positions
 from steerkit.engine.sites.taps import submodule
 from steerkit.errors import ModelError
 from steerkit.types.contexts import CONTEXT_KEYS, context_limit
@@ -61,7 +61,7 @@ class ModelInMemory:
     weights_hash: str | None = None
     share_beginnings: bool = True
     rows_leave: bool = True
-    behaviours: Behaviours = Behaviours()
+    behaviours: Behaviours = EXPECTED
 
     @property
     def hf_model(self) -> PreTrainedModel:

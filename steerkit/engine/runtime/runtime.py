@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from steerkit.engine.runtime.model import ModelInMemory
 from steerkit.engine.runtime.steering import Steering, require_rows
 from steerkit.engine.sequence.finding import finder
 from steerkit.engine.sequence.positions import frame_of_mask, goes_on
+from steerkit.engine.sequence.sequences import cache_among, columns_read
 from steerkit.engine.sequence.tally import begin_batch
 from steerkit.engine.sites.taps import Handler
 from steerkit.errors import AttachError, DataError, known_keywords
@@ -204,9 +206,9 @@ class Runtime(ModelInMemory):
             return self._forward_prompts(input_ids, attention_mask, prompt_lengths, steer, kwargs)
         require_token_ids(input_ids, self.n_embeddings)
         require_rows(steer, input_ids.shape[0])
-        cache = kwargs.get("past_key_values")
+        cache = cache_among(kwargs)
         if attention_mask is None:
-            seen = int(cache.get_seq_length()) if cache is not None else 0
+            seen = columns_read(cache, WeakKeyDictionary())
             mask = torch.ones(input_ids.shape[0], seen + input_ids.shape[1], device=input_ids.device)
         else:
             mask = attention_mask

@@ -26,7 +26,7 @@ from steerkit.engine.sequence.positions import (
     position_intervals,
 )
 from steerkit.engine.sequence.selections import WHOLLY, Like, Selection
-from steerkit.engine.sequence.sequences import Memory, Sequences, follow_cache, leave_caches
+from steerkit.engine.sequence.sequences import Memory, Sequences, cache_among, columns_read, follow_cache, leave_caches
 from steerkit.engine.sequence.when import When
 from steerkit.errors import AttachError, PositionError, counted
 from steerkit.types import FROM_TOKEN, Positions
@@ -164,8 +164,8 @@ class Cursor:
         tokens = args[0] if args else kwargs.get("input_ids")
         embeds = kwargs.get("inputs_embeds") if tokens is None else tokens
         assert embeds is not None  # transformers refuses a pass without either
-        cache = kwargs.get("past_key_values")
-        start = int(cache.get_seq_length()) if cache is not None else 0
+        cache = cache_among(kwargs)
+        start = columns_read(cache, self._memory)
         rows, length = embeds.shape[0], embeds.shape[1]
         if self._n_rows is not None:
             require_copies(rows, self._n_rows)
@@ -178,7 +178,9 @@ class Cursor:
             # A new dictionary, since passes that are over keep the old one.
             expanded, self._spans = frame.expand(rows), {}
         self._expanded = expanded
-        self.now = Pass(start, length, expanded, self._sequences(cache, tokens, rows, start), self._spans)
+        known = self._sequences(cache, tokens, rows, start)
+        known.columns = start + length
+        self.now = Pass(start, length, expanded, known, self._spans)
 
     def after_forward(self) -> None:
         """The pass is over. Its state is kept by who computes some of it again."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,12 +29,14 @@ class Sequences:
         projections: per gate that prompts decide, ``[rows, columns]``; NaN where its site didn't see the column.
         decided: per gate whether it is open, ``[rows]``, and the ends of the prompts that decided it; None where an
             extra pass did.
+        columns: how many were read, with those of the pass that runs.
     """
 
     tokens: Tensor | None = None
     found: dict[Positions, tuple[Tensor, int]] = field(default_factory=dict)
     projections: dict[Gate, Tensor] = field(default_factory=dict)
     decided: dict[Gate, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    columns: int = 0
 
     def cut(self, columns: int) -> None:
         """Forget what lies behind: a cache may have been cropped."""
@@ -104,6 +106,39 @@ class Sequences:
 Memory: TypeAlias = WeakKeyDictionary[Any, Sequences]
 
 _FOLLOWED: WeakKeyDictionary[Any, Memory] = WeakKeyDictionary()
+
+
+CACHES: Final = ("past_key_values", "cache_params", "state")
+"""Under which names models are given what they keep of earlier tokens."""
+
+
+def cache_among(arguments: Mapping[str, Any]) -> Any:
+    """What a pass is given of earlier tokens, among its keyword arguments; None where it begins."""
+    return next((value for name in CACHES if (value := arguments.get(name)) is not None), None)
+
+
+def columns_read(cache: Any, memory: Memory) -> int:
+    """How many columns a cache was made of. One that holds states alone doesn't count: then it is remembered.
+
+    Raises:
+        PositionError: where nobody knows.
+    """
+    if cache is None:
+        return 0
+    try:
+        return int(cache.get_seq_length())
+    except (ValueError, AttributeError):
+        pass
+    try:
+        begun, known = cache.has_previous_state(), memory.get(cache)
+    except (AttributeError, TypeError, ValueError):
+        begun, known = True, None
+    if begun and known is None:
+        raise PositionError(
+            "This cache holds a state that doesn't tell how many tokens it has read, and it was begun before the "
+            "steering. Give whole sequences without it, or begin it within the steering."
+        )
+    return known.columns if begun and known is not None else 0
 
 
 def follow_cache(cache: Any, memory: Memory) -> None:

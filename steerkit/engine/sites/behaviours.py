@@ -1,4 +1,4 @@
-"""How a live model behaves without steering: what its passes may rely on. Measured, like its sites, on the model itself.
+"""How a live model behaves without steering, and what its passes may rely on: measured on the model, like its sites.
 
 A model is not refused for one of these; what it lacks is done another way (see ``Behaviours``).
 """
@@ -54,6 +54,9 @@ class Behaviours:
         """Whether prompts of unequal length may share a batch that is padded on a side, ``left`` or ``right``."""
         return self.causal if side == "right" else self.left_padding
 
+
+EXPECTED: Final = Behaviours()
+"""What a model is taken for that nobody has tested."""
 
 _LACKING: Final = {
     "causal": (
@@ -111,9 +114,9 @@ def _checked(name: str, meaning: str, compare: Callable[[], list[Compared]]) -> 
         return Check(name, meaning, False, detail=detail)
     worst: Check | None = None
     for found, expected, where in compared:
-        passed, error, allowed = _apart(found, expected)
-        if worst is None or (worst.passed and (not passed or error > (worst.max_abs_error or 0.0))):
-            worst = Check(name, meaning, passed, error, allowed, where)
+        passed, most, allowed = _apart(found, expected)
+        if worst is None or (worst.passed and (not passed or most > (worst.max_abs_error or 0.0))):
+            worst = Check(name, meaning, passed, most, allowed, where)
     assert worst is not None  # each compares something
     return worst
 

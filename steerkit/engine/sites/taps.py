@@ -39,7 +39,7 @@ def through(model: nn.Module, paths: Sequence[str], value: Tensor) -> Tensor:
     """What modules make of a value, one after the other."""
     for path in paths:
         output = submodule(model, path)(value)
-        value = output[0] if isinstance(output, (tuple, list)) else output
+        value = first_of(output)
     return value
 
 

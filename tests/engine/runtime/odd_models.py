@@ -1,4 +1,4 @@
-"""Live models that lack what passes usually rely on: one that looks ahead, one that counts padding, one without cache."""
+"""Live models that lack what passes usually rely on: one looks ahead, one minds padding, neither has a cache of use."""
 
 from __future__ import annotations
 

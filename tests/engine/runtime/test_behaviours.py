@@ -93,7 +93,7 @@ def test_prompts_are_completed_as_alone_and_without_a_cache(live: LiveModel, how
     elif how == "completions":
         found = [list(one.token_ids) for one in live.completions(PROMPTS, max_new_tokens=4)]
     else:
-        more = {} if how == "complete" else {"do_sample": False}
+        more: dict[str, Any] = {} if how == "complete" else {"do_sample": False}
         found = live.complete(PROMPTS, max_new_tokens=4, **more)
     assert found == [until_end(live, greedy(live, ids, 4)) for ids in PROMPTS]
 
@@ -155,7 +155,7 @@ def test_a_bare_pass_pads_no_prompts_that_padding_changes() -> None:
     with pytest.raises(DataError, match="unequal length"):
         live.forward(PROMPTS)
     same = [PROMPTS[2], PROMPTS[3]]
-    logits = live.forward(same).logits
+    logits: Any = live.forward(same).logits
     torch.testing.assert_close(logits[1], whole(live, PROMPTS[3])[: logits.shape[1]], atol=1e-4, rtol=1e-4)
 
 
@@ -169,5 +169,9 @@ def until_end(live: LiveModel, ids: list[int]) -> list[int]:
 
 
 def sorted_ends(live: LiveModel) -> list[Any]:
-    ends = {event.prompt: event.completion for event in live.generate(PROMPTS, max_new_tokens=4, stream=True) if event.completion}
+    ends = {
+        event.prompt: event.completion
+        for event in live.generate(PROMPTS, max_new_tokens=4, stream=True)
+        if event.completion
+    }
     return [ends[place] for place in sorted(ends)]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from steerkit import session
+from steerkit import api, session
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.engine.sites import layout_memory
 from steerkit.engine.sites.layout_memory import layout_key, layout_of
@@ -113,6 +113,20 @@ def test_versions_are_in_the_key(changed: str, monkeypatch: pytest.MonkeyPatch) 
     model = tiny_model("llama")
     before = layout_key(model, Slow())
     monkeypatch.setattr(sys.modules[changed], "__version__", "0.0")
+    assert layout_key(model, Slow()) not in (before, None)
+
+
+def test_the_contract_and_what_stands_in_for_code_are_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama")
+    before = layout_key(model, Slow())
+    with monkeypatch.context() as patched:
+        patched.setattr(layout_memory, "_version", lambda name: "9.9" if name == "mamba-ssm" else None)
+        assert layout_key(model, Slow()) not in (before, None)
+    assert layout_key(model, Slow()) == before
+    (tmp_path / "architecture.py").write_text("# another contract", "utf-8")
+    monkeypatch.setattr(api, "__path__", [str(tmp_path)])
     assert layout_key(model, Slow()) not in (before, None)
 
 

@@ -52,7 +52,9 @@ def test_it_is_tested_until_one_passes() -> None:
     model, adapter = tiny_model("llama"), Doubtful()
     tests = try_layouts(model, adapter.layout(model), adapter)
     assert [report.passed for _, report in tests] == [False, False, True]
-    assert tests[0][1].failed == {"heads_apart", "logits", "edited_resid_post"} and tests[1][1].failed == {"heads_apart"}
+    assert tests[0][1].failed == {"heads_apart", "logits", "edited_resid_post"} and tests[1][1].failed == {
+        "heads_apart"
+    }
     assert tests[-1][0].blocks[0].heads is None and tests[-1][0].softcap is None
 
 
