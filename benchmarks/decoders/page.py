@@ -42,8 +42,11 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
     ):
         yield f"| {status} | {sum(row.status == status for row in rows)} | {meaning} |"
     kept = [row for row in rows if row.status in ("full", "ends only")]
-    clean = sum(not row.broken for row in kept)
-    yield f"\nOf the {len(kept)} with sites, {clean} keep every promise of `ArchitectureSuite`."
+    clean, in_part = sum(row.keeps_all for row in kept), sum(not row.broken and bool(row.not_asked) for row in kept)
+    yield (
+        f"\nOf the {len(kept)} with sites, {clean} keep every promise of `ArchitectureSuite`, and {in_part} more all but "
+        "those that rest on what they don't do without steering either."
+    )
 
 
 def _sections(rows: Sequence[Row]) -> Iterator[str]:
@@ -66,6 +69,10 @@ def _sections(rows: Sequence[Row]) -> Iterator[str]:
     yield from _grouped("As the self-test sees them behave, without steering:", "behaviour", failing)
     broken = _each(kept, lambda row: (f"`{name}`" for name in row.broken))
     yield from _grouped("Promises of the suite that fail:", "promise", broken)
+    varying = _each(kept, lambda row: (says.get(one, one) for one in row.varies))
+    yield from _grouped(
+        "What depends on the weights, as where they decide which tokens are attended to:", "what", varying
+    )
 
 
 def _variants(rows: Sequence[Row]) -> Iterator[str]:

@@ -48,6 +48,7 @@ class Row:
         experts: how experts are held and whether an update folds into them; empty where there are none.
         behaviours: what the self-test saw of how the model treats padding, later tokens and its cache.
         broken: promises of ``ArchitectureSuite`` that fail, each with how.
+        not_asked: promises that don't apply, since the model doesn't behave so without steering either.
         varies: which of the behaviours and absences depend on the seed of the weights; they stand for the worst one.
         seeds: of the weights.
     """
@@ -63,8 +64,14 @@ class Row:
     experts: str = ""
     behaviours: dict[str, bool] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    not_asked: tuple[str, ...] = ()
     varies: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every promise of the suite was asked and kept."""
+        return self.status in ("full", "ends only") and not self.broken and not self.not_asked
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without what is empty."""
@@ -84,7 +91,8 @@ def measure(name: str, seeds: Sequence[int] = SEEDS, suite: bool = True) -> Row:
     rows = [_of_seed(name, seed) for seed in seeds]
     row = _together(seeds, rows)
     if suite and row.status in ("full", "ends only"):
-        row = replace(row, broken=broken_promises(name))
+        broken, not_asked = broken_promises(name)
+        row = replace(row, broken=broken, not_asked=not_asked)
     return row
 
 

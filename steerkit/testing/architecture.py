@@ -139,7 +139,10 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
     def built(self, request: pytest.FixtureRequest) -> Built:
         """The model of a variant, all of it random, in float32."""
         self.variant = str(request.param)
-        model = self.model()
+        return self.built_from(self.model())
+
+    def built_from(self, model: PreTrainedModel) -> Built:
+        """A model, drawn anew, with the layout that is under test."""
         randomise(model, seed=1)
         model.float().eval()
         adapter = self.adapter()

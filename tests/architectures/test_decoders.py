@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+import benchmarks.decoders.promises as promises
 import benchmarks.decoders.row as rows
 from benchmarks.decoders.page import BEGIN, PAGE, generated
-from benchmarks.decoders.promises import broken_promises
+from benchmarks.decoders.promises import _checks, broken_promises
 from benchmarks.decoders.row import STATUSES, Row, measure
 from benchmarks.decoders.table import NAMES, TABLE, changes, missing, read_table
 from steerkit.engine.tiny.models import tiny_model
@@ -47,7 +48,8 @@ def test_a_sample_of_rows_is_what_is_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_SUITE)
 def test_the_promises_of_a_row_are_what_the_suite_says(name: str) -> None:
-    assert broken_promises(name) == read_table()[name].broken
+    row = read_table()[name]
+    assert broken_promises(name) == (row.broken, row.not_asked)
 
 
 @pytest.mark.slow
@@ -62,7 +64,7 @@ def test_the_table_holds_what_was_asked_of_it() -> None:
     assert sum(n.values()) == len(table)
     assert n["full"] >= 145 and n["full"] + n["ends only"] >= 170
     kept = [row for row in table.values() if row.status in ("full", "ends only")]
-    assert sum(not row.broken for row in kept) >= 122
+    assert sum(row.keeps_all for row in kept) >= 122
     assert all(row.seeds == (0, 1, 2, 3) for row in kept)
     assert all(row.cause and row.detail for row in table.values() if row.status != "full")
 
@@ -174,18 +176,20 @@ def test_a_promise_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: Any, built: Any, positions: str) -> None:
         assert positions != "-1", "padded: Tensor-likes are not close! 5"
 
-    import benchmarks.decoders.promises as promises
+    name = "test_padding_changes_nothing"
+    fails.pytestmark = [pytest.mark.parametrize("positions", ["all", "-1"]).mark]  # type: ignore[attr-defined]
+    monkeypatch.setattr(promises.ArchitectureSuite, name, fails)
+    only = [one for one in promises._checks() if one[0] == name]
+    monkeypatch.setattr(promises, "_checks", lambda: only)
+    assert broken_promises("gpt2") == ({name: "AssertionError: padded (positions -1)"}, ())
 
-    mark = pytest.mark.parametrize("positions", ["all", "-1"])
-    monkeypatch.setattr(promises.ArchitectureSuite, "test_padding_changes_nothing", mark(fails))
-    monkeypatch.setattr(
-        promises, "_checks", lambda: [("test_padding_changes_nothing", [{"positions": "all"}, {"positions": "-1"}])]
-    )
-    assert broken_promises("gpt2") == {"test_padding_changes_nothing": "AssertionError: padded (positions -1)"}
+
+def test_a_promise_that_does_not_apply_is_named() -> None:
+    """BART's positions count padding, so a prompt that is padded on its left isn't what it is alone."""
+    assert broken_promises("bart") == ({}, ("test_cached_equals_uncached",))
 
 
 def test_every_check_of_the_suite_that_takes_a_model_is_tried() -> None:
-    from benchmarks.decoders.promises import _checks
     from steerkit.testing import ArchitectureSuite
 
     checks = dict(_checks())
