@@ -434,6 +434,8 @@ def test_experts_the_other_way_round_and_their_biases() -> None:
 class Doubled(Mlp):
     """A sum of two projections of which one counts twice."""
 
+    other: nn.Linear
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.add(self.down(torch.relu(self.up(x))), self.other(x), alpha=2)
 
