@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -59,7 +60,8 @@ def test_the_computation_names_writers_not_their_order() -> None:
         ATTN_OUT: "base.blocks.0.mixer",
         MLP_OUT: "base.blocks.0.mlp",
     }
-    assert [writer.stream for writer in found(planted(mlp_first)).blocks[0].writers] == [MLP_OUT, ATTN_OUT]
+    for block in found(planted(mlp_first)).blocks:
+        assert [writer.stream for writer in block.writers] == [MLP_OUT, ATTN_OUT]
 
 
 def with_factors(block: Any, x: Tensor) -> Any:
@@ -314,24 +316,46 @@ def test_a_recording_holds_no_activation() -> None:
     assert [one for one in left if id(one) not in own] == []
 
 
-def test_passes_of_other_threads_are_not_recorded() -> None:
-    model = planted()
-    ids = ordinary_tokens(model)
+def test_a_pass_frees_what_it_no_longer_needs() -> None:
+    passed: list[weakref.ref[Tensor]] = []
+
+    def watched(block: Any, x: Tensor) -> Any:
+        normed = block.norm1(x)
+        passed.append(weakref.ref(normed))
+        return x + block.mixer(normed)
+
+    def ended(base: Any, x: Tensor) -> Any:
+        assert len(passed) >= 3 and all(one() is None for one in passed)
+        return base.norm(x)
+
+    model = planted(watched)
+    model.base.ended = ended
+    with as_it_is_used(model):
+        record(model, ordinary_tokens(model))
+
+
+def test_passes_of_other_threads_are_left_alone() -> None:
+    model = planted(mlp_first)
+    expected, plain_norm = found(model), model.base.ended
+    tokens = [ordinary_tokens(model).roll(places, 1) for places in range(1, 7)]
+    with torch.no_grad():
+        alone = [model(ids).logits for ids in tokens]
+    beside: list[Tensor] = []
 
     def elsewhere() -> None:
         with torch.no_grad():
-            model(ids)
+            beside.append(model(tokens[len(beside)]).logits)
 
     def ended(base: Any, x: Tensor) -> Any:
         if threading.current_thread() is threading.main_thread():
             thread = threading.Thread(target=elsewhere)
             thread.start()
             thread.join()
-        return base.norm(x)
+        return plain_norm(base, x)
 
-    expected = found(model)
     model.base.ended = ended
     assert found(model) == expected
+    assert len(beside) >= 3 and all(torch.equal(one, other) for one, other in zip(beside, alone, strict=False))
 
 
 class Experts(nn.Module):
@@ -405,6 +429,24 @@ def test_experts_the_other_way_round_and_their_biases() -> None:
     assert (writer.weighed, writer.weighed_rows) == ((), ("base.blocks.0.mlp.down",))
     writer = found(with_mlp(Biased)).blocks[2].writers[1]
     assert (writer.weighed, writer.weighed_rows) == (("base.blocks.2.mlp.down",), ("base.blocks.2.mlp.bias",))
+
+
+class Doubled(Mlp):
+    """A sum of two projections of which one counts twice."""
+
+    other: nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(self.down(torch.relu(self.up(x))), self.other(x), alpha=2)
+
+
+def test_a_sum_with_a_factor_is_no_plain_sum_of_projections() -> None:
+    model = with_mlp(Doubled)
+    for block in model.base.blocks:
+        block.mlp.other = nn.Linear(WIDTH, WIDTH)
+    writer = found(model).blocks[1].writers[1]
+    assert writer.projections == ()
+    assert writer.weighed == ("base.blocks.1.mlp.down", "base.blocks.1.mlp.other")
 
 
 def test_what_is_not_linear_says_why() -> None:
