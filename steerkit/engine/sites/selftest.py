@@ -1,6 +1,6 @@
 """The self-test: is the live model what its adapter declares? Every answer is measured on the model itself.
 
-Eight short forward passes on random tokens. Nothing that they put on the model stays there.
+Some short forward passes on random tokens. Nothing that they put on the model stays there.
 """
 
 from __future__ import annotations
