@@ -44,8 +44,8 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
     kept = [row for row in rows if row.status in ("full", "ends only")]
     clean, in_part = sum(row.keeps_all for row in kept), sum(not row.broken and bool(row.not_asked) for row in kept)
     yield (
-        f"\nOf the {len(kept)} with sites, {clean} keep every promise of `ArchitectureSuite`, and {in_part} more all but "
-        "those that rest on what they don't do without steering either."
+        f"\nOf the {len(kept)} with sites, {clean} keep every promise of `ArchitectureSuite`, and {in_part} more all "
+        "but those that rest on what they don't do without steering either."
     )
 
 

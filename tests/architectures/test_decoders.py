@@ -81,7 +81,7 @@ def test_every_type_is_on_the_page() -> None:
 
 
 def test_a_change_is_told_with_the_row_and_what_changed() -> None:
-    row = read_table()["gpt2"]
+    row = Row("gpt2", "full", heads="4 of 4")
     assert changes({"gpt2": row}, [replace(row, status="refused", cause="several streams")]) == [
         'gpt2: status was "full", now "refused".',
         'gpt2: cause was nothing, now "several streams".',
