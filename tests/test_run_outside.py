@@ -1,4 +1,4 @@
-"""Whole recipes on models that nobody declared: image-text, adapted, quantised, offloaded. Each gives what it should."""
+"""Whole recipes on models that nobody declared: image-text, adapted, quantised, offloaded."""
 
 from __future__ import annotations
 
