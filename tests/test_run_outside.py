@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import steerkit
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.run import run_recipe
-from steerkit.session.model import LiveModel
 from steerkit.stages import kept_model
-from steerkit.stages.model import load
 from tests.architectures.outside import adapted, image_text, quantised
 from tests.small_run import RECIPE, results_of, runs_in
 
@@ -36,15 +36,14 @@ def values_of(source: Path | str, where: Path) -> dict[str, Any]:
     return {f"{one['condition']} {one['evaluator']} {one['data']}": one["value"] for one in found["records"]}
 
 
-def on(monkeypatch: pytest.MonkeyPatch, change: Callable[[LiveModel], None]) -> None:
-    """Have the model of the runs that follow changed once it is loaded."""
+def instead(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
+    """Have the runs that follow use this model in place of the one that their recipe names."""
+    monkeypatch.setattr(kept_model, "load", lambda plan: steerkit.wrap(model, tiny_tokenizer()))
 
-    def changed(plan: Any) -> LiveModel:
-        live = load(plan)
-        change(live)
-        return live
 
-    monkeypatch.setattr(kept_model, "load", changed)
+def close_to(values: dict[str, Any]) -> Any:
+    """As near as rounding allows; perplexities are as large as hundreds."""
+    return pytest.approx(values, abs=1e-5, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "idefics3"])
@@ -53,16 +52,16 @@ def test_an_image_text_model_is_run_by_its_text_model(kind: str, tmp_path: Path)
     assert values
 
 
-def test_an_adapter_is_run_upon_its_base(tmp_path: Path) -> None:
-    base = saved(tiny_model("mistral"), tmp_path / "base")
-    model = adapted("lora", "mistral")
-    model.peft_config["default"].base_model_name_or_path = str(base)
-    model.save_pretrained(tmp_path / "adapter")
-    tiny_tokenizer().save_pretrained(tmp_path / "adapter")
-    merged = saved(model.merge_and_unload(), tmp_path / "merged")
-    by_adapter, by_merged = values_of(tmp_path / "adapter", tmp_path / "a"), values_of(merged, tmp_path / "m")
-    assert by_adapter == pytest.approx(by_merged, abs=1e-5)
-    assert by_adapter != values_of(base, tmp_path / "b")
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_an_adapter_measures_what_it_does_once_it_is_merged(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, model = saved(tiny_model("mistral"), tmp_path / "plain"), adapted(kind, "mistral")
+    merged = saved(copy.deepcopy(model).merge_and_unload(), tmp_path / "merged")
+    expected, other = values_of(merged, tmp_path / "m"), values_of(plain, tmp_path / "p")
+    instead(monkeypatch, model)
+    found = values_of(plain, tmp_path / "adapted")
+    assert found == close_to(expected) and found != close_to(other)
 
 
 def test_an_offloaded_model_measures_what_it_does_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,5 +69,16 @@ def test_an_offloaded_model_measures_what_it_does_in_memory(tmp_path: Path, monk
 
     folder = saved(tiny_model("mistral"), tmp_path / "model")
     expected = values_of(folder, tmp_path / "memory")
-    on(monkeypatch, lambda live: cpu_offload(live.model, execution_device="cpu") and None)
-    assert values_of(folder, tmp_path / "offloaded") == pytest.approx(expected, abs=1e-5)
+    instead(monkeypatch, cpu_offload(tiny_model("mistral"), execution_device=torch.device("cpu")))
+    assert values_of(folder, tmp_path / "offloaded") == close_to(expected)
+
+
+def test_a_model_of_8_bits_measures_what_its_weights_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_8_bits, rounded = quantised("mistral"), tiny_model("mistral")
+    for path, module in in_8_bits.named_modules():
+        if hasattr(module, "quantised"):
+            rounded.get_submodule(path).weight.data = module.quantised.float() * module.scale
+    folder = saved(rounded, tmp_path / "model")
+    expected = values_of(folder, tmp_path / "rounded")
+    instead(monkeypatch, in_8_bits)
+    assert values_of(folder, tmp_path / "quantised") == close_to(expected)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerkit.engine.runtime.ending import (
     Ending,
@@ -132,13 +133,31 @@ def _generated(
 ) -> Any:
     """What ``generate`` gives."""
     generate: Any = model.generate
-    with evaluating(model):
+    with evaluating(model), _as_at_first(model):
         return generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask.long(),
             max_new_tokens=max_new_tokens,
             **{"pad_token_id": pad_id, **settings},
         )
+
+
+_OF_LAST_PASS: Final = "rope_deltas"
+"""What image-text models keep of the images of their last pass, by row. Behind a cache they take it for this one's,
+whose rows may be others, and fewer."""
+
+
+@contextmanager
+def _as_at_first(model: nn.Module) -> Iterator[None]:
+    """Run the body with nothing kept of the last pass, which may have been anybody's; it is put back."""
+    kept = [(module, value) for module in model.modules() if (value := vars(module).get(_OF_LAST_PASS)) is not None]
+    for module, _ in kept:
+        setattr(module, _OF_LAST_PASS, None)
+    try:
+        yield
+    finally:
+        for module, value in kept:
+            setattr(module, _OF_LAST_PASS, value)
 
 
 def end_ids(model: PreTrainedModel, settings: Mapping[str, Any]) -> frozenset[int]:
