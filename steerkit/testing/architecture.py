@@ -181,7 +181,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
 
     def _assert_refused(self, built: Built, wrong: Layout, what: str, check: str) -> None:
         failed = self_test(built.model, wrong).failed
-        assert check in failed, f"{what}: the check {check!r} passes on it (failed: {sorted(failed) or 'nothing'})."
+        assert check in failed, f"{what}: {check!r} lets it pass (failed: {sorted(failed) or 'nothing'})."
 
     def test_bfloat16_works(self, built: Built) -> None:
         """The same in bfloat16; an edit leaves the dtype as it is."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from steerkit.api.architecture import Block, Layout
+from steerkit.errors import counted
 from steerkit.types import ATTN_OUT, MLP_OUT
 
 Wrong: TypeAlias = tuple[str, Layout]
@@ -20,10 +21,16 @@ def other_splits(layout: Layout) -> Iterator[Wrong]:
         assert heads is not None  # of such blocks alone
         if heads.d_head % 2 == 0:
             halves = replace(heads, n_heads=2 * heads.n_heads, d_head=heads.d_head // 2)
-            yield f"block {layer} with {halves.n_heads} heads for {heads.n_heads}", _with(layout, layer, heads=halves)
+            yield (
+                f"block {layer} with {counted(halves.n_heads, 'head')} for {heads.n_heads}",
+                _with(layout, layer, heads=halves),
+            )
         if heads.n_heads % 2 == 0:
             pairs = replace(heads, n_heads=heads.n_heads // 2, d_head=2 * heads.d_head)
-            yield f"block {layer} with {pairs.n_heads} heads for {heads.n_heads}", _with(layout, layer, heads=pairs)
+            yield (
+                f"block {layer} with {counted(pairs.n_heads, 'head')} for {heads.n_heads}",
+                _with(layout, layer, heads=pairs),
+            )
 
 
 def swapped_writers(layout: Layout) -> Iterator[Wrong]:

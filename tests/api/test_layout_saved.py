@@ -22,7 +22,14 @@ FULL = Layout(
             module="model.h.0",
             writers=(
                 Writer("attn_out", Tap("model.h.0.attn", factor=1 / 3), ("model.h.0.attn.o",)),
-                Writer("mlp_out", Tap("model.h.0.mlp", flat_within="model.h.0"), (), "routed", ("model.h.0.experts",)),
+                Writer(
+                    "mlp_out",
+                    Tap("model.h.0.mlp", flat_within="model.h.0"),
+                    (),
+                    "routed",
+                    ("model.h.0.experts",),
+                    ("model.h.0.experts_bias",),
+                ),
             ),
             resid_mid=Tap("model.h.0.ln", "input"),
             heads=Heads(Tap("model.h.0.attn.o", "input"), 2, 4),

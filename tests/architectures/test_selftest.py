@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from steerkit.api.architecture import Block, Heads, Layout, Tap, Writer
 from steerkit.engine.sites.selftest import SelfTestReport, self_test
-from steerkit.engine.tiny.models import TINY_MODEL_TYPES
 from steerkit.errors import SelfTestError
+from steerkit.sources import TINY_MODEL_TYPES
 from tests.architectures.conftest import built
 
 CHECKS = [

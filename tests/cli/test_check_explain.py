@@ -91,7 +91,7 @@ def _plain(recipe: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ('conditions.without.0.ablate.sites=["blocks.0.head_out[99]"]', "Condition without: "),
+        ('conditions.without.0.ablate.sites=["blocks.0.head_out[99]"]', "conditions.without.0.ablate.sites.0: No site"),
         ("conditions.late.0.add.positions=-500", "Condition late: "),
         ("directions.saved.file=missing.safetensors", "there is no file"),
     ],

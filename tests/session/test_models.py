@@ -33,7 +33,7 @@ TINY = "tiny-random:llama"
         (TINY, {"dtype": torch.float32}, "Unknown dtype torch.float32. Available: auto, bfloat16, float16, float32."),
         (TINY, {"device": None}, "None is not a device. Write auto, cpu, cuda or cuda:1."),
         (TINY, {"device": "cupa"}, "'cupa' is not a device. Write auto, cpu, cuda or cuda:1."),
-        (TINY, {"adapter": 3}, "Unknown architecture 3. Available: gemma, llama, qwen, qwen1, yi."),
+        (TINY, {"adapter": 3}, "Unknown architecture 3. Available: auto, gemma, llama, qwen, qwen1, yi."),
         (TINY, {"batch_tokens": 0}, "batch_tokens is a whole number of at least 1, not 0."),
         (TINY, {"batch_tokens": "x"}, "batch_tokens is a whole number of at least 1, not 'x'."),
         (TINY, {"chat_template": 3}, "chat_template is default, none, or the text of a Jinja template, not 3."),

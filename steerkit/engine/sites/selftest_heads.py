@@ -24,6 +24,7 @@ from steerkit.api.architecture import Heads
 from steerkit.engine.sites.checks import Check
 from steerkit.engine.sites.selftest_passes import Bench
 from steerkit.engine.sites.taps import Handler, register_tap, submodule
+from steerkit.errors import counted
 from steerkit.types import HEAD_OUT, RESID_PRE, Site
 
 LAST: Final = 3
@@ -232,7 +233,7 @@ def _fault(seen: Tensor, heads: Heads, pushes: int) -> str:
         pieces = [head for head in clear if _in_one_piece(by_head[head] > 1)]
         in_part = [head for head in pieces if float((by_head[head] > 1).double().mean()) < WHOLE]
         if in_part:
-            part = f"{int((by_head[in_part[0]] > 1).sum())} of the {heads.d_head} columns"
+            part = f"{int((by_head[in_part[0]] > 1).sum())} of the {counted(heads.d_head, 'column')}"
             return f"What changes together holds {part} of head {in_part[0]}: heads are cut otherwise."
         alone = alone or (len(touched) == len(clear) == 1)
     return "" if alone else "Nothing changes one head alone: heads are cut otherwise, or can't be told apart there."

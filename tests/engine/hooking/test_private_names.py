@@ -20,6 +20,7 @@ import torch
 import torch._dynamo
 from jinja2.utils import Namespace
 from torch import nn
+from torch.utils import _python_dispatch, _pytree
 from torch.utils.hooks import RemovableHandle
 
 ROOT = Path(__file__).parents[3]
@@ -126,6 +127,7 @@ def kept_in_generation_config() -> bool:
 
 PINNED: dict[str, Callable[[], bool]] = {
     "_Namespace__attrs": lambda: getattr(Namespace(a=1), "_Namespace__attrs") == {"a": 1},  # noqa: B009  (mangled)
+    "TorchDispatchMode": lambda: hasattr(_python_dispatch.TorchDispatchMode, "__torch_dispatch__"),
     "_apply": lambda: callable(module()._apply),
     "_attn_implementation": attention_of_a_config,
     "_attn_implementation_internal": attention_of_a_config,
@@ -134,6 +136,7 @@ PINNED: dict[str, Callable[[], bool]] = {
     "_buffers": persistent,
     "_compiled_call_impl": lambda: hasattr(module(), "_compiled_call_impl"),
     "_current_frames": lambda: threading.get_ident() in sys._current_frames(),
+    "_cdata": lambda: isinstance(torch.zeros(1).untyped_storage()._cdata, int),
     "_debug_get_cache_entry_list": compiled_and_listed,
     "_dynamo": lambda: callable(torch._dynamo.mark_static_address),
     "_engine_run_backward": backward_is_run_there,
@@ -154,12 +157,14 @@ PINNED: dict[str, Callable[[], bool]] = {
     "_non_persistent_buffers_set": persistent,
     "_orig_mod": lambda: "_orig_mod" in torch.compile(module(), backend="eager")._modules,  # type: ignore[attr-defined]
     "_parameters": lambda: list(module()._parameters) == ["weight", "bias"],
+    "_schema": lambda: torch.ops.aten.add_.Tensor._schema.is_mutable,
     "_state_dict_hooks": listed("_state_dict_hooks"),
     "_version": counted_versions,
     "_wait_for_tstate_lock": joins_by_that_name,
     "torch._dynamo": compiled_and_listed,
     "torch._dynamo.convert_frame": compiled_and_listed,
     "torch._dynamo.eval_frame": compiled_and_listed,
+    "tree_flatten": lambda: _pytree.tree_flatten(([1], {"a": 2}))[0] == [1, 2],
 }
 
 BEYOND_NAMES: dict[str, Callable[[], bool]] = {
