@@ -19,6 +19,7 @@ from tests.architectures.conftest import built
 
 CHECKS = [
     "modules",
+    "base",
     "sites",
     "zero_update",
     "block_sum",
@@ -27,6 +28,7 @@ CHECKS = [
     "embed_weight",
     "resid_mid",
     "projections",
+    "weighed",
     "head_out",
     "heads_apart",
     "mixing",
@@ -166,7 +168,7 @@ def test_the_wrong_norm_for_the_middle() -> None:
     model, layout = built("llama")
     swapped = Tap("model.layers.1.input_layernorm", "input")
     report = self_test(model, changed(layout, 1, lambda block: replace(block, resid_mid=swapped)))
-    assert failed(report) == ["resid_mid"] and "blocks.1.resid_mid" in report.checks[7].site
+    assert failed(report) == ["resid_mid"] and "blocks.1.resid_mid" in report.checks[8].site
 
 
 def test_a_projection_behind_which_something_stands() -> None:
