@@ -225,7 +225,7 @@ def test_a_block_that_is_not_given_what_the_last_one_gave() -> None:
     report = self_test(model, layout)
     first.remove()
     second.remove()
-    assert failed(report) == ["edited_resid_post"] and report.checks[13].site == "blocks.1.resid_pre"
+    assert failed(report) == ["edited_resid_post"] and report.checks[15].site == "blocks.1.resid_pre"
 
 
 def test_a_block_that_remembers() -> None:
