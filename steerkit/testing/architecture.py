@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.api.hookspecs import ArchitectureSpec, ModelFacts, NoOptions
@@ -67,6 +68,15 @@ class Built:
         """What the model calls what it keeps of tokens that it has read."""
         taken = inspect.signature(self.model.forward).parameters
         return next((name for name in CACHES if name in taken), CACHES[0])
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether it keeps states in place of keys, which don't tell how many tokens they were made of."""
+        return self.cache_name == CACHES[1]
+
+    def new_cache(self) -> DynamicCache | None:
+        """What a first pass is given: of states one that is known from the start, else the model makes its own."""
+        return DynamicCache(config=self.model.config) if self.keeps_states else None
 
     @property
     def takes_positions(self) -> bool:
@@ -248,7 +258,7 @@ class ArchitectureSuite(PluginSuite[ArchitectureSpec]):
             cursor.set_frame(frame)
             whole = _pass(built, ids, mask, 0, ids.shape[1], None).logits
             cursor.set_frame(frame)
-            output = _pass(built, ids, mask, 0, max(LENGTHS), None, use_cache=True)
+            output = _pass(built, ids, mask, 0, max(LENGTHS), built.new_cache(), use_cache=True)
             stepwise = [output.logits]
             for column in range(max(LENGTHS), ids.shape[1]):
                 cache = cache_among(output)
@@ -383,7 +393,7 @@ def _pass(built: Built, ids: Tensor, mask: Tensor, start: int, stop: int, cache:
     more = {"position_ids": places[:, start:stop]} if built.takes_positions else {}
     return built.model(
         input_ids=ids[:, start:stop],
-        attention_mask=mask[:, :stop],
+        attention_mask=mask[:, start if built.keeps_states else 0 : stop],
         **more,
         **{built.cache_name: cache},
         use_cache=use_cache,

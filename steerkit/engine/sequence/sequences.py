@@ -130,15 +130,29 @@ def columns_read(cache: Any, memory: Memory) -> int:
     except (ValueError, AttributeError):
         pass
     try:
-        begun, known = cache.has_previous_state(), memory.get(cache)
-    except (AttributeError, TypeError, ValueError):
-        begun, known = True, None
-    if begun and known is None:
-        raise PositionError(
-            "This cache holds a state that doesn't tell how many tokens it has read, and it was begun before the "
-            "steering. Give whole sequences without it, or begin it within the steering."
-        )
-    return known.columns if begun and known is not None else 0
+        known = memory.get(cache)
+    except TypeError:  # a plain list, which nobody can be told to remember
+        known = None
+    if known is not None:
+        return known.columns
+    if _is_empty(cache):
+        return 0
+    raise PositionError(
+        "This cache holds states that don't tell how many tokens they were made of, and it was begun before the "
+        "steering, or by the model itself. Give whole sequences without it, or pass a new one from the start."
+    )
+
+
+def _is_empty(cache: Any) -> bool:
+    """Whether nothing was read into it yet. What caches of states say of themselves isn't true for all of them."""
+    layers = getattr(cache, "layers", None)
+    return layers is not None and not any(_holds_tensor(value) for layer in layers for value in vars(layer).values())
+
+
+def _holds_tensor(value: object) -> bool:
+    if isinstance(value, (list, tuple, dict)):
+        return any(map(_holds_tensor, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Tensor)
 
 
 def follow_cache(cache: Any, memory: Memory) -> None:
