@@ -186,7 +186,7 @@ def _absent(layout: Layout) -> Iterator[str]:
             where = "" if len(blocks) == layout.n_layers else f" in blocks {', '.join(map(str, blocks))}"
             yield f"{name}{where}"
     writers = [writer for block in layout.blocks for writer in block.writers]
-    reasons = [(one.stream, one.not_foldable) for one in writers if not one.projections and not one.weighed]
+    reasons = [(one.stream, one.not_foldable) for one in writers if not one.projections and not one.is_weighed]
     yield from dict.fromkeys(f"folding at {stream} ({_without_paths(reason)})" for stream, reason in reasons)
     if not layout.embed_weight:
         yield "folding of the embedding"
@@ -206,7 +206,7 @@ def _experts(model: nn.Module, layout: Layout) -> str:
         last = block.writers[-1] if block.writers else None
         if last is None:
             folded["hooked at the ends of blocks"] = None
-        elif last.projections or last.weighed:
+        elif last.projections or last.is_weighed:
             folded["folded and hooked"] = None
         else:
             folded["hooked, not folded"] = None

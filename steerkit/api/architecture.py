@@ -71,6 +71,11 @@ class Writer:
     weighed: tuple[str, ...] = ()
     weighed_rows: tuple[str, ...] = ()
 
+    @property
+    def is_weighed(self) -> bool:
+        """Whether it is known what a router weighs."""
+        return bool(self.weighed or self.weighed_rows)
+
 
 @dataclass(frozen=True)
 class Heads:

@@ -271,7 +271,7 @@ class _Folding:
         """Experts: their router's weights don't sum to one, so only what is linear goes into them."""
         update = cast(Affine, edit.update)
         reason = writer.not_foldable or "its adapter names no projection"
-        if not (writer.weighed or writer.weighed_rows) or is_constant(update):
+        if not writer.is_weighed or is_constant(update):
             return reason
         linear = Affine(update.reads, update.writes)
         folds = [Fold(path, self._kind(path), outer=linear) for path in writer.weighed]
