@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -226,6 +227,9 @@ def _check_row(check: Check) -> tuple[str | Text, ...]:
     )
 
 
+_EXPERT: Final = re.compile(r"\.experts\.\d+(?=\.)")
+
+
 def site_rows(layout: Layout) -> list[tuple[str, str, str, str]]:
     """The sites in forward order, one row for all layers that are alike.
 
@@ -270,11 +274,15 @@ def _pattern(layout: Layout, site: Site, path: str) -> str:
 
 def _folding(layout: Layout, site: Site) -> str:
     if site.layer < 0:
-        return ", ".join((layout.embed_weight, *layout.embed_beside))
+        return ", ".join(path for path in (layout.embed_weight, *layout.embed_beside) if path)
     for writer in layout.blocks[site.layer].writers:
         if writer.stream == site.stream:
-            paths = [_pattern(layout, site, path) for path in writer.projections]
-            return ", ".join(paths) if paths else f"nothing: {writer.not_foldable or 'not declared'}"
+            folded = writer.projections or (*writer.weighed, *writer.weighed_rows)
+            # A list of experts, one module each, is one pattern.
+            paths = dict.fromkeys(_EXPERT.sub(".experts.*", _pattern(layout, site, path)) for path in folded)
+            if not paths:
+                return f"nothing: {writer.not_foldable or 'not declared'}"
+            return f"{', '.join(paths)}{' (what is linear)' if writer.is_weighed else ''}"
     return ""
 
 
