@@ -39,5 +39,6 @@ def steerkit_interventions() -> list[InterventionSpec]:
             implementation="steerkit_interventions._ablate:Ablate",
             options=AblateOptions,
             directions=1,
+            at_writers=True,
         )
     ]

@@ -272,6 +272,8 @@ class InterventionSpec(Spec):
             candidates go. Empty where it adds none.
         at_own: whether it acts where its direction was made, if nobody names sites: a plan then says where a model has
             no such place.
+        at_writers: whether it acts at everything that writes to the stream, if nobody names sites: a plan then says
+            where nobody knows what does.
     """
 
     kind: ClassVar[str] = "intervention"
@@ -280,6 +282,7 @@ class InterventionSpec(Spec):
     idle: Callable[[Any], bool] | None = None
     additive: str = ""
     at_own: bool = False
+    at_writers: bool = False
 
 
 def _no_needs(options: Any) -> Needs:

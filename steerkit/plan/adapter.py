@@ -8,7 +8,7 @@ from steerkit.errors import SteerkitError
 from steerkit.plan.files import template_fault
 from steerkit.plan.model import chat_template, is_hub_id, look_at, special_names, vocabulary_size
 from steerkit.plan.names import Resolver
-from steerkit.sources import TINY
+from steerkit.sources import TINY, TINY_MODEL_TYPES
 
 
 class ModelResolver(Resolver):
@@ -34,7 +34,7 @@ class ModelResolver(Resolver):
             named = self.spec("architecture", section.adapter, "model", "adapter")
             if named is None:
                 return None
-        if facts is None or (section.source.startswith(TINY) and not self.is_claimed(facts.model_type)):
+        if facts is None or (section.source.startswith(TINY) and self.is_variant(facts.model_type)):
             if not self.problems:
                 self.notes.append(
                     "The adapter and the sites are checked when the model is loaded: no config is at hand."
@@ -50,10 +50,11 @@ class ModelResolver(Resolver):
             self.notes.append(f"Adapter {found.name}: {found.note}")
         return found
 
-    def is_claimed(self, model_type: str) -> bool:
-        """Whether any adapter names this model type. Tiny models have variants with names of their own."""
-        specs = [self.catalog.get("architecture", name) for name in self.catalog.names("architecture")]
-        return any(model_type in (*spec.model_types, *spec.refuses) for spec in specs)
+    def is_variant(self, name: str) -> bool:
+        """Whether a tiny model is told from others of its family by what its config holds, and not by its name."""
+        specs = [self.catalog.get("architecture", known) for known in self.catalog.names("architecture")]
+        claimed = any(name in (*spec.model_types, *spec.refuses) for spec in specs)
+        return name in TINY_MODEL_TYPES and not claimed
 
     def template(self) -> str:
         """The chat template: ``default``, ``none``, or its text."""

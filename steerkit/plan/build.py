@@ -27,7 +27,7 @@ from steerkit.plan.fit import too_long
 from steerkit.plan.heldout import also_reported, looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
 from steerkit.plan.monitored import without_readings
-from steerkit.plan.places import Look, places
+from steerkit.plan.places import Look, Wanted, places
 from steerkit.plan.plan import Plan
 from steerkit.plan.planned.model import PlannedLoading
 from steerkit.plan.planned.reporting import PlannedReport, PlannedTradeoff
@@ -158,7 +158,8 @@ class _Planner(SuffixResolver):
 
     def check_places(self, adapter: ArchitectureSpec, look: Look) -> None:
         """Hold the recipe's sites to the model's own, where only these tell."""
-        found = places(self.placed, adapter, self.model, self.recipe.model.trust_remote_code, look)
+        wanted = Wanted(tuple(self.placed), tuple(self.everywhere))
+        found = places(wanted, adapter, self.model, self.recipe.model.trust_remote_code, look)
         for message, path in found.problems:
             self.complain(message, *path)
         self.notes += [

@@ -121,6 +121,8 @@ class ConditionResolver(DirectionResolver):
         self.check_sites(spec, options, written.directions, path)
         if sites is None and spec.at_own:
             self.check_depth(getattr(options, "at", None), written.directions, path)
+        if sites is None and spec.at_writers:
+            self.everywhere.append(path)
         # Every candidate is scored, so each that a search is over has to have the vectors.
         used = written.directions if along is None else self.recipe.search[str(path[1])].directions
         self.check_rank(options, used, path, moved)

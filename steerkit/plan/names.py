@@ -51,6 +51,7 @@ class Resolver:
         self.placed: list[
             tuple[Site | SitePattern, tuple[KeyPart, ...]]
         ] = []  # sites of the recipe, and where they stand
+        self.everywhere: list[tuple[KeyPart, ...]] = []  # where something is to act at all that writes
         self.further: dict[str, None] = {}  # directions that estimators give beside those that the recipe names
 
     def complain(self, message: object, *path: KeyPart) -> None:

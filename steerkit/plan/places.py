@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -26,6 +26,19 @@ _EVERYWHERE: Final = (EMBED, RESID_PRE, RESID_POST)
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a recipe asks of a model's places.
+
+    Args:
+        placed: its sites.
+        everywhere: where it says that something acts at all that writes to the stream.
+    """
+
+    placed: tuple[Placed, ...] = ()
+    everywhere: tuple[tuple[KeyPart, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Places:
     """What came of it: problems with their places, doubts of that kind, notes, and notes of before that are settled."""
 
@@ -36,19 +49,21 @@ class Places:
 
 
 def places(
-    placed: Sequence[Placed], adapter: ArchitectureSpec, model: PlannedModel, trust_remote_code: bool, look: Look
+    wanted: Wanted, adapter: ArchitectureSpec, model: PlannedModel, trust_remote_code: bool, look: Look
 ) -> Places:
     """Hold a recipe's sites to the layout of its model, if any of them asks for that.
 
     Args:
-        placed: the recipe's sites.
+        wanted: the recipe's sites.
         adapter: of the model.
         model: what is known of it.
         trust_remote_code: whether the recipe allows it.
         look: asked at most once.
     """
-    asked = [one for one in placed if _is_open(one[0], adapter, model)]
-    if not asked:
+    asked = [one for one in wanted.placed if _is_open(one[0], adapter, model)]
+    # What the families declare is all that writes.
+    everywhere = wanted.everywhere if adapter.fallback else ()
+    if not asked and not everywhere:
         return Places()
     if model.model_type is None:
         return Places()  # a plan says already that it knows nothing of the model
@@ -61,12 +76,23 @@ def places(
         return Places(notes=(f"The sites are checked when the model is loaded: without weights, {why}.",))
     problems: list[tuple[str, tuple[KeyPart, ...]]] = []
     doubts: list[tuple[str, tuple[KeyPart, ...]]] = []
-    for sites, path in placed:
+    for path in everywhere:
+        if layout.not_a_sum:
+            problems.append((_no_writers(layout), path))
+    for sites, path in wanted.placed:
         fault = _fault(sites, layout)
         if fault:
             (doubts if _is_doubtful(sites, adapter, layout) else problems).append((fault, path))
     notes = (f"Only the ends of blocks are sites of this model: {layout.not_a_sum}.",) if layout.not_a_sum else ()
     return Places(tuple(problems), tuple(doubts), notes, tuple(unusual(sites.stream) for sites, _ in asked))
+
+
+def _no_writers(layout: Layout) -> str:
+    try:
+        layout.writer_sites()
+    except SteerkitError as error:
+        return str(error)
+    return ""
 
 
 def _is_doubtful(sites: Site | SitePattern, adapter: ArchitectureSpec, layout: Layout) -> bool:
