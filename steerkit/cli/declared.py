@@ -81,6 +81,9 @@ def adapter_module(
     )
 
 
+_SHARE: Final = "hidden_size // config.num_attention_heads"
+
+
 def config_sizes(config: Any) -> dict[str, int]:
     """The numbers that a layout may be written by, as a text config says them."""
     found = {}
@@ -91,6 +94,9 @@ def config_sizes(config: Any) -> dict[str, int]:
             continue
         if isinstance(value, int):
             found[name] = value
+    if "head_dim" not in found and found.get("num_attention_heads"):
+        # Many configs say no width of a head, and mean this one.
+        found[_SHARE] = found.get("hidden_size", 0) // found["num_attention_heads"]
     return found
 
 
@@ -132,13 +138,14 @@ def _block(block: Block, sizes: Mapping[str, int]) -> _Call:
     if heads is not None:
         written = {
             "n_heads": _size(heads.n_heads, sizes, "num_attention_heads"),
-            "d_head": _size(heads.d_head, sizes, "head_dim"),
+            "d_head": _size(heads.d_head, sizes, "head_dim", _SHARE),
         }
     return _call(block, block.module, written)
 
 
-def _size(value: int, sizes: Mapping[str, int], name: str) -> str:
-    return f"config.{name}" if sizes.get(name) == value else str(value)
+def _size(value: int, sizes: Mapping[str, int], *names: str) -> str:
+    """A number by the first of some names of the config's that says it."""
+    return next((f"config.{name}" for name in names if sizes.get(name) == value), str(value))
 
 
 def _methods(layout: Layout, kinds: Sequence[_Kind]) -> str:

@@ -17,7 +17,9 @@ from steerkit.api.hookspecs import ModelFacts
 from steerkit.catalog import Catalog, implementation, installed
 from steerkit.cli.declared import adapter_module, adapter_name, config_sizes
 from steerkit.cli.main import main
+from steerkit.engine.tiny.models import tiny_model
 from steerkit.sources import TINY_MODEL_TYPES
+from steerkit_architectures._auto import AutoAdapter
 from tests.api.test_layout_saved import FULL
 from tests.architectures.conftest import built
 
@@ -118,6 +120,13 @@ def test_sizes_are_the_configs_where_it_says_them() -> None:
     wider, expected = built("llama", hidden_size=64, num_hidden_layers=2)
     assert run(source, wider) == expected
     assert "config." not in adapter_module(layout, "llama", "x", {})
+
+
+def test_heads_of_a_config_that_says_no_width_share_the_stream() -> None:
+    source = adapter_module(AutoAdapter().layout(model := tiny_model("gpt2")), "gpt2", "x", config_sizes(model.config))
+    assert "d_head=config.hidden_size // config.num_attention_heads" in source
+    wider = tiny_model("gpt2", n_embd=64, n_layer=2)
+    assert run(source, wider) == AutoAdapter().layout(wider)
 
 
 def test_names_are_those_that_a_plugin_may_have() -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from steerkit.errors import UnsupportedModelError
 
 NEXT = (
-    "Name an adapter that declares the model (`model: {adapter: ...}`), or write one: start from plugins/template and "
-    "prove it with `steerkit.testing.ArchitectureSuite`."
+    "Name an adapter that declares the model (`model: {adapter: ...}`), or write one: `steerkit new-plugin NAME "
+    "--kind architecture` makes its package, and `steerkit.testing.ArchitectureSuite` proves it."
 )
 
 

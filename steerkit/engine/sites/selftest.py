@@ -101,8 +101,8 @@ class SelfTestReport:
             f"The {self.model_type!r} model is not what {who} declares. First failure: {first.name} at "
             f"{first.site or 'the model'}. Expected: {first.meaning}.{first.numbers}{others} "
             "Directions and interventions on it would be wrong, so it is refused. Name another adapter "
-            "(`model: {adapter: ...}`), or write one for it: start from plugins/template and prove it with "
-            "`steerkit.testing.ArchitectureSuite`."
+            "(`model: {adapter: ...}`), or write one for it: `steerkit new-plugin NAME --kind "
+            "architecture` makes its package, and `steerkit.testing.ArchitectureSuite` proves it."
         )
 
 
