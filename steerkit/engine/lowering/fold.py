@@ -207,7 +207,8 @@ class _Folding:
                 f"not worth a table of {counted(module.num_embeddings, 'row')} for "
                 f"{counted(self.expected_tokens, 'expected token')}"
             )
-        self._take(Site(EMBED), edit, *(Fold(one, "embedding", outer=update) for one in paths))
+        own = _before(update, tap.factor)
+        self._take(Site(EMBED), edit, *(Fold(one, "embedding", outer=own) for one in paths))
         return ""
 
     def _why_embedding_not_foldable(self, path: str) -> str:
@@ -225,7 +226,8 @@ class _Folding:
             return why
         if not self.worth(edit, in_features(module)):
             return self._too_few(in_features(module))
-        self._take(place, edit, Fold(heads.tap.module, inner=cast(Affine, edit.update)))
+        inner = _before(cast(Affine, edit.update), heads.tap.factor)
+        self._take(place, edit, Fold(heads.tap.module, inner=inner))
         return ""
 
     def _last_writer(self, place: Site, edit: Edit) -> str:

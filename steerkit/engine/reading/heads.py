@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import torch
 from torch import Tensor, nn
 
+from steerkit.engine.lowering.foldable import weight_of
 from steerkit.engine.prompts.batches import forward_arguments
 from steerkit.engine.reading.last import Taker, require_finite
 from steerkit.engine.sites.evaluating import evaluating
@@ -34,21 +35,23 @@ class HeadMap:
 
     Args:
         layer: which.
-        projection: their output projection, whose weight is ``[d_model, heads * d_head]``.
+        projection: their output projection.
         heads: how many.
         gain: of the RMS norm that the projection's output passes before it is added, ``[d_model]``, float64; None
             where none follows.
+        factor: what the projection's output is multiplied by before it is added.
     """
 
     layer: int
     projection: nn.Module
     heads: int
     gain: Tensor | None = None
+    factor: float = 1.0
 
     @property
     def weight(self) -> Tensor:
-        """Of the projection."""
-        return cast(Tensor, self.projection.weight).detach()
+        """Of the projection, ``[d_model, heads * d_head]`` however its module stores it."""
+        return weight_of(self.projection).detach()
 
     @property
     def bias(self) -> Tensor | None:
@@ -75,13 +78,14 @@ def _head_map(live: Runtime, layer: int, block: Block) -> HeadMap:
     writer = next((one for one in block.writers if one.stream == ATTN_OUT), None)
     projection = submodule(live.model, block.heads.tap.module)
     width = block.heads.n_heads * block.heads.d_head
-    weight = getattr(projection, "weight", None)
-    if writer is None or block.heads.tap.side != "input" or not isinstance(weight, Tensor):
+    stored = getattr(projection, "weight", None)
+    if writer is None or block.heads.tap.side != "input" or not isinstance(stored, Tensor):
         raise DataError("its heads go into something else than one output projection")
+    weight = weight_of(projection)
     if not weight.is_floating_point() or weight.is_meta or tuple(weight.shape) != (live.layout.d_model, width):
         raise DataError("the weight of its output projection can't be read: it is quantised or offloaded")
     if writer.projections == (block.heads.tap.module,):
-        return HeadMap(layer, projection, block.heads.n_heads)
+        return HeadMap(layer, projection, block.heads.n_heads, factor=writer.tap.factor)
     if writer.tap.side != "output" or writer.projections:
         raise DataError("what stands between its output projection and the stream isn't declared")
     return HeadMap(layer, projection, block.heads.n_heads, _gain(submodule(live.model, writer.tap.module), weight))
@@ -144,7 +148,7 @@ class HeadReader:
             require_finite(values)
 
     def _heads(self, layer: int, order: Tensor, z: Tensor) -> None:
-        self._take(layer, order, z, self._unit)
+        self._take(layer, order, z, self._unit * self._maps[layer].factor)
 
     def _keep(self, layer: int, order: Tensor, z: Tensor) -> None:
         self._seen[layer] = z

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
-from steerkit.engine.reading.heads import HeadReader, attention_to, head_maps
+from steerkit.engine.reading.heads import HeadMap, HeadReader, attention_to, head_maps
 from steerkit.engine.reading.last import read_last_tokens
 from tests.conftest import assert_clean, tiny_live
 
@@ -130,3 +133,24 @@ def test_what_stands_between_and_is_no_such_norm_is_named() -> None:
     model.model.layers[1].post_attention_layernorm = other
     maps, refused = head_maps(wrapped)
     assert set(maps) == {0, 2} and "none by the root of the mean square" in refused[1]
+
+
+def test_the_factor_behind_a_projection_is_part_of_what_heads_add() -> None:
+    live = tiny_live("llama")
+    unit = unit_of(live.layout.d_model)
+    plain = heads_of(live, unit)
+    blocks = list(live.layout.blocks)
+    first, *others = blocks[1].writers
+    blocks[1] = replace(blocks[1], writers=(replace(first, tap=replace(first.tap, factor=0.25)), *others))
+    layout = replace(live.layout, blocks=tuple(blocks))
+    maps, _ = head_maps(cast(Any, SimpleNamespace(layout=layout, model=live.model)))
+    reader = HeadReader(live, maps, unit, len(PROMPTS))
+    read_last_tokens(live, live.rendered(PROMPTS), reader.takers())
+    assert torch.equal(reader.shares[0], plain[0])
+    assert reader.shares[1].flatten().tolist() == pytest.approx((0.25 * plain[1]).flatten().tolist(), abs=1e-9)
+
+
+def test_a_weight_that_is_stored_the_other_way_round_is_read_so() -> None:
+    projection = Conv1D(6, 6)
+    torch.nn.init.normal_(projection.weight)
+    assert torch.equal(HeadMap(0, projection, 2).weight, projection.weight.T)
