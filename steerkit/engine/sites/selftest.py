@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.sites.behaviours import Behaviours, behaviours_of
@@ -169,22 +169,36 @@ def _run_checks(on: Bench) -> list[Check]:
 
 
 def _check_modules(on: Bench) -> Check:
-    meaning = "every module that the layout names is there"
+    meaning = "every module and parameter that the layout names is there"
     layout = on.layout
     paths = [layout.base, layout.embed.module, *layout.behind, *layout.embed_beside]
     paths += [layout.embed_weight] if layout.embed_weight else []
-    for block in layout.blocks:
-        paths += [block.module, block.resid_pre.module]
+    for layer, block in enumerate(layout.blocks):
+        if block.keeps and len(block.keeps) != len(block.writers) + 1:
+            detail = f"{counted(len(block.keeps), 'factor')} on the stream of {counted(len(block.writers), 'writer')}."
+            return Check("modules", meaning, False, site=f"blocks.{layer}", detail=detail)
+        paths += [block.module, block.resid_pre.module, block.resid_pre.flat_within]
+        paths += [writer.tap.flat_within for writer in block.writers]
         paths += [path for writer in block.writers for path in (writer.tap.module, *writer.projections)]
         paths += [tap.module for tap in (block.resid_mid, block.heads and block.heads.tap) if tap]
     scales = [block.scale for block in layout.blocks if block.scale]
-    for read, names in ((submodule, paths), (tensor_at, scales)):
+    writers = [writer for block in layout.blocks for writer in block.writers]
+    weighed = [path for writer in writers for path in (*writer.weighed, *writer.weighed_rows)]
+    for read, names in ((submodule, paths), (tensor_at, scales), (_part, weighed)):
         for path in names:
             try:
                 read(on.model, path)
             except SiteError as error:
                 return Check("modules", meaning, False, site=path, detail=str(error))
     return Check("modules", meaning, True)
+
+
+def _part(model: nn.Module, path: str) -> nn.Module | Tensor:
+    """A module, or a parameter where there is none of that path."""
+    try:
+        return submodule(model, path)
+    except SiteError:
+        return tensor_at(model, path)
 
 
 def _check_base(on: Bench, runs: int) -> Check:

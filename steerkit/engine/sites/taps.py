@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Handler = Callable[[Tensor], Tensor | None]
 """Sees a value, returns its replacement, or None to leave it alone. Must not write into its argument."""
 
+_DOES_NOT_FIT: Final = "Its adapter doesn't fit it."
 Shape: TypeAlias = tuple[int, ...]
 Hooked: TypeAlias = tuple[nn.Module, Literal["input", "output", "seen"], Callable[..., Any]]
 """A module, a side, and a hook (with keyword arguments on the input side). ``seen``: a pre-hook that only looks."""
@@ -86,7 +87,10 @@ def hooks_of_tap(model: nn.Module, tap: Tap, handler: Handler) -> list[Hooked]:
 
 def _keeps_shape(shapes: list[Shape]) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        value = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 3)
+        given = (*args, *kwargs.values())
+        value = next((value for value in given if isinstance(value, Tensor) and value.ndim == 3), None)
+        if value is None:
+            raise SiteError(f"{type(module).__name__} is given no value with batch and positions. {_DOES_NOT_FIT}")
         shapes[:] = [value.shape[:2]]
 
     return hook

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -141,3 +142,25 @@ def test_the_layouts_hold(name: str) -> None:
     live = live_of(name)
     self_test(live.model, live.layout).raise_if_failed()
     assert Site(EMBED) in live.layout.sites()
+
+
+def test_factors_at_the_embedding_and_at_heads_are_honoured_by_folds() -> None:
+    live = declared_model("scaled")
+    block, *others = live.layout.blocks
+    assert block.heads is not None
+    heads = replace(block.heads, tap=replace(block.heads.tap, factor=0.5))
+    live.layout = replace(live.layout, blocks=(replace(block, heads=heads), *others))
+    condition = Given({"blocks.0.head_out": update_of("both", WIDTH)})
+    expected = torch.stack([oracle_logits(live, row, condition) for row in IDS])
+    assert {row.became for row in live.explain(condition, mode="fold").rows} == {"folded"}
+    for mode in MODES:
+        with live.steer(condition, mode=mode):
+            torch.testing.assert_close(logits_of(live), expected, atol=5e-5, rtol=1e-5)
+
+
+def test_a_norm_between_embedding_and_first_block_brings_back_what_was_taken() -> None:
+    live = declared_model("opt-post-norm")
+    live.layout = replace(live.layout, embed_is_first_resid_pre=False)
+    direction = steerkit.Direction(vectors(WIDTH, 1, 7), "blocks.0.resid_pre")
+    ablation = steerkit.ablate(direction, sites=["embed", "blocks.0.resid_pre"])
+    assert all(row.became != "dropped" for row in live.explain(ablation).rows)

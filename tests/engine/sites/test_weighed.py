@@ -45,3 +45,20 @@ def test_what_is_left_out_is_caught() -> None:
     assert outcome(shared.model, with_writers(shared.layout, weighed=(experts,))) == {"weighed"}
     (rows, _) = stacked.layout.blocks[0].writers[1].weighed_rows
     assert outcome(stacked.model, with_writers(stacked.layout, weighed_rows=(rows,))) == {"weighed"}
+
+
+def test_what_isnt_there_is_told_before_anything_runs() -> None:
+    live, flat = differential_model("gpt_oss"), differential_model("opt")
+    missing = with_writers(live.layout, weighed_rows=("model.layers.0.mlp.experts.up",))
+    assert outcome(live.model, missing) == {"modules"}
+    scaled = differential_model("scaled")
+    first, *others = scaled.layout.blocks
+    short = replace(scaled.layout, blocks=(replace(first, keeps=first.keeps[:2]), *others))
+    assert outcome(scaled.model, short) == {"modules"}
+    first, *others = flat.layout.blocks
+    attention, mlp = first.writers
+    elsewhere = replace(mlp, tap=replace(mlp.tap, flat_within="model.decoder.layer.0"))
+    wrong = replace(flat.layout, blocks=(replace(first, writers=(attention, elsewhere)), *others))
+    assert outcome(flat.model, wrong) == {"modules"}
+        flat.model, replace(flat.layout, blocks=(replace(first, writers=(attention, elsewhere)), *others))
+    ) == {"modules"}
