@@ -123,5 +123,6 @@ def test_layers_that_differ_have_rows_of_their_own() -> None:
     assert rows["blocks.0,2.head_out"] == ("64", "input of model.layers.0,2.self_attn.o_proj", "")
     assert rows["blocks.1.head_out"] == ("48", "input of model.layers.1.linear_attn.out_proj", "")
     assert rows["blocks.0.mlp_out"][2] == "model.layers.0.mlp.down_proj"
-    assert rows["blocks.1-2.mlp_out"][2].startswith("nothing: a router")
+    experts = "model.layers.1-2.mlp.experts.down_proj, model.layers.1-2.mlp.shared_expert.down_proj"
+    assert rows["blocks.1-2.mlp_out"][2] == f"{experts} (what is linear)"
     assert list(rows)[-1] == "blocks.0-2.resid_post"
