@@ -88,9 +88,7 @@ def inspect_command(
         )
     except UnsupportedModelError as error:
         if as_json:
-            where = {"cause": error.cause, "operation": error.operation, "module": error.module, "layer": error.layer}
-            told = {"adapter": None, "model_type": error.model_type, **_REFUSED, "reason": str(error)}
-            _print_json({**told, **{name: value for name, value in where.items() if value not in ("", None)}})
+            _print_json(_refusal_as_json(error))
         elif not declare:
             _print_refusal(error)
         raise
@@ -106,6 +104,12 @@ def inspect_command(
     else:
         _print(live, report, tokens)
     report.raise_if_failed()
+
+
+def _refusal_as_json(error: UnsupportedModelError) -> dict[str, Any]:
+    where = {"cause": error.cause, "operation": error.operation, "module": error.module, "layer": error.layer}
+    told = {"adapter": None, "model_type": error.model_type, **_REFUSED, "reason": str(error)}
+    return {**told, **{name: value for name, value in where.items() if value not in ("", None)}}
 
 
 def _print_refusal(error: UnsupportedModelError) -> None:

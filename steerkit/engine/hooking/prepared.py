@@ -24,7 +24,7 @@ from steerkit.engine.lowering.lower import place_of, places_of_edits
 from steerkit.engine.lowering.places import Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
 from steerkit.engine.sequence.cursor import Cursor
-from steerkit.engine.sites.taps import hooks_of_tap, submodule
+from steerkit.engine.sites.taps import first_of, hooks_of_tap, submodule, with_first
 from steerkit.errors import AttachError, agreeing, counted
 from steerkit.types import HEAD_OUT, RESID_MID, Site
 
@@ -351,10 +351,7 @@ def _hook_of(edit: Callable[[nn.Module, Tensor], Tensor], tap: Tap) -> Callable[
     keyword = tap.keyword
 
     def of_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, (tuple, list)):
-            new = edit(module, output[0])
-            return [new, *output[1:]] if isinstance(output, list) else (new, *output[1:])
-        return edit(module, output)
+        return with_first(output, edit(module, first_of(output)))
 
     def of_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         new = edit(module, args[0] if args else kwargs[keyword])

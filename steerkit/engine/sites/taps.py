@@ -33,14 +33,13 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
     try:
         return model.get_submodule(path)
     except AttributeError as error:
-        raise SiteError(f"The model has no module {path!r} ({error}). Its adapter doesn't fit it.") from None
+        raise SiteError(f"The model has no module {path!r} ({error}). {_DOES_NOT_FIT}") from None
 
 
 def through(model: nn.Module, paths: Sequence[str], value: Tensor) -> Tensor:
     """What modules make of a value, one after the other."""
     for path in paths:
-        output = submodule(model, path)(value)
-        value = first_of(output)
+        value = first_of(submodule(model, path)(value))
     return value
 
 
