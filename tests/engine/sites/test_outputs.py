@@ -13,6 +13,7 @@ from accelerate import cpu_offload
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Layout, Tap
+from steerkit.engine.hooking.prepared import OUTPUT, _hook_of_buffer
 from steerkit.engine.sites.selftest import self_test
 from steerkit.engine.sites.taps import register_tap
 from steerkit.engine.tiny.models import VOCAB_SIZE, tiny_model
@@ -65,6 +66,17 @@ def test_no_tensor_is_an_error_in_words(output: Any) -> None:
 def test_blocks_of_every_kind_pass_the_self_test(kind: str) -> None:
     model, layout = _with_blocks_that_give(KINDS[kind])
     self_test(model, layout).raise_if_failed()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prepared_place_leaves_the_kind_of_output(kind: str) -> None:
+    module = nn.ModuleDict({"block": Gives(KINDS[kind])})
+    module["block"].register_buffer(OUTPUT, torch.tensor([[[5.0, 6.0, 7.0]]]))
+    handle = module["block"].register_forward_hook(_hook_of_buffer(Tap("block")))
+    found = module["block"](torch.ones(1, 2, 3))
+    handle.remove()
+    assert type(found) is type(KINDS[kind](torch.ones(1)))
+    torch.testing.assert_close(found if kind == "a tensor" else found[0], torch.tensor([6.0, 7.0, 8.0]).expand(1, 2, 3))
 
 
 def _with_blocks_that_give(kind: Callable[[Tensor], Any]) -> tuple[Any, Layout]:
