@@ -193,7 +193,7 @@ class GgufFormat(_ControlVectors[GgufOptions]):
     def _convention(self, held: Held, path: Path) -> _Convention:
         if self.options.convention is None:
             raise ArtifactError(
-                f"{path} doesn't say who wrote it, and its producers number layers differently: direction.k of repeng is "
+                f"{path} doesn't say who wrote it, and producers number layers differently: direction.k of repeng is "
                 "the output of block k, and of llama.cpp's cvector-generator the output of block k-1. Say which: "
                 "convention: repeng, or convention: cvector-generator (on the command line --convention)."
             )
@@ -238,8 +238,8 @@ class EasysteerFormat(_ControlVectors[EasysteerOptions]):
         component = facts.get("component")
         if component not in (None, _HIDDEN):
             raise ArtifactError(
-                f"{path} holds vectors of EasySteer's component {component!r}, and only those of {_HIDDEN}, the outputs of "
-                "blocks, are directions of the stream. Export those."
+                f"{path} holds vectors of EasySteer's component {component!r}, and only those of {_HIDDEN}, the "
+                "outputs of blocks, are directions of the stream. Export those."
             )
         if component is None:
             return (f"It doesn't say what was captured; taken as {_HIDDEN}, the outputs of blocks.",)
@@ -294,19 +294,19 @@ def _numbered(direction: Direction) -> tuple[dict[int, ndarray[Any, Any]], dict[
         number = _number(site)
         if number < 1:
             raise ArtifactError(
-                f"direction {direction.name!r} has a vector at {site}, and a control vector acts at outputs of blocks from "
-                f"block 1 on: blocks.1.{RESID_POST}, which is blocks.2.{RESID_PRE}, and later ones. Choose another site, "
-                "or steer there with a checkpoint: steerkit bake."
+                f"direction {direction.name!r} has a vector at {site}, and a control vector acts at outputs of blocks "
+                f"from block 1 on: blocks.1.{RESID_POST}, which is blocks.2.{RESID_PRE}, and later ones. Choose "
+                "another site, or steer there with a checkpoint: steerkit bake."
             )
         if vectors.shape[0] != 1:
             raise ArtifactError(
-                f"direction {direction.name!r} has {vectors.shape[0]} vectors at {site}, and a control vector has one at "
-                "a block. Choose one of them, or steer with a checkpoint: steerkit bake."
+                f"direction {direction.name!r} has {counted(vectors.shape[0], 'vector')} at {site}, and a control "
+                "vector has one at a block. Choose one of them, or steer with a checkpoint: steerkit bake."
             )
         if number in rows:
             raise ArtifactError(
-                f"direction {direction.name!r} has vectors at {sites[number]} and at {site}, which are one place. Leave "
-                "one out."
+                f"direction {direction.name!r} has vectors at {sites[number]} and at {site}, which are one place. "
+                "Leave one out."
             )
         row = vectors.detach().to("cpu", torch.float32)[0].contiguous()
         if not bool(row.isfinite().all()):

@@ -138,8 +138,8 @@ def _number(path: Path, tensor: Any, *, half: bool, from_zero: bool) -> int:
         )
     if kind != "F32" and not (half and kind == "F16"):
         raise ArtifactError(
-            f"{path} holds {name} as {kind}, and a control vector is F32: llama.cpp drops the whole file for it and goes "
-            "on without. Export it in float32."
+            f"{path} holds {name} as {kind}, and a control vector is F32: llama.cpp drops the whole file for it and "
+            "goes on without. Export it in float32."
         )
     if len(tensor.shape) != 1:
         raise ArtifactError(f"{path} holds {name} with {len(tensor.shape)} dimensions, and a control vector has one.")
@@ -165,7 +165,8 @@ def _facts(held: Held, key: str, path: Path) -> Mapping[str, Any] | None:
         raise ArtifactError(f"{path} is damaged: what it says under {key} isn't JSON ({error}).") from None
     if not isinstance(facts, dict) or facts.get("version") != 1:
         raise ArtifactError(
-            f"{path} says under {key} what this version doesn't know. Read it with a newer steerkit, or export it again."
+            f"{path} says under {key} what this version doesn't know. Read it with a newer steerkit, or export it "
+            "again."
         )
     return facts
 

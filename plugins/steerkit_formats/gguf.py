@@ -2,9 +2,10 @@
 
 One layout, tensors ``direction.<k>``, and several readings of ``k``:
 
-- repeng (``ControlVector.export_gguf`` in ``repeng/extract.py``): read at ``hidden_states[k + 1]``, the output of block k;
+- repeng (``ControlVector.export_gguf`` in ``repeng/extract.py``) reads ``hidden_states[k + 1]``, the output of block k;
 - llama.cpp (``llama_adapter_cvec`` in ``src/llama-adapter.cpp``) adds it at the output of block k, from block 1 on;
-- its cvector-generator (``tools/cvector-generator``) writes what it read at the output of block i as ``direction.<i + 1>``;
+- its cvector-generator (``tools/cvector-generator``) writes what it read at the output of block i as
+  ``direction.<i + 1>``;
 - EasySteer (``StatisticalControlVector.export_gguf``): the output of decoder layer k, from 0 on.
 """
 
@@ -26,8 +27,8 @@ class GgufOptions(Options):
 
     convention: Literal["repeng", "cvector-generator"] | None = Field(
         None,
-        description="Whose numbering a file follows that doesn't say who wrote it: direction.k is of the output of block "
-        "k (repeng), or of block k-1 (cvector-generator). Files that steerkit writes say it.",
+        description="Whose numbering a file follows that doesn't say who wrote it: direction.k is of the output of "
+        "block k (repeng), or of block k-1 (cvector-generator). Files that steerkit writes say it.",
     )
 
 
@@ -49,7 +50,7 @@ def steerkit_formats() -> list[FormatSpec]:
     return [
         FormatSpec(
             name="gguf",
-            summary="A control vector as llama.cpp loads it; whose numbering one of others follows, its convention says.",
+            summary="A control vector as llama.cpp loads it; convention says whose numbering another's follows.",
             implementation="steerkit_formats._gguf:GgufFormat",
             options=GgufOptions,
             suffixes=_SUFFIXES,

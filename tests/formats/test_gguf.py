@@ -129,7 +129,7 @@ def test_a_vector_is_read_at_the_block_that_its_producer_meant(
 
 def test_what_llama_cpp_adds_is_what_is_written(tmp_path: Path) -> None:
     """Converted from steerkit's own file: every vector at its block, where adding the numbers by hand says the same."""
-    ours = Direction({"blocks.1.resid_post": tensor(1), "blocks.3.resid_pre": tensor(2)}, name="both")
+    ours = Direction({"blocks.2.resid_pre": tensor(1), "blocks.2.resid_post": tensor(2)}, name="both")
     path = tmp_path / "v.gguf"
     assert steerkit.save_directions(path, ours, format="gguf") == ()
     tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
@@ -138,7 +138,7 @@ def test_what_llama_cpp_adds_is_what_is_written(tmp_path: Path) -> None:
     by_hand = shifted(IDS, {int(name.split(".")[1]): np.array(tensor.data) for name, tensor in tensors.items()})
     assert torch.allclose(steered(ours), by_hand, atol=1e-5)
     back = steerkit.load_directions(path)["both"]
-    assert sites(back) == ["blocks.1.resid_post", "blocks.3.resid_pre"]
+    assert sites(back) == ["blocks.2.resid_pre", "blocks.2.resid_post"]
     assert all(torch.equal(back.by_site[site], vectors) for site, vectors in ours.items())
 
 
