@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 from steerkit.api.condition import SavedCondition
 from steerkit.api.hookspecs import Options
 from steerkit.api.showing import brief
-from steerkit.errors import ArtifactError
+from steerkit.errors import ArtifactError, counted
 from steerkit.types import Positions, Site, SitePattern
 
 if TYPE_CHECKING:
@@ -64,6 +64,26 @@ class Given:
                 f"direction {name!r} was estimated at positions '{positions}', not '{self.positions}'. Leave them out."
             )
         return None
+
+    def sites_of_rows(self, rows: int) -> tuple[Site, ...] | None:
+        """The sites of a matrix that has a row for each: those of a pattern; None where no such pattern is given.
+
+        Raises:
+            ArtifactError: for a pattern of another number of sites, or one that depends on a model's depth.
+        """
+        if not isinstance(self.site, SitePattern):
+            return None
+        if self.site.share is not None:
+            raise ArtifactError(
+                f"{self.site} depends on the number of layers. Name them, as in blocks.0-{rows - 1}.{self.site.stream}."
+            )
+        first, last = self.site.layers or (0, rows - 1)
+        if last - first + 1 != rows:
+            raise ArtifactError(
+                f"{self.site} are {counted(last - first + 1, 'site')}, and the file has {counted(rows, 'row')}. Name "
+                f"as many, as in blocks.{first}-{first + rows - 1}.{self.site.stream}."
+            )
+        return tuple(Site(self.site.stream, layer, self.site.head) for layer in range(first, last + 1))
 
 
 def _in_prompt(positions: Positions) -> Positions:
@@ -132,6 +152,11 @@ class Format(ABC, Generic[OptionsT]):
         """Whether a file or a folder is of this format, from as little of it as will do. Never raises for one that
         isn't. False where the format only writes."""
 
+    def accepts(self, path: Path) -> bool:
+        """Whether a file that somebody says is of this format can be. As ``sniff``, unless files don't tell by
+        themselves: a matrix of numbers may be anybody's. Never raises."""
+        return self.sniff(path)
+
     def files(self, path: Path) -> Sequence[Path]:
         """The files that reading one takes, of a file or folder that is of this format: a run's key is of all of them.
 
@@ -139,9 +164,10 @@ class Format(ABC, Generic[OptionsT]):
         """
         return sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else (path,)
 
-    def places(self, path: Path) -> Mapping[str, Places]:
+    def places(self, path: Path, given: Given = Given()) -> Mapping[str, Places]:
         """Sites, positions and widths of each direction, from as little of the file as will do; nothing where only
         reading it tells. With it ``steerkit check`` finds sites that a model doesn't have, and vectors of another one.
+        Never raises: what is wrong with a file is said where it is read.
         """
         return {}
 

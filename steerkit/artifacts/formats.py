@@ -11,7 +11,7 @@ from steerkit.catalog import Catalog, implementation, installed
 from steerkit.errors import ArtifactError, DirectionError, SteerkitError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
-    from steerkit.api.format import Contents, Format, Given, Places
+    from steerkit.api.format import Contents, Format, Given
     from steerkit.api.hookspecs import FormatSpec, Options
 
 OURS: Final = "steerkit"
@@ -54,17 +54,12 @@ def leading(claiming: list[FormatSpec]) -> list[str]:
     return [spec.name for spec in claiming if not spec.fallback] or [spec.name for spec in claiming]
 
 
-def knows(path: Path, spec: FormatSpec, options: Options | None = None) -> bool:
-    """Whether a format that is named takes a file for one of its own."""
-    return spec.reads and pipe_fault(path) is None and reader_of(spec, options).sniff(path)
-
-
-def saved_places(
-    path: Path, catalog: Catalog, format: str | None = None, options: Options | None = None
-) -> Mapping[str, Places]:
-    """Sites and positions of each direction in a file, as far as its format can tell without torch."""
-    claiming = [format] if format is not None else claims(path, catalog)
-    return reader_of(format_spec(claiming[0], catalog), options).places(path) if claiming else {}
+def knows(path: Path, spec: FormatSpec, options: Options | None = None, *, named: bool = True) -> bool:
+    """Whether a file is of a format, or, of one that is named, whether it can be."""
+    if not spec.reads or pipe_fault(path) is not None:
+        return False
+    reader = reader_of(spec, options)
+    return reader.accepts(path) if named else reader.sniff(path)
 
 
 def read_as(spec: FormatSpec, path: Path, given: Given, options: Options | None = None) -> Contents:

@@ -50,7 +50,7 @@ def directions_fault(path: Path, reader: FormatSpec, options: Options, direction
 
     if (fault := pipe_fault(path)) is not None:
         return fault
-    if not knows(path, reader, options):
+    if not knows(path, reader, options, named=named):
         foreign = f"{path} is not of format {reader.name}; remove format, or name another file"
         return foreign if named else _no_directions(path)
     if reader.name == OURS:

@@ -10,7 +10,7 @@ from steerkit.plan.files import directions_fault
 from steerkit.plan.names import KeyPart
 from steerkit.plan.types import PlannedDirection
 from steerkit.recipe.steering import DirectionRecipe
-from steerkit.types import HEAD_OUT, Positions, Site
+from steerkit.types import HEAD_OUT, Positions, Site, parse_sites
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +31,7 @@ class SavedResolver(ModelResolver):
         if format is not None and self.spec("format", format, *where, "format") is None:
             return None
         site = None if written.site is None else self.sites_of(written.site, *where, "site")
-        said = "positions" in written.model_fields_set
-        given = Given(site, Positions.parse(written.positions) if said else None)
+        given = Given(site, _positions_given(written))
         try:
             file = self.draft.path_of(path)
             fault = None if file.exists() else f"there is no file {file}"
@@ -91,7 +90,7 @@ class SavedResolver(ModelResolver):
         """That a direction of a file is of another place than the recipe says, or of another model; notes of others."""
         from steerkit.artifacts.formats import reader_of
 
-        places = reader_of(reader, options).places(file)
+        places = reader_of(reader, options).places(file, given)
         own = name if name in places else next(iter(places), name)
         if own not in places:
             return None
@@ -120,13 +119,21 @@ class SavedResolver(ModelResolver):
 
     def saved_direction(self, name: str, written: DirectionRecipe) -> Places | None:
         """What a file says of a direction, by its name or as the only one in it; None where it says nothing."""
+        from steerkit.api.format import Given
         from steerkit.artifacts.formats import format_of, format_options, reader_of
 
         assert written.file is not None
         try:
             file = self.draft.path_of(written.file)
             reader = format_of(file, self.catalog, written.format)
-            saved = reader_of(reader, format_options(reader, written.options, written.convention)).places(file)
+            given = Given(None if written.site is None else parse_sites(written.site), _positions_given(written))
+            options = format_options(reader, written.options, written.convention)
+            saved = reader_of(reader, options).places(file, given)
         except SteerkitError:
             return None  # told where the direction stands
         return saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else None)
+
+
+def _positions_given(written: DirectionRecipe) -> Positions | None:
+    """The positions that a recipe says of a file's direction, whose default is for one that is estimated."""
+    return Positions.parse(written.positions) if "positions" in written.model_fields_set else None
