@@ -59,6 +59,12 @@ _ROWS: Final = (
         "steerkit.exporting.own:write_program",
         ".program.safetensors",
     ),
+    Kind(
+        "gguf",
+        "A control vector of llama.cpp: vectors added at outputs of blocks from block 1 on, at every token.",
+        "steerkit.exporting.gguf:write_gguf",
+        ".gguf",
+    ),
 )
 
 KINDS: Final[Mapping[str, Kind]] = {row.name: row for row in _ROWS}
