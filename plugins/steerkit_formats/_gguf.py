@@ -84,7 +84,7 @@ class _ControlVectors(Format[OptionsT], Generic[OptionsT]):
         """Whether it is a control vector. Whose numbering it follows can't be seen."""
         return is_control_vector(path)
 
-    def places(self, path: Path) -> Mapping[str, Places]:
+    def places(self, path: Path, given: Given = Given()) -> Mapping[str, Places]:
         """Sites, positions and widths, from the header."""
         try:
             layout = self._layout(path)
