@@ -60,13 +60,12 @@ class AssistantAxisFormat(Format[AssistantAxisOptions]):
         held = load(path)
         if not self.accepts(path):
             raise ArtifactError(
-                f"{path} holds no tensor of shape [layers, width], alone, as 'axis' or as 'vector'. Name another format."
+                f"{path} holds no tensor of shape [layers, width], by itself, as 'axis' or as 'vector'. Name another "
+                "format."
             )
         reading = Reading(path, given, "assistant_axis")
         if _is_capping(held):
-            reading.lost.append(
-                "The thresholds of its experiments aren't read: capping is no intervention of steerkit's."
-            )
+            reading.lost.append("The thresholds of its experiments aren't read, for which steerkit has no place.")
         for name, vectors in _found(held, path).items():
             reading.add(name, vectors, _RESPONSE)
         return reading.contents()
@@ -93,11 +92,8 @@ def _found(held: Any, path: Path) -> dict[str, dict[Site, Any]]:
             found[str(name)] = {Site("resid_post", one["layer"]): one["vector"]}
         return found
     matrix = _matrix_of(held)
-    rows = (
-        [TensorOutline(matrix.shape[1:], matrix.dtype)] * matrix.shape[0]
-        if isinstance(matrix, TensorOutline)
-        else matrix
-    )
+    outlined = isinstance(matrix, TensorOutline)
+    rows = [TensorOutline(matrix.shape[1:], matrix.dtype)] * matrix.shape[0] if outlined else matrix
     role = held.get("role") if isinstance(held, dict) else None
     name = role if isinstance(role, str) and role else path.stem
     return {name: {Site("resid_post", layer): row for layer, row in enumerate(rows)}}

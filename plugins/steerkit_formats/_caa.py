@@ -63,7 +63,7 @@ class CaaFormat(Format[CaaOptions]):
         models = {match["model"] for file in files.values() if (match := _NAME.fullmatch(file.name)) is not None}
         vectors = {Site("resid_post", layer): load(file) for layer, file in files.items()}
         told = {"model": next(iter(models))} if len(models) == 1 else {}
-        reading.add(_called(path), vectors, _LETTER, **told)
+        reading.add(_called(path), vectors, _LETTER, provenance=told)
         return reading.contents()
 
     def write(self, contents: Contents) -> Written:

@@ -44,7 +44,7 @@ class Reading:
         *,
         sites_are_given: bool = False,
         mean: Any = None,
-        **provenance: Any,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         """Put a direction to the others.
 
@@ -68,7 +68,7 @@ class Reading:
         if chosen is None and ASSUMED not in self.lost:
             self.lost.append(ASSUMED)
         numbers = {site: as_numbers(value, f"{self.path}: {name!r}") for site, value in vectors.items()}
-        made = {"made": "read", "format": self.format, "file": self.path.name, **provenance}
+        made = {"made": "read", "format": self.format, "file": self.path.name, **(provenance or {})}
         try:
             reference = None if mean is None else as_numbers(mean, f"{self.path}: the mean of {name!r}")
             at = None if reference is None else {next(iter(numbers)): reference}
@@ -110,7 +110,7 @@ def as_numbers(value: Any, what: str) -> Tensor:
 
 
 def places_at(sites: Sequence[Site], shapes: Iterable[Sequence[int]], positions: Positions | None) -> Places:
-    """Where a direction lies, with the widths and ranks of vectors of these shapes, as far as they are shapes of any."""
+    """Where a direction lies, with the widths and ranks of vectors of these shapes."""
     shapes = [tuple(shape) for shape in shapes]
     if any(len(shape) not in (1, 2) or 0 in shape for shape in shapes):
         return Places(tuple(sites), positions)

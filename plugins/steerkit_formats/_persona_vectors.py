@@ -2,7 +2,7 @@
 
 Read in a copy of that repository, dxnlp/persona_vectors (its own isn't among those that could be read):
 ``generate_vec.py`` (row k is ``hidden_states[k]``; names of files say at which tokens they were read),
-``eval/eval_persona.py`` (row k is added by ``layer_idx=k - 1``) and ``activation_steer.py`` (which is a block's output).
+``eval/eval_persona.py`` (row k is added with ``layer_idx=k - 1``) and ``activation_steer.py`` (at a block's output).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _POSITIONS: Final = {
     "prompt_last": Positions("", (-1,)),
 }
 _LAST_ROW: Final = (
-    "Its last row was read behind the model's final norm, as transformers gives it; like the others it is taken for one "
-    "of the stream, at the last block's output, where persona_vectors adds it."
+    "Its last row was read behind the model's final norm, as transformers gives it; it is taken for one of the stream, "
+    "at the last block's output, where persona_vectors adds it."
 )
 
 

@@ -197,7 +197,7 @@ class NpyFormat(_Plain):
         return _npy(value)
 
     def write(self, contents: Contents) -> Written:
-        """The vectors of one direction: ``[width]``, ``[rank, width]`` or, of one at several layers, ``[layers, width]``.
+        """The vectors of one direction: ``[width]``, ``[rank, width]``, or ``[layers, width]`` of one at several layers.
 
         Raises:
             ArtifactError: for several directions; at several sites for several vectors at one, or sites that aren't

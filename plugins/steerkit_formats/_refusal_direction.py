@@ -132,7 +132,7 @@ class MeansFormat(Format[MeansOptions]):
             raise ArtifactError(f"{path} isn't a tensor of shape [positions, layers, width]. Name another format.")
         if self.options.position is not None and not self._wanted(len(means)):
             raise ArtifactError(
-                f"{path} has the positions {-len(means)} to -1, and none at {self.options.position}. Choose one of them."
+                f"{path} has the positions {-len(means)} to -1, and none at {self.options.position}. Choose one."
             )
         reading = Reading(path, given, "refusal_direction_means")
         for at in self._wanted(len(means)):

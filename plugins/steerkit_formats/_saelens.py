@@ -2,8 +2,8 @@
 
 Read in decoderesearch/SAELens and its older home jbloomAus/SAELens: ``sae_lens/saes/sae.py`` (``cfg.json`` and
 ``sae_weights.safetensors``; ``W_dec`` is ``[features, width]``; what the normalisations do, and that a folder's files
-don't hold the factor of ``expected_average_only_in``, by which rows are divided), ``sae_lens/saes/transcoder.py`` (whose
-rows are of another place, and not rescaled).
+don't hold the factor of ``expected_average_only_in``, by which rows are divided) and ``sae_lens/saes/transcoder.py``
+(whose rows are of another place, and not rescaled).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class SaelensFormat(Format[SaelensOptions]):
         for feature, row in rows.items():
             scaled = row if factor == 1 else row / factor
             source = {"feature": feature, "features": count, "hook_name": _hook(told)}
-            reading.add(_name(feature), {site: scaled}, _ALL, sites_are_given=not own, **source)
+            reading.add(_name(feature), {site: scaled}, _ALL, sites_are_given=not own, provenance=source)
         return reading.contents()
 
     def _require_features(self, path: Path, shape: tuple[int, int]) -> None:

@@ -76,7 +76,7 @@ class SteeringVectorsFormat(Format[SteeringVectorsOptions]):
         kind = str((state or {}).get("layer_type"))
         if kind != "decoder_block":
             reading.lost.append(_AS_ADDED.format(module={"self_attn": "attention"}.get(kind, "MLP")))
-        reading.add(path.stem, vectors, None, layer_type=kind)
+        reading.add(path.stem, vectors, None, provenance={"layer_type": kind})
         return reading.contents()
 
 

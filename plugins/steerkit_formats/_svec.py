@@ -71,7 +71,8 @@ class SvecFormat(Format[SvecOptions]):
         held = _held(path)
         vectors = {site: _shortest(_row(numbers, site, path)) for site, numbers in self._by_site(path).items()}
         reading = Reading(path, given, "svec")
-        reading.add(path.stem, vectors, None, model_type=str(held["model_type"]), convention=self.options.convention)
+        told = {"model_type": str(held["model_type"]), "convention": self.options.convention}
+        reading.add(path.stem, vectors, None, provenance=told)
         return reading.contents()
 
     def write(self, contents: Contents) -> Written:
