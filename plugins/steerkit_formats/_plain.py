@@ -28,7 +28,7 @@ from steerkit_formats._common import (
     one_vector,
     places_at,
 )
-from steerkit_formats._torch_file import is_matrix, load, saved, sniffed
+from steerkit_formats._torch_file import is_matrix, load, saved, sniffed, torch_fault
 from steerkit_formats.plain import PlainOptions
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class _Plain(Format[PlainOptions]):
     """Arrays by key; the key of one that has none is an empty text."""
 
     name: str
+    suffixes: tuple[str, ...]
 
     @abstractmethod
     def shapes(self, path: Path) -> Shapes | None:
@@ -61,7 +62,9 @@ class _Plain(Format[PlainOptions]):
         """A file of tensors by key."""
 
     def sniff(self, path: Path) -> bool:
-        """Whether a file holds vectors of one width, or matrices of such, and nothing else."""
+        """Whether a file is called as such files are, and holds vectors of one width, or matrices of such, alone."""
+        if path.suffix.lower() not in self.suffixes:
+            return False
         shapes = self.shapes(path)
         return bool(shapes) and self.accepts(path) and len({shape[-1] for shape in (shapes or {}).values()}) == 1
 
@@ -172,7 +175,7 @@ def _site(text: str) -> Site | None:
 class NpyFormat(_Plain):
     """One array, which has no key."""
 
-    name = "npy"
+    name, suffixes = "npy", (".npy",)
 
     def shapes(self, path: Path) -> Shapes | None:
         """The shape of the array, which isn't read for it."""
@@ -197,7 +200,7 @@ class NpyFormat(_Plain):
         return _npy(value)
 
     def write(self, contents: Contents) -> Written:
-        """The vectors of one direction: ``[width]``, ``[rank, width]``, or ``[layers, width]`` of one at several layers.
+        """The vectors of one direction: ``[width]``, ``[rank, width]``, or or a row for each of several layers.
 
         Raises:
             ArtifactError: for several directions; at several sites for several vectors at one, or sites that aren't
@@ -236,7 +239,7 @@ def _pattern(direction: Direction) -> str:
 class NpzFormat(_Plain):
     """Arrays by name in a zip archive."""
 
-    name = "npz"
+    name, suffixes = "npz", (".npz",)
 
     def shapes(self, path: Path) -> Shapes | None:
         """The shapes of all arrays; None where one isn't of real numbers."""
@@ -263,7 +266,7 @@ class NpzFormat(_Plain):
 class SafetensorsFormat(_Plain):
     """Tensors by name in a file of safetensors that is none of steerkit's own."""
 
-    name = "safetensors"
+    name, suffixes = "safetensors", (".safetensors",)
 
     def shapes(self, path: Path) -> Shapes | None:
         """The shapes of all tensors; None where one isn't of real numbers, or the file is steerkit's own."""
@@ -304,7 +307,7 @@ class SafetensorsFormat(_Plain):
 class TorchFormat(_Plain):
     """A tensor, or a mapping of tensors, in a file of ``torch.save``."""
 
-    name = "torch"
+    name, suffixes = "torch", (".pt", ".pth")
 
     def shapes(self, path: Path) -> Shapes | None:
         """The shapes of all tensors; None where there is anything else."""
@@ -314,6 +317,10 @@ class TorchFormat(_Plain):
             return None
         known = all(is_matrix(one, 1, 2) for one in held.values())
         return {str(key): one.shape for key, one in held.items()} if held and known else None
+
+    def fault(self, path: Path) -> str | None:
+        """That a file is no file of torch's, or names what could run code."""
+        return torch_fault(path)
 
     def values(self, path: Path) -> Mapping[str, Any]:
         """All tensors."""

@@ -280,6 +280,20 @@ _STEPS: Final[Mapping[str, _Step]] = {
 }  # fmt: skip
 
 
+def torch_fault(path: Path, classes: Collection[str] = ()) -> str | None:
+    """Why ``load`` would refuse a file before torch sees it, as a sentence; None where it wouldn't. Needs no torch."""
+    try:
+        strange = [name for name in outline(path).names if name not in classes]
+    except NoTorchFileError as error:
+        return f"{path} {error}."
+    if not strange:
+        return None
+    return (
+        f"{path} is a pickle that names {listed(strange)}, and steerkit reads tensors and plain containers only, since "
+        "anything else can run code. Where you trust the file, open it and write its tensors again with torch.save."
+    )
+
+
 def load(path: Path, classes: Mapping[str, type] | None = None) -> Any:
     """What a file of ``torch.save`` holds, its tensors on the CPU. Nothing else in it is made, let alone run.
 
@@ -294,17 +308,9 @@ def load(path: Path, classes: Mapping[str, type] | None = None) -> Any:
     import torch
 
     known = dict(classes or {})
-    try:
-        named = outline(path).names
-    except NoTorchFileError as error:
-        raise ArtifactError(f"{path} {error}.") from None
-    strange = [name for name in named if name not in known]
-    if strange:
-        raise ArtifactError(
-            f"{path} is a pickle that names {listed(strange)}, and steerkit reads tensors and plain containers only, "
-            "since anything else can run code. Where you trust the file, open it and write its tensors again with "
-            "torch.save."
-        )
+    fault = torch_fault(path, known)
+    if fault is not None:
+        raise ArtifactError(fault)
     try:
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in known.items()]):
             return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)

@@ -35,5 +35,6 @@ def steerkit_formats() -> list[FormatSpec]:
             suffixes=(".safetensors",),
             acts="where hook_name says (a transcoder's: hook_name_out)",
             writes=False,
+            folder=True,
         )
     ]
