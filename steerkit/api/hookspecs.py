@@ -337,7 +337,7 @@ class FormatSpec(Spec):
         acts: where a vector of its files acts, as a line: ``"output of block k"``. Empty: each file says it.
         reads: whether it reads files.
         writes: whether it writes them.
-        folder: whether what it writes is a folder of files, as ``Written.files``; what it reads may be one anyway.
+        folder: whether its files are folders: what it writes is one, as ``Written.files``, and what it reads may be.
         fallback: its files may be read better by a format that knows what is in them: it is taken for a file, or for a
             suffix, only where no other format claims that.
     """

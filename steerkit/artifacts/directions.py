@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 from steerkit.api.direction import Direction
 from steerkit.api.files import pipe_fault
 from steerkit.api.showing import a_kind
-from steerkit.artifacts.files import write_whole
-from steerkit.artifacts.formats import OURS, format_of, format_options, format_spec, read_as, reader_of
+from steerkit.artifacts.formats import OURS, checked_path, format_of, format_options, read_as
+from steerkit.artifacts.writing import write_file
 from steerkit.catalog import Catalog
-from steerkit.errors import ArtifactError, DirectionError
+from steerkit.errors import ArtifactError
 from steerkit.types import Positions, Site, SitePattern, parse_sites
 
 if TYPE_CHECKING:
     from steerkit.api.format import Contents
-OUR_SUFFIX = ".safetensors"
 
 
 def save_directions(
@@ -33,7 +31,7 @@ def save_directions(
     """Write directions to one file, whole or not at all; the same directions give the same bytes.
 
     Args:
-        path: the file; an older one is replaced. A folder, new or empty, for a format whose files are folders.
+        path: the file, or the folder where a format writes one; an older one of that format is replaced.
         directions: one, or several with names that differ; in a mapping each goes by its key.
         format: name of a format plugin, as ``steerkit formats`` lists them.
         options: of the format.
@@ -51,7 +49,7 @@ def save_directions(
 
     if isinstance(directions, (str, Path)) and not isinstance(path, (str, Path)):
         raise ArtifactError(f"The file comes first: save_directions({str(directions)!r}, [direction]).")
-    path, directions = _path(path), _listed(directions)
+    path, directions = checked_path(path), _listed(directions)
     names = [direction.name for direction in directions]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not names:
@@ -60,81 +58,6 @@ def save_directions(
         raise ArtifactError(f"{path}: {problem}. {hint}")
     contents = Contents({direction.name: direction for direction in directions})
     return write_file(path, contents, format, catalog, options)
-
-
-def write_file(
-    path: str | Path,
-    contents: Contents,
-    format: str = OURS,
-    catalog: Catalog | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> tuple[str, ...]:
-    """Write what a file is to hold, whole or not at all.
-
-    Returns:
-        sentences on what the format has no place for.
-
-    Raises:
-        ArtifactError: as ``save_directions``, but for what directions are called.
-    """
-    path = _path(path)
-    # Ours needs no plugin: a run writes it whatever is installed.
-    if format == OURS and catalog is None and not options:
-        return _write_ours(path, contents)
-    spec = format_spec(format, catalog)
-    if not spec.writes:
-        raise ArtifactError(f"{path}: format {format} is only read, and not written. Name another format.")
-    (_require_room if spec.folder else _require_name)(path, format, spec.suffixes)
-    try:
-        written = reader_of(spec, format_options(spec, options)).write(contents)
-    except (ArtifactError, DirectionError) as error:
-        raise ArtifactError(f"{path}: {error}") from None
-    try:
-        if not spec.folder:
-            write_whole(path, written.data)
-        else:
-            for name, data in written.files.items():
-                write_whole(path / name, data)
-    except OSError as error:
-        raise ArtifactError(f"{path} can't be written ({error.strerror}). Choose another place.") from None
-    return written.lost
-
-
-def _write_ours(path: Path, contents: Contents) -> tuple[str, ...]:
-    from steerkit.api.direction_bytes import directions_to_bytes, lost_in_bytes
-
-    _require_name(path, OURS, (OUR_SUFFIX,))
-    listed = list(contents.directions.values())
-    try:
-        write_whole(path, directions_to_bytes(listed, contents.condition))
-    except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from None
-    except OSError as error:
-        raise ArtifactError(f"{path} can't be written ({error.strerror}). Choose another folder with --out.") from None
-    return lost_in_bytes(listed)
-
-
-def _require_name(path: Path, format: str, suffixes: Sequence[str]) -> None:
-    """The path of a file of a format, and no folder's."""
-    if os.path.isdir(path):  # also what an empty text comes to
-        raise ArtifactError(f"{path} is a folder. Name the file that directions are written to.")
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise ArtifactError(
-            f"{path} is no name for a file of format {format}, whose files end in {' or '.join(suffixes)}. Write to "
-            f"{path.with_suffix(suffixes[0]) if path.name else f'a file such as directions{suffixes[0]}'}, or name "
-            "another format."
-        )
-
-
-def _require_room(path: Path, format: str, suffixes: Sequence[str]) -> None:
-    """The path of a folder that may be made, or is empty."""
-    if path.suffix.lower() in suffixes or os.path.isfile(path):
-        raise ArtifactError(
-            f"{path} is no name for what format {format} writes, which is a folder of files. Write to "
-            f"{path.with_suffix('') if path.suffix else f'{path}-{format}'}, or name another format."
-        )
-    if os.path.isdir(path) and any(path.iterdir()):
-        raise ArtifactError(f"{path} is a folder with files in it, and format {format} needs one that is new or empty.")
 
 
 def load_directions(
@@ -194,7 +117,7 @@ def read_file(
     """As ``load_directions``, with what is lost in reading, and the condition where the file holds one."""
     from steerkit.api.format import Given
 
-    path = _path(path)
+    path = checked_path(path)
     if (fault := pipe_fault(path)) is not None:
         raise ArtifactError(f"{fault}.")
     given = Given(
@@ -202,16 +125,6 @@ def read_file(
     )
     spec = format_of(path, catalog, format)
     return read_as(spec, path, given, format_options(spec, options, convention))
-
-
-def _path(path: object) -> Path:
-    if not isinstance(path, (str, Path)):
-        raise ArtifactError(f"A file of directions is named by its path, not by {a_kind(path)}.")
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        raise ArtifactError(f"{str(path)!r} can't be a path: it holds half of a surrogate pair.") from None
-    return Path(path)
 
 
 def _listed(directions: object) -> list[Direction]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from steerkit.api.files import pipe_fault
+from steerkit.api.showing import a_kind
 from steerkit.catalog import Catalog, implementation, installed
 from steerkit.errors import ArtifactError, DirectionError, SteerkitError, UnknownNameError, nearest
 
@@ -20,25 +22,45 @@ CONVENTION: Final = "convention"
 """The option that says whose numbering of layers a file follows, where its format has several."""
 
 
-def format_of(path: Path, catalog: Catalog | None, name: str | None = None) -> FormatSpec:
+def format_of(path: Path, catalog: Catalog | None, name: str | None = None, *, say: str = "format=") -> FormatSpec:
     """The format in which a file is read: the one that is named, or the one that knows the file.
 
+    Args:
+        path: the file, or the folder.
+        catalog: plugins; discovered if not given.
+        name: of the format, where it is said.
+        say: how it is said, for an error.
+
     Raises:
-        ArtifactError: where two formats claim it, or the one that is named only writes.
+        ArtifactError: where two formats claim it, none does of a folder, or the one that is named only writes.
         UnknownNameError: for a format that isn't there.
     """
     if name is None:
         claiming = claims(path, catalog or installed())
         if len(claiming) > 1:
             raise ArtifactError(
-                f"{path} could be in format {' or '.join(claiming)}. Say which: format={claiming[0]!r}."
+                f"{path} could be in format {' or '.join(claiming)}. Say which: {say}{_quoted(claiming[0], say)}."
             )
-        # What nobody knows is looked at as ours, which says best what is wrong with it.
-        name = claiming[0] if claiming else OURS
+        name = claiming[0] if claiming else _likely(path, catalog or installed())
     spec = format_spec(name, catalog)
     if not spec.reads:
         raise ArtifactError(f"{path}: format {name} is only written, and not read. Name another format.")
     return spec
+
+
+def _quoted(name: str, say: str) -> str:
+    return repr(name) if say.endswith("=") else name
+
+
+def _likely(path: Path, catalog: Catalog) -> str:
+    """The format in which a file that nobody knows is looked at, which says what is wrong with it."""
+    if path.is_dir():
+        raise ArtifactError(f"{path} is a folder, and no format knows what is in it. Name a file.")
+    specs = [catalog.get("format", name) for name in catalog.names("format")]
+    suffix = path.suffix.lower()
+    plain = [spec.name for spec in specs if spec.reads and spec.fallback and suffix in spec.suffixes]
+    own = any(spec.name == OURS and suffix in spec.suffixes for spec in specs)
+    return plain[0] if len(plain) == 1 and not own else OURS
 
 
 def claims(path: Path, catalog: Catalog) -> list[str]:
@@ -128,3 +150,14 @@ def with_convention(values: Mapping[str, Any], convention: str | None) -> dict[s
     if CONVENTION in values:
         raise SteerkitError("The convention is given twice, by itself and among the options. Leave one out.")
     return {**values, CONVENTION: convention}
+
+
+def checked_path(path: object) -> Path:
+    """A path that is given as one. Raises ``ArtifactError`` for anything else."""
+    if not isinstance(path, (str, Path)):
+        raise ArtifactError(f"A file of directions is named by its path, not by {a_kind(path)}.")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ArtifactError(f"{str(path)!r} can't be a path: it holds half of a surrogate pair.") from None
+    return Path(path)

@@ -51,8 +51,12 @@ def directions_fault(path: Path, reader: FormatSpec, options: Options, direction
     if (fault := pipe_fault(path)) is not None:
         return fault
     if not knows(path, reader, options, named=named):
-        foreign = f"{path} is not of format {reader.name}; remove format, or name another file"
-        return foreign if named else _no_directions(path)
+        if named:
+            return f"{path} is not of format {reader.name}; remove format, or name another file"
+        if reader.name == OURS:
+            return _no_directions(path)
+        told = reader_of(reader, options).fault(path)
+        return told.removesuffix(".") if told else f"{path} is of no format that is known; name another file"
     if reader.name == OURS:
         return _own_fault(path, reader, options, direction)
     fault = reader_of(reader, options).fault(path)

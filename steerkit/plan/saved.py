@@ -67,7 +67,7 @@ class SavedResolver(ModelResolver):
         from steerkit.artifacts.formats import CONVENTION, OURS, format_of
 
         try:
-            reader = format_of(file, self.catalog, written.format)
+            reader = format_of(file, self.catalog, written.format, say="format: ")
         except SteerkitError as error:
             self.complain(error, *where, "file" if written.format is None else "format")
             return None
