@@ -154,6 +154,7 @@ def test_a_pickle_that_would_run_code_runs_none(tmp_path: Path, capsys: pytest.C
     ("name", "data", "said"),
     [
         ("nothing.pt", None, "There is no file"),
+        ("x" * 300, None, "There is no file"),
         ("empty.pt", b"", "empty.pt is empty. Get a whole copy."),
         ("words.pt", b"hello", "words.pt is damaged or no file of torch.save."),
         ("half.npy", b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4'", "half.npy is damaged"),
