@@ -203,8 +203,8 @@ class Bank:
             return False
         if found.users:
             raise AttachError(
-                f"Program {found.program.name!r} is in use by {counted(len(found.users), 'request')}. Free it when they "
-                "are done."
+                f"Program {found.program.name!r} is in use by {counted(len(found.users), 'request')}. Free it when "
+                "nobody has it."
             )
         del self.loaded[digest]
         for site in _places_of(found.program):

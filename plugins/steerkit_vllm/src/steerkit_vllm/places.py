@@ -102,7 +102,8 @@ def _layers(model: nn.Module) -> tuple[str, list[nn.Module]]:
         classes = sorted({type(layer).__name__ for _, layers in lists for layer in layers})
         raise UnsupportedModelError(
             f"{type(model).__name__} can't be steered on this engine: its layers are {listed(classes) or 'not found'}, "
-            f"and {listed(tuple(FAMILIES))} are known. Bake the condition into a checkpoint (steerkit bake) and serve that."
+            f"and {listed(tuple(FAMILIES))} are known. Bake the condition into a checkpoint (steerkit bake) and serve "
+            "that."
         )
     return known[0]
 
