@@ -66,9 +66,12 @@ class Engine:
         """Set control vectors, ``[n, width]`` from layer 1 on, at all layers, as llama-server does; None: none."""
         if rows is None:
             return int(llama_cpp.llama_set_adapter_cvec(self.context, None, 0, 0, 0, 0))
-        pointer = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        width, last = rows.shape[1], self.n_layers
-        return int(llama_cpp.llama_set_adapter_cvec(self.context, pointer, rows.size, width, 1, last))
+        # Of a layer behind the last row it keeps what it had, of an earlier call; a server makes but one.
+        whole = np.zeros((self.n_layers, rows.shape[1]), np.float32)
+        whole[: len(rows)] = rows
+        pointer = whole.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        width, last = whole.shape[1], self.n_layers
+        return int(llama_cpp.llama_set_adapter_cvec(self.context, pointer, whole.size, width, 1, last))
 
     def greedy(self, ids: Sequence[int], n_tokens: int) -> tuple[list[int], np.ndarray]:
         """The likeliest tokens behind a prompt, and the logits that each was chosen by, ``[n_tokens, vocab]``."""

@@ -33,8 +33,10 @@ EXACT = 1e-4
 
 @pytest.fixture(scope="module")
 def live() -> LiveModel:
+    """What the engine, in float32, is held against: in float64, so that the difference is the engine's."""
     torch.set_num_threads(1)
-    return steerkit.load_model(SOURCE, dtype="float32")
+    plain = steerkit.load_model(SOURCE, dtype="float32")
+    return steerkit.wrap(plain.model.double(), plain.tokenizer, self_test=False)
 
 
 @pytest.fixture(scope="module")
@@ -170,17 +172,18 @@ CONDITIONS = {
 
 
 @pytest.mark.parametrize("name", list(CONDITIONS))
-def test_a_folded_checkpoint_is_converted_with_its_biases(name: str, norm: dict[int, float], tmp_path: Path) -> None:
+def test_a_folded_checkpoint_is_converted_with_its_biases(
+    name: str, live: LiveModel, norm: dict[int, float], tmp_path: Path
+) -> None:
     from steerkit.engine.baking.folding import Baking
     from steerkit.engine.baking.writing import write_checkpoint
     from steerkit.engine.runtime.blocks import Group
     from tests.llamacpp.engine import Engine, converted
 
-    live = steerkit.load_model(SOURCE, dtype="float32")
     placements = CONDITIONS[name](norm)
-    program = live.steering.explained(Group(placements, "fold"))
-    assert program.folds and not program.slots
     baked = steerkit.load_model(SOURCE, dtype="float32")
+    program = baked.steering.explained(Group(placements, "fold"))
+    assert program.folds and not program.slots
     change = Baking.of(baked.model, program.folds).put()
     assert len(change.biases) == {"added": 2, "ablated": 0}[name]
     write_checkpoint(baked.model, baked.tokenizer, tmp_path / "baked")
