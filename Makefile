@@ -4,6 +4,7 @@
 #   make install      the environment alone, and the embedded model into the cache: all that follows works offline
 #   make test         the environment if needed, then the tests
 #   make test-slow    the tests that take minutes or build packages
+#   make test-llamacpp  control vectors and folded checkpoints against llama.cpp: its build takes minutes, once
 #   make lint         style, types, import contracts
 #   make reference    docs/reference, from docstrings and specs
 #   make bench        benchmarks, as ratios
@@ -30,7 +31,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out peers organism robustness decoders,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow lint reference bench bench-peers clean
+.PHONY: install quickstart test test-slow test-llamacpp lint reference bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -59,6 +60,13 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Beside the core's environment, from which it takes all but llama.cpp. The wheel is built once and cached.
+LLAMACPP_VENV ?= $(VENV)-llamacpp
+test-llamacpp: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+test-llamacpp: install
+	$(BIN)/python -m tests.llamacpp.environment $(LLAMACPP_VENV)
+	$(LLAMACPP_VENV)/bin/python -m pytest -m llamacpp tests/llamacpp $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

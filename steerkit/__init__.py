@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from steerkit.baking import bake as bake
     from steerkit.capability import evaluate_tasks as evaluate_tasks
     from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.exporting import Exported as Exported
+    from steerkit.exporting import export as export
     from steerkit.report.compare import compare_runs as compare_runs
     from steerkit.report.frames import read_run as read_run
     from steerkit.run import run_recipe as run_recipe
@@ -48,6 +50,7 @@ _HOMES = {
     "Completion": "steerkit.api.monitor",
     "Direction": "steerkit.api.direction",
     "Example": "steerkit.types",
+    "Exported": "steerkit.exporting",
     "Gate": "steerkit.api.intervention",
     "LiveModel": "steerkit.session.model",
     "LoadedCondition": "steerkit.session.saved",
@@ -66,6 +69,7 @@ _HOMES = {
     "estimate_direction": "steerkit.session",
     "estimate_directions": "steerkit.session",
     "evaluate_tasks": "steerkit.capability",
+    "export": "steerkit.exporting",
     "gate": "steerkit.session",
     "intervention": "steerkit.session",
     "load_condition": "steerkit.session.saved",

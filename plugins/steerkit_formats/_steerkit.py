@@ -28,7 +28,7 @@ class SteerkitFormat(Format[SteerkitOptions]):
         metadata = _header(path).get("__metadata__")
         return isinstance(metadata, dict) and HEADER in metadata
 
-    def places(self, path: Path) -> Mapping[str, Places]:
+    def places(self, path: Path, given: Given = Given()) -> Mapping[str, Places]:
         """Sites, positions, widths and ranks of each direction, from the header alone."""
         try:
             return {name: Places(*places) for name, places in places_in(_header(path)).items()}

@@ -36,6 +36,8 @@ VECTORS, REFERENCE_MEAN = "vectors", "reference_mean"
 _LENGTH_BYTES: Final = 8
 _KEPT_BYTES: Final = 4
 """Of a number, as vectors and means are kept."""
+_FEW: Final = 2
+"""Tensors of a direction that are told one by one."""
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes, as the safetensors format has it."""
 
@@ -74,12 +76,21 @@ def lost_in_bytes(directions: Sequence[Direction]) -> tuple[str, ...]:
     """Sentences on what ``directions_to_bytes`` rounds: vectors and means are kept in float32."""
     from torch import equal
 
-    return tuple(
-        f"{key} is kept in float32, which rounds its {str(value.dtype).removeprefix('torch.')}."
-        for direction in directions
-        for key, value in _parts(direction)
-        if value.element_size() > _KEPT_BYTES and not equal(value.float().to(value.dtype), value)
-    )
+    told: list[str] = []
+    for direction in directions:
+        rounded = {
+            key: str(value.dtype).removeprefix("torch.")
+            for key, value in _parts(direction)
+            if value.element_size() > _KEPT_BYTES and not equal(value.float().to(value.dtype), value)
+        }
+        if len(rounded) > _FEW:
+            told.append(
+                f"{len(rounded)} tensors of {direction.name!r} are kept in float32, which rounds their "
+                f"{next(iter(rounded.values()))}."
+            )
+        else:
+            told += [f"{key} is kept in float32, which rounds its {dtype}." for key, dtype in rounded.items()]
+    return tuple(told)
 
 
 def directions_from_bytes(data: bytes, where: str = "directions", given: Given = Given()) -> dict[str, Direction]:

@@ -329,12 +329,26 @@ class EvaluatorSpec(Spec):
 class FormatSpec(Spec):
     """A file format of directions. See ``steerkit.api.format.Format``.
 
+    An option called ``convention`` says whose numbering of layers a file follows, where files of one layout follow
+    several and don't say which: a recipe writes it beside ``file``, and the command line has ``--convention``.
+
     Args:
-        suffixes: how the names of its files end, as in ``(".safetensors",)``.
+        suffixes: how the names of its files end, as in ``(".safetensors",)``; none where its files are folders only.
+        acts: where a vector of its files acts, as a line: ``"output of block k"``. Empty: each file says it.
+        reads: whether it reads files.
+        writes: whether it writes them.
+        folder: whether its files are folders: what it writes is one, as ``Written.files``, and what it reads may be.
+        fallback: its files may be read better by a format that knows what is in them: it is taken for a file, or for a
+            suffix, only where no other format claims that.
     """
 
     kind: ClassVar[str] = "format"
     suffixes: tuple[str, ...] = ()
+    acts: str = ""
+    reads: bool = True
+    writes: bool = True
+    folder: bool = False
+    fallback: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -13,7 +15,7 @@ from typing import Final
 from steerkit.api.files import HALVES, held, write_whole
 from steerkit.errors import ArtifactError
 
-__all__ = ["discard", "remove_halves", "require_file", "require_folder", "shown_path", "write_whole"]
+__all__ = ["discard", "remove_halves", "require_file", "require_folder", "shown_path", "write_folder", "write_whole"]
 
 LONGEST_SHOWN: Final = 160
 
@@ -41,6 +43,32 @@ def remove_halves(folder: Path, pattern: str = HALVES, *, deep: bool = True) -> 
                     half.unlink()
                     removed += 1
     return removed
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of files beside its place and move it there, in the place of an older one.
+
+    Raises:
+        OSError: as the system says; the folder is then as it was, and nothing is left beside it.
+    """
+    path = Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside, aside = (path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp") for _ in range(2))
+    try:
+        beside.mkdir()
+        for name, data in files.items():
+            write_whole(beside / name, data)
+        if path.exists():
+            path.rename(aside)
+        try:
+            beside.rename(path)
+        except OSError:
+            if aside.exists():
+                aside.rename(path)
+            raise
+    finally:
+        discard(beside)
+        discard(aside)
 
 
 def discard(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +30,14 @@ _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _ODD: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def card_of(asked: Asked, change: Change, told: Explanation, compared: Compared, original: Mapping[str, Any]) -> str:
+def card_of(
+    asked: Asked,
+    change: Change,
+    told: Explanation,
+    compared: Compared,
+    original: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> str:
     """The whole card.
 
     Args:
@@ -39,6 +46,7 @@ def card_of(asked: Asked, change: Change, told: Explanation, compared: Compared,
         told: what became of each intervention.
         compared: the checkpoint against the hooked model.
         original: facts of the model that was folded into.
+        notes: what to know before another engine serves it.
     """
     name, source = asked.condition.name, asked.plan.loading.source
     parts = [
@@ -52,6 +60,7 @@ def card_of(asked: Asked, change: Change, told: Explanation, compared: Compared,
         *_effects(asked),
         "## Is it the same as steering?",
         _compared(compared, original),
+        *(["## Before another engine serves it", *notes] if notes else []),
         "## The original",
         *_original(asked, source, original),
         f"Written by steerkit {steerkit.__version__} (`steerkit bake`) from the run `{asked.run.path.resolve().name}`; "

@@ -12,6 +12,7 @@ from steerkit.artifacts.rundir import write_json, write_text
 from steerkit.baking.asked import Asked, read_asked, require_model
 from steerkit.baking.card import card_of
 from steerkit.baking.check import Compared, compare, hooked_logits, plain_logits, prompts_of, require_fits
+from steerkit.baking.engines import notes_of
 from steerkit.baking.facts import facts_of_bake
 from steerkit.baking.place import remove_abandoned, written
 from steerkit.catalog import Catalog
@@ -40,6 +41,7 @@ class Baked:
         prompts: on how many prompts they were compared.
         data: the splits of the recipe that these are of.
         changed: names of the parameters that the original has otherwise, or not at all.
+        notes: what to know before another engine serves it.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Baked:
     prompts: int
     data: tuple[str, ...]
     changed: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def bake(
@@ -104,13 +107,15 @@ def bake(
         found = plain_logits(again, examples, rendered)
         compared = compare(hooked, found, str(original["dtype"]), len(examples), data)
         require_fits(compared, condition)
+        _require_read(again, folder, condition)
         facts = facts_of_bake(asked, change, compared, original, again.weights_hash, examples)
         write_json(folder / FACTS, facts)
-        write_text(folder / CARD, card_of(asked, change, told, compared, original))
-    return _baked(out, compared, change)
+        notes = notes_of(str(original["model_type"]), change)
+        write_text(folder / CARD, card_of(asked, change, told, compared, original, notes))
+    return _baked(out, compared, change, notes)
 
 
-def _baked(out: Path, compared: Compared, change: Change) -> Baked:
+def _baked(out: Path, compared: Compared, change: Change, notes: tuple[str, ...]) -> Baked:
     return Baked(
         out,
         compared.largest_difference,
@@ -120,6 +125,7 @@ def _baked(out: Path, compared: Compared, change: Change) -> Baked:
         compared.prompts,
         compared.data,
         (*change.parameters, *change.zeros),
+        notes,
     )
 
 
@@ -154,6 +160,18 @@ def _foldable(asked: Asked, live: LiveModel) -> tuple[Baking, Explanation]:
         return Baking.of(live.model, program.folds), told
     except SteerkitError as error:
         raise type(error)(f"Condition {name} can't be baked: {error}\nNothing was written.") from None
+
+
+def _require_read(again: LiveModel, folder: Path, name: str) -> None:
+    """Raise ``AttachError`` where the checkpoint holds what isn't read back, however little it does to the logits."""
+    from steerkit.engine.baking.writing import unread
+
+    if names := unread(again.model, folder):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise AttachError(
+            f"The checkpoint with {name} folded in holds {names[0]}{more}, and nothing in its config declares that: "
+            "whoever reads it drops it. The checkpoint was removed."
+        )
 
 
 def _read_back(asked: Asked, folder: Path) -> LiveModel:

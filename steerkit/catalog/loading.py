@@ -165,6 +165,10 @@ _EXPECTED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "fallback": (lambda value: isinstance(value, bool), "True or False"),
     "note": (lambda value: isinstance(value, str), "a text"),
     "suffixes": (_are_texts, "a tuple of texts"),
+    "acts": (lambda value: isinstance(value, str), "a text"),
+    "reads": (lambda value: isinstance(value, bool), "True or False"),
+    "writes": (lambda value: isinstance(value, bool), "True or False"),
+    "folder": (lambda value: isinstance(value, bool), "True or False"),
     "directions": (
         lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
         "a number of directions: 0, 1, 2, ...",

@@ -36,6 +36,8 @@ def bake_command(
         f"model's by at most {baked.largest_difference:.3g}; the largest logit is {baked.largest_logit:.3g}, and "
         f"{baked.tolerance:.3g} was allowed ({baked.rule}).\nIts README.md says what was changed."
     )
+    for note in baked.notes:
+        typer.echo(note)
 
 
 class _Said(Silent):

@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "inspect": "steerkit.cli.inspect:inspect_command",
     "report": "steerkit.cli.report:report_command",
     "bake": "steerkit.cli.bake:bake_command",
+    "export": "steerkit.cli.export:export_command",
     "select": "steerkit.cli.select:select_command",
     "fetch": "steerkit.cli.fetch:fetch_command",
     "bench": "steerkit.cli.bench:bench_command",
@@ -31,6 +32,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "new-plugin": "steerkit.cli.new_plugin:new_plugin_command",
     "clean": "steerkit.cli.clean:clean_command",
     "compare": "steerkit.cli.compare:compare_command",
+    "convert": "steerkit.cli.convert:convert_command",
+    "formats": "steerkit.cli.formats:formats_command",
 }
 
 _KEPT: Final[Mapping[str, str]] = {
@@ -38,11 +41,13 @@ _KEPT: Final[Mapping[str, str]] = {
     "fetch": "The cache is as it was before.",
     "report": "The run's results are kept.",
     "bake": "Nothing was written.",
+    "export": "Nothing was written.",
+    "convert": "Nothing was written.",
     "init": "Nothing was written.",
     "new-plugin": "Nothing was written.",
     "clean": "What is gone is computed again when it is needed; the same command goes on.",
 }
-_BRIEF: Final = frozenset({"check", "plugins"})
+_BRIEF: Final = frozenset({"check", "formats", "plugins"})
 """Commands that load no model and are over in a moment (``check --explain`` is none of them)."""
 _IN_THE_WAY: Final = frozenset((errno.EISDIR, errno.ENOTDIR, errno.EROFS))
 _NO_PATH: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP})

@@ -23,6 +23,7 @@ from steerkit.plan.cost import (
     meter_searches,
     meter_tokens,
 )
+from steerkit.plan.files import hash_of_files
 from steerkit.plan.fit import too_long
 from steerkit.plan.heldout import also_reported, looked_at
 from steerkit.plan.looks import PlannedGroup, plan_groups, plan_separations
@@ -277,11 +278,7 @@ class _Planner(SuffixResolver):
 
     def hash(self, template: str, directions: Sequence[PlannedDirection], suffixes: Sequence[PlannedSuffixes]) -> str:
         """sha256 over all that the plan comes from."""
-        files = {
-            item.name: hashlib.sha256(item.file.read_bytes()).hexdigest()
-            for item in directions
-            if item.file is not None
-        }
+        files = {item.name: hash_of_files(item) for item in directions if item.file is not None}
         # Files count by what they hold, wherever they are: only the model's weights are too large for that.
         recipe = self.draft.resolved()
         for data in recipe["data"].values():

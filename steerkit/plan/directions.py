@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from steerkit.api.hookspecs import NEGATIVE, POSITIVE, EstimatorNeeds, EstimatorSpec, Lack, Options
 from steerkit.catalog import Catalog, needs_of
 from steerkit.errors import PluginError, SteerkitError, counted, nearest
-from steerkit.plan.adapter import ModelResolver
-from steerkit.plan.files import directions_fault
 from steerkit.plan.names import KeyPart
+from steerkit.plan.saved import SavedResolver
 from steerkit.plan.tokens import turns_shown
 from steerkit.plan.turns import BEHIND_INSTRUCTION, lacking, within_prompt, without_completion
 from steerkit.plan.types import PlannedDirection
@@ -20,13 +18,10 @@ from steerkit.recipe.data import DataRef, load_data
 from steerkit.recipe.draft import Draft
 from steerkit.recipe.rows import describe_shared, identity, prompt_of
 from steerkit.recipe.steering import DirectionRecipe
-from steerkit.types import HEAD_OUT, Example, Positions, Site, SitePattern, parse_sites
-
-if TYPE_CHECKING:
-    from steerkit.api.format import Given, Places
+from steerkit.types import Example, Positions, Site, SitePattern, parse_sites
 
 
-class DirectionResolver(ModelResolver):
+class DirectionResolver(SavedResolver):
     """Resolves section ``directions``, and names of directions wherever they stand."""
 
     shown: Callable[[Example], list[tuple[str, bool]]]
@@ -183,61 +178,6 @@ class DirectionResolver(ModelResolver):
         self.further.update(dict.fromkeys(further))
         return further
 
-    def saved(self, name: str, written: DirectionRecipe, path: str) -> PlannedDirection | None:
-        """A direction from a file, or None where the file can't be one, or says something else than the recipe."""
-        from steerkit.api.format import Given
-        from steerkit.artifacts.directions import OURS, format_of, saved_places
-
-        format = written.format
-        if format is not None and self.spec("format", format, "directions", name, "format") is None:
-            return None
-        site = None if written.site is None else self.sites_of(written.site, "directions", name, "site")
-        said = "positions" in written.model_fields_set
-        given = Given(site, Positions.parse(written.positions) if said else None)
-        try:
-            file = self.draft.path_of(path)
-            fault: str | None = f"there is no file {file}"
-            if file.exists():
-                fault = directions_fault(file, self.catalog, format, name)
-        except SteerkitError as error:
-            fault = str(error)
-        if fault is None:
-            places = saved_places(file, self.catalog, format)
-            own = name if name in places else next(iter(places), name)
-            if own in places:
-                fault = given.fault(own, places[own].sites, places[own].positions)
-                fault = fault or self.width_fault(own, places[own], given)
-                self.note_depth(own, places[own])
-        if fault is None:
-            reader = format_of(file, self.catalog, format)
-            if reader.name != OURS:  # of which every run has some of its own
-                self.used[(reader.kind, reader.name)] = None
-            return PlannedDirection(
-                name, site=given.site, positions=given.positions, file=file, format=format, reader=reader
-            )
-        self.complain(fault, "directions", name, "file")
-        return None
-
-    def width_fault(self, name: str, places: Places, given: Given) -> str | None:
-        """That the vectors of a file are another model's by their width; None where they may be this one's."""
-        sites = places.sites or (() if not isinstance(given.site, Site) else (given.site,))
-        for site, width in zip(sites, places.widths, strict=False):
-            # How wide heads are is known where the model is loaded.
-            if self.model.d_model is not None and site.stream != HEAD_OUT and width != self.model.d_model:
-                return (
-                    f"direction {name!r} has vectors of width {width} at {site}, and the model's width is "
-                    f"{self.model.d_model}: name a file that was made on this model"
-                )
-        return None
-
-    def note_depth(self, name: str, places: Places) -> None:
-        """Say that a file's vectors are of a deeper model. At sites that the recipe names they can still be used."""
-        layers = self.model.n_layers
-        beyond = [] if layers is None else [str(site) for site in places.sites if site.layer >= layers]
-        if layers is not None and beyond:
-            has = f"the model has {counted(layers, 'layer')}, 0 to {layers - 1}"
-            self.notes.append(f"Direction {name!r} has vectors at {', '.join(beyond)}, and {has}.")
-
     def check_classes(
         self, classes: Sequence[tuple[str, DataRef]], positions: Positions, path: tuple[KeyPart, ...]
     ) -> None:
@@ -359,17 +299,6 @@ class DirectionResolver(ModelResolver):
             return written if self.model.n_layers is None else written.sites(self.model.n_layers)
         except SteerkitError:
             return None  # told where the direction stands
-
-    def saved_direction(self, name: str, written: DirectionRecipe) -> Places | None:
-        """What a file says of a direction, by its name or as the only one in it; None where it says nothing."""
-        from steerkit.artifacts.directions import saved_places
-
-        assert written.file is not None
-        try:
-            saved = saved_places(self.draft.path_of(written.file), self.catalog, written.format)
-        except SteerkitError:
-            return None  # told where the direction stands
-        return saved.get(name) or (next(iter(saved.values())) if len(saved) == 1 else None)
 
 
 def _read_of(example: Example) -> tuple[str, str | None]:

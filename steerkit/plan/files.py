@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +11,8 @@ from steerkit.api.files import pipe_fault
 from steerkit.types.json_text import RepeatedKeyError
 
 if TYPE_CHECKING:
-    from steerkit.catalog import Catalog
+    from steerkit.api.hookspecs import FormatSpec, Options
+    from steerkit.plan.types import PlannedDirection
 
 _VECTORS: Final = ".vectors"
 """Behind a direction's name, in the names of what our format holds; of several sites each is named behind an @."""
@@ -34,45 +36,76 @@ _TYPES: Final = {
 _ZERO: Final = "is zero, which is no direction"
 
 
-def directions_fault(path: Path, catalog: Catalog, name: str | None, direction: str) -> str | None:
+def directions_fault(path: Path, reader: FormatSpec, options: Options, direction: str, *, named: bool) -> str | None:
     """What keeps a file from being one of saved directions, as far as its format can tell; None where nothing does.
 
     Args:
-        path: the file.
-        catalog: plugins, some of which are formats.
-        name: of the format that the recipe names; None for any.
+        path: the file, or the folder.
+        reader: the format that it is read in.
+        options: of the format.
         direction: name of the direction that is taken from it; of a file of one the name doesn't matter.
+        named: whether the recipe names the format; otherwise the file is of it, or of none.
     """
-    from steerkit.api.direction_bytes import header_fault, read_header
-    from steerkit.artifacts.directions import OURS, claims, saved_places
+    from steerkit.artifacts.formats import OURS, knows, reader_of
 
     if (fault := pipe_fault(path)) is not None:
         return fault
+    if not knows(path, reader, options, named=named):
+        if named:
+            return f"{path} is not of format {reader.name}; remove format, or name another file"
+        if reader.name == OURS:
+            return _no_directions(path)
+        told = reader_of(reader, options).fault(path)
+        return told.removesuffix(".") if told else f"{path} is of no format that is known; name another file"
+    if reader.name == OURS:
+        return _own_fault(path, reader, options, direction)
+    fault = reader_of(reader, options).fault(path)
+    return None if fault is None else fault.removesuffix(".")
+
+
+def hash_of_files(planned: PlannedDirection) -> str:
+    """sha256 of the file that a direction is read from, or of all files that reading it takes, with their names."""
+    from steerkit.artifacts.formats import reader_of
+
+    assert planned.file is not None and planned.reader is not None
+    read = reader_of(planned.reader, planned.options).files(planned.file)
+    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in read]
+    if list(read) == [planned.file]:
+        return contents[0]
+    named = [f"{file.name} {content}" for file, content in zip(read, contents, strict=True)]
+    return hashlib.sha256("\n".join(named).encode()).hexdigest()
+
+
+def _no_directions(path: Path) -> str:
+    """Why a file that no format knows is none of ours."""
+    from steerkit.api.direction_bytes import read_header
+
     try:
-        header, begin = read_header(path)
+        header, _ = read_header(path)
     except OSError as error:
         return f"{path} can't be read: {error.strerror or error}"
     except RepeatedKeyError as error:
         return f"{path} is damaged: in its header {error}"
-    claiming = claims(path, catalog)
-    if name is not None and name not in claiming:
-        return f"{path} is not of format {name}; remove format, or name another file"
-    if name is None and len(claiming) > 1:
-        return f"{path} could be in format {' or '.join(claiming)}; say which, as in format: {claiming[0]}"
-    if claiming:
-        if (name or claiming[0]) != OURS or header is None:
-            return None  # how another format holds vectors only it knows
-        fault = header_fault(header, str(path))
-        if fault is not None:
-            return fault.removesuffix(".")
-        names = saved_places(path, catalog, OURS)
-        own = direction if direction in names else next(iter(names), direction)
-        if own != direction and len(names) > 1:
-            return f"{path} holds {', '.join(names)}, and none is called {direction!r}: name it as the file does"
-        return _vectors_fault(path, begin, header, own) or _frame_fault(path)
     if header is None:
         return f"{path} is not a safetensors file, or is damaged; name one that save_directions or a run wrote"
     return f"{path} holds no directions of steerkit's; name a file that save_directions or a run wrote"
+
+
+def _own_fault(path: Path, reader: FormatSpec, options: Options, direction: str) -> str | None:
+    """What is wrong with a file of ours, of which more can be told than of others'."""
+    from steerkit.api.direction_bytes import header_fault, read_header
+    from steerkit.artifacts.formats import reader_of
+
+    header, begin = read_header(path)
+    assert header is not None  # by it the file is known
+    fault = header_fault(header, str(path))
+    if fault is not None:
+        return fault.removesuffix(".")
+    names = reader_of(reader, options).places(path)
+    own = direction if direction in names else next(iter(names), direction)
+    if own != direction and len(names) > 1:
+        return f"{path} holds {', '.join(names)}, and none is called {direction!r}: name it as the file does"
+    return _vectors_fault(path, begin, header, own) or _frame_fault(path)
 
 
 def _frame_fault(path: Path) -> str | None:

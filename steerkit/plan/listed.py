@@ -34,8 +34,13 @@ def intervention_options(item: PlannedIntervention, *, changed_only: bool = Fals
 def direction_as_json(item: PlannedDirection) -> dict[str, Any]:
     """A direction as ``plan.json`` lists it."""
     if item.file is not None:
-        given = {"format": item.format, "site": as_text(item.site), "positions": as_text(item.positions)}
-        return {"name": item.name, "file": str(item.file), **{key: text for key, text in given.items() if text}}
+        given = {
+            "format": item.format,
+            "options": options_as_json(item.options, changed_only=True),
+            "site": as_text(item.site),
+            "positions": as_text(item.positions),
+        }
+        return {"name": item.name, "file": str(item.file), **{key: value for key, value in given.items() if value}}
     return {
         "name": item.name,
         "estimator": item.estimator.name if item.estimator else None,

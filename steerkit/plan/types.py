@@ -38,7 +38,7 @@ class PlannedDirection:
     Args:
         name: as the recipe calls it.
         estimator: the plugin.
-        options: of the estimator.
+        options: of the estimator, or of the file's format.
         positive: prompts of the class that the direction points to.
         negative: prompts of the reference class.
         labelled: in their place, prompts by label, for an estimator of labelled classes.

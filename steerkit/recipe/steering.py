@@ -24,7 +24,8 @@ class DirectionRecipe(Section):
     """One direction: estimated from classes of prompts, or read from a file.
 
     An estimator of labelled classes takes any number of them, as ``classes``, in the place of ``positive`` and
-    ``negative``. Beside ``file`` stand ``site`` and ``positions`` where the file itself doesn't say them.
+    ``negative``. Beside ``file`` stand ``site`` and ``positions`` where the file itself doesn't say them, the
+    ``convention`` where its format has several, and ``options`` of the format.
     """
 
     estimator: str | None = Field(default=None, description="name of an estimator plugin")
@@ -39,23 +40,28 @@ class DirectionRecipe(Section):
         "where the estimator chooses its own",
     )
     positions: PositionsText = Field("-1", description="at which tokens it is read")
-    options: Mapping[str, Any] = Field(default_factory=dict, description="options of the estimator")
+    options: Mapping[str, Any] = Field(
+        default_factory=dict, description="options of the estimator, or of the file's format"
+    )
     file: str | None = Field(default=None, min_length=1, description="a saved direction, relative to the recipe")
     format: str | None = Field(default=None, description="format of the file, where more than one could be meant")
+    convention: str | None = Field(
+        default=None, description="whose numbering of layers the file follows, where its format has several"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> DirectionRecipe:
         sides = ("positive", "negative")
         needed = ("estimator", *(sides if self.classes is None else ()), "site")
         if self.file is not None:
-            own = ("estimator", *sides, "classes", "options")
-            extra = [name for name in own if name in self.model_fields_set]
-            extra = [name for name in extra if getattr(self, name) not in (None, {})]
+            own = ("estimator", *sides, "classes")
+            extra = [name for name in own if getattr(self, name) not in (None, {})]
             if extra:
                 raise excess(f"a direction from a file has its own {' and '.join(extra)}; remove them", extra)
             return self
-        if self.format is not None:
-            raise excess("format is for a direction from a file; remove it", ("format",))
+        for name in ("format", "convention"):
+            if getattr(self, name) is not None:
+                raise excess(f"{name} is for a direction from a file; remove it", (name,))
         if self.classes is not None:
             given = [name for name in sides if getattr(self, name) is not None]
             if given:

@@ -16,7 +16,9 @@ from steerkit.api.direction import Direction
 from steerkit.api.format import Contents
 from steerkit.api.intervention import Gate, Intervention, Placement
 from steerkit.api.showing import a_kind, brief
-from steerkit.artifacts.directions import OURS, read_file, write_file
+from steerkit.artifacts.directions import read_file
+from steerkit.artifacts.formats import OURS
+from steerkit.artifacts.writing import write_file
 from steerkit.catalog import Catalog, installed
 from steerkit.engine.lowering.edits import Mode, require_mode
 from steerkit.errors import ArtifactError, SteerkitError, UnknownNameError, known_keywords, nearest

@@ -17,10 +17,10 @@ LOST: Final = "lost_in_reading"
 def saved_direction(planned: PlannedDirection) -> Direction:
     """A direction of the recipe that a file holds, under its name or alone; its provenance says what reading lost."""
     from steerkit.api.format import Given
-    from steerkit.artifacts.directions import read_as
+    from steerkit.artifacts.formats import read_as
 
     assert planned.file is not None and planned.reader is not None
-    contents = read_as(planned.reader, planned.file, Given(planned.site, planned.positions))
+    contents = read_as(planned.reader, planned.file, Given(planned.site, planned.positions), planned.options)
     saved = contents.directions
     if planned.name not in saved and len(saved) > 1:
         raise ArtifactError(

@@ -211,8 +211,11 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ArtifactError, match="is damaged or not a safetensors file"):
             load_directions(path)
-    save_file({"weight": torch.ones(2)}, path)
+    save_file({"weight": torch.ones(2), "bias": torch.ones(3)}, path)  # as a checkpoint has them
     with pytest.raises(ArtifactError, match="holds no directions of steerkit's"):
+        load_directions(path)
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.raises(ArtifactError, match="doesn't say at which site direction 'weight' was estimated"):
         load_directions(path)
 
 

@@ -174,6 +174,40 @@ def test_a_checkpoint_that_is_not_the_hooked_model_is_removed(tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_config_does_not_declare_is_told_however_little_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A constant that is dropped when the checkpoint is read back, and too small for the logits to tell."""
+    source = saved_model(tmp_path / "model", "llama", **PLAIN)
+    little = [{"add": {"direction": "warmth", "coefficient": 1e-6}}]
+    run = run_of(recipe_of(source, conditions={"little": little}), tmp_path / "run")
+    monkeypatch.setattr(folding, "declare_biases", lambda model, needed: ({}, tuple(needed)))
+    with pytest.raises(AttachError, match=r"holds model\.layers\.0\.mlp\.down_proj\.bias, and nothing in its config"):
+        bake(run, "little", tmp_path / "deep" / "out")
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("llama", ""),
+        ("qwen3", r"has no bias in o_proj and drops 1 constant without a word"),
+        ("smollm3", r"its class of smollm3 was not looked at"),
+    ],
+)
+def test_a_constant_that_vllm_drops_is_told(family: str, said: str, tmp_path: Path) -> None:
+    overrides = PLAIN if family == "llama" else {"attention_bias": False}
+    beside = [{"add": {"direction": "warmth", "coefficient": 2.0, "sites": ["blocks.1.attn_out"]}}]
+    conditions = {"beside": beside, "without": CONDITIONS["without"]}
+    source = saved_model(tmp_path / "model", family, **overrides)
+    run = run_of(recipe_of(source, conditions=conditions), tmp_path / "run")
+    told = "\n".join(bake(run, "beside", tmp_path / "out").notes)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert bool(told) is bool(said) and (said in told) and (told in card)
+    assert ("Before another engine" in card) is bool(said)
+    assert bake(run, "without", tmp_path / "plain").notes == ()
+
+
 def test_no_number_is_no_small_difference() -> None:
     one = torch.tensor([[1.0, float("nan")]])
     assert not checking.compare(one, one, "float32", 1, ("a",)).fits

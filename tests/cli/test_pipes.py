@@ -51,5 +51,6 @@ def test_a_pipe_is_refused(tmp_path: Path, door: Callable[[Path], object]) -> No
 
 def test_a_pipe_of_directions_is_a_problem_of_the_recipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    fault = directions_fault(tmp_path / "pipe", installed(), None, "warmth")
+    ours = installed().get("format", "steerkit")
+    fault = directions_fault(tmp_path / "pipe", ours, ours.options(), "warmth", named=False)
     assert fault == f"{tmp_path / 'pipe'} is a pipe or a device, not a file: save what comes from it, and name that"

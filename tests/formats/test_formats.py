@@ -47,6 +47,8 @@ class Toy(Format[NoOptions]):
             raise ArtifactError(f"{path} is no toy: {error}. Make it again.") from None
         made = {}
         for name, (site, rows) in found.items():
+            if (fault := given.fault(name, [Site.parse(site)], None)) is not None:
+                raise ArtifactError(f"{path}: {fault}")
             made[name] = Direction(torch.tensor(rows), Site.parse(site), given.positions or Positions("last"), name)
         assumed = () if given.positions else (ASSUMED,)
         return Contents(made, assumed)

@@ -35,6 +35,9 @@ class WholeJson(Format[NoOptions]):
             }
         except (OSError, ValueError, KeyError, TypeError, SteerkitError) as error:
             raise ArtifactError(f"{path} can't be read ({error}). Write it again.") from None
+        for name, direction in directions.items():
+            if (fault := given.fault(name, direction.sites, direction.positions)) is not None:
+                raise ArtifactError(f"{path}: {fault}")
         condition = SavedCondition.from_json(held["condition"], str(path)) if "condition" in held else None
         return Contents(directions, condition=condition)
 

@@ -12,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from steerkit.api.direction import Direction
+from steerkit.api.format import Format
+from steerkit.api.hookspecs import FormatSpec
 from steerkit.artifacts.directions import load_directions, save_directions
 from steerkit.catalog import Catalog
 from steerkit.errors import ArtifactError, RecipeError
@@ -265,11 +267,20 @@ def test_reading_refuses_a_file_for_any_number_that_is_not_finite(tmp_path: Path
         load_directions(tmp_path / "saved.safetensors")
 
 
-def test_a_file_of_another_format_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Foreign(Format):
+    """Takes any file for one of its own, and finds nothing wrong."""
+
+    def sniff(self, path: Path) -> bool:
+        return path.is_file()
+
+
+def test_a_file_of_another_format_is_left_to_it(tmp_path: Path) -> None:
     saved(tmp_path, struct.pack("<f", 0.0))
-    monkeypatch.setattr("steerkit.artifacts.directions.claims", lambda path, catalog: ["foreign"])
-    assert directions_fault(tmp_path / "saved.safetensors", Catalog.discover(), None, "warmth") is None
-    assert directions_fault(tmp_path / "saved.safetensors", Catalog.discover(), "foreign", "warmth") is None
+    path, spec = tmp_path / "saved.safetensors", FormatSpec("foreign", "Anything.", f"{__name__}:Foreign")
+    for named in (True, False):
+        assert directions_fault(path, spec, spec.options(), "warmth", named=named) is None
+    ours = Catalog.discover().get("format", "steerkit")
+    assert "is zero" in (directions_fault(path, ours, ours.options(), "warmth", named=False) or "")
 
 
 def test_questions_to_a_judge_are_counted_where_it_asks_them(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_what_plugins_and_users_print_holds_no_tensors() -> None:
         (Estimate(dict.fromkeys(sites, many)), "Estimate(vectors={12 entries}, reference_means=None"),
         (Estimate({FIRST: many}), "Estimate(vectors={blocks.1.resid_pre: float32 [40, 100]}, "),
         (EstimationRequest(sites, Positions("all"), tiny_live("llama").layout), "sites=[12 items], positions=all, "),
-        (Written(bytes(5000)), "Written(data=5,000 bytes, lost=[])"),
+        (Written(bytes(5000)), "Written(data=5,000 bytes, lost=[], files={})"),
         (
             Outputs(["t"] * 9, many),
             "Outputs(texts=[9 items], next_token_logits=float32 [40, 100], sequence_logits=None",

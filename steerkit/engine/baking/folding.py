@@ -26,12 +26,14 @@ class Change:
     Args:
         parameters: names of those with other values, biases that are new included.
         zeros: names of biases that are new and zero: the setting that declares one declares them all.
+        biases: names of those that are new and hold a constant.
         settings: what the config says otherwise.
     """
 
     parameters: tuple[str, ...]
     zeros: tuple[str, ...]
     settings: dict[str, bool]
+    biases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ class Baking:
         """Put them in, and have the config say so."""
         names = {module: name for name, module in self.model.named_modules()}
         settings = dict(self.settings)
-        zeros = {f"{path}.bias" for path in self.biases}
+        new = {f"{path}.bias" for path in self.biases}
         for path in self.biases:
             module = submodule(self.model, path)
             like = module._parameters["weight"]
@@ -87,7 +89,7 @@ class Baking:
         if self.untied:
             _untie(self.model.config)
             settings[_TIED] = False
-        return Change(changed, tuple(sorted(zeros - set(changed))), settings)
+        return Change(changed, tuple(sorted(new - set(changed))), settings, tuple(sorted(new & set(changed))))
 
 
 def _is_shared_where_baked(owner: nn.Module, name: str, model: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError
 
@@ -64,6 +64,19 @@ def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase 
         raise OSError(int(said[1]), os.strerror(int(said[1])), str(folder)) from error
     except ValueError as error:  # generation settings that contradict each other, which it reads and doesn't write
         raise ArtifactError(f"transformers doesn't write this model to {folder}: {error}") from error
+
+
+def unread(model: PreTrainedModel, folder: Path) -> tuple[str, ...]:
+    """Names of what a checkpoint holds and a model of the same class, made from its config, has no place for.
+
+    transformers leaves it out with no more than a note, and so do other engines. The model is built once more without
+    memory.
+    """
+    with quiet_transformers():
+        loaded: Any = type(model).from_pretrained(
+            folder, device_map="meta", local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    return tuple(sorted(loaded[1]["unexpected_keys"]))
 
 
 def _size(number: int) -> str:
