@@ -1,0 +1,132 @@
+"""Whole runs as jobs: what carries them out gets plain values and gives plain values, in this process or another."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from steerkit.catalog import Catalog
+from steerkit.errors import SteerkitError
+from steerkit.plan import plan_recipe
+from steerkit.progress import SILENT, Observer
+from steerkit.report import write_report
+from steerkit.run import execute
+
+CHANGED: Final = "The recipe or its data have changed since the sweep began. Run the sweep again."
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep. It survives pickling: whoever carries it out plans it anew.
+
+    Args:
+        number: its place among the members.
+        recipe: path of the recipe, or the name of a shipped one.
+        overrides: all settings that are laid over it.
+        profile: one of its profiles, or None.
+        recipe_hash: of the plan that was checked; a job whose plan has another is refused.
+        out: where its run directory goes.
+        store: where outputs are kept; ``.store`` in ``out`` where None.
+        threads: CPU threads; as they are where None.
+    """
+
+    number: int
+    recipe: str
+    overrides: tuple[str, ...]
+    profile: str | None
+    recipe_hash: str
+    out: Path
+    store: Path | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a job: its run directory's name, or why there is none. It survives pickling.
+
+    Args:
+        number: of the job.
+        run: name of the finished run directory in ``out``; None where it failed.
+        error: what is wrong and what to do, in words.
+        traceback: where it happened, for what no user is meant to cause.
+    """
+
+    number: int
+    run: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+
+
+class Crew(Protocol):
+    """Carries whole runs out, one after the other or several at a time.
+
+    A job that fails, or whose worker dies, comes back as one that failed: ``done`` raises for nothing that concerns
+    one job alone.
+    """
+
+    @property
+    def width(self) -> int:
+        """How many jobs it takes at a time, at least one."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Take a job. Returns at once or when it is done, as the crew likes."""
+        ...
+
+    def done(self) -> Ended:
+        """Wait for a job that was handed in and not yet given back, whichever ends first."""
+        ...
+
+    def close(self) -> None:
+        """Give up what it holds. Nothing is handed in afterwards."""
+        ...
+
+
+class LocalCrew:
+    """Carries jobs out in this process, one after the other."""
+
+    width = 1
+
+    def __init__(self, observer: Observer = SILENT) -> None:
+        self._observer = observer
+        self._waiting: deque[Job] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Take a job; it runs when it is asked for."""
+        self._waiting.append(job)
+
+    def done(self) -> Ended:
+        """Carry out the job that has waited longest."""
+        return run_job(self._waiting.popleft(), self._observer)
+
+    def close(self) -> None:
+        """Forget what waits."""
+        self._waiting.clear()
+
+
+def run_job(job: Job, observer: Observer = SILENT) -> Ended:
+    """Carry out a job: a run with its report. What goes wrong with it alone is told and not raised.
+
+    Raises:
+        OSError: where nothing can be written, which concerns all runs of a sweep.
+        KeyboardInterrupt: what is finished of it is kept, as of any run.
+    """
+    try:
+        plan = plan_recipe(job.recipe, job.overrides, Catalog.discover(), job.profile)
+        if plan.hash != job.recipe_hash:
+            raise SteerkitError(CHANGED)
+        path = execute(plan, job.out, observer, store=job.store, threads=job.threads, report=write_report)
+        return Ended(job.number, run=path.name)
+    except SteerkitError as error:
+        return Ended(job.number, error=str(error))
+    except OSError:
+        raise
+    except Exception as error:  # a plugin's, or torch's: it costs this run, and no other
+        told = f"{type(error).__name__}: {error}".rstrip(": ").partition("\n")[0]
+        return Ended(job.number, error=told, traceback=traceback.format_exc())
+    finally:
+        gc.collect()  # a model is referred to in circles: the next one needs its memory
