@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import traceback
 from collections import deque
@@ -17,6 +18,7 @@ from steerkit.report import write_report
 from steerkit.run import execute
 
 CHANGED: Final = "The recipe or its data have changed since the sweep began. Run the sweep again."
+_NOWHERE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def run_job(job: Job, observer: Observer = SILENT) -> Ended:
     """Carry out a job: a run with its report. What goes wrong with it alone is told and not raised.
 
     Raises:
-        OSError: where nothing can be written, which concerns all runs of a sweep.
+        OSError: of a full or read-only disk, which concerns all runs of a sweep.
         KeyboardInterrupt: what is finished of it is kept, as of any run.
     """
     try:
@@ -123,9 +125,9 @@ def run_job(job: Job, observer: Observer = SILENT) -> Ended:
         return Ended(job.number, run=path.name)
     except SteerkitError as error:
         return Ended(job.number, error=str(error))
-    except OSError:
-        raise
     except Exception as error:  # a plugin's, or torch's: it costs this run, and no other
+        if isinstance(error, OSError) and error.errno in _NOWHERE:
+            raise
         told = f"{type(error).__name__}: {error}".rstrip(": ").partition("\n")[0]
         return Ended(job.number, error=told, traceback=traceback.format_exc())
     finally:
