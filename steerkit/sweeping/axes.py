@@ -46,6 +46,11 @@ class Point:
     settings: Mapping[str, Any]
     overrides: tuple[str, ...]
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its values, as a command line has them."""
+        return tuple(map(value_text, self.settings.values()))
+
 
 def read_axes(over: Sequence[str]) -> tuple[list[Axis], list[Problem]]:
     """Axes as a command line writes them: ``model.source=a,b``; a comma within brackets or quotes parts nothing."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import gc
+import time
 import traceback
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from steerkit.catalog import Catalog
 from steerkit.errors import SteerkitError
+from steerkit.executors.base import Call, Finished, Unit
 from steerkit.plan import plan_recipe
 from steerkit.progress import SILENT, Observer
 from steerkit.report import write_report
@@ -63,47 +65,29 @@ class Ended:
     traceback: str | None = None
 
 
-class Crew(Protocol):
-    """Carries whole runs out, one after the other or several at a time.
+class ThisProcess:
+    """Carries jobs out here, one after the other, as workers do elsewhere.
 
-    A job that fails, or whose worker dies, comes back as one that failed: ``done`` raises for nothing that concerns
-    one job alone.
+    Args:
+        observer: told what each run does.
     """
 
-    @property
-    def width(self) -> int:
-        """How many jobs it takes at a time, at least one."""
-        ...
-
-    def submit(self, job: Job) -> None:
-        """Take a job. Returns at once or when it is done, as the crew likes."""
-        ...
-
-    def done(self) -> Ended:
-        """Wait for a job that was handed in and not yet given back, whichever ends first."""
-        ...
-
-    def close(self) -> None:
-        """Give up what it holds. Nothing is handed in afterwards."""
-        ...
-
-
-class LocalCrew:
-    """Carries jobs out in this process, one after the other."""
-
-    width = 1
+    size = 1
 
     def __init__(self, observer: Observer = SILENT) -> None:
         self._observer = observer
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Unit | Call] = deque()
 
-    def submit(self, job: Job) -> None:
+    def hand(self, job: Unit | Call) -> None:
         """Take a job; it runs when it is asked for."""
         self._waiting.append(job)
 
-    def done(self) -> Ended:
+    def finished(self) -> Finished:
         """Carry out the job that has waited longest."""
-        return run_job(self._waiting.popleft(), self._observer)
+        call = self._waiting.popleft()
+        assert isinstance(call, Call)
+        began = time.perf_counter()
+        return Finished(call, call.function(*call.arguments, self._observer), None, time.perf_counter() - began)
 
     def close(self) -> None:
         """Forget what waits."""
