@@ -47,14 +47,14 @@ def sweep_command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=named, metavar="DIRECTORY", help="The sweep's directory; one below sweeps if not given."
-        ),
+        typer.Option(parser=named, metavar="DIRECTORY", help="The sweep's directory; one below sweeps if not given."),
     ] = None,
     store: Annotated[
         Path | None,
         typer.Option(
-            parser=named, metavar="DIRECTORY", help="Where outputs are kept; .store in the sweep's directory if not given."
+            parser=named,
+            metavar="DIRECTORY",
+            help="Where outputs are kept; .store in the sweep's directory if not given.",
         ),
     ] = None,
     threads: Annotated[

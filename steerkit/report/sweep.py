@@ -270,7 +270,9 @@ def _table(found: ReadSweep, blocks: Measured, is_opened: bool) -> SweepTable:
     ordered = sorted(conditions.values(), key=lambda one: one.kind != "baseline")
     cells = tuple((one, tuple(_cell(found, blocks, rows, one, column) for column in found.columns)) for one in ordered)
     first = next(iter(blocks.values()))
-    records = [row.record for by_name in rows.values() for row in by_name.values() if row.record and row.value is not None]
+    records = [
+        row.record for by_name in rows.values() for row in by_name.values() if row.record and row.value is not None
+    ]
     every = [cell for _, listed in cells for cell in listed]
     widths = [(one.high - one.low) / 2 if one.low is not None and one.high is not None else None for one in every]
     percent = bool(records) and all(record.aggregate == "proportion" for record in records)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,6 +71,7 @@ def render_sweep(found: ReadSweep) -> str:
         said=lambda place: found.unread.get(place),
         heat=_heat,
         spread=_spread,
+        changed=_changed,
         value_text=value_text,
         FAILED=FAILED,
         SEED=SEED,
@@ -93,6 +95,19 @@ def _heat(table: SweepTable, cell: Cell) -> tuple[str, int] | None:
 
 def _spread(table: SweepTable, low: float | None, high: float | None) -> str:
     return table.format.interval(low, high) or ""
+
+
+def _changed(table: SweepTable, cell: Cell) -> str:
+    """A change with its sign, and its interval or spread; of rates in percentage points."""
+    assert cell.change is not None
+    form = replace(table.format, percent=False)
+    factor = 100.0 if table.format.percent else 1.0
+    unit = " pp" if table.format.percent else ""
+    sign = "+" if cell.change > 0 else ""
+    text = f"{sign}{form.number(cell.change * factor)}{unit}"
+    if cell.change_low is None or cell.change_high is None:
+        return text
+    return f"{text} ({form.interval(cell.change_low * factor, cell.change_high * factor)})"
 
 
 # For other programs
@@ -169,8 +184,9 @@ def _field(value: Any) -> Any:
 
 
 def told(found: ReadSweep) -> str:
-    """How a sweep ended, in a sentence."""
+    """How a sweep ended, in a few words."""
     of = counted(len(found.sweep.members), "run")
-    if not found.failures:
-        return f"{of}, {'all finished' if len(found.runs) == len(found.sweep.members) else f'{len(found.runs)} finished'}"
-    return f"{of}, {len(found.runs)} finished, {len(found.failures)} failed"
+    if len(found.runs) == len(found.sweep.members):
+        return f"{of}, all finished"
+    failed = f", {len(found.failures)} failed" if found.failures else ""
+    return f"{of}, {len(found.runs)} finished{failed}"
