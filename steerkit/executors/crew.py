@@ -1,4 +1,4 @@
-"""Workers of whatever kind: who has which job, who has had which inputs, and what becomes of a job whose worker dies."""
+"""Workers of whatever kind: who has which job and which inputs, and what becomes of a job whose worker dies."""
 
 from __future__ import annotations
 
@@ -179,8 +179,8 @@ def _name(job: Unit | Call) -> str:
 
 def _given_up(name: str, deaths: list[str]) -> str:
     return (
-        f"{name}: given up after {counted(len(deaths), 'worker')} died of it ({deaths[-1]}). Where memory ran out, take "
-        "fewer workers or a smaller model.batch_tokens; what is finished is kept."
+        f"{name}: given up after {counted(len(deaths), 'worker')} died of it ({deaths[-1]}). Where memory ran out, "
+        "take fewer workers or a smaller model.batch_tokens; what is finished is kept."
     )
 
 

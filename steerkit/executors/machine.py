@@ -12,8 +12,7 @@ from steerkit.stages.model import dependencies
 Machine: TypeAlias = Mapping[str, str]
 """What it is, by what it is called in messages."""
 
-_BESIDE_THE_POINT: Final = ("GPU",)
-"""Of work on the CPU."""
+_NUMPY: Final = "threads of numpy"
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,12 @@ class Hello:
     machine: Machine
     device: str
     threads: int | None
+
+    @property
+    def numpy_threads(self) -> int | None:
+        """Threads of the libraries below numpy; None where they aren't one number."""
+        told = self.machine.get(_NUMPY, "")
+        return int(told) if told.isdigit() else None
 
 
 def machine(device: str) -> Machine:
@@ -46,7 +51,7 @@ def machine(device: str) -> Machine:
     else:
         found["CPU capability"] = torch.backends.cpu.get_cpu_capability()
         found["threads"] = str(torch.get_num_threads())
-    found["threads of numpy"] = ", ".join(str(number) for number in sorted(pools))
+    found[_NUMPY] = ", ".join(str(number) for number in sorted(pools))
     return found
 
 

@@ -98,7 +98,8 @@ class _Process:
         self, place: int, environment: Mapping[str, str], heard: queue.SimpleQueue[tuple[_Process, Message]]
     ) -> None:
         self.place, self._heard = place, heard
-        self._complaints = tempfile.TemporaryFile()  # what libraries print, of which the last is told if it dies
+        # What libraries print, of which the last is told if it dies. Shut when that is known.
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, json.dumps(sys.path)],

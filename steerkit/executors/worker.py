@@ -96,9 +96,12 @@ class Worker:
         """Become what is asked for; says what that is."""
         import numpy  # noqa: F401  # so that its threads can be told
         import torch
+        from threadpoolctl import threadpool_limits
 
         if hello.threads is not None:
             torch.set_num_threads(hello.threads)
+        if hello.numpy_threads is not None:
+            threadpool_limits(hello.numpy_threads, "blas")
         return Ready(machine(hello.device))
 
     def carry(self, read: Callable[[], Sent]) -> Answered:
