@@ -110,7 +110,9 @@ class Chosen:
             return LocalExecutor(bench)
         from steerkit.executors.crew import CrewExecutor
 
-        return CrewExecutor(self.open_workers(device, threads, observer, note))
+        workers = self.open_workers(device, threads, observer, note)
+        note(f"executor {self.name}: {counted(workers.size, 'worker')}, {counted(threads, 'thread')} each")
+        return CrewExecutor(workers)
 
     def open_workers(
         self, device: str = "auto", threads: int | None = None, observer: Observer = SILENT, note: Note = _nowhere

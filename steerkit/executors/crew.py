@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -71,6 +71,7 @@ class Crew:
         self._busy: dict[int, _Held] = {}
         self._had: dict[int, set[str]] = {}  # inputs by place; a place that isn't here has no worker
         self._parts: dict[int, tuple[int, int]] = {}
+        self._deaths: Counter[int] = Counter()
 
     @property
     def size(self) -> int:
@@ -110,7 +111,7 @@ class Crew:
     def _fill(self) -> None:
         # Running workers first; of the others those of which none has died come before those of which one has.
         idle = [place for place in range(self.size) if place not in self._busy]
-        idle.sort(key=lambda place: place not in self._had)
+        idle.sort(key=lambda place: (place not in self._had, self._deaths[place]))
         for place in idle[: len(self._waiting)]:
             held = self._waiting.popleft()
             if place not in self._had:
@@ -142,6 +143,7 @@ class Crew:
     def _gone(self, place: int, why: str) -> Finished | None:
         """A worker has died: its job goes to another one, or is given up."""
         self._had.pop(place, None)
+        self._deaths[place] += 1
         self._parts.pop(place, None)
         held = self._busy.pop(place, None)
         if held is None:

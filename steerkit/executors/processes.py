@@ -184,11 +184,12 @@ def _read(pipe: IO[bytes]) -> bytes | None:
 
 def work() -> None:
     """What a worker's process runs, until its input ends."""
-    # What libraries print goes where errors go: the other end takes all of it for messages.
-    answers = os.fdopen(os.dup(1), "wb")
+    # What libraries print goes where errors go, and what they ask is not answered: both ends carry messages alone.
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_wait, args=(asked,), daemon=True).start()
+    threading.Thread(target=_wait, args=(questions, asked), daemon=True).start()
     lock = threading.Lock()
 
     def tell(message: Message) -> None:
@@ -208,8 +209,8 @@ def work() -> None:
         tell(worker.carry(partial(pickle.loads, content)))
 
 
-def _wait(asked: queue.SimpleQueue[bytes]) -> None:
+def _wait(questions: IO[bytes], asked: queue.SimpleQueue[bytes]) -> None:
     """Take messages in while a job runs, and end the process with its input: nobody waits for it any more."""
-    while (content := _read(sys.stdin.buffer)) is not None:
+    while (content := _read(questions)) is not None:
         asked.put(content)
     os._exit(0)

@@ -116,6 +116,8 @@ class Worker:
             value = self._value(read())
         except Exception as error:
             failure = packed(error)
+        except SystemExit as error:  # of a plugin that takes the process for its own
+            failure = packed(RuntimeError(f"It asked the process to exit ({error.code})."))
         return Answered(value, failure, time.perf_counter() - began)
 
     def _value(self, sent: Sent) -> Any:
