@@ -10,7 +10,7 @@ import typer
 
 from steerkit import columns
 from steerkit.cli.paths import named
-from steerkit.errors import SteerkitError, agreeing, counted
+from steerkit.errors import SteerkitError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 SOME_FAILED: Final = 3
 """How the command exits where a run failed: what failed is a result of the sweep, and no mistake in the command."""
+FINISHED: Final = "finished"
 LISTED: Final = 40
+"""Runs that are listed before any begins; of more, how many there are is said."""
 
 
 def sweep_command(
@@ -58,7 +60,20 @@ def sweep_command(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each run; PyTorch's own choice if not given.")
+        int | None,
+        typer.Option(min=1, help="CPU threads of each run; PyTorch's own choice if not given, shared among workers."),
+    ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Who carries runs out: local (this process), processes, or ray."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Runs at a time; one for each GPU if not given, or two on the CPU."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A Ray cluster, or auto for this machine's; started here if not given."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all runs and list them, and run nothing.")] = False,
 ) -> None:
@@ -66,27 +81,30 @@ def sweep_command(
 
     Every run is checked before any begins. One that fails costs itself alone; the same command goes on where it was.
     """
+    from steerkit.executors.chosen import named as executor_named
     from steerkit.report.sweep_terminal import print_sweep
     from steerkit.run import require_places
-    from steerkit.sweeping.sweep import carry_out
+    from steerkit.sweeping.sweep import carry_out, states
 
+    by = executor_named(executor, workers, address)
     with columns.console(aside=True).status("checking every run"):
         planned, known = _planned(recipe, over or (), tuple(settings or ()), profile, out)
     folder = out or (Path(recipe) if known is not None else planned.folder)
     if known is not None and store is None and known.store is not None:
         store = Path(known.store)
+    known_states = states(planned, folder)
     if dry_run:
-        print_planned(planned, folder, columns.console())
+        print_planned(planned, folder, known_states, columns.console())
         return
     require_places(folder, store)
     _settle_terms(planned)
-    typer.echo(f"{_told(planned)}, into {folder}", err=True)
+    typer.echo(f"{_told(planned, known_states)}, into {folder}", err=True)
 
     from steerkit.cli.run import _bar, _Shown
 
     shown = _Shown(_bar())
     with shown.bar:
-        found = carry_out(planned, folder, store=store, threads=threads, observer=shown)
+        found = carry_out(planned, folder, store=store, threads=threads, by=by, observer=shown)
     print_sweep(found, columns.console())
     if found.failures:
         raise typer.Exit(SOME_FAILED)
@@ -115,17 +133,15 @@ def _settle_terms(planned: Planned) -> None:
     """Ask for the terms of all models now: a question in the midst of a bar can't be read or answered."""
     from steerkit.bundled import settle_terms
 
-    for source, accepted in dict.fromkeys((one.model, one.accept_terms) for one in planned.members):
+    for source, accepted in dict.fromkeys((one.loading.source, one.loading.accept_terms) for one in planned.members):
         settle_terms(source, accepted)
 
 
-def print_planned(planned: Planned, folder: Path, console: Console) -> None:
-    """Print every run with what it costs at most, and all notes."""
+def print_planned(planned: Planned, folder: Path, known: Sequence[str], console: Console) -> None:
+    """Print every run with what it costs at most and its state in the directory, and all notes."""
     from steerkit.speed import in_words
     from steerkit.sweeping.members import notes_of
-    from steerkit.sweeping.sweep import states
 
-    known = states(planned, folder)
     heads = ("", *(axis.key for axis in planned.axes), "forward passes", "generated tokens", "time", "state")
     rows = [
         [
@@ -141,20 +157,22 @@ def print_planned(planned: Planned, folder: Path, console: Console) -> None:
     columns.print_table(console, f"{counted(len(rows), 'run')}, each at most", heads, rows[:LISTED], right=())
     if len(rows) > LISTED:
         console.print(f"and {counted(len(rows) - LISTED, 'more run')}\n")
-    console.print(f"{_told(planned)}, into {folder}.")
+    console.print(f"{_told(planned, known)}, into {folder}.")
     for note in notes_of(planned.members, planned.axes):
         console.print(f"Note: {note}", markup=False)
 
 
-def _told(planned: Planned) -> str:
-    """How many runs there are and how long they take, as far as that is known."""
+def _told(planned: Planned, known: Sequence[str]) -> str:
+    """How many runs there are, and how long those take that are to be run, as far as that is known."""
     from steerkit.speed import in_words
 
-    known = [one.seconds for one in planned.members if one.seconds is not None]
-    unknown = len(planned.members) - len(known)
+    left = [one for one, state in zip(planned.members, known, strict=True) if state != FINISHED]
+    seconds = [one.seconds for one in left if one.seconds is not None]
     told = counted(len(planned.members), "run")
-    if known:
-        told += f", {in_words(sum(known))} at most"
-    if unknown and known:
-        told += f" and the time of {counted(unknown, 'run')}, which {agreeing(unknown)} not known"
+    if len(left) < len(planned.members):
+        told += f", {len(planned.members) - len(left)} finished already"
+    if seconds:
+        told += f", {in_words(sum(seconds))} at most"
+        if len(seconds) < len(left):
+            told += f" for {len(seconds)} of them, not known for {len(left) - len(seconds)}"
     return told

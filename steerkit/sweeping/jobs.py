@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import platform
 import time
 import traceback
 from collections import deque
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from steerkit.artifacts.sweeps import load_sweep
 from steerkit.catalog import Catalog
-from steerkit.errors import SteerkitError
+from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.executors.base import Call, Finished, Unit
 from steerkit.plan import plan_recipe
 from steerkit.progress import SILENT, Observer
@@ -85,7 +87,7 @@ class ThisProcess:
     def finished(self) -> Finished:
         """Carry out the job that has waited longest."""
         call = self._waiting.popleft()
-        assert isinstance(call, Call)
+        assert isinstance(call, Call)  # a unit belongs to a run, and a run is what is handed in here
         began = time.perf_counter()
         return Finished(call, call.function(*call.arguments, self._observer), None, time.perf_counter() - began)
 
@@ -102,6 +104,7 @@ def run_job(job: Job, observer: Observer = SILENT) -> Ended:
         KeyboardInterrupt: what is finished of it is kept, as of any run.
     """
     try:
+        _require_shared(job)
         plan = plan_recipe(job.recipe, job.overrides, Catalog.discover(), job.profile)
         if plan.hash != job.recipe_hash:
             raise SteerkitError(CHANGED)
@@ -116,3 +119,17 @@ def run_job(job: Job, observer: Observer = SILENT) -> Ended:
         return Ended(job.number, error=told, traceback=traceback.format_exc())
     finally:
         gc.collect()  # a model is referred to in circles: the next one needs its memory
+
+
+def _require_shared(job: Job) -> None:
+    """Find out whether a worker, which may be on another machine, has the sweep's directory before it."""
+    try:
+        members = load_sweep(job.out).members
+        if job.number < len(members) and members[job.number].recipe_hash == job.recipe_hash:
+            return
+    except ArtifactError:
+        pass
+    raise SteerkitError(
+        f"The worker on {platform.node()} doesn't see the sweep in {job.out}. On several machines a sweep, its "
+        "recipe and its data lie in a folder that all of them share: choose such an --out."
+    )

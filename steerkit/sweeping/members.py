@@ -15,7 +15,7 @@ from steerkit.sweeping.axes import Axis, Point
 
 if TYPE_CHECKING:
     from steerkit.catalog import Catalog
-    from steerkit.plan import Plan
+    from steerkit.plan import Plan, PlannedLoading
     from steerkit.plan.places import Look
 
 NAMED: Final = 3
@@ -31,9 +31,7 @@ class Member:
         hash: of the plan.
         name: the recipe's.
         title: of its report.
-        model: the model's source.
-        accept_terms: the terms of the model that the recipe accepts.
-        device: where the recipe places the model.
+        loading: the model, and how it is loaded.
         passes: forward passes, at most.
         read: tokens of prompts, at most.
         written: tokens that are generated, at most.
@@ -45,9 +43,7 @@ class Member:
     hash: str
     name: str
     title: str
-    model: str
-    accept_terms: bool
-    device: str
+    loading: PlannedLoading
     passes: int
     read: int
     written: int
@@ -108,9 +104,7 @@ def _member(point: Point, plan: Plan) -> Member:
         plan.hash,
         plan.report.name,
         plan.report.title or plan.report.name,
-        plan.loading.source,
-        plan.loading.accept_terms,
-        plan.loading.device,
+        plan.loading,
         cost.forward_passes,
         cost.prompt_tokens,
         cost.generated_tokens,

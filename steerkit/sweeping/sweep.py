@@ -16,22 +16,23 @@ from filelock import FileLock, Timeout
 
 from steerkit.artifacts.rundir import RESULTS
 from steerkit.artifacts.store import STORE, Store
-from steerkit.artifacts.sweeps import Sweep, SweepMember, is_sweep, load_sweep, write_sweep
+from steerkit.artifacts.sweeps import Sweep, SweepMember, is_sweep, load_sweep
 from steerkit.catalog import Catalog
 from steerkit.errors import Problem, RecipeError, SteerkitError, counted, known_keywords
-from steerkit.executors.base import Call
+from steerkit.executors.base import Call, Workers
+from steerkit.executors.chosen import THIS_PROCESS, Chosen, named
 from steerkit.progress import SILENT, Observer, Stage
 from steerkit.recipe.problems import in_order
 from steerkit.recipe.shipped import find_recipe, shipped_recipes
 from steerkit.report.sweep import ReadSweep, read_sweep
 from steerkit.report.sweep_page import write_sweep_report
-from steerkit.run import require_places
+from steerkit.run import _threads, require_places
 from steerkit.sweeping.axes import Axis, axes_of, faults, points_of
 from steerkit.sweeping.jobs import Ended, Job, ThisProcess, run_job
 from steerkit.sweeping.members import Member, plan_members
+from steerkit.sweeping.state import State
 
 if TYPE_CHECKING:
-    from steerkit.executors.base import Workers
     from steerkit.plan.places import Look
 
 SWEEPS: Final = "sweeps"
@@ -74,6 +75,9 @@ def sweep(
     out: str | Path | None = None,
     store: str | Path | None = None,
     threads: int | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
     observer: Observer | None = None,
 ) -> ReadSweep:
     """Run a recipe with every combination of some settings' values, and compare the runs.
@@ -89,7 +93,11 @@ def sweep(
         profile: name of one of the recipe's profiles.
         out: the sweep's directory, with a run directory for each run; below ``sweeps`` if not given.
         store: where outputs are kept; ``.store`` in ``out`` if not given. What several runs share is computed once.
-        threads: CPU threads of each run.
+        threads: CPU threads of each run; as they are if not given, shared among workers where there are any.
+        executor: who carries runs out: ``local``, this process, one after the other; ``processes``, processes of this
+            machine; ``ray``, actors of a Ray cluster whose machines share the directory.
+        workers: how many runs at a time; one for each GPU if not given, or two on the CPU.
+        address: of a Ray cluster; one is started for this sweep if not given.
         observer: told what is done; nobody by default.
 
     Returns:
@@ -106,10 +114,11 @@ def sweep(
         )
     if isinstance(overrides, str):
         raise SteerkitError(f"overrides is a list of settings: write [{overrides!r}].")
+    by = named(executor, workers, address)
     planned = plan_sweep(str(recipe), axes, problems, tuple(overrides), profile)
     folder = planned.folder if out is None else Path(out)
     kept = None if store is None else Path(store)
-    return carry_out(planned, folder, store=kept, threads=threads, observer=observer or SILENT)
+    return carry_out(planned, folder, store=kept, threads=threads, by=by, observer=observer or SILENT)
 
 
 def plan_sweep(
@@ -157,8 +166,8 @@ def carry_out(
     *,
     store: Path | None = None,
     threads: int | None = None,
+    by: Chosen = THIS_PROCESS,
     observer: Observer = SILENT,
-    workers: Workers | None = None,
 ) -> ReadSweep:
     """Carry out a sweep that was planned: whatever of it isn't finished in its directory.
 
@@ -167,43 +176,66 @@ def carry_out(
         folder: its directory.
         store: where outputs are kept; ``.store`` in the directory if not given.
         threads: CPU threads of each run.
+        by: who carries runs out.
         observer: told what is done.
-        workers: who carries runs out; this process if not given.
 
     Raises:
-        SteerkitError: where another process runs a sweep in this directory, or nothing can be written there.
+        SteerkitError: where another process runs a sweep in this directory, nothing can be written there, or there
+            are no such workers.
     """
     require_places(folder, store)
+    for loading in dict.fromkeys(one.loading.device for one in planned.members):
+        by.require(next(one.loading for one in planned.members if one.loading.device == loading))
     with _held(folder):
-        state = _State(folder, _merged(planned, folder, store))
+        state = State(folder, _merged(planned, folder, store), observer)
         state.write()
-        waiting = deque(place for place, one in enumerate(state.sweep.members) if one.state == "waiting")
-        done = len(state.sweep.members) - len(waiting)
-        if done:
-            observer.step(Stage("kept", f"{counted(done, 'run')} of {len(planned.members)} finished already"))
         Store(store or folder / STORE).remove_halves()
-        with closing(workers or ThisProcess(observer)) as crew:
-            running = 0
-            while waiting or running:
-                while waiting and running < crew.size:
-                    place = waiting.popleft()
-                    state.begin(place, observer)
-                    crew.hand(_call(planned, place, folder, store, threads))
-                    running += 1
-                finished = crew.finished()
-                assert isinstance(finished.job, Call)
-                (job,) = finished.job.arguments
-                state.end(finished.value or Ended(job.number, error=f"The worker was lost: {finished.error}"), observer)
-                running -= 1
+        left = state.waiting()
+        if len(left) < len(planned.members):
+            said = f"{len(planned.members) - len(left)} of {counted(len(planned.members), 'run')} finished already"
+            observer.step(Stage("kept", said))
+        threads = by.threads(threads)
+        jobs = {place: _call(planned, place, folder, store, threads) for place in left}
+        if jobs:
+            with _threads(threads), closing(_workers(planned, by, threads, observer)) as workers:
+                _run_all(jobs, workers, state)
         observer.step(Stage("report", "writing the comparison"))
         write_sweep_report(folder)
         return read_sweep(folder)
 
 
+def _workers(planned: Planned, by: Chosen, threads: int | None, observer: Observer) -> Workers:
+    """Who carries runs out: all of them have the same number of threads, so that each gives the bytes that it gives
+    alone."""
+    if by.is_local:
+        return ThisProcess(observer)
+    device = planned.members[0].loading.device.partition(":")[0]
+
+    def note(said: str) -> None:
+        observer.step(Stage("run", said))
+
+    return by.open_workers(device, threads, note=note)
+
+
+def _run_all(jobs: Mapping[int, Call], workers: Workers, state: State) -> None:
+    """Hand runs to workers, as many as these are, and note what becomes of each."""
+    waiting, running = deque(jobs), 0
+    while waiting or running:
+        while waiting and running < workers.size:
+            place = waiting.popleft()
+            state.begin(place)
+            workers.hand(jobs[place])
+            running += 1
+        finished = workers.finished()
+        place = next(place for place, job in jobs.items() if job is finished.job)
+        state.end(finished.value or Ended(place, error=str(finished.error)))
+        running -= 1
+
+
 def states(planned: Planned, folder: Path) -> list[str]:
     """What would become of every run in a directory: ``finished`` already, or ``to run``."""
     merged = _merged(planned, folder, None)
-    return ["finished" if one.state == "finished" else "to run" for one in merged.members]
+    return [one.state if one.state == "finished" else "to run" for one in merged.members]
 
 
 def _call(planned: Planned, place: int, folder: Path, store: Path | None, threads: int | None) -> Call:
@@ -245,7 +277,7 @@ def _merged(planned: Planned, folder: Path, store: Path | None) -> Sweep:
     known = {} if before is None else {_told(one.settings): one for one in (*before.members, *before.others)}
     members = []
     for one in planned.members:
-        new = SweepMember(settings=one.point.settings, model=one.model, recipe_hash=one.hash)
+        new = SweepMember(settings=one.point.settings, model=one.loading.source, recipe_hash=one.hash)
         old = known.pop(_told(one.point.settings), None)
         members.append(old if old is not None and _is_finished(old, new, folder) else new)
     others = tuple(one for one in known.values() if one.state == "finished")
@@ -272,32 +304,3 @@ def _is_finished(old: SweepMember, new: SweepMember, folder: Path) -> bool:
 
 def _told(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
-
-
-@dataclass
-class _State:
-    """What ``sweep.json`` says, written whenever it changes: whoever looks in sees how far the sweep is."""
-
-    folder: Path
-    sweep: Sweep
-
-    def write(self) -> None:
-        write_sweep(self.folder, self.sweep)
-
-    def begin(self, place: int, observer: Observer) -> None:
-        one = self.sweep.members[place]
-        observer.step(Stage("run", f"run {place + 1} of {len(self.sweep.members)}: {one.label}"))
-        self._change(place, state="running")
-
-    def end(self, ended: Ended, observer: Observer) -> None:
-        state = "failed" if ended.run is None else "finished"
-        self._change(ended.number, state=state, run=ended.run, error=ended.error, traceback=ended.traceback)
-        if ended.error is not None:
-            label = self.sweep.members[ended.number].label
-            observer.step(Stage("run", f"failed: {label}: {ended.error}"))
-
-    def _change(self, place: int, **what: Any) -> None:
-        members = list(self.sweep.members)
-        members[place] = members[place].model_copy(update=what)
-        self.sweep = self.sweep.model_copy(update={"members": tuple(members)})
-        self.write()
