@@ -106,7 +106,7 @@ def sweep_command(
     with shown.bar:
         found = carry_out(planned, folder, store=store, threads=threads, by=by, observer=shown)
     print_sweep(found, columns.console())
-    if found.failures:
+    if found.failed:
         raise typer.Exit(SOME_FAILED)
 
 

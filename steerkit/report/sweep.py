@@ -6,7 +6,7 @@ so, and takes nothing from the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -134,13 +134,16 @@ class ReadSweep:
     unread: Mapping[int, str]
 
     def __repr__(self) -> str:
-        failed = f", {len(self.failures)} failed" if self.failures else ""
-        left = sum(one.state in ("waiting", "running") for one in self.sweep.members)
-        rest = f", {left} not run yet" if left else ""
-        return (
-            f"<steerkit sweep {self.sweep.name} over {', '.join(self.sweep.over)}: "
-            f"{counted(len(self.sweep.members), 'run')}, {len(self.runs)} finished{failed}{rest}; {self.path}>"
-        )
+        return f"<steerkit sweep {self.sweep.name} over {', '.join(self.sweep.over)}: {self.told}; {self.path}>"
+
+    @property
+    def told(self) -> str:
+        """How far it is, in a few words."""
+        words = [counted(len(self.sweep.members), "run")]
+        words += ["all finished"] if len(self.runs) == len(self.sweep.members) else [f"{len(self.runs)} finished"]
+        words += [f"{len(self.failed)} failed"] if self.failed else []
+        words += [f"{self.left} not run yet"] if self.left else []
+        return ", ".join(words)
 
     def _repr_html_(self) -> str:
         from steerkit.api.showing import card, line, listed
@@ -151,7 +154,8 @@ class ReadSweep:
             if one.opened:
                 rows = [[name.name, *(cell_text(one, cell) for cell in cells)] for name, cells in one.rows]
                 parts += [line(one.name), listed(["condition", *(column.label for column in self.columns)], rows)]
-        return card(self.sweep.title, *parts, *(line(f"failed: {label}: {why}") for label, why in self.failures))
+        failed = [line(f"failed: {self.labels(places)}: {why}") for places, why in self.failures]
+        return card(self.sweep.title, *parts, *failed)
 
     @property
     def folded(self) -> bool:
@@ -173,11 +177,27 @@ class ReadSweep:
         return tuple(columns)
 
     @cached_property
-    def failures(self) -> tuple[tuple[str, str], ...]:
-        """Each run that failed, or can't be read: its settings and why, in words."""
-        failed = [(at, one.error or "") for at, one in enumerate(self.sweep.members) if one.state == FAILED]
-        listed = sorted([*failed, *self.unread.items()])
-        return tuple((self.sweep.members[place].label, why) for place, why in listed)
+    def failed(self) -> Mapping[int, str]:
+        """Why each run failed, or can't be read, by its place among the members."""
+        found = {at: one.error or "" for at, one in enumerate(self.sweep.members) if one.state == FAILED}
+        return dict(sorted({**found, **self.unread}.items()))
+
+    @property
+    def failures(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        """Places of the runs that failed with the same words, and these."""
+        by_words: dict[str, list[int]] = {}
+        for place, why in self.failed.items():
+            by_words.setdefault(why, []).append(place)
+        return tuple((tuple(places), why) for why, places in by_words.items())
+
+    @property
+    def left(self) -> int:
+        """How many runs are yet to be done."""
+        return len(self.sweep.members) - len(self.runs) - len(self.failed)
+
+    def labels(self, places: Iterable[int]) -> str:
+        """Settings of some runs in a line."""
+        return "; ".join(self.sweep.members[place].label for place in places)
 
     @cached_property
     def tables(self) -> tuple[SweepTable, ...]:

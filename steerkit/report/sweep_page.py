@@ -13,9 +13,9 @@ from typing import Any, Final
 from steerkit.artifacts.files import remove_halves, write_whole
 from steerkit.artifacts.rundir import plain
 from steerkit.artifacts.sweeps import SweepMember, value_text
-from steerkit.errors import ArtifactError, counted
+from steerkit.errors import ArtifactError
 from steerkit.report.compare_page import render_beside
-from steerkit.report.sweep import FAILED, SEED, Cell, Column, ReadSweep, SweepTable, read_sweep
+from steerkit.report.sweep import SEED, Cell, Column, ReadSweep, SweepTable, read_sweep
 from steerkit.report.terminal import REPORT
 
 TEMPLATE: Final = "sweep.html.j2"
@@ -68,12 +68,10 @@ def render_sweep(found: ReadSweep) -> str:
         fixed={key: values[0] for key, values in found.sweep.over.items() if len(values) == 1},
         member=lambda place: found.sweep.members[place],
         called=lambda one: _called(found, one),
-        said=lambda place: found.unread.get(place),
         heat=_heat,
         spread=_spread,
         changed=_changed,
         value_text=value_text,
-        FAILED=FAILED,
         SEED=SEED,
         REPORT=REPORT,
     )
@@ -138,7 +136,9 @@ def comparison_of(found: ReadSweep) -> dict[str, Any]:
             }
             for one in found.tables
         ],
-        "failed": [{"settings": label, "error": why} for label, why in found.failures],
+        "failed": [
+            {"settings": dict(found.sweep.members[place].settings), "error": why} for place, why in found.failed.items()
+        ],
         "made_with": {one.key: dict(one.values) for one in found.made_with},
     }
 
@@ -181,12 +181,3 @@ def rows_as_csv(found: ReadSweep) -> str:
 
 def _field(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) and not isinstance(value, bool) else value_text(value)
-
-
-def told(found: ReadSweep) -> str:
-    """How a sweep ended, in a few words."""
-    of = counted(len(found.sweep.members), "run")
-    if len(found.runs) == len(found.sweep.members):
-        return f"{of}, all finished"
-    failed = f", {len(found.failures)} failed" if found.failures else ""
-    return f"{of}, {len(found.runs)} finished{failed}"
