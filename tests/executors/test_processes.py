@@ -21,9 +21,12 @@ from tests.executors import jobs
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are killed by signals")
 
 NOTES: list[str] = []
-WAITING = (
-    "import sys; from pathlib import Path; from tests.executors import jobs; jobs.begin_and_wait(Path(sys.argv[1]))"
-)
+WAITING = """\
+import sys
+from pathlib import Path
+from tests.executors import jobs
+jobs.begin_and_wait(Path(sys.argv[1]))
+"""
 
 
 @pytest.fixture(scope="module")
