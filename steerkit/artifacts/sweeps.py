@@ -85,7 +85,7 @@ def is_sweep(folder: Path) -> bool:
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
     """Write ``sweep.json``, whole or not at all."""
-    write_json(folder / SWEEP, sweep.model_dump(mode="json"))
+    write_json(folder / SWEEP, sweep.model_dump())
 
 
 def load_sweep(folder: Path) -> Sweep:

@@ -15,7 +15,10 @@ from steerkit.errors import SteerkitError, counted
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from steerkit.api.architecture import Layout
     from steerkit.artifacts.sweeps import Sweep
+    from steerkit.plan.places import Look
+    from steerkit.plan.planned.model import PlannedModel
     from steerkit.sweeping.sweep import Planned
 
 SOME_FAILED: Final = 3
@@ -115,18 +118,39 @@ def _planned(
 ) -> tuple[Planned, Sweep | None]:
     """The sweep that is asked for, with what is known of it where it is named by its directory."""
     from steerkit.artifacts.sweeps import is_sweep, load_sweep
+    from steerkit.cli.check import _look
     from steerkit.sweeping.axes import read_axes
     from steerkit.sweeping.sweep import plan_again, plan_sweep
 
+    look = _once(_look)
     if not is_sweep(Path(recipe)):
         axes, problems = read_axes(over)
-        return plan_sweep(recipe, axes, problems, settings, profile), None
+        return plan_sweep(recipe, axes, problems, settings, profile, look), None
     if over or settings or profile is not None or out is not None:
         raise SteerkitError(
             f"{recipe} is the directory of a sweep, which goes on as it was begun. Name its recipe for other values, "
             "or leave out --over, --set, --profile and --out."
         )
-    return plan_again(Path(recipe)), load_sweep(Path(recipe))
+    return plan_again(Path(recipe), look), load_sweep(Path(recipe))
+
+
+def _once(look: Look) -> Look:
+    """A model's modules are built once, however many runs have it, also where that tells nothing."""
+    known: dict[tuple[PlannedModel, str, bool], Layout | SteerkitError] = {}
+
+    def looked(model: PlannedModel, adapter: str, trust_remote_code: bool) -> Layout:
+        asked = (model, adapter, trust_remote_code)
+        if asked not in known:
+            try:
+                known[asked] = look(*asked)
+            except SteerkitError as error:
+                known[asked] = error
+        found = known[asked]
+        if isinstance(found, SteerkitError):
+            raise found
+        return found
+
+    return looked
 
 
 def _settle_terms(planned: Planned) -> None:
