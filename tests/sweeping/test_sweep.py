@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import steerkit
 from steerkit.artifacts.store import STORE
 from steerkit.artifacts.sweeps import load_sweep
 from steerkit.errors import ArtifactError, ExecutorError, RecipeError, SteerkitError, UnknownNameError
+from steerkit.executors.base import Call, Finished, Unit
+from steerkit.executors.chosen import Chosen
 from steerkit.run import run_recipe
 from steerkit.sweeping import jobs
 from steerkit.sweeping.sweep import LOCK, plan_sweep
@@ -136,11 +139,11 @@ def test_more_values_are_run_beside_those_that_are_there(
 
 
 def test_runs_share_what_they_have_in_common(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "conditions.warmer.0.add.coefficient"
+    steerkit.sweep(recipe, {key: [1]}, out=tmp_path / "sweep")
     done = carried(monkeypatch)
-    steerkit.sweep(recipe, {"conditions.warmer.0.add.coefficient": [1, 2]}, out=tmp_path / "sweep")
-    assert len({task.key for task in done}) == len(done)
-    twice = [title for title in {task.title for task in done} if len({t.key for t in done if t.title == title}) > 1]
-    assert {task.title for task in done} - set(twice) >= {"direction warmth", "condition baseline"}
+    steerkit.sweep(recipe, {key: [1, 2]}, out=tmp_path / "sweep")
+    assert {task.title for task in done} == {"condition warmer and 2 controls"}
 
 
 def test_what_is_changed_is_run_again(recipe: Path, tmp_path: Path) -> None:
@@ -230,13 +233,49 @@ def test_a_worker_that_does_not_see_the_directory_says_so(recipe: Path, tmp_path
 
 def test_workers_give_the_same_bytes(swept: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    over = {"model.source": [MODELS[0], REFUSED], "seed": [1, 2]}
-    steerkit.sweep(swept.parent / "small.yaml", over, out=out, executor="processes", workers=2, threads=1)
-    found = listed(out)["members"]
-    assert [one["state"] for one in found] == ["finished"] * 2 + ["failed"] * 2
-    for mine, theirs in zip(found[:2], listed(swept)["members"], strict=False):
-        for name in STABLE[:-1]:
-            assert (out / mine["run"] / name).read_bytes() == (swept / theirs["run"] / name).read_bytes(), name
+    over = {"model.source": [MODELS[0], REFUSED], "seed": [1]}
+    steerkit.sweep(swept.parent / "small.yaml", over, out=out, executor="processes", workers=1, threads=1)
+    mine, refused = listed(out)["members"]
+    assert (mine["state"], refused["state"]) == ("finished", "failed")
+    for name in STABLE[:-1]:
+        theirs = swept / listed(swept)["members"][0]["run"] / name
+        assert (out / mine["run"] / name).read_bytes() == theirs.read_bytes(), name
+
+
+class Elsewhere:
+    """Two workers: the one that was given something last is done first, and whatever has seed 2 kills its worker."""
+
+    size = 2
+
+    def __init__(self, most: list[int]) -> None:
+        self.most, self.held = most, list[Call]()
+
+    def hand(self, job: Unit | Call) -> None:
+        assert isinstance(job, Call)
+        self.held.append(pickle.loads(pickle.dumps(job)) and job)
+        self.most.append(len(self.held))
+
+    def finished(self) -> Finished:
+        job = self.held.pop()
+        if "seed=2" in job.name:
+            return Finished(
+                job, error=ExecutorError("seed=2: given up after 3 workers died of it (killed by SIGKILL).")
+            )
+        return Finished(job, job.function(*job.arguments))
+
+    def close(self) -> None:
+        self.most.append(-1)
+
+
+def test_workers_have_as_many_runs_as_they_are_and_one_that_is_lost_costs_its_run(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most: list[int] = []
+    monkeypatch.setattr(Chosen, "open_workers", lambda *args, **kwargs: Elsewhere(most))
+    found = steerkit.sweep(recipe, {"seed": [1, 2, 3]}, out=tmp_path / "sweep", executor="processes")
+    assert states(found.path) == {"seed=1": "finished", "seed=2": "failed", "seed=3": "finished"}
+    assert [why for *_, why in found.failures] == ["seed=2: given up after 3 workers died of it (killed by SIGKILL)."]
+    assert most == [1, 2, 2, -1], "two at a time, and closed in the end"
 
 
 # What is refused before anything is run
