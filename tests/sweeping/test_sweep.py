@@ -20,6 +20,8 @@ from steerkit.executors.base import Call, Finished, Unit
 from steerkit.executors.chosen import Chosen
 from steerkit.run import run_recipe
 from steerkit.sweeping import jobs
+from steerkit.sweeping.axes import axes_of, read_axes
+from steerkit.sweeping.members import notes_of
 from steerkit.sweeping.sweep import LOCK, plan_sweep
 from tests.small_run import STABLE, carried
 from tests.sweeping.small import MODELS, RECIPE, REFUSED, listed, states
@@ -295,6 +297,18 @@ def test_mistakes_of_all_runs_are_told_at_once_each_with_the_runs_that_have_it(r
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_note_is_told_once_with_the_runs_that_have_it(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("evaluate:", "  without: [{ablate: {direction: warmth}}]\nevaluate:"))
+
+    def look(*_: Any) -> Any:
+        raise SteerkitError("nothing is known.")
+
+    axes, problems = read_axes([f"model.source=tiny-random:llama,{REFUSED}", "seed=1,2"])
+    planned = plan_sweep(str(recipe), axes, problems, look=look)
+    told = [note for note in notes_of(planned.members, axes) if "nothing is known" in note]
+    assert len(told) == 1 and told[0].endswith(f"nothing is known. (model.source={REFUSED})")
+
+
 def test_two_runs_that_are_one_are_refused(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(RECIPE)
     with pytest.raises(RecipeError, match=r"control=false: is the same run as control="):
@@ -313,8 +327,6 @@ def test_a_directory_is_one_sweep_s_and_one_process_s(recipe: Path, tmp_path: Pa
 
 
 def test_its_directory_is_that_of_its_recipe_and_settings(recipe: Path) -> None:
-    from steerkit.sweeping.axes import axes_of
-
     def folder(over: dict[str, list[Any]], *overrides: str) -> Path:
         axes, problems = axes_of(over)
         return plan_sweep(str(recipe), axes, problems, overrides).folder
