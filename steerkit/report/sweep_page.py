@@ -85,7 +85,7 @@ def _called(found: ReadSweep, one: SweepMember) -> str:
 
 def _heat(table: SweepTable, cell: Cell) -> tuple[str, int] | None:
     """The colour of a cell and how deep it is, in percent: by its change, against the largest of the table."""
-    if cell.change is None or not table.reach:
+    if not cell.change:
         return None
     share = cell.change / table.reach
     return "above" if share > 0 else "below", round(_DEEPEST * abs(share) ** 0.8)
