@@ -93,6 +93,7 @@ def _run(
     with shown.bar.console.status("checking the recipe"):
         plan = plan_recipe(recipe, settings, Catalog.discover(), profile)
     require_places(out, store)
+    by.require(plan.loading)
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
         return execute(plan, out, shown, store=store, threads=threads, by=by, report=reported)

@@ -76,8 +76,13 @@ class Chosen:
         """
         if self.is_local:
             return
-        if self.name == "ray" and find_spec("ray") is None:
-            raise ExecutorError("Ray isn't installed. Install steerkit-torch[ray], or use --executor processes.")
+        if self.name == "ray":
+            if find_spec("ray") is None:
+                raise ExecutorError("Ray isn't installed. Install steerkit-torch[ray], or use --executor processes.")
+            if self.address is not None:
+                from steerkit.executors.clusters import require_answer
+
+                require_answer(self.address)
         kind, _, index = loading.device.partition(":")
         if index:
             raise ExecutorError(
