@@ -211,7 +211,9 @@ def _connect(address: str | None, cpus: int) -> bool:
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        # Left out, the address would be that of whatever cluster runs here already.
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        _hush(True)
         return True
     require_answer(address)
     try:
@@ -222,7 +224,15 @@ def _connect(address: str | None, cpus: int) -> bool:
             f"Can't connect to a Ray cluster at {address}: {told}. Begin one there with `ray start --head`, or leave "
             "the address out for one of this run's own."
         ) from error
+    _hush(True)
     return True
+
+
+def _hush(quiet: bool) -> None:
+    """Keep off the terminal what Ray says of workers that die: no setting does, and we say it ourselves."""
+    import ray
+
+    ray._private.worker._worker_logs_enabled = not quiet
 
 
 def require_answer(address: str) -> None:
@@ -255,6 +265,7 @@ def _leave(ours: bool) -> None:
         import ray
 
         ray.shutdown()
+        _hush(False)
 
 
 def _room(workers: int | None, device: str, threads: int, ours: bool) -> int:
