@@ -55,7 +55,7 @@ class ModelResolver(Resolver):
     def check_placement(self) -> None:
         """Where the model goes, and in which form: what says nothing against itself, and what its source takes."""
         section = self.recipe.model
-        for conflict in conflicts_of(section.placement, section.device, section.source):
+        for conflict in conflicts_of(section.placement, section.device):
             if not any(self.draft.lost("model", key) for key in conflict.beside):
                 self.complain(conflict.message, "model", conflict.key)
         try:

@@ -33,7 +33,7 @@ from steerkit.recipe.values import (
     TemplateArguments,
     Where,
 )
-from steerkit.types.placement import Placement
+from steerkit.types.placement import ModelPlacement
 from steerkit.types.special_tokens import InText
 
 SPLITS: Final = ("train", "validation", "test")
@@ -85,10 +85,10 @@ class ModelRecipe(Section):
     batch_tokens: Count = Field(default=4096, description="most tokens of a batch, padding included")
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> ModelPlacement:
         """Where the weights go, and in which form."""
         parallel = None if self.tensor_parallel == 1 else self.tensor_parallel
-        return Placement(self.device_map, self.offload_folder, parallel, self.quantization)
+        return ModelPlacement(self.device_map, self.offload_folder, parallel, self.quantization)
 
 
 class SplitRecipe(Section):

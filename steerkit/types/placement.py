@@ -6,9 +6,12 @@ Recipes and Python say it in the same words, and what contradicts itself is refu
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
+
+from steerkit.errors import counted
 
 DeviceMap: TypeAlias = str | Mapping[str, str]
 """A strategy of accelerate's, or devices by the paths of modules; "" is the whole model."""
@@ -52,7 +55,7 @@ _DEVICE: Final = re.compile(r"cpu|disk|cuda(?::[0-9]{1,3})?|[0-9]{1,3}")
 
 
 @dataclass(frozen=True)
-class Placement:
+class ModelPlacement:
     """Where weights go, and in which form. One that says nothing is a model on one device as the checkpoint has it.
 
     Args:
@@ -70,7 +73,7 @@ class Placement:
     @property
     def is_plain(self) -> bool:
         """Whether it says nothing."""
-        return self == Placement()
+        return self == ModelPlacement()
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,10 @@ def device_of_map(value: object) -> str | None:
     return f"cuda:{text}" if text.isdigit() else text
 
 
-def conflicts_of(placement: Placement, device: str, source: str) -> list[Conflict]:
-    """What a placement says against itself, or against the ``device`` and the ``source`` beside it."""
+def conflicts_of(placement: ModelPlacement, device: str) -> list[Conflict]:
+    """What a placement says against itself, or against the ``device`` beside it."""
     found: list[Conflict] = []
     mapped, parallel = placement.device_map, placement.tensor_parallel
-    if source.lower().endswith(".gguf"):
-        message = "the weights of a GGUF file are written out in full as it is read; name a folder with safetensors"
-        given = {"quantization": placement.quantization, "tensor_parallel": parallel}
-        found += [Conflict(key, ("source",), message) for key, value in given.items() if value is not None]
     if mapped is not None and device != "auto":
         found.append(
             Conflict("device", ("device_map",), "device_map says where each module goes; remove device, or device_map")
@@ -121,3 +120,64 @@ def conflicts_of(placement: Placement, device: str, source: str) -> list[Conflic
         message = "device_map puts nothing on disk; write disk for a module, or remove it"
         found.append(Conflict("offload_folder", ("device_map",), message))
     return found
+
+
+@dataclass(frozen=True)
+class PlacementFacts:
+    """Where the weights of a loaded model lie, and in which form, as far as that isn't one device as they are.
+
+    Args:
+        device_map: devices by module where there are several, or a disk; None where all is in one place.
+        tensor_parallel: over how many processes each weight is split; None for one.
+        quantization: ``method`` and every option of the quantiser's config as JSON values; None where there is none.
+        packages: versions of what places and quantises it.
+    """
+
+    device_map: Mapping[str, str] | None = None
+    tensor_parallel: int | None = None
+    quantization: Mapping[str, Any] | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; what isn't the case is left out."""
+        values: dict[str, Any] = {
+            "device_map": self.device_map,
+            "tensor_parallel": self.tensor_parallel,
+            "quantization": self.quantization,
+            "placement_packages": self.packages,
+        }
+        return {key: value for key, value in values.items() if value}
+
+
+def quantised_in_words(quantization: Mapping[str, Any]) -> str:
+    """A quantiser and what it makes of weights, as in ``torchao, Int8WeightOnlyConfig``."""
+    method, made = str(quantization.get(METHOD)), _kind_of_torchao(quantization)
+    if method == "bitsandbytes":
+        made = "8 bits" if quantization.get("load_in_8bit") else f"4 bits, {quantization.get('bnb_4bit_quant_type')}"
+    elif method == "quanto":
+        activations = quantization.get("activations")
+        made = f"{quantization.get('weights')} weights" + (f", {activations} activations" if activations else "")
+    elif made is None and (bits := quantization.get("bits", quantization.get("nbits"))) is not None:
+        made = f"{bits} bits"
+    return method if made is None else f"{method}, {made}"
+
+
+def rounds_activations(quantization: Mapping[str, Any]) -> bool:
+    """Whether a quantiser rounds what goes into a product too, by numbers that depend on all of it."""
+    method, kind = quantization.get(METHOD), _kind_of_torchao(quantization) or ""
+    eight_bits = method == "bitsandbytes" and bool(quantization.get("load_in_8bit"))
+    dynamic = method in ("fp8", "fbgemm_fp8", "mxfp8", "nvfp4", "bitnet", "fp_quant")
+    return eight_bits or dynamic or "Activation" in kind or bool(quantization.get("activations"))
+
+
+def _kind_of_torchao(quantization: Mapping[str, Any]) -> str | None:
+    default = (quantization.get("quant_type") or {}).get("default")
+    return str(default.get("_type")) if isinstance(default, Mapping) else None
+
+
+def lies_in_words(device_map: Mapping[str, str]) -> str:
+    """Where modules lie, as in ``3 modules on cpu and 2 on disk``."""
+    devices = Counter(device_map.values())
+    (first, n), *others = devices.items()
+    told = [f"{counted(n, 'module')} on {first}", *(f"{number} on {device}" for device, number in others)]
+    return " and ".join(told)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.sources import TINY
-from steerkit.types.placement import Placement
+from steerkit.types.placement import ModelPlacement
 from steerkit.types.special_tokens import InText
 
 
@@ -70,4 +70,4 @@ class PlannedLoading:
     trust_remote_code: bool = False
     accept_terms: bool = False
     batch_tokens: int = 4096
-    placement: Placement = field(default_factory=Placement)
+    placement: ModelPlacement = field(default_factory=ModelPlacement)
