@@ -83,6 +83,13 @@ class Chosen:
                 from steerkit.executors.clusters import require_answer
 
                 require_answer(self.address)
+        placement = loading.placement
+        if placement.tensor_parallel is not None or placement.device_map is not None:
+            spread = "tensor_parallel" if placement.tensor_parallel is not None else "device_map"
+            raise ExecutorError(
+                f"model.{spread} spreads one model over devices, and a worker has one device with a model of its own: "
+                "leave one of both out."
+            )
         kind, _, index = loading.device.partition(":")
         if index:
             raise ExecutorError(

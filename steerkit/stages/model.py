@@ -133,8 +133,7 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
     from steerkit.engine.loading.placed import facts_of_placement
 
     if (known := _known(live)) is not None:
-        mapped = known.facts.get("device_map")
-        adapter = plugin(adapter_of(plan, live))
+        mapped, adapter = known.facts.get("device_map"), plugin(adapter_of(plan, live))
         return _use(plan, known.key, known.device, known.dtype, adapter, mapped, known.weights_hash)
     config, generation = live.model.config, live.model.generation_config
     adapter, placed = plugin(adapter_of(plan, live)), facts_of_placement(live.model)
