@@ -58,9 +58,8 @@ def test_a_device_that_workers_cant_have_one_of_each(device: str, told: str) -> 
 )
 def test_a_model_that_takes_several_devices_is_refused(placement: ModelPlacement) -> None:
     loading = PlannedLoading("tiny-random:llama", placement=placement)
-    named().require(loading)
     for executor in ("processes", "ray"):
-        with pytest.raises(ExecutorError, match=r"spreads one model over devices|Ray isn't installed"):
+        with pytest.raises(ExecutorError, match="spreads one model over devices"):
             named(executor, 1).require(loading)
 
 
