@@ -63,7 +63,7 @@ def run_command(
     shown = _Shown(_bar())
     by = executor_named(executor, workers, address)
     try:
-        path = _run(recipe, settings or (), profile, out, store, threads, by, shown)
+        path = _run(recipe, settings or (), profile, out, shown, store=store, threads=threads, by=by)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(shown.kept) from None
     summary(path)
@@ -74,10 +74,11 @@ def _run(
     settings: Sequence[str],
     profile: str | None,
     out: Path,
+    shown: _Shown,
+    *,
     store: Path | None,
     threads: int | None,
     by: Chosen,
-    shown: _Shown,
 ) -> Path:
     from steerkit.bundled import settle_terms
     from steerkit.catalog import Catalog
@@ -93,6 +94,7 @@ def _run(
     with shown.bar.console.status("checking the recipe"):
         plan = plan_recipe(recipe, settings, Catalog.discover(), profile)
     require_places(out, store)
+    by.require(plan.loading)
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
         return execute(plan, out, shown, store=store, threads=threads, by=by, report=reported)

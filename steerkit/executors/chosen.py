@@ -76,8 +76,14 @@ class Chosen:
         """
         if self.is_local:
             return
-        if self.name == "ray" and find_spec("ray") is None:
-            raise ExecutorError("Ray isn't installed. Install steerkit-torch[ray], or use --executor processes.")
+        _require_one_device(loading)
+        if self.name == "ray":
+            if find_spec("ray") is None:
+                raise ExecutorError("Ray isn't installed. Install steerkit-torch[ray], or use --executor processes.")
+            if self.address is not None:
+                from steerkit.executors.clusters import require_answer
+
+                require_answer(self.address)
         kind, _, index = loading.device.partition(":")
         if index:
             raise ExecutorError(
@@ -177,6 +183,18 @@ def named(name: str | None = None, workers: int | None = None, address: str | No
         if not isinstance(address, str) or not address.strip():
             raise ExecutorError("The address of a Ray cluster is a text such as auto or 10.0.0.1:6379.")
     return Chosen(name, workers, address)
+
+
+def _require_one_device(loading: PlannedLoading) -> None:
+    """Raise for a model that is spread over devices: a worker has one, with a model of its own."""
+    placement = loading.placement
+    spread = {"tensor_parallel": placement.tensor_parallel, "device_map": placement.device_map}
+    named = next((name for name, value in spread.items() if value is not None), None)
+    if named is not None:
+        raise ExecutorError(
+            f"model.{named} spreads one model over devices, and a worker has one device with a model of its own: leave "
+            "one of both out."
+        )
 
 
 def _device(kind: str) -> str:

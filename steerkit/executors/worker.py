@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -91,6 +92,12 @@ class Worker:
     def __init__(self, tell: Callable[[Message], None]) -> None:
         self._bench = Bench(observer=_Teller(tell))
         self._inputs: dict[str, bytes] = {}
+
+        def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+            if issubclass(category, UserWarning):  # others are for developers
+                tell(Warned(str(message)))
+
+        warnings.showwarning = warn  # the process is a worker and nothing else
 
     def begin(self, hello: Hello) -> Ready:
         """Become what is asked for; says what that is."""
