@@ -75,7 +75,7 @@ def member(name: str | None, settings: dict[str, Any], state: str | None = None,
     )
 
 
-SEEDS = {"model.source": ["m", "refused", "later"], "seed": [1, 2]}
+SEEDS: dict[str, list[Any]] = {"model.source": ["m", "refused", "later"], "seed": [1, 2]}
 
 
 @pytest.fixture

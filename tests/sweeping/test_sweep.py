@@ -18,7 +18,8 @@ from steerkit.artifacts.sweeps import load_sweep
 from steerkit.errors import ArtifactError, ExecutorError, RecipeError, SteerkitError, UnknownNameError
 from steerkit.executors.base import Call, Finished, Unit
 from steerkit.executors.chosen import Chosen
-from steerkit.run import run_recipe
+from steerkit.plan import plan_recipe
+from steerkit.run import execute, run_recipe
 from steerkit.sweeping import jobs
 from steerkit.sweeping.axes import axes_of, read_axes
 from steerkit.sweeping.members import notes_of
@@ -26,7 +27,7 @@ from steerkit.sweeping.sweep import LOCK, plan_sweep
 from tests.small_run import STABLE, carried
 from tests.sweeping.small import MODELS, RECIPE, REFUSED, listed, states
 
-OVER = {"model.source": MODELS, "seed": [1, 2]}
+OVER: dict[str, list[Any]] = {"model.source": MODELS, "seed": [1, 2]}
 
 
 @pytest.fixture(autouse=True)
@@ -107,11 +108,10 @@ def test_numbers_for_other_programs_are_those_of_the_runs(swept: Path) -> None:
 def test_the_same_sweep_again_runs_what_failed_and_nothing_else(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = listed(swept)
     ran: list[int] = []
-    original = jobs.execute
 
     def counted(plan: Any, *args: Any, **kwargs: Any) -> Path:
         ran.append(plan.seed)
-        return original(plan, *args, **kwargs)
+        return execute(plan, *args, **kwargs)
 
     monkeypatch.setattr(jobs, "execute", counted)
     done = carried(monkeypatch)
@@ -166,7 +166,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     swept: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "sweep"
-    over = {"model.source": [MODELS[0]], "seed": [1, 2]}
+    over: dict[str, list[Any]] = {"model.source": [MODELS[0]], "seed": [1, 2]}
     with monkeypatch.context() as patch:
         before = carried(patch, dies_at=8)
         with pytest.raises(KeyboardInterrupt):
@@ -186,12 +186,10 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
 def test_what_no_user_causes_costs_its_run_and_says_where(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = jobs.execute
-
     def fails(plan: Any, *args: Any, **kwargs: Any) -> Path:
         if plan.seed == 1:
             raise ValueError("a <plugin> divides\nby zero")
-        return original(plan, *args, **kwargs)
+        return execute(plan, *args, **kwargs)
 
     monkeypatch.setattr(jobs, "execute", fails)
     found = steerkit.sweep(recipe, {"seed": [1, 2]}, out=tmp_path / "sweep")
@@ -215,11 +213,9 @@ def test_a_full_disk_ends_the_sweep(recipe: Path, tmp_path: Path, monkeypatch: p
 def test_a_run_of_another_recipe_than_was_checked_is_refused(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = jobs.plan_recipe
-
     def changed(*args: Any) -> Any:
         recipe.write_text(RECIPE.replace("3.0", "4.0"))
-        return original(*args)
+        return plan_recipe(*args)
 
     monkeypatch.setattr(jobs, "plan_recipe", changed)
     found = steerkit.sweep(recipe, {"seed": [1]}, out=tmp_path / "sweep")
@@ -235,7 +231,7 @@ def test_a_worker_that_does_not_see_the_directory_says_so(recipe: Path, tmp_path
 
 def test_workers_give_the_same_bytes(swept: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    over = {"model.source": [MODELS[0], REFUSED], "seed": [1]}
+    over: dict[str, list[Any]] = {"model.source": [MODELS[0], REFUSED], "seed": [1]}
     steerkit.sweep(swept.parent / "small.yaml", over, out=out, executor="processes", workers=1, threads=1)
     mine, refused = listed(out)["members"]
     assert (mine["state"], refused["state"]) == ("finished", "failed")
@@ -285,7 +281,7 @@ def test_workers_have_as_many_runs_as_they_are_and_one_that_is_lost_costs_its_ru
 
 def test_mistakes_of_all_runs_are_told_at_once_each_with_the_runs_that_have_it(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace("kl_divergence", "kl_divergance"))
-    over = {"model.source": ["tiny-random:llama", "tiny-random:nothing"], "seed": [1, "b", "c"]}
+    over: dict[str, list[Any]] = {"model.source": ["tiny-random:llama", "tiny-random:nothing"], "seed": [1, "b", "c"]}
     with pytest.raises(RecipeError) as caught:
         steerkit.sweep(recipe, over, out=tmp_path / "sweep")
     head, *lines = str(caught.value).splitlines()
