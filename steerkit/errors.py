@@ -148,6 +148,10 @@ class TryAgainError(SteerkitError):
         super().__init__(message)
 
 
+class ExecutorError(SteerkitError):
+    """Workers that can't be had, that differ from this process, or that are killed by a task each time."""
+
+
 class ArtifactError(SteerkitError):
     """A file of ours that is missing, damaged or from another version."""
 
