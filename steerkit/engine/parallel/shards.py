@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 import torch
 from torch import Tensor, nn
 
-from steerkit.errors import SiteError
+from steerkit.errors import SiteError, counted
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -53,6 +53,18 @@ def placed_as(value: Tensor, like: Tensor) -> Tensor:
     return cast("DTensor", value).redistribute(placements=cast("DTensor", like).placements)
 
 
+def placed_as_bias(value: Tensor, weight: Tensor) -> Tensor:
+    """A bias that every process has, cut as what its weight ``[out, in]`` puts out is; all of it in each where the
+    weight is cut along its input."""
+    if not is_sharded(weight):
+        return value
+    from torch.distributed.tensor import Replicate, Shard
+
+    sharded = cast("DTensor", weight)
+    cut = [Shard(0) if one.is_shard(0) else Replicate() for one in sharded.placements]
+    return cast("DTensor", _in_each(value, sharded.device_mesh)).redistribute(placements=cut)
+
+
 def rows_of(table: Tensor, ids: Tensor) -> Tensor:
     """``table[ids]``, ``[*, width]``, in every process alike, of which none needs to hold the whole table."""
     if not is_sharded(table):
@@ -64,6 +76,36 @@ def _in_each(value: Tensor, mesh: DeviceMesh) -> Tensor:
     from torch.distributed.tensor import DTensor, Replicate
 
     return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+# What processes have in common
+
+
+def mesh_of(model: nn.Module) -> DeviceMesh | None:
+    """The processes that hold a model together; None where this one holds all of it."""
+    found = next((one for one in model.parameters() if is_sharded(one)), None)
+    return None if found is None else cast("DTensor", found).device_mesh
+
+
+def of_each(value: Tensor, mesh: DeviceMesh) -> Tensor:
+    """``[processes, *]``: a value of one shape that each process has, side by side, in every process alike."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    given = value.detach()[None].contiguous().to(mesh.device_type)
+    return DTensor.from_local(given, mesh, [Shard(0)] * mesh.ndim, run_check=False).full_tensor()
+
+
+def in_every_process(model: nn.Module, holds: bool) -> bool:
+    """Whether something holds in every process that has a share of a model. Each of them has to ask."""
+    mesh = mesh_of(model)
+    return holds if mesh is None else bool(of_each(torch.tensor(holds), mesh).all())
+
+
+def shares_in_words(model: nn.Module) -> str:
+    """How a model is cut over processes, for what is known by it; empty where it isn't."""
+    named = [(name, one) for name, one in model.named_parameters() if is_sharded(one)]
+    cuts = [f"{name} {cast('DTensor', one).placements} {cast('DTensor', one).device_mesh.shape}" for name, one in named]
+    return "; ".join(cuts)
 
 
 # How a module is sharded
@@ -91,6 +133,28 @@ def is_fully_sharded(model: nn.Module, path: str) -> bool:
     parts = path.split(".") if path else []
     around = (".".join(parts[:depth]) for depth in range(len(parts) + 1))
     return any(isinstance(model.get_submodule(one), module.FSDPModule) for one in around)
+
+
+def cut_in_words(value: Tensor) -> str:
+    """How processes share a tensor: ``cut along axis 1 over 3 processes``."""
+    sharded = cast("DTensor", value)
+    axes = [str(one.dim) for one in sharded.placements if isinstance(getattr(one, "dim", None), int)]
+    cut = f"cut along axis {' and '.join(axes)}" if axes else "a copy in each"
+    return f"{cut} over {counted(sharded.device_mesh.size(), 'process', 'processes')}"
+
+
+def why_cut_otherwise(value: Tensor, path: str) -> str:
+    """Why a parameter isn't cut in one piece for each process, or is no plain numbers; empty where it is both."""
+    if not is_sharded(value):
+        return "" if type(value.data) is Tensor and value.is_floating_point() else f"{path} is of {value.dtype}"
+    from torch.distributed.tensor import Replicate, Shard
+
+    sharded = cast("DTensor", value)
+    if not all(type(one) in (Replicate, Shard) for one in sharded.placements):
+        told = ", ".join(map(str, sharded.placements))
+        return f"processes have pieces of {path} that don't lie side by side ({told})"
+    local = share_of(value)
+    return "" if type(local) is Tensor and local.is_floating_point() else f"{path} is a {type(local).__name__} of {local.dtype}"
 
 
 # Values that a process has a share of

@@ -1,0 +1,227 @@
+"""What one model on several processes is held to: the same model in one. Each case gives its largest error.
+
+Every process runs every case, in the same order; ``steps.py`` does so and says what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from steerkit.api.direction import Direction
+from steerkit.api.monitor import Monitor
+from steerkit.engine.parallel.shards import share_of
+from steerkit.session import ablate, add, gate
+from steerkit.session.model import LiveModel
+from steerkit.testing.oracle import oracle_logits
+from steerkit.types import Positions, Schedule, Site
+
+TEXTS: Final = ["the sun is out", "snow", "a long walk by the sea at noon", "tea"]
+Case = Callable[[LiveModel, LiveModel], float]
+CASES: Final[dict[str, Case]] = {}
+
+
+def case(function: Case) -> Case:
+    """List a case by its name."""
+    CASES[function.__name__] = function
+    return function
+
+
+def direction(live: LiveModel, site: str = "blocks.1.resid_pre", rank: int = 1, seed: int = 0) -> Direction:
+    width = live.layout.width(Site.parse(site))
+    vectors = torch.randn(rank, width, generator=torch.Generator().manual_seed(1000 + seed))
+    return Direction(0.3 * vectors, Site.parse(site), name=f"d{seed}")
+
+
+def ids_of(live: LiveModel, rows: int = 2, columns: int = 6) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(20, live.n_embeddings, (rows, columns), generator=generator)
+
+
+def logits(live: LiveModel, **kwargs: Any) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = live.forward(ids_of(live), **kwargs).logits
+    return found
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    """The largest difference; of what can't be compared, no number."""
+    if found.shape != expected.shape or not bool(found.isfinite().all()):
+        return float("inf")
+    return float((found.double() - expected.double()).abs().max())
+
+
+@contextmanager
+def unchanged(live: LiveModel) -> Iterator[None]:
+    """Raise unless the very same parameters are there afterwards, to the bit."""
+    before = {name: (one, share_of(one).clone()) for name, one in live.model.named_parameters(remove_duplicate=False)}
+    yield
+    for name, value in live.model.named_parameters(remove_duplicate=False):
+        kept, bits = before[name]
+        assert value is kept and torch.equal(share_of(value), bits), name
+
+
+def steered(alone: LiveModel, sharded: LiveModel, build: Callable[[LiveModel], Sequence[Any]], **how: Any) -> float:
+    """How far logits are apart under a condition, which leaves no trace."""
+    with alone.steer(*build(alone), mode=how.pop("against", "hook")):
+        expected = logits(alone)
+    before = logits(sharded)
+    with unchanged(sharded):
+        with sharded.steer(*build(sharded), **how):
+            found = logits(sharded)
+        assert torch.equal(logits(sharded), before)
+    assert apart(expected, logits(alone)) > 1e-2  # the condition does something
+    return apart(found, expected)
+
+
+@case
+def plain(alone: LiveModel, sharded: LiveModel) -> float:
+    return apart(logits(sharded), logits(alone))
+
+
+@case
+def self_test(alone: LiveModel, sharded: LiveModel) -> float:
+    from steerkit.engine.sites.selftest import self_test as test
+
+    report = test(sharded.model, sharded.layout)
+    report.raise_if_failed()
+    assert {"shares", "processes"} <= {check.name for check in report.checks}
+    assert sharded.behaviours == alone.behaviours and sharded.layout == alone.layout
+    return 0.0
+
+
+@case
+def capture(alone: LiveModel, sharded: LiveModel) -> float:
+    sites = [str(site) for site in alone.layout.sites()]
+    one, other = (live.capture(TEXTS, sites, ["last", "all"], progress=False) for live in (sharded, alone))
+    return max(apart(one[key].mean, other[key].mean) for key in other)
+
+
+@case
+def activations(alone: LiveModel, sharded: LiveModel) -> float:
+    sites = ["blocks.*.head_out", "blocks.*.resid_mid", "blocks.1.head_out[4]"]
+    one, other = (live.activations(TEXTS, sites, progress=False) for live in (sharded, alone))
+    return max(apart(one.flat(site), other.flat(site)) for site in other.sites)
+
+
+@case
+def lens(alone: LiveModel, sharded: LiveModel) -> float:
+    read = [live.logit_lens(live.activations(TEXTS, "blocks.*.resid_post", progress=False)) for live in (sharded, alone)]
+    return max(apart(read[0].flat(site), read[1].flat(site)) for site in read[1].sites)
+
+
+@case
+def add_hooked(alone: LiveModel, sharded: LiveModel) -> float:
+    return steered(alone, sharded, lambda live: [add(direction(live), coefficient=2.0)], mode="hook")
+
+
+@case
+def ablate_hooked(alone: LiveModel, sharded: LiveModel) -> float:
+    return steered(alone, sharded, lambda live: [ablate(direction(live, rank=2))], mode="hook")
+
+
+@case
+def ablate_interpreted(alone: LiveModel, sharded: LiveModel) -> float:
+    return steered(alone, sharded, lambda live: [ablate(direction(live))], mode="interpret")
+
+
+@case
+def ablate_folded(alone: LiveModel, sharded: LiveModel) -> float:
+    told = sharded.explain(ablate(direction(sharded)), mode="fold")
+    assert told.hooks == 0 and told.parameters == 1 + 2 * sharded.layout.n_layers, str(told)
+    return steered(alone, sharded, lambda live: [ablate(direction(live))], mode="fold")
+
+
+@case
+def add_folded(alone: LiveModel, sharded: LiveModel) -> float:
+    def build(live: LiveModel) -> list[Any]:
+        layers = range(1, live.layout.n_layers)
+        return [add(direction(live, f"blocks.{layer}.resid_pre", seed=layer), coefficient=2.0) for layer in layers]
+
+    told = sharded.explain(*build(sharded), mode="fold")
+    assert told.hooks == 0 and told.parameters == sharded.layout.n_layers - 1, str(told)
+    return steered(alone, sharded, build, mode="fold")
+
+
+@case
+def heads_hooked(alone: LiveModel, sharded: LiveModel) -> float:
+    def build(live: LiveModel) -> list[Any]:
+        one = add(direction(live, "blocks.1.head_out[4]"), coefficient=2.0)
+        return [one, ablate(direction(live, "blocks.0.head_out", rank=2), sites="blocks.0.head_out")]
+
+    return steered(alone, sharded, build, mode="hook")
+
+
+@case
+def heads_folded(alone: LiveModel, sharded: LiveModel) -> float:
+    def build(live: LiveModel) -> list[Any]:
+        one = add(direction(live, "blocks.1.head_out[4]"), coefficient=2.0)
+        return [one, ablate(direction(live, "blocks.0.head_out", rank=2), sites="blocks.0.head_out")]
+
+    told = sharded.explain(*build(sharded), mode="fold")
+    assert told.hooks == 0 and told.parameters == 2, str(told)
+    return steered(alone, sharded, build, mode="fold")
+
+
+@case
+def gated(alone: LiveModel, sharded: LiveModel) -> float:
+    def build(live: LiveModel) -> list[Any]:
+        shut = gate(direction(live, seed=3), above=0.0, site="blocks.1.resid_pre", at="token")
+        return [add(direction(live, seed=4), coefficient=3.0, sites="blocks.1.resid_post", gate=shut)]
+
+    return steered(alone, sharded, build)
+
+
+@case
+def scheduled_by_row(alone: LiveModel, sharded: LiveModel) -> float:
+    found = []
+    for live in (sharded, alone):
+        first = add(direction(live, seed=5), coefficient=3.0, schedule=Schedule.parse("linear(1, 0, 4)"))
+        shut = gate(direction(live, seed=3), above=0.0, site="blocks.1.resid_pre", at="prompt")
+        second = [ablate(direction(live, seed=6), positions=Positions.parse("generated")), add(direction(live), gate=shut)]
+        conditions = [[first], [], second, [first, *second]]
+        found.append(live.complete(TEXTS, max_new_tokens=6, steer=conditions))
+    assert found[0] == found[1]
+    return 0.0
+
+
+@case
+def generated(alone: LiveModel, sharded: LiveModel) -> float:
+    found = [live.generate(TEXTS, max_new_tokens=8) for live in (sharded, alone)]
+    assert found[0] == found[1]
+    return 0.0
+
+
+@case
+def monitored(alone: LiveModel, sharded: LiveModel) -> float:
+    read = []
+    for live in (sharded, alone):
+        monitor = Monitor("watch", direction(live), 0.0, sites=(Site.parse("blocks.1.resid_post"),))
+        read.append([torch.tensor(one.readings["watch"].values) for one in live.complete(TEXTS, monitors=[monitor])])
+    return max(apart(one, other) for one, other in zip(*read, strict=True))
+
+
+@case
+def prepared(alone: LiveModel, sharded: LiveModel) -> float:
+    def build(live: LiveModel) -> list[Any]:
+        return [ablate(direction(live)), add(direction(live, "blocks.1.head_out"), sites="blocks.1.head_out")]
+
+    with alone.steer(*build(alone), mode="hook"):
+        expected = logits(alone)
+    with sharded.prepare(build(sharded)), sharded.steer(*build(sharded)):
+        found = logits(sharded)
+    return apart(found, expected)
+
+
+@case
+def against_the_oracle(alone: LiveModel, sharded: LiveModel) -> float:
+    condition = [ablate(direction(sharded, rank=2)), add(direction(sharded, "blocks.0.head_out[1]"), coefficient=2.0)]
+    ids = ids_of(sharded)[0]
+    expected = oracle_logits(sharded, ids, condition)
+    with sharded.steer(*condition, mode="fold"):
+        found = logits(sharded)[0]
+    return apart(found, expected)
