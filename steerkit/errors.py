@@ -148,6 +148,10 @@ class TryAgainError(SteerkitError):
         super().__init__(message)
 
 
+class ParallelError(SteerkitError):
+    """Processes that can't run a model together, or one of them that fails and takes the others down."""
+
+
 class ArtifactError(SteerkitError):
     """A file of ours that is missing, damaged or from another version."""
 
