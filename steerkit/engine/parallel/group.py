@@ -10,6 +10,7 @@ import os
 import pickle
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,8 @@ T = TypeVar("T")
 LIMIT: Final = "STEERKIT_PARALLEL_LIMIT"
 """The variable that says for how many seconds processes wait for each other."""
 SECONDS: Final = 600.0
+LONGEST_PAUSE: Final = 0.05
+"""Seconds between two looks at whether a note is there."""
 
 
 @dataclass(frozen=True)
@@ -244,15 +247,12 @@ def connected(*, serve: bool = False) -> Store:
 
 
 def wait_for(store: Store, key: str) -> bytes:
-    """A note, as soon as it is there, however long that takes."""
-    import torch.distributed as dist
-
-    while True:
-        try:
-            store.wait([key], timedelta(seconds=1))
-        except dist.DistStoreError:
-            continue  # once a second, so that whoever interrupts this process is heard
-        return cast(bytes, store.get(key))
+    """A note, as soon as it is there, however long that takes: who interrupts this process meanwhile is heard."""
+    pause = 0.001
+    while not store.check([key]):
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+    return cast(bytes, store.get(key))
 
 
 def first_tells(compute: Callable[[], T]) -> T:
