@@ -152,6 +152,10 @@ class ParallelError(SteerkitError):
     """Processes that can't run a model together, or one of them that fails and takes the others down."""
 
 
+class ExecutorError(SteerkitError):
+    """Workers that can't be had, that differ from this process, or that are killed by a task each time."""
+
+
 class ArtifactError(SteerkitError):
     """A file of ours that is missing, damaged or from another version."""
 

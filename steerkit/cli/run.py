@@ -15,6 +15,8 @@ from steerkit.progress import Stage
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from steerkit.executors.chosen import Chosen
+
 
 def run_command(
     recipe: Annotated[str, typer.Argument(help="Path of a recipe, or the name of a shipped one, such as quickstart.")],
@@ -36,15 +38,32 @@ def run_command(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the process; PyTorch's own choice if not given.")
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads of each process; PyTorch's own choice if not given, shared among workers."
+        ),
+    ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Who carries it out: local (this process), processes, or ray."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Processes or actors; one for each GPU if not given, or two on the CPU."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A Ray cluster, or auto for this machine's; started here if not given."),
     ] = None,
 ) -> None:
     """Run a recipe: estimate directions, measure conditions and controls, write a report."""
+    from steerkit.executors.chosen import named as executor_named
     from steerkit.report import summary
 
     shown = _Shown(_bar())
+    by = executor_named(executor, workers, address)
     try:
-        path = _run(recipe, settings or (), profile, out, store, threads, shown)
+        path = _run(recipe, settings or (), profile, out, store, threads, by, shown)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(shown.kept) from None
     summary(path)
@@ -57,6 +76,7 @@ def _run(
     out: Path,
     store: Path | None,
     threads: int | None,
+    by: Chosen,
     shown: _Shown,
 ) -> Path:
     from steerkit.bundled import settle_terms
@@ -75,7 +95,7 @@ def _run(
     require_places(out, store)
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
-        return execute(plan, out, shown, store=store, threads=threads, report=reported)
+        return execute(plan, out, shown, store=store, threads=threads, by=by, report=reported)
 
 
 def _bar() -> Progress:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -71,13 +72,35 @@ def _key_and_folder(plan: Plan) -> tuple[str | None, Path | None]:
     return hash_of(depends), folder
 
 
-def _keep(plan: Plan, live: LiveModel, key: str, store: Store) -> None:
-    """Keep what a load found, where it comes back as it is."""
+def let_go(plan: Plan, live: LiveModel) -> LiveModel:
+    """The same model with its weights out of memory, for a process that hands its tasks to others.
+
+    They are loaded again should anything ask for them.
+    """
+    from steerkit.session.awaited import AwaitedModel
+
+    if isinstance(live, AwaitedModel):
+        return live
+    known = _found(plan, live)
+    chat = prompted(plan.loading, live.tokenizer)
+    loading = partial(_load_again, plan, known)
+    return AwaitedModel(known, live.tokenizer, live.source, chat, live.batch_tokens, loading)
+
+
+def _load_again(plan: Plan, known: Known) -> PreTrainedModel:
+    live = load(plan)
+    if model_use(plan, live).key != known.key:
+        raise ModelError(f"{plan.loading.source} has changed since the run began. Start it again.")
+    return live.model
+
+
+def _found(plan: Plan, live: LiveModel) -> Known:
+    """What a load found."""
     from steerkit.engine.loading.configs import config_values
     from steerkit.session.awaited import Known
 
     facts = {name: value for name, value in facts_of(live).items() if name != "source"}
-    known = Known(
+    return Known(
         model_use(plan, live).key,
         facts,
         live.layout,
@@ -92,6 +115,11 @@ def _keep(plan: Plan, live: LiveModel, key: str, store: Store) -> None:
         str(live.model.dtype).removeprefix("torch."),
         live.weights_hash,
     )
+
+
+def _keep(plan: Plan, live: LiveModel, key: str, store: Store) -> None:
+    """Keep what a load found, where it comes back as it is."""
+    known = _found(plan, live)
     # In their order, in which provenance.json lists them too: a run that goes on has the bytes of one that was whole.
     content = json.dumps(asdict(known)).encode()
     if _read(content) == known:

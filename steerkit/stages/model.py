@@ -15,6 +15,7 @@ import steerkit
 from steerkit.api.hookspecs import ArchitectureSpec, Spec
 from steerkit.artifacts.keys import hash_of
 from steerkit.artifacts.provenance import code_hash, folder_hash, tokenizer_hash, versions
+from steerkit.errors import ModelError
 from steerkit.plan import Plan
 from steerkit.stages.tasks import ModelUse, Plugin
 
@@ -76,6 +77,11 @@ def load_use(use: ModelUse) -> LiveModel:
         trust_remote_code=wanted.trust_remote_code,
         accept_terms=wanted.accept_terms,
     )
+    if use.weights is not None and loaded.weights_hash != use.weights:
+        raise ModelError(
+            f"The weights of {wanted.source} that a worker loads aren't those that this run began with. Give every "
+            "machine the same files, and start again where they changed."
+        )
     adapter = ArchitectureSpec(use.adapter.name, "", use.adapter.implementation)
     chat = prompted(wanted, loaded.tokenizer)
     return live_model(loaded, adapter, chat, wanted.batch_tokens)
@@ -121,7 +127,7 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
     from steerkit.engine.loading.configs import config_values
 
     if (known := _known(live)) is not None:
-        return _use(plan, known.key, known.device, known.dtype, plugin(adapter_of(plan, live)))
+        return _use(plan, known.key, known.device, known.dtype, plugin(adapter_of(plan, live)), known.weights_hash)
     config, generation = live.model.config, live.model.generation_config
     adapter = plugin(adapter_of(plan, live))
     on_cpu = live.device.type == "cpu"
@@ -143,14 +149,15 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
         "batch_tokens": live.batch_tokens,
         **dependencies(),
     }
-    return _use(plan, hash_of(depends), str(live.device), str(live.model.dtype).removeprefix("torch."), adapter)
+    dtype = str(live.model.dtype).removeprefix("torch.")
+    return _use(plan, hash_of(depends), str(live.device), dtype, adapter, live.weights_hash)
 
 
-def _use(plan: Plan, key: str, device: str, dtype: str, adapter: Plugin) -> ModelUse:
+def _use(plan: Plan, key: str, device: str, dtype: str, adapter: Plugin, weights: str | None) -> ModelUse:
     import torch
 
     # What auto came to is part of the key; a worker is told it, since its own machine might choose another.
-    return ModelUse(key, replace(plan.loading, device=device, dtype=dtype), adapter, torch.get_num_threads())
+    return ModelUse(key, replace(plan.loading, device=device, dtype=dtype), adapter, torch.get_num_threads(), weights)
 
 
 def _known(live: LiveModel) -> Known | None:
