@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from steerkit.artifacts.keys import hash_of
+from steerkit.artifacts.provenance import versions
 from steerkit.artifacts.store import Store
 from steerkit.errors import ModelError
 from steerkit.plan import Plan
 from steerkit.progress import Observer, Stage
 from steerkit.stages.model import code_of, dependencies, facts_of, load, model_use, prompted
+from steerkit.types.placement import METHOD, METHODS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,18 +61,30 @@ def _key_and_folder(plan: Plan) -> tuple[str | None, Path | None]:
     folder = folder_of(wanted.source)
     if folder is None or wanted.trust_remote_code or wanted.revision is not None:
         return None, None
+    placement = wanted.placement
+    if isinstance(placement.device_map, str) or placement.tensor_parallel is not None:
+        return None, None  # where weights go depends on the room that there is now, and on other processes
     adapters = [plan.adapters.get("architecture", name) for name in plan.adapters.names("architecture")]
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     depends = {
         "kept": "model",
         "files": hashes_of(folder),
-        "loading": replace(wanted, source="", accept_terms=False),
+        "loading": replace(
+            wanted, source="", accept_terms=False, placement=replace(placement, offload_folder=None)
+        ),
+        "quantiser": _quantiser(placement.quantization),
         "adapters": [[spec.name, code_of(spec)] for spec in adapters],
         "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), gpus],
         "threads": torch.get_num_threads(),
         **dependencies(),
     }
     return hash_of(depends), folder
+
+
+def _quantiser(quantization: Mapping[str, Any] | None) -> dict[str, str | None]:
+    """The version of the package that quantises; nothing where nothing is quantised."""
+    package = None if quantization is None else METHODS.get(str(quantization[METHOD]))
+    return {} if package is None else dict(versions((package,)))
 
 
 def let_go(plan: Plan, live: LiveModel) -> LiveModel:

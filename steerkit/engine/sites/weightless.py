@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerkit.api.architecture import ArchitectureAdapter, Layout
-from steerkit.engine.loading.load import class_for
+from steerkit.engine.loading.kinds import class_for
 from steerkit.engine.sites.layout_memory import layout_of
 from steerkit.errors import ModelError, SteerkitError
 from steerkit.sources import TINY
