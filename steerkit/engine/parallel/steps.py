@@ -50,7 +50,12 @@ class Steps:
     def __init__(self, launched: Launched, speak: Callable[[str], None]) -> None:
         self.rank, self.world = launched.rank, launched.world
         self._store, self._speak = store_of(launched), speak
-        self._number, self._failing, self._told = 0, False, False
+        self._number, self._failing, self._speaker = 0, False, 0
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process says why all of them end: where the first one, which would, is gone."""
+        return self.rank == self._speaker
 
     # What comes next
 
@@ -138,6 +143,7 @@ class Steps:
 
     def _of_missing(self, reports: Sequence[str | None], error: BaseException | None) -> str:
         gone = [str(rank) for rank, one in enumerate(reports) if one is None]
+        self._speaker = next((rank for rank, one in enumerate(reports) if one is not None), self.rank)
         who = f"{'Process' if len(gone) == 1 else 'Processes'} {listed(gone)} of {self.world}"
         slow = error is None or "timed out" in str(error).lower() or "timeout" in str(error).lower()
         if slow:
@@ -170,7 +176,6 @@ class Steps:
             signal.signal(signal.SIGTERM, before)
 
     def _on_end(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
         if not self._failing:
             self._failing = True
             raise ToldToEnd
@@ -191,11 +196,13 @@ class Steps:
     def _watch(self, store: Store, over: threading.Event) -> None:
         with suppress(RuntimeError):  # who served the notes is gone, and with it all that could be told
             while not over.wait(_LOOK):
-                if store.check([_FAILED]):
-                    if over.wait(2 * PATIENCE):
-                        return
-                    self._speak(store.get(_FAILED).decode())
+                if not store.check([_FAILED]):
+                    continue
+                if not over.wait(2 * PATIENCE):
+                    if self.speaks:
+                        self._speak(store.get(_FAILED).decode())
                     leave()
+                return
 
 
 _LOOK: Final = 1.0
