@@ -90,19 +90,19 @@ class Steps:
         with self._heard():
             try:
                 value = run()
+                self._report("")
+                reports = self._reports(seconds_to_wait())
             except (Exception, ToldToEnd) as error:
                 self._failing = True
                 self._end_unless_all_failed(error)
                 if isinstance(error, ToldToEnd):
-                    raise KeyboardInterrupt from None  # nobody else is the reason
+                    raise KeyboardInterrupt from None  # no other process is the reason
                 self._failing = False
                 raise
-            self._report("")
-            others = self._reports(seconds_to_wait())
-            failed = [rank for rank, said in enumerate(others) if said]
-            if failed or None in others:
+            failed = [rank for rank, said in enumerate(reports) if said]
+            if failed or None in reports:
                 self._failing = True
-                self._all_end(self._sentence_of(failed, others) if failed else self._of_missing(others, None))
+                self._all_end(self._sentence_of(failed, reports) if failed else self._of_missing(reports, None))
             return value
 
     def _report(self, said: str) -> None:
