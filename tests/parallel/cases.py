@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from steerkit.api.direction import Direction
+from steerkit.api.estimator import PlacedUpdate
+from steerkit.api.intervention import Affine
 from steerkit.api.monitor import Monitor
 from steerkit.engine.parallel.shards import share_of
+from steerkit.engine.reading.handle import Handle
 from steerkit.session import ablate, add, gate
 from steerkit.session.model import LiveModel
 from steerkit.testing.oracle import oracle_logits
-from steerkit.types import Positions, Schedule, Site
+from steerkit.types import Positions, Schedule, Site, as_examples
 
 TEXTS: Final = ["the sun is out", "snow", "a long walk by the sea at noon", "tea"]
 Case = Callable[[LiveModel, LiveModel], float]
@@ -201,7 +204,7 @@ def monitored(alone: LiveModel, sharded: LiveModel) -> float:
     read = []
     for live in (sharded, alone):
         monitor = Monitor("watch", direction(live), 0.0, sites=(Site.parse("blocks.1.resid_post"),))
-        read.append([torch.tensor(one.readings["watch"].values) for one in live.complete(TEXTS, monitors=[monitor])])
+        read.append([torch.tensor(one.readings["watch"].values) for one in live.complete(TEXTS, max_new_tokens=4, monitors=[monitor])])
     return max(apart(one, other) for one, other in zip(*read, strict=True))
 
 
@@ -215,6 +218,51 @@ def prepared(alone: LiveModel, sharded: LiveModel) -> float:
     with sharded.prepare(build(sharded)), sharded.steer(*build(sharded)):
         found = logits(sharded)
     return apart(found, expected)
+
+
+@case
+def sampled(alone: LiveModel, sharded: LiveModel) -> float:
+    import torch.distributed as dist
+
+    torch.manual_seed(dist.get_rank())  # processes that draw by themselves draw otherwise
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, sharded.generate(TEXTS, max_new_tokens=8, do_sample=True, temperature=2.0))
+    assert every[0] == every[1] == every[2]
+    return 0.0
+
+
+@case
+def attributed_to_heads(alone: LiveModel, sharded: LiveModel) -> float:
+    from steerkit.engine.reading.heads import HeadReader, attention_to, head_maps
+    from steerkit.engine.reading.last import read_last_tokens
+
+    found = []
+    unit = torch.nn.functional.normalize(direction(alone).vectors[0].double(), dim=0)
+    for live in (sharded, alone):
+        rendered = live.rendered(TEXTS)
+        maps, refused = head_maps(live)
+        assert not refused
+        reader = HeadReader(live, maps, unit, len(TEXTS))
+        read_last_tokens(live, rendered, reader.takers())
+        looked = attention_to(live, rendered, [[(0, 2)]] * len(TEXTS), [(1, 0), (1, 5)])
+        assert looked is not None
+        found.append(torch.cat([*(reader.shares[layer].flatten() for layer in maps), looked.flatten()]))
+    return apart(*found)
+
+
+@case
+def learned_by_gradients(alone: LiveModel, sharded: LiveModel) -> float:
+    found = []
+    for live in (sharded, alone):
+        vector = direction(live).vectors[0].clone().requires_grad_(True)
+        heads = direction(live, "blocks.1.head_out").vectors[0].clone().requires_grad_(True)
+        updates = [PlacedUpdate(Affine(bias=vector), Site("resid_pre", 1)), PlacedUpdate(Affine(bias=heads), Site("head_out", 1))]
+        run = Handle(live, 0).run(as_examples(TEXTS), updates)
+        run.next_token_logits.log_softmax(-1)[:, 40].sum().backward()
+        assert vector.grad is not None and heads.grad is not None
+        found.append(torch.cat([vector.grad, heads.grad]))
+    assert float(found[1].abs().max()) > 1e-3
+    return apart(*found)
 
 
 @case

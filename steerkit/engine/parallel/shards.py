@@ -187,8 +187,6 @@ class Input:
 
     def gathered(self, value: Tensor) -> Tensor:
         """``[*, width]`` from this process's ``[*, share]``, in every process alike; gradients go back to shares."""
-        from torch.distributed.tensor import DTensor, Shard
-
         if value.shape[-1] == self.width:
             return value
         if value.shape[-1] * self.processes != self.width:
@@ -196,7 +194,13 @@ class Input:
                 f"A process is given {value.shape[-1]} of {self.width} values of a token, of {self.processes} "
                 "processes: shares of unequal size can't be put together. Use another number of processes."
             )
-        return DTensor.from_local(value, self._mesh, [Shard(-1)], run_check=False).full_tensor()
+        return self.side_by_side(value, -1)
+
+    def side_by_side(self, value: Tensor, axis: int) -> Tensor:
+        """Shares of equal size of all processes along an axis, in every process alike."""
+        from torch.distributed.tensor import DTensor, Shard
+
+        return DTensor.from_local(value, self._mesh, [Shard(axis)], run_check=False).full_tensor()
 
     def share(self, value: Tensor, like: Tensor) -> Tensor:
         """This process's share of a whole value, as wide as ``like``."""
