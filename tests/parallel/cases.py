@@ -204,8 +204,10 @@ def monitored(alone: LiveModel, sharded: LiveModel) -> float:
     read = []
     for live in (sharded, alone):
         monitor = Monitor("watch", direction(live), 0.0, sites=(Site.parse("blocks.1.resid_post"),))
-        read.append([torch.tensor(one.readings["watch"].values) for one in live.complete(TEXTS, max_new_tokens=4, monitors=[monitor])])
-    return max(apart(one, other) for one, other in zip(*read, strict=True))
+        written = live.completions(TEXTS, max_new_tokens=4, monitors=[monitor])
+        read.append(torch.tensor([value for one in written for value in one.readings["watch"].values]))
+    assert torch.equal(read[0].isnan(), read[1].isnan())  # of the last token, which no pass has read
+    return apart(read[0].nan_to_num(), read[1].nan_to_num())
 
 
 @case
@@ -273,3 +275,51 @@ def against_the_oracle(alone: LiveModel, sharded: LiveModel) -> float:
     with sharded.steer(*condition, mode="fold"):
         found = logits(sharded)[0]
     return apart(found, expected)
+
+
+@case
+def a_bias_for_each_process_is_found(alone: LiveModel, sharded: LiveModel) -> float:
+    from transformers.distributed import tensor_parallel
+
+    from steerkit.engine.sites.selftest import self_test as test
+
+    style: Any = tensor_parallel.RowwiseParallel
+    own = style.context_around_forward
+    style.context_around_forward = tensor_parallel.TensorParallelLayer.context_around_forward
+    try:
+        assert "shares" in test(sharded.model, sharded.layout).failed
+    finally:
+        style.context_around_forward = own
+    assert test(sharded.model, sharded.layout).passed
+    return 0.0
+
+
+@case
+def a_process_with_weights_of_its_own_is_found(alone: LiveModel, sharded: LiveModel) -> float:
+    import torch.distributed as dist
+
+    from steerkit.engine.sites.selftest import self_test as test
+
+    norm = sharded.model.get_submodule("model.norm").weight
+    kept = norm.detach().clone()
+    try:
+        if dist.get_rank() == 1:
+            with torch.no_grad():
+                norm.mul_(1.01)
+        assert "processes" in test(sharded.model, sharded.layout).failed
+    finally:
+        with torch.no_grad():
+            norm.copy_(kept)
+    return 0.0
+
+
+def nothing_folds(alone: LiveModel, sharded: LiveModel) -> float:
+    """FSDP gathers parameters for each pass, so that a fold would be lost: it isn't done, and that is said."""
+    told = sharded.explain(ablate(direction(sharded)), mode="fold")
+    assert told.parameters == 0 and "FSDP gathers the parameters" in str(told), str(told)
+    return steered(alone, sharded, lambda live: [ablate(direction(live))], mode="fold")
+
+
+_KINDS: Final = ("plain", "capture", "ablate_hooked", "heads_hooked", "scheduled_by_row", "learned_by_gradients")
+ALIKE: Final[dict[str, Case]] = {**{name: CASES[name] for name in _KINDS}, "nothing_folds": nothing_folds}
+"""The cases of a model whose parameters every process gathers for its passes (FSDP)."""

@@ -1,4 +1,4 @@
-"""One of several processes: loads a model in shares and alone, runs the cases, and says what came of each.
+"""One of several processes: loads a model in shares and alone, runs the cases, and writes what came of each.
 
     torchrun --nproc-per-node 3 tests/parallel/steps.py FOLDER RESULTS [CASE ...]
 """
@@ -10,10 +10,11 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
-from tests.parallel.cases import CASES
+from tests.parallel.cases import ALIKE, CASES
 
 
 def main(folder: str, results: str, *names: str) -> None:
@@ -22,27 +23,29 @@ def main(folder: str, results: str, *names: str) -> None:
 
     from steerkit.session import load_model, wrap
 
-    model = AutoModelForCausalLM.from_pretrained(folder, distributed_config=DistributedConfig(tp_size=3))
-    sharded, alone = wrap(model, AutoTokenizer.from_pretrained(folder)), load_model(folder)
-    found = {}
-    for name in names or CASES:
-        began = time.perf_counter()
-        try:
-            found[name] = {"error": CASES[name](alone, sharded)}
-        except Exception:
-            found[name] = {"failed": traceback.format_exc()}
-        found[name]["seconds"] = time.perf_counter() - began
-        every = [None] * dist.get_world_size()
-        dist.all_gather_object(every, found[name])
-        found[name]["ranks"] = every
-    Path(f"{results}.{dist.get_rank()}").write_text(json.dumps(found))
+    cut = load_model(folder, tensor_parallel=3)
+    alone = load_model(folder, self_test=False)
+    found = {name: told(name, alone, cut) for name in CASES if name in (names or CASES)}
+    gathered: Any = AutoModelForCausalLM.from_pretrained(folder, distributed_config=DistributedConfig(fsdp_size=3))
+    whole = wrap(gathered, AutoTokenizer.from_pretrained(folder))
+    found |= {f"fsdp_{name}": told(name, alone, whole) for name in ALIKE if f"fsdp_{name}" in (names or [f"fsdp_{name}"])}
     if dist.get_rank() == 0:
-        for name, one in found.items():
-            print(f"{name:22} {one['seconds']:6.2f}", one.get("failed") or one["error"])
-            for other in one["ranks"]:
-                if other.get("failed") and not one.get("failed"):
-                    print("   other:", other["failed"])
+        Path(results).write_text(json.dumps(found))
     dist.destroy_process_group()
+
+
+def told(name: str, alone: Any, shared: Any) -> list[dict[str, Any]]:
+    """What a case came to in each process."""
+    began = time.perf_counter()
+    here: dict[str, Any] = {}
+    try:
+        here["error"] = {**CASES, **ALIKE}[name](alone, shared)
+    except Exception:
+        here["failed"] = traceback.format_exc()
+    here["seconds"] = time.perf_counter() - began
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, here)
+    return every
 
 
 if __name__ == "__main__":

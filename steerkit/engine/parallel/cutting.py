@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerkit.engine.parallel.group import join
-from steerkit.errors import ModelError, counted
+from steerkit.errors import ModelError, UnsupportedModelError, counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -29,11 +29,22 @@ def cut_over(processes: int | None, config: PreTrainedConfig, kind: Any, source:
     if processes is None:
         return {}
     require_plan(processes, config, kind, source)
-    device = torch._C._get_accelerator().type
-    join(processes, "cuda" if device == "cuda" else "cpu")
+    # Transformers puts shares on GPUs wherever there are some.
+    join(processes, "cuda" if torch.cuda.is_available() else "cpu")
     from transformers.distributed import DistributedConfig
 
     return {"distributed_config": DistributedConfig(tp_size=processes)}
+
+
+def require_no_stages(model: Any) -> None:
+    """Raise ``UnsupportedModelError`` for a model of whose blocks each process has others: no process has all sites."""
+    stages = getattr(getattr(model.config, "distributed_config", None), "pp_size", None) or 1
+    if stages > 1:
+        raise UnsupportedModelError(
+            f"This model is cut into {counted(stages, 'pipeline stage')}: a process has some of its blocks and passes the stream "
+            "on, so no process could read or write at all sites. Cut each weight instead (tensor_parallel), spread the "
+            "blocks over the devices of one process (device_map), or shard it by FSDP."
+        )
 
 
 def require_plan(processes: int, config: Any, kind: Any, source: str) -> None:

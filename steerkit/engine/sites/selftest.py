@@ -21,7 +21,7 @@ from steerkit.engine.sites.offloaded import require_in_parts
 from steerkit.engine.sites.selftest_heads import check_heads_apart
 from steerkit.engine.sites.selftest_mixing import check_mixing
 from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
-from steerkit.engine.sites.selftest_shares import agreed, check_processes, check_shares
+from steerkit.engine.sites.selftest_shares import agreed, check_together
 from steerkit.engine.sites.selftest_sums import (
     check_block_sum,
     check_coverage,
@@ -152,8 +152,7 @@ def _run_checks(on: Bench) -> list[Check]:
         return found
     found += [
         _check_zero_update(on, plain, trace),
-        check_processes(on, plain),
-        check_shares(on),
+        *check_together(on, plain, trace),
         check_block_sum(on, trace),
         check_resid_chain(on, trace),
         check_embed(on, trace),

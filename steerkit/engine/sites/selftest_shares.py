@@ -10,24 +10,48 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from steerkit.engine.parallel.shards import mesh_of, of_each, placed_as_bias, share_of, sharded_input
 from steerkit.engine.sites.checks import Check, Finding, compare, result
-from steerkit.engine.sites.selftest_passes import Bench
+from steerkit.engine.sites.selftest_passes import Bench, Trace
 from steerkit.engine.sites.taps import first_of, submodule
+from steerkit.types import RESID_POST, Site
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
-def check_processes(on: Bench, plain: Tensor) -> Check:
-    """Whether every process comes to the same logits, bit for bit: each decides by its own what to do next."""
-    meaning = "every process that has a share of the model gets the same logits, bit for bit"
+def check_together(on: Bench, plain: Tensor, trace: Trace) -> tuple[Check, ...]:
+    """What is asked of a model on several processes; nothing of one that a single process has.
+
+    Args:
+        on: the bench.
+        plain: logits of a pass with nothing on the model.
+        trace: of a pass that keeps every value.
+    """
     mesh = mesh_of(on.model)
-    if mesh is None:
-        return Check("processes", meaning, True, detail="One process has all of the model.")
-    every = of_each(plain, mesh)
-    return result("processes", meaning, [compare(f"process {at}", one, every[0], 0.0) for at, one in enumerate(every)])
+    return () if mesh is None else (_check_processes(on, plain, trace, mesh), _check_shares(on))
+
+
+def _check_processes(on: Bench, plain: Tensor, trace: Trace, mesh: DeviceMesh) -> Check:
+    """Whether every process has the same stream and logits, bit for bit: each decides by its own what to do next.
+
+    The stream is compared as well, since processes may put logits together of what each makes of its own stream.
+    """
+    meaning = "every process that has a share of the model has the same stream and logits, bit for bit"
+    last = trace[Site(RESID_POST, on.layout.n_layers - 1)]
+    kinds = {"last stream": last, "final norm": on.run(), "logits": plain}
+    return result("processes", meaning, [found for kind, value in kinds.items() for found in _alike(kind, value, mesh)])
+
+
+def _alike(kind: str, value: Tensor, mesh: DeviceMesh) -> Iterator[Finding]:
+    every = of_each(value, mesh)
+    for place, one in enumerate(every):
+        yield compare(f"process {place}: the {kind}", one, every[0], 0.0)
 
 
 def agreed(on: Bench, checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -45,7 +69,7 @@ def _as_elsewhere(check: Check, passed: Sequence[bool]) -> Check:
     return replace(check, passed=False, max_abs_error=math.inf, detail=f"It fails in process {passed.index(False)}.")
 
 
-def check_shares(on: Bench) -> Check:
+def _check_shares(on: Bench) -> Check:
     """Whether a bias of a projection of which each process has a share is added once."""
     meaning = "a bias that is put into a projection of which each process has a share is added once"
     paths = {path for block in on.layout.blocks for writer in block.writers for path in writer.projections}
