@@ -4,6 +4,7 @@
 #   make install      the environment alone, and the embedded model into the cache: all that follows works offline
 #   make test         the environment if needed, then the tests
 #   make test-slow    the tests that take minutes or build packages
+#   make test-parallel one model on three processes (torchrun, gloo), a few minutes
 #   make lint         style, types, import contracts
 #   make reference    docs/reference, from docstrings and specs
 #   make bench        benchmarks, as ratios
@@ -30,7 +31,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out peers organism robustness decoders,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow lint reference bench bench-peers clean
+.PHONY: install quickstart test test-slow test-parallel lint reference bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -59,6 +60,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Three processes on one model: whole runs, and SmolLM2 by tensor parallelism and FSDP.
+test-parallel: install
+	$(BIN)/python -m pytest -m parallel tests/parallel $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
