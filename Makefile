@@ -6,6 +6,7 @@
 #   make test-slow    the tests that take minutes or build packages
 #   make test-llamacpp  control vectors and folded checkpoints against llama.cpp: its build takes minutes, once
 #   make test-ray     the tests of runs on a Ray cluster, in an environment of their own (.venv-ray, 1 GB)
+#   make test-parallel one model on three processes (torchrun, gloo), a few minutes
 #   make lint         style, types, import contracts
 #   make reference    docs/reference, from docstrings and specs
 #   make bench        benchmarks, as ratios
@@ -33,7 +34,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out peers organism robustness decoders,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow test-ray test-llamacpp lint reference bench bench-peers clean
+.PHONY: install quickstart test test-slow test-parallel test-ray test-llamacpp lint reference bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -83,6 +84,10 @@ endif
 test-ray: export OMP_NUM_THREADS := 1
 test-ray: $(RAY)/.installed
 	$(RAY)/bin/python -m pytest -m ray tests/executors $(PYTEST_ARGS)
+
+# Three processes on one model: whole runs, and SmolLM2 by tensor parallelism and FSDP.
+test-parallel: install
+	$(BIN)/python -m pytest -m parallel tests/parallel $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

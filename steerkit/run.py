@@ -18,6 +18,7 @@ from steerkit.artifacts.unchosen import unchosen
 from steerkit.catalog import Catalog
 from steerkit.errors import NoCandidateError, SteerkitError, agreeing, counted, known_keywords
 from steerkit.executors.chosen import THIS_PROCESS, Chosen, named
+from steerkit.executors.ranks import ranks
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
 from steerkit.plan.duration import duration
@@ -82,10 +83,13 @@ def run_recipe(
         raise SteerkitError(f"overrides is a list of settings: write [{overrides!r}].")
     if any(isinstance(one, str) and not one.strip() for one in (recipe, out, store)):
         raise SteerkitError("A recipe, out and store are paths, and an empty text is none. Name one, or leave it out.")
-    by = named(executor, workers, address)
-    plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
-    chosen = None if store is None else Path(store)
-    return execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads, by=by)
+    with ranks(named(executor, workers, address)) as here:
+        if here.follows:
+            return here.follow()
+        plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
+        chosen = None if store is None else Path(store)
+        here.path = execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads, by=here.by)
+    return here.path
 
 
 def execute(
@@ -117,7 +121,7 @@ def execute(
     with _threads(by.threads(threads)):
         kept = Store(store or out / STORE)
         kept.remove_halves()
-        model = stages.prepare(plan, kept, observer)
+        model = stages.prepare(plan, kept, observer, by.load)
         if not by.is_local:
             model = stages.let_go(plan, model)
         provenance = _provenance(plan, model)

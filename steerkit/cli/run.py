@@ -58,15 +58,19 @@ def run_command(
 ) -> None:
     """Run a recipe: estimate directions, measure conditions and controls, write a report."""
     from steerkit.executors.chosen import named as executor_named
+    from steerkit.executors.ranks import ranks
     from steerkit.report import summary
 
-    shown = _Shown(_bar())
-    by = executor_named(executor, workers, address)
-    try:
-        path = _run(recipe, settings or (), profile, out, shown, store=store, threads=threads, by=by)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(shown.kept) from None
-    summary(path)
+    with ranks(executor_named(executor, workers, address)) as here:
+        if here.follows:
+            here.follow()
+            return
+        shown = _Shown(_bar())
+        try:
+            here.path = _run(recipe, settings or (), profile, out, shown, store=store, threads=threads, by=here.by)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(shown.kept) from None
+    summary(here.path)
 
 
 def _run(

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
-from steerkit.errors import ExecutorError, UnknownNameError, agreeing, counted, nearest
+from steerkit.engine.parallel.group import torchrun
+from steerkit.errors import ExecutorError, ParallelError, UnknownNameError, agreeing, counted, nearest
 from steerkit.executors.base import Executor
 from steerkit.executors.local import LocalExecutor
 from steerkit.progress import SILENT, Observer
-from steerkit.stages import Bench
+from steerkit.stages import Bench, load
 
 if TYPE_CHECKING:
     from steerkit.executors.crew import Crew, Line
-    from steerkit.plan import PlannedLoading
+    from steerkit.plan import Plan, PlannedLoading
+    from steerkit.session.model import LiveModel
 
 LOCAL: Final = "local"
 NAMES: Final = {
@@ -73,7 +75,14 @@ class Chosen:
 
         Raises:
             ExecutorError: where it can't, with what to do.
+            ParallelError: for a model that several processes run together, of which this is none.
         """
+        processes = loading.placement.tensor_parallel or 1
+        if processes > 1:
+            raise ParallelError(
+                f"The model is cut over {processes} processes (model.tensor_parallel), and this is one. Start it as: "
+                f"{torchrun(processes)}"
+            )
         if self.is_local:
             return
         _require_one_device(loading)
@@ -93,6 +102,10 @@ class Chosen:
             raise ExecutorError(f"Device {kind} can't be told from another one of its kind: take 1 worker.")
         if self.name == "processes":
             _require_devices(self.workers, _device(kind))
+
+    def load(self, plan: Plan) -> LiveModel:
+        """The model of a run."""
+        return load(plan)
 
     def threads(self, asked: int | None) -> int | None:
         """CPU threads of each process: those that were asked for, or a worker's share of this process's own."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
 
 
-def prepare(plan: Plan, store: Store, observer: Observer) -> LiveModel:
+def prepare(plan: Plan, store: Store, observer: Observer, load: Callable[[Plan], LiveModel] = load) -> LiveModel:
     """The plan's model: loaded, or known from an earlier load and loaded when something has to be computed.
 
     Raises:
@@ -43,7 +43,7 @@ def prepare(plan: Plan, store: Store, observer: Observer) -> LiveModel:
     key, folder = _key_and_folder(plan)
     known = None if key is None else _read(store.get(key))
     if key is not None and folder is not None and known is not None:
-        return _awaited(plan, known, key, folder, store, observer)
+        return _awaited(plan, known, key, folder, store, observer, load)
     observer.step(Stage("loading", f"loading {plan.loading.source}"))
     live = load(plan)
     if key is not None:
@@ -155,7 +155,15 @@ def _read(content: bytes | None) -> Known | None:
         return None
 
 
-def _awaited(plan: Plan, known: Known, key: str, folder: Path, store: Store, observer: Observer) -> LiveModel:
+def _awaited(
+    plan: Plan,
+    known: Known,
+    key: str,
+    folder: Path,
+    store: Store,
+    observer: Observer,
+    load: Callable[[Plan], LiveModel],
+) -> LiveModel:
     from steerkit.engine.loading.folders import tokenizer_of
     from steerkit.session.awaited import AwaitedModel
 

@@ -22,6 +22,7 @@ from steerkit.stages.tasks import ModelUse, Plugin
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from steerkit.catalog import Catalog
     from steerkit.engine.prompts.chat import ChatFormat
     from steerkit.plan.planned.model import PlannedLoading
     from steerkit.session.awaited import Known
@@ -37,9 +38,13 @@ _OURS = (
 
 def load(plan: Plan) -> LiveModel:
     """Load the plan's model and check its sites."""
+    return load_planned(plan.loading, plan.adapters)
+
+
+def load_planned(wanted: PlannedLoading, adapters: Catalog) -> LiveModel:
+    """Load a model as it was planned, with the adapters that there are, and check its sites."""
     from steerkit.session import load_model
 
-    wanted = plan.loading
     return load_model(
         wanted.source,
         revision=wanted.revision,
@@ -57,7 +62,7 @@ def load(plan: Plan) -> LiveModel:
         offload_folder=wanted.placement.offload_folder,
         tensor_parallel=wanted.placement.tensor_parallel,
         quantization=wanted.placement.quantization,
-        catalog=plan.adapters,
+        catalog=adapters,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from steerkit.engine.loading.kinds import class_for, require_causal
 from steerkit.engine.loading.placing import own_folder, placing, remove_with, require_room
 from steerkit.engine.loading.widths import require_widths
+from steerkit.engine.parallel.cutting import cut_over
 from steerkit.errors import ModelError
 from steerkit.types.placement import ModelPlacement
 
@@ -111,11 +112,13 @@ def _weights(
     source: str,
     empty: Callable[[], torch.nn.Module],
 ) -> PreTrainedModel:
+    cut = cut_over(placement.tensor_parallel, config, kind, source)
     with placing(placement, empty, source) as placed:
         loaded: Any = kind.from_pretrained(
             path,
             **options,
             **placed.arguments,
+            **cut,
             config=config,
             dtype=dtype or "auto",
             use_safetensors=True,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Block
+from steerkit.engine.parallel.shards import rows_of, whole
 from steerkit.engine.sites.checks import Check, Finding, compare, per_row, result, wide
 from steerkit.engine.sites.selftest_passes import Bench, Trace, tensor_at
 from steerkit.engine.sites.selftest_weighed import weighed_contributions
@@ -24,7 +25,7 @@ def check_block_sum(on: Bench, trace: Trace) -> Check:
 
     def block_sum(layer: int, block: Block) -> Finding:
         parts = [trace[Site(RESID_PRE, layer)], *_writer_contributions(block, layer, trace)]
-        scale = tensor_at(on.model, block.scale) if block.scale else None
+        scale = whole(tensor_at(on.model, block.scale)) if block.scale else None
         total, size = parts[0], wide(parts[0]).abs()
         for place, part in enumerate(parts[1:]):
             kept = block.keep(place)
@@ -69,7 +70,7 @@ def check_embed_weight(on: Bench, trace: Trace) -> Check:
     if not on.layout.embed_weight:
         return result("embed_weight", meaning, [])
     value = trace[Site(EMBED)]
-    rows = wide(tensor_at(on.model, f"{on.layout.embed_weight}.weight")[on.ids])
+    rows = wide(rows_of(tensor_at(on.model, f"{on.layout.embed_weight}.weight"), on.ids))
     if rows.shape != value.shape:
         return result("embed_weight", meaning, [compare(EMBED, value, rows, 0.0)])
     findings, own, size = [], wide(value), per_row(value, 4)
@@ -83,7 +84,7 @@ def check_embed_weight(on: Bench, trace: Trace) -> Check:
 
 def _nearest_rows(value: Tensor, on: Bench, path: str) -> Tensor:
     """The row of a table that is nearest to each vector of ``[*, d_model]``."""
-    table = wide(tensor_at(on.model, f"{path}.weight"))
+    table = wide(whole(tensor_at(on.model, f"{path}.weight")))
     nearest = torch.cdist(wide(value).reshape(-1, value.shape[-1]), table).argmin(-1)
     return table[nearest].reshape(value.shape).to(value.dtype)
 
@@ -143,7 +144,7 @@ def check_head_out(on: Bench, trace: Trace) -> Check:
 
 def _largest_factor(on: Bench, block: Block) -> float:
     """By how much a block may enlarge what rounding leaves, by all that multiplies its stream."""
-    scale = float(wide(tensor_at(on.model, block.scale)).abs().max()) if block.scale else 1.0
+    scale = float(wide(whole(tensor_at(on.model, block.scale))).abs().max()) if block.scale else 1.0
     return scale * math.prod(max(1.0, abs(kept)) for kept in block.keeps)
 
 
