@@ -1,0 +1,63 @@
+"""What a request says of its steering: which program, by the hash of its content, and where its turns lie.
+
+It travels as ``SamplingParams(extra_args={"steerkit": {...}})``, which vLLM hands on to the worker untouched. A request
+without the key is a plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from steerkit.errors import AttachError
+from steerkit.types import TURNS
+
+KEY: Final = "steerkit"
+
+Turn = tuple[str, int, int]
+"""A turn's role and ``[start, stop)`` of its own text among the prompt's tokens."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a request is steered.
+
+    Args:
+        program: hash of the program's content (``Program.digest``), 64 hex digits.
+        turns: of the prompt's conversation, in order; needed where the program's positions name turns (``user[-1]``,
+            ``instruction``). Roles are those of ``steerkit.types.TURNS``.
+        read: whether the program's monitors keep readings of this request, for ``steerkit_readings``.
+    """
+
+    program: str
+    turns: tuple[Turn, ...] = ()
+    read: bool = False
+
+    def to_extra_args(self) -> dict[str, Any]:
+        """As ``SamplingParams.extra_args`` has it: plain values."""
+        return {KEY: {"program": self.program, "turns": [list(turn) for turn in self.turns], "read": self.read}}
+
+
+def asked_of(extra_args: Mapping[str, Any] | None) -> Asked | None:
+    """What a request asks for; None for a plain one.
+
+    Raises:
+        AttachError: for a value that isn't what ``to_extra_args`` gave.
+    """
+    if extra_args is None or KEY not in extra_args:
+        return None
+    value = extra_args[KEY]
+    try:
+        if set(value) - {"program", "turns", "read"}:
+            raise ValueError(f"unknown keys {sorted(set(value) - {'program', 'turns', 'read'})}")
+        program, read = value["program"], value.get("read", False)
+        turns = tuple((role, start, stop) for role, start, stop in value.get("turns", ()))
+        if not isinstance(program, str) or not isinstance(read, bool):
+            raise ValueError("program is a text and read is true or false")
+        for role, start, stop in turns:
+            if role not in TURNS or type(start) is not int or type(stop) is not int or not 0 <= start <= stop:
+                raise ValueError(f"a turn is a role with the first and last of its tokens, not {[role, start, stop]}")
+    except (TypeError, ValueError, KeyError) as error:
+        raise AttachError(f"A request's extra argument {KEY!r} can't be read ({error}).") from None
+    return Asked(program, turns, read)

@@ -1,0 +1,49 @@
+"""How much a worker prepares: fixed when an engine starts, since addresses and memory are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from steerkit.errors import AttachError
+from steerkit.types import ATTN_OUT, EMBED, MLP_OUT, RESID_MID, RESID_POST
+
+KEY: Final = "steerkit"
+STREAMS: Final = (EMBED, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST)
+
+
+class Settings(BaseModel):
+    """What ``additional_config={"steerkit": {...}}`` may hold."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    slots: int = Field(default=16, ge=1, le=256, description="Weights per token that are told apart: most programs "
+                       "take one, one with two sets of positions takes two or three.")
+    rank: int = Field(default=4, ge=0, le=64, description="Most directions that an update of one slot reads.")
+    monitors: int = Field(default=8, ge=0, le=64, description="Directions that are read at a place, of all programs.")
+    streams: tuple[str, ...] = Field(default=STREAMS, description="Streams whose places are prepared.")
+    readings: int = Field(default=64, ge=0, description="Requests whose readings are kept until they are fetched.")
+
+    @field_validator("streams", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        value = tuple(value) if isinstance(value, list) else value
+        if not value or not isinstance(value, tuple) or set(value) - set(STREAMS):
+            raise ValueError(f"streams are some of {', '.join(STREAMS)}")
+        return value
+
+
+def settings_of(additional_config: Mapping[str, Any] | None) -> Settings:
+    """What an engine was started with.
+
+    Raises:
+        AttachError: for a key or a value that isn't one.
+    """
+    try:
+        return Settings.model_validate(dict(additional_config or {}).get(KEY) or {})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join([KEY, *(str(part) for part in first["loc"])])
+        raise AttachError(f"additional_config: {place}: {first['msg']}.") from None
