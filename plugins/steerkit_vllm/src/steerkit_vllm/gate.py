@@ -7,29 +7,33 @@ does to a token depends on the token's place. A plain request is left exactly as
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
+from threading import Lock
 from typing import Any, Final, Protocol
 
+from steerkit_vllm.asking import KEY, Asked
 from steerkit_vllm.errors import Refused
-from steerkit_vllm.names import ASKED, SEALED, TICKET
 from steerkit_vllm.programs import Programs
+
+ASKED: Final = "steer"
+"""What a user writes: a field of an HTTP request, a key of ``vllm_xargs`` or of ``SamplingParams.extra_args``."""
+
+TICKET: Final = "steer_readings"
+"""Beside it: a text of the asker's own, by which the request's readings are fetched when it has finished."""
 
 SALT: Final = "steerkit-"
 """What the salts of steered requests begin with, and no user's own."""
 
-
-class Params(Protocol):
-    """What is used of ``vllm.SamplingParams``."""
-
-    extra_args: dict[str, Any] | None
-    skip_reading_prefix_cache: bool | None
+_TICKETS: Final = 4096
 
 
 class EngineRequest(Protocol):
     """What is used of vLLM's ``EngineCoreRequest``."""
 
+    request_id: str
     prompt_token_ids: list[int] | None
     prompt_embeds: Any
     mm_features: Any
@@ -61,6 +65,8 @@ class Gate:
     """
 
     programs: Programs
+    _ids: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    _lock: Any = field(default_factory=Lock)
 
     def seal(self, request: EngineRequest, *, grows: bool = False) -> None:
         """Make a request one that workers obey, and that shares its cache with its like only.
@@ -72,33 +78,49 @@ class Gate:
         Raises:
             Refused: for a program that isn't loaded, or a request that can't be steered.
         """
-        params: Params | None = request.sampling_params
-        if params is None:
-            self._without_program(getattr(request.pooling_params, "extra_kwargs", None))
-            return
-        extra = dict(params.extra_args or {})
+        params = request.sampling_params
+        extra = dict((params.extra_args if params is not None else request.pooling_params.extra_kwargs) or {})
+        if KEY in extra:
+            raise Refused(f"{KEY!r} is what the server tells its workers; ask for a program with {ASKED!r}.")
         asked, ticket = extra.pop(ASKED, None), extra.pop(TICKET, None)
         if asked is None:
-            self._without_program(extra if ticket is None else {TICKET: ticket})
+            if ticket is not None:
+                raise Refused(f"{TICKET!r} needs a program whose monitors read; name it with {ASKED!r}.")
             if request.cache_salt is not None and request.cache_salt.startswith(SALT):
                 raise Refused(f"cache_salt may not begin with {SALT!r}: such salts keep steered requests apart.")
             return
-        if SEALED in extra:
-            raise Refused(f"{SEALED!r} is what the server tells its workers; ask for a program with {ASKED!r}.")
+        if params is None:
+            raise Refused(f"{ASKED!r} can't be served here: only requests that generate text are steered or read.")
         if grows or request.prompt_embeds is not None or request.mm_features or request.prompt_token_ids is None:
             raise Refused("A steered request has one prompt of text or token ids, all of it from the beginning.")
+        if ticket is not None and params.n > 1:
+            raise Refused("Readings come with one completion each: leave n at 1.")
         program = self.programs.named(asked).program
         prompt = None if program.is_everywhere else request.prompt_token_ids
         request.cache_salt = salt_of(program.digest, request.cache_salt, prompt)
-        extra[SEALED] = {"program": program.digest} | ({} if ticket is None else {"ticket": str(ticket)})
-        params.extra_args = extra
+        params.extra_args = extra | Asked(program.digest, read=ticket is not None).to_extra_args()
         if ticket is not None:
+            params.extra_args[TICKET] = str(ticket)
             # What comes out of the cache passes no layer, so nobody could read it.
             params.skip_reading_prefix_cache = True
 
-    @staticmethod
-    def _without_program(extra: Any) -> None:
-        """Raise where anything of ours is asked for nonetheless: nobody is left unsteered in silence."""
-        told = [key for key in (ASKED, TICKET, SEALED) if key in (extra or {})]
-        if told:
-            raise Refused(f"{told[0]!r} can't be served here: only requests that generate text are steered or read.")
+    def note(self, request: EngineRequest) -> None:
+        """Remember what the workers will call a sealed request whose readings somebody will fetch.
+
+        Raises:
+            Refused: where its ticket is another request's.
+        """
+        ticket = (getattr(request.sampling_params, "extra_args", None) or {}).get(TICKET)
+        if ticket is None:
+            return
+        with self._lock:
+            if ticket in self._ids:
+                raise Refused("Readings come with one completion each: send one prompt per request.")
+            self._ids[ticket] = request.request_id
+            while len(self._ids) > _TICKETS:
+                self._ids.popitem(last=False)
+
+    def request_of(self, ticket: str) -> str | None:
+        """The request that a ticket was for, as the workers call it; once. None where it never came to the gate."""
+        with self._lock:
+            return self._ids.pop(ticket, None)

@@ -13,7 +13,9 @@ from typing import Any, Final
 from steerkit.api.program import Program
 from steerkit.errors import counted, nearest
 from steerkit_vllm.errors import Full, InUse, Refused, UnknownProgram
-from steerkit_vllm.names import DIGEST
+
+DIGEST: Final = "sha256:"
+"""Before a program's digest, where a request names content and no name."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
@@ -71,6 +73,7 @@ class Programs:
         self.most = most
         self._fits = fits
         self._named: dict[str, Loaded] = {}
+        self._coming: dict[str, Loaded] = {}
         self._running: Counter[str] = Counter()
         self._lock = Lock()
 
@@ -85,19 +88,19 @@ class Programs:
             return self.most - len(self._contents())
 
     def admit(self, name: object, program: Program) -> tuple[Loaded, bool]:
-        """Take a program in under a name.
+        """Reserve a name and room for a program. Requests find it when it is ``ready``.
 
         Args:
             name: what requests call it by.
             program: of a content that may be loaded already, under another name.
 
         Returns:
-            It, and whether the workers have to load its content.
+            It, and whether the workers have to load its content and somebody to say ``ready`` or ``abandon`` then.
 
         Raises:
             Refused: for a text that is no name.
             Unfit: where the served model has no place for it.
-            InUse: where another content goes by that name.
+            InUse: where another content goes by that name, or is being loaded.
             Full: where there is no room.
         """
         called = check_name(name)
@@ -108,14 +111,30 @@ class Programs:
                 return present, False
             if present is not None:
                 raise InUse(f"Another program is loaded as {called!r}. Free it first, or choose another name.")
+            if called in self._coming or program.digest in {one.digest for one in self._coming.values()}:
+                raise InUse(f"{called!r} is being loaded already. Wait until it is listed.")
             contents = self._contents()
             if program.digest not in contents and len(contents) >= self.most:
                 raise Full(
-                    f"{counted(self.most, 'program')} are loaded, and there is room for no more. Free one, or start "
-                    "the server with a larger --max-programs."
+                    f"{counted(self.most, 'program')} {'are' if self.most > 1 else 'is'} loaded, and there is room for "
+                    "no more. Free one, or start the server with a larger --max-programs."
                 )
-            loaded = self._named[called] = Loaded(called, program)
-            return loaded, program.digest not in contents
+            loaded = Loaded(called, program)
+            if program.digest in contents:
+                self._named[called] = loaded
+                return loaded, False
+            self._coming[called] = loaded
+            return loaded, True
+
+    def ready(self, loaded: Loaded) -> None:
+        """The workers have loaded it: requests may name it."""
+        with self._lock:
+            self._named[loaded.name] = self._coming.pop(loaded.name)
+
+    def abandon(self, loaded: Loaded) -> None:
+        """The workers have no place for it."""
+        with self._lock:
+            self._coming.pop(loaded.name, None)
 
     def named(self, text: object) -> Loaded:
         """The program of a name, or of ``sha256:`` and a digest. Raises ``UnknownProgram``."""
@@ -163,7 +182,7 @@ class Programs:
                     del self._running[loaded.digest]
 
     def _contents(self) -> set[str]:
-        return {one.digest for one in self._named.values()}
+        return {one.digest for one in (*self._named.values(), *self._coming.values())}
 
     def _find(self, text: object) -> Loaded:
         if isinstance(text, str):

@@ -1,0 +1,62 @@
+"""What an engine must be for its requests to be steered, asked before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from steerkit.errors import SteerkitError
+from steerkit_vllm.settings import KEY, settings_of
+
+WORKERS: Final = {
+    True: "steerkit_vllm.worker.SteeredCPUWorker",
+    False: "steerkit_vllm.worker.SteeredWorker",
+}
+"""vLLM's ``worker_cls``, by whether it runs on the CPU."""
+
+
+def engine_settings(
+    worker_cls: str, additional_config: Mapping[str, Any] | None, most: int, *, cpu: bool | None = None
+) -> tuple[str, dict[str, Any]]:
+    """``worker_cls`` and ``additional_config`` of a steered engine.
+
+    Args:
+        worker_cls: as it was asked for.
+        additional_config: as it was asked for; what it holds under ``steerkit`` stays.
+        most: how many programs there is to be room for.
+        cpu: whether it runs on the CPU; None: ask vLLM.
+
+    Raises:
+        SteerkitError: for another worker class, or settings that aren't any.
+    """
+    if cpu is None:
+        from vllm.platforms import current_platform
+
+        cpu = bool(current_platform.is_cpu())
+    wanted = WORKERS[cpu]
+    if worker_cls not in ("auto", wanted):
+        raise SteerkitError(f"Steering needs a worker of its own, {wanted}. Leave --worker-cls out.")
+    told = dict(additional_config or {})
+    own = dict(told.get(KEY) or {})
+    own.setdefault("slots", min(most, 256))
+    told[KEY] = own
+    settings_of(told)
+    return wanted, told
+
+
+def require_alone(args: Any) -> None:
+    """Refuse what isn't steered, or would leave requests unsteered.
+
+    Raises:
+        SteerkitError: naming it, with what to do.
+    """
+    told = {
+        "several API servers (--api-server-count)": (getattr(args, "api_server_count", None) or 1) > 1,
+        "data parallelism (--data-parallel-size)": (args.data_parallel_size or 1) > 1,
+        "pipeline parallelism (--pipeline-parallel-size)": (args.pipeline_parallel_size or 1) > 1,
+        "speculative decoding (--speculative-config)": bool(args.speculative_config),
+        "handing caches to other engines (--kv-transfer-config)": bool(args.kv_transfer_config),
+    }
+    for what, asked in told.items():
+        if asked:
+            raise SteerkitError(f"Steered requests aren't served with {what}. Leave it out.")
