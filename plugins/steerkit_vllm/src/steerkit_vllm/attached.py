@@ -35,14 +35,13 @@ def _judged(monitor: ProgramMonitor, read: Mapping[str, Any]) -> dict[str, Any]:
     known = [value for value in values if value is not None]
     above = monitor.side == "above"
     peak = (max(known) if above else min(known)) if known else None
-    crosses = [
-        value is not None and (value > monitor.threshold if above else value < monitor.threshold) for value in values
-    ]
+    limit = monitor.threshold
+    crosses = [value is not None and (value > limit if above else value < limit) for value in values]
     return {
         "first": read["first"],
         "values": values,
         "crosses": crosses,
-        "threshold": monitor.threshold,
+        "threshold": limit,
         "side": monitor.side,
         "peak": peak,
         "crossed": any(crosses),

@@ -6,7 +6,7 @@ from steerkit.errors import SteerkitError
 
 
 class Refused(SteerkitError):
-    """A request that never reaches a worker. ``status`` is what the HTTP server answers with, ``kind`` its short name."""
+    """A request that never reaches a worker. ``status`` is what an HTTP server answers with, ``kind`` its name."""
 
     status = 400
     kind = "BadRequestError"

@@ -156,8 +156,8 @@ class Programs:
             alone = [one for one in self._named.values() if one.digest == loaded.digest] == [loaded]
             if alone and (running := self._running[loaded.digest]):
                 raise InUse(
-                    f"{counted(running, 'request')} {'are' if running > 1 else 'is'} running with {loaded.name!r}. Free "
-                    "it when they have finished."
+                    f"{counted(running, 'request')} {'are' if running > 1 else 'is'} running with {loaded.name!r}. "
+                    "Free it when they have finished."
                 )
             del self._named[loaded.name]
             return loaded, alone

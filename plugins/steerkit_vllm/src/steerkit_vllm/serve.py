@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from steerkit.errors import SteerkitError
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         run(own, rest)
     except SteerkitError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         raise SystemExit(error.exit_code) from None
 
 
@@ -84,5 +84,3 @@ def _named(text: str) -> tuple[str, Path]:
 if __name__ == "__main__":
     main()
 
-
-__all__: list[Any] = ["Own", "main", "own_arguments"]

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.middleware import Middleware
 from vllm import envs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
@@ -66,8 +67,10 @@ async def _serve(own: Own, args: Namespace) -> None:
         tasks = await engine.get_supported_tasks()
         app = build_app(args, tasks, engine.model_config)
         # The innermost piece: vLLM's own authentication stands before it.
-        app.add_middleware(Doors, gate=gate, workers=workers, folder=own.folder, uploads=own.uploads)
-        app.user_middleware.append(app.user_middleware.pop(0))
+        app.user_middleware.append(
+            Middleware(Doors, gate=gate, workers=workers, folder=own.folder, uploads=own.uploads)
+        )
+        app.middleware_stack = app.build_middleware_stack()
         await init_app_state(engine, app.state, args, tasks)
         logger.info("Serving steered requests at %s", listens_at)
         done = await serve_http(app, sock=socket, **_http(args))

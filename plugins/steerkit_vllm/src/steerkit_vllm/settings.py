@@ -19,13 +19,8 @@ class Settings(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    slots: int = Field(
-        default=16,
-        ge=1,
-        le=256,
-        description="Weights per token that are told apart: most programs "
-        "take one, one with two sets of positions takes two or three.",
-    )
+    slots: int = Field(default=16, ge=1, le=256, description="Weights per token that are told apart: most programs "
+                       "take one, one with two sets of positions takes two or three.")
     rank: int = Field(default=4, ge=0, le=64, description="Most directions that an update of one slot reads.")
     monitors: int = Field(default=8, ge=0, le=64, description="Directions that are read at a place, of all programs.")
     streams: tuple[str, ...] = Field(default=STREAMS, description="Streams whose places are prepared.")

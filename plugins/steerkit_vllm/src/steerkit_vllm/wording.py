@@ -70,7 +70,7 @@ def body_for(body: Mapping[str, Any], path: str, wish: Wish, loaded: Loaded, tic
         Refused, Unfit: for what can't be steered.
     """
     if body.get("use_beam_search"):
-        raise Refused("Beams aren't steered. Leave use_beam_search out, or steer.")
+        raise Refused(f"Beams aren't steered. Leave out use_beam_search or {ASKED!r}.")
     if body.get("kv_transfer_params"):
         raise Refused("A steered request's cache isn't handed to another engine. Leave kv_transfer_params out.")
     told = {key: value for key, value in body.items() if key != ASKED}
