@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from steerkit.api.program import ProgramMonitor
-from steerkit_vllm.asgi import Message, Send
+from steerkit_vllm.asgi import Message, Send, answer
 from steerkit_vllm.programs import Loaded
 
 DONE: Final = b"data: [DONE]"
@@ -48,6 +48,58 @@ def _judged(monitor: ProgramMonitor, read: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class Patient:
+    """``send`` of an answer whose status waits for its first words.
+
+    A stream is begun before vLLM looks at its request's tokens: what is refused then would come as a first event behind
+    a status of 200. It becomes the error that it is.
+
+    Args:
+        send: ASGI's.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: Message | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """As ASGI's ``send``."""
+        if message["type"] == "http.response.start" and _kind(message).startswith(b"text/event-stream"):
+            self._start = message
+            return
+        if self._start is not None and message.get("body"):
+            start, self._start = self._start, None
+            error = _error_in(message["body"])
+            if error is not None:
+                await answer(self._send, error["code"], {"error": error})
+                self._send = _nowhere
+                return
+            await self._send(start)
+        if self._start is not None and not message.get("more_body", False):
+            await self._send(self._start)
+            self._start = None
+        if self._start is None:
+            await self._send(message)
+
+
+async def _nowhere(message: Message) -> None:
+    """What follows an error has no reader."""
+
+
+def _kind(message: Message) -> bytes:
+    found: bytes = next((value for key, value in message["headers"] if key.lower() == b"content-type"), b"")
+    return found
+
+
+def _error_in(event: bytes) -> dict[str, Any] | None:
+    """The error that a first event tells, with a status to answer with; None where it tells none."""
+    if not event.startswith(b'data: {"error"'):
+        return None
+    error = json.loads(event[6:].split(b"\n\n")[0])["error"]
+    code = error.get("code")
+    return error if isinstance(code, int) and 400 <= code < 500 else None
+
+
 class Attaching:
     """``send`` of an answer, to which the object ``steer`` is added.
 
@@ -66,9 +118,8 @@ class Attaching:
     async def __call__(self, message: Message) -> None:
         """As ASGI's ``send``."""
         if message["type"] == "http.response.start":
-            kind = next((value for key, value in message["headers"] if key.lower() == b"content-type"), b"")
             self._plain = message["status"] != 200
-            self._streamed = kind.startswith(b"text/event-stream")
+            self._streamed = _kind(message).startswith(b"text/event-stream")
             if self._plain or self._streamed:
                 await self._send(message)
             else:

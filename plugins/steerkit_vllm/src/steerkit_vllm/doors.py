@@ -8,7 +8,6 @@ leave the wish unheard it is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
@@ -30,7 +29,7 @@ from steerkit_vllm.asgi import (
     replayed,
     with_length,
 )
-from steerkit_vllm.attached import Attaching, told
+from steerkit_vllm.attached import Attaching, Patient, told
 from steerkit_vllm.errors import Forbidden, Refused
 from steerkit_vllm.gate import Gate
 from steerkit_vllm.programs import Loaded
@@ -90,17 +89,13 @@ class Doors:
         with self.gate.programs.use(wish.program) as loaded:
             ticket = uuid4().hex if wish.readings else None
             content = json.dumps(body_for(body, path, wish, loaded, ticket)).encode()
-            try:
-                told_to = send if ticket is None else Attaching(send, lambda: self._read(ticket, loaded))
-                await self.app(with_length(scope, len(content)), replayed(content, receive), told_to)
-            finally:
-                if ticket is not None and (left := self.gate.request_of(ticket)) is not None:
-                    await self.workers.readings(left)  # nobody waits for them any more: dropped
+            answered: Send = Patient(send)
+            if ticket is not None:
+                answered = Attaching(answered, lambda: self._read(ticket, loaded))
+            await self.app(with_length(scope, len(content)), replayed(content, receive), answered)
 
     async def _read(self, ticket: str, loaded: Loaded) -> dict[str, Any]:
-        request = self.gate.request_of(ticket)
-        found: Mapping[str, Any] = {"error": "The request was not run."}
-        return told(loaded, found if request is None else await self.workers.readings(request))
+        return told(loaded, await self.workers.readings(ticket))
 
     async def _programs(self, scope: Scope, path: str, receive: Receive, send: Send) -> None:
         name, method = unquote(path[len(PROGRAMS) + 1 :]), scope["method"]

@@ -34,15 +34,6 @@ class SteeredInputProcessor(InputProcessor):
             raise _as_vllm(error) from None
         return request
 
-    # The original is a static method, which is called through an instance only.
-    def assign_request_id(self, request: EngineCoreRequest) -> None:  # type: ignore[override]
-        """As vLLM's; the gate is told."""
-        InputProcessor.assign_request_id(request)
-        try:
-            self.gate.note(request)
-        except Refused as error:
-            raise _as_vllm(error) from None
-
 
 def _as_vllm(error: Refused) -> Exception:
     if isinstance(error, UnknownProgram):

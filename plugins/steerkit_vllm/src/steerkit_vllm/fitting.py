@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerkit.api.program import Program
-from steerkit.types import TURNS, Positions
+from steerkit.api.program_tokens import needs_turns, require_served
+from steerkit.errors import PositionError
 from steerkit_vllm.errors import Unfit
 
 
@@ -50,20 +51,13 @@ class Served:
                 f"Program {program.name!r} needs {', '.join(missing[:4])}{' and others' if len(missing) > 4 else ''}, "
                 "which this server's workers have no hand on. Bake the condition into a checkpoint instead."
             )
-        for update in program.updates:
-            _check_positions(program.name, update.positions)
-        for monitor in program.monitors:
-            _check_positions(program.name, monitor.positions)
-
-
-def needs_turns(positions: Positions) -> bool:
-    """Whether it takes a conversation to know which tokens they are."""
-    return positions.role in (*TURNS, "instruction", "post_instruction")
-
-
-def _check_positions(name: str, positions: Positions) -> None:
-    if needs_turns(positions):
-        raise Unfit(
-            f"Program {name!r} acts at '{positions}', which a server that is handed tokens doesn't know. Use positions "
-            "such as all, prompt, generated or last."
-        )
+        for one in (*program.updates, *program.monitors):
+            try:
+                require_served(one.positions)
+            except PositionError as error:
+                raise Unfit(f"Program {program.name!r}: {error}") from None
+            if needs_turns(one.positions):
+                raise Unfit(
+                    f"Program {program.name!r} acts at '{one.positions}', which a server that is handed tokens doesn't "
+                    "know. Use positions such as all, prompt, generated or last."
+                )

@@ -7,13 +7,14 @@ does to a token depends on the token's place. A plain request is left exactly as
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
-from threading import Lock
 from typing import Any, Final, Protocol
 
+from steerkit.api.program import Program
+from steerkit.api.program_tokens import spans_of
+from steerkit.errors import PositionError
 from steerkit_vllm.asking import KEY, Asked
 from steerkit_vllm.errors import Refused
 from steerkit_vllm.programs import Programs
@@ -27,13 +28,10 @@ TICKET: Final = "steer_readings"
 SALT: Final = "steerkit-"
 """What the salts of steered requests begin with, and no user's own."""
 
-_TICKETS: Final = 4096
-
 
 class EngineRequest(Protocol):
     """What is used of vLLM's ``EngineCoreRequest``."""
 
-    request_id: str
     prompt_token_ids: list[int] | None
     prompt_embeds: Any
     mm_features: Any
@@ -65,8 +63,6 @@ class Gate:
     """
 
     programs: Programs
-    _ids: OrderedDict[str, str] = field(default_factory=OrderedDict)
-    _lock: Any = field(default_factory=Lock)
 
     def seal(self, request: EngineRequest, *, grows: bool = False) -> None:
         """Make a request one that workers obey, and that shares its cache with its like only.
@@ -96,31 +92,20 @@ class Gate:
         if ticket is not None and params.n > 1:
             raise Refused("Readings come with one completion each: leave n at 1.")
         program = self.programs.named(asked).program
+        _check_places(program, len(request.prompt_token_ids))
         prompt = None if program.is_everywhere else request.prompt_token_ids
         request.cache_salt = salt_of(program.digest, request.cache_salt, prompt)
-        params.extra_args = extra | Asked(program.digest, read=ticket is not None).to_extra_args()
+        told = Asked(program.digest, read="" if ticket is None else str(ticket))
+        params.extra_args = extra | told.to_extra_args()
         if ticket is not None:
-            params.extra_args[TICKET] = str(ticket)
             # What comes out of the cache passes no layer, so nobody could read it.
             params.skip_reading_prefix_cache = True
 
-    def note(self, request: EngineRequest) -> None:
-        """Remember what the workers will call a sealed request whose readings somebody will fetch.
 
-        Raises:
-            Refused: where its ticket is another request's.
-        """
-        ticket = (getattr(request.sampling_params, "extra_args", None) or {}).get(TICKET)
-        if ticket is None:
-            return
-        with self._lock:
-            if ticket in self._ids:
-                raise Refused("Readings come with one completion each: send one prompt per request.")
-            self._ids[ticket] = request.request_id
-            while len(self._ids) > _TICKETS:
-                self._ids.popitem(last=False)
-
-    def request_of(self, ticket: str) -> str | None:
-        """The request that a ticket was for, as the workers call it; once. None where it never came to the gate."""
-        with self._lock:
-            return self._ids.pop(ticket, None)
+def _check_places(program: Program, prompt_length: int) -> None:
+    """Raise ``Refused`` where the prompt hasn't the tokens that the program acts at: a worker would stop."""
+    try:
+        for one in (*program.updates, *program.monitors):
+            spans_of(one.positions, prompt_length)
+    except PositionError as error:
+        raise Refused(f"Program {program.name!r} doesn't fit this prompt. {error}") from None

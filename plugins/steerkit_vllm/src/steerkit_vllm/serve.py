@@ -83,4 +83,3 @@ def _named(text: str) -> tuple[str, Path]:
 
 if __name__ == "__main__":
     main()
-

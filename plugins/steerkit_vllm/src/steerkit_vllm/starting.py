@@ -8,6 +8,9 @@ from typing import Any, Final
 from steerkit.errors import SteerkitError
 from steerkit_vllm.settings import KEY, settings_of
 
+_READINGS: Final = 1024
+"""Kept until they are fetched, which is when an answer is sent: more than requests are answered at a time."""
+
 WORKERS: Final = {
     True: "steerkit_vllm.worker.SteeredCPUWorker",
     False: "steerkit_vllm.worker.SteeredWorker",
@@ -39,6 +42,7 @@ def engine_settings(
     told = dict(additional_config or {})
     own = dict(told.get(KEY) or {})
     own.setdefault("slots", min(most, 256))
+    own.setdefault("readings", _READINGS)
     told[KEY] = own
     settings_of(told)
     return wanted, told

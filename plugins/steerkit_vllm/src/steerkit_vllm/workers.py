@@ -79,7 +79,7 @@ class Workers:
                 break
         return errors
 
-    async def readings(self, request_id: str) -> Mapping[str, Any]:
-        """What the monitors read of a finished request: the first worker's, since every worker has the whole stream."""
-        told = await self._rpc("steerkit_readings", (request_id,))
+    async def readings(self, ticket: str) -> Mapping[str, Any]:
+        """What the monitors read of the request with a ticket: the first worker's, since every worker has the whole stream."""
+        told = await self._rpc("steerkit_readings", (ticket,))
         return told[0]
