@@ -51,7 +51,7 @@ def run(own: Own, arguments: Sequence[str]) -> None:
     args = parser.parse_args(list(arguments))
     configure_logging_from_args(args)
     validate_parsed_serve_args(args)
-    require_alone(args)
+    require_alone(vars(args))
     args.worker_cls, args.additional_config = engine_settings(args.worker_cls, args.additional_config, own.most)
     uvloop.run(_serve(own, args))
 

@@ -48,19 +48,22 @@ def engine_settings(
     return wanted, told
 
 
-def require_alone(args: Any) -> None:
+def require_alone(told: Mapping[str, Any]) -> None:
     """Refuse what isn't steered, or would leave requests unsteered.
+
+    Args:
+        told: vLLM's arguments, by name.
 
     Raises:
         SteerkitError: naming it, with what to do.
     """
-    told = {
-        "several API servers (--api-server-count)": (getattr(args, "api_server_count", None) or 1) > 1,
-        "data parallelism (--data-parallel-size)": (args.data_parallel_size or 1) > 1,
-        "pipeline parallelism (--pipeline-parallel-size)": (args.pipeline_parallel_size or 1) > 1,
-        "speculative decoding (--speculative-config)": bool(args.speculative_config),
-        "handing caches to other engines (--kv-transfer-config)": bool(args.kv_transfer_config),
+    several = {
+        "several API servers (--api-server-count)": "api_server_count",
+        "data parallelism (--data-parallel-size)": "data_parallel_size",
+        "pipeline parallelism (--pipeline-parallel-size)": "pipeline_parallel_size",
     }
-    for what, asked in told.items():
-        if asked:
-            raise SteerkitError(f"Steered requests aren't served with {what}. Leave it out.")
+    found = [what for what, name in several.items() if (told.get(name) or 1) > 1]
+    found += ["speculative decoding (--speculative-config)"] if told.get("speculative_config") else []
+    found += ["handing caches to other engines (--kv-transfer-config)"] if told.get("kv_transfer_config") else []
+    if found:
+        raise SteerkitError(f"Steered requests aren't served with {found[0]}. Leave it out.")

@@ -24,10 +24,11 @@ class Workers:
     Args:
         programs: kept in step with what the workers hold.
         rpc: calls a method of all workers.
+        pause: waits for some seconds.
     """
 
-    def __init__(self, programs: Programs, rpc: Rpc) -> None:
-        self.programs, self._rpc = programs, rpc
+    def __init__(self, programs: Programs, rpc: Rpc, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self.programs, self._rpc, self._pause = programs, rpc, pause
 
     async def load(self, name: object, program: Program) -> Loaded:
         """Load a program into every worker, and make its name known.
@@ -72,7 +73,7 @@ class Workers:
         """What is against freeing a content. A worker is told that a request has finished one step later."""
         errors: list[str] = []
         for wait in _PATIENCE:
-            await asyncio.sleep(wait)
+            await self._pause(wait)
             told = await self._rpc("steerkit_free", (digest,))
             errors = [one["error"] for one in told if "error" in one]
             if not errors:
@@ -80,6 +81,6 @@ class Workers:
         return errors
 
     async def readings(self, ticket: str) -> Mapping[str, Any]:
-        """What the monitors read of the request with a ticket: the first worker's, since every worker has the whole stream."""
+        """What the monitors read of the request with a ticket, once. Every worker has the whole stream: the first's."""
         told = await self._rpc("steerkit_readings", (ticket,))
         return told[0]
