@@ -49,9 +49,8 @@ def spans_of(positions: Positions, prompt_length: int, turns: Sequence[Turn] = (
 
 def require_served(positions: Positions) -> None:
     """Raise ``PositionError`` for positions that no request can have: ``spans_of`` would refuse them whatever it is."""
-    if positions.role in (*IN_TURNS, "prompt", ""):
-        return
-    spans_of(positions, 1)
+    if positions.each or positions.role not in (*IN_TURNS, "prompt", ""):
+        spans_of(positions, 1)
 
 
 def needs_turns(positions: Positions) -> bool:

@@ -51,7 +51,7 @@ def program_of_run(
     )
     own = asked.condition.system_prompt
     try:
-        return program_of(
+        found = program_of(
             asked.condition.placements,
             layout,
             model,
@@ -59,6 +59,9 @@ def program_of_run(
             _monitors(asked, monitors, layout),
             asked.plan.loading.system_prompt if own is None else own,
         )
+        if not found.updates and not found.monitors:
+            raise AttachError("it changes nothing. Name one that does.")
+        return found
     except SteerkitError as error:
         raise type(error)(f"Condition {condition} can't be exported: {error}") from None
 

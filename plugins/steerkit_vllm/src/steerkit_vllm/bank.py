@@ -7,7 +7,7 @@ one program (see ``terms``); tokens of other programs and of none have weight 0 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -129,7 +129,6 @@ class Bank:
 
     Args:
         sites: the places that there are, in forward order.
-        missing: why there are no others, by stream: sentences for who asks for one.
         width: of the stream.
         n_layers: number of blocks.
         settings: how much there is room for.
@@ -140,14 +139,13 @@ class Bank:
     def __init__(
         self,
         sites: Iterable[Site],
-        missing: Mapping[str, str],
         width: int,
         n_layers: int,
         settings: Settings,
         max_tokens: int,
         like: Tensor,
     ) -> None:
-        self.width, self.n_layers, self.settings, self.missing = width, n_layers, settings, dict(missing)
+        self.width, self.n_layers, self.settings = width, n_layers, settings
         self.places = {site: Place(site, width, settings, max_tokens, like) for site in sites}
         self.weights = like.new_zeros(max_tokens, settings.slots)
         self.loaded: dict[str, Loaded] = {}
@@ -250,8 +248,6 @@ class Bank:
             require_served(positions)
 
     def _why(self, site: Site) -> str:
-        if site.stream in self.missing:
-            return f"{site} isn't there: {self.missing[site.stream]}"
         if site.stream == HEAD_OUT:
             return f"{site} is within attention, which the engine computes as a whole. Edit {Site('attn_out', site.layer)}."
         known = listed(sorted({one.stream for one in self.places}))

@@ -86,7 +86,8 @@ class Requests:
         weights = tuple(TokenWeights(term.weight, prompt_length, asked.turns) for term in loaded.terms)
         found = Steered(asked, loaded, weights)
         if asked.read:
-            one = self.finished.pop(asked.read, None) or {}
+            # One that was put aside and comes again goes on from what it has read.
+            one = self.finished.pop(asked.read, {})
             for monitor in loaded.program.monitors:
                 when = ((monitor.positions, Schedule()),)
                 found.read[monitor.name] = TokenWeights(when, prompt_length, asked.turns)

@@ -99,7 +99,7 @@ def _layers(model: nn.Module) -> tuple[str, list[nn.Module]]:
     lists = [(name, list(one.children())) for name, one in model.named_modules() if type(one).__name__ == "ModuleList"]
     known = [(name, layers) for name, layers in lists if layers and all(_is_known(layer) for layer in layers)]
     if len(known) != 1:
-        classes = sorted({type(layer).__name__ for name, layers in lists if name.endswith("layers") for layer in layers})
+        classes = sorted({type(layer).__name__ for _, layers in lists for layer in layers})
         raise UnsupportedModelError(
             f"{type(model).__name__} can't be steered on this engine: its layers are {', '.join(classes) or 'not found'}, "
             f"and {', '.join(FAMILIES)} are known. Bake the condition into a checkpoint (steerkit bake) and serve that."

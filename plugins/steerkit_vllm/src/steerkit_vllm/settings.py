@@ -47,7 +47,7 @@ def settings_of(additional_config: Mapping[str, Any] | None) -> Settings:
         AttachError: for a key or a value that isn't one.
     """
     try:
-        return Settings.model_validate(dict(additional_config or {}).get(KEY) or {})
+        return Settings.model_validate(dict(additional_config or {}).get(KEY, {}))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join([KEY, *(str(part) for part in first["loc"])])

@@ -73,7 +73,6 @@ class Steering:
             tokens = self.vllm_config.scheduler_config.max_num_batched_tokens
             self._bank = Bank(
                 sites_of(spots),
-                {},
                 config.get_hidden_size(),
                 config.hf_text_config.num_hidden_layers,
                 self._settings,
