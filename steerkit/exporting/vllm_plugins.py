@@ -10,8 +10,8 @@ form, from its public source:
   content; where-clauses by phase.
 * hotwire-vllm 0.1.2 (the wheel on the package index): vectors ``[n_layers, width]`` in ``$HOTWIRE_VECTORS/NAME.pt``,
   and ``vllm_xargs.hotwire``, a JSON text that names one row each.
-* vLLM-Hook 0.1.0 (github.com/IBM/vLLM-Hook, commit 631b0f9): a ``.pt`` with ``dir`` for the method ``add_vector`` at one
-  layer, and a configuration file; it steers every request.
+* vLLM-Hook 0.1.0 (github.com/IBM/vLLM-Hook, commit 631b0f9): a ``.pt`` with ``dir`` for the method ``add_vector`` at
+  one layer, and a configuration file; it steers every request.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 ALL: Final = Positions("all")
 GENERATED: Final = Positions("generated")
+_PHASES: Final = {"prompt": "prompt", "": "prompt", "generated": "generation", "completion": "generation"}
 _ROUNDED: Final = "It adds in the model's own dtype, rounded vector by vector."
 
 
@@ -101,12 +102,13 @@ def write_hotwire(program: Program) -> Written:
     name = program.name.replace("/", "-")
     later = {"decode_only": True} if positions == GENERATED else {}
     asked = [{"id": name, "layer": layer, "scale": 1.0, **later} for layer in vectors]
+    field = json.dumps({"hotwire": json.dumps(asked)})
     lost = [
-        f"Put it into $HOTWIRE_VECTORS as {name}.pt, and send vllm_xargs = {json.dumps({'hotwire': json.dumps(asked)})}.",
+        f"Put it into $HOTWIRE_VECTORS as {name}.pt, and send vllm_xargs = {field}.",
         "hotwire-vllm salts no cache: send a cache_salt of your own with steered requests "
         f"({f'steerkit-{program.digest[:16]}' if not later else 'another one for each prompt'}).",
-        f"It takes {counted(len(asked), 'slot')} of the server's (HOTWIRE_SLOTS, 16 unless set); where none is free, or "
-        "the id isn't known, hotwire-vllm serves unsteered and logs a line.",
+        f"It takes {counted(len(asked), 'slot')} of the server's (HOTWIRE_SLOTS, 16 unless set); where none is free, "
+        "or the id isn't known, hotwire-vllm serves unsteered and logs a line.",
     ]
     if later:
         lost.append("A prompt of one token, or of which all but one are cached, counts as generated.")
