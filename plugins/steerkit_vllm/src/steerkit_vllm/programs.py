@@ -157,7 +157,7 @@ class Programs:
             if alone and (running := self._running[loaded.digest]):
                 raise InUse(
                     f"{counted(running, 'request')} {'are' if running > 1 else 'is'} running with {loaded.name!r}. "
-                    "Free it when they have finished."
+                    "Free it afterwards."
                 )
             del self._named[loaded.name]
             return loaded, alone
