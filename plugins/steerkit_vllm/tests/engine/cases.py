@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import steerkit
 import torch
+
+import steerkit
 from steerkit.api.program import Program, ProgramModel
 from steerkit.exporting.lowered import program_of
 

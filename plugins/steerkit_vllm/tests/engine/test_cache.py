@@ -6,11 +6,11 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from steerkit.api.program import Program
-
 from engine.cases import FILLER, Request, conditions, model, programs
 from engine.engines import ask, steered
 from engine.results import keep
+
+from steerkit.api.program import Program
 
 ORDERS = list(permutations(("warm", "without", None)))[:5]
 

@@ -1,11 +1,10 @@
-"""One batch of steered and plain requests: greedy tokens as transformers', logits to 1e-3, however the engine runs it."""
+"""One batch of steered and plain requests: greedy tokens as transformers', logits to 1e-3, in every mode."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-
 from engine.cases import answers, requests
 from engine.engines import ask, steered
 from engine.results import keep

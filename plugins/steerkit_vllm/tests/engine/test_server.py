@@ -18,6 +18,7 @@ import psutil
 import pytest
 from engine.cases import NEW, answers, conditions, folder, programs, requests
 from engine.results import keep
+
 from steerkit.api.program_bytes import program_to_bytes
 
 ENOUGH = 600

@@ -41,12 +41,8 @@ def rate(engine: Any, condition: str | None, round_: int) -> float:
 def test_what_is_prepared_is_nearly_as_fast_as_vllm() -> None:
     with ExitStack() as stack:
         bare, ready = stack.enter_context(plain()), stack.enter_context(steered())
-        arms = {
-            "plain": (bare, None),
-            "prepared": (ready, None),
-            "one vector": (ready, "warm"),
-            "ablating": (ready, "without"),
-        }
+        arms = {"plain": (bare, None), "prepared": (ready, None)}
+        arms |= {"one vector": (ready, "warm"), "ablating": (ready, "without")}
         rates: dict[str, list[float]] = {name: [] for name in arms}
         for round_ in range(-1, ROUNDS):
             # Every second round the other way round, so that none is always the first.
