@@ -97,9 +97,7 @@ def program_of(
         _require_data(edit)
     places = places_of_edits(edits, layout, Record(edits, wanted=False))
     kept: dict[int, tuple[Tensor, Tensor]] = {}
-    updates = [
-        _update(site, edit, kept) for site, items in places.items() for edit in cast("list[Edit]", items)
-    ]
+    updates = [_update(site, edit, kept) for site, items in places.items() for edit in cast("list[Edit]", items)]
     return Program(name, model, tuple(updates), tuple(_reads(one, layout, places) for one in monitors), system_prompt)
 
 

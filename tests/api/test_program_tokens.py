@@ -27,9 +27,7 @@ def engine_mask(positions: str, turns: tuple[tuple[str, int, int], ...]) -> torc
     return edit_mask(position_intervals(Positions.parse(positions), frame), 0, LENGTH)[0]
 
 
-@pytest.mark.parametrize(
-    "positions", [*(role + place for role, place in product(ROLES, PLACES)), *EXPLICIT, *OF_TURNS]
-)
+@pytest.mark.parametrize("positions", [*(role + place for role, place in product(ROLES, PLACES)), *EXPLICIT, *OF_TURNS])
 @pytest.mark.parametrize("turns", [TURNS, (*TURNS, ("answer_prefix", 14, 15)), ()], ids=["turns", "prefix", "none"])
 def test_they_are_the_engines(positions: str, turns: tuple[tuple[str, int, int], ...]) -> None:
     try:
@@ -58,7 +56,9 @@ def test_a_product_of_weights() -> None:
     assert both.tolist() == (apart[0] * apart[1]).tolist()
 
 
-@pytest.mark.parametrize("positions", ["from_token(</think>)", "from_token(#7)", "generated[-1]", "all[-2:]", "[-3:][*]"])
+@pytest.mark.parametrize(
+    "positions", ["from_token(</think>)", "from_token(#7)", "generated[-1]", "all[-2:]", "[-3:][*]"]
+)
 def test_what_places_alone_cant_tell(positions: str) -> None:
     with pytest.raises(PositionError):
         require_served(Positions.parse(positions))

@@ -1,4 +1,4 @@
-"""A run's conditions as programs: what they do is what the conditions are defined to, and no weights are asked for it."""
+"""A run's conditions as programs: they do what the conditions are defined to, and no weights are asked for it."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ class FromProgram(Intervention[Any]):
 def carried_out(live: LiveModel, program: Program) -> torch.Tensor:
     from steerkit.api.intervention import Placement
 
-    placed = [
-        Placement(FromProgram(one), positions=one.positions, schedule=one.schedule) for one in program.updates
-    ]
+    placed = [Placement(FromProgram(one), positions=one.positions, schedule=one.schedule) for one in program.updates]
     with torch.no_grad(), live.steer(*placed, mode="interpret"):
         found: torch.Tensor = live.forward(IDS, prompt_lengths=PROMPTS).logits
     return found

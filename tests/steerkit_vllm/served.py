@@ -52,9 +52,7 @@ class Served:
         self.model = Shaped(live, rows)
         spots = spots_of(self.model, self.settings.streams)
         layout = live.layout
-        self.bank = Bank(
-            sites_of(spots), layout.d_model, layout.n_layers, self.settings, tokens, torch.zeros(0)
-        )
+        self.bank = Bank(sites_of(spots), layout.d_model, layout.n_layers, self.settings, tokens, torch.zeros(0))
         self.handles = wrap(self.model, spots, self.bank)
         self.requests = Requests(self.bank, self.settings.readings)
         self.forward: Any = self.model

@@ -101,9 +101,7 @@ def test_a_program_in_use_stays() -> None:
         (reading(1, 2, 3), "monitors of program"),
         (
             program(
-                updates=tuple(
-                    update("blocks.1.resid_post", seed, positions=f"[{seed}:]") for seed in range(1, 5)
-                ),
+                updates=tuple(update("blocks.1.resid_post", seed, positions=f"[{seed}:]") for seed in range(1, 5)),
                 monitors=(),
             ),
             "15 weights per token",
@@ -130,7 +128,10 @@ def test_programs_are_bounded_in_number() -> None:
 
 def test_updates_that_cant_meet_make_no_term() -> None:
     """What lies in the prompt and what lies behind it have no token in common."""
-    apart = (update("blocks.1.resid_post", 1, positions="prompt"), update("blocks.1.resid_post", 2, positions="generated"))
+    apart = (
+        update("blocks.1.resid_post", 1, positions="prompt"),
+        update("blocks.1.resid_post", 2, positions="generated"),
+    )
     meeting = (apart[0], update("blocks.1.resid_post", 2, positions="[1:]"))
     assert len(terms_of(program(updates=apart))) == 2 and len(terms_of(program(updates=meeting))) == 3
     # A constant is read by nobody, and a vector that the second one is blind to neither.
@@ -233,7 +234,10 @@ def test_settings_that_are_none(given: Any) -> None:
 
 def test_settings_in_part() -> None:
     assert settings_of(None) == settings_of({}) == Settings()
-    assert settings_of({"steerkit": {"streams": ["embed", "resid_post"], "slots": 4}}).streams == ("embed", "resid_post")
+    assert settings_of({"steerkit": {"streams": ["embed", "resid_post"], "slots": 4}}).streams == (
+        "embed",
+        "resid_post",
+    )
 
 
 def test_a_model_whose_layers_nobody_read_is_refused() -> None:

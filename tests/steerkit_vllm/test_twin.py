@@ -134,7 +134,9 @@ def test_readings_are_those_of_the_engine(live: LiveModel) -> None:
     """What a monitor reads beside an edit, and not of plain requests beside it."""
     steer = steerkit.add(direction(live, 2), coefficient=2.0)
     monitors = [
-        Monitor("late", direction(live, 5), 0.0, sites=tuple(map(Site.parse, ("blocks.2.resid_post", "blocks.1.resid_pre")))),
+        Monitor(
+            "late", direction(live, 5), 0.0, sites=tuple(map(Site.parse, ("blocks.2.resid_post", "blocks.1.resid_pre")))
+        ),
         Monitor("early", direction(live, 6, "embed"), 0.0, "below", positions=Positions("generated")),
     ]
     rows = [Row(ids(1, 10), 8, steer), Row(ids(2, 7), 6, steer)]

@@ -177,7 +177,8 @@ class Bank:
         if len(terms) > len(free):
             raise AttachError(
                 f"Program {program.name!r} takes {counted(len(terms), 'slot')}, and {len(free)} of "
-                f"{self.settings.slots} {agreeing(len(free))} free. Free a program, or start the engine with more slots."
+                f"{self.settings.slots} {agreeing(len(free))} free. Free a program, or start the engine with more "
+                "slots."
             )
         found = Loaded(program, terms, free[: len(terms)])
         self._require_rows(found)
@@ -202,8 +203,8 @@ class Bank:
             return False
         if found.users:
             raise AttachError(
-                f"Program {found.program.name!r} is in use by {counted(len(found.users), 'request')}. Free it when they "
-                "are done."
+                f"Program {found.program.name!r} is in use by {counted(len(found.users), 'request')}. Free it when "
+                "nobody has it."
             )
         del self.loaded[digest]
         for site in _places_of(found.program):
@@ -249,7 +250,8 @@ class Bank:
 
     def _why(self, site: Site) -> str:
         if site.stream == HEAD_OUT:
-            return f"{site} is within attention, which the engine computes as a whole. Edit {Site('attn_out', site.layer)}."
+            instead = Site("attn_out", site.layer)
+            return f"{site} is within attention, which the engine computes as a whole. Edit {instead}."
         known = listed(sorted({one.stream for one in self.places}))
         return f"{site} wasn't prepared; {known} are. Start the engine with that stream among its streams."
 
@@ -260,8 +262,9 @@ class Bank:
             rank = sum(_rank(term.at.get(site)) for term in found.terms)
             if rank > place.free_rows:
                 raise AttachError(
-                    f"Program {found.program.name!r} reads {counted(rank, 'direction')} at {site}, and {place.free_rows} "
-                    f"of {self.settings.rows} rows are left. Free a program, or start the engine with more rows."
+                    f"Program {found.program.name!r} reads {counted(rank, 'direction')} at {site}, and "
+                    f"{place.free_rows} of {self.settings.rows} rows are left. Free a program, or start the engine "
+                    "with more rows."
                 )
             reading = sum(site in monitor.vectors for monitor in found.program.monitors)
             left = self.settings.monitors - len(place.vectors)

@@ -80,8 +80,8 @@ class Requests:
         loaded = self.bank.loaded.get(asked.program)
         if loaded is None:
             raise AttachError(
-                f"Request {request} asks for program {asked.program}, which isn't loaded here. Whoever takes requests in "
-                "must refuse it before it is scheduled."
+                f"Request {request} asks for program {asked.program}, which isn't loaded here. Whoever takes requests "
+                "in must refuse it before it is scheduled."
             )
         weights = tuple(TokenWeights(term.weight, prompt_length, asked.turns) for term in loaded.terms)
         found = Steered(asked, loaded, weights)

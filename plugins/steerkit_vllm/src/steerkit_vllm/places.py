@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from steerkit.errors import UnsupportedModelError
+from steerkit.errors import UnsupportedModelError, listed
 from steerkit.types import ATTN_OUT, EMBED, MLP_OUT, RESID_MID, RESID_POST, Site
 
 if TYPE_CHECKING:
@@ -101,8 +101,9 @@ def _layers(model: nn.Module) -> tuple[str, list[nn.Module]]:
     if len(known) != 1:
         classes = sorted({type(layer).__name__ for _, layers in lists for layer in layers})
         raise UnsupportedModelError(
-            f"{type(model).__name__} can't be steered on this engine: its layers are {', '.join(classes) or 'not found'}, "
-            f"and {', '.join(FAMILIES)} are known. Bake the condition into a checkpoint (steerkit bake) and serve that."
+            f"{type(model).__name__} can't be steered on this engine: its layers are {listed(classes) or 'not found'}, "
+            f"and {listed(tuple(FAMILIES))} are known. Bake the condition into a checkpoint (steerkit bake) and serve "
+            "that."
         )
     return known[0]
 

@@ -21,8 +21,8 @@ def require_engine(config: VllmConfig) -> None:
 
     if not Version(FIRST) <= Version(vllm.__version__) < Version(BEHIND):
         raise AttachError(
-            f"steerkit-vllm knows vLLM {FIRST} up to {BEHIND}, and this is {vllm.__version__}. Install one of those, or "
-            "bake the condition into a checkpoint (steerkit bake)."
+            f"steerkit-vllm knows vLLM {FIRST} up to {BEHIND}, and this is {vllm.__version__}. Install one of those, "
+            "or bake the condition into a checkpoint (steerkit bake)."
         )
     parallel = config.parallel_config
     features = {

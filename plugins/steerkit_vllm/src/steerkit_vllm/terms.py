@@ -77,8 +77,8 @@ def terms_of(program: Program) -> tuple[Term, ...]:
             at.setdefault(weight, {})[site] = part
     if len(at) > MOST:
         raise AttachError(
-            f"Program {program.name!r} needs {counted(len(at), 'weight')} per token, and {MOST} are the most: its updates at "
-            "one place act at many kinds of positions. Give those that act together the same positions."
+            f"Program {program.name!r} needs {counted(len(at), 'weight')} per token, and {MOST} are the most: its "
+            "updates at one place act at many kinds of positions. Give those that act together the same positions."
         )
     return tuple(Term(weight, parts) for weight, parts in at.items())
 
