@@ -155,7 +155,11 @@ def program_from_bytes(data: bytes, where: str = "the program") -> Program:
         monitors = tuple(
             ProgramMonitor(
                 one.name,
-                {Site.parse(site): vector for site, name in one.vectors.items() if (vector := tensor(name)) is not None},
+                {
+                    Site.parse(site): vector
+                    for site, name in one.vectors.items()
+                    if (vector := tensor(name)) is not None
+                },
                 one.threshold,
                 one.side,
                 Positions.parse(one.positions),
@@ -202,8 +206,8 @@ def _opened(data: bytes, where: str) -> tuple[Mapping[str, Tensor], _Header]:
     version = told.get("version") if isinstance(told, dict) else None
     if version != VERSION or isinstance(version, bool):
         raise ArtifactError(
-            f"{where} is a program of version {version!r}, and this steerkit reads {VERSION}. Read it with the steerkit "
-            "that wrote it, or export it again."
+            f"{where} is a program of version {version!r}, and this steerkit reads {VERSION}. Read it with the "
+            "steerkit that wrote it, or export it again."
         )
     try:
         return tensors, _Header.model_validate(told)

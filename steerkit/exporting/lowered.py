@@ -51,7 +51,7 @@ def program_of_run(
     )
     own = asked.condition.system_prompt
     try:
-        return program_of(
+        found = program_of(
             asked.condition.placements,
             layout,
             model,
@@ -59,6 +59,9 @@ def program_of_run(
             _monitors(asked, monitors, layout),
             asked.plan.loading.system_prompt if own is None else own,
         )
+        if not found.updates and not found.monitors:
+            raise AttachError("it changes nothing. Name one that does.")
+        return found
     except SteerkitError as error:
         raise type(error)(f"Condition {condition} can't be exported: {error}") from None
 
@@ -94,9 +97,7 @@ def program_of(
         _require_data(edit)
     places = places_of_edits(edits, layout, Record(edits, wanted=False))
     kept: dict[int, tuple[Tensor, Tensor]] = {}
-    updates = [
-        _update(site, edit, kept) for site, items in places.items() for edit in cast("list[Edit]", items)
-    ]
+    updates = [_update(site, edit, kept) for site, items in places.items() for edit in cast("list[Edit]", items)]
     return Program(name, model, tuple(updates), tuple(_reads(one, layout, places) for one in monitors), system_prompt)
 
 

@@ -4,8 +4,8 @@ What a server needs, from the outside in:
 
 * ``asking``: what a request carries in ``SamplingParams.extra_args``, and how it is checked before it reaches a worker;
 * ``settings``: how many programs and which places a worker prepares (``additional_config={"steerkit": {...}}``);
-* ``worker``: the ``worker_cls`` (``steerkit_vllm.worker.SteeredWorker`` on a GPU, ``SteeredCPUWorker`` on a CPU) and the
-  calls that it answers through ``collective_rpc``;
+* ``worker``: the ``worker_cls`` (``steerkit_vllm.worker.SteeredWorker`` on a GPU, ``SteeredCPUWorker`` on a CPU) and
+  the calls that it answers through ``collective_rpc``;
 * ``terms``, ``bank``, ``batch``: a program as matrices, the matrices of all programs at a place, one weight per token
   and program. Plain torch, no vLLM;
 * ``places``, ``op``: which of vLLM's modules hold which site, and the one operation that edits there.

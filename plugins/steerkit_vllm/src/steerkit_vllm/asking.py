@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from steerkit.api.program_tokens import Turn
 from steerkit.errors import AttachError
-from steerkit.types import TURNS
+from steerkit.types import PREFIX, TURNS
 
 KEY: Final = "steerkit"
-
-Turn = tuple[str, int, int]
-"""A turn's role and ``[start, stop)`` of its own text among the prompt's tokens."""
+ROLES: Final = (*TURNS, PREFIX)
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,15 @@ class Asked:
     Args:
         program: hash of the program's content (``Program.digest``), 64 hex digits.
         turns: of the prompt's conversation, in order; needed where the program's positions name turns (``user[-1]``,
-            ``instruction``). Roles are those of ``steerkit.types.TURNS``.
-        read: whether the program's monitors keep readings of this request, for ``steerkit_readings``.
+            ``instruction``). A role is one of ``steerkit.types.TURNS``, or ``answer_prefix``.
+        read: the tag under which the readings of the program's monitors are kept, for ``steerkit_readings``; empty:
+            none are. A name of the server's own for the request (vLLM's id of it is another one in a worker). Requests
+            that vLLM makes several of (``n`` above 1) can't share one.
     """
 
     program: str
     turns: tuple[Turn, ...] = ()
-    read: bool = False
+    read: str = ""
 
     def to_extra_args(self) -> dict[str, Any]:
         """As ``SamplingParams.extra_args`` has it: plain values."""
@@ -51,12 +52,12 @@ def asked_of(extra_args: Mapping[str, Any] | None) -> Asked | None:
     try:
         if set(value) - {"program", "turns", "read"}:
             raise ValueError(f"unknown keys {sorted(set(value) - {'program', 'turns', 'read'})}")
-        program, read = value["program"], value.get("read", False)
+        program, read = value["program"], value.get("read", "")
         turns = tuple((role, start, stop) for role, start, stop in value.get("turns", ()))
-        if not isinstance(program, str) or not isinstance(read, bool):
-            raise ValueError("program is a text and read is true or false")
+        if not isinstance(program, str) or not isinstance(read, str):
+            raise ValueError("program and read are texts")
         for role, start, stop in turns:
-            if role not in TURNS or type(start) is not int or type(stop) is not int or not 0 <= start <= stop:
+            if role not in ROLES or type(start) is not int or type(stop) is not int or not 0 <= start <= stop:
                 raise ValueError(f"a turn is a role with the first and last of its tokens, not {[role, start, stop]}")
     except (TypeError, ValueError, KeyError) as error:
         raise AttachError(f"A request's extra argument {KEY!r} can't be read ({error}).") from None

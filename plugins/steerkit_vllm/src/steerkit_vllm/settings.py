@@ -19,10 +19,15 @@ class Settings(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    slots: int = Field(default=16, ge=1, le=256, description="Weights per token that are told apart: most programs "
-                       "take one, one with two sets of positions takes two or three.")
-    rank: int = Field(default=4, ge=0, le=64, description="Most directions that an update of one slot reads.")
-    monitors: int = Field(default=8, ge=0, le=64, description="Directions that are read at a place, of all programs.")
+    slots: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="Weights per token that are told apart. Most programs take one, one with two kinds of positions "
+        "two or three.",
+    )
+    rows: int = Field(default=32, ge=0, le=512, description="Directions that all programs together read at a place.")
+    monitors: int = Field(default=8, ge=0, le=128, description="Vectors that all monitors together read at a place.")
     streams: tuple[str, ...] = Field(default=STREAMS, description="Streams whose places are prepared.")
     readings: int = Field(default=64, ge=0, description="Requests whose readings are kept until they are fetched.")
 
@@ -42,7 +47,7 @@ def settings_of(additional_config: Mapping[str, Any] | None) -> Settings:
         AttachError: for a key or a value that isn't one.
     """
     try:
-        return Settings.model_validate(dict(additional_config or {}).get(KEY) or {})
+        return Settings.model_validate(dict(additional_config or {}).get(KEY, {}))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join([KEY, *(str(part) for part in first["loc"])])

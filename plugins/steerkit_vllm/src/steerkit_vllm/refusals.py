@@ -1,0 +1,43 @@
+"""What an engine is refused for when it starts: where a request could be served otherwise than it asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from packaging.version import Version
+
+from steerkit.errors import AttachError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+FIRST, BEHIND = "0.32", "0.33"
+"""The versions of vLLM whose runner and layers were read: from the one on, below the other."""
+
+
+def require_engine(config: VllmConfig) -> None:
+    """Raise ``AttachError`` for a version, a runner or a feature under which steering isn't known to be exact."""
+    import vllm
+
+    if not Version(FIRST) <= Version(vllm.__version__) < Version(BEHIND):
+        raise AttachError(
+            f"steerkit-vllm knows vLLM {FIRST} up to {BEHIND}, and this is {vllm.__version__}. Install one of those, "
+            "or bake the condition into a checkpoint (steerkit bake)."
+        )
+    parallel = config.parallel_config
+    features = {
+        "speculative decoding": config.speculative_config is not None,
+        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "context parallelism": getattr(parallel, "decode_context_parallel_size", 1) > 1
+        or getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+        "dual batch overlap": bool(getattr(parallel, "enable_dbo", False)),
+        "encoder-decoder models": bool(config.model_config.is_encoder_decoder),
+    }
+    for name, is_there in features.items():
+        if is_there:
+            raise AttachError(f"steerkit-vllm can't steer with {name}. Start the engine without it.")
+    if config.use_v2_model_runner:
+        raise AttachError(
+            "steerkit-vllm fills its weights in vLLM's first model runner. Start the engine with "
+            "VLLM_USE_V2_MODEL_RUNNER=0."
+        )
