@@ -125,7 +125,8 @@ class Attachment:
 
         def between(attn_out: Tensor) -> Tensor:
             attn_out = own(attn_out)
-            resid_pre, added = cursor.take_resid_pre(), attn_out if factor == 1.0 else attn_out * factor
+            # It was seen before the block asked for it, so perhaps on the device of the block before.
+            resid_pre, added = cursor.take_resid_pre().to(attn_out.device), attn_out if factor == 1.0 else attn_out * factor
             resid_mid = (resid_pre if kept == 1.0 else resid_pre * kept) + added
             new = carried(resid_mid)
             if new is resid_mid:
