@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 FIRST, SECOND = "ipu:0", "ipu:1"
 _MOVES: Final = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-_PLAIN: Final = (Tensor.__getitem__, Tensor.__setitem__, Tensor.tolist, Tensor.numpy)
-"""What Python asks of a tensor without any dispatch."""
+_INDEXING: Final = (Tensor.__getitem__, Tensor.__setitem__)
+_PLAIN: Final = (*_INDEXING, Tensor.tolist, Tensor.numpy, Tensor.matmul, Tensor.__matmul__, torch.matmul)
+"""What runs on the numbers as a whole: it asks nobody below, or changes the shape of what it was given in place."""
 _MAKING: Final = (torch.tensor, torch.as_tensor)
 
 
@@ -64,7 +65,7 @@ class Elsewhere(Tensor):
 def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
     # A number of the CPU may meet any tensor, and so may what says which items are meant.
-    where = {one.device for one in tensors if isinstance(one, Elsewhere) or (one.ndim and func not in _PLAIN)}
+    where = {one.device for one in tensors if isinstance(one, Elsewhere) or (one.ndim and func not in _INDEXING)}
     if len(where) > 1 and func not in _MOVES:
         raise RuntimeError(f"{func} is given tensors on {' and '.join(sorted(map(str, where)))}")
     asked = kwargs.get("device")
