@@ -61,8 +61,8 @@ def direction(layer: int, seed: int = 0) -> Direction:
 
 
 CONDITIONS: dict[str, Callable[[], list[Placement]]] = {
-    "nothing": lambda: [],
-    "between the writers": lambda: [add(direction(1), coefficient=2.0, sites=["blocks.*.resid_mid"])],
+    "nothing": list,
+    "between the writers": lambda: [ablate(direction(1), sites=["blocks.*.resid_mid"])],
     "everywhere": lambda: [ablate(direction(1))],
     "at heads": lambda: [add(direction(1), coefficient=2.0, sites=["blocks.*.attn_out"]), ablate(direction(2, 1))],
     "some tokens": lambda: [add(direction(2), coefficient=2.0, positions="last")],
@@ -94,10 +94,12 @@ def test_logits_and_completions_are_those_of_one_device(both: Any, name: str, mo
 
 
 def test_rows_with_conditions_of_their_own(both: Any) -> None:
-    steer: Any = [add(direction(1), coefficient=3.0, sites=["blocks.*.resid_mid"]), None, [ablate(direction(0))]]
+    steer: Any = [ablate(direction(1), sites=["blocks.*.resid_mid"]), None, [ablate(direction(0))]]
 
     def do(live: LiveModel) -> Any:
-        return torch.tensor([live.chat.tokenizer.encode(text)[:3] for text in live.generate(PROMPTS, steer=steer, max_new_tokens=3)])
+        return torch.tensor(
+            [live.chat.tokenizer.encode(text)[:3] for text in live.generate(PROMPTS, steer=steer, max_new_tokens=3)]
+        )
 
     both(do)
 
