@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.api.format import Contents, Given, Places
-from steerkit.errors import ArtifactError, SteerkitError, agreeing, counted, listed
+from steerkit.errors import ArtifactError, SteerkitError, counted, listed
 from steerkit.types import Positions, Site
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ def not_kept(contents: Contents, keeps: Collection[str] = ()) -> list[str]:
         }
         lost = [part for part, there in has.items() if there and part not in keeps]
         if lost:
-            verb = agreeing(len(lost), "isn't", "aren't")
-            told.append(f"Of {name!r} {listed(lost)} {verb} kept.")
+            told.append(f"Not kept of {name!r}: {listed(lost)}.")
     return told
 
 

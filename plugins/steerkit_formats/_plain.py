@@ -77,13 +77,11 @@ class _Plain(Format[PlainOptions]):
 
     def places(self, path: Path, given: Given = Given()) -> Mapping[str, Places]:
         """Sites and widths, of keys or as the reader says."""
-        shapes = self.shapes(path) or {}
-        try:
-            found = _arranged({key: _Shape(shape) for key, shape in shapes.items()}, given, path)
-        except ArtifactError:
+        if not self.accepts(path):
             return {}
+        shapes = {key: _Shape(shape) for key, shape in (self.shapes(path) or {}).items()}
         placed = {}
-        for name, vectors in found.items():
+        for name, vectors in _arranged(shapes, given, path).items():
             sites = [site for site in vectors if site is not None]
             placed[name] = places_at(sites, [vector.shape for vector in vectors.values()], None)
         return placed

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.api.blocks import input_of, output_of
 from steerkit.api.format import Contents, Format, Given, Places, Written
-from steerkit.errors import ArtifactError
+from steerkit.errors import ArtifactError, counted
 from steerkit.types import Site
 from steerkit.types.json_text import read_json
 from steerkit_formats._common import SITES, Reading, content_of, not_kept, of_blocks, one_vector, places_at
@@ -121,8 +121,8 @@ def _row(numbers: Any, site: Site, path: Path) -> list[float]:
     if isinstance(numbers, list) and numbers and all(isinstance(row, list) for row in numbers):
         if len(numbers) > 1:
             raise ArtifactError(
-                f"{path} holds {len(numbers)} vectors for layer {site.layer}, which are tokens, a plane or heads, as "
-                "the method has it, and it doesn't say which. Write one vector for each layer."
+                f"{path} holds {counted(len(numbers), 'vector')} for layer {site.layer}, which are tokens, a plane or "
+                "heads, as the method has it, and it doesn't say which. Write one vector for each layer."
             )
         numbers = numbers[0]
     good = isinstance(numbers, list) and all(type(one) in (int, float) for one in numbers)

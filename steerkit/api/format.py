@@ -167,7 +167,10 @@ class Format(ABC, Generic[OptionsT]):
     def places(self, path: Path, given: Given = Given()) -> Mapping[str, Places]:
         """Sites, positions and widths of each direction, from as little of the file as will do; nothing where only
         reading it tells. With it ``steerkit check`` finds sites that a model doesn't have, and vectors of another one.
-        Never raises: what is wrong with a file is said where it is read.
+        What is wrong with a file is said where it is read.
+
+        Raises:
+            ArtifactError: where what is given doesn't go with what the file holds, as a pattern of other many sites.
         """
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.api.files import pipe_fault
 from steerkit.artifacts.directions import read_file
+from steerkit.artifacts.files import shown_path
 from steerkit.artifacts.formats import CONVENTION, checked_path, format_of, format_spec, leading
 from steerkit.artifacts.writing import write_file
 from steerkit.catalog import Catalog, installed
@@ -100,8 +102,8 @@ def convert(file: Path, out: Path, asked: Asked = Asked(), catalog: Catalog | No
 def _require_file(path: Path) -> None:
     if (fault := pipe_fault(path)) is not None:
         raise ArtifactError(f"{fault}.")
-    if not path.exists():
-        raise ArtifactError(f"There is no file {path}. Check the path.")
+    if not os.path.exists(path):
+        raise ArtifactError(f"There is no file {shown_path(path)}. Check the path.")
     if path.is_file() and not path.stat().st_size:
         raise ArtifactError(f"{path} is empty. Get a whole copy.")
 

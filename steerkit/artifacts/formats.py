@@ -54,7 +54,7 @@ def _quoted(name: str, say: str) -> str:
 
 def _likely(path: Path, catalog: Catalog) -> str:
     """The format in which a file that nobody knows is looked at, which says what is wrong with it."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ArtifactError(f"{path} is a folder, and no format knows what is in it. Name a file.")
     specs = [catalog.get("format", name) for name in catalog.names("format")]
     suffix = path.suffix.lower()
@@ -65,7 +65,7 @@ def _likely(path: Path, catalog: Catalog) -> str:
 
 def claims(path: Path, catalog: Catalog) -> list[str]:
     """The formats that know a file, but for fallbacks where another one does. Needs no torch."""
-    if pipe_fault(path) is not None:
+    if not os.path.exists(path) or pipe_fault(path) is not None:  # False of what no path can be
         return []
     specs = [catalog.get("format", name) for name in catalog.names("format")]
     return leading([spec for spec in specs if spec.reads and reader_of(spec).sniff(path)])
@@ -78,7 +78,7 @@ def leading(claiming: list[FormatSpec]) -> list[str]:
 
 def knows(path: Path, spec: FormatSpec, options: Options | None = None, *, named: bool = True) -> bool:
     """Whether a file is of a format, or, of one that is named, whether it can be."""
-    if not spec.reads or pipe_fault(path) is not None:
+    if not spec.reads or not os.path.exists(path) or pipe_fault(path) is not None:
         return False
     reader = reader_of(spec, options)
     return reader.accepts(path) if named else reader.sniff(path)

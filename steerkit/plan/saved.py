@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerkit.errors import SteerkitError, counted
+from steerkit.errors import ArtifactError, SteerkitError, counted
 from steerkit.plan.adapter import ModelResolver
 from steerkit.plan.files import directions_fault
 from steerkit.plan.names import KeyPart
@@ -90,7 +90,10 @@ class SavedResolver(ModelResolver):
         """That a direction of a file is of another place than the recipe says, or of another model; notes of others."""
         from steerkit.artifacts.formats import reader_of
 
-        places = reader_of(reader, options).places(file, given)
+        try:
+            places = reader_of(reader, options).places(file, given)
+        except ArtifactError as error:
+            return str(error).removesuffix(".")
         own = name if name in places else next(iter(places), name)
         if own not in places:
             return None

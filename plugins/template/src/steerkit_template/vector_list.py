@@ -21,5 +21,6 @@ def steerkit_formats() -> list[FormatSpec]:
             implementation="steerkit_template._vector_list:VectorList",
             options=VectorListOptions,
             suffixes=(".json",),
+            acts="at the site that stands beside each",
         )
     ]
