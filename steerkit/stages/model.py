@@ -155,9 +155,7 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
     return _use(plan, hash_of(depends), str(live.device), dtype, adapter, placed.device_map)
 
 
-def _use(
-    plan: Plan, key: str, device: str, dtype: str, adapter: Plugin, mapped: Mapping[str, str] | None
-) -> ModelUse:
+def _use(plan: Plan, key: str, device: str, dtype: str, adapter: Plugin, mapped: Mapping[str, str] | None) -> ModelUse:
     import torch
 
     # What auto came to is part of the key; a worker is told it, since its own machine might choose another.

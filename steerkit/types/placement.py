@@ -114,7 +114,9 @@ def conflicts_of(placement: ModelPlacement, device: str) -> list[Conflict]:
         message = "each process of a tensor-parallel model has a GPU of its own; write device: cuda"
         found.append(Conflict("device", ("tensor_parallel",), message))
     if placement.offload_folder is not None and mapped is None:
-        message = "it is for what device_map puts on disk, and there is no device_map; add device_map: auto, or remove it"
+        message = (
+            "it is for what device_map puts on disk, and there is no device_map; add device_map: auto, or remove it"
+        )
         found.append(Conflict("offload_folder", ("device_map",), message))
     if placement.offload_folder is not None and isinstance(mapped, Mapping) and DISK not in mapped.values():
         message = "device_map puts nothing on disk; write disk for a module, or remove it"
