@@ -118,7 +118,7 @@ def _gb(size: int | float | None) -> str:
 
 
 def _is_small(model: PlannedModel) -> bool:
-    """Whether a model's weights fit nearly everywhere, as far as its files tell; one that isn't known isn't looked at."""
+    """Whether a model's weights fit nearly everywhere, by its files; one that isn't known isn't looked at."""
     if model.is_tiny or model.folder is None:
         return True
     sizes = [path.stat().st_size for path in model.folder.glob("*.safetensors")]

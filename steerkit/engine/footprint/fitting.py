@@ -115,17 +115,23 @@ def placed_parts(footprint: Footprint, mapped: str | Mapping[str, str], rooms: S
     if not isinstance(mapped, str):
         return {part: _longest(part, mapped) for part in parts}
     gpus = [one for one in rooms if one.device != "cpu"]
-    room = {one.device: one.n_bytes * (1 - SPARE) - footprint.work_bytes for one in gpus}
+    largest = max(footprint.weights.values())
+    beside = footprint.work_bytes + footprint.cache_bytes / max(len(gpus), 1)
+    room = {one.device: one.n_bytes * (1 - SPARE) - beside for one in gpus}
+    if gpus and sum(room.values()) < footprint.weight_bytes:  # the first one runs what lies elsewhere
+        room[gpus[0].device] -= largest + footprint.cache_bytes - footprint.cache_bytes / len(gpus)
     if mapped != "sequential" and gpus:
         first_less = mapped == "balanced_low_0" and len(gpus) > 1
         even = footprint.weight_bytes / (len(gpus) - first_less)
-        largest = max(footprint.weights.values())
         limits = {one.device: even + largest for one in gpus[:-1]}
         if first_less:
-            limits[gpus[0].device] = max(footprint.weight_bytes - sum(room[one.device] for one in gpus[1:]), 0)
+            others = sum(room[one.device] for one in gpus[1:])
+            limits[gpus[0].device] = largest + max(footprint.weight_bytes - others, 0)
         room = {device: min(free, limits.get(device, free)) for device, free in room.items()}
-    main = next((one.n_bytes for one in rooms if one.device == "cpu"), 0)
-    order = [*room.items(), ("cpu", main * (1 - SPARE)), (DISK, float("inf"))]
+    main = next((one.n_bytes for one in rooms if one.device == "cpu"), 0) * (1 - SPARE)
+    if not gpus:  # passes run here, and what lies on disk is brought here
+        main -= footprint.work_bytes + footprint.cache_bytes + max(footprint.weights.values())
+    order = [*room.items(), ("cpu", main), (DISK, float("inf"))]
     placed: dict[str, str] = {}
     at, used = 0, 0.0
     for part in parts:
@@ -170,10 +176,10 @@ def suggestion(footprint: Footprint, placement: ModelPlacement, device: str, roo
     if placement.device_map is None and _fits(footprint, spread, "auto", rooms):
         left = "which leaves what doesn't fit in main memory or on disk, and makes passes slow"
         return f"Write model.device_map: auto, {left}."
-    number = counted(needed(footprint, GPU), "GPU")
-    return (
-        f"Nothing fits here. It takes about {number} of 80 GB, or a smaller model.batch_tokens where passes are large."
-    )
+    small = _scaled(footprint, 0.5) if half else footprint
+    number = counted(needed(small, GPU), "GPU")
+    form = "bfloat16" if half else "this form"
+    return f"Nothing fits here: in {form} it takes {number} of 80 GB. Where passes are large, lower model.batch_tokens."
 
 
 def _fits(footprint: Footprint, placement: ModelPlacement, device: str, rooms: Sequence[Room]) -> bool:
