@@ -52,9 +52,13 @@ def check_command(
     explain: Annotated[
         bool, typer.Option("--explain", help="Load the model, and tell what becomes of each condition on it.")
     ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Say what memory each device needs, of a small model too.")
+    ] = False,
 ) -> None:
     """Validate a recipe and print its plan and cost. Loads no weights, except with --explain."""
     from steerkit.catalog import Catalog
+    from steerkit.cli.memory import memory_of
     from steerkit.plan import plan_recipe
     from steerkit.plan.profiles import plan_profiles
 
@@ -62,6 +66,7 @@ def check_command(
     look = cache(_look)
     plan = plan_recipe(recipe, settings or (), catalog, profile, look)
     profiles, unfit = plan_profiles(recipe, settings or (), catalog, plan, look)
+    needs = memory_of(plan, memory)
     previews, stand_ins = _explain(plan) if explain else ([], [])
     if as_json:
         told = {"explain": [one.to_json() for one in previews], "stand_ins": stand_ins} if explain else {}
@@ -69,9 +74,12 @@ def check_command(
         told |= {"profiles": costs} if costs else {}
         told |= {"notes": [*plan.notes, *unfit, *_here(plan)]}
         told["time"] = estimate(plan)
+        told |= {"memory": needs.to_json()} if needs else {}
         typer.echo(json.dumps({**plan.to_json(), **told}, indent=2, ensure_ascii=False))
         return
     print_plan(plan, profiles, unfit)
+    if needs:
+        needs.show(columns.console())
     if explain:
         print_previews(previews, stand_ins)
 
