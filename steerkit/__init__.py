@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from steerkit.exporting import export as export
     from steerkit.report.compare import compare_runs as compare_runs
     from steerkit.report.frames import read_run as read_run
+    from steerkit.report.sweep import read_sweep as read_sweep
     from steerkit.run import run_recipe as run_recipe
     from steerkit.session import ablate as ablate
     from steerkit.session import add as add
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from steerkit.session.saved import LoadedCondition as LoadedCondition
     from steerkit.session.saved import load_condition as load_condition
     from steerkit.session.saved import save_condition as save_condition
+    from steerkit.sweeping.sweep import sweep as sweep
     from steerkit.types import Example as Example
     from steerkit.types import Message as Message
     from steerkit.types import Positions as Positions
@@ -76,9 +78,11 @@ _HOMES = {
     "load_directions": "steerkit.artifacts.directions",
     "load_model": "steerkit.session",
     "read_run": "steerkit.report.frames",
+    "read_sweep": "steerkit.report.sweep",
     "run_recipe": "steerkit.run",
     "save_condition": "steerkit.session.saved",
     "save_directions": "steerkit.artifacts.directions",
+    "sweep": "steerkit.sweeping.sweep",
     "wrap": "steerkit.session",
 }
 

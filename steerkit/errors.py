@@ -148,6 +148,14 @@ class TryAgainError(SteerkitError):
         super().__init__(message)
 
 
+class ParallelError(SteerkitError):
+    """Processes that can't run a model together, or one of them that fails and takes the others down."""
+
+
+class ExecutorError(SteerkitError):
+    """Workers that can't be had, that differ from this process, or that are killed by a task each time."""
+
+
 class ArtifactError(SteerkitError):
     """A file of ours that is missing, damaged or from another version."""
 

@@ -14,6 +14,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 StageKind: TypeAlias = Literal[
     "loading",
     "directory",
+    "run",
     "tokens",
     "filter",
     "completions",

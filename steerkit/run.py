@@ -17,7 +17,8 @@ from steerkit.artifacts.store import STORE, Store
 from steerkit.artifacts.unchosen import unchosen
 from steerkit.catalog import Catalog
 from steerkit.errors import NoCandidateError, SteerkitError, agreeing, counted, known_keywords
-from steerkit.executors.local import LocalExecutor
+from steerkit.executors.chosen import THIS_PROCESS, Chosen, named
+from steerkit.executors.ranks import ranks
 from steerkit.executors.schedule import Outputs
 from steerkit.plan import DataRef, Plan, PlannedCompletions, plan_recipe
 from steerkit.plan.duration import duration
@@ -48,6 +49,9 @@ def run_recipe(
     out: str | Path = "runs",
     store: str | Path | None = None,
     threads: int | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
     observer: Observer | None = None,
 ) -> Path:
     """Run a recipe and return its run directory. ``steerkit.report.write_report`` makes the report from it.
@@ -59,12 +63,17 @@ def run_recipe(
         out: where run directories go. An unfinished run of the same recipe there is continued.
         store: where outputs are kept by what they depend on, for this run and others; ``.store`` in ``out`` if not
             given. What is there is not computed again.
-        threads: CPU threads of this process while it runs; as they are if not given. Another number gives, in the
-            last digits, other numbers.
+        threads: CPU threads of each process while it runs; as they are if not given, shared among workers where there
+            are some. Another number gives, in the last digits, other numbers.
+        executor: who carries out what is to be computed: ``local``, this process; ``processes``, processes of this
+            machine; ``ray``, actors of a Ray cluster. At equal threads all give the same bytes.
+        workers: how many processes or actors; one for each GPU if not given, or two on the CPU.
+        address: of a Ray cluster; one is started for this run if not given.
         observer: told what is done; nobody by default.
 
     Raises:
         RecipeError: with every problem of the recipe; nothing was run.
+        ExecutorError: for workers that can't be had.
     """
     if not isinstance(recipe, (str, Path)):
         raise SteerkitError(
@@ -74,9 +83,13 @@ def run_recipe(
         raise SteerkitError(f"overrides is a list of settings: write [{overrides!r}].")
     if any(isinstance(one, str) and not one.strip() for one in (recipe, out, store)):
         raise SteerkitError("A recipe, out and store are paths, and an empty text is none. Name one, or leave it out.")
-    plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
-    chosen = None if store is None else Path(store)
-    return execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads)
+    with ranks(named(executor, workers, address)) as here:
+        if here.follows:
+            return here.follow()
+        plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
+        chosen = None if store is None else Path(store)
+        here.path = execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads, by=here.by)
+    return here.path
 
 
 def execute(
@@ -86,6 +99,7 @@ def execute(
     *,
     store: Path | None = None,
     threads: int | None = None,
+    by: Chosen = THIS_PROCESS,
     report: Callable[[Path], object] | None = None,
 ) -> Path:
     """Carry out a plan. It needs nothing else: neither the recipe's file nor that its plugins are installed.
@@ -95,17 +109,21 @@ def execute(
         out: where run directories go.
         observer: told what is done.
         store: where outputs are kept; ``.store`` in ``out`` if not given.
-        threads: CPU threads; as they are if not given.
+        threads: CPU threads of each process; as they are if not given.
+        by: who carries it out.
         report: writes ``report.html`` into the directory once all is measured. The run is finished when that is there;
             a run that is finished but for it is measured no second time.
     """
     require_places(out, store)
-    expected = duration(plan)
+    by.require(plan.loading)
+    expected = duration(plan) if by.is_local else None  # of one process, as it was measured
     observer = left = Left(observer, None if expected is None else expected.seconds)
-    with _threads(threads):
+    with _threads(by.threads(threads)):
         kept = Store(store or out / STORE)
         kept.remove_halves()
-        model = stages.prepare(plan, kept, observer)
+        model = stages.prepare(plan, kept, observer, by.load)
+        if not by.is_local:
+            model = stages.let_go(plan, model)
         provenance = _provenance(plan, model)
         assert provenance.run_hash is not None
 
@@ -122,7 +140,7 @@ def execute(
             def measure() -> None:
                 left.whole = left.whole and not directory.resumed
                 with _told_where(directory):
-                    measured = _measure(plan, model, provenance, directory, kept, observer)
+                    measured = _measure(plan, model, provenance, directory, kept, observer, by)
                 directory.write(*measured, left.off())
 
             if not _is_measured(directory, plan.report.recipe):
@@ -145,7 +163,13 @@ def _is_measured(directory: RunDirectory, recipe: str) -> bool:
 
 
 def _measure(
-    plan: Plan, model: LiveModel, provenance: Provenance, directory: RunDirectory, kept: Store, observer: Observer
+    plan: Plan,
+    model: LiveModel,
+    provenance: Provenance,
+    directory: RunDirectory,
+    kept: Store,
+    observer: Observer,
+    by: Chosen,
 ) -> tuple[Results, list[Sample]]:
     """What a run measures, with its samples."""
     write_text(directory.path / "recipe.yaml", plan.report.recipe)
@@ -153,7 +177,8 @@ def _measure(
     write_json(directory.path / "provenance.json", provenance.model_dump(mode="json"))
 
     use = stages.model_use(plan, model)
-    with closing(LocalExecutor(Bench(use, model, observer))) as executor:
+    opened = by.open(Bench(use, model, observer), model.device.type, use.threads, observer, directory.note)
+    with closing(opened) as executor:
         outputs_of = partial(_outputs, store=kept, executor=executor, directory=directory, observer=observer)
         plan, tokens = _with_tokens(plan, use, model, outputs_of)
         plan, filters = _filtered(plan, use, outputs_of)

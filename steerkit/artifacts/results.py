@@ -17,13 +17,17 @@ SCHEMA_VERSION: Final = 1
 
 
 class ModelEntry(Entry):
-    """The model that was steered."""
+    """The model that was steered; where its weights lay if that wasn't one device, and how they are quantised."""
 
+    _rare: ClassVar[tuple[str, ...]] = ("device_map", "tensor_parallel", "quantization")
     source: str
     adapter: str | None = None
     n_layers: int | None = None
     d_model: int | None = None
     dtype: str | None = None
+    device_map: Mapping[str, str] = {}
+    tensor_parallel: int | None = None
+    quantization: Mapping[str, Any] = {}
 
 
 class InterventionEntry(Entry):

@@ -12,6 +12,7 @@ import torch
 
 from steerkit.api.direction import Direction
 from steerkit.api.intervention import Gate, Placement
+from steerkit.bench.by_hand import BY_HAND, BY_HAND_CASES, by_hand
 from steerkit.bench.measure import MeasurementError
 from steerkit.engine.sites.taps import register_tap
 from steerkit.errors import nearest
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from steerkit.session.model import LiveModel
 
 MODES: Final = ("fold", "hook")
+ALL_MODES: Final = (*MODES, BY_HAND)
+"""With what stands beside them for contrast, where it is asked for."""
 ATTACHED_CASES: Final = ("add_all", "ablate_all", "rank8_ablate_all")
 """Those whose attaching and detaching is timed."""
 SHARE: Final = 0.2
@@ -104,6 +107,15 @@ class _Maker:
         norm = SHARE * self.stream.norms[max(site.layer, 0)]
         return Direction(vectors / vectors.norm(dim=1, keepdim=True) * norm, site, name=f"random {seed}")
 
+    def present(self, seed: int, rank: int = 1) -> Direction:
+        """The stream's mean, and random vectors beside it. To take out a direction that a wide stream hardly has
+        changes little more than rounding does in half precision, and a check of it would prove nothing."""
+        drawn = self.direction(self.sites[0], seed, rank)
+        vectors = drawn.vectors.clone()
+        mean = self.stream.gate_values.mean(dim=0)
+        vectors[0] = mean / mean.norm() * vectors[0].norm()
+        return drawn.replace(vectors=vectors)
+
     @property
     def sites(self) -> tuple[Site, ...]:
         """The stream before every block."""
@@ -120,10 +132,10 @@ class _Maker:
         return Case("add_all", tuple(add(self.direction(site, seed)) for site in self.sites))
 
     def ablate_all(self) -> Case:
-        return Case("ablate_all", (ablate(self.direction(self.sites[0], 3)),))
+        return Case("ablate_all", (ablate(self.present(3)),))
 
     def rank8(self) -> Case:
-        return Case("rank8_ablate_all", (ablate(self.direction(self.sites[0], 4, rank=8)),))
+        return Case("rank8_ablate_all", (ablate(self.present(4, rank=8)),))
 
     def rows(self) -> Case:
         return Case("rows", rows=tuple(self.add_all(10 + row).shared for row in range(self.batch)))
@@ -191,7 +203,10 @@ def build(case: str, live: LiveModel, stream: Stream, batch: int) -> Case:
 def steered(live: LiveModel, condition: Case, mode: str) -> Iterator[None]:
     """Run the body under a condition: calls of the transformers model itself are steered."""
     lowering = cast("Mode", mode)
-    if condition.rows is not None:
+    if mode == BY_HAND:
+        with by_hand(live, condition):
+            yield
+    elif condition.rows is not None:
         with live.steer_rows(condition.rows, mode=lowering):
             yield
     else:
@@ -209,8 +224,13 @@ def known_cases(names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def known_modes(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The modes asked for. Raises as ``known_cases``."""
-    return known_names(names, MODES, "mode")
+    """The modes asked for; ``MODES`` without names. Raises as ``known_cases``."""
+    return known_names(names, ALL_MODES, "mode") if names else MODES
+
+
+def measured(cases: Sequence[str], modes: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Which cases are measured in which modes: by hand only what has hooks of its own."""
+    return tuple((case, mode) for case in cases for mode in modes if mode != BY_HAND or case in BY_HAND_CASES)
 
 
 def known_names(names: Sequence[str] | None, known: Sequence[str], kind: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from steerkit.bench.attaching import TIMES
-from steerkit.bench.conditions import ATTACHED_CASES
+from steerkit.bench.conditions import ATTACHED_CASES, measured
 from steerkit.bench.workloads import CHECKED_STEPS, Phase, Workload, calls_for
 
 if TYPE_CHECKING:
@@ -57,19 +57,19 @@ def expected_seconds(
         loading: seconds in which the model was loaded.
         processes: whether memory is measured, each case in a process of its own.
     """
-    cases, modes = len(settings.cases), len(settings.modes)
+    cases, runs = len(settings.cases), len(measured(settings.cases, settings.modes))
     seconds = 0.0
     for (phase, _), one in plain.items():
         checked = one.ready + CHECKED_STEPS * one.call if phase == "decode" else one.call
-        seconds += cases * (LITERALLY + 1 + 2 * modes) * checked
+        seconds += (cases * (LITERALLY + 1) + 2 * runs) * checked
         sample = one.ready + calls_for(one.call, settings.sample_seconds) * one.call
         # A case and the reference beside it, for each case and mode and for the reference itself; a round warms up.
-        seconds += (1 + settings.repeats) * (cases * modes + 1) * 2 * sample
-    attached = sum(case in settings.cases for case in ATTACHED_CASES)
-    seconds += attached * modes * (max(3, settings.repeats) + 1) * TIMES * ATTACH_SECONDS
+        seconds += (1 + settings.repeats) * (runs + 1) * 2 * sample
+    attached = len(measured([case for case in ATTACHED_CASES if case in settings.cases], settings.modes))
+    seconds += attached * (max(3, settings.repeats) + 1) * TIMES * ATTACH_SECONDS
     process = PROCESS_SECONDS + loading
     if processes:
-        seconds += (cases * modes + 1) * (process + 3 * max((one.call for one in plain.values()), default=0.0))
+        seconds += (runs + 1) * (process + 3 * max((one.call for one in plain.values()), default=0.0))
     if settings.cold_start:
         seconds += 2 * (cold_starts(settings) + 1) * process
     return seconds

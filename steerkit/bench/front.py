@@ -28,7 +28,7 @@ class Asked:
         device: auto, cpu, cuda or cuda:1.
         dtype: of the weights.
         cases: names of cases.
-        modes: ``fold,hook``.
+        modes: ``fold,hook,by_hand``; the first two for None.
         phases: ``decode,prefill``.
         batches: rows when decoding.
         repeats: pairs of each case; None for ``REPEATS``.
@@ -56,11 +56,17 @@ class Asked:
         Raises:
             MeasurementError: for a name or a number that can't be; says what can.
         """
+        from steerkit.bench.by_hand import BY_HAND
         from steerkit.bench.conditions import COMPILED_CASES, known_cases, known_modes, known_names
         from steerkit.bench.study import Settings
         from steerkit.bench.workloads import PHASES
 
         asked = known_names(_words(self.phases), PHASES, "phase")
+        modes = known_modes(_words(self.modes))
+        if self.compiled and BY_HAND in modes:
+            raise MeasurementError(
+                f"--modes {BY_HAND} is measured in eager calls. Leave it out, or leave out --compiled."
+            )
         repeats = (3 if self.quick else REPEATS) if self.repeats is None else self.repeats
         if repeats < 1:
             raise MeasurementError(f"--repeats {repeats}: at least one pair is needed, and 9 or more mean something.")
@@ -69,7 +75,7 @@ class Asked:
             self.device,
             self.dtype,
             known_cases(_words(self.cases) or (COMPILED_CASES if self.compiled else None)),
-            known_modes(_words(self.modes)),
+            modes,
             tuple(phase for phase in PHASES if phase in asked),
             _sizes(self.batches) or ((1,) if self.quick else (1, 8)),
             (2, 32) if self.quick else (8, 256),

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from steerkit.bench.bars import bar_of
+from steerkit.bench.by_hand import BY_HAND
 from steerkit.bench.measure import Ratio, ratio_of
 from steerkit.errors import counted
 from steerkit.report.numbers import MINUS, NO_BREAK
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from steerkit.bench.study import Part, Study
 
 WIDTH: Final = 4.6
-MODE_COLOURS: Final = {"fold": DIRECTION, "hook": SERIES[2]}
-MODE_MARKS: Final = {"fold": "o", "hook": "D"}
+MODE_COLOURS: Final = {"fold": DIRECTION, "hook": SERIES[2], BY_HAND: MUTED}
+MODE_MARKS: Final = {"fold": "o", "hook": "D", BY_HAND: "s"}
 
 
 def draw(studies: Sequence[Study]) -> tuple[Plot, ...]:
@@ -64,17 +65,17 @@ def _draw(study: Study, part: Part) -> Figure:
     from matplotlib.figure import Figure
 
     cases = list(dict.fromkeys(case for case, _ in part.pairs))
-    height = 0.42 * len(cases) + 1.05
+    modes = list(dict.fromkeys(mode for _, mode in part.pairs))
+    height = max(0.42, 0.19 * len(modes)) * len(cases) + 1.05
     figure = Figure(figsize=(WIDTH, height))
     figure.subplots_adjust(left=1.36 / WIDTH, right=1 - 0.88 / WIDTH, bottom=0.5 / height, top=1 - 0.5 / height)
     axes = figure.add_subplot()
     same = ratio_of(part.same, study.clock)
     axes.axvspan(same.low, same.high, color=CONTROL, alpha=0.3, linewidth=0, zorder=1)
     axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
-    modes = list(dict.fromkeys(mode for _, mode in part.pairs))
     marks = []
     for (case, mode), pairs in part.pairs.items():
-        offset = 0.0 if len(modes) == 1 else (modes.index(mode) - 0.5) * 0.42
+        offset = (modes.index(mode) - (len(modes) - 1) / 2) * 0.84 / max(len(modes), 2)
         found, most = ratio_of(pairs, study.clock, part.calls), bar_of(study, part, case, mode)
         _mark(axes, found, most, mode, cases.index(case) + offset)
         marks += [found.low, found.high, *([most] if most is not None else [])]
@@ -124,6 +125,7 @@ def _key(figure: Figure, modes: Sequence[str], bars: bool, height: float) -> Non
         handles.append(Line2D([], [], color=CHOSEN, marker="|", markersize=9, markeredgewidth=2.2, linewidth=0))
         labels.append("bar")
     figure.legend(
-        handles, labels, loc="upper left", bbox_to_anchor=(0.005, 1 - 0.05 / height), ncols=4, frameon=False,
-        fontsize=9, handlelength=1.6, handletextpad=0.5, columnspacing=1.1, borderaxespad=0.2, labelcolor=MUTED,
+        handles, labels, loc="upper left", bbox_to_anchor=(0.005, 1 - 0.05 / height), ncols=5, frameon=False,
+        fontsize=9 if len(labels) < 5 else 8, handlelength=1.6, handletextpad=0.5, columnspacing=1.1, borderaxespad=0.2,
+        labelcolor=MUTED,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from steerkit.bench.attaching import Attaching, attaching
 from steerkit.bench.checks import Checked, ask, check
 from steerkit.bench.coldstart import ColdStart, cold_start
 from steerkit.bench.compiled import Compiled, static_cache
-from steerkit.bench.conditions import ATTACHED_CASES, CASES, MODES, Case, build, observe, steered
+from steerkit.bench.conditions import ATTACHED_CASES, CASES, MODES, Case, build, measured, observe, steered
 from steerkit.bench.expected import cold_starts, expected_seconds, plain_call
 from steerkit.bench.machine import machine, pinned
 from steerkit.bench.measure import (
@@ -53,7 +53,7 @@ class Settings:
         device: auto, cpu, cuda or cuda:1.
         dtype: of the weights.
         cases: names of ``CASES``.
-        modes: ``fold`` and ``hook``, or one of them.
+        modes: of ``ALL_MODES``.
         phases: ``decode`` and ``prefill``, or one of them.
         batches: rows when decoding.
         prefill: rows and tokens of a prefill.
@@ -203,8 +203,7 @@ class _Runner:
         conditions = {case: build(case, self.live, stream, batch) for case in self.settings.cases}
         works = {
             (case, mode): plain if compiled is None else plain.with_call(compiled.call(f"{case}, {mode}"))
-            for case in conditions
-            for mode in self.settings.modes
+            for case, mode in measured(self.settings.cases, self.settings.modes)
         }
         checked = self.check(conditions, works, plain, what, compiled)
         one = time_once(plain.ready, f"reference, {what}", self.clocks)
@@ -234,14 +233,14 @@ class _Runner:
         for number, (case, condition) in enumerate(conditions.items()):
             self.progress(f"checking {what}", number, len(conditions))
             oracle = ask(self.live, condition, plain)
-            for mode in self.settings.modes:
+            for mode in (mode for one, mode in works if one == case):
                 found.append(check(self.live, condition, mode, works[case, mode], plain, oracle, compiled))
         return tuple(found)
 
     def attach_times(self) -> tuple[Attaching, ...]:
         stream = observe(self.live, self.workload("decode", 1))
         cases = [case for case in ATTACHED_CASES if case in self.settings.cases]
-        keys = [(build(case, self.live, stream, 1), mode) for case in cases for mode in self.settings.modes]
+        keys = [(build(case, self.live, stream, 1), mode) for case, mode in measured(cases, self.settings.modes)]
         found = []
         for number, (condition, mode) in enumerate(keys):
             self.progress("attaching and detaching", number, len(keys))
@@ -253,7 +252,7 @@ class _Runner:
         return tuple(found)
 
     def memory(self) -> dict[Key, float]:
-        keys = [(PLAIN, ""), *((case, mode) for case in self.settings.cases for mode in self.settings.modes)]
+        keys = [(PLAIN, ""), *measured(self.settings.cases, self.settings.modes)]
         batch, length = self.settings.prefill
         found = {}
         for number, (case, mode) in enumerate(keys):

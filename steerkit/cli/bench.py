@@ -18,7 +18,9 @@ def bench_command(
         str | None,
         typer.Option(metavar="A,B", help="idle, add_one, add_all, ablate_all, rank8_ablate_all, rows, gated."),
     ] = None,
-    modes: Annotated[str | None, typer.Option(metavar="A,B", help="fold, hook.")] = None,
+    modes: Annotated[
+        str | None, typer.Option(metavar="A,B", help="fold, hook; by_hand: three hooks a block, for contrast.")
+    ] = None,
     phases: Annotated[str | None, typer.Option(metavar="A,B", help="decode, prefill.")] = None,
     batches: Annotated[str | None, typer.Option(metavar="1,8", help="Rows when decoding.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Pairs of each case; 25 unless --quick.")] = None,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from steerkit.plan.planned.model import PlannedModel
     from steerkit.recipe.data import Splits
     from steerkit.stages import Preview
+    from steerkit.types.placement import ModelPlacement
 
 LISTED: Final = 3
 """Values of a longer list that are printed; how many there are is said behind them."""
@@ -51,9 +52,13 @@ def check_command(
     explain: Annotated[
         bool, typer.Option("--explain", help="Load the model, and tell what becomes of each condition on it.")
     ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Say what memory each device needs, of a small model too.")
+    ] = False,
 ) -> None:
     """Validate a recipe and print its plan and cost. Loads no weights, except with --explain."""
     from steerkit.catalog import Catalog
+    from steerkit.cli.memory import memory_of
     from steerkit.plan import plan_recipe
     from steerkit.plan.profiles import plan_profiles
 
@@ -61,6 +66,7 @@ def check_command(
     look = cache(_look)
     plan = plan_recipe(recipe, settings or (), catalog, profile, look)
     profiles, unfit = plan_profiles(recipe, settings or (), catalog, plan, look)
+    needs = memory_of(plan, memory)
     previews, stand_ins = _explain(plan) if explain else ([], [])
     if as_json:
         told = {"explain": [one.to_json() for one in previews], "stand_ins": stand_ins} if explain else {}
@@ -68,9 +74,12 @@ def check_command(
         told |= {"profiles": costs} if costs else {}
         told |= {"notes": [*plan.notes, *unfit, *_here(plan)]}
         told["time"] = estimate(plan)
+        told |= {"memory": needs.to_json()} if needs else {}
         typer.echo(json.dumps({**plan.to_json(), **told}, indent=2, ensure_ascii=False))
         return
     print_plan(plan, profiles, unfit)
+    if needs:
+        needs.show(columns.console())
     if explain:
         print_previews(previews, stand_ins)
 
@@ -187,7 +196,20 @@ def _here(plan: Plan) -> list[str]:
     """Notes on what is so on this machine, now, and isn't the plan's."""
     from steerkit.plan.reach import without_keys
 
-    return [*without_keys(plan.evaluations, os.environ), *_without_device(plan.loading.device)]
+    loading = plan.loading
+    return [
+        *without_keys(plan.evaluations, os.environ),
+        *_without_device(loading.device),
+        *_without_quantiser(loading.placement.quantization),
+    ]
+
+
+def _without_quantiser(quantization: Mapping[str, Any] | None) -> list[str]:
+    """That the package which quantises isn't here; said without loading anything."""
+    from steerkit.engine.loading.quantising import missing_package
+
+    fault = None if quantization is None else missing_package(str(quantization["method"]))
+    return [f"model.quantization: {fault}"] if fault else []
 
 
 def _without_device(device: str) -> list[str]:
@@ -200,6 +222,21 @@ def _without_device(device: str) -> list[str]:
     return [f"model.device: {fault}"] if fault else []
 
 
+def _placement_rows(placement: ModelPlacement) -> list[list[str]]:
+    """Where weights go and in which form, in the recipe's words; none where it says nothing of that."""
+    told = {
+        "device map": placement.device_map,
+        "offload folder": placement.offload_folder,
+        "tensor parallel": placement.tensor_parallel,
+        "quantization": placement.quantization,
+    }
+    return [
+        [key, value if isinstance(value, str) else json.dumps(value)]
+        for key, value in told.items()
+        if value is not None
+    ]
+
+
 def _model_rows(plan: Plan) -> list[list[str]]:
     section, model = plan.recipe.model, plan.model
     adapter = plan.architecture.name if plan.architecture else "resolved at load"
@@ -208,6 +245,7 @@ def _model_rows(plan: Plan) -> list[list[str]]:
         ["source", section.source],
         ["adapter", f"{adapter}{f' (model type {model.model_type}{layers})' if model.model_type else ''}"],
         ["dtype, device", f"{section.dtype}, {section.device}"],
+        *_placement_rows(section.placement),
         ["chat template", section.chat_template_file or section.chat_template],
         ["seed", str(plan.recipe.seed)],
     ]
@@ -310,6 +348,8 @@ def _time(plan: Plan) -> str:
     from steerkit.speed import in_words
 
     told = estimate(plan)
+    if told is None and not plan.loading.placement.is_plain:
+        return "not known: speeds are measured of models that lie on one device as they are"
     if told is None:
         return f"not known, since this model was not measured on this machine: {_measures(plan)} does it"
     where = f"{told['device']}, {counted(told['threads'], 'thread')}"
@@ -332,6 +372,8 @@ def _time_of_profile(plan: Plan, beside: Plan) -> str:
     told = estimate(plan)
     if told is not None:
         return in_words(told["seconds"])
+    if not plan.loading.placement.is_plain:
+        return "not known"
     said = estimate(beside) is None and _measures(beside) == _measures(plan)
     return "not known" if said else f"not known: {_measures(plan)}"
 

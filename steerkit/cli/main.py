@@ -18,6 +18,7 @@ from steerkit.errors import SteerkitError
 
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "steerkit.cli.run:run_command",
+    "sweep": "steerkit.cli.sweep:sweep_command",
     "check": "steerkit.cli.check:check_command",
     "plugins": "steerkit.cli.plugins:plugins_command",
     "inspect": "steerkit.cli.inspect:inspect_command",
@@ -38,6 +39,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 
 _KEPT: Final[Mapping[str, str]] = {
     "run": "Every stage that was finished is kept: the same command goes on from there.",
+    "sweep": "Every stage that was finished is kept: the same command goes on from there.",
     "fetch": "The cache is as it was before.",
     "report": "The run's results are kept.",
     "bake": "Nothing was written.",

@@ -1,4 +1,4 @@
-"""``steerkit report``: write the report of a run again, from its directory."""
+"""``steerkit report``: write the report of a run again, or the comparison of a sweep, from its directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ def report_command(
         Path, typer.Argument(parser=required, metavar="RUN_DIR", help="The directory that `steerkit run` printed.")
     ],
 ) -> None:
-    """Write plots and report.html again from what a run directory holds, and print its summary."""
+    """Write plots and report.html again from what a run directory holds, or that of a sweep, and print its summary."""
+    from steerkit.artifacts.sweeps import is_sweep
+
+    if is_sweep(run_dir):
+        from steerkit.columns import console
+        from steerkit.report.sweep import read_sweep
+        from steerkit.report.sweep_page import write_sweep_report
+        from steerkit.report.sweep_terminal import print_sweep
+
+        write_sweep_report(run_dir)
+        print_sweep(read_sweep(run_dir), console())
+        return
     from steerkit.report import load_run, lost_parts, summary, write_report
 
     write_report(run_dir)

@@ -15,6 +15,8 @@ from steerkit.progress import Stage
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from steerkit.executors.chosen import Chosen
+
 
 def run_command(
     recipe: Annotated[str, typer.Argument(help="Path of a recipe, or the name of a shipped one, such as quickstart.")],
@@ -36,18 +38,39 @@ def run_command(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the process; PyTorch's own choice if not given.")
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads of each process; PyTorch's own choice if not given, shared among workers."
+        ),
+    ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Who carries it out: local (this process), processes, or ray."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Processes or actors; one for each GPU if not given, or two on the CPU."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A Ray cluster, or auto for this machine's; started here if not given."),
     ] = None,
 ) -> None:
     """Run a recipe: estimate directions, measure conditions and controls, write a report."""
+    from steerkit.executors.chosen import named as executor_named
+    from steerkit.executors.ranks import ranks
     from steerkit.report import summary
 
-    shown = _Shown(_bar())
-    try:
-        path = _run(recipe, settings or (), profile, out, store, threads, shown)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(shown.kept) from None
-    summary(path)
+    with ranks(executor_named(executor, workers, address)) as here:
+        if here.follows:
+            here.follow()
+            return
+        shown = _Shown(_bar())
+        try:
+            here.path = _run(recipe, settings or (), profile, out, shown, store=store, threads=threads, by=here.by)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(shown.kept) from None
+    summary(here.path)
 
 
 def _run(
@@ -55,9 +78,11 @@ def _run(
     settings: Sequence[str],
     profile: str | None,
     out: Path,
+    shown: _Shown,
+    *,
     store: Path | None,
     threads: int | None,
-    shown: _Shown,
+    by: Chosen,
 ) -> Path:
     from steerkit.bundled import settle_terms
     from steerkit.catalog import Catalog
@@ -73,9 +98,10 @@ def _run(
     with shown.bar.console.status("checking the recipe"):
         plan = plan_recipe(recipe, settings, Catalog.discover(), profile)
     require_places(out, store)
+    by.require(plan.loading)
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
-        return execute(plan, out, shown, store=store, threads=threads, report=reported)
+        return execute(plan, out, shown, store=store, threads=threads, by=by, report=reported)
 
 
 def _bar() -> Progress:

@@ -9,6 +9,7 @@ from steerkit.plan.files import template_fault
 from steerkit.plan.model import chat_template, is_hub_id, look_at, special_names, vocabulary_size
 from steerkit.plan.names import Resolver
 from steerkit.sources import TINY, TINY_MODEL_TYPES
+from steerkit.types.placement import conflicts_of
 
 
 class ModelResolver(Resolver):
@@ -28,6 +29,7 @@ class ModelResolver(Resolver):
                 self.complain(message, "model", "revision")
         except SteerkitError as error:
             self.complain(error, "model", "source")
+        self.check_placement()
         self.vocabulary = None if facts is None else vocabulary_size(facts.config)
         named = None
         if section.adapter is not None:
@@ -49,6 +51,28 @@ class ModelResolver(Resolver):
         if found.note:
             self.notes.append(f"Adapter {found.name}: {found.note}")
         return found
+
+    def check_placement(self) -> None:
+        """Where the model goes, and in which form: what says nothing against itself, and what its source takes."""
+        section = self.recipe.model
+        for conflict in conflicts_of(section.placement, section.device):
+            if not any(self.draft.lost("model", key) for key in conflict.beside):
+                self.complain(conflict.message, "model", conflict.key)
+        try:
+            _ = self.offload_folder
+        except SteerkitError as error:
+            self.complain(error, "model", "offload_folder")
+        if section.quantization is not None:
+            from steerkit.engine.loading.quantising import options_fault
+
+            if fault := options_fault(section.quantization):
+                self.complain(fault, "model", "quantization")
+
+    @property
+    def offload_folder(self) -> str | None:
+        """The absolute path of the folder for weights on disk; None where the recipe names none."""
+        folder = self.recipe.model.offload_folder
+        return None if folder is None else str(self.draft.path_of(folder))
 
     def is_variant(self, name: str) -> bool:
         """Whether a tiny model is told from others of its family by what its config holds, and not by its name."""

@@ -241,6 +241,7 @@ class _Planner(SuffixResolver):
             trust_remote_code=section.trust_remote_code,
             accept_terms=section.accept_terms,
             batch_tokens=section.batch_tokens,
+            placement=replace(section.placement, offload_folder=self.offload_folder),
         )
 
     def cost(
@@ -289,6 +290,7 @@ class _Planner(SuffixResolver):
             {name: {**recipe["directions"][name], "file": file} for name, file in files.items()}
         )
         recipe["model"]["chat_template"] = template
+        recipe["model"].pop("offload_folder", None)  # weights are the same wherever they are kept
         parts = {
             "recipe": recipe,
             "data": {

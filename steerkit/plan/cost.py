@@ -64,6 +64,8 @@ class Meter:
     generated_tokens: int = 0
     parts: dict[Part, int] = field(default_factory=dict)
     counted: dict[tuple[DataRef, Reading, str | None], list[int]] = field(default_factory=dict)
+    fullest: set[tuple[int, int, bool]] = field(default_factory=set)
+    """Of each pass, rows and columns of its fullest batch, and whether logits are given at every token."""
     longest: set[tuple[int, int]] = field(default_factory=set)
     """Of each pass, tokens of its longest text, and of what is generated behind it."""
 
@@ -94,6 +96,7 @@ class Meter:
         What a condition takes alone is the condition's, and what its controls add is theirs.
         """
         self.longest.add((max(run.lengths, default=0), run.new_tokens))
+        self.fullest.add(self._fullest(run, members))
         alone = run.calls_of(1, self.budget)
         together = members * alone if apart else run.calls_of(members, self.budget)
         self._count(part, alone)
@@ -103,6 +106,12 @@ class Meter:
             self._count(Part.PREPASSES, batches)
         self.prompt_tokens += members * sum(run.lengths) * (1 + prepass)
         self.generated_tokens += members * len(run.lengths) * run.new_tokens
+
+    def _fullest(self, run: Pass, members: int) -> tuple[int, int, bool]:
+        """The fullest batch of a pass, at most."""
+        columns = max(1, max(run.lengths, default=1) + run.new_tokens)
+        rows = max(1, min(members * len(run.lengths), self.budget // columns))
+        return rows, columns, run.kind in ("along", "baseline along")
 
     def _count(self, part: Part, calls: int) -> None:
         if calls:
@@ -114,7 +123,17 @@ class Meter:
         total = sum(self.parts.values())
         counter = self.counter
         basis = f"{counter.basis}; completions that are data count at full length" if self.written else counter.basis
-        return Cost(total, self.prompt_tokens, self.generated_tokens, counter.estimated, basis, parts)
+        tokens = (self.prompt_tokens, self.generated_tokens)
+        return Cost(total, *tokens, counter.estimated, basis, parts, self._batches())
+
+    def _batches(self) -> tuple[tuple[int, int, bool], ...]:
+        """The batch of most tokens and the one of the longest rows, without logits at every token and with."""
+        found: list[tuple[int, int, bool]] = []
+        for everywhere in (False, True):
+            kind = [one for one in self.fullest if one[2] is everywhere]
+            if kind:
+                found += [max(kind, key=lambda one: (one[0] * one[1], one[1])), max(kind, key=lambda one: one[1])]
+        return tuple(dict.fromkeys(found))
 
 
 def meter_directions(

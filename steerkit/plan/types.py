@@ -276,6 +276,8 @@ class Cost:
         estimated: whether token counts are estimates.
         basis: how tokens were counted, in words.
         parts: ``(what for, forward passes)``, which add up to ``forward_passes``.
+        batches: the fullest batches, of each kind: rows, tokens of a row with those that are generated, and whether
+            logits are given at every token.
     """
 
     forward_passes: int
@@ -284,6 +286,7 @@ class Cost:
     estimated: bool
     basis: str
     parts: tuple[tuple[str, int], ...] = ()
+    batches: tuple[tuple[int, int, bool], ...] = ()
 
 
 def as_text(value: object) -> str | None:

@@ -13,6 +13,7 @@ from steerkit.recipe.document import Path as KeyPath
 from steerkit.recipe.document import dotted, write_document
 from steerkit.recipe.layers import Origin
 from steerkit.recipe.paths import local_model, readable_path
+from steerkit.recipe.placement import PLACEMENT_KEYS
 from steerkit.recipe.schema import Recipe
 
 INTERVENTION_KEYS = ("direction", "sites", "positions", "schedule", "gate")
@@ -130,6 +131,9 @@ class Draft:
             del model["answer_prefix"]
         if model["special_tokens_in_text"] == "allow":
             del model["special_tokens_in_text"]
+        if model["offload_folder"] is not None:
+            model["offload_folder"] = str(self.path_of(model["offload_folder"]))
+        _drop_unset(model, PLACEMENT_KEYS)
         if (folder := local_model(model["source"])) is not None:
             model["source"] = str(folder.resolve())
         for data in out["data"].values():

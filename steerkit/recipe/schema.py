@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
+from steerkit.recipe.placement import DeviceMapValue, Quantization
 from steerkit.recipe.problems import INTERNAL
 from steerkit.recipe.reporting import ReportRecipe
 from steerkit.recipe.section import Section, excess, lacking
@@ -32,6 +33,7 @@ from steerkit.recipe.values import (
     TemplateArguments,
     Where,
 )
+from steerkit.types.placement import ModelPlacement
 from steerkit.types.special_tokens import InText
 
 SPLITS: Final = ("train", "validation", "test")
@@ -51,6 +53,18 @@ class ModelRecipe(Section):
     adapter: str | None = Field(default=None, description="name of an architecture plugin; found by itself where None")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="of the weights")
     device: Device = Field(default="auto", description="auto, cpu, cuda, cuda:1")
+    device_map: DeviceMapValue | None = Field(
+        default=None, description="auto, balanced, balanced_low_0, sequential, or {module: device}, disk among them"
+    )
+    offload_folder: str | None = Field(
+        default=None, min_length=1, description="where weights on disk are kept, relative to the recipe"
+    )
+    tensor_parallel: Count | None = Field(
+        default=None, description="processes over which each weight is split; torchrun starts them"
+    )
+    quantization: Quantization | None = Field(
+        default=None, description="method and its options, as in {method: bitsandbytes, load_in_4bit: true}"
+    )
     chat_template: Template = Field(default="default", description="default, none, or {file: template.jinja}")
     chat_template_file: str | None = Field(default=None, json_schema_extra=INTERNAL)
     chat_template_arguments: TemplateArguments = Field(
@@ -69,6 +83,12 @@ class ModelRecipe(Section):
     trust_remote_code: bool = Field(default=False, description="whether code from the repository may run")
     accept_terms: bool = Field(default=False, description="whether the model's terms of use are accepted")
     batch_tokens: Count = Field(default=4096, description="most tokens of a batch, padding included")
+
+    @property
+    def placement(self) -> ModelPlacement:
+        """Where the weights go, and in which form."""
+        parallel = None if self.tensor_parallel == 1 else self.tensor_parallel
+        return ModelPlacement(self.device_map, self.offload_folder, parallel, self.quantization)
 
 
 class SplitRecipe(Section):

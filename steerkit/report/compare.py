@@ -133,7 +133,7 @@ def compare_runs(paths: Sequence[str | Path]) -> Comparison:
         raise SteerkitError(f"{twice} is named twice: a run is not compared with itself.")
     runs = {letter: read_run(path).run for letter, path in zip(ascii_uppercase, paths, strict=False)}
     places, alone, called, data = _shared(runs)
-    return Comparison(runs, _merged(runs, places), _recipes(runs), _made_with(runs), alone, called, data)
+    return Comparison(runs, _merged(runs, places), _recipes(runs), made_with(runs), alone, called, data)
 
 
 # What is the same measure
@@ -313,7 +313,7 @@ def _settings(run: Run) -> dict[str, Any]:
     return dict(_flat(read)) if isinstance(read, dict) else {}
 
 
-def _made_with(runs: Mapping[str, Run]) -> tuple[Difference, ...]:
+def made_with(runs: Mapping[str, Run]) -> tuple[Difference, ...]:
     """Weights, versions, plugins' code, machine and commits, where they aren't the same."""
     recipes = {one.key for one in _differing({letter: _settings(run) for letter, run in runs.items()})}
     told = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.artifacts.files import require_file, write_whole
 from steerkit.errors import ArtifactError
@@ -39,6 +39,17 @@ def write_comparison(found: Comparison, file: str | Path) -> Path:
 
 def render_comparison(found: Comparison) -> str:
     """The whole page."""
+    views = [(block, figures(block, number)) for number, block in enumerate(found.blocks, start=1)]
+    return render_beside(TEMPLATE, found=found, views=views)
+
+
+def render_beside(template: str, **values: Any) -> str:
+    """A page about several runs, in the style of a report.
+
+    Args:
+        template: its file beside this one.
+        values: what it shows.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -51,8 +62,7 @@ def render_comparison(found: Comparison) -> str:
     )  # fmt: skip
     read = partial(_text_of, "steerkit.report")
     style = read(REPORT_TEMPLATE).partition("<style>")[2].partition("</style>")[0]
-    views = [(block, figures(block, number)) for number, block in enumerate(found.blocks, start=1)]
-    return environment.from_string(read(TEMPLATE)).render(found=found, views=views, style=style)
+    return environment.from_string(read(template)).render(style=style, **values)
 
 
 def figures(block: Block, number: int) -> list[Plot]:

@@ -174,7 +174,7 @@ def _place(condition: ConditionEntry) -> tuple[tuple[str, str, str, str], tuple[
 
 def _grid(block: Block, at: Mapping[str, Cell]) -> Grid | None:
     rows = {row.condition.name: row for row in block.rows}
-    values = {cell: found for name, cell in at.items() if (found := _change(block, rows.get(name))) is not None}
+    values = {cell: found for name, cell in at.items() if (found := change_of(block, rows.get(name))) is not None}
     if not values:
         return None
     title = f"{block.name}: change from the baseline"
@@ -190,7 +190,7 @@ def _cells(at: Mapping[str, Cell]) -> int:
     return (1 + max(row for row, _ in at.values())) * (1 + max(column for _, column in at.values()))
 
 
-def _change(block: Block, row: Row | None) -> float | None:
+def change_of(block: Block, row: Row | None) -> float | None:
     """What a condition changes: paired where that is known, else the difference of the values."""
     if row is None or row.value is None:
         return None

@@ -10,9 +10,13 @@ from steerkit.api.hookspecs import Spec
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import ModelError, UnsupportedModelError, known_keywords
 from steerkit.session.plugins import installed
+from steerkit.types.placement import DeviceMap, ModelPlacement
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from steerkit.engine.loading.load import LoadedModel
     from steerkit.engine.prompts.chat import ChatFormat
@@ -35,6 +39,10 @@ def load_model(
     trust_remote_code: bool = False,
     accept_terms: bool = False,
     batch_tokens: int = 4096,
+    device_map: DeviceMap | None = None,
+    offload_folder: str | Path | None = None,
+    tensor_parallel: int | None = None,
+    quantization: Mapping[str, Any] | QuantizationConfigMixin | None = None,
     self_test: bool = True,
     catalog: Catalog | None = None,
 ) -> LiveModel:
@@ -54,6 +62,14 @@ def load_model(
         trust_remote_code: run code that comes with a checkpoint. Off unless you mean it.
         accept_terms: agree to a bundled model's terms of use without being asked.
         batch_tokens: most tokens of a batch.
+        device_map: where the weights go that one device doesn't hold: ``auto``, ``balanced``, ``balanced_low_0`` or
+            ``sequential`` (accelerate spreads them over what there is, GPUs first, then memory, then disk), or devices
+            by module, as in ``{"": "cuda:0", "model.layers.30": "cpu", "lm_head": "disk"}``, of which the longest path
+            counts.
+        offload_folder: where what goes to disk is kept while the model lives; in steerkit's cache by itself.
+        tensor_parallel: over how many processes each weight is split. ``torchrun`` starts them.
+        quantization: ``method`` and the options of transformers' config of that method, as in
+            ``{"method": "bitsandbytes", "load_in_4bit": True}``, or such a config.
         self_test: check sites on the live model; a model that fails is refused. One that passed is not tested again
             until its weights, its layout or the versions that run it change. Without it, the model is taken to be
             causal, and to read prompts behind padding and behind a cache as it reads them alone.
@@ -67,6 +83,9 @@ def load_model(
     from steerkit.engine.loading.load import load
 
     _check_words(chat_template, system_prompt, chat_template_arguments, batch_tokens)
+    folder = None if offload_folder is None else str(offload_folder)
+    # A config of transformers' own goes through as it is.
+    placement = ModelPlacement(device_map, folder, tensor_parallel, cast("Mapping[str, Any] | None", quantization))
     loaded = load(
         source,
         revision=revision,
@@ -74,6 +93,7 @@ def load_model(
         device=device,
         trust_remote_code=trust_remote_code,
         accept_terms=accept_terms,
+        placement=placement,
     )
     chat = chat_format(loaded.tokenizer, chat_template, system_prompt, chat_template_arguments, special_tokens_in_text)
     return _live(loaded, chat, adapter, batch_tokens, self_test, catalog)
@@ -93,7 +113,8 @@ def wrap(
     self_test: bool = True,
     catalog: Catalog | None = None,
 ) -> LiveModel:
-    """Take a transformers causal language model that is already loaded.
+    """Take a transformers causal language model that is already loaded, on one device or on several, offloaded,
+    quantised or tensor-parallel: what it is stays as it is.
 
     Of a ``PeftModel`` the model inside is taken, with the adapters in its layers; of a processor the tokenizer.
 

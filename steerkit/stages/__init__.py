@@ -10,7 +10,7 @@ from steerkit.stages.completed import completed, completion_lines, completion_ta
 from steerkit.stages.condition import Condition, conditions, random_like, require_monitors, require_possible
 from steerkit.stages.filter import filter_tasks, filtered
 from steerkit.stages.graph import Graph, make_graph
-from steerkit.stages.kept_model import prepare
+from steerkit.stages.kept_model import let_go, prepare
 from steerkit.stages.model import facts_of, load, model_use, plugins_of
 from steerkit.stages.packing import read_direction, read_estimates
 from steerkit.stages.preview import Preview, preview
@@ -55,6 +55,7 @@ __all__ = [
     "facts_of",
     "filter_tasks",
     "filtered",
+    "let_go",
     "load",
     "make_graph",
     "model_use",

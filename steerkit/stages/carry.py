@@ -56,6 +56,11 @@ class Bench:
         self._use, self._live, self.observer = use, live, observer
         self._evaluations: dict[str, Evaluation] = {}
 
+    @property
+    def use(self) -> ModelUse | None:
+        """The model that is loaded, as tasks name it."""
+        return self._use
+
     def live(self, use: ModelUse) -> LiveModel:
         """A task's model, loaded unless it is the one that the task before it had."""
         if self._live is None or self._use != use:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from hashlib import sha256
@@ -15,12 +15,14 @@ import steerkit
 from steerkit.api.hookspecs import ArchitectureSpec, Spec
 from steerkit.artifacts.keys import hash_of
 from steerkit.artifacts.provenance import code_hash, folder_hash, tokenizer_hash, versions
+from steerkit.errors import ModelError
 from steerkit.plan import Plan
 from steerkit.stages.tasks import ModelUse, Plugin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from steerkit.catalog import Catalog
     from steerkit.engine.prompts.chat import ChatFormat
     from steerkit.plan.planned.model import PlannedLoading
     from steerkit.session.awaited import Known
@@ -36,9 +38,13 @@ _OURS = (
 
 def load(plan: Plan) -> LiveModel:
     """Load the plan's model and check its sites."""
+    return load_planned(plan.loading, plan.adapters)
+
+
+def load_planned(wanted: PlannedLoading, adapters: Catalog) -> LiveModel:
+    """Load a model as it was planned, with the adapters that there are, and check its sites."""
     from steerkit.session import load_model
 
-    wanted = plan.loading
     return load_model(
         wanted.source,
         revision=wanted.revision,
@@ -52,7 +58,11 @@ def load(plan: Plan) -> LiveModel:
         trust_remote_code=wanted.trust_remote_code,
         accept_terms=wanted.accept_terms,
         batch_tokens=wanted.batch_tokens,
-        catalog=plan.adapters,
+        device_map=wanted.placement.device_map,
+        offload_folder=wanted.placement.offload_folder,
+        tensor_parallel=wanted.placement.tensor_parallel,
+        quantization=wanted.placement.quantization,
+        catalog=adapters,
     )
 
 
@@ -75,7 +85,13 @@ def load_use(use: ModelUse) -> LiveModel:
         device=wanted.device,
         trust_remote_code=wanted.trust_remote_code,
         accept_terms=wanted.accept_terms,
+        placement=wanted.placement,
     )
+    if use.weights is not None and loaded.weights_hash != use.weights:
+        raise ModelError(
+            f"The weights of {wanted.source} that a worker loads aren't those that this run began with. Give every "
+            "machine the same files, and start again where they changed."
+        )
     adapter = ArchitectureSpec(use.adapter.name, "", use.adapter.implementation)
     chat = prompted(wanted, loaded.tokenizer)
     return live_model(loaded, adapter, chat, wanted.batch_tokens)
@@ -119,11 +135,13 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
     import torch
 
     from steerkit.engine.loading.configs import config_values
+    from steerkit.engine.loading.placed import facts_of_placement
 
     if (known := _known(live)) is not None:
-        return _use(plan, known.key, known.device, known.dtype, plugin(adapter_of(plan, live)))
+        mapped, adapter = known.facts.get("device_map"), plugin(adapter_of(plan, live))
+        return _use(plan, known.key, known.device, known.dtype, adapter, mapped, known.weights_hash)
     config, generation = live.model.config, live.model.generation_config
-    adapter = plugin(adapter_of(plan, live))
+    adapter, placed = plugin(adapter_of(plan, live)), facts_of_placement(live.model)
     on_cpu = live.device.type == "cpu"
     depends = {
         "weights": live.weights_hash or _this_process(),
@@ -141,16 +159,33 @@ def model_use(plan: Plan, live: LiveModel) -> ModelUse:
         else torch.cuda.get_device_name(live.device),
         "threads": torch.get_num_threads() if on_cpu else None,
         "batch_tokens": live.batch_tokens,
+        "placement": placed.to_json(),
         **dependencies(),
     }
-    return _use(plan, hash_of(depends), str(live.device), str(live.model.dtype).removeprefix("torch."), adapter)
+    dtype = str(live.model.dtype).removeprefix("torch.")
+    return _use(plan, hash_of(depends), str(live.device), dtype, adapter, placed.device_map, live.weights_hash)
 
 
-def _use(plan: Plan, key: str, device: str, dtype: str, adapter: Plugin) -> ModelUse:
+def _use(
+    plan: Plan,
+    key: str,
+    device: str,
+    dtype: str,
+    adapter: Plugin,
+    mapped: Mapping[str, str] | None,
+    weights: str | None,
+) -> ModelUse:
     import torch
 
     # What auto came to is part of the key; a worker is told it, since its own machine might choose another.
-    return ModelUse(key, replace(plan.loading, device=device, dtype=dtype), adapter, torch.get_num_threads())
+    loading, placement = replace(plan.loading, dtype=dtype), plan.loading.placement
+    if placement.device_map is not None and mapped is not None:
+        loading = replace(loading, placement=replace(placement, device_map=mapped))
+    elif placement.device_map is not None:
+        loading = replace(loading, device=device, placement=replace(placement, device_map=None, offload_folder=None))
+    elif placement.tensor_parallel is None:
+        loading = replace(loading, device=device)
+    return ModelUse(key, loading, adapter, torch.get_num_threads(), weights)
 
 
 def _known(live: LiveModel) -> Known | None:
@@ -180,6 +215,7 @@ def facts_of(live: LiveModel) -> dict[str, Any]:
     import torch
 
     from steerkit.engine.loading.hub import COMMIT
+    from steerkit.engine.loading.placed import facts_of_placement
 
     if (known := _known(live)) is not None:
         return {"source": live.source, **known.facts}
@@ -201,6 +237,7 @@ def facts_of(live: LiveModel) -> dict[str, Any]:
         "weights_sha256": live.weights_hash,
         "tokenizer_sha256": tokenizer_hash(live.chat.tokenizer),
         "chat_template_sha256": live.chat.hash,
+        **facts_of_placement(live.model).to_json(),
     }
 
 

@@ -184,7 +184,7 @@ def collect(plan: Plan, live: LiveModel, found: Collected) -> tuple[Results, lis
         title=plan.report.title,
         description=plan.report.description,
         seed=plan.seed,
-        model=ModelEntry(**{key: facts[key] for key in ModelEntry.model_fields}),
+        model=ModelEntry(**{key: facts[key] for key in ModelEntry.model_fields if key in facts}),
         data={f"{name}.{split}": len(rows) for name, by in plan.data.items() for split, rows in by.items()},
         directions=tuple(describe_direction(directions[name]) for name in _reported(plan)),
         conditions=tuple(describe_condition(condition, live) for condition in found.conditions),

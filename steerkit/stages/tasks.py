@@ -71,12 +71,14 @@ class ModelUse:
         loading: how it is loaded.
         adapter: its adapter.
         threads: of a process that runs it.
+        weights: hash of the weights, by which whoever loads them finds that they are these; None where it isn't known.
     """
 
     key: str
     loading: PlannedLoading = field(compare=False)
     adapter: Plugin = field(compare=False)
     threads: int = field(compare=False)
+    weights: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from steerkit.bench import checks
+from steerkit.bench.by_hand import BY_HAND
 from steerkit.bench.checks import WrongCaseError, ask, check
 from steerkit.bench.compiled import Compiled, static_cache
-from steerkit.bench.conditions import CASES, MODES, Case, build, known_cases, observe, steered
+from steerkit.bench.conditions import CASES, MODES, Case, build, known_cases, known_modes, measured, observe, steered
 from steerkit.bench.machine import pinned
 from steerkit.bench.measure import MeasurementError
 from steerkit.bench.models import LAUNCH_BOUND, load_subject
@@ -53,6 +54,29 @@ def test_the_cases_are_where_they_say(llama: LiveModel) -> None:
     assert rows is not None and len(rows) == 3
     vectors = torch.stack([torch.cat([one.direction.vectors for one in row]) for row in rows])
     assert vectors.shape == (3, 3, 32) and not torch.equal(vectors[0], vectors[1])
+
+
+def test_three_hooks_a_block_by_hand_are_the_ablation_and_go_again(llama: LiveModel) -> None:
+    condition, work = made(llama, "ablate_all")
+    found = check(llama, condition, BY_HAND, work, work, ask(llama, condition, work))
+    assert found.hooks == 3 * llama.layout.n_layers and found.change > 100 * found.error
+
+
+def test_only_what_has_hooks_of_its_own_is_measured_by_hand() -> None:
+    assert known_modes(None) == ("fold", "hook") and known_modes(["by_hand", "fold"]) == ("fold", "by_hand")
+    assert measured(("add_all", "ablate_all"), ("fold", BY_HAND)) == (
+        ("add_all", "fold"),
+        ("ablate_all", "fold"),
+        ("ablate_all", BY_HAND),
+    )
+
+
+def test_what_is_ablated_is_there(llama: LiveModel) -> None:
+    condition, work = made(llama, "rank8_ablate_all")
+    vectors = condition.shared[0].direction.vectors
+    mean = observe(llama, work).gate_values.mean(dim=0)
+    assert torch.cosine_similarity(vectors[0], mean, dim=0) > 1 - 1e-6
+    assert torch.allclose(vectors.norm(dim=1), vectors[0].norm().expand(8))
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, wrong: Case) -> None:

@@ -58,6 +58,7 @@ def test_a_quick_look_at_a_model(capsys: pytest.CaptureFixture[str], tmp_path: P
         (("--cases", "add_everything"), "Unknown case 'add_everything'"),
         (("--modes", "folds"), "Did you mean 'fold'"),
         (("--phases", "train"), "Unknown phase"),
+        (("--modes", "hook,by_hand", "--compiled"), "by_hand is measured in eager calls"),
         (("--repeats", "0"), "at least one pair"),
         (("--batches", "1,none"), "write numbers of rows"),
         (("--device", "tpu"), "not a device"),

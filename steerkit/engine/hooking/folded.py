@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from steerkit.engine.hooking.written import State, state_of_tensor, states_equal
 from steerkit.engine.lowering.fold import Fold, Swap
+from steerkit.engine.parallel.shards import share_of
 from steerkit.errors import AttachError
 
 PLAIN: Final = (
@@ -62,12 +63,13 @@ class _Swapped:
 
     def note_versions(self) -> None:
         """From here on, whoever writes into one of the two is seen."""
-        self.put_state, kept = state_of_tensor(self.put), self.kept
+        self.put_state, kept = state_of_tensor(share_of(self.put)), self.kept
         if kept is not None:
             # Of a tensor that was made under inference mode torch counts nothing, and refuses to say.
-            self.kept_counts = not kept.is_inference()
-            self.kept_count = kept._version if self.kept_counts else 0
-            self.kept_pointer, self.kept_shape = kept.data_ptr(), kept.shape
+            own = share_of(kept)
+            self.kept_counts = not own.is_inference()
+            self.kept_count = own._version if self.kept_counts else 0
+            self.kept_pointer, self.kept_shape = own.data_ptr(), own.shape
 
     @property
     def kept_is_as_it_was(self) -> bool:
@@ -75,15 +77,16 @@ class _Swapped:
         kept = self.kept
         if kept is None:
             return True
-        counted = not self.kept_counts or kept._version == self.kept_count
-        return counted and kept.data_ptr() == self.kept_pointer and kept.shape == self.kept_shape
+        own = share_of(kept)
+        counted = not self.kept_counts or own._version == self.kept_count
+        return counted and own.data_ptr() == self.kept_pointer and own.shape == self.kept_shape
 
     @property
     def what_is_lost(self) -> str:
         """What somebody did to the folded one, which goes with it; empty where nobody did anything."""
         if self.name not in self.module._parameters:
             return f"{self.path} was made into something else (pruned, parametrised), which now holds the steering"
-        if not states_equal(state_of_tensor(self.put), self.put_state):
+        if not states_equal(state_of_tensor(share_of(self.put)), self.put_state):
             return f"{self.path} was written into"
         return f"{self.path} has got a gradient" if self.put.grad is not None else ""
 

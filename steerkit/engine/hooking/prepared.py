@@ -23,6 +23,7 @@ from steerkit.engine.lowering.edits import Edit, Mode, edits_of, placements_to_l
 from steerkit.engine.lowering.lower import place_of, places_of_edits
 from steerkit.engine.lowering.places import Probe, Record
 from steerkit.engine.lowering.program import Program, Slot, Step
+from steerkit.engine.parallel.shards import Input, sharded_input
 from steerkit.engine.sequence.cursor import Cursor
 from steerkit.engine.sites.taps import first_of, hooks_of_tap, submodule, with_first
 from steerkit.errors import AttachError, agreeing, counted
@@ -122,7 +123,7 @@ class Prepared:
                 found += _seen_hooks(model, mid.resid_pre, held)
                 found.append((mid.module, tap.side, _hook_of_sum_buffer(mid, held)))
             else:
-                found.append((self.places[tap, False].module, tap.side, _hook_of_buffer(tap)))
+                found.append((self.places[tap, False].module, tap.side, _hook_of_buffer(self.places[tap, False])))
         return found
 
     def attach(self) -> None:
@@ -322,14 +323,15 @@ def _seen_hooks(model: nn.Module, tap: Tap, held: list[Tensor]) -> list[Hook]:
 # be looked up one by one before each call of a compiled model, and a function that all share would be compared.
 
 
-def _hook_of_buffer(tap: Tap) -> Callable[..., Any]:
+def _hook_of_buffer(place: Place) -> Callable[..., Any]:
     """A hook on a tap's side that adds what its buffer holds."""
-    name = INPUT if tap.side == "input" else OUTPUT
+    name = INPUT if place.tap.side == "input" else OUTPUT
 
     def edit(module: nn.Module, value: Tensor) -> Tensor:
         return _changed_by_buffer(value, value, module._buffers[name])
 
-    return _hook_of(edit, tap)
+    parts = sharded_input(place.module) if place.tap.side == "input" else None
+    return _hook_of(edit if parts is None else _of_whole_input(edit, parts), place.tap)
 
 
 def _hook_of_sum_buffer(place: Place, held: list[Tensor]) -> Callable[..., Any]:
@@ -345,6 +347,17 @@ def _hook_of_sum_buffer(place: Place, held: list[Tensor]) -> Callable[..., Any]:
         return _changed_by_buffer(value, resid_pre + added, module._buffers[MID])
 
     return _hook_of(edit, place.tap)
+
+
+def _of_whole_input(
+    edit: Callable[[nn.Module, Tensor], Tensor], parts: Input
+) -> Callable[[nn.Module, Tensor], Tensor]:
+    """An edit of a value of which each process has a share."""
+
+    def framed(module: nn.Module, value: Tensor) -> Tensor:
+        return parts.share(edit(module, parts.gathered(value)), value)
+
+    return framed
 
 
 def _hook_of(edit: Callable[[nn.Module, Tensor], Tensor], tap: Tap) -> Callable[..., Any]:

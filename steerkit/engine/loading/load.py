@@ -16,12 +16,14 @@ from steerkit.api.files import pipe_fault
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.bundled import BUNDLED
 from steerkit.checkpoints import folder_fault, has_tokenizer
-from steerkit.engine.loading.devices import device_to_load_on
+from steerkit.engine.loading.kinds import require_causal
+from steerkit.engine.loading.placing import checked, main_device
+from steerkit.engine.loading.pretrained import from_pretrained, placed_anew
 from steerkit.engine.loading.unwrap import plain_model, plain_tokenizer
 from steerkit.engine.loading.weights import hash_of_files, hash_of_tensors
-from steerkit.engine.loading.widths import require_widths
 from steerkit.errors import ModelError, UnknownNameError, nearest
 from steerkit.sources import TINY, can_be_hub_id
+from steerkit.types.placement import ModelPlacement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -57,6 +59,7 @@ class _Request:
     revision: str | None
     trust_remote_code: bool
     accept_terms: bool
+    placement: ModelPlacement
 
     def dtype_or(self, default: torch.dtype) -> torch.dtype:
         return default if self.dtype is None else self.dtype
@@ -70,6 +73,7 @@ def load(
     device: str = "auto",
     trust_remote_code: bool = False,
     accept_terms: bool = False,
+    placement: ModelPlacement | None = None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
@@ -80,6 +84,7 @@ def load(
         device: a torch device; ``auto`` is ``cuda`` where there is one, else ``cpu``.
         trust_remote_code: run Python code that comes with a checkpoint.
         accept_terms: agree to a bundled model's terms of use without being asked.
+        placement: where the weights go, and in which form; on ``device`` as they are where None.
 
     Raises:
         UnknownNameError: where the source is no path and looks like a misspelt alias.
@@ -88,8 +93,9 @@ def load(
     if not isinstance(source, (str, Path)) or not str(source).strip():
         raise ModelError(f"A model is named by an alias, a hub id, a folder or a .gguf file, not by {source!r}.")
     text = str(source)
-    chosen = device_to_load_on(device)
-    request = _Request(_dtype(dtype, chosen), chosen, revision, trust_remote_code, accept_terms)
+    where = checked(placement or ModelPlacement(), device)
+    chosen = main_device(where, device)
+    request = _Request(_dtype(dtype, chosen), chosen, revision, trust_remote_code, accept_terms, where)
     try:
         loader = _loader(text)
     except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, a home directory that isn't there
@@ -99,10 +105,12 @@ def load(
         raise ModelError(f"revision {revision!r} is of no use for {text!r}: only a hub repository has revisions.")
     try:
         model, tokenizer, weights_hash = loader(text, request)
-        model.to(chosen)  # type: ignore[arg-type]
+        if where.device_map is None and where.tensor_parallel is None:
+            model.to(chosen)  # type: ignore[arg-type]
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelError(
-            f"{text} doesn't fit into the memory of {chosen}. Use dtype bfloat16, another device, or a smaller model."
+            f"{text} doesn't fit into the memory of {chosen}. Use device_map auto, which puts on disk what doesn't "
+            "fit, dtype bfloat16, another device, or a smaller model."
         ) from error
     return LoadedModel(_ready_for_steering(model), tokenizer, text, facts_of(model.config, tokenizer), weights_hash)
 
@@ -122,7 +130,7 @@ def adopt(
     model, tokenizer = plain_model(model), plain_tokenizer(tokenizer)
     if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
         raise ModelError(f"A causal language model of transformers is needed, not {type(model).__name__}.")
-    _require_causal(model.config, source, architecture=type(model).__name__)
+    require_causal(model.config, source, architecture=type(model).__name__)
     return LoadedModel(model, tokenizer, source, facts_of(model.config, tokenizer))
 
 
@@ -191,8 +199,8 @@ def _load_tiny(source: str, request: _Request) -> _Parts:
     from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 
     model = tiny_model(source.removeprefix(TINY), dtype=request.dtype_or(torch.float32))
-    vocabulary = int(model.config.get_text_config().vocab_size)
-    return model, tiny_tokenizer(vocab_size=vocabulary), hash_of_tensors(model.state_dict())
+    vocabulary, weights_hash = int(model.config.get_text_config().vocab_size), hash_of_tensors(model.state_dict())
+    return placed_anew(model, request.placement, source), tiny_tokenizer(vocab_size=vocabulary), weights_hash
 
 
 def _load_bundled(source: str, request: _Request) -> _Parts:
@@ -209,7 +217,7 @@ def _load_gguf(source: str, request: _Request) -> _Parts:
     if not path.is_file():
         raise ModelError(f"There is no file {source}. {_siblings(path)}")
     model, tokenizer = read_gguf(path, request.dtype_or(torch.float32))
-    return model, tokenizer, hash_of_files([path])
+    return placed_anew(model, request.placement, source), tokenizer, hash_of_files([path])
 
 
 def _load_folder(source: str, request: _Request) -> _Parts:
@@ -219,7 +227,7 @@ def _load_folder(source: str, request: _Request) -> _Parts:
     config = _qwen1_config(str(folder.resolve()), local)
     if config is not None:
         return _load_qwen1(folder, config, source, request)
-    model, tokenizer = _from_pretrained(str(folder.resolve()), request, local, tokenizer=has_tokenizer(folder))
+    model, tokenizer = _safetensors(str(folder.resolve()), request, local, tokenizer=has_tokenizer(folder))
     return model, tokenizer, hash_of_files(sorted(folder.glob("*.safetensors")))
 
 
@@ -232,7 +240,7 @@ def _load_hub(source: str, request: _Request) -> _Parts:
     config = _qwen1_config(source, options)
     if config is not None:
         return _load_qwen1(qwen1_snapshot(source, options), config, source, request)
-    model, tokenizer = _from_pretrained(source, request, options)
+    model, tokenizer = _safetensors(source, request, options)
     return model, tokenizer, hash_of_files(note_commit(source, request.revision, model.config))
 
 
@@ -257,7 +265,7 @@ def _load_qwen1(folder: Path, config: dict[str, Any], source: str, request: _Req
     _require_checkpoint(folder)
     with explained(source, local=True), quiet_transformers():
         model, tokenizer = read_qwen1(folder, config, source, request.dtype)
-    return model, tokenizer, hash_of_files(sorted(folder.glob("*.safetensors")))
+    return placed_anew(model, request.placement, source), tokenizer, hash_of_files(sorted(folder.glob("*.safetensors")))
 
 
 def _require_checkpoint(folder: Path) -> None:
@@ -275,68 +283,10 @@ def _require_checkpoint(folder: Path) -> None:
         raise ModelError(fault if fault.endswith("?") else f"{fault}.")
 
 
-def _from_pretrained(
+def _safetensors(
     source: str, request: _Request, options: dict[str, Any], *, tokenizer: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """Load safetensors through transformers; refuse what isn't a whole causal language model."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    from steerkit.engine.loading.hub import explained
-    from steerkit.engine.loading.quiet import quiet_transformers
-
-    options = {**options, "trust_remote_code": request.trust_remote_code}
-    with explained(source, local=Path(source).is_dir()), quiet_transformers(downloads=True):
-        config = AutoConfig.from_pretrained(source, **options)
-        if not request.trust_remote_code:
-            _require_causal(config, source)
-        if options.get("local_files_only") and Path(source).is_dir():
-            require_widths(Path(source), config)
-        loaded_tokenizer = AutoTokenizer.from_pretrained(source, **options) if tokenizer else None
-        loaded: Any = class_for(config).from_pretrained(
-            source,
-            **options,
-            config=config,
-            dtype=request.dtype or "auto",
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{source} lacks {len(missing)} of the weights of {type(model).__name__} ({', '.join(missing[:3])}, …); "
-            "transformers would fill them with random numbers. Is it another kind of model, or an incomplete download?"
-        )
-    return model, loaded_tokenizer
-
-
-def class_for(config: PreTrainedConfig) -> Any:
-    """Who builds the model of a config: transformers' class of causal language models, or that of models which read
-    images as well, where a type is only among these."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    trust = request.trust_remote_code
+    return from_pretrained(
+        source, request.dtype, request.placement, options, trust_remote_code=trust, tokenizer=tokenizer
     )
-
-    kind = config.model_type
-    alone = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return AutoModelForImageTextToText if alone else AutoModelForCausalLM
-
-
-def _require_causal(config: PreTrainedConfig, source: str, architecture: str = "") -> None:
-    """Raise ``ModelError`` for encoders, encoder-decoders, and what transformers has no causal model for."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    kind = config.model_type
-    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    listed = (*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
-    known = kind in listed or architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
-    if getattr(config, "is_encoder_decoder", False) or masked or not known:
-        raise ModelError(
-            f"{source} is a {kind!r} model, not a causal language model. steerkit steers decoders, which predict the "
-            "next token from those before it."
-        )

@@ -99,17 +99,26 @@ def processor_template(tokenizer: Any) -> str | None:
 
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where token ids go. An offloaded embedding lies elsewhere (or nowhere) between passes: then where it runs."""
-    embedding = model.get_input_embeddings()
-    for module in (embedding, model):
-        device = _runs_on(getattr(module, "_hf_hook", None))
+    return _device_of(model.get_input_embeddings(), model)
+
+
+def output_device(model: PreTrainedModel) -> torch.device:
+    """Where logits come from, offloaded or not."""
+    return _device_of(model.get_output_embeddings(), model)
+
+
+def _device_of(part: nn.Module, model: PreTrainedModel) -> torch.device:
+    for module in (part, model):
+        device = runs_on(module)
         if device is not None:
             return device
-    weights = [parameter for parameter in (*embedding.parameters(), *model.parameters()) if not parameter.is_meta]
+    weights = [parameter for parameter in (*part.parameters(), *model.parameters()) if not parameter.is_meta]
     return weights[0].device if weights else torch.device("cpu")
 
 
-def _runs_on(hook: Any) -> torch.device | None:
-    """The device to which a hook of accelerate brings what its module needs."""
+def runs_on(module: nn.Module) -> torch.device | None:
+    """The device to which accelerate brings what a module needs; None for one that runs where its parameters lie."""
+    hook: Any = getattr(module, "_hf_hook", None)
     for part in getattr(hook, "hooks", (hook,)):
         device = getattr(part, "execution_device", None)
         if device is not None and not isinstance(device, dict):

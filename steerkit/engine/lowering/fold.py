@@ -28,6 +28,7 @@ from steerkit.engine.lowering.foldable import (
     why_parameter_not_foldable,
 )
 from steerkit.engine.lowering.places import Places, Record
+from steerkit.engine.parallel.shards import beside, placed_as, placed_as_bias, share_of, whole
 from steerkit.engine.sites.taps import submodule
 from steerkit.errors import agreeing, counted
 from steerkit.types import EMBED, HEAD_OUT, RESID_POST, Site
@@ -66,29 +67,30 @@ class Fold:
         weight = cast(Tensor, module.weight)
         if self.kind == "embedding":
             rows = _wide(weight)
-            return [(module, "weight", _as_parameter(_row_update(rows, self.outer), weight))]
+            return [(module, "weight", _as_parameter(placed_as(_row_update(rows, self.outer), weight), weight))]
         return _folded_linear_swaps(module, self.inner, self.outer)
 
 
 def _folded_linear_swaps(module: nn.Module, inner: Affine | None, outer: Affine | None) -> list[Swap]:
     weight = _wide(weight_of(module))
     given, like = module._parameters["bias"], cast(Tensor, module.weight)
-    bias = None if given is None else _wide(given)
+    bias = None if given is None else _wide(whole(given))
     if inner is not None:
         if inner.bias is not None:
-            shift = weight @ inner.bias.to(weight)
+            shift = whole(weight @ beside(inner.bias, weight))
             bias = shift if bias is None else bias + shift
         if inner.reads is not None and inner.writes is not None:
-            weight = weight + (weight @ inner.writes.to(weight).T) @ inner.reads.to(weight)
+            weight = weight + (weight @ beside(inner.writes, weight).T) @ beside(inner.reads, weight)
     if outer is not None:
         weight = _behind(weight, outer)
         if bias is not None or outer.bias is not None:
-            bias = _row_update(weight.new_zeros(weight.shape[0]) if bias is None else bias, outer)
+            bias = _row_update(share_of(weight).new_zeros(weight.shape[0]) if bias is None else bias, outer)
     found: list[Swap] = []
     if not _only_constant(inner) or not _only_constant(outer):
-        found.append((module, "weight", _as_parameter(weight.T if is_transposed(module) else weight, like)))
+        weight = placed_as(weight.T if is_transposed(module) else weight, like)
+        found.append((module, "weight", _as_parameter(weight, like)))
     if bias is not None:
-        found.append((module, "bias", _as_parameter(bias, like)))
+        found.append((module, "bias", _as_parameter(placed_as_bias(bias, like), like)))
     return found
 
 
@@ -109,7 +111,7 @@ def _behind(weight: Tensor, outer: Affine | None) -> Tensor:
     """``W + Qᵀ (A W)`` for ``[*, out, in]``."""
     if outer is None or outer.reads is None or outer.writes is None:
         return weight
-    return weight + outer.writes.to(weight).T @ (outer.reads.to(weight) @ weight)
+    return weight + beside(outer.writes, weight).T @ (beside(outer.reads, weight) @ weight)
 
 
 def _row_update(rows: Tensor, update: Affine | None) -> Tensor:
@@ -118,8 +120,8 @@ def _row_update(rows: Tensor, update: Affine | None) -> Tensor:
         return rows
     new = rows
     if update.reads is not None and update.writes is not None:
-        new = new + (rows @ update.reads.to(rows).T) @ update.writes.to(rows)
-    return new if update.bias is None else new + update.bias.to(rows)
+        new = new + (rows @ beside(update.reads, rows).T) @ beside(update.writes, rows)
+    return new if update.bias is None else new + beside(update.bias, rows)
 
 
 def fold_places(

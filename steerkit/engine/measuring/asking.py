@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import Any, Final, Protocol
 
 from steerkit.api.evaluator import Evaluator
+from steerkit.engine.parallel.group import first_tells
 from steerkit.errors import PluginError, SteerkitError, TryAgainError, counted
 
 TRIES: Final = 6
@@ -83,7 +84,7 @@ def answer(
     kept: Kept | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Answers:
-    """Have an evaluator's questions answered.
+    """Have an evaluator's questions answered: by one process, where several run the model together.
 
     Args:
         evaluator: asks.
@@ -97,6 +98,17 @@ def answer(
     Raises:
         PluginError: for an error other than ``TryAgainError``, and for answers that are no texts, or not one each.
     """
+    return first_tells(lambda: _answered(evaluator, questions, budget, tokens, kept, sleep))
+
+
+def _answered(
+    evaluator: Evaluator[Any],
+    questions: Sequence[Sequence[str]],
+    budget: int,
+    tokens: int | None,
+    kept: Kept | None,
+    sleep: Callable[[float], None],
+) -> Answers:
     asker = asker_of(evaluator)
     distinct = list(dict.fromkeys(question for one in questions for question in one))
     asked, took = _within(evaluator, distinct[:budget], tokens)

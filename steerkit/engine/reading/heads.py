@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.engine.lowering.foldable import weight_of
+from steerkit.engine.parallel.shards import share_of, sharded_input, whole
 from steerkit.engine.prompts.batches import forward_arguments
 from steerkit.engine.reading.last import Taker, require_finite
 from steerkit.engine.sites.evaluating import evaluating
@@ -50,13 +51,15 @@ class HeadMap:
 
     @property
     def weight(self) -> Tensor:
-        """Of the projection, ``[d_model, heads * d_head]`` however its module stores it."""
-        return weight_of(self.projection).detach()
+        """Of the projection, ``[d_model, heads * d_head]`` however its module stores it, in every process that has a
+        share of it."""
+        return whole(weight_of(self.projection).detach())
 
     @property
     def bias(self) -> Tensor | None:
         """Of the projection, ``[d_model]``, or None."""
-        return cast("Tensor | None", getattr(self.projection, "bias", None))
+        bias = cast("Tensor | None", getattr(self.projection, "bias", None))
+        return None if bias is None else whole(bias.detach())
 
 
 def head_maps(live: Runtime) -> tuple[dict[int, HeadMap], dict[int, str]]:
@@ -88,21 +91,22 @@ def _head_map(live: Runtime, layer: int, block: Block) -> HeadMap:
         return HeadMap(layer, projection, block.heads.n_heads, factor=writer.tap.factor)
     if writer.tap.side != "output" or writer.projections:
         raise DataError("what stands between its output projection and the stream isn't declared")
-    return HeadMap(layer, projection, block.heads.n_heads, _gain(submodule(live.model, writer.tap.module), weight))
+    gain = _gain(submodule(live.model, writer.tap.module), share_of(weight), weight.shape[0])
+    return HeadMap(layer, projection, block.heads.n_heads, gain)
 
 
-def _gain(norm: nn.Module, weight: Tensor) -> Tensor:
+def _gain(norm: nn.Module, like: Tensor, width: int) -> Tensor:
     """The factor of an RMS norm on each entry.
 
     Raises:
         DataError: for a module that doesn't multiply each entry by one factor, over the root of the mean square.
     """
-    signs = torch.ones(weight.shape[0])
+    signs = torch.ones(width)
     signs[1::3] = -1.0
     probes = torch.stack([torch.ones_like(signs), signs])[:, None] * _PROBED
     try:
         # Not through __call__, behind which hooks of whoever steers may stand.
-        given = norm.forward(probes.to(weight)).double()
+        given = norm.forward(probes.to(like)).double()
     except (RuntimeError, TypeError, ValueError):
         raise DataError("what stands between its output projection and the stream is no norm") from None
     gain: Tensor = given[0, 0]
@@ -158,7 +162,7 @@ class HeadReader:
         assert one.gain is not None
         before = z @ one.weight.double().to(z.device).T
         if one.bias is not None:
-            before = before + one.bias.detach().double().to(z.device)
+            before = before + one.bias.double().to(z.device)
         gained = before * one.gain.to(z.device)
         size = (gained * gained).sum(-1, keepdim=True).clamp(min=1e-300)
         factor = (gained * added.to(z.device)).sum(-1, keepdim=True) / size
@@ -205,7 +209,7 @@ def attention_to(
     for place, prompt in enumerate(rendered):
         (batch,) = live.batched([prompt], "right")
         seen: dict[int, Tensor] = {}
-        with live.running(batch), evaluating(live.model), _eager(live.model), _weights(live.model, paths, seen):
+        with live.running(batch), evaluating(live.model), _eager(live.model), _weights(live, paths, seen):
             base(**forward_arguments(batch, live.takes_positions))
         if any(layer not in seen or len(seen[layer]) != _n_heads(live, layer) for layer in layers):
             return None
@@ -227,14 +231,18 @@ def _mixer(live: Runtime, layer: int) -> str | None:
 
 
 @contextmanager
-def _weights(model: nn.Module, paths: Mapping[int, str | None], seen: dict[int, Tensor]) -> Iterator[None]:
+def _weights(live: Runtime, paths: Mapping[int, str | None], seen: dict[int, Tensor]) -> Iterator[None]:
     """Keep the attention weights of the last token that modules give, ``[heads, tokens]``."""
+    model = live.model
 
     def hook(layer: int) -> Any:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
             weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
             if isinstance(weights, Tensor) and weights.ndim == 4:
-                seen[layer] = weights[0, :, -1].detach().double().cpu()
+                kept = weights[0, :, -1].detach()
+                heads = live.layout.blocks[layer].heads
+                parts = None if heads is None else sharded_input(submodule(model, heads.tap.module))
+                seen[layer] = (kept if parts is None else parts.side_by_side(kept, 0)).double().cpu()
 
         return keep
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from torch import Tensor, nn
 
+from steerkit.engine.parallel.shards import mesh_of, of_each
 from steerkit.engine.runtime.ending import (
     Ending,
     Listener,
@@ -133,13 +135,27 @@ def _generated(
 ) -> Any:
     """What ``generate`` gives."""
     generate: Any = model.generate
-    with evaluating(model), _as_at_first(model):
+    with evaluating(model), _as_at_first(model), _drawn_alike(model, settings):
         return generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask.long(),
             max_new_tokens=max_new_tokens,
             **{"pad_token_id": pad_id, **settings},
         )
+
+
+@contextmanager
+def _drawn_alike(model: PreTrainedModel, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Run the body so that processes which run a model together draw the same tokens: by the first one's numbers."""
+    config = settings.get("generation_config") or model.generation_config
+    mesh = mesh_of(model) if settings.get("do_sample", getattr(config, "do_sample", False)) else None
+    if mesh is None:
+        yield
+        return
+    seed = int(of_each(torch.randint(2**62, ()), mesh)[0])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 _OF_LAST_PASS: Final = "rope_deltas"

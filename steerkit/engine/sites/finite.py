@@ -9,6 +9,8 @@ from typing import Final
 import torch
 from torch import nn
 
+from steerkit.engine.parallel.shards import share_of
+
 _SHOWN: Final = 5
 
 
@@ -18,7 +20,8 @@ def not_finite(model: nn.Module) -> tuple[str, ...]:
     Buffers are looked at as well: some multiply what a block gives.
     """
     found = []
-    for name, value in chain(model.named_parameters(), model.named_buffers()):
+    for name, given in chain(model.named_parameters(), model.named_buffers()):
+        value = share_of(given)
         if not value.is_floating_point() or value.is_meta:
             continue
         with torch.no_grad():

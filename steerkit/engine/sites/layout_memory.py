@@ -19,6 +19,7 @@ from steerkit import api
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.bundled import cache_folder
 from steerkit.engine.loading.configs import config_values
+from steerkit.engine.parallel.cutting import require_no_stages
 from steerkit.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def layout_of(model: PreTrainedModel, adapter: ArchitectureAdapter) -> Layout:
     Raises:
         UnsupportedModelError: the adapter's, where it finds none. That is never remembered.
     """
+    require_no_stages(model)
     key = layout_key(model, adapter) if adapter.remembered else None
     layout = None if key is None else remembered_layout(key)
     if layout is None:

@@ -21,6 +21,7 @@ from steerkit.engine.sites.offloaded import require_in_parts
 from steerkit.engine.sites.selftest_heads import check_heads_apart
 from steerkit.engine.sites.selftest_mixing import check_mixing
 from steerkit.engine.sites.selftest_passes import Bench, Trace, bench, by_hand_logits, tensor_at
+from steerkit.engine.sites.selftest_shares import agreed, check_together
 from steerkit.engine.sites.selftest_sums import (
     check_block_sum,
     check_coverage,
@@ -134,9 +135,9 @@ def self_test(model: PreTrainedModel, layout: Layout, *, seed: int = 0, adapter:
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
     require_in_parts(model, layout)
     with uncompiled(), bench(model, layout, seed) as on:
-        checks, sites = tuple(_run_checks(on)), tuple(on.taps.items())
+        checks, sites = agreed(on, _run_checks(on)), tuple(on.taps.items())
         passed = all(check.passed for check in checks)
-        behaviours = behaviours_of(on) if passed else ()
+        behaviours = agreed(on, behaviours_of(on)) if passed else ()
     return SelfTestReport(adapter, model_type, checks, sites, () if passed else not_finite(model), behaviours)
 
 
@@ -146,11 +147,12 @@ def _run_checks(on: Bench) -> list[Check]:
         return found
     plain, runs = on.plain()
     trace = on.zero_update()
-    found += [_check_base(on, runs), _check_sites(on, trace)]
+    found = list(agreed(on, [*found, _check_base(on, runs), _check_sites(on, trace)]))
     if not all(check.passed for check in found):
         return found
     found += [
         _check_zero_update(on, plain, trace),
+        *check_together(on, plain, trace),
         check_block_sum(on, trace),
         check_resid_chain(on, trace),
         check_embed(on, trace),

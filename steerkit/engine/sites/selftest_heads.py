@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Heads
+from steerkit.engine.parallel.shards import sharded_input
 from steerkit.engine.sites.checks import Check
 from steerkit.engine.sites.selftest_passes import Bench
 from steerkit.engine.sites.taps import Handler, register_tap, submodule
@@ -185,6 +186,11 @@ class _Pushes:
 
         return handler
 
+    def _takes_part(self, layer: int) -> Callable[[int], bool]:
+        """Which pushes this process makes: where heads are shared out, the same column is another head's in each."""
+        parts = sharded_input(submodule(self._on.model, self._on.taps[Site(HEAD_OUT, layer)].module))
+        return lambda place: parts is None or place % parts.processes == parts.rank
+
     def _push(self, layer: int, first: int) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
             if self._now[0] != layer or module in self._pushed:
@@ -194,8 +200,9 @@ class _Pushes:
                 return None
             self._pushed.add(module)
             new = value.clone()
+            takes = self._takes_part(layer)
             size = value[:, -LAST:].double().square().mean(-1).sqrt()
-            for place in range(PUSHES):
+            for place in filter(takes, range(PUSHES)):
                 row, column = first + place, _column(place, value.shape[-1])
                 new[row, -LAST:, column] += (FORCE * size[row]).to(new.dtype)
             return new.reshape(output.shape)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from steerkit.api.architecture import Block
+from steerkit.engine.parallel.shards import rows_of, whole
 from steerkit.engine.sites.checks import Check, Finding, compare, per_row, result, wide
 from steerkit.engine.sites.selftest_passes import Bench, Trace, tensor_at
 from steerkit.engine.sites.selftest_weighed import weighed_contributions
@@ -23,17 +24,22 @@ def check_block_sum(on: Bench, trace: Trace) -> Check:
     meaning = "a block's input and its writers, times the block's factors and scale, sum to its output"
 
     def block_sum(layer: int, block: Block) -> Finding:
-        parts = [trace[Site(RESID_PRE, layer)], *_writer_contributions(block, layer, trace)]
-        scale = tensor_at(on.model, block.scale) if block.scale else None
+        after = trace[Site(RESID_POST, layer)]
+        # What goes into a block may come from another device, as long as nothing in the block has asked for it.
+        parts = [
+            part.to(after.device)
+            for part in (trace[Site(RESID_PRE, layer)], *_writer_contributions(block, layer, trace))
+        ]
+        scale = whole(tensor_at(on.model, block.scale)) if block.scale else None
         total, size = parts[0], wide(parts[0]).abs()
         for place, part in enumerate(parts[1:]):
             kept = block.keep(place)
             total, size = total * kept + part, size * abs(kept) + wide(part).abs()
         total, size = total * block.keep(len(block.writers)), size * abs(block.keep(len(block.writers)))
         if scale is not None:
-            total, size = total * scale, size * wide(scale).abs()
+            total, size = total * scale.to(after.device), size * wide(scale).abs()
         allowed = 2 * len(parts) * torch.finfo(total.dtype).eps * size
-        return compare(Site(RESID_POST, layer), trace[Site(RESID_POST, layer)], total, allowed)
+        return compare(Site(RESID_POST, layer), after, total, allowed)
 
     sums = [item for item in enumerate(on.layout.blocks) if not item[1].not_a_sum]
     return result("block_sum", meaning, (block_sum(*item) for item in sums))
@@ -69,7 +75,7 @@ def check_embed_weight(on: Bench, trace: Trace) -> Check:
     if not on.layout.embed_weight:
         return result("embed_weight", meaning, [])
     value = trace[Site(EMBED)]
-    rows = wide(tensor_at(on.model, f"{on.layout.embed_weight}.weight")[on.ids])
+    rows = wide(rows_of(tensor_at(on.model, f"{on.layout.embed_weight}.weight"), on.ids))
     if rows.shape != value.shape:
         return result("embed_weight", meaning, [compare(EMBED, value, rows, 0.0)])
     findings, own, size = [], wide(value), per_row(value, 4)
@@ -83,7 +89,7 @@ def check_embed_weight(on: Bench, trace: Trace) -> Check:
 
 def _nearest_rows(value: Tensor, on: Bench, path: str) -> Tensor:
     """The row of a table that is nearest to each vector of ``[*, d_model]``."""
-    table = wide(tensor_at(on.model, f"{path}.weight"))
+    table = wide(whole(tensor_at(on.model, f"{path}.weight")))
     nearest = torch.cdist(wide(value).reshape(-1, value.shape[-1]), table).argmin(-1)
     return table[nearest].reshape(value.shape).to(value.dtype)
 
@@ -93,7 +99,8 @@ def check_resid_mid(on: Bench, trace: Trace) -> Check:
     meaning = "between the first two writers lies the block's input plus the first contribution"
 
     def middle(layer: int, block: Block) -> Finding:
-        pre, first = trace[Site(RESID_PRE, layer)], trace[Site(block.writers[0].stream, layer)]
+        first = trace[Site(block.writers[0].stream, layer)]
+        pre = trace[Site(RESID_PRE, layer)].to(first.device)
         pre = pre if block.keep(0) == 1.0 else pre * block.keep(0)
         allowed = 2 * torch.finfo(pre.dtype).eps * (wide(pre).abs() + wide(first).abs())
         return compare(Site(RESID_MID, layer), trace[Site(RESID_MID, layer)], pre + first, allowed)
@@ -143,7 +150,7 @@ def check_head_out(on: Bench, trace: Trace) -> Check:
 
 def _largest_factor(on: Bench, block: Block) -> float:
     """By how much a block may enlarge what rounding leaves, by all that multiplies its stream."""
-    scale = float(wide(tensor_at(on.model, block.scale)).abs().max()) if block.scale else 1.0
+    scale = float(wide(whole(tensor_at(on.model, block.scale))).abs().max()) if block.scale else 1.0
     return scale * math.prod(max(1.0, abs(kept)) for kept in block.keeps)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Tap
+from steerkit.engine.parallel.shards import Input, sharded_input
 from steerkit.errors import SiteError
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def hooks_of_tap(model: nn.Module, tap: Tap, handler: Handler) -> list[Hooked]:
     """
     module = submodule(model, tap.module)
     seen: list[Hooked] = []
+    if tap.side == "input" and (parts := sharded_input(module)) is not None:
+        handler = of_whole_input(handler, parts)
     if tap.flat_within:
         shapes: list[Shape] = []
         block = submodule(model, tap.flat_within)
@@ -112,6 +115,16 @@ def times_factor(handler: Handler, factor: float) -> Handler:
         seen = value * factor
         new = handler(seen)
         return None if new is None else value + (new - seen) / factor
+
+    return framed
+
+
+def of_whole_input(handler: Handler, parts: Input) -> Handler:
+    """A handler of a value of which each process has a share: it sees all of it, in every process alike."""
+
+    def framed(value: Tensor) -> Tensor | None:
+        new = handler(parts.gathered(value))
+        return None if new is None else parts.share(new, value)
 
     return framed
 

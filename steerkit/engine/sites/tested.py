@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from steerkit.engine.parallel.shards import in_every_process
 from steerkit.engine.sites.behaviours import Behaviours
 from steerkit.engine.sites.selftest_memory import Passed, key_of, passed_before, remember_passed
 
@@ -51,7 +52,9 @@ def require_tested(
     # Code that came with a checkpoint, and a model from memory, have nothing that tells them apart for certain.
     stock = type(model).__module__.startswith("transformers.")
     key = key_of(model, layout, weights_hash) if stock and weights_hash else None
-    if key is not None and (passed := passed_before(key)) is not None:
+    passed = None if key is None else passed_before(key)
+    # Processes that have a share of the model each test together, or none does.
+    if in_every_process(model, passed is not None) and passed is not None:
         smaller = _left(layout, adapter, passed.failed)
         if smaller is not None:
             return Tested(smaller, passed.behaviours)

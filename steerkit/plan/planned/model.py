@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.sources import TINY
+from steerkit.types.placement import ModelPlacement
 from steerkit.types.special_tokens import InText
 
 
@@ -54,6 +55,7 @@ class PlannedLoading:
         trust_remote_code: whether code from the repository may run.
         accept_terms: whether the model's terms of use are accepted.
         batch_tokens: most tokens of a batch, padding included.
+        placement: on which devices they lie, and in which form, where one device doesn't hold them as they are.
     """
 
     source: str
@@ -68,3 +70,4 @@ class PlannedLoading:
     trust_remote_code: bool = False
     accept_terms: bool = False
     batch_tokens: int = 4096
+    placement: ModelPlacement = field(default_factory=ModelPlacement)

@@ -12,7 +12,7 @@ import torch
 
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.cli.main import main
-from steerkit.engine.loading.load import class_for
+from steerkit.engine.loading.kinds import class_for
 from steerkit.engine.sites.weightless import layout_without_weights
 from steerkit.errors import ModelError, UnsupportedModelError
 from steerkit.sources import TINY_MODEL_TYPES

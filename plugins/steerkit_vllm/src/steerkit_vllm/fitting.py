@@ -1,0 +1,63 @@
+"""Whether a program fits the model that is served, said before a worker is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steerkit.api.program import Program
+from steerkit.api.program_tokens import needs_turns, require_served
+from steerkit.errors import PositionError
+from steerkit_vllm.errors import Unfit
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served.
+
+    Args:
+        model_type: of transformers.
+        n_layers: number of blocks.
+        d_model: width of the stream.
+        places: the sites that the workers have prepared.
+    """
+
+    model_type: str
+    n_layers: int
+    d_model: int
+    places: frozenset[str]
+
+    @classmethod
+    def of(cls, states: Sequence[Mapping[str, Any]]) -> Served:
+        """Of what the workers answer to ``steerkit_state``."""
+        first = states[0]
+        places = frozenset.intersection(*(frozenset(one["places"]) for one in states))
+        return cls(first["model_type"], first["n_layers"], first["d_model"], places)
+
+    def check(self, program: Program) -> None:
+        """Raise ``Unfit`` for a program that this model has no place for, with the reason."""
+        model = program.model
+        here = (self.model_type, self.n_layers, self.d_model)
+        if (model.model_type, model.n_layers, model.d_model) != here:
+            raise Unfit(
+                f"Program {program.name!r} was made for a {model.model_type} of {model.n_layers} blocks of width "
+                f"{model.d_model}, and this server's is a {self.model_type} of {self.n_layers} blocks of width "
+                f"{self.d_model}."
+            )
+        missing = [str(site) for site in (*program.sites, *program.read_at) if str(site) not in self.places]
+        if missing:
+            raise Unfit(
+                f"Program {program.name!r} needs {', '.join(missing[:4])}{' and others' if len(missing) > 4 else ''}, "
+                "which this server's workers have no hand on. Bake the condition into a checkpoint instead."
+            )
+        for one in (*program.updates, *program.monitors):
+            try:
+                require_served(one.positions)
+            except PositionError as error:
+                raise Unfit(f"Program {program.name!r}: {error}") from None
+            if needs_turns(one.positions):
+                raise Unfit(
+                    f"Program {program.name!r} acts at '{one.positions}', which a server that is handed tokens doesn't "
+                    "know. Use positions such as all, prompt, generated or last."
+                )
