@@ -133,8 +133,8 @@ def _number(path: Path, tensor: Any, *, half: bool, from_zero: bool) -> int:
     number = int(match[1])
     if number == 0 and not from_zero:
         raise ArtifactError(
-            f"{path} holds direction.0, and there is no control vector at block 0: llama.cpp drops the whole file for it "
-            "and goes on without. Leave block 0 out where it is exported."
+            f"{path} holds direction.0, and there is no control vector at block 0: llama.cpp drops the whole file for "
+            "it and goes on without. Leave block 0 out where it is exported."
         )
     if kind != "F32" and not (half and kind == "F16"):
         raise ArtifactError(
