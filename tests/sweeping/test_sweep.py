@@ -322,6 +322,16 @@ def test_a_directory_is_one_sweep_s_and_one_process_s(recipe: Path, tmp_path: Pa
     assert [path.name for path in out.iterdir()] == [LOCK]
 
 
+def test_processes_that_run_one_model_run_no_sweep(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SteerkitError, match="isn't started with torchrun"):
+        steerkit.sweep(recipe, {"seed": [1]}, out=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_its_directory_is_that_of_its_recipe_and_settings(recipe: Path) -> None:
     def folder(over: dict[str, list[Any]], *overrides: str) -> Path:
         axes, problems = axes_of(over)
