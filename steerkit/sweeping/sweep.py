@@ -144,7 +144,7 @@ def plan_sweep(
     wrong = [*problems, *faults(axes, overrides)]
     if wrong:
         raise RecipeError(in_order(wrong), recipe)
-    named = recipe if recipe in shipped_recipes() and not Path(recipe).is_file() else str(find_recipe(recipe).resolve())
+    named = recipe if recipe in shipped_recipes() and not os.path.isfile(recipe) else str(find_recipe(recipe).resolve())
     members = plan_members(named, axes, points_of(axes), overrides, profile, Catalog.discover(), look)
     return Planned(named, tuple(axes), overrides, profile, tuple(members))
 
