@@ -66,9 +66,9 @@ class Cluster:
             ExecutorError: where there is none, or none with so much room.
         """
         threads = threads or 1
-        ours = _connect(address, (workers or ON_A_CPU) * threads)
+        ours = _connect(address, (workers or _here(device)) * threads)
         try:
-            size = _room(workers, device, threads, ours)
+            size = _room(workers, device, threads)
         except BaseException:
             _leave(ours)
             raise
@@ -268,23 +268,27 @@ def _leave(ours: bool) -> None:
         _hush(False)
 
 
-def _room(workers: int | None, device: str, threads: int, ours: bool) -> int:
-    """How many actors there will be."""
+def _here(device: str) -> int:
+    """Actors of a cluster of our own, where nobody says how many."""
+    import torch
+
+    return max(1, torch.cuda.device_count()) if device == "cuda" else ON_A_CPU
+
+
+def _room(workers: int | None, device: str, threads: int) -> int:
+    """How many actors there will be. More than there is room for would wait for ever."""
     import ray
 
-    there = ray.cluster_resources()
-    if device == "cuda":
-        size = workers or int(there.get("GPU", 0))
-        if not 1 <= size <= there.get("GPU", 0):
-            raise ExecutorError(
-                f"The Ray cluster has {counted(int(there.get('GPU', 0)), 'GPU')}, one for each worker: take as many "
-                "workers, or device cpu."
-            )
-        return size
-    size = workers or ON_A_CPU
-    if size * threads > there.get("CPU", 0):
+    there = {name: int(ray.cluster_resources().get(name, 0)) for name in ("CPU", "GPU")}
+    size = workers or (there["GPU"] if device == "cuda" else ON_A_CPU)
+    if device == "cuda" and not 1 <= size <= there["GPU"]:
         raise ExecutorError(
-            f"The Ray cluster has {counted(int(there.get('CPU', 0)), 'CPU')}, and {counted(size, 'worker')} of "
+            f"The Ray cluster has {counted(there['GPU'], 'GPU')}, one for each worker: take as many workers, or device "
+            "cpu."
+        )
+    if size * threads > there["CPU"]:
+        raise ExecutorError(
+            f"The Ray cluster has {counted(there['CPU'], 'CPU')}, and {counted(size, 'worker')} of "
             f"{counted(threads, 'thread')} would take {size * threads}. Take fewer of either."
         )
     return size
