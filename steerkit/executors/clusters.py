@@ -110,7 +110,13 @@ class Cluster:
         from ray.exceptions import RayError
 
         while not self._said:
-            done, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
+            try:
+                done, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
+            except RayError as error:
+                raise ExecutorError(
+                    f"The Ray cluster doesn't answer any more ({_why(error)}). What is finished is kept: the same "
+                    "command goes on from there."
+                ) from error
             for reference in done:
                 place = self._pending.pop(reference)
                 try:
