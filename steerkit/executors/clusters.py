@@ -58,7 +58,7 @@ class Cluster:
 
         Args:
             address: ``auto``, or host and port of the head; None for a cluster of this machine's own.
-            workers: how many; as many as there are GPUs, or nodes, if None.
+            workers: how many; as many as there are GPUs, or two on the CPU, if None.
             device: ``cpu`` or ``cuda``.
             threads: of each actor; 1 if None.
 
@@ -85,7 +85,7 @@ class Cluster:
 
         actor = ray.remote(_Actor).options(**self._options).remote()
         self._actors[place] = actor
-        self._owe(place, actor.begin.remote(hello))
+        self._pending[actor.begin.remote(hello)] = place
         self._due[place] = time.monotonic() + _BEGIN
 
     def send(self, place: int, sent: Sent) -> None:
@@ -102,7 +102,7 @@ class Cluster:
             raise ExecutorError(
                 f"A task can't be sent to another process ({error}). Run it without --executor."
             ) from error
-        self._owe(place, self._actors[place].carry.remote(content, stored))
+        self._pending[self._actors[place].carry.remote(content, stored)] = place
 
     def receive(self) -> tuple[int, Message]:
         """Wait for what any actor says next."""
@@ -139,9 +139,6 @@ class Cluster:
         self._pending.clear()
         self._stored.clear()
         _leave(self._ours)
-
-    def _owe(self, place: int, reference: Any) -> None:
-        self._pending[reference] = place
 
     def _end(self, place: int) -> None:
         """Expect nothing more of a place."""
