@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ class Chosen:
             return LocalExecutor(bench)
         from steerkit.executors.crew import CrewExecutor
 
+        _free(device)  # of the model that planned the run
         workers = self.open_workers(device, threads, observer, note)
         note(f"executor {self.name}: {counted(workers.size, 'worker')}, {counted(threads, 'thread')} each")
         return CrewExecutor(workers)
@@ -138,7 +140,7 @@ class Chosen:
         from steerkit.executors.machine import Hello, machine
 
         device = _device(device)
-        return Crew(self._line(device, threads), Hello(machine(device), device, threads), observer, note)
+        return Crew(self._line(device, threads), Hello(machine(device, threads), device, threads), observer, note)
 
     def _line(self, device: str, threads: int | None) -> Line:
         if self.name == "ray":
@@ -195,6 +197,15 @@ def _require_one_device(loading: PlannedLoading) -> None:
             f"model.{named} spreads one model over devices, and a worker has one device with a model of its own: leave "
             "one of both out."
         )
+
+
+def _free(device: str) -> None:
+    """Have the memory of a model that nobody holds any more: it is referred to in circles."""
+    import torch
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _device(kind: str) -> str:
