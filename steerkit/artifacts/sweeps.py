@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import ValidationError
 
 from steerkit.artifacts.entry import Entry
+from steerkit.artifacts.files import shown_path
 from steerkit.artifacts.rundir import write_json
 from steerkit.errors import ArtifactError
 from steerkit.types.json_text import RepeatedKeyError, read_json
@@ -80,7 +82,7 @@ def settings_label(settings: Mapping[str, Any]) -> str:
 
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is the directory of a sweep."""
-    return (folder / SWEEP).is_file()
+    return os.path.isfile(folder / SWEEP)  # False of what no path can be
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
@@ -95,9 +97,10 @@ def load_sweep(folder: Path) -> Sweep:
         ArtifactError: where there is none, it is damaged, or another version wrote it.
     """
     path = folder / SWEEP
-    if not path.is_file():
+    if not is_sweep(folder):
         raise ArtifactError(
-            f"{folder} has no {SWEEP}: it is not the directory of a sweep. Give the one that `steerkit sweep` printed."
+            f"{shown_path(folder)} has no {SWEEP}: it is not the directory of a sweep. Give the one that "
+            "`steerkit sweep` printed."
         )
     try:
         raw = read_json(path.read_text("utf-8"))

@@ -12,7 +12,10 @@ from steerkit.cli.paths import required
 
 def report_command(
     run_dir: Annotated[
-        Path, typer.Argument(parser=required, metavar="RUN_DIR", help="The directory that `steerkit run` printed.")
+        Path,
+        typer.Argument(
+            parser=required, metavar="RUN_DIR", help="The directory that `steerkit run` printed, or `steerkit sweep`."
+        ),
     ],
 ) -> None:
     """Write plots and report.html again from what a run directory holds, or that of a sweep, and print its summary."""

@@ -153,7 +153,7 @@ class Chosen:
         from steerkit.executors.machine import Hello, machine
 
         device = _device(device)
-        return Crew(self._line(device, threads), Hello(machine(device), device, threads), observer, note)
+        return Crew(self._line(device, threads), Hello(machine(device, threads), device, threads), observer, note)
 
     def _line(self, device: str, threads: int | None) -> Line:
         if self.name == "ray":

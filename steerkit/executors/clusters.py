@@ -58,7 +58,7 @@ class Cluster:
 
         Args:
             address: ``auto``, or host and port of the head; None for a cluster of this machine's own.
-            workers: how many; as many as there are GPUs, or nodes, if None.
+            workers: how many; as many as there are GPUs, or two on the CPU, if None.
             device: ``cpu`` or ``cuda``.
             threads: of each actor; 1 if None.
 
@@ -66,9 +66,9 @@ class Cluster:
             ExecutorError: where there is none, or none with so much room.
         """
         threads = threads or 1
-        ours = _connect(address, (workers or ON_A_CPU) * threads)
+        ours = _connect(address, (workers or _here(device)) * threads)
         try:
-            size = _room(workers, device, threads, ours)
+            size = _room(workers, device, threads)
         except BaseException:
             _leave(ours)
             raise
@@ -85,7 +85,7 @@ class Cluster:
 
         actor = ray.remote(_Actor).options(**self._options).remote()
         self._actors[place] = actor
-        self._owe(place, actor.begin.remote(hello))
+        self._pending[actor.begin.remote(hello)] = place
         self._due[place] = time.monotonic() + _BEGIN
 
     def send(self, place: int, sent: Sent) -> None:
@@ -102,7 +102,7 @@ class Cluster:
             raise ExecutorError(
                 f"A task can't be sent to another process ({error}). Run it without --executor."
             ) from error
-        self._owe(place, self._actors[place].carry.remote(content, stored))
+        self._pending[self._actors[place].carry.remote(content, stored)] = place
 
     def receive(self) -> tuple[int, Message]:
         """Wait for what any actor says next."""
@@ -110,7 +110,13 @@ class Cluster:
         from ray.exceptions import RayError
 
         while not self._said:
-            done, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
+            try:
+                done, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
+            except RayError as error:
+                raise ExecutorError(
+                    f"The Ray cluster doesn't answer any more ({_why(error)}). What is finished is kept: the same "
+                    "command goes on from there."
+                ) from error
             for reference in done:
                 place = self._pending.pop(reference)
                 try:
@@ -133,9 +139,6 @@ class Cluster:
         self._pending.clear()
         self._stored.clear()
         _leave(self._ours)
-
-    def _owe(self, place: int, reference: Any) -> None:
-        self._pending[reference] = place
 
     def _end(self, place: int) -> None:
         """Expect nothing more of a place."""
@@ -268,23 +271,27 @@ def _leave(ours: bool) -> None:
         _hush(False)
 
 
-def _room(workers: int | None, device: str, threads: int, ours: bool) -> int:
-    """How many actors there will be."""
+def _here(device: str) -> int:
+    """Actors of a cluster of our own, where nobody says how many."""
+    import torch
+
+    return max(1, torch.cuda.device_count()) if device == "cuda" else ON_A_CPU
+
+
+def _room(workers: int | None, device: str, threads: int) -> int:
+    """How many actors there will be. More than there is room for would wait for ever."""
     import ray
 
-    there = ray.cluster_resources()
-    if device == "cuda":
-        size = workers or int(there.get("GPU", 0))
-        if not 1 <= size <= there.get("GPU", 0):
-            raise ExecutorError(
-                f"The Ray cluster has {counted(int(there.get('GPU', 0)), 'GPU')}, one for each worker: take as many "
-                "workers, or device cpu."
-            )
-        return size
-    size = workers or ON_A_CPU
-    if size * threads > there.get("CPU", 0):
+    there = {name: int(ray.cluster_resources().get(name, 0)) for name in ("CPU", "GPU")}
+    size = workers or (there["GPU"] if device == "cuda" else ON_A_CPU)
+    if device == "cuda" and not 1 <= size <= there["GPU"]:
         raise ExecutorError(
-            f"The Ray cluster has {counted(int(there.get('CPU', 0)), 'CPU')}, and {counted(size, 'worker')} of "
+            f"The Ray cluster has {counted(there['GPU'], 'GPU')}, one for each worker: take as many workers, or device "
+            "cpu."
+        )
+    if size * threads > there["CPU"]:
+        raise ExecutorError(
+            f"The Ray cluster has {counted(there['CPU'], 'CPU')}, and {counted(size, 'worker')} of "
             f"{counted(threads, 'thread')} would take {size * threads}. Take fewer of either."
         )
     return size

@@ -36,8 +36,8 @@ class Hello:
         return int(told) if told.isdigit() else None
 
 
-def machine(device: str) -> Machine:
-    """What this process is, for work on a kind of device."""
+def machine(device: str, threads: int | None = None) -> Machine:
+    """What this process is, for work on a kind of device with so many threads; None for those that it has."""
     import torch
     from threadpoolctl import threadpool_info
 
@@ -50,7 +50,7 @@ def machine(device: str) -> Machine:
         found["GPU"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     else:
         found["CPU capability"] = torch.backends.cpu.get_cpu_capability()
-        found["threads"] = str(torch.get_num_threads())
+        found["threads"] = str(threads or torch.get_num_threads())
     found[_NUMPY] = ", ".join(str(number) for number in sorted(pools))
     return found
 

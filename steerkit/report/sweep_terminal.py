@@ -33,7 +33,7 @@ def print_sweep(found: ReadSweep, console: Console) -> None:
         more = count(len(found.tables) - len(shown), "more table")
         console.print(f"{sentence_case(more)} in the comparison.")
     if found.failures:
-        console.print(Text("\nFailed:", style="bold"))
+        console.print(Text("\nFailed:" if shown else "Failed:", style="bold"))
         for places, why in found.failures:
             console.print(Text(clean(f"- {found.labels(places)}: {why}")))
     console.print()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import gc
 import platform
+import sys
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,7 @@ class Job:
         out: where its run directory goes.
         store: where outputs are kept; ``.store`` in ``out`` where None.
         threads: CPU threads; as they are where None.
+        argv: the command that the sweep was started with, which each run notes as what made it.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Job:
     out: Path
     store: Path | None = None
     threads: int | None = None
+    argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def run_job(job: Job, observer: Observer = SILENT) -> Ended:
         OSError: of a full or read-only disk, which concerns all runs of a sweep.
         KeyboardInterrupt: what is finished of it is kept, as of any run.
     """
+    sys.argv = list(job.argv)  # a worker's own says nothing to whoever repeats the run
     try:
         _require_shared(job)
         plan = plan_recipe(job.recipe, job.overrides, Catalog.discover(), job.profile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -143,7 +144,7 @@ def plan_sweep(
     wrong = [*problems, *faults(axes, overrides)]
     if wrong:
         raise RecipeError(in_order(wrong), recipe)
-    named = recipe if recipe in shipped_recipes() and not Path(recipe).is_file() else str(find_recipe(recipe).resolve())
+    named = recipe if recipe in shipped_recipes() and not os.path.isfile(recipe) else str(find_recipe(recipe).resolve())
     members = plan_members(named, axes, points_of(axes), overrides, profile, Catalog.discover(), look)
     return Planned(named, tuple(axes), overrides, profile, tuple(members))
 
@@ -183,6 +184,7 @@ def carry_out(
         SteerkitError: where another process runs a sweep in this directory, nothing can be written there, or there
             are no such workers.
     """
+    _require_one_process()
     require_places(folder, store)
     for loading in dict.fromkeys(one.loading.device for one in planned.members):
         by.require(next(one.loading for one in planned.members if one.loading.device == loading))
@@ -244,6 +246,15 @@ def _call(planned: Planned, place: int, folder: Path, store: Path | None, thread
     where = None if store is None else store.resolve()
     job = Job(place, planned.recipe, overrides, planned.profile, member.hash, folder.resolve(), where, threads)
     return Call(member.label, run_job, (job,))
+
+
+def _require_one_process() -> None:
+    """Find out whether several processes were started to run one model: each of them would run the whole sweep."""
+    if os.environ.get("RANK") is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise SteerkitError(
+            "A sweep isn't started with torchrun. Models that are cut over several processes are run one recipe at a "
+            "time, with `steerkit run`, and put side by side with `steerkit compare`."
+        )
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def test_an_empty_text_names_no_place(run: Path, capsys: pytest.CaptureFixture[s
         ("bake", text, *baked[2:4], "--out", "x"),
     ):
         assert "no file. Name one." in told(capsys, *words), words
-    for words in (("run", text), ("check", text)):
+    for words in (("run", text), ("check", text), ("sweep", text, "--over", "seed=1")):
         assert "an empty text names none" in told(capsys, *words), words
     assert not list(Path().iterdir()), "the folder that one is in is as it was"
 
@@ -70,6 +70,8 @@ def test_a_name_that_is_too_long_is_told(run: Path, capsys: pytest.CaptureFixtur
         ("new-plugin", "abc", "--kind", "format", "--out", long),
         ("run", "small.yaml", "--out", long),
         ("run", "small.yaml", "--store", long),
+        ("sweep", "small.yaml", "--over", "seed=1", "--out", long),
+        ("sweep", "small.yaml", "--over", "seed=1", "--store", long),
         ("compare", run, run.parent, "--html", long),
         ("bake", run, "--condition", "without", "--out", long),
     ):

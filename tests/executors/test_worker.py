@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 
 from steerkit import stages
 from steerkit.catalog import Catalog
-from steerkit.errors import PluginError
+from steerkit.errors import ModelError, PluginError
 from steerkit.executors import plugins
 from steerkit.executors.crossing import unpacked
 from steerkit.executors.plugins import require_same_plugins
 from steerkit.executors.worker import Answered, Sent, Worker
 from steerkit.plan import plan_recipe
 from steerkit.stages import Task
+from steerkit.stages.model import load_use
+from steerkit.stages.tasks import EstimateTask
 from tests.small_run import RECIPE
 
 
@@ -66,3 +69,10 @@ def test_a_task_of_a_package_that_isnt_there_is_told_in_words(monkeypatch: pytes
         "A worker can't read its task: No module named 'their_plugin'. What plugins make has to be something of a "
         "module that every machine has: install their packages there."
     )
+
+
+def test_weights_that_arent_those_of_the_plan_are_refused(tasks: list[Task]) -> None:
+    uses = [task.payload.model for task in tasks if isinstance(task.payload, EstimateTask)]
+    assert uses[0].weights is not None and load_use(uses[0]).weights_hash == uses[0].weights
+    with pytest.raises(ModelError, match="tiny-random:llama that a worker loads aren't those that this run began with"):
+        load_use(replace(uses[0], weights="0" * 64))

@@ -235,7 +235,7 @@ def test_workers_give_the_same_bytes(swept: Path, tmp_path: Path) -> None:
     steerkit.sweep(swept.parent / "small.yaml", over, out=out, executor="processes", workers=1, threads=1)
     mine, refused = listed(out)["members"]
     assert (mine["state"], refused["state"]) == ("finished", "failed")
-    for name in STABLE[:-1]:
+    for name in STABLE:
         theirs = swept / listed(swept)["members"][0]["run"] / name
         assert (out / mine["run"] / name).read_bytes() == theirs.read_bytes(), name
 
@@ -320,6 +320,16 @@ def test_a_directory_is_one_sweep_s_and_one_process_s(recipe: Path, tmp_path: Pa
     with FileLock(out / LOCK), pytest.raises(SteerkitError, match="Another process runs the sweep in"):
         steerkit.sweep(recipe, {"seed": [1]}, out=out)
     assert [path.name for path in out.iterdir()] == [LOCK]
+
+
+def test_processes_that_run_one_model_run_no_sweep(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SteerkitError, match="isn't started with torchrun"):
+        steerkit.sweep(recipe, {"seed": [1]}, out=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_its_directory_is_that_of_its_recipe_and_settings(recipe: Path) -> None:
