@@ -69,9 +69,7 @@ def _key_and_folder(plan: Plan) -> tuple[str | None, Path | None]:
     depends = {
         "kept": "model",
         "files": hashes_of(folder),
-        "loading": replace(
-            wanted, source="", accept_terms=False, placement=replace(placement, offload_folder=None)
-        ),
+        "loading": replace(wanted, source="", accept_terms=False, placement=replace(placement, offload_folder=None)),
         "quantiser": _quantiser(placement.quantization),
         "adapters": [[spec.name, code_of(spec)] for spec in adapters],
         "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), gpus],

@@ -113,7 +113,9 @@ def activations(alone: LiveModel, sharded: LiveModel) -> float:
 
 @case
 def lens(alone: LiveModel, sharded: LiveModel) -> float:
-    read = [live.logit_lens(live.activations(TEXTS, "blocks.*.resid_post", progress=False)) for live in (sharded, alone)]
+    read = [
+        live.logit_lens(live.activations(TEXTS, "blocks.*.resid_post", progress=False)) for live in (sharded, alone)
+    ]
     return max(apart(read[0].flat(site), read[1].flat(site)) for site in read[1].sites)
 
 
@@ -185,7 +187,10 @@ def scheduled_by_row(alone: LiveModel, sharded: LiveModel) -> float:
     for live in (sharded, alone):
         first = add(direction(live, seed=5), coefficient=3.0, schedule=Schedule.parse("linear(1, 0, 4)"))
         shut = gate(direction(live, seed=3), above=0.0, site="blocks.1.resid_pre", at="prompt")
-        second = [ablate(direction(live, seed=6), positions=Positions.parse("generated")), add(direction(live), gate=shut)]
+        second = [
+            ablate(direction(live, seed=6), positions=Positions.parse("generated")),
+            add(direction(live), gate=shut),
+        ]
         conditions = [[first], [], second, [first, *second]]
         found.append(live.complete(TEXTS, max_new_tokens=6, steer=conditions))
     assert found[0] == found[1]
@@ -258,7 +263,10 @@ def learned_by_gradients(alone: LiveModel, sharded: LiveModel) -> float:
     for live in (sharded, alone):
         vector = direction(live).vectors[0].clone().requires_grad_(True)
         heads = direction(live, "blocks.1.head_out").vectors[0].clone().requires_grad_(True)
-        updates = [PlacedUpdate(Affine(bias=vector), Site("resid_pre", 1)), PlacedUpdate(Affine(bias=heads), Site("head_out", 1))]
+        updates = [
+            PlacedUpdate(Affine(bias=vector), Site("resid_pre", 1)),
+            PlacedUpdate(Affine(bias=heads), Site("head_out", 1)),
+        ]
         run = Handle(live, 0).run(as_examples(TEXTS), updates)
         run.next_token_logits.log_softmax(-1)[:, 40].sum().backward()
         assert vector.grad is not None and heads.grad is not None

@@ -1,6 +1,6 @@
 """One of several processes: loads a model in shares and alone, runs the cases, and writes what came of each.
 
-    torchrun --nproc-per-node 3 tests/parallel/steps.py FOLDER RESULTS [CASE ...]
+torchrun --nproc-per-node 3 tests/parallel/steps.py FOLDER RESULTS [CASE ...]
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def main(folder: str, results: str, *names: str) -> None:
     found = {name: told(name, alone, cut) for name in CASES if name in (names or CASES)}
     gathered: Any = AutoModelForCausalLM.from_pretrained(folder, distributed_config=DistributedConfig(fsdp_size=3))
     whole = wrap(gathered, AutoTokenizer.from_pretrained(folder))
-    found |= {f"fsdp_{name}": told(name, alone, whole) for name in ALIKE if f"fsdp_{name}" in (names or [f"fsdp_{name}"])}
+    found |= {
+        f"fsdp_{name}": told(name, alone, whole) for name in ALIKE if f"fsdp_{name}" in (names or [f"fsdp_{name}"])
+    }
     if dist.get_rank() == 0:
         Path(results).write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -112,7 +112,7 @@ def _weights(
     source: str,
     empty: Callable[[], torch.nn.Module],
 ) -> PreTrainedModel:
-    cut = cut_over(placement.tensor_parallel, config, kind, source)
+    cut = cut_over(placement.tensor_parallel, config, source)
     with placing(placement, empty, source) as placed:
         loaded: Any = kind.from_pretrained(
             path,

@@ -154,7 +154,11 @@ def why_cut_otherwise(value: Tensor, path: str) -> str:
         told = ", ".join(map(str, sharded.placements))
         return f"processes have pieces of {path} that don't lie side by side ({told})"
     local = share_of(value)
-    return "" if type(local) is Tensor and local.is_floating_point() else f"{path} is a {type(local).__name__} of {local.dtype}"
+    return (
+        ""
+        if type(local) is Tensor and local.is_floating_point()
+        else f"{path} is a {type(local).__name__} of {local.dtype}"
+    )
 
 
 # Values that a process has a share of
@@ -191,8 +195,9 @@ class Input:
             return value
         if value.shape[-1] * self.processes != self.width:
             raise SiteError(
-                f"A process is given {value.shape[-1]} of {self.width} values of a token, of {self.processes} "
-                "processes: shares of unequal size can't be put together. Use another number of processes."
+                f"A process is given {value.shape[-1]} of a token's {counted(self.width, 'value')}, of "
+                f"{counted(self.processes, 'process', 'processes')}: shares of unequal size can't be put together. Use "
+                "another number of processes."
             )
         return self.side_by_side(value, -1)
 
