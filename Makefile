@@ -5,6 +5,7 @@
 #   make test         the environment if needed, then the tests
 #   make test-slow    the tests that take minutes or build packages
 #   make test-parallel one model on three processes (torchrun, gloo), a few minutes
+#   make test-ray     the tests of runs on a Ray cluster, in an environment of their own (.venv-ray, 1 GB)
 #   make lint         style, types, import contracts
 #   make reference    docs/reference, from docstrings and specs
 #   make bench        benchmarks, as ratios
@@ -22,7 +23,8 @@ BIN := $(VENV)/bin
 EXTRA_MODELS ?=
 MODELS := smollm2-135m-instruct $(EXTRA_MODELS)
 TORCH ?=
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_ARGS = python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP = $(BIN)/$(PIP_ARGS)
 
 # The newest one that will do. `make PYTHON=...` goes before it.
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 python,\
@@ -31,7 +33,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out peers organism robustness decoders,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow test-parallel lint reference bench bench-peers clean
+.PHONY: install quickstart test test-slow test-parallel test-ray lint reference bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -65,6 +67,20 @@ test-slow: install
 test-parallel: install
 	$(BIN)/python -m pytest -m parallel tests/parallel $(PYTEST_ARGS)
 
+# What Ray brings is pinned apart from what everybody installs.
+RAY := .venv-ray
+$(RAY)/.installed: pyproject.toml constraints.txt constraints-ray.txt
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+ifeq ($(TORCH),cpu)
+	$(RAY)/bin/$(PIP_ARGS) --no-deps torch --index-url https://download.pytorch.org/whl/cpu
+endif
+	$(RAY)/bin/$(PIP_ARGS) -c constraints-ray.txt -e '.[testing,ray]' pytest-timeout
+	@touch $@
+
+test-ray: export OMP_NUM_THREADS := 1
+test-ray: $(RAY)/.installed
+	$(RAY)/bin/python -m pytest -m ray tests/executors $(PYTEST_ARGS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -83,4 +99,4 @@ bench-peers: install
 	$(BIN)/python -m benchmarks.peers $(if $(filter cpu,$(TORCH)),--torch-index https://download.pytorch.org/whl/cpu) $(PEERS)
 
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) $(RAY) dist

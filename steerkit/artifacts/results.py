@@ -17,7 +17,7 @@ SCHEMA_VERSION: Final = 1
 
 
 class ModelEntry(Entry):
-    """The model that was steered: where its weights lie only where that isn't one device, and how they are quantised."""
+    """The model that was steered; where its weights lay if that wasn't one device, and how they are quantised."""
 
     _rare: ClassVar[tuple[str, ...]] = ("device_map", "tensor_parallel", "quantization")
     source: str

@@ -12,11 +12,12 @@ from steerkit.artifacts.provenance import code_hash
 from steerkit.artifacts.reading import Run, load_run
 from steerkit.artifacts.rundir import plain
 from steerkit.catalog import Catalog
-from steerkit.errors import ArtifactError, AttachError, UnknownNameError, nearest
+from steerkit.errors import ArtifactError, AttachError, UnknownNameError, counted, nearest
 from steerkit.plan import Plan, plan_recipe
 from steerkit.plan.listed import condition_as_json
 from steerkit.stages import Condition
 from steerkit.types.json_text import read_json
+from steerkit.types.placement import lies_in_words, quantised_in_words
 
 if TYPE_CHECKING:
     from steerkit.api.direction import Direction
@@ -63,6 +64,7 @@ def read_asked(folder: str | Path, name: str, catalog: Catalog | None = None, *,
         raise UnknownNameError(f"The run has no condition {name!r}. {nearest(name, run.conditions, 'condition')}")
     if folds:
         _require_weights(run, name)
+        _require_whole(run, name)
     recipe = run.path / "recipe.yaml"
     if not recipe.is_file():
         raise ArtifactError(f"{run.path} has no recipe.yaml, which says how its conditions are built. Run it again.")
@@ -105,6 +107,25 @@ def _require_weights(run: Run, name: str) -> None:
         raise AttachError(f"Condition {name} {rest}, so there is nothing to bake.{instead}")
     if not entry.interventions:
         raise AttachError(f"Condition {name} is the model as it is: its checkpoint is the original.{instead}")
+
+
+def _require_whole(run: Run, name: str) -> None:
+    """Refuse weights that can't be changed and written as they are: quantised, in several places, or in shares."""
+    model = run.results.model
+    if model.quantization:
+        how = quantised_in_words(model.quantization)
+        why = f"its model is quantised ({how}), and weights of a few bits hold no exact change"
+        instead = "Run the recipe without quantization and take that run"
+    elif model.tensor_parallel:
+        count = counted(model.tensor_parallel, "process", "processes")
+        why = f"each weight of its model was split over {count}"
+        instead = "Run the recipe without tensor_parallel and take that run"
+    elif model.device_map:
+        why = f"the weights of its model lay in several places ({lies_in_words(model.device_map)})"
+        instead = "Run the recipe without device_map, where memory holds the model, and take that run"
+    else:
+        return
+    raise AttachError(f"Condition {name} can't be baked: {why}. {instead}.\nNothing was written.")
 
 
 def _require_code(run: Run, plan: Plan, name: str) -> None:

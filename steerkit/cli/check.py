@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from steerkit.plan.planned.model import PlannedModel
     from steerkit.recipe.data import Splits
     from steerkit.stages import Preview
+    from steerkit.types.placement import ModelPlacement
 
 LISTED: Final = 3
 """Values of a longer list that are printed; how many there are is said behind them."""
@@ -187,7 +188,20 @@ def _here(plan: Plan) -> list[str]:
     """Notes on what is so on this machine, now, and isn't the plan's."""
     from steerkit.plan.reach import without_keys
 
-    return [*without_keys(plan.evaluations, os.environ), *_without_device(plan.loading.device)]
+    loading = plan.loading
+    return [
+        *without_keys(plan.evaluations, os.environ),
+        *_without_device(loading.device),
+        *_without_quantiser(loading.placement.quantization),
+    ]
+
+
+def _without_quantiser(quantization: Mapping[str, Any] | None) -> list[str]:
+    """That the package which quantises isn't here; said without loading anything."""
+    from steerkit.engine.loading.quantising import missing_package
+
+    fault = None if quantization is None else missing_package(str(quantization["method"]))
+    return [f"model.quantization: {fault}"] if fault else []
 
 
 def _without_device(device: str) -> list[str]:
@@ -200,6 +214,21 @@ def _without_device(device: str) -> list[str]:
     return [f"model.device: {fault}"] if fault else []
 
 
+def _placement_rows(placement: ModelPlacement) -> list[list[str]]:
+    """Where weights go and in which form, in the recipe's words; none where it says nothing of that."""
+    told = {
+        "device map": placement.device_map,
+        "offload folder": placement.offload_folder,
+        "tensor parallel": placement.tensor_parallel,
+        "quantization": placement.quantization,
+    }
+    return [
+        [key, value if isinstance(value, str) else json.dumps(value)]
+        for key, value in told.items()
+        if value is not None
+    ]
+
+
 def _model_rows(plan: Plan) -> list[list[str]]:
     section, model = plan.recipe.model, plan.model
     adapter = plan.architecture.name if plan.architecture else "resolved at load"
@@ -208,6 +237,7 @@ def _model_rows(plan: Plan) -> list[list[str]]:
         ["source", section.source],
         ["adapter", f"{adapter}{f' (model type {model.model_type}{layers})' if model.model_type else ''}"],
         ["dtype, device", f"{section.dtype}, {section.device}"],
+        *_placement_rows(section.placement),
         ["chat template", section.chat_template_file or section.chat_template],
         ["seed", str(plan.recipe.seed)],
     ]

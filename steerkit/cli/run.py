@@ -67,7 +67,7 @@ def run_command(
             return
         shown = _Shown(_bar())
         try:
-            here.path = _run(recipe, settings or (), profile, out, store, threads, here.by, shown)
+            here.path = _run(recipe, settings or (), profile, out, shown, store=store, threads=threads, by=here.by)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(shown.kept) from None
     summary(here.path)
@@ -78,10 +78,11 @@ def _run(
     settings: Sequence[str],
     profile: str | None,
     out: Path,
+    shown: _Shown,
+    *,
     store: Path | None,
     threads: int | None,
     by: Chosen,
-    shown: _Shown,
 ) -> Path:
     from steerkit.bundled import settle_terms
     from steerkit.catalog import Catalog
@@ -97,6 +98,7 @@ def _run(
     with shown.bar.console.status("checking the recipe"):
         plan = plan_recipe(recipe, settings, Catalog.discover(), profile)
     require_places(out, store)
+    by.require(plan.loading)
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
         return execute(plan, out, shown, store=store, threads=threads, by=by, report=reported)

@@ -113,7 +113,7 @@ class Workers(Protocol):
         """Take a job. Returns at once; jobs beyond ``size`` wait for their turn.
 
         Raises:
-            ExecutorError: for what can't be sent.
+            ExecutorError: where no worker can be started.
         """
         ...
 

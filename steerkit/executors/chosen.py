@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,8 +86,14 @@ class Chosen:
             )
         if self.is_local:
             return
-        if self.name == "ray" and find_spec("ray") is None:
-            raise ExecutorError("Ray isn't installed. Install steerkit-torch[ray], or use --executor processes.")
+        _require_one_device(loading)
+        if self.name == "ray":
+            if find_spec("ray") is None:
+                raise ExecutorError("Ray isn't installed. Install steerkit-torch[ray], or use --executor processes.")
+            if self.address is not None:
+                from steerkit.executors.clusters import require_answer
+
+                require_answer(self.address)
         kind, _, index = loading.device.partition(":")
         if index:
             raise ExecutorError(
@@ -123,6 +130,7 @@ class Chosen:
             return LocalExecutor(bench)
         from steerkit.executors.crew import CrewExecutor
 
+        _free(device)  # of the model that planned the run
         workers = self.open_workers(device, threads, observer, note)
         note(f"executor {self.name}: {counted(workers.size, 'worker')}, {counted(threads, 'thread')} each")
         return CrewExecutor(workers)
@@ -190,6 +198,27 @@ def named(name: str | None = None, workers: int | None = None, address: str | No
         if not isinstance(address, str) or not address.strip():
             raise ExecutorError("The address of a Ray cluster is a text such as auto or 10.0.0.1:6379.")
     return Chosen(name, workers, address)
+
+
+def _require_one_device(loading: PlannedLoading) -> None:
+    """Raise for a model that is spread over devices: a worker has one, with a model of its own."""
+    placement = loading.placement
+    spread = {"tensor_parallel": placement.tensor_parallel, "device_map": placement.device_map}
+    named = next((name for name, value in spread.items() if value is not None), None)
+    if named is not None:
+        raise ExecutorError(
+            f"model.{named} spreads one model over devices, and a worker has one device with a model of its own: leave "
+            "one of both out."
+        )
+
+
+def _free(device: str) -> None:
+    """Have the memory of a model that nobody holds any more: it is referred to in circles."""
+    import torch
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _device(kind: str) -> str:

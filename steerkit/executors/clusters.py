@@ -173,7 +173,8 @@ class _Actor:
         """Where it is, and what."""
         import ray
 
-        return [(ray.util.get_node_ip_address(), self._worker.begin(hello))]
+        node = f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
+        return [(node, self._worker.begin(hello))]
 
     def carry(self, content: bytes, stored: dict[str, Any]) -> list[Message]:
         """Carry a job out."""
@@ -210,29 +211,43 @@ def _connect(address: str | None, cpus: int) -> bool:
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        # Left out, the address would be that of whatever cluster runs here already.
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        _hush(True)
         return True
-    _require_answer(address)
+    require_answer(address)
     try:
         ray.init(address=address, **quiet)
     except Exception as error:  # of many kinds
-        told = str(error).strip().partition("\n")[0]
+        told = str(error).strip().partition("\n")[0].rstrip(". ")
         raise ExecutorError(
             f"Can't connect to a Ray cluster at {address}: {told}. Begin one there with `ray start --head`, or leave "
             "the address out for one of this run's own."
         ) from error
+    _hush(True)
     return True
 
 
-def _require_answer(address: str) -> None:
-    """Raise where nothing listens at an address: Ray itself tries for minutes."""
+def _hush(quiet: bool) -> None:
+    """Keep off the terminal what Ray says of workers that die: no setting does, and we say it ourselves."""
+    import ray
+
+    ray._private.worker._worker_logs_enabled = not quiet
+
+
+def require_answer(address: str) -> None:
+    """Find out whether anything listens at an address: Ray itself tries for minutes.
+
+    Raises:
+        ExecutorError: where nothing does, or where it is no address.
+    """
     if address.startswith("ray://"):
         raise ExecutorError(
             f"{address} is an address for Ray's client. Start the run on a node of the cluster, with the address auto."
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        if address in ("auto", "local"):
+        if address == "auto":
             return
         raise ExecutorError(f"{address} is no address of a Ray cluster. Write auto, or host and port: 10.0.0.1:6379.")
     try:
@@ -250,6 +265,7 @@ def _leave(ours: bool) -> None:
         import ray
 
         ray.shutdown()
+        _hush(False)
 
 
 def _room(workers: int | None, device: str, threads: int, ours: bool) -> int:

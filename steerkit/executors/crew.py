@@ -68,6 +68,7 @@ class Crew:
     ) -> None:
         self._line, self._hello, self._observer, self._note = line, hello, observer, note
         self._waiting: deque[_Held] = deque()
+        self._over: deque[Finished] = deque()
         self._busy: dict[int, _Held] = {}
         self._had: dict[int, set[str]] = {}  # inputs by place; a place that isn't here has no worker
         self._parts: dict[int, tuple[int, int]] = {}
@@ -85,9 +86,9 @@ class Crew:
 
     def finished(self) -> Finished:
         """Wait for a job that is finished, or is given up."""
-        if not self._busy:
+        if not self._busy and not self._over:
             raise RuntimeError("No job was handed in.")
-        while True:
+        while not self._over:
             place, message = self._line.receive()
             if isinstance(message, Answered):
                 return self._answered(place, message)
@@ -101,6 +102,7 @@ class Crew:
                 warnings.warn(message.text, UserWarning, stacklevel=2)
             else:
                 self._said(place, message)
+        return self._over.popleft()
 
     def close(self) -> None:
         """End all of them at once."""
@@ -109,23 +111,30 @@ class Crew:
         self._line.close()
 
     def _fill(self) -> None:
-        # Running workers first; of the others those of which none has died come before those of which one has.
-        idle = [place for place in range(self.size) if place not in self._busy]
-        idle.sort(key=lambda place: (place not in self._had, self._deaths[place]))
-        for place in idle[: len(self._waiting)]:
-            held = self._waiting.popleft()
+        """Give what waits to whoever is idle. A job that can't be sent is over."""
+        while self._waiting and (place := self._idle()) is not None:
             if place not in self._had:
-                self._had[place] = set()
                 self._line.start(place, self._hello)
+                self._had[place] = set()
+            held = self._waiting.popleft()
+            sent = self._sent(place, held.job)
+            try:
+                self._line.send(place, sent)
+            except ExecutorError as error:
+                self._over.append(Finished(held.job, error=error))
+                continue
+            self._had[place].update(sent.keys)
             self._busy[place] = held
-            self._line.send(place, self._sent(place, held.job))
+
+    def _idle(self) -> int | None:
+        """A place without a job: one with a worker, else one of which no worker has died, else any."""
+        idle = [place for place in range(self.size) if place not in self._busy]
+        return min(idle, key=lambda place: (place not in self._had, self._deaths[place]), default=None)
 
     def _sent(self, place: int, job: Unit | Call) -> Sent:
         if isinstance(job, Call):
             return Sent(job)
-        had = self._had[place]
-        fresh = {key: content for key, content in job.inputs.items() if key not in had}
-        had.update(fresh)
+        fresh = {key: content for key, content in job.inputs.items() if key not in self._had[place]}
         return Sent(Unit(job.tasks, {}), tuple(job.inputs), fresh)
 
     def _answered(self, place: int, message: Answered) -> Finished:

@@ -17,16 +17,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from steerkit.errors import ExecutorError
 from steerkit.executors.crossing import packed
 from steerkit.executors.machine import Hello
-from steerkit.executors.worker import Answered, Gone, Message, Sent, Warned, Worker
+from steerkit.executors.worker import Answered, Gone, Message, Sent, Worker
 
 _BOOT: Final = """\
 import json, sys
@@ -102,7 +101,7 @@ class _Process:
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(sys.path)],
+                [sys.executable, "-c", _BOOT, json.dumps([str(path) for path in sys.path])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._complaints,
@@ -197,11 +196,6 @@ def work() -> None:
         with lock:
             _write(answers, content)
 
-    def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if issubclass(category, UserWarning):
-            tell(Warned(str(message)))
-
-    warnings.showwarning = warn
     worker = Worker(tell)
     tell(worker.begin(pickle.loads(asked.get())))
     while True:

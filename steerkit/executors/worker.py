@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from steerkit.errors import PluginError
 from steerkit.executors.base import Call, Unit
 from steerkit.executors.crossing import Failure, packed
 from steerkit.executors.local import run_unit
 from steerkit.executors.machine import Hello, Machine, machine
+from steerkit.executors.plugins import require_same_plugins
 from steerkit.stages import Bench
 
 _OFTEN: Final = 0.2
@@ -92,6 +95,12 @@ class Worker:
         self._bench = Bench(observer=_Teller(tell))
         self._inputs: dict[str, bytes] = {}
 
+        def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+            if issubclass(category, UserWarning):  # others are for developers
+                tell(Warned(str(message)))
+
+        warnings.showwarning = warn  # the process is a worker and nothing else
+
     def begin(self, hello: Hello) -> Ready:
         """Become what is asked for; says what that is."""
         import numpy  # noqa: F401  # so that its threads can be told
@@ -113,7 +122,7 @@ class Worker:
         began = time.perf_counter()
         value, failure = None, None
         try:
-            value = self._value(read())
+            value = self._value(_read(read))
         except Exception as error:
             failure = packed(error)
         except SystemExit as error:  # of a plugin that takes the process for its own
@@ -126,8 +135,19 @@ class Worker:
             value = sent.job.function(*sent.job.arguments)
             pickle.dumps(value)  # so that one that can't be sent is an error of the call
             return value
+        require_same_plugins(sent.job.tasks)
         done = run_unit(Unit(sent.job.tasks, {key: self._inputs[key] for key in sent.keys}), self._bench)
         return done.outputs, done.passing
+
+
+def _read(read: Callable[[], Sent]) -> Sent:
+    try:
+        return read()
+    except (ImportError, AttributeError) as error:
+        raise PluginError(
+            f"A worker can't read its task: {error}. What plugins make has to be something of a module that every "
+            "machine has: install their packages there."
+        ) from error
 
 
 class _Teller:

@@ -62,6 +62,11 @@ class ModelResolver(Resolver):
             _ = self.offload_folder
         except SteerkitError as error:
             self.complain(error, "model", "offload_folder")
+        if section.quantization is not None:
+            from steerkit.engine.loading.quantising import options_fault
+
+            if fault := options_fault(section.quantization):
+                self.complain(fault, "model", "quantization")
 
     @property
     def offload_folder(self) -> str | None:

@@ -19,6 +19,8 @@ class Duration:
 def duration(plan: Plan) -> Duration | None:
     """How long a plan takes; None where the model's speed was not measured on this machine."""
     loading, cost = plan.loading, plan.cost
+    if not loading.placement.is_plain:
+        return None  # what was measured is of weights on one device as they are
     speed = known_speed(loading.source, loading.device, loading.dtype)
     if speed is None:
         return None

@@ -39,6 +39,7 @@ from steerkit.report.numbers import (
     setting,
     significant,
 )
+from steerkit.report.placed import placed
 from steerkit.report.ranks import RankView, make_ranks
 from steerkit.report.search import SearchView, make_searches
 from steerkit.report.separation import Separation, make_separations, not_looked_at
@@ -116,6 +117,7 @@ def render_html(run: Run, plots: Sequence[Plot], beside: Beside) -> str:
         count=count, significant=significant, setting=setting, sentence_case=sentence_case, svg=_inline,
         breakable=_breakable,
         fixed=NumberFormat(decimals=2).number, percent=NumberFormat(decimals=0, percent=True).number,
+        placed=placed,
         intervention=describe_intervention, direction=describe_direction, other_way=other_way, foretold=foretold,
         NOT_JUDGED=NOT_JUDGED, NOT_MEASURED=NOT_MEASURED, NOTES_OPEN=NOTES_OPEN, ROWS_OPEN=ROWS_OPEN,
         SHOWN=SHOWN, CONDITIONS_SHOWN=CONDITIONS_SHOWN, absent_score=absent_score, done=done, spread=spread_of,

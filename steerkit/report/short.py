@@ -24,6 +24,7 @@ from steerkit.report.numbers import (
     sentence_case,
     significant,
 )
+from steerkit.report.placed import quantised
 from steerkit.report.search import SearchView
 from steerkit.report.tables import Block, Row
 
@@ -81,7 +82,7 @@ def make_short(
     finding += [_side_effect(kind) for kind in side[:SIDE_EFFECTS]]
     if own and not side:
         finding.append(("", "No side effect was measured."))
-    known = (*results.not_held_out, *results.special_tokens)
+    known = (*quantised(results.model), *results.not_held_out, *results.special_tokens)
     return Short(tuple(finding), limits_of(own, searches, known), _disagreements(results, agreements))
 
 

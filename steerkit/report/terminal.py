@@ -10,6 +10,7 @@ from steerkit.report.gaps import missing
 from steerkit.report.glance import foretold, other_way
 from steerkit.report.headline import opened
 from steerkit.report.numbers import clean, count, sentence_case
+from steerkit.report.placed import placed
 from steerkit.report.search import make_searches
 from steerkit.report.separation import make_separations
 from steerkit.report.tables import Block, Row, make_blocks
@@ -40,6 +41,8 @@ def print_summary(run: Run, console: Console) -> None:
     console.print(Text(clean(run.title), style="bold"))
     model = run.results.model
     console.print(Text(clean(f"{model.source}, seed {run.results.seed}"), style="dim"))
+    for sentence in placed(model):
+        console.print(Text(clean(sentence), style="dim"))
     console.print()
     for block in shown:
         print_block(console, block)

@@ -12,6 +12,7 @@ from steerkit.api.architecture import Layout
 from steerkit.api.hookspecs import ModelFacts
 from steerkit.engine.sites.behaviours import Behaviours
 from steerkit.session.model import LiveModel
+from steerkit.types.placement import PlacementFacts, weights_in_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,7 +94,7 @@ class AwaitedModel(LiveModel):
 
     def _weights_in_words(self) -> str:
         there = "" if self._there else ", not loaded yet"
-        return f"{self.known.dtype} on {self.known.device}{there}"
+        return weights_in_words(self.known.dtype, self.known.device, PlacementFacts.read(self.known.facts)) + there
 
     @property
     def device(self) -> torch.device:

@@ -19,6 +19,7 @@ from steerkit.errors import DataError, known_keywords
 from steerkit.progress import Progress
 from steerkit.session.shown import model_as_html, model_in_words
 from steerkit.types import Positions, Site, SitePattern, as_sites, resolve_sites
+from steerkit.types.placement import weights_in_words
 
 if TYPE_CHECKING:
     from steerkit.api.monitor import Completion, Monitor
@@ -122,7 +123,10 @@ class LiveModel(Runtime):
 
     def _weights_in_words(self) -> str:
         """Their dtype, and where they are."""
-        return f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}"
+        from steerkit.engine.loading.placed import facts_of_placement
+
+        found = facts_of_placement(self.model)
+        return weights_in_words(str(self.model.dtype).removeprefix("torch."), str(self.device), found)
 
     @overload
     def generate(

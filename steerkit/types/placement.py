@@ -114,7 +114,9 @@ def conflicts_of(placement: ModelPlacement, device: str) -> list[Conflict]:
         message = "each process of a tensor-parallel model has a GPU of its own; write device: cuda"
         found.append(Conflict("device", ("tensor_parallel",), message))
     if placement.offload_folder is not None and mapped is None:
-        message = "it is for what device_map puts on disk, and there is no device_map; add device_map: auto, or remove it"
+        message = (
+            "it is for what device_map puts on disk, and there is no device_map; add device_map: auto, or remove it"
+        )
         found.append(Conflict("offload_folder", ("device_map",), message))
     if placement.offload_folder is not None and isinstance(mapped, Mapping) and DISK not in mapped.values():
         message = "device_map puts nothing on disk; write disk for a module, or remove it"
@@ -137,6 +139,16 @@ class PlacementFacts:
     tensor_parallel: int | None = None
     quantization: Mapping[str, Any] | None = None
     packages: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> PlacementFacts:
+        """Back from JSON values, among which there may be others."""
+        return cls(
+            values.get("device_map"),
+            values.get("tensor_parallel"),
+            values.get("quantization"),
+            values.get("placement_packages", {}),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; what isn't the case is left out."""
@@ -181,3 +193,13 @@ def lies_in_words(device_map: Mapping[str, str]) -> str:
     (first, n), *others = devices.items()
     told = [f"{counted(n, 'module')} on {first}", *(f"{number} on {device}" for device, number in others)]
     return " and ".join(told)
+
+
+def weights_in_words(dtype: str, device: str, facts: PlacementFacts) -> str:
+    """Weights in a few words, as in ``float32 on cpu``."""
+    told = [f"{dtype} on {device}" if facts.device_map is None else f"{dtype}, {lies_in_words(facts.device_map)}"]
+    if facts.tensor_parallel is not None:
+        told.append(f"in shares of {counted(facts.tensor_parallel, 'process', 'processes')}")
+    if facts.quantization is not None:
+        told.append(f"quantised ({quantised_in_words(facts.quantization)})")
+    return ", ".join(told)

@@ -13,6 +13,7 @@ from steerkit.executors import chosen
 from steerkit.executors.chosen import ON_A_CPU, named
 from steerkit.plan import PlannedLoading
 from steerkit.run import run_recipe
+from steerkit.types.placement import ModelPlacement
 
 CPU = PlannedLoading("tiny-random:llama", device="cpu")
 
@@ -50,6 +51,16 @@ def test_no_more_workers_than_devices() -> None:
 def test_a_device_that_workers_cant_have_one_of_each(device: str, told: str) -> None:
     with pytest.raises(ExecutorError, match=told):
         named("processes", 2).require(PlannedLoading("tiny-random:llama", device=device))
+
+
+@pytest.mark.parametrize(
+    "placement", [ModelPlacement(tensor_parallel=2), ModelPlacement(device_map="auto"), ModelPlacement(device_map={})]
+)
+def test_a_model_that_takes_several_devices_is_refused(placement: ModelPlacement) -> None:
+    loading = PlannedLoading("tiny-random:llama", placement=placement)
+    for executor in ("processes", "ray"):
+        with pytest.raises(ExecutorError, match="spreads one model over devices"):
+            named(executor, 1).require(loading)
 
 
 def test_each_worker_sees_one_gpu_of_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,8 +109,8 @@ def load(
             model.to(chosen)  # type: ignore[arg-type]
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelError(
-            f"{text} doesn't fit into the memory of {chosen}. Use dtype bfloat16, device_map auto (which puts on disk what "
-            "doesn't fit), another device, or a smaller model."
+            f"{text} doesn't fit into the memory of {chosen}. Use device_map auto, which puts on disk what doesn't "
+            "fit, dtype bfloat16, another device, or a smaller model."
         ) from error
     return LoadedModel(_ready_for_steering(model), tokenizer, text, facts_of(model.config, tokenizer), weights_hash)
 

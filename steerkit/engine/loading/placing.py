@@ -214,7 +214,9 @@ def whole_map(model: nn.Module, mapped: Mapping[str, str]) -> dict[str, str]:
             elif path not in weights and not (path in modules and any(True for _ in modules[path].parameters())):
                 placed[path] = usual
             else:
-                raise ModelError(f"device_map doesn't say where {path or 'the model'} goes. Add it, or '' for the rest.")
+                raise ModelError(
+                    f"device_map doesn't say where {path or 'the model'} goes. Add it, or '' for the rest."
+                )
             continue
         inside = [*modules[path]._modules, *modules[path]._parameters, *modules[path]._buffers]
         left += [f"{path}.{name}".removeprefix(".") for name in reversed(inside)]

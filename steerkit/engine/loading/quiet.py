@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet_transformers(downloads: bool = False) -> Iterator[None]:
-    """Silence transformers, and accelerate, which places its models, in the block, and put their settings back after it.
+    """Silence transformers and accelerate, which places models, in the block, and put their settings back after it.
 
     Args:
         downloads: keep the hub's own bars, for weights that take minutes to arrive.

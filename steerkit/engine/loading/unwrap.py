@@ -99,12 +99,20 @@ def processor_template(tokenizer: Any) -> str | None:
 
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where token ids go. An offloaded embedding lies elsewhere (or nowhere) between passes: then where it runs."""
-    embedding = model.get_input_embeddings()
-    for module in (embedding, model):
+    return _device_of(model.get_input_embeddings(), model)
+
+
+def output_device(model: PreTrainedModel) -> torch.device:
+    """Where logits come from, offloaded or not."""
+    return _device_of(model.get_output_embeddings(), model)
+
+
+def _device_of(part: nn.Module, model: PreTrainedModel) -> torch.device:
+    for module in (part, model):
         device = _runs_on(getattr(module, "_hf_hook", None))
         if device is not None:
             return device
-    weights = [parameter for parameter in (*embedding.parameters(), *model.parameters()) if not parameter.is_meta]
+    weights = [parameter for parameter in (*part.parameters(), *model.parameters()) if not parameter.is_meta]
     return weights[0].device if weights else torch.device("cpu")
 
 

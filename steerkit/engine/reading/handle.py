@@ -15,6 +15,7 @@ from steerkit.api.architecture import Layout
 from steerkit.api.estimator import HandleOutputs, PlacedUpdate
 from steerkit.api.hookspecs import NoOptions
 from steerkit.api.intervention import Intervention, Placement, Update
+from steerkit.engine.loading.unwrap import output_device
 from steerkit.engine.prompts.batches import Batch, forward_arguments
 from steerkit.engine.prompts.chat import Rendered
 from steerkit.engine.reading.capture import Key, tokens_of
@@ -91,8 +92,7 @@ class Handle:
     @property
     def device(self) -> torch.device:
         """Where the model's head gives logits."""
-        device: torch.device = self._live.model.get_output_embeddings().weight.device
-        return device
+        return output_device(self._live.model)
 
     def run(
         self,
