@@ -340,6 +340,8 @@ def _time(plan: Plan) -> str:
     from steerkit.speed import in_words
 
     told = estimate(plan)
+    if told is None and not plan.loading.placement.is_plain:
+        return "not known: speeds are measured of models that lie on one device as they are"
     if told is None:
         return f"not known, since this model was not measured on this machine: {_measures(plan)} does it"
     where = f"{told['device']}, {counted(told['threads'], 'thread')}"
@@ -362,6 +364,8 @@ def _time_of_profile(plan: Plan, beside: Plan) -> str:
     told = estimate(plan)
     if told is not None:
         return in_words(told["seconds"])
+    if not plan.loading.placement.is_plain:
+        return "not known"
     said = estimate(beside) is None and _measures(beside) == _measures(plan)
     return "not known" if said else f"not known: {_measures(plan)}"
 

@@ -13,6 +13,7 @@ from steerkit.api.architecture import Layout, Tap
 from steerkit.engine.hooking.compiled import Hook, Hooks
 from steerkit.engine.hooking.folded import Folded
 from steerkit.engine.hooking.steps import Applied, Like, build_literal_step, build_step, chain_steps
+from steerkit.engine.loading.unwrap import runs_on
 from steerkit.engine.lowering.places import Probe
 from steerkit.engine.lowering.program import Program, Slot, Step
 from steerkit.engine.sequence.cursor import Cursor, require_copies
@@ -125,7 +126,9 @@ class Attachment:
 
         def between(attn_out: Tensor) -> Tensor:
             attn_out = own(attn_out)
-            resid_pre, added = cursor.take_resid_pre(), attn_out if factor == 1.0 else attn_out * factor
+            # It was seen before the block asked for it, so perhaps on the device of the block before.
+            resid_pre = cursor.take_resid_pre().to(attn_out.device)
+            added = attn_out if factor == 1.0 else attn_out * factor
             resid_mid = (resid_pre if kept == 1.0 else resid_pre * kept) + added
             new = carried(resid_mid)
             if new is resid_mid:
@@ -269,5 +272,6 @@ def like_of(module: nn.Module, model: nn.Module) -> Like:
     for owner in (module, *module.children(), model):
         for parameter in owner._parameters.values() if owner is not model else model.parameters():
             if parameter is not None and parameter.is_floating_point():
-                return parameter.dtype, parameter.device
+                # What is offloaded is nowhere between passes; values are where its module runs.
+                return parameter.dtype, runs_on(owner) or parameter.device
     raise AttachError("The model has no floating-point parameter, so the dtype of its activations isn't known.")

@@ -109,15 +109,16 @@ def output_device(model: PreTrainedModel) -> torch.device:
 
 def _device_of(part: nn.Module, model: PreTrainedModel) -> torch.device:
     for module in (part, model):
-        device = _runs_on(getattr(module, "_hf_hook", None))
+        device = runs_on(module)
         if device is not None:
             return device
     weights = [parameter for parameter in (*part.parameters(), *model.parameters()) if not parameter.is_meta]
     return weights[0].device if weights else torch.device("cpu")
 
 
-def _runs_on(hook: Any) -> torch.device | None:
-    """The device to which a hook of accelerate brings what its module needs."""
+def runs_on(module: nn.Module) -> torch.device | None:
+    """The device to which accelerate brings what a module needs; None for one that runs where its parameters lie."""
+    hook: Any = getattr(module, "_hf_hook", None)
     for part in getattr(hook, "hooks", (hook,)):
         device = getattr(part, "execution_device", None)
         if device is not None and not isinstance(device, dict):

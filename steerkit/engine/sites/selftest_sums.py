@@ -24,7 +24,12 @@ def check_block_sum(on: Bench, trace: Trace) -> Check:
     meaning = "a block's input and its writers, times the block's factors and scale, sum to its output"
 
     def block_sum(layer: int, block: Block) -> Finding:
-        parts = [trace[Site(RESID_PRE, layer)], *_writer_contributions(block, layer, trace)]
+        after = trace[Site(RESID_POST, layer)]
+        # What goes into a block may come from another device, as long as nothing in the block has asked for it.
+        parts = [
+            part.to(after.device)
+            for part in (trace[Site(RESID_PRE, layer)], *_writer_contributions(block, layer, trace))
+        ]
         scale = whole(tensor_at(on.model, block.scale)) if block.scale else None
         total, size = parts[0], wide(parts[0]).abs()
         for place, part in enumerate(parts[1:]):
@@ -32,9 +37,9 @@ def check_block_sum(on: Bench, trace: Trace) -> Check:
             total, size = total * kept + part, size * abs(kept) + wide(part).abs()
         total, size = total * block.keep(len(block.writers)), size * abs(block.keep(len(block.writers)))
         if scale is not None:
-            total, size = total * scale, size * wide(scale).abs()
+            total, size = total * scale.to(after.device), size * wide(scale).abs()
         allowed = 2 * len(parts) * torch.finfo(total.dtype).eps * size
-        return compare(Site(RESID_POST, layer), trace[Site(RESID_POST, layer)], total, allowed)
+        return compare(Site(RESID_POST, layer), after, total, allowed)
 
     sums = [item for item in enumerate(on.layout.blocks) if not item[1].not_a_sum]
     return result("block_sum", meaning, (block_sum(*item) for item in sums))
@@ -94,7 +99,8 @@ def check_resid_mid(on: Bench, trace: Trace) -> Check:
     meaning = "between the first two writers lies the block's input plus the first contribution"
 
     def middle(layer: int, block: Block) -> Finding:
-        pre, first = trace[Site(RESID_PRE, layer)], trace[Site(block.writers[0].stream, layer)]
+        first = trace[Site(block.writers[0].stream, layer)]
+        pre = trace[Site(RESID_PRE, layer)].to(first.device)
         pre = pre if block.keep(0) == 1.0 else pre * block.keep(0)
         allowed = 2 * torch.finfo(pre.dtype).eps * (wide(pre).abs() + wide(first).abs())
         return compare(Site(RESID_MID, layer), trace[Site(RESID_MID, layer)], pre + first, allowed)
