@@ -58,6 +58,11 @@ def apart(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).abs().max())
 
 
+def apart_for_their_size(found: Tensor, expected: Tensor) -> float:
+    """The largest difference of activations, of which some are large, as a share of the largest of them."""
+    return apart(found, expected) / max(1.0, float(expected.abs().max()))
+
+
 @contextmanager
 def unchanged(live: LiveModel) -> Iterator[None]:
     """Raise unless the very same parameters are there afterwards, to the bit."""
@@ -101,14 +106,14 @@ def self_test(alone: LiveModel, sharded: LiveModel) -> float:
 def capture(alone: LiveModel, sharded: LiveModel) -> float:
     sites = [str(site) for site in alone.layout.sites()]
     one, other = (live.capture(TEXTS, sites, ["last", "all"], progress=False) for live in (sharded, alone))
-    return max(apart(one[key].mean, other[key].mean) for key in other)
+    return max(apart_for_their_size(one[key].mean, other[key].mean) for key in other)
 
 
 @case
 def activations(alone: LiveModel, sharded: LiveModel) -> float:
     sites = ["blocks.*.head_out", "blocks.*.resid_mid", "blocks.1.head_out[4]"]
     one, other = (live.activations(TEXTS, sites, progress=False) for live in (sharded, alone))
-    return max(apart(one.flat(site), other.flat(site)) for site in other.sites)
+    return max(apart_for_their_size(one.flat(site), other.flat(site)) for site in other.sites)
 
 
 @case
@@ -212,7 +217,7 @@ def monitored(alone: LiveModel, sharded: LiveModel) -> float:
         written = live.completions(TEXTS, max_new_tokens=4, monitors=[monitor])
         read.append(torch.tensor([value for one in written for value in one.readings["watch"].values]))
     assert torch.equal(read[0].isnan(), read[1].isnan())  # of the last token, which no pass has read
-    return apart(read[0].nan_to_num(), read[1].nan_to_num())
+    return apart_for_their_size(read[0].nan_to_num(), read[1].nan_to_num())
 
 
 @case
@@ -254,7 +259,7 @@ def attributed_to_heads(alone: LiveModel, sharded: LiveModel) -> float:
         looked = attention_to(live, rendered, [[(0, 2)]] * len(TEXTS), [(1, 0), (1, 5)])
         assert looked is not None
         found.append(torch.cat([*(reader.shares[layer].flatten() for layer in maps), looked.flatten()]))
-    return apart(*found)
+    return apart_for_their_size(*found)
 
 
 @case

@@ -26,8 +26,9 @@ def main(folder: str, results: str, *names: str) -> None:
     cut = load_model(folder, tensor_parallel=3)
     alone = load_model(folder, self_test=False)
     found = {name: told(name, alone, cut) for name in CASES if name in (names or CASES)}
-    gathered: Any = AutoModelForCausalLM.from_pretrained(folder, distributed_config=DistributedConfig(fsdp_size=3))
-    whole = wrap(gathered, AutoTokenizer.from_pretrained(folder))
+    files = alone.model.config._name_or_path
+    gathered: Any = AutoModelForCausalLM.from_pretrained(files, distributed_config=DistributedConfig(fsdp_size=3))
+    whole = wrap(gathered, AutoTokenizer.from_pretrained(files))
     found |= {
         f"fsdp_{name}": told(name, alone, whole) for name in ALIKE if f"fsdp_{name}" in (names or [f"fsdp_{name}"])
     }
