@@ -30,7 +30,7 @@ def cut_over(processes: int | None, config: PreTrainedConfig, source: str) -> di
     require_plan(processes, config, source)
     # Transformers puts shares on GPUs wherever there are some.
     join(processes, "cuda" if torch.cuda.is_available() else "cpu")
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     return {"distributed_config": DistributedConfig(tp_size=processes)}
 
