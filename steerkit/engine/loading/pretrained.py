@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ def placed_anew(model: PreTrainedModel, placement: ModelPlacement, source: str) 
 
     folder = own_folder(placement.offload_folder)
     kind: Any = type(model)
-    config, name, dtype = model.config, model.config._name_or_path, model.dtype
+    config, name, dtype = copy.deepcopy(model.config), model.config._name_or_path, model.dtype
     try:
         tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
         require_room(folder, sum(one.nbytes for one in tensors.values()), source, placement.offload_folder)
