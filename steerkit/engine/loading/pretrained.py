@@ -89,6 +89,8 @@ def placed_anew(model: PreTrainedModel, placement: ModelPlacement, source: str) 
         tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
         require_room(folder, sum(one.nbytes for one in tensors.values()), source, placement.offload_folder)
         with explained(source, local=True), quiet_transformers():
+            # Each of the processes that run it has a folder of its own, where transformers lets the first one write.
+            vars(model)["should_save_on_this_rank"] = lambda is_main_process: True
             model.save_pretrained(folder)
             del model, tensors
             placed = _weights(
