@@ -16,7 +16,7 @@ from steerkit.artifacts.rundir import RESULTS, RunDirectory, write_json, write_t
 from steerkit.artifacts.store import STORE, Store
 from steerkit.artifacts.unchosen import unchosen
 from steerkit.catalog import Catalog
-from steerkit.errors import NoCandidateError, SteerkitError, agreeing, counted, known_keywords
+from steerkit.errors import NoCandidateError, ParallelError, SteerkitError, agreeing, counted, known_keywords
 from steerkit.executors.chosen import THIS_PROCESS, Chosen, named
 from steerkit.executors.ranks import ranks
 from steerkit.executors.schedule import Outputs
@@ -85,11 +85,18 @@ def run_recipe(
         raise SteerkitError("A recipe, out and store are paths, and an empty text is none. Name one, or leave it out.")
     with ranks(named(executor, workers, address)) as here:
         if here.follows:
-            return here.follow()
+            return _written(here.follow())
         plan = plan_recipe(recipe, overrides, Catalog.discover(), profile)
         chosen = None if store is None else Path(store)
         here.path = execute(plan, Path(out), observer or SILENT, store=chosen, threads=threads, by=here.by)
-    return here.path
+        return here.path
+
+
+def _written(path: Path | None) -> Path:
+    """The run directory of a process that leads this one, if it wrote one."""
+    if path is None:
+        raise ParallelError("The first process ended without a run directory, and says why.")
+    return path
 
 
 def execute(

@@ -20,7 +20,7 @@ from steerkit.executors.base import Done, Executor, Unit
 from steerkit.executors.chosen import Chosen, Note
 from steerkit.executors.local import LocalExecutor, run_unit
 from steerkit.progress import Observer
-from steerkit.stages import Bench, ModelUse
+from steerkit.stages import Bench
 from steerkit.stages.model import load_planned
 
 if TYPE_CHECKING:

@@ -200,6 +200,7 @@ def live_model(
     loaded: LoadedModel, spec: Spec, chat: ChatFormat | None, batch_tokens: int, self_test: bool = True
 ) -> LiveModel:
     """A loaded model with the adapter that was chosen for it. See ``load_model``."""
+    from steerkit.engine.loading.quantising import said_of_quantised
     from steerkit.engine.runtime.copies import with_nothing_on_model
     from steerkit.engine.sites.behaviours import EXPECTED
     from steerkit.engine.sites.layout_memory import layout_of
@@ -216,7 +217,8 @@ def live_model(
             raise
         found = Tested(layout, EXPECTED)
         if self_test:
-            found = require_tested(loaded.model, layout, adapter, name=spec.name, weights_hash=loaded.weights_hash)
+            with said_of_quantised(loaded.model, loaded.source):
+                found = require_tested(loaded.model, layout, adapter, name=spec.name, weights_hash=loaded.weights_hash)
     return LiveModel(
         loaded.model,
         loaded.tokenizer,

@@ -58,6 +58,11 @@ def apart(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).abs().max())
 
 
+def apart_for_their_size(found: Tensor, expected: Tensor) -> float:
+    """The largest difference of activations, of which some are large, as a share of the largest of them."""
+    return apart(found, expected) / max(1.0, float(expected.abs().max()))
+
+
 @contextmanager
 def unchanged(live: LiveModel) -> Iterator[None]:
     """Raise unless the very same parameters are there afterwards, to the bit."""
@@ -101,19 +106,21 @@ def self_test(alone: LiveModel, sharded: LiveModel) -> float:
 def capture(alone: LiveModel, sharded: LiveModel) -> float:
     sites = [str(site) for site in alone.layout.sites()]
     one, other = (live.capture(TEXTS, sites, ["last", "all"], progress=False) for live in (sharded, alone))
-    return max(apart(one[key].mean, other[key].mean) for key in other)
+    return max(apart_for_their_size(one[key].mean, other[key].mean) for key in other)
 
 
 @case
 def activations(alone: LiveModel, sharded: LiveModel) -> float:
     sites = ["blocks.*.head_out", "blocks.*.resid_mid", "blocks.1.head_out[4]"]
     one, other = (live.activations(TEXTS, sites, progress=False) for live in (sharded, alone))
-    return max(apart(one.flat(site), other.flat(site)) for site in other.sites)
+    return max(apart_for_their_size(one.flat(site), other.flat(site)) for site in other.sites)
 
 
 @case
 def lens(alone: LiveModel, sharded: LiveModel) -> float:
-    read = [live.logit_lens(live.activations(TEXTS, "blocks.*.resid_post", progress=False)) for live in (sharded, alone)]
+    read = [
+        live.logit_lens(live.activations(TEXTS, "blocks.*.resid_post", progress=False)) for live in (sharded, alone)
+    ]
     return max(apart(read[0].flat(site), read[1].flat(site)) for site in read[1].sites)
 
 
@@ -185,7 +192,10 @@ def scheduled_by_row(alone: LiveModel, sharded: LiveModel) -> float:
     for live in (sharded, alone):
         first = add(direction(live, seed=5), coefficient=3.0, schedule=Schedule.parse("linear(1, 0, 4)"))
         shut = gate(direction(live, seed=3), above=0.0, site="blocks.1.resid_pre", at="prompt")
-        second = [ablate(direction(live, seed=6), positions=Positions.parse("generated")), add(direction(live), gate=shut)]
+        second = [
+            ablate(direction(live, seed=6), positions=Positions.parse("generated")),
+            add(direction(live), gate=shut),
+        ]
         conditions = [[first], [], second, [first, *second]]
         found.append(live.complete(TEXTS, max_new_tokens=6, steer=conditions))
     assert found[0] == found[1]
@@ -207,7 +217,7 @@ def monitored(alone: LiveModel, sharded: LiveModel) -> float:
         written = live.completions(TEXTS, max_new_tokens=4, monitors=[monitor])
         read.append(torch.tensor([value for one in written for value in one.readings["watch"].values]))
     assert torch.equal(read[0].isnan(), read[1].isnan())  # of the last token, which no pass has read
-    return apart(read[0].nan_to_num(), read[1].nan_to_num())
+    return apart_for_their_size(read[0].nan_to_num(), read[1].nan_to_num())
 
 
 @case
@@ -249,7 +259,7 @@ def attributed_to_heads(alone: LiveModel, sharded: LiveModel) -> float:
         looked = attention_to(live, rendered, [[(0, 2)]] * len(TEXTS), [(1, 0), (1, 5)])
         assert looked is not None
         found.append(torch.cat([*(reader.shares[layer].flatten() for layer in maps), looked.flatten()]))
-    return apart(*found)
+    return apart_for_their_size(*found)
 
 
 @case
@@ -258,7 +268,10 @@ def learned_by_gradients(alone: LiveModel, sharded: LiveModel) -> float:
     for live in (sharded, alone):
         vector = direction(live).vectors[0].clone().requires_grad_(True)
         heads = direction(live, "blocks.1.head_out").vectors[0].clone().requires_grad_(True)
-        updates = [PlacedUpdate(Affine(bias=vector), Site("resid_pre", 1)), PlacedUpdate(Affine(bias=heads), Site("head_out", 1))]
+        updates = [
+            PlacedUpdate(Affine(bias=vector), Site("resid_pre", 1)),
+            PlacedUpdate(Affine(bias=heads), Site("head_out", 1)),
+        ]
         run = Handle(live, 0).run(as_examples(TEXTS), updates)
         run.next_token_logits.log_softmax(-1)[:, 40].sum().backward()
         assert vector.grad is not None and heads.grad is not None

@@ -1,6 +1,6 @@
 """One of several processes: loads a model in shares and alone, runs the cases, and writes what came of each.
 
-    torchrun --nproc-per-node 3 tests/parallel/steps.py FOLDER RESULTS [CASE ...]
+torchrun --nproc-per-node 3 tests/parallel/steps.py FOLDER RESULTS [CASE ...]
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ def main(folder: str, results: str, *names: str) -> None:
     cut = load_model(folder, tensor_parallel=3)
     alone = load_model(folder, self_test=False)
     found = {name: told(name, alone, cut) for name in CASES if name in (names or CASES)}
-    gathered: Any = AutoModelForCausalLM.from_pretrained(folder, distributed_config=DistributedConfig(fsdp_size=3))
-    whole = wrap(gathered, AutoTokenizer.from_pretrained(folder))
-    found |= {f"fsdp_{name}": told(name, alone, whole) for name in ALIKE if f"fsdp_{name}" in (names or [f"fsdp_{name}"])}
+    files = alone.model.config._name_or_path
+    gathered: Any = AutoModelForCausalLM.from_pretrained(files, distributed_config=DistributedConfig(fsdp_size=3))
+    whole = wrap(gathered, AutoTokenizer.from_pretrained(files))
+    found |= {
+        f"fsdp_{name}": told(name, alone, whole) for name in ALIKE if f"fsdp_{name}" in (names or [f"fsdp_{name}"])
+    }
     if dist.get_rank() == 0:
         Path(results).write_text(json.dumps(found))
     dist.destroy_process_group()

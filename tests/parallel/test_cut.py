@@ -6,7 +6,6 @@ All of it in one start of three processes on a tiny model.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
 
     folder = tmp_path_factory.mktemp("cut")
     model = tiny_model(
-        "llama", d_model=48, num_attention_heads=6, num_key_value_heads=3, intermediate_size=96, tie_word_embeddings=True
+        "llama",
+        d_model=48,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        intermediate_size=96,
+        tie_word_embeddings=True,
     )
     model.save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,9 @@ def test_a_process_that_fails_takes_the_others_down_with_one_sentence(recipe: Pa
 
 def test_other_processes_than_the_recipe_names_are_refused(recipe: Path, tmp_path: Path) -> None:
     ended = started("-m steerkit", "run", recipe, "--out", tmp_path)
-    assert ended.returncode != 0 and "torchrun started 3 processes, and this recipe's model is run by one." in ended.stderr
+    assert (
+        ended.returncode != 0 and "torchrun started 3 processes, and this recipe's model is run by one." in ended.stderr
+    )
     ended = started("-m steerkit", "run", recipe, "--set", "model.tensor_parallel=2", "--out", tmp_path)
     assert "and torchrun started 3. Start it as: torchrun --nproc-per-node 2 -m steerkit run" in ended.stderr
     assert not runs_in(tmp_path)

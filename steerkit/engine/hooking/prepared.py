@@ -123,7 +123,9 @@ class Prepared:
                 found += _seen_hooks(model, mid.resid_pre, held)
                 found.append((mid.module, tap.side, _hook_of_sum_buffer(mid, held)))
             else:
-                found.append((self.places[tap, False].module, tap.side, _hook_of_buffer(self.places[tap, False])))
+                found.append(
+                    (self.places[tap, False].module, tap.side, _hook_of_buffer(tap, self.places[tap, False].module))
+                )
         return found
 
     def attach(self) -> None:
@@ -323,15 +325,15 @@ def _seen_hooks(model: nn.Module, tap: Tap, held: list[Tensor]) -> list[Hook]:
 # be looked up one by one before each call of a compiled model, and a function that all share would be compared.
 
 
-def _hook_of_buffer(place: Place) -> Callable[..., Any]:
-    """A hook on a tap's side that adds what its buffer holds."""
-    name = INPUT if place.tap.side == "input" else OUTPUT
+def _hook_of_buffer(tap: Tap, module: nn.Module | None = None) -> Callable[..., Any]:
+    """A hook on a tap's side that adds what its buffer holds; of a module, whose input processes may share."""
+    name = INPUT if tap.side == "input" else OUTPUT
 
     def edit(module: nn.Module, value: Tensor) -> Tensor:
         return _changed_by_buffer(value, value, module._buffers[name])
 
-    parts = sharded_input(place.module) if place.tap.side == "input" else None
-    return _hook_of(edit if parts is None else _of_whole_input(edit, parts), place.tap)
+    parts = sharded_input(module) if module is not None and tap.side == "input" else None
+    return _hook_of(edit if parts is None else _of_whole_input(edit, parts), tap)
 
 
 def _hook_of_sum_buffer(place: Place, held: list[Tensor]) -> Callable[..., Any]:
@@ -349,9 +351,7 @@ def _hook_of_sum_buffer(place: Place, held: list[Tensor]) -> Callable[..., Any]:
     return _hook_of(edit, place.tap)
 
 
-def _of_whole_input(
-    edit: Callable[[nn.Module, Tensor], Tensor], parts: Input
-) -> Callable[[nn.Module, Tensor], Tensor]:
+def _of_whole_input(edit: Callable[[nn.Module, Tensor], Tensor], parts: Input) -> Callable[[nn.Module, Tensor], Tensor]:
     """An edit of a value of which each process has a share."""
 
     def framed(module: nn.Module, value: Tensor) -> Tensor:

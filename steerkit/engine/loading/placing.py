@@ -18,7 +18,7 @@ from torch import nn
 
 from steerkit.bundled import cache_folder
 from steerkit.engine.loading.devices import device_to_load_on
-from steerkit.engine.loading.quantising import quantization_config
+from steerkit.engine.loading.quantising import cant_quantise, may_be_the_quantisers, quantization_config
 from steerkit.errors import ModelError, nearest
 from steerkit.types.placement import DISK, STRATEGIES, DeviceMap, ModelPlacement, conflicts_of, device_of_map
 
@@ -133,6 +133,8 @@ def placing(placement: ModelPlacement, empty: Callable[[], nn.Module], source: s
             shutil.rmtree(folder, ignore_errors=True)
         if is_full(error):
             raise ModelError(no_room(source, placement.offload_folder)) from error
+        if placement.quantization is not None and may_be_the_quantisers(error):
+            raise ModelError(cant_quantise(source, arguments["quantization_config"], error)) from error
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,11 +84,13 @@ def placed_anew(model: PreTrainedModel, placement: ModelPlacement, source: str) 
 
     folder = own_folder(placement.offload_folder)
     kind: Any = type(model)
-    config, name, dtype = model.config, model.config._name_or_path, model.dtype
+    config, name, dtype = copy.deepcopy(model.config), model.config._name_or_path, model.dtype
     try:
         tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
         require_room(folder, sum(one.nbytes for one in tensors.values()), source, placement.offload_folder)
         with explained(source, local=True), quiet_transformers():
+            # Each of the processes that run it has a folder of its own, where transformers lets the first one write.
+            vars(model)["should_save_on_this_rank"] = lambda is_main_process: True
             model.save_pretrained(folder)
             del model, tensors
             placed = _weights(
@@ -112,7 +115,7 @@ def _weights(
     source: str,
     empty: Callable[[], torch.nn.Module],
 ) -> PreTrainedModel:
-    cut = cut_over(placement.tensor_parallel, config, kind, source)
+    cut = cut_over(placement.tensor_parallel, config, source)
     with placing(placement, empty, source) as placed:
         loaded: Any = kind.from_pretrained(
             path,

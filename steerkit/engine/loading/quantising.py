@@ -7,11 +7,12 @@ import enum
 import importlib
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from steerkit.errors import ModelError, nearest
+from steerkit.errors import ModelError, SteerkitError, nearest
 from steerkit.types.placement import METHOD, METHODS
 
 _TYPE: Final = "quant_type"
@@ -165,11 +166,38 @@ def _read(hint: Any, value: Any) -> Any:
         if isinstance(kind, type) and issubclass(kind, enum.Enum):
             known = {member.name.lower(): member for member in kind}
             if named.lower() not in known:
-                raise ModelError(f"{kind.__name__} is none of torchao's: {nearest(named, known, 'value')}")
+                raise ModelError(f"torchao's {kind.__name__} has no {named!r}. {nearest(named, known, 'value')}")
             return known[named.lower()]
     return value
 
 
-def _sentence(error: Exception) -> str:
+def may_be_the_quantisers(error: BaseException) -> bool:
+    """Whether an error that ends a load may be a quantiser's own: no interrupt, no full memory, nothing said already."""
+    own = isinstance(error, (SteerkitError, MemoryError)) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, Exception) and not own
+
+
+def cant_quantise(source: str, config: Any, error: BaseException) -> str:
+    """That a quantiser can't make something of a model here, with its reason."""
+    method = getattr(config.quant_method, "value", config.quant_method)
+    said = _sentence(error)
+    if "automatic conversion of the weights" in said:
+        said = "it doesn't take its weights with these options, in this dtype, or on this device."
+    return f"{source} can't be quantised by {method} here: {said} Use other options, or another method."
+
+
+@contextmanager
+def said_of_quantised(model: Any, source: str) -> Iterator[None]:
+    """The first passes of a model, in which a quantiser may find out that it has no way to run it."""
+    config = getattr(model.config, "quantization_config", None)
+    try:
+        yield
+    except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
+        if config is None or isinstance(config, Mapping) or not may_be_the_quantisers(error):
+            raise
+        raise ModelError(cant_quantise(source, config, error)) from error
+
+
+def _sentence(error: BaseException) -> str:
     said = " ".join(str(error).split()) or type(error).__name__
     return said if said.endswith(".") else f"{said}."

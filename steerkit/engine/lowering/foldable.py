@@ -48,7 +48,9 @@ def why_not_foldable(module: nn.Module, path: str, model: nn.Module) -> str:
         return why
     if module._forward_hooks or module._forward_pre_hooks:
         return f"{path} has a hook, which would see the change"
-    own = [(f"{path}.{name}", value) for name in ("weight", "bias") if (value := module._parameters.get(name)) is not None]
+    own = [
+        (f"{path}.{name}", value) for name in ("weight", "bias") if (value := module._parameters.get(name)) is not None
+    ]
     if runs_in_parallel(module):
         return next((why for name, value in own if (why := why_cut_otherwise(value, name))), "")
     return why_parameter_not_foldable(module, module._parameters.get("weight"), f"{path}.weight")
@@ -59,7 +61,9 @@ def _why_others_run_it(module: nn.Module, path: str) -> str:
     hook: Any = getattr(module, "_hf_hook", None)
     if hook is not None:
         brings = any(getattr(part, "offload", False) for part in getattr(hook, "hooks", (hook,)))
-        what = "brings the weights of {} when it runs (offloaded)" if brings else "runs {} on a device of its own choice"
+        what = (
+            "brings the weights of {} when it runs (offloaded)" if brings else "runs {} on a device of its own choice"
+        )
         return f"accelerate {what.format(path)}"
     if "forward" in vars(module) and not runs_in_parallel(module):
         return f"somebody replaced the forward of {path}"

@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-def cut_over(processes: int | None, config: PreTrainedConfig, kind: Any, source: str) -> dict[str, Any]:
+def cut_over(processes: int | None, config: PreTrainedConfig, source: str) -> dict[str, Any]:
     """What ``from_pretrained`` is told to cut a model over the processes that torchrun started; they join here.
 
     Args:
         processes: how many; None for a model of one process, of which nothing is told.
         config: of the model.
-        kind: transformers' class of it, which may know a plan of its own.
         source: as messages call the model.
 
     Raises:
@@ -28,10 +27,10 @@ def cut_over(processes: int | None, config: PreTrainedConfig, kind: Any, source:
     """
     if processes is None:
         return {}
-    require_plan(processes, config, kind, source)
+    require_plan(processes, config, source)
     # Transformers puts shares on GPUs wherever there are some.
     join(processes, "cuda" if torch.cuda.is_available() else "cpu")
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     return {"distributed_config": DistributedConfig(tp_size=processes)}
 
@@ -41,21 +40,20 @@ def require_no_stages(model: Any) -> None:
     stages = getattr(getattr(model.config, "distributed_config", None), "pp_size", None) or 1
     if stages > 1:
         raise UnsupportedModelError(
-            f"This model is cut into {counted(stages, 'pipeline stage')}: a process has some of its blocks and passes the stream "
-            "on, so no process could read or write at all sites. Cut each weight instead (tensor_parallel), spread the "
-            "blocks over the devices of one process (device_map), or shard it by FSDP."
+            f"This model is cut into {counted(stages, 'pipeline stage')}: a process has some of its blocks and passes "
+            "the stream on, so no process could read or write at all sites. Cut each weight instead "
+            "(tensor_parallel), spread the blocks over the devices of one process (device_map), or shard it by FSDP."
         )
 
 
-def require_plan(processes: int, config: Any, kind: Any, source: str) -> None:
+def require_plan(processes: int, config: Any, source: str) -> None:
     """Find out whether transformers can cut a model over so many processes.
 
     Raises:
         ModelError: where it has no plan of it, or heads that don't come out even.
     """
     text = config.get_text_config()
-    plans = [getattr(one, "base_model_tp_plan", None) for one in (config, text)]
-    if not any((*plans, getattr(kind, "_tp_plan", None))):
+    if not any(getattr(one, "base_model_tp_plan", None) for one in (config, text)):
         raise ModelError(
             f"transformers has no plan by which the weights of {source} ({config.model_type}) are cut over processes. "
             "Use device_map, or quantization."

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from steerkit.errors import ParallelError, counted
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup, Store
+    from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
 LIMIT: Final = "STEERKIT_PARALLEL_LIMIT"
@@ -107,6 +107,26 @@ def require_processes(processes: int) -> Launched:
     )
 
 
+class Notes(Protocol):
+    """Where processes leave notes for each other: torch's ``Store``."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Leave one."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Read one."""
+        ...
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether some are there."""
+        ...
+
+    def compare_set(self, key: str, expected: str, value: str) -> bytes:
+        """Leave one unless there is one."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """The processes that run one model together, once they have joined.
@@ -121,7 +141,7 @@ class Group:
     rank: int
     world: int
     control: ProcessGroup
-    store: Store
+    store: Notes
 
     @property
     def is_first(self) -> bool:
@@ -152,7 +172,7 @@ class Group:
 
 
 _joined: Group | None = None
-_stores: list[Store] = []
+_stores: list[Notes] = []
 _told = count()
 
 
@@ -182,8 +202,8 @@ def join(processes: int, device: str = "cpu") -> Group:
 
 def _join(found: Launched, device: str) -> Group:
     import torch
-    import torch.distributed as dist
 
+    dist: Any = torch.distributed
     if not dist.is_available():
         raise ParallelError("This build of torch has no torch.distributed. Install another one, or run one process.")
     limit = timedelta(seconds=seconds_to_wait())
@@ -204,7 +224,7 @@ def _join(found: Launched, device: str) -> Group:
                 rank=found.rank,
                 world_size=found.world,
                 timeout=limit,
-                **bound,  # type: ignore[arg-type]
+                **bound,
             )
         control = dist.new_group(backend="gloo", timeout=limit)
     except (RuntimeError, ValueError) as error:
@@ -212,10 +232,10 @@ def _join(found: Launched, device: str) -> Group:
             f"Process {found.rank} of {found.world} can't join the others within {limit.total_seconds():g} seconds "
             f"({' '.join(str(error).split())[:160]}). Start all of them with one torchrun."
         ) from error
-    return Group(found.rank, found.world, cast("ProcessGroup", control), store)
+    return Group(found.rank, found.world, control, store)
 
 
-def store_of(found: Launched) -> Store:
+def store_of(found: Launched) -> Notes:
     """Where the processes leave notes for each other: the same each time."""
     if not _stores:
         import torch.distributed as dist
@@ -226,14 +246,15 @@ def store_of(found: Launched) -> Store:
     return _stores[0]
 
 
-def connected(*, serve: bool = False) -> Store:
+def connected(*, serve: bool = False) -> Notes:
     """A connection of its own to where the processes leave notes. What waits on one keeps others from using it.
 
     Raises:
         ParallelError: where nobody answers there.
     """
-    import torch.distributed as dist
+    import torch
 
+    dist: Any = torch.distributed
     place = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     try:
         limit = timedelta(seconds=seconds_to_wait())
@@ -243,16 +264,17 @@ def connected(*, serve: bool = False) -> Store:
             f"Nobody answers at MASTER_ADDR={place[0]} and MASTER_PORT={place[1]}, where processes meet. Start all of "
             "them with one torchrun."
         ) from error
-    return dist.PrefixStore(f"steerkit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    found: Notes = dist.PrefixStore(f"steerkit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return found
 
 
-def wait_for(store: Store, key: str) -> bytes:
+def wait_for(store: Notes, key: str) -> bytes:
     """A note, as soon as it is there, however long that takes: who interrupts this process meanwhile is heard."""
     pause = 0.001
     while not store.check([key]):
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
-    return cast(bytes, store.get(key))
+    return store.get(key)
 
 
 def first_tells(compute: Callable[[], T]) -> T:

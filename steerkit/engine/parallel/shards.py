@@ -116,8 +116,13 @@ def sharded_axis(module: nn.Module) -> int | None:
     weight = module._parameters.get("weight")
     if weight is None or not is_sharded(weight):
         return None
-    axes = [placement.dim for placement in cast("DTensor", weight).placements if placement.is_shard()]
+    axes = _axes(cast("DTensor", weight))
     return axes[0] % weight.ndim if axes else None
+
+
+def _axes(value: DTensor) -> list[int]:
+    """Along which axes a tensor is cut."""
+    return [axis for one in value.placements if isinstance(axis := getattr(one, "dim", None), int)]
 
 
 def runs_in_parallel(module: nn.Module) -> bool:
@@ -138,7 +143,7 @@ def is_fully_sharded(model: nn.Module, path: str) -> bool:
 def cut_in_words(value: Tensor) -> str:
     """How processes share a tensor: ``cut along axis 1 over 3 processes``."""
     sharded = cast("DTensor", value)
-    axes = [str(one.dim) for one in sharded.placements if isinstance(getattr(one, "dim", None), int)]
+    axes = list(map(str, _axes(sharded)))
     cut = f"cut along axis {' and '.join(axes)}" if axes else "a copy in each"
     return f"{cut} over {counted(sharded.device_mesh.size(), 'process', 'processes')}"
 
@@ -154,7 +159,11 @@ def why_cut_otherwise(value: Tensor, path: str) -> str:
         told = ", ".join(map(str, sharded.placements))
         return f"processes have pieces of {path} that don't lie side by side ({told})"
     local = share_of(value)
-    return "" if type(local) is Tensor and local.is_floating_point() else f"{path} is a {type(local).__name__} of {local.dtype}"
+    return (
+        ""
+        if type(local) is Tensor and local.is_floating_point()
+        else f"{path} is a {type(local).__name__} of {local.dtype}"
+    )
 
 
 # Values that a process has a share of
@@ -191,8 +200,9 @@ class Input:
             return value
         if value.shape[-1] * self.processes != self.width:
             raise SiteError(
-                f"A process is given {value.shape[-1]} of {self.width} values of a token, of {self.processes} "
-                "processes: shares of unequal size can't be put together. Use another number of processes."
+                f"A process is given {value.shape[-1]} of a token's {counted(self.width, 'value')}, of "
+                f"{counted(self.processes, 'process', 'processes')}: shares of unequal size can't be put together. Use "
+                "another number of processes."
             )
         return self.side_by_side(value, -1)
 

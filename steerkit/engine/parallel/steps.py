@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from steerkit.engine.parallel.group import Launched, connected, current, seconds_to_wait, store_of, wait_for
+from steerkit.engine.parallel.group import Launched, Notes, connected, current, seconds_to_wait, store_of, wait_for
 from steerkit.errors import ParallelError, SteerkitError, agreeing, listed
 
 if TYPE_CHECKING:
     from types import FrameType
-
-    from torch.distributed import Store
 
 T = TypeVar("T")
 END: Final = "end"
@@ -193,7 +191,7 @@ class Steps:
             over.set()
             watch.join(2 * _LOOK)
 
-    def _watch(self, store: Store, over: threading.Event) -> None:
+    def _watch(self, store: Notes, over: threading.Event) -> None:
         with suppress(RuntimeError):  # who served the notes is gone, and with it all that could be told
             while not over.wait(_LOOK):
                 if not store.check([_FAILED]):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.engine.lowering.foldable import weight_of
-from steerkit.engine.parallel.shards import share_of, sharded_input, whole
+from steerkit.engine.parallel.shards import sharded_input, share_of, whole
 from steerkit.engine.prompts.batches import forward_arguments
 from steerkit.engine.reading.last import Taker, require_finite
 from steerkit.engine.sites.evaluating import evaluating

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from steerkit.engine.parallel.shards import mesh_of, of_each, placed_as_bias, share_of, sharded_input
+from steerkit.engine.parallel.shards import mesh_of, of_each, placed_as_bias, sharded_input, share_of
 from steerkit.engine.sites.checks import Check, Finding, compare, result
 from steerkit.engine.sites.selftest_passes import Bench, Trace
 from steerkit.engine.sites.taps import first_of, submodule

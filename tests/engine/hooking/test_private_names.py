@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import sys
 import threading
 from collections import OrderedDict
@@ -140,6 +141,7 @@ PINNED: dict[str, Callable[[], bool]] = {
     "_debug_get_cache_entry_list": compiled_and_listed,
     "_dynamo": lambda: callable(torch._dynamo.mark_static_address),
     "_engine_run_backward": backward_is_run_there,
+    "_exit": lambda: callable(os._exit),
     "_forward_hooks": listed("_forward_hooks"),
     "_forward_hooks_always_called": listed("_forward_hooks_always_called"),
     "_forward_pre_hooks": listed("_forward_pre_hooks"),
