@@ -134,6 +134,9 @@ def test_updates_that_cant_meet_make_no_term() -> None:
     )
     meeting = (apart[0], update("blocks.1.resid_post", 2, positions="[1:]"))
     assert len(terms_of(program(updates=apart))) == 2 and len(terms_of(program(updates=meeting))) == 3
+    # Zeros and ones are their own squares: the same positions again are no new weight.
+    again = (*meeting, update("blocks.1.resid_post", 3, positions="prompt"))
+    assert len(terms_of(program(updates=again))) == 3
     # A constant is read by nobody, and a vector that the second one is blind to neither.
     assert len(terms_of(program(updates=(meeting[0], ProgramUpdate(POST, bias=vector(3)))))) == 2
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 """Of what a graph that was compiled for a wrapped model looks like: it is part of what compiled graphs are kept by."""
 
+FORWARD: Final = "_model_forward"
+"""The method of vLLM's first model runner that it documents as the one to be overridden: its forward passes over real
+requests, and not those that it makes to warm up."""
+
 
 class Steering:
     """What both workers have beside vLLM's own: the bank, the requests, and the calls of a server."""
@@ -57,8 +61,10 @@ class Steering:
             )
         self._handles = wrap(model, spots, self._bank)
         self._requests = Requests(self._bank, self._settings.readings)
-        self._forward = self.model_runner._model_forward
-        self.model_runner._model_forward = self._steered_forward
+        self._forward = getattr(self.model_runner, FORWARD, None)
+        if self._forward is None:
+            raise RuntimeError(f"This vLLM's model runner has no {FORWARD}, in which weights are filled.")
+        setattr(self.model_runner, FORWARD, self._steered_forward)
 
     def compile_or_warm_up_model(self) -> Any:
         """Warm up, and make sure that the operation ran wherever something can be steered."""
