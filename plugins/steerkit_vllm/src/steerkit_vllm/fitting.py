@@ -9,7 +9,14 @@ from typing import Any
 from steerkit.api.program import Program
 from steerkit.api.program_tokens import needs_turns, require_served
 from steerkit.errors import PositionError
+from steerkit.types import Positions
 from steerkit_vllm.errors import Unfit
+
+
+def positions_of(program: Program) -> tuple[Positions, ...]:
+    """All kinds of positions that a program edits or reads at."""
+    found = (*(one.positions for one in program.updates), *(one.positions for one in program.monitors))
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,13 @@ class Served:
                 f"Program {program.name!r} needs {', '.join(missing[:4])}{' and others' if len(missing) > 4 else ''}, "
                 "which this server's workers have no hand on. Bake the condition into a checkpoint instead."
             )
-        for one in (*program.updates, *program.monitors):
+        for positions in positions_of(program):
             try:
-                require_served(one.positions)
+                require_served(positions)
             except PositionError as error:
                 raise Unfit(f"Program {program.name!r}: {error}") from None
-            if needs_turns(one.positions):
+            if needs_turns(positions):
                 raise Unfit(
-                    f"Program {program.name!r} acts at '{one.positions}', which a server that is handed tokens doesn't "
+                    f"Program {program.name!r} acts at '{positions}', which a server that is handed tokens doesn't "
                     "know. Use positions such as all, prompt, generated or last."
                 )

@@ -17,6 +17,7 @@ from steerkit.api.program_tokens import spans_of
 from steerkit.errors import PositionError
 from steerkit_vllm.asking import KEY, Asked
 from steerkit_vllm.errors import Refused
+from steerkit_vllm.fitting import positions_of
 from steerkit_vllm.programs import Programs
 
 ASKED: Final = "steer"
@@ -105,7 +106,7 @@ class Gate:
 def _check_places(program: Program, prompt_length: int) -> None:
     """Raise ``Refused`` where the prompt hasn't the tokens that the program acts at: a worker would stop."""
     try:
-        for one in (*program.updates, *program.monitors):
-            spans_of(one.positions, prompt_length)
+        for positions in positions_of(program):
+            spans_of(positions, prompt_length)
     except PositionError as error:
         raise Refused(f"Program {program.name!r} doesn't fit this prompt. {error}") from None

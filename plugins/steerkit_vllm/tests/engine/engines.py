@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.cases import NEW, TOP, Request, folder, programs
-from steerkit_vllm.offline import SteeredLLM
 from vllm import LLM, SamplingParams
+
+from steerkit_vllm.offline import SteeredLLM
 
 COMMON: dict[str, Any] = {
     "dtype": "float32", "enforce_eager": True, "max_model_len": 512, "max_num_seqs": 24, "block_size": 32,
