@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from steerkit_vllm.serve import own_arguments
-from steerkit_vllm.starting import engine_settings, require_alone
 
 from steerkit.errors import SteerkitError
+from steerkit_vllm.serve import own_arguments
+from steerkit_vllm.starting import engine_settings, require_alone
 
 
 def test_ours_are_taken_and_the_others_are_vllms(tmp_path: Path) -> None:

@@ -28,19 +28,21 @@ class Served:
         n_layers: number of blocks.
         d_model: width of the stream.
         places: the sites that the workers have prepared.
+        has_turns: whether requests can tell where the turns of a conversation lie.
     """
 
     model_type: str
     n_layers: int
     d_model: int
     places: frozenset[str]
+    has_turns: bool = True
 
     @classmethod
-    def of(cls, states: Sequence[Mapping[str, Any]]) -> Served:
+    def of(cls, states: Sequence[Mapping[str, Any]], *, has_turns: bool = True) -> Served:
         """Of what the workers answer to ``steerkit_state``."""
         first = states[0]
         places = frozenset.intersection(*(frozenset(one["places"]) for one in states))
-        return cls(first["model_type"], first["n_layers"], first["d_model"], places)
+        return cls(first["model_type"], first["n_layers"], first["d_model"], places, has_turns)
 
     def check(self, program: Program) -> None:
         """Raise ``Unfit`` for a program that this model has no place for, with the reason."""
@@ -63,8 +65,8 @@ class Served:
                 require_served(positions)
             except PositionError as error:
                 raise Unfit(f"Program {program.name!r}: {error}") from None
-            if needs_turns(positions):
+            if needs_turns(positions) and not self.has_turns:
                 raise Unfit(
-                    f"Program {program.name!r} acts at '{positions}', which a server that is handed tokens doesn't "
-                    "know. Use positions such as all, prompt, generated or last."
+                    f"Program {program.name!r} acts at '{positions}', and this server's model has no chat template "
+                    "that would say where turns lie. Start it with --chat-template, or choose positions such as prompt."
                 )

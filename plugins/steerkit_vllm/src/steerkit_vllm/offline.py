@@ -26,7 +26,8 @@ class SteeredLLM(LLM):
 
     ``SamplingParams(extra_args={"steer": "warm"})`` steers with the program ``warm``. With
     ``{"steer": "warm", "steer_readings": TEXT}`` what its monitors read is told by ``readings(TEXT)`` afterwards, once;
-    the text is another one for each request.
+    the text is another one for each request. Programs that act at turns need ``"steer_turns":
+    [role, start, stop, ...]`` beside it, as ``steerkit.conversation_tokens`` finds them.
 
     Args:
         model: as ``vllm.LLM``.
