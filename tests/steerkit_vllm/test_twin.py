@@ -109,9 +109,8 @@ def test_every_row_gets_its_own_condition(served: Served) -> None:
             assert (got - without).abs().max() > 1e-3, row.condition
 
 
-def test_a_graph_that_was_traced_before_anything_was_loaded(live: LiveModel) -> None:
-    if live.facts.model_type != "llama":
-        pytest.skip("one family's graph is traced: the operation in it is the same")
+def test_a_graph_that_was_traced_before_anything_was_loaded() -> None:
+    live = tiny_live("llama")
     rows = rows_of(live)[:4]
     served = Served(live, len(rows), Settings(slots=8))
     try:
