@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+
+from steerkit.api.program import Program, ProgramMonitor, ProgramUpdate
+from steerkit.errors import AttachError, PositionError, SteerkitError, UnsupportedModelError
+from steerkit.types import Site
 from steerkit_vllm.asking import Asked, asked_of
 from steerkit_vllm.bank import Bank
 from steerkit_vllm.batch import Chunk, Requests
 from steerkit_vllm.places import spots_of
 from steerkit_vllm.settings import Settings, settings_of
 from steerkit_vllm.terms import terms_of
-
-from steerkit.api.program import Program, ProgramMonitor, ProgramUpdate
-from steerkit.errors import AttachError, PositionError, SteerkitError, UnsupportedModelError
-from steerkit.types import Site
 from tests.api.programs import LAYERS, MODEL, WIDTH, program, unit, update, vector
 
 POST = Site.parse("blocks.1.resid_post")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from steerkit_vllm.settings import Settings
 
 import steerkit
 from steerkit.api.direction import Direction
@@ -17,6 +16,7 @@ from steerkit.api.monitor import Monitor
 from steerkit.engine.sites.taps import register_tap
 from steerkit.session.model import LiveModel
 from steerkit.types import Positions, Site
+from steerkit_vllm.settings import Settings
 from tests.conftest import tiny_live
 from tests.steerkit_vllm.served import Row, Served
 
