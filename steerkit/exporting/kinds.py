@@ -59,6 +59,30 @@ _ROWS: Final = (
         "steerkit.exporting.own:write_program",
         ".program.safetensors",
     ),
+    Kind(
+        "vllm-lens",
+        "Fields of a request of vllm-lens: vectors added at outputs of blocks, at all tokens.",
+        "steerkit.exporting.vllm_plugins:write_vllm_lens",
+        ".vllm-lens.json",
+    ),
+    Kind(
+        "easysteer",
+        "Fields of a request of EasySteer: vectors and low-rank updates at outputs of blocks, also at some tokens.",
+        "steerkit.exporting.vllm_plugins:write_easysteer",
+        ".easysteer.json",
+    ),
+    Kind(
+        "hotwire-vllm",
+        "A file of vectors for a server of hotwire-vllm, added at outputs of blocks, at all or generated tokens.",
+        "steerkit.exporting.vllm_plugins:write_hotwire",
+        ".pt",
+    ),
+    Kind(
+        "vllm-hook",
+        "A file with one vector for vLLM-Hook, added at the output of one block, at all tokens of every request.",
+        "steerkit.exporting.vllm_plugins:write_vllm_hook",
+        ".pt",
+    ),
 )
 
 KINDS: Final[Mapping[str, Kind]] = {row.name: row for row in _ROWS}
