@@ -221,6 +221,11 @@ def test_what_a_request_cant_ask_for(value: Any) -> None:
         asked_of({"steerkit": value})
 
 
+def test_a_name_that_passed_no_gate_is_no_plain_request() -> None:
+    with pytest.raises(AttachError, match="passed no gate"):
+        asked_of({"steer": "warm"})
+
+
 def test_what_a_request_asks_for_comes_through() -> None:
     one = Asked("a" * 64, (("user", 1, 4),), "tag")
     assert asked_of(one.to_extra_args()) == one

@@ -15,14 +15,11 @@ from typing import Any, Final, Protocol
 from steerkit.api.program import Program
 from steerkit.api.program_tokens import Turn, spans_of
 from steerkit.errors import AttachError, PositionError
-from steerkit_vllm.asking import KEY, Asked, asked_of
+from steerkit_vllm.asking import ASKED, KEY, Asked, asked_of
 from steerkit_vllm.conversing import fingerprint
 from steerkit_vllm.errors import Refused
 from steerkit_vllm.fitting import positions_of
 from steerkit_vllm.programs import Programs
-
-ASKED: Final = "steer"
-"""What a user writes: a field of an HTTP request, a key of ``vllm_xargs`` or of ``SamplingParams.extra_args``."""
 
 TICKET: Final = "steer_readings"
 """Beside it: a text of the asker's own, by which the request's readings are fetched when it has finished."""

@@ -41,6 +41,7 @@ def engine_settings(
         raise SteerkitError(f"Steering needs a worker of its own, {wanted}. Leave --worker-cls out.")
     told = dict(additional_config or {})
     own = dict(told.get(KEY) or {})
+    own["gated"] = True
     own.setdefault("slots", min(most, 256))
     own.setdefault("readings", _READINGS)
     told[KEY] = own
