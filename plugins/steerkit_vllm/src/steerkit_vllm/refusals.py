@@ -40,8 +40,8 @@ def require_engine(config: VllmConfig) -> None:
     if config.cache_config.enable_prefix_caching and not settings_of(config.additional_config).gated:
         raise AttachError(
             "Requests with different programs would share what was computed of a common beginning, since nobody salts "
-            "this engine's prefix cache. Start it with python -m steerkit_vllm.serve or as steerkit_vllm.offline.SteeredLLM, or without "
-            "the cache (enable_prefix_caching=False)."
+            "this engine's prefix cache. Start it with python -m steerkit_vllm.serve, as "
+            "steerkit_vllm.offline.SteeredLLM, or without the cache (enable_prefix_caching=False)."
         )
     if config.use_v2_model_runner:
         raise AttachError(

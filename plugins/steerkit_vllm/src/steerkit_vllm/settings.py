@@ -32,7 +32,8 @@ class Settings(BaseModel):
     gated: bool = Field(
         default=False,
         description="Whether every request passes a gate that keeps the caches of programs apart, as those of "
-        "steerkit-vllm's server and SteeredLLM do. Without one an engine starts only where no cache of beginnings is kept.",
+        "steerkit-vllm's server and SteeredLLM do. Without one an engine starts only where no cache of beginnings is "
+        "kept.",
     )
     readings: int = Field(default=64, ge=0, description="Requests whose readings are kept until they are fetched.")
 
