@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import steerkit
+import steerkit_vllm
 from steerkit.api.program import Program
 from steerkit.api.program_bytes import program_to_bytes
 from steerkit.errors import AttachError
@@ -174,10 +177,32 @@ def test_graphs_that_were_kept_without_places_are_others(worker: Worker) -> None
     assert worker.vllm_config.additional_config["steerkit_worker"]
 
 
-def test_nothing_but_the_worker_needs_vllm() -> None:
-    from pathlib import Path
+def imported() -> dict[str, set[str]]:
+    """What each file of the package imports where it begins, type checkers aside."""
+    return {
+        path.name: {
+            name
+            for node in ast.parse(path.read_text("utf-8")).body
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        for path in Path(steerkit_vllm.__file__).parent.glob("*.py")
+    }
 
-    import steerkit_vllm
 
-    found = [path for path in Path(steerkit_vllm.__file__).parent.glob("*.py") if "\nfrom vllm" in path.read_text()]
-    assert "worker.py" in {path.name for path in found} and "steering.py" not in {path.name for path in found}
+def test_it_stands_on_what_plugins_may_use() -> None:
+    allowed = ("steerkit.api", "steerkit.errors", "steerkit.types", "steerkit_vllm")
+    for file, names in imported().items():
+        ours = {name for name in names if name.startswith("steerkit") and name != "steerkit"}
+        assert all(name.startswith(allowed) for name in ours), f"{file}: {ours}"
+
+
+def test_what_carries_programs_out_needs_no_vllm() -> None:
+    found = {file for file, names in imported().items() if any(name.split(".")[0] == "vllm" for name in names)}
+    assert "worker.py" in found
+    assert not found & {f"{name}.py" for name in ("bank", "batch", "op", "places", "steering", "terms", "wrapping")}
