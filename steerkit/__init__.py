@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from steerkit.session.saved import LoadedCondition as LoadedCondition
     from steerkit.session.saved import load_condition as load_condition
     from steerkit.session.saved import save_condition as save_condition
+    from steerkit.session.turns import ConversationTokens as ConversationTokens
+    from steerkit.session.turns import conversation_tokens as conversation_tokens
     from steerkit.sweeping.sweep import sweep as sweep
     from steerkit.types import Example as Example
     from steerkit.types import Message as Message
@@ -50,6 +52,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "Baked": "steerkit.baking",
     "Completion": "steerkit.api.monitor",
+    "ConversationTokens": "steerkit.session.turns",
     "Direction": "steerkit.api.direction",
     "Example": "steerkit.types",
     "Exported": "steerkit.exporting",
@@ -68,6 +71,7 @@ _HOMES = {
     "bake": "steerkit.baking",
     "capture": "steerkit.session",
     "compare_runs": "steerkit.report.compare",
+    "conversation_tokens": "steerkit.session.turns",
     "estimate_direction": "steerkit.session",
     "estimate_directions": "steerkit.session",
     "evaluate_tasks": "steerkit.capability",

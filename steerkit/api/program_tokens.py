@@ -76,6 +76,20 @@ class TokenWeights:
         self.prompt_length = prompt_length
         self.factors = [(spans_of(positions, prompt_length, turns), schedule) for positions, schedule in whens]
 
+    @property
+    def settled(self) -> tuple[int, float] | None:
+        """From which token on every one has the same weight, and which; None where none is the last to change."""
+        since, weight = 0, 1.0
+        for spans, schedule in self.factors:
+            since = max([since, *(edge for span in spans for edge in span if edge < FAR)])
+            inside = any(stop >= FAR for _, stop in spans)
+            last = schedule.settled if inside else 0
+            if last is None:
+                return None
+            since = max(since, self.prompt_length + last) if last else since
+            weight *= schedule.factor(last) if inside else 0.0
+        return since, weight
+
     def of(self, start: int, stop: int) -> ndarray:
         """Weights of the tokens ``start .. stop``, ``[stop - start]``, float64."""
         import numpy as np

@@ -67,6 +67,13 @@ class Schedule:
             return float(self.values[0] ** place)
         return self.values[min(place, len(self.values) - 1)] if self.kind == "list" else 1.0
 
+    @property
+    def settled(self) -> int | None:
+        """From which generated token on the factor stays, counted from 0; None where it never does."""
+        if self.kind == "exponential":
+            return 0 if self.values[0] == 1 else None
+        return int(self.values[2]) if self.kind == "linear" else max(len(self.values) - 1, 0)
+
     @classmethod
     def parse(cls, value: Schedule | str | Sequence[float] | None) -> Schedule:
         """Read ``"linear(1, 0, 64)"``, ``"exponential(0.97)"``, ``[1, 0.5]`` or its text, or None (constant)."""

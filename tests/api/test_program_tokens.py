@@ -68,3 +68,21 @@ def test_what_needs_a_conversation() -> None:
     for positions, needed in (("user[-1]", True), ("post_instruction", True), ("prompt", False), ("-1", False)):
         assert needs_turns(Positions.parse(positions)) is needed
         require_served(Positions.parse(positions))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear(1, 0.5, 4)", "exponential(1)", "[0.5, 2, 1]"])
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated[:3]", "generated[2:]", "[2,-1]", "user[-1]"])
+def test_from_where_on_weights_stay(positions: str, schedule: str) -> None:
+    weights = TokenWeights([(Positions.parse(positions), Schedule.parse(schedule))], PROMPT, TURNS)
+    assert weights.settled is not None
+    since, weight = weights.settled
+    assert weights.of(since, since + 50).tolist() == [weight] * 50
+    assert since <= PROMPT + 4
+    # No later than that either: the last token before is another's, or there is none.
+    earlier = weights.of(0, since)
+    assert since == 0 or earlier[-1] != weight or schedule != "constant" or positions == "user[-1]"
+
+
+def test_what_never_stays() -> None:
+    assert TokenWeights([(Positions("all"), Schedule.parse("exponential(0.5)"))], PROMPT).settled is None
+    assert TokenWeights([(Positions("prompt"), Schedule.parse("exponential(0.5)"))], PROMPT).settled == (PROMPT, 0.0)

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+
+from steerkit.api.program import Program, ProgramModel, ProgramMonitor, ProgramUpdate
+from steerkit.types import Positions, Site
 from steerkit_vllm.doors import Doors
 from steerkit_vllm.fitting import Served
 from steerkit_vllm.gate import Gate
 from steerkit_vllm.programs import Programs
 from steerkit_vllm.workers import Workers
-
-from steerkit.api.program import Program, ProgramModel, ProgramMonitor, ProgramUpdate
-from steerkit.types import Positions, Site
 
 MODEL = ProgramModel("llama", 4, 8)
 STATE = {"model_type": "llama", "n_layers": 4, "d_model": 8, "places": {f"blocks.{i}.resid_post": 1 for i in range(4)}}

@@ -7,13 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from steerkit_vllm.asking import Asked
-from steerkit_vllm.bank import Bank
-from steerkit_vllm.batch import Chunk, Requests
-from steerkit_vllm.op import unregister
-from steerkit_vllm.places import sites_of, spots_of
-from steerkit_vllm.settings import Settings
-from steerkit_vllm.wrapping import wrap
 from torch import Tensor
 
 from steerkit.api.program import Program, ProgramModel
@@ -21,6 +14,13 @@ from steerkit.engine.lowering.edits import placements_to_lower
 from steerkit.exporting.lowered import program_of
 from steerkit.session.model import LiveModel
 from steerkit.testing.oracle import oracle_logits
+from steerkit_vllm.asking import Asked
+from steerkit_vllm.bank import Bank
+from steerkit_vllm.batch import Chunk, Requests
+from steerkit_vllm.op import unregister
+from steerkit_vllm.places import sites_of, spots_of
+from steerkit_vllm.settings import Settings
+from steerkit_vllm.wrapping import wrap
 from tests.steerkit_vllm.shaped import Shaped
 
 

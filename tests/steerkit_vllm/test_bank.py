@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+
+from steerkit.api.program import Program, ProgramMonitor, ProgramUpdate
+from steerkit.errors import AttachError, PositionError, SteerkitError, UnsupportedModelError
+from steerkit.types import Site
 from steerkit_vllm.asking import Asked, asked_of
 from steerkit_vllm.bank import Bank
 from steerkit_vllm.batch import Chunk, Requests
 from steerkit_vllm.places import spots_of
 from steerkit_vllm.settings import Settings, settings_of
 from steerkit_vllm.terms import terms_of
-
-from steerkit.api.program import Program, ProgramMonitor, ProgramUpdate
-from steerkit.errors import AttachError, PositionError, SteerkitError, UnsupportedModelError
-from steerkit.types import Site
 from tests.api.programs import LAYERS, MODEL, WIDTH, program, unit, update, vector
 
 POST = Site.parse("blocks.1.resid_post")
@@ -134,6 +134,9 @@ def test_updates_that_cant_meet_make_no_term() -> None:
     )
     meeting = (apart[0], update("blocks.1.resid_post", 2, positions="[1:]"))
     assert len(terms_of(program(updates=apart))) == 2 and len(terms_of(program(updates=meeting))) == 3
+    # Zeros and ones are their own squares: the same positions again are no new weight.
+    again = (*meeting, update("blocks.1.resid_post", 3, positions="prompt"))
+    assert len(terms_of(program(updates=again))) == 3
     # A constant is read by nobody, and a vector that the second one is blind to neither.
     assert len(terms_of(program(updates=(meeting[0], ProgramUpdate(POST, bias=vector(3)))))) == 2
 
@@ -216,6 +219,11 @@ def test_what_was_read_before_a_request_was_put_aside_is_kept() -> None:
 def test_what_a_request_cant_ask_for(value: Any) -> None:
     with pytest.raises(AttachError, match="extra argument 'steerkit'"):
         asked_of({"steerkit": value})
+
+
+def test_a_name_that_passed_no_gate_is_no_plain_request() -> None:
+    with pytest.raises(AttachError, match="passed no gate"):
+        asked_of({"steer": "warm"})
 
 
 def test_what_a_request_asks_for_comes_through() -> None:

@@ -56,7 +56,7 @@ def test_other_arguments_stay_beside_it(front: Front) -> None:
             400,
             "one prompt",
         ),
-        ("/v1/completions", {"vllm_xargs": {"steer_readings": "t"}}, 400, "Ask for readings with"),
+        ("/v1/completions", {"vllm_xargs": {"steer_readings": "t"}}, 400, "The server finds turns"),
         ("/v1/completions", {"steer": "spoken"}, 422, "behind a system prompt"),
         ("/v1/responses", {"steer": "warm"}, 400, "not at /v1/responses"),
         ("/v1/embeddings", {"vllm_xargs": {"steer": "warm"}}, 400, "not at /v1/embeddings"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from steerkit_vllm.asking import Asked, asked_of
+from steerkit_vllm.conversing import fingerprint
 from steerkit_vllm.errors import Refused, UnknownProgram
 from steerkit_vllm.gate import SALT
-
 from tests.steerkit_vllm.fronts import Front, program, request, watched
 
 
@@ -65,6 +66,19 @@ def test_readings_are_asked_for_under_their_tag_and_from_the_first_token(front: 
     assert asked is not None and asked.read == "t" and one.sampling_params.skip_reading_prefix_cache is True
 
 
+def test_turns_are_handed_on_and_tell_caches_apart(front: Front) -> None:
+    front.load(program("asked", 1.0, "user[-1]"))
+    one = request((1, 2, 3, 4), steer="asked", steer_turns=[fingerprint((1, 2, 3, 4)), "system", 0, 1, "user", 2, 4])
+    front.gate.seal(one)
+    asked = asked_of(one.sampling_params.extra_args)
+    assert asked is not None and asked.turns == (("system", 0, 1), ("user", 2, 4))
+    assert "steer_turns" not in one.sampling_params.extra_args
+    salts = {salt(front, (1, 2, 3, 4), steer="asked", steer_turns=["user", start, 4]) for start in (1, 2)}
+    assert len(salts) == 2
+    # What acts everywhere is the same wherever turns lie.
+    assert salt(front, steer="warm", steer_turns=["user", 0, 1]) == salt(front, steer="warm")
+
+
 def pooling(**extra: Any) -> Any:
     one = request()
     one.sampling_params, one.pooling_params = None, type("Params", (), {"extra_kwargs": extra})()
@@ -93,6 +107,10 @@ def twice() -> Any:
         (lambda: embedded(), "text or token ids"),
         (lambda: twice(), "one completion each"),
         (lambda: request((), steer="last"), "doesn't fit this prompt"),
+        (lambda: request(steer_turns=["user", 0, 1]), "needs a program"),
+        (lambda: request(steer="warm", steer_turns=["0" * 64, "user", 0, 1]), "renders this conversation otherwise"),
+        (lambda: request(steer="warm", steer_turns=["user", 0]), "renders this conversation otherwise|role, start"),
+        (lambda: request(steer="warm", steer_turns=["nobody", 0, 1]), "role, start and stop"),
     ],
 )
 def test_what_would_go_unheard_or_stop_a_worker_is_refused(front: Front, asked: Any, why: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from steerkit_vllm.errors import Full, InUse, Refused, Unfit, UnknownProgram
 
 from steerkit.api.program import ProgramModel
+from steerkit_vllm.errors import Full, InUse, Refused, Unfit, UnknownProgram
 from tests.steerkit_vllm.fronts import Front, program
 
 
@@ -92,7 +92,6 @@ def test_a_program_is_known_only_when_every_worker_has_it() -> None:
         (program(model=ProgramModel("llama", 4, 9)), "width 9, and this server's is a llama of 4 blocks of width 8"),
         (program(model=ProgramModel("qwen2", 4, 8)), "made for a qwen2"),
         (program(model=ProgramModel("llama", 5, 8)), "5 blocks"),
-        (program(positions="user[-1]"), "acts at 'user"),
         (program(positions="from_token(x)"), "acts by places alone"),
         (program(positions="generated[-1]"), "count from an end"),
     ],

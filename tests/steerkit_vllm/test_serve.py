@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from steerkit_vllm.serve import own_arguments
-from steerkit_vllm.starting import engine_settings, require_alone
 
 from steerkit.errors import SteerkitError
+from steerkit_vllm.serve import own_arguments
+from steerkit_vllm.starting import engine_settings, require_alone
 
 
 def test_ours_are_taken_and_the_others_are_vllms(tmp_path: Path) -> None:
@@ -17,6 +17,17 @@ def test_ours_are_taken_and_the_others_are_vllms(tmp_path: Path) -> None:
     assert own.programs == (("a", Path("b.x")),) and own.most == 3 and own.folder == tmp_path and own.uploads
     assert rest == ["--model", "M", "--dtype", "float32", "--max-model-len=64"]
     assert own_arguments(["--vllm-help"])[1] == ["--help"]
+
+
+def test_a_model_of_the_cache_goes_by_its_name_in_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    alias = "smollm2-135m-instruct"
+    monkeypatch.setattr("steerkit.bundled.bundled_folder", lambda alias: tmp_path)
+    assert own_arguments([alias])[1] == ["--model", str(tmp_path), "--served-model-name", alias]
+    told = ["--served-model-name", "mine"]
+    assert own_arguments([alias, *told])[1] == ["--model", str(tmp_path), *told]
+    monkeypatch.setattr("steerkit.bundled.bundled_folder", lambda alias: None)
+    with pytest.raises(SteerkitError, match=f"Run steerkit fetch {alias} first"):
+        own_arguments([alias])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ What a server needs, from the outside in:
   the calls that it answers through ``collective_rpc``;
 * ``terms``, ``bank``, ``batch``: a program as matrices, the matrices of all programs at a place, one weight per token
   and program. Plain torch, no vLLM;
-* ``places``, ``op``: which of vLLM's modules hold which site, and the one operation that edits there.
+* ``places``, ``op``, ``wrapping``, ``steering``: which of vLLM's modules hold which site, the one operation that edits
+  there, and what a worker does with them.
 
 Nothing here imports vLLM but ``worker`` and what it uses.
 """

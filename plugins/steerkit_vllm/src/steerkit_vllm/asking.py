@@ -15,6 +15,9 @@ from steerkit.errors import AttachError
 from steerkit.types import PREFIX, TURNS
 
 KEY: Final = "steerkit"
+ASKED: Final = "steer"
+"""What a user writes: a field of an HTTP request, a key of ``vllm_xargs`` or of ``SamplingParams.extra_args``. The gate
+puts ``KEY`` in its place."""
 ROLES: Final = (*TURNS, PREFIX)
 
 
@@ -44,8 +47,13 @@ def asked_of(extra_args: Mapping[str, Any] | None) -> Asked | None:
     """What a request asks for; None for a plain one.
 
     Raises:
-        AttachError: for a value that isn't what ``to_extra_args`` gave.
+        AttachError: for a value that isn't what ``to_extra_args`` gave, or a name that nobody has looked up.
     """
+    if extra_args is not None and ASKED in extra_args:
+        raise AttachError(
+            f"A request asks for a program by name ({ASKED!r}), and passed no gate that knows names. Start the engine "
+            "with python -m steerkit_vllm.serve or as steerkit_vllm.offline.SteeredLLM."
+        )
     if extra_args is None or KEY not in extra_args:
         return None
     value = extra_args[KEY]

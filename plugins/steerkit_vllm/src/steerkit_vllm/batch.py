@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from steerkit.api.program_tokens import TokenWeights
 from steerkit.errors import AttachError
@@ -52,6 +54,21 @@ class Steered:
     weights: tuple[TokenWeights, ...]
     read: dict[str, TokenWeights] = field(default_factory=dict)
     readings: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    @cached_property
+    def settled(self) -> tuple[int, NDArray[np.float64]] | None:
+        """From which token on each has the same weights, and which: most tokens are generated, one at a time."""
+        known = [found for one in self.weights if (found := one.settled) is not None]
+        if len(known) < len(self.weights):
+            return None
+        return max((since for since, _ in known), default=0), np.array([weight for _, weight in known])
+
+    def weights_of(self, chunk: Chunk) -> NDArray[np.float64]:
+        """``[tokens, slots]``, or ``[slots]`` where all tokens of a chunk have the same."""
+        if self.settled is not None and chunk.first >= self.settled[0]:
+            return self.settled[1]
+        stop = chunk.first + chunk.number
+        return np.stack([one.of(chunk.first, stop) for one in self.weights], 1)
 
 
 class Requests:
@@ -116,8 +133,7 @@ class Requests:
         at = 0
         for chunk, one in present:
             if one is not None:
-                for slot, of_slot in zip(one.loaded.slots, one.weights, strict=True):
-                    weights[at : at + chunk.number, slot] = of_slot.of(chunk.first, chunk.first + chunk.number)
+                weights[at : at + chunk.number, list(one.loaded.slots)] = one.weights_of(chunk)
             at += chunk.number
         self.bank.begin(torch.from_numpy(weights), digests)
 

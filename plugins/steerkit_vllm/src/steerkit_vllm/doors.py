@@ -30,6 +30,7 @@ from steerkit_vllm.asgi import (
     with_length,
 )
 from steerkit_vllm.attached import Attaching, Patient, told
+from steerkit_vllm.conversing import Conversations
 from steerkit_vllm.errors import Forbidden, Refused
 from steerkit_vllm.gate import Gate
 from steerkit_vllm.programs import Loaded
@@ -50,14 +51,22 @@ class Doors:
         workers: the engine's.
         folder: from which programs may be loaded by the name of a file; None: from none.
         uploads: whether a client may send a program's bytes.
+        conversations: finds turns in messages; None: nobody does.
     """
 
     def __init__(
-        self, app: App, *, gate: Gate, workers: Workers, folder: Path | None = None, uploads: bool = False
+        self,
+        app: App,
+        *,
+        gate: Gate,
+        workers: Workers,
+        folder: Path | None = None,
+        uploads: bool = False,
+        conversations: Conversations | None = None,
     ) -> None:
         self.app, self.gate, self.workers = app, gate, workers
         self.folder = None if folder is None else folder.resolve()
-        self.uploads = uploads
+        self.uploads, self.conversations = uploads, conversations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's entry."""
@@ -88,7 +97,7 @@ class Doors:
             raise Refused(f"Steered requests are served at {' and '.join(SERVED)}, not at {path}.")
         with self.gate.programs.use(wish.program) as loaded:
             ticket = uuid4().hex if wish.readings else None
-            content = json.dumps(body_for(body, path, wish, loaded, ticket)).encode()
+            content = json.dumps(body_for(body, path, wish, loaded, ticket, self.conversations)).encode()
             answered: Send = Patient(send)
             if ticket is not None:
                 answered = Attaching(answered, lambda: self._read(ticket, loaded))

@@ -36,6 +36,5 @@ class SteeredInputProcessor(InputProcessor):
 
 
 def _as_vllm(error: Refused) -> Exception:
-    if isinstance(error, UnknownProgram):
-        return VLLMNotFoundError(str(error))
-    return VLLMValidationError(str(error))
+    kind: type[Exception] = VLLMNotFoundError if isinstance(error, UnknownProgram) else VLLMValidationError
+    return kind(str(error))

@@ -9,7 +9,14 @@ from typing import Any
 from steerkit.api.program import Program
 from steerkit.api.program_tokens import needs_turns, require_served
 from steerkit.errors import PositionError
+from steerkit.types import Positions
 from steerkit_vllm.errors import Unfit
+
+
+def positions_of(program: Program) -> tuple[Positions, ...]:
+    """All kinds of positions that a program edits or reads at."""
+    found = (*(one.positions for one in program.updates), *(one.positions for one in program.monitors))
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -21,19 +28,21 @@ class Served:
         n_layers: number of blocks.
         d_model: width of the stream.
         places: the sites that the workers have prepared.
+        has_turns: whether requests can tell where the turns of a conversation lie.
     """
 
     model_type: str
     n_layers: int
     d_model: int
     places: frozenset[str]
+    has_turns: bool = True
 
     @classmethod
-    def of(cls, states: Sequence[Mapping[str, Any]]) -> Served:
+    def of(cls, states: Sequence[Mapping[str, Any]], *, has_turns: bool = True) -> Served:
         """Of what the workers answer to ``steerkit_state``."""
         first = states[0]
         places = frozenset.intersection(*(frozenset(one["places"]) for one in states))
-        return cls(first["model_type"], first["n_layers"], first["d_model"], places)
+        return cls(first["model_type"], first["n_layers"], first["d_model"], places, has_turns)
 
     def check(self, program: Program) -> None:
         """Raise ``Unfit`` for a program that this model has no place for, with the reason."""
@@ -51,13 +60,13 @@ class Served:
                 f"Program {program.name!r} needs {', '.join(missing[:4])}{' and others' if len(missing) > 4 else ''}, "
                 "which this server's workers have no hand on. Bake the condition into a checkpoint instead."
             )
-        for one in (*program.updates, *program.monitors):
+        for positions in positions_of(program):
             try:
-                require_served(one.positions)
+                require_served(positions)
             except PositionError as error:
                 raise Unfit(f"Program {program.name!r}: {error}") from None
-            if needs_turns(one.positions):
+            if needs_turns(positions) and not self.has_turns:
                 raise Unfit(
-                    f"Program {program.name!r} acts at '{one.positions}', which a server that is handed tokens doesn't "
-                    "know. Use positions such as all, prompt, generated or last."
+                    f"Program {program.name!r} acts at '{positions}', and this server's model has no chat template "
+                    "that would say where turns lie. Start it with --chat-template, or choose positions such as prompt."
                 )

@@ -13,17 +13,20 @@ from hashlib import sha256
 from typing import Any, Final, Protocol
 
 from steerkit.api.program import Program
-from steerkit.api.program_tokens import spans_of
-from steerkit.errors import PositionError
-from steerkit_vllm.asking import KEY, Asked
+from steerkit.api.program_tokens import Turn, spans_of
+from steerkit.errors import AttachError, PositionError
+from steerkit_vllm.asking import ASKED, KEY, Asked, asked_of
+from steerkit_vllm.conversing import fingerprint
 from steerkit_vllm.errors import Refused
+from steerkit_vllm.fitting import positions_of
 from steerkit_vllm.programs import Programs
-
-ASKED: Final = "steer"
-"""What a user writes: a field of an HTTP request, a key of ``vllm_xargs`` or of ``SamplingParams.extra_args``."""
 
 TICKET: Final = "steer_readings"
 """Beside it: a text of the asker's own, by which the request's readings are fetched when it has finished."""
+
+TURNS: Final = "steer_turns"
+"""Beside it: where the turns of the prompt's conversation lie, as role, start and stop of each, one after the other.
+Before them may stand a fingerprint of the tokens for which that holds."""
 
 SALT: Final = "steerkit-"
 """What the salts of steered requests begin with, and no user's own."""
@@ -40,17 +43,18 @@ class EngineRequest(Protocol):
     pooling_params: Any
 
 
-def salt_of(digest: str, own: str | None, prompt: Sequence[int] | None) -> str:
+def salt_of(digest: str, own: str | None, prompt: Sequence[int] | None, turns: Sequence[Turn] = ()) -> str:
     """The salt of a steered request.
 
     Args:
         digest: of the program.
         own: the salt that the request brings itself.
         prompt: its tokens, where what is done to one depends on its place; None where it doesn't.
+        turns: where its turns lie, which matters where places do.
     """
     # Lengths are in it, so that no part can be taken for the end of the part before it.
     parts = [digest, "" if own is None else f"own {len(own)} {own}"]
-    parts += [] if prompt is None else [f"prompt {len(prompt)} {','.join(map(str, prompt))}"]
+    parts += [] if prompt is None else [f"prompt {len(prompt)} {','.join(map(str, prompt))}", f"turns {list(turns)}"]
     return SALT + sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -78,10 +82,10 @@ class Gate:
         extra = dict((params.extra_args if params is not None else request.pooling_params.extra_kwargs) or {})
         if KEY in extra:
             raise Refused(f"{KEY!r} is what the server tells its workers; ask for a program with {ASKED!r}.")
-        asked, ticket = extra.pop(ASKED, None), extra.pop(TICKET, None)
+        asked, ticket, told = extra.pop(ASKED, None), extra.pop(TICKET, None), extra.pop(TURNS, None)
         if asked is None:
-            if ticket is not None:
-                raise Refused(f"{TICKET!r} needs a program whose monitors read; name it with {ASKED!r}.")
+            if ticket is not None or told is not None:
+                raise Refused(f"{TICKET if ticket is not None else TURNS!r} needs a program; name it with {ASKED!r}.")
             if request.cache_salt is not None and request.cache_salt.startswith(SALT):
                 raise Refused(f"cache_salt may not begin with {SALT!r}: such salts keep steered requests apart.")
             return
@@ -92,20 +96,39 @@ class Gate:
         if ticket is not None and params.n > 1:
             raise Refused("Readings come with one completion each: leave n at 1.")
         program = self.programs.named(asked).program
-        _check_places(program, len(request.prompt_token_ids))
+        turns = _turns(told, request.prompt_token_ids)
+        _check_places(program, len(request.prompt_token_ids), turns)
         prompt = None if program.is_everywhere else request.prompt_token_ids
-        request.cache_salt = salt_of(program.digest, request.cache_salt, prompt)
-        told = Asked(program.digest, read="" if ticket is None else str(ticket))
-        params.extra_args = extra | told.to_extra_args()
+        request.cache_salt = salt_of(program.digest, request.cache_salt, prompt, turns)
+        sealed = Asked(program.digest, turns, "" if ticket is None else str(ticket))
+        params.extra_args = extra | sealed.to_extra_args()
         if ticket is not None:
             # What comes out of the cache passes no layer, so nobody could read it.
             params.skip_reading_prefix_cache = True
 
 
-def _check_places(program: Program, prompt_length: int) -> None:
+def _turns(told: Any, prompt: Sequence[int]) -> tuple[Turn, ...]:
+    """The turns that a request tells. Raises ``Refused`` for what are none, or another prompt's."""
+    if told is None:
+        return ()
+    if not isinstance(told, list) or (len(told) % 3 == 1 and told[0] != fingerprint(prompt)):
+        raise Refused(
+            "The server renders this conversation otherwise than steerkit, so nobody knows where its turns lie. Send "
+            "messages of texts alone, without tools, pictures or a prefilled answer."
+        )
+    parts = told[1:] if len(told) % 3 == 1 else told
+    try:
+        turns = list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+        found = asked_of({KEY: {"program": "", "turns": turns}})
+    except (AttachError, ValueError):
+        raise Refused(f"{TURNS!r} are role, start and stop of each turn, one after the other.") from None
+    return () if found is None else found.turns
+
+
+def _check_places(program: Program, prompt_length: int, turns: Sequence[Turn]) -> None:
     """Raise ``Refused`` where the prompt hasn't the tokens that the program acts at: a worker would stop."""
     try:
-        for one in (*program.updates, *program.monitors):
-            spans_of(one.positions, prompt_length)
+        for positions in positions_of(program):
+            spans_of(positions, prompt_length, turns)
     except PositionError as error:
         raise Refused(f"Program {program.name!r} doesn't fit this prompt. {error}") from None

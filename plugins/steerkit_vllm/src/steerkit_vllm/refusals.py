@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from steerkit.errors import AttachError
+from steerkit_vllm.settings import settings_of
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -36,6 +37,12 @@ def require_engine(config: VllmConfig) -> None:
     for name, is_there in features.items():
         if is_there:
             raise AttachError(f"steerkit-vllm can't steer with {name}. Start the engine without it.")
+    if config.cache_config.enable_prefix_caching and not settings_of(config.additional_config).gated:
+        raise AttachError(
+            "Requests with different programs would share what was computed of a common beginning, since nobody salts "
+            "this engine's prefix cache. Start it with python -m steerkit_vllm.serve, as "
+            "steerkit_vllm.offline.SteeredLLM, or without the cache (enable_prefix_caching=False)."
+        )
     if config.use_v2_model_runner:
         raise AttachError(
             "steerkit-vllm fills its weights in vLLM's first model runner. Start the engine with "

@@ -16,10 +16,12 @@ from vllm.entrypoints.launchers.launcher import serve_http, setup_server
 from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.logger import configure_logging_from_args, init_logger
+from vllm.renderers.chat_utils import load_chat_template
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from steerkit.api.program_bytes import read_program
 from steerkit.errors import SteerkitError
+from steerkit_vllm.conversing import Conversations
 from steerkit_vllm.doors import Doors
 from steerkit_vllm.engine import SteeredInputProcessor
 from steerkit_vllm.fitting import Served
@@ -60,7 +62,8 @@ async def _serve(own: Own, args: Namespace) -> None:
     programs = {name: read_program(path) for name, path in own.programs}
     listens_at, socket = setup_server(args, reuse_port=False)
     async with build_async_engine_client(args) as engine:
-        gate, workers = await _steered(engine, own.most)
+        told = Conversations(engine.renderer.get_tokenizer(), load_chat_template(args.chat_template))
+        gate, workers = await _steered(engine, own.most, told.has_template)
         for name, program in programs.items():
             await workers.load(name, program)
             logger.info("Program %s: %s.", name, program.digest[:12])
@@ -68,7 +71,14 @@ async def _serve(own: Own, args: Namespace) -> None:
         app = build_app(args, tasks, engine.model_config)
         # The innermost piece: vLLM's own authentication stands before it.
         app.user_middleware.append(
-            Middleware(Doors, gate=gate, workers=workers, folder=own.folder, uploads=own.uploads)
+            Middleware(
+                Doors,
+                gate=gate,
+                workers=workers,
+                folder=own.folder,
+                uploads=own.uploads,
+                conversations=told if told.has_template else None,
+            )
         )
         app.middleware_stack = app.build_middleware_stack()
         await init_app_state(engine, app.state, args, tasks)
@@ -80,14 +90,14 @@ async def _serve(own: Own, args: Namespace) -> None:
         socket.close()
 
 
-async def _steered(engine: Any, most: int) -> tuple[Gate, Workers]:
+async def _steered(engine: Any, most: int, has_turns: bool) -> tuple[Gate, Workers]:
     """The engine's gate and workers; the workers say first that they are ready."""
 
     async def rpc(method: str, args: tuple[Any, ...]) -> Any:
         return await engine.collective_rpc(method, args=args)
 
     states = await rpc("steerkit_state", ())
-    programs = Programs(most, Served.of(states).check)
+    programs = Programs(most, Served.of(states, has_turns=has_turns).check)
     gate = Gate(programs)
     engine.input_processor = SteeredInputProcessor(engine.vllm_config, engine.renderer, gate)
     return gate, Workers(programs, rpc)

@@ -29,6 +29,12 @@ class Settings(BaseModel):
     rows: int = Field(default=32, ge=0, le=512, description="Directions that all programs together read at a place.")
     monitors: int = Field(default=8, ge=0, le=128, description="Vectors that all monitors together read at a place.")
     streams: tuple[str, ...] = Field(default=STREAMS, description="Streams whose places are prepared.")
+    gated: bool = Field(
+        default=False,
+        description="Whether every request passes a gate that keeps the caches of programs apart, as those of "
+        "steerkit-vllm's server and SteeredLLM do. Without one an engine starts only where no cache of beginnings is "
+        "kept.",
+    )
     readings: int = Field(default=64, ge=0, description="Requests whose readings are kept until they are fetched.")
 
     @field_validator("streams", mode="before")

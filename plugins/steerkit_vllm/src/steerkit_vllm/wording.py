@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from steerkit.api.program_tokens import needs_turns
+from steerkit_vllm.conversing import Conversations
 from steerkit_vllm.errors import Refused, Unfit
-from steerkit_vllm.gate import ASKED, TICKET
+from steerkit_vllm.fitting import positions_of
+from steerkit_vllm.gate import ASKED, TICKET, TURNS
 from steerkit_vllm.programs import DIGEST, Loaded
 
 COMPLETIONS: Final = "/v1/completions"
@@ -39,8 +42,8 @@ def wish_of(body: Mapping[str, Any]) -> Wish | None:
     """
     beside = body.get("vllm_xargs")
     beside = beside if isinstance(beside, dict) else {}
-    if TICKET in beside:
-        raise Refused(f"Ask for readings with {ASKED!r}: {{'program': NAME, 'readings': true}}.")
+    if TICKET in beside or TURNS in beside:
+        raise Refused(f"Ask with {ASKED!r}: a name, or {{'program': NAME, 'readings': true}}. The server finds turns.")
     told = [place[ASKED] for place in (body, beside) if place.get(ASKED) is not None]
     if not told:
         return None
@@ -56,7 +59,14 @@ def wish_of(body: Mapping[str, Any]) -> Wish | None:
     raise Refused(f"{ASKED!r} is a program's name, or {{'program': NAME, 'readings': true or false}}; not {value!r}.")
 
 
-def body_for(body: Mapping[str, Any], path: str, wish: Wish, loaded: Loaded, ticket: str | None) -> dict[str, Any]:
+def body_for(
+    body: Mapping[str, Any],
+    path: str,
+    wish: Wish,
+    loaded: Loaded,
+    ticket: str | None = None,
+    conversations: Conversations | None = None,
+) -> dict[str, Any]:
     """The body as vLLM reads it: the program goes along in ``vllm_xargs``, by content.
 
     Args:
@@ -65,6 +75,7 @@ def body_for(body: Mapping[str, Any], path: str, wish: Wish, loaded: Loaded, tic
         wish: what it asks for.
         loaded: the program.
         ticket: for its readings, where they are asked for.
+        conversations: finds turns, where the program names any.
 
     Raises:
         Refused, Unfit: for what can't be steered.
@@ -79,6 +90,8 @@ def body_for(body: Mapping[str, Any], path: str, wish: Wish, loaded: Loaded, tic
     if (prompt := loaded.program.system_prompt) is not None:
         told = _with_system_prompt(told, path, prompt, loaded.name)
     extra = dict(told.get("vllm_xargs") or {}) | {ASKED: f"{DIGEST}{loaded.digest}"}
+    if path == CHAT and conversations is not None and any(map(needs_turns, positions_of(loaded.program))):
+        extra[TURNS] = conversations.turns(told)
     told["vllm_xargs"] = extra if ticket is None else extra | {TICKET: ticket}
     return told
 
