@@ -297,7 +297,7 @@ def between(layers: range, stream: str) -> Direction:
     return Direction({f"blocks.{k}.{stream}": vector(k)[None] for k in layers}, None, -1, "kind")
 
 
-MIXED = Direction(
+MIXED = Direction({**between(range(1), "resid_pre").by_site, **between(range(2), "resid_post").by_site}, name="kind")
     {**between(range(1), "resid_pre").by_site, **between(range(2), "resid_post").by_site}, None, -1, "kind"
 )
 """The inputs of blocks 0 to 2, two of them as outputs of the blocks before."""
