@@ -298,8 +298,6 @@ def between(layers: range, stream: str) -> Direction:
 
 
 MIXED = Direction({**between(range(1), "resid_pre").by_site, **between(range(2), "resid_post").by_site}, name="kind")
-    {**between(range(1), "resid_pre").by_site, **between(range(2), "resid_post").by_site}, None, -1, "kind"
-)
 """The inputs of blocks 0 to 2, two of them as outputs of the blocks before."""
 
 WRITTEN: dict[str, tuple[Direction, str, dict[str, Any], Callable[[Path], Hooks]]] = {
