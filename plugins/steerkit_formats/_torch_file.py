@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import pickletools
+import warnings
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -21,6 +23,8 @@ from steerkit.errors import ArtifactError, listed
 
 _LONGEST: Final = 16_000_000
 """Bytes of a pickle that are looked at; that of a file of vectors is far shorter."""
+_NEWEST: Final = 3
+"""Protocol of pickles that torch reads as weights; it writes 2."""
 _MOST_ROWS: Final = 65_536
 """Vectors in one tensor; there are no models of so many layers, and no directions of such rank."""
 _MARK: Final = object()
@@ -149,6 +153,11 @@ def _walked(data: bytes) -> Outline:
         if opcode.name == "STOP":
             names = tuple(dict.fromkeys(name for name in walk.names if not _plain(name)))
             return Outline(walk.pop(), names)
+        if opcode.name == "PROTO" and int(argument or 0) > _NEWEST:
+            raise NoTorchFileError(
+                f"was written with pickle protocol {argument}, which torch's loader of weights doesn't read. Write it "
+                "again with torch.save and its own protocol"
+            )
         step = _STEPS.get(opcode.name)
         if step is None:
             raise NoTorchFileError(f"is damaged, or holds more than vectors ({opcode.name})")
@@ -312,12 +321,20 @@ def load(path: Path, classes: Mapping[str, type] | None = None) -> Any:
     if fault is not None:
         raise ArtifactError(fault)
     try:
-        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in known.items()]):
+        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in known.items()]), _quiet():
             return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except Exception as error:  # of damaged bytes torch says so in many ways
         raise ArtifactError(
             f"{path} is damaged: torch can't load it ({type(error).__name__}). Get a whole copy."
         ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what torch warns of in a file that it reads all the same: an odd protocol."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def saved(value: Any) -> bytes:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _RUNNING = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 _OURS = (
     *("api", "engine", "selection", "session", "stages", "types", "intervals.py", "sandbox.py", "sharing.py"),
-    *("templates.py", "artifacts/directions.py", "artifacts/rundir.py", "recipe/joined.py"),
+    *("templates.py", "recipe/joined.py"),
+    *("artifacts/directions.py", "artifacts/formats.py", "artifacts/rundir.py", "artifacts/writing.py"),
 )
 """What of our own code an output can depend on. What plans, shows and keeps gives no output."""
 

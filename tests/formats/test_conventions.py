@@ -297,10 +297,14 @@ def between(layers: range, stream: str) -> Direction:
     return Direction({f"blocks.{k}.{stream}": vector(k)[None] for k in layers}, None, -1, "kind")
 
 
+MIXED = Direction({**between(range(1), "resid_pre").by_site, **between(range(2), "resid_post").by_site}, name="kind")
+"""The inputs of blocks 0 to 2, two of them as outputs of the blocks before."""
+
 WRITTEN: dict[str, tuple[Direction, str, dict[str, Any], Callable[[Path], Hooks]]] = {
     "refusal_direction": (between(range(1, 2), "resid_pre"), "", {}, as_refusal_direction),
     "refusal_direction, of an output": (between(range(1, 2), "resid_post"), "", {}, as_refusal_direction),
     "refusal_direction_means": (between(range(3), "resid_pre"), ".pt", {}, as_means),
+    "refusal_direction_means, of outputs": (MIXED, ".pt", {}, as_means),
     "caa": (between(range(3), "resid_post"), "", {"model": "llama"}, as_caa),
     "caa, of inputs": (between(range(1, 3), "resid_pre"), "", {"model": "llama"}, as_caa),
     "svec": (between(range(3), "resid_pre"), ".svec", {"model_type": "llama"}, as_svec),
