@@ -13,9 +13,15 @@ from steerkit_vllm.refusals import require_engine
 from steerkit_vllm.starting import engine_settings
 
 
+def parallel(**changes: Any) -> SimpleNamespace:
+    sizes = dict.fromkeys(("pipeline", "decode_context", "prefill_context"), 1)
+    parts: dict[str, Any] = {f"{name}_parallel_size": size for name, size in sizes.items()} | {"use_ubatching": False}
+    return SimpleNamespace(**parts | changes)
+
+
 def config(**changes: Any) -> Any:
     parts: dict[str, Any] = {
-        "parallel_config": SimpleNamespace(pipeline_parallel_size=1, enable_dbo=False),
+        "parallel_config": parallel(),
         "speculative_config": None,
         "model_config": SimpleNamespace(is_encoder_decoder=False),
         "cache_config": SimpleNamespace(enable_prefix_caching=True),
@@ -36,8 +42,9 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     ("changes", "says"),
     [
         ({"speculative_config": object()}, "speculative decoding"),
-        ({"parallel_config": SimpleNamespace(pipeline_parallel_size=2)}, "pipeline parallelism"),
-        ({"parallel_config": SimpleNamespace(pipeline_parallel_size=1, enable_dbo=True)}, "dual batch overlap"),
+        ({"parallel_config": parallel(pipeline_parallel_size=2)}, "pipeline parallelism"),
+        ({"parallel_config": parallel(use_ubatching=True)}, "dual batch overlap"),
+        ({"parallel_config": parallel(prefill_context_parallel_size=2)}, "context parallelism"),
         ({"model_config": SimpleNamespace(is_encoder_decoder=True)}, "encoder-decoder"),
         ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
         ({"additional_config": {}}, "nobody salts"),
