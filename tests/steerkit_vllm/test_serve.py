@@ -19,6 +19,17 @@ def test_ours_are_taken_and_the_others_are_vllms(tmp_path: Path) -> None:
     assert own_arguments(["--vllm-help"])[1] == ["--help"]
 
 
+def test_a_model_of_the_cache_goes_by_its_name_in_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    alias = "smollm2-135m-instruct"
+    monkeypatch.setattr("steerkit.bundled.bundled_folder", lambda alias: tmp_path)
+    assert own_arguments([alias])[1] == ["--model", str(tmp_path), "--served-model-name", alias]
+    told = ["--served-model-name", "mine"]
+    assert own_arguments([alias, *told])[1] == ["--model", str(tmp_path), *told]
+    monkeypatch.setattr("steerkit.bundled.bundled_folder", lambda alias: None)
+    with pytest.raises(SteerkitError, match=f"Run steerkit fetch {alias} first"):
+        own_arguments([alias])
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [

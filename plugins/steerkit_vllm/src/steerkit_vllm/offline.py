@@ -15,7 +15,7 @@ from steerkit_vllm.engine import SteeredInputProcessor
 from steerkit_vllm.fitting import Served
 from steerkit_vllm.gate import Gate
 from steerkit_vllm.programs import Loaded, Programs
-from steerkit_vllm.starting import engine_settings, require_alone
+from steerkit_vllm.starting import engine_settings, folder_of, require_alone
 from steerkit_vllm.workers import Workers
 
 ResultT = TypeVar("ResultT")
@@ -30,7 +30,7 @@ class SteeredLLM(LLM):
     [role, start, stop, ...]`` beside it, as ``steerkit.conversation_tokens`` finds them.
 
     Args:
-        model: as ``vllm.LLM``.
+        model: as ``vllm.LLM``, or a model in steerkit's cache, as in recipes.
         programs: by name, each a ``Program`` or the path of a file.
         max_programs: how many there is room for.
         **kwargs: as ``vllm.LLM``.
@@ -51,7 +51,7 @@ class SteeredLLM(LLM):
         kwargs["worker_cls"], kwargs["additional_config"] = engine_settings(
             kwargs.pop("worker_cls", "auto"), kwargs.pop("additional_config", None), max_programs
         )
-        super().__init__(model, **kwargs)
+        super().__init__(folder_of(model), **kwargs)
         self.programs = Programs(max_programs, Served.of(self.collective_rpc("steerkit_state")).check)
         self._workers = Workers(self.programs, self._rpc, pause=_pause)
         engine = self.llm_engine

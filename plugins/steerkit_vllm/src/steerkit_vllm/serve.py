@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from steerkit.errors import SteerkitError
+from steerkit_vllm.starting import folder_of
 
 _HELP: Final = """vLLM's OpenAI-compatible server with steering: requests name a program in the field "steer", and are
 served in one batch with plain ones. All other arguments are vLLM's (--vllm-help lists them)."""
@@ -55,7 +56,9 @@ def own_arguments(given: Sequence[str]) -> tuple[Own, list[str]]:
         SteerkitError: for ours that are wrong.
     """
     parser = argparse.ArgumentParser(prog="python -m steerkit_vllm.serve", description=_HELP, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", help="as vllm serve MODEL")
+    parser.add_argument(
+        "model", metavar="MODEL", help="as vllm serve MODEL, or a model in steerkit's cache, as in recipes"
+    )
     parser.add_argument("--program", action="append", default=[], metavar="NAME=FILE", help="load a program at start")
     parser.add_argument("--max-programs", type=int, default=16, metavar="K", help="room for so many programs (16)")
     parser.add_argument("--program-folder", type=Path, metavar="FOLDER", help="clients may load files from here")
@@ -71,7 +74,17 @@ def own_arguments(given: Sequence[str]) -> tuple[Own, list[str]]:
     programs = tuple(_named(text) for text in told.program)
     if len(programs) > told.max_programs:
         raise SteerkitError(f"{len(programs)} programs are named, and --max-programs has room for {told.max_programs}.")
-    return Own(programs, told.max_programs, told.program_folder, told.program_uploads), ["--model", told.model, *rest]
+    return Own(programs, told.max_programs, told.program_folder, told.program_uploads), [
+        *_model(told.model, rest),
+        *rest,
+    ]
+
+
+def _model(source: str, rest: Sequence[str]) -> list[str]:
+    """vLLM's arguments for a model; one of steerkit's cache is served under its name in recipes."""
+    where = folder_of(source)
+    named = any(one.startswith(("--served-model-name", "--served_model_name")) for one in rest)
+    return ["--model", where, *([] if where == source or named else ["--served-model-name", source])]
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -18,6 +18,22 @@ WORKERS: Final = {
 """vLLM's ``worker_cls``, by whether it runs on the CPU."""
 
 
+def folder_of(source: str) -> str:
+    """Where a model is: the folder of one in steerkit's cache, named as in recipes; any other as vLLM finds it.
+
+    Raises:
+        SteerkitError: for a bundled model that isn't in the cache.
+    """
+    from steerkit.bundled import BUNDLED, bundled_folder
+
+    if source not in BUNDLED:
+        return source
+    folder = bundled_folder(source)
+    if folder is None:
+        raise SteerkitError(f"{source} isn't in the cache. Run steerkit fetch {source} first.")
+    return str(folder)
+
+
 def engine_settings(
     worker_cls: str, additional_config: Mapping[str, Any] | None, most: int, *, cpu: bool | None = None
 ) -> tuple[str, dict[str, Any]]:

@@ -78,14 +78,6 @@ def model() -> Any:
 
 
 @cache
-def folder() -> str:
-    """The folder that the model is in, for vLLM."""
-    from steerkit.bundled import bundled, model_folder
-
-    return str(model_folder(bundled(MODEL)))
-
-
-@cache
 def programs() -> dict[str, Program]:
     """The conditions as programs. The first one has a monitor."""
     about = ProgramModel("llama", 30, 576)
@@ -94,6 +86,12 @@ def programs() -> dict[str, Program]:
         name: program_of(steer, model().layout, about, name, [read] if name == "warm" else ())
         for name, steer in conditions().items()
     }
+
+
+def in_turn() -> tuple[Any, Program]:
+    """A condition at the tokens of the last user turn, and the program of it."""
+    steer = steerkit.add(_direction(6, 1, "blocks.10.resid_post"), coefficient=25.0, positions="user[-1]")
+    return steer, program_of([steer], model().layout, ProgramModel("llama", 30, 576), "in-turn")
 
 
 @cache

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from engine.cases import NEW, TOP, Request, folder, programs
+from engine.cases import MODEL, NEW, TOP, Request, programs
 from vllm import LLM, SamplingParams
 
 from steerkit_vllm.offline import SteeredLLM
+from steerkit_vllm.starting import folder_of
 
 COMMON: dict[str, Any] = {
     "dtype": "float32", "enforce_eager": True, "max_model_len": 512, "max_num_seqs": 24, "block_size": 32,
@@ -21,7 +22,7 @@ COMMON: dict[str, Any] = {
 @contextmanager
 def steered(**kwargs: Any) -> Iterator[SteeredLLM]:
     """A steered engine with the five programs."""
-    engine = SteeredLLM(folder(), programs=programs(), max_programs=8, **COMMON | kwargs)
+    engine = SteeredLLM(MODEL, programs=programs(), max_programs=8, **COMMON | kwargs)
     try:
         yield engine
     finally:
@@ -31,7 +32,7 @@ def steered(**kwargs: Any) -> Iterator[SteeredLLM]:
 @contextmanager
 def plain(**kwargs: Any) -> Iterator[LLM]:
     """vLLM as it is."""
-    engine = LLM(folder(), **COMMON | kwargs)
+    engine = LLM(folder_of(MODEL), **COMMON | kwargs)
     try:
         yield engine
     finally:

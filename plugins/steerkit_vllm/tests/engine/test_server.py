@@ -16,9 +16,10 @@ import httpx
 import openai
 import psutil
 import pytest
-from engine.cases import NEW, answers, conditions, folder, programs, requests
+from engine.cases import MODEL, NEW, answers, conditions, in_turn, model, programs, requests
 from engine.results import keep
 
+import steerkit
 from steerkit.api.program_bytes import program_to_bytes
 
 ENOUGH = 600
@@ -42,7 +43,7 @@ class Server:
             found.bind(("127.0.0.1", 0))
             self.port = found.getsockname()[1]
         given = [part for name in conditions() for part in ("--program", f"{name}={programs / name}.safetensors")]
-        command = [sys.executable, "-m", "steerkit_vllm.serve", folder(), *ARGUMENTS, *given, "--program-folder"]
+        command = [sys.executable, "-m", "steerkit_vllm.serve", MODEL, *ARGUMENTS, *given, "--program-folder"]
         self.log = (programs / "log.txt").open("w")
         self.process = subprocess.Popen(
             [*command, str(programs), "--host", "127.0.0.1", "--port", str(self.port)],
@@ -147,6 +148,24 @@ def test_readings_come_with_answers_and_streams(server: Server) -> None:
     assert not any(one.model_extra and "steer" in one.model_extra for one in chunks[:-1])
     again = server.post(prompt=[5, 6, 7], steer=ask).json()["steer"]["readings"]["told"]
     assert again["values"] == pytest.approx(told["values"], abs=1e-3)
+
+
+def test_positions_at_turns_are_those_of_the_messages(server: Server) -> None:
+    steer, program = in_turn()
+    kind = {"content-type": "application/octet-stream"}
+    assert server.http.post("/v1/steer/programs", content=program_to_bytes(program), headers=kind).status_code == 201
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour of the sea."}]
+    ask = {"messages": messages, "max_tokens": NEW, "return_token_ids": True, "ignore_eos": True}
+    chat = "/v1/chat/completions"
+    found = server.post(chat, **ask, steer="in-turn").json()["choices"][0]["token_ids"]
+    plain = server.post(chat, **ask).json()["choices"][0]["token_ids"]
+    one = [steerkit.Message(**said) for said in messages]
+    expected = list(model().completions([one], steer=[steer], max_new_tokens=NEW)[0].token_ids)
+    assert found[: len(expected)] == expected != plain[: len(expected)]
+    refused = server.post(chat, **ask, steer="in-turn", continue_final_message=True, add_generation_prompt=False)
+    assert refused.status_code == 400 and "renders this conversation otherwise" in refused.text
+    assert server.post("/v1/completions", prompt="x", steer="in-turn").status_code == 400
+    assert server.http.delete("/v1/steer/programs/in-turn").status_code == 200
 
 
 def test_programs_come_and_go_while_it_serves(server: Server) -> None:
