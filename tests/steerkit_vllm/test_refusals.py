@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +69,16 @@ def test_versions_that_nobody_read_are_refused(version: str, vllm: SimpleNamespa
         require_engine(config())
 
 
-def test_who_has_a_gate_says_so() -> None:
+@pytest.mark.parametrize(("asked", "wanted"), [(None, "0"), ("1", "1")])
+def test_the_first_model_runner_is_asked_for(asked: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", asked or "")
+    if asked is None:
+        monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
+    engine_settings("auto", None, 4, cpu=False)
+    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == wanted
+
+
+def test_who_has_a_gate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
     _, told = engine_settings("auto", {"steerkit": {"gated": False}}, 4, cpu=True)
     require_engine(config(additional_config=told))
