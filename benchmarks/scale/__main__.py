@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.measure import RESULTS, machine
 from benchmarks.scale.models import MEASURED, PAPER
 from benchmarks.scale.page import draw, write_page
-from benchmarks.scale.points import measure, rates
+from benchmarks.scale.points import Point, measure
 from benchmarks.scale.simulate import GPUS, Machine, Simulated, simulate
 
 GPU_RESULTS = ("overhead-cuda-random-llama-8b", "overhead-cuda-random-llama-8b-compiled")
@@ -26,31 +26,36 @@ GPU_RESULTS = ("overhead-cuda-random-llama-8b", "overhead-cuda-random-llama-8b-c
 
 def study(quick: bool) -> dict[str, Any]:
     """Everything, as JSON values."""
-    here = rates()
     subjects = MEASURED[:2] if quick else MEASURED
     small = []
     for sized in subjects:
         print(f"measuring {sized.name}")
-        small.append(_compared(sized.name, simulate(sized, "float32"), here, asdict(measure(sized))))
+        small.append(_compared(sized.name, simulate(sized, "float32"), measure(sized)))
     paper = []
-    for sized in PAPER:
+    for sized in () if quick else PAPER:
         print(f"simulating {sized.name}")
         found = simulate(sized, "bfloat16")
         gpus = {one.name: _speeds(found, one) for one in GPUS}
         paper.append({"name": sized.name, **asdict(found), "at_best": gpus})
-    machines = [asdict(one) for one in (here, *GPUS)]
-    return {"machine": machine(), "rates": machines, "small": small, "paper": paper, "gpu": gpu_points()}
-
-
-def _compared(name: str, found: Simulated, here: Machine, point: dict[str, Any]) -> dict[str, Any]:
-    best = _speeds(found, here)
-    ratios = {
-        "weights": point["weights"] / found.weights,
-        "peak": point["peak"] / (found.cache + found.work),
-        "step": point["step_seconds"] / best["step_seconds"],
-        "prefill": point["prefill_seconds"] / best["prefill_seconds"],
+    return {
+        "machine": machine(),
+        "gpus": [asdict(one) for one in GPUS],
+        "small": small,
+        "paper": paper,
+        "gpu": gpu_points(),
     }
-    return {"name": name, **asdict(found), "at_best": best, "measured": point, "measured_over_simulated": ratios}
+
+
+def _compared(name: str, found: Simulated, point: Point) -> dict[str, Any]:
+    best = _speeds(found, point.machine)
+    ratios = {
+        "weights": point.weights / found.weights,
+        "peak": point.peak / (found.cache + found.work),
+        "step": point.step_seconds / best["step_seconds"],
+        "prefill": point.prefill_seconds / best["prefill_seconds"],
+    }
+    told = {"at_best": best, "measured": asdict(point), "measured_over_simulated": ratios}
+    return {"name": name, **asdict(found), **told}
 
 
 def _speeds(found: Simulated, one: Machine) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""Points that are measured on this machine, in one pinned thread: its rates, and models that fit.
+"""Points that are measured on this machine, in one pinned thread: models that fit, each beside the machine's rates.
+
+Machines are shared and noisy, so of every time the least of several counts, and rates are measured in turn with the
+model's own passes.
 
 python -m benchmarks.scale.points NAME   one model in a process of its own, as JSON
 """
@@ -6,14 +9,14 @@ python -m benchmarks.scale.points NAME   one model in a process of its own, as J
 from __future__ import annotations
 
 import json
-import resource
-import statistics
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.scale.models import MEASURED
 from benchmarks.scale.simulate import PROMPT, ROWS, Machine
@@ -21,20 +24,27 @@ from benchmarks.scale.simulate import PROMPT, ROWS, Machine
 if TYPE_CHECKING:
     from benchmarks.scale.models import Sized
 
-TIMES = 5
-STEPS = 4
+TIMES: Final = 5
+STEPS: Final = 4
+ROUNDS: Final = 3
+_STATUS: Final = Path("/proc/self/status")
+_CLEAR: Final = Path("/proc/self/clear_refs")
+_GIVE_BACK: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+"""Has the C library give back at once what is freed, so that what a process holds is what it uses."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured of a model.
+    """What was measured of a model, and of the machine beside it.
 
     Args:
         name: the model.
         weights: bytes that the process grew by while the model was built.
-        peak: bytes that it grew by further in the prefill.
-        step_seconds: of a decode step behind ``PROMPT`` tokens, the median of ``TIMES``.
-        prefill_seconds: of ``ROWS`` rows of ``PROMPT`` tokens, likewise.
+        peak: bytes that it grew by further in the prefill, at its fullest.
+        step_seconds: of a decode step behind ``PROMPT`` tokens, the least.
+        prefill_seconds: of ``ROWS`` rows of ``PROMPT`` tokens, the least.
+        bandwidth: bytes a second of a product of a matrix and a vector, the most.
+        rate: operations a second of a product of ``ROWS * PROMPT`` tokens with a matrix of the model's sizes, the most.
     """
 
     name: str
@@ -42,25 +52,21 @@ class Point:
     peak: int
     step_seconds: float
     prefill_seconds: float
+    bandwidth: float
+    rate: float
 
+    @property
+    def machine(self) -> Machine:
+        """The rates beside it."""
+        from steerkit.engine.footprint.devices import main_memory
 
-def rates() -> Machine:
-    """This machine's bandwidth and rate, by the products that models are made of, in one thread and float32."""
-    import torch
-
-    from steerkit.engine.footprint.devices import main_memory
-
-    matrix, vector = torch.randn(8192, 8192), torch.randn(8192)
-    seconds = _median(lambda: matrix @ vector)
-    left, right = torch.randn(4096, 1024), torch.randn(1024, 2816)
-    rate = 2 * 4096 * 1024 * 2816 / _median(lambda: left @ right)
-    return Machine("this CPU, one thread", matrix.nbytes / seconds, rate, main_memory(), "measured")
+        return Machine("this CPU, one thread", self.bandwidth, self.rate, main_memory(), "measured")
 
 
 def measure(sized: Sized) -> Point:
     """Measure a model in a process of its own, which gives back what it held."""
     command = [sys.executable, "-m", "benchmarks.scale.points", sized.name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **_GIVE_BACK})
     if done.returncode != 0:
         raise SystemExit(f"{sized.name} can't be measured: {done.stderr.strip().splitlines()[-1:]}")
     return Point(**json.loads(done.stdout.splitlines()[-1]))
@@ -72,7 +78,7 @@ def _here(sized: Sized) -> Point:
 
     from steerkit.bench.models import draw
 
-    warm: Any = AutoModelForCausalLM.from_config(MEASURED[0].config())  # what is imported and compiled is no model's
+    warm: Any = AutoModelForCausalLM.from_config(MEASURED[0].config())  # what is imported is no model's
     warm(torch.zeros(1, 8, dtype=torch.long), use_cache=True)
     del warm
     before = _resident()
@@ -82,37 +88,57 @@ def _here(sized: Sized) -> Point:
     ids = torch.randint(sized.vocabulary, (ROWS, PROMPT), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         held = _resident()
+        _CLEAR.write_text("5")
         model(ids, use_cache=True, logits_to_keep=1)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held
-        prefill = _median(lambda: model(ids, use_cache=True, logits_to_keep=1), 3)
+        peak = _status("VmHWM") - held
+        step = prefill = float("inf")
+        bandwidth = rate = 0.0
+        for _ in range(ROUNDS):
+            found = _rates(sized)
+            bandwidth, rate = max(bandwidth, found[0]), max(rate, found[1])
+            prefill = min(prefill, _least(lambda: model(ids, use_cache=True, logits_to_keep=1), 1))
+            step = min(step, *(_step(model, ids) for _ in range(TIMES)))
+    return Point(sized.name, weights, peak, step, prefill, bandwidth, rate)
 
-        def steps() -> float:
-            cache = model(ids[:1], use_cache=True, logits_to_keep=1).past_key_values
-            began = time.perf_counter()
-            for _ in range(STEPS):
-                model(ids[:1, :1], past_key_values=cache, use_cache=True)
-            return (time.perf_counter() - began) / STEPS
 
-        step = statistics.median(steps() for _ in range(TIMES))
-    return Point(sized.name, weights, peak, step, prefill)
+def _step(model: Any, ids: Any) -> float:
+    cache = model(ids[:1], use_cache=True, logits_to_keep=1).past_key_values
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        model(ids[:1, :1], past_key_values=cache, use_cache=True)
+    return (time.perf_counter() - began) / STEPS
+
+
+def _rates(sized: Sized) -> tuple[float, float]:
+    """Bytes and operations a second, by the products that models are made of."""
+    import torch
+
+    matrix, vector = torch.randn(8192, 8192), torch.randn(8192)
+    bandwidth = matrix.nbytes / _least(lambda: matrix @ vector)
+    left, right = torch.randn(ROWS * PROMPT, sized.width), torch.randn(sized.inner, sized.width)
+    operations = 2 * left.shape[0] * right.numel()
+    return bandwidth, operations / _least(lambda: torch.nn.functional.linear(left, right), 2)
 
 
 def _resident() -> int:
     import gc
 
     gc.collect()
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS"))
+    return _status("VmRSS")
 
 
-def _median(work: Callable[[], object], times: int = TIMES) -> float:
+def _status(key: str) -> int:
+    return next(int(line.split()[1]) * 1024 for line in _STATUS.read_text().splitlines() if line.startswith(key))
+
+
+def _least(work: Callable[[], object], times: int = TIMES) -> float:
     work()
     found = []
     for _ in range(times):
         began = time.perf_counter()
         work()
         found.append(time.perf_counter() - began)
-    return statistics.median(found)
+    return min(found)
 
 
 def _main(name: str) -> None:

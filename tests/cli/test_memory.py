@@ -18,7 +18,11 @@ data:
   cold: {{inline: [Go away., Not now.], split: {{train: 1, test: 1}}}}
 directions:
   warmth:
-    {{estimator: mean_difference, positive: warm.train, negative: cold.train, site: blocks.1.resid_pre, positions: last}}
+    estimator: mean_difference
+    positive: warm.train
+    negative: cold.train
+    site: blocks.1.resid_pre
+    positions: last
 conditions:
   warmer: [{{add: {{direction: warmth, coefficient: 2}}}}]
 evaluate:
