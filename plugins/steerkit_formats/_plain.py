@@ -273,13 +273,15 @@ class SafetensorsFormat(_Plain):
             held = {key: entry for key, entry in (header or {}).items() if key != "__metadata__"}
             if HEADER in ((header or {}).get("__metadata__") or {}) or not held:
                 return None
-            shapes = {key: tuple(map(int, entry["shape"])) for key, entry in held.items()}
+            # In the order in which they lie there, which the header's need not be.
+            keys = sorted(held, key=lambda key: (int(held[key]["data_offsets"][0]), key))
+            shapes = {key: tuple(map(int, held[key]["shape"])) for key in keys}
             return shapes if all(entry["dtype"] in _REAL for entry in held.values()) else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             return None
 
     def values(self, path: Path) -> Mapping[str, Any]:
-        """All tensors."""
+        """All tensors, in the order in which they lie in the file."""
         from safetensors.torch import load as load_tensors
 
         content = content_of(path)
@@ -287,9 +289,10 @@ class SafetensorsFormat(_Plain):
             held: dict[str, Any] = load_tensors(content)
         except Exception as error:  # of damaged files safetensors says so in many ways
             raise ArtifactError(f"{path} is damaged or no safetensors file ({error}). Get a whole copy.") from None
-        if self.shapes(path) is None:
+        shapes = self.shapes(path)
+        if shapes is None or shapes.keys() != held.keys():
             raise ArtifactError(f"{path} isn't a safetensors file of vectors by name. Name another format.")
-        return held
+        return {key: held[key] for key in shapes}
 
     def packed(self, values: Mapping[str, Any]) -> bytes:
         """The file."""

@@ -27,7 +27,6 @@ _NEWEST: Final = 3
 """Protocol of pickles that torch reads as weights; it writes 2."""
 _MOST_ROWS: Final = 65_536
 """Vectors in one tensor; there are no models of so many layers, and no directions of such rank."""
-_MARK: Final = object()
 _DTYPES: Final = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -170,6 +169,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
+        self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.names: list[str] = []
 
@@ -177,15 +177,17 @@ class _Walk:
         self.stack.append(value)
 
     def pop(self) -> Any:
-        value = self.stack.pop()
-        if value is _MARK:
+        if self.marks and len(self.stack) == self.marks[-1]:
             raise NoTorchFileError("is damaged: its pickle ends early")
-        return value
+        return self.stack.pop()
+
+    def mark(self) -> None:
+        self.marks.append(len(self.stack))
 
     def marked(self) -> list[Any]:
         """What lies above the last mark, which goes with it."""
-        at = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
-        values = self.stack[at + 1 :]
+        at = self.marks.pop()
+        values = self.stack[at:]
         del self.stack[at:]
         return values
 
@@ -267,7 +269,7 @@ _STEPS: Final[Mapping[str, _Step]] = {
     "NONE": lambda walk, argument: walk.push(None),
     "NEWTRUE": lambda walk, argument: walk.push(True),
     "NEWFALSE": lambda walk, argument: walk.push(False),
-    "MARK": lambda walk, argument: walk.push(_MARK),
+    "MARK": lambda walk, argument: walk.mark(),
     "EMPTY_DICT": lambda walk, argument: walk.push({}),
     "EMPTY_LIST": lambda walk, argument: walk.push([]),
     "EMPTY_TUPLE": lambda walk, argument: walk.push(()),
