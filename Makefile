@@ -4,6 +4,7 @@
 #   make install      the environment alone, and the embedded model into the cache: all that follows works offline
 #   make test         the environment if needed, then the tests
 #   make test-slow    the tests that take minutes or build packages
+#   make test-quantised   quantised models with their quantisers, in an environment of their own (.venv-quantised, 1 GB)
 #   make lint         style, types, import contracts
 #   make reference    docs/reference, from docstrings and specs
 #   make bench        benchmarks, as ratios
@@ -30,7 +31,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out peers organism robustness decoders,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow lint reference bench bench-peers clean
+.PHONY: install quickstart test test-slow test-quantised lint reference bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -60,6 +61,21 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
+# Quantisers are pinned apart from what everybody installs.
+QUANTISED := .venv-quantised
+QUANTISED_PIP = $(QUANTISED)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+$(QUANTISED)/.installed: pyproject.toml constraints.txt constraints-quantised.txt
+	test -x $(QUANTISED)/bin/python || $(PYTHON) -m venv $(QUANTISED)
+ifeq ($(TORCH),cpu)
+	$(QUANTISED_PIP) --no-deps torch --index-url https://download.pytorch.org/whl/cpu
+endif
+	$(QUANTISED_PIP) -c constraints-quantised.txt -e '.[testing]' pytest-timeout torchao optimum-quanto bitsandbytes
+	@touch $@
+
+test-quantised: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+test-quantised: $(QUANTISED)/.installed
+	$(QUANTISED)/bin/python -m pytest -m quantised tests/quantised $(PYTEST_ARGS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -78,4 +94,4 @@ bench-peers: install
 	$(BIN)/python -m benchmarks.peers $(if $(filter cpu,$(TORCH)),--torch-index https://download.pytorch.org/whl/cpu) $(PEERS)
 
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) $(QUANTISED) dist

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from steerkit.bundled import cache_folder
 from steerkit.engine.loading.configs import config_values
+from steerkit.engine.loading.placed import facts_of_placement
 from steerkit.engine.sites.behaviours import Behaviours
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def key_of(model: PreTrainedModel, layout: Layout, weights_hash: str) -> str:
         "config": config_values(model.config),
         "attention": getattr(model.config, "_attn_implementation", None),
         "layout": asdict(layout),
+        "placement": facts_of_placement(model).to_json(),
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device),
         "torch": torch.__version__,
