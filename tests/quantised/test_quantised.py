@@ -246,7 +246,5 @@ def test_what_a_quantiser_cannot_do_here_is_said_in_words(tmp_path: Path) -> Non
         {"method": "torchao", "quant_type": {"Int4WeightOnlyConfig": {"group_size": 32}}},
         {"method": "quanto", "activations": "int8"},
     ):
-        with pytest.raises(
-            steerkit.SteerkitError, match="can't be quantised by .* Use other options, or another method"
-        ):
+        with pytest.raises(steerkit.SteerkitError, match=r"can't be quantised by .* Use other options"):
             steerkit.load_model("tiny-random:llama", quantization=quantization)
