@@ -8,6 +8,7 @@
 #   make test-ray     the tests of runs on a Ray cluster, in an environment of their own (.venv-ray, 1 GB)
 #   make test-parallel one model on three processes (torchrun, gloo), a few minutes
 #   make test-vllm    steered requests on vLLM for CPUs: an environment of its own (about 4 GB), a quarter of an hour
+#   make test-quantised   quantised models with their quantisers, in an environment of their own (.venv-quantised, 1 GB)
 #   make lint         style, types, import contracts
 #   make reference    docs/reference, from docstrings and specs
 #   make bench        benchmarks, as ratios
@@ -35,7 +36,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 py
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out peers organism robustness decoders,$(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)))
 
-.PHONY: install quickstart test test-slow test-vllm test-parallel test-ray test-llamacpp lint reference bench bench-peers clean
+.PHONY: install quickstart test test-slow test-quantised test-vllm test-parallel test-ray test-llamacpp lint reference bench bench-peers clean
 .DEFAULT_GOAL := install
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -113,6 +114,21 @@ test-vllm: $(VLLM_INSTALLED)
 	$(VLLM_BIN)/steerkit fetch smollm2-135m-instruct
 	$(VLLM_BIN)/python -m pytest -c $(VLLM_TESTS)/pytest.ini $(VLLM_TESTS) $(PYTEST_ARGS)
 
+# Quantisers are pinned apart from what everybody installs.
+QUANTISED := .venv-quantised
+QUANTISED_PIP = $(QUANTISED)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+$(QUANTISED)/.installed: pyproject.toml constraints.txt constraints-quantised.txt
+	test -x $(QUANTISED)/bin/python || $(PYTHON) -m venv $(QUANTISED)
+ifeq ($(TORCH),cpu)
+	$(QUANTISED_PIP) --no-deps torch --index-url https://download.pytorch.org/whl/cpu
+endif
+	$(QUANTISED_PIP) -c constraints-quantised.txt -e '.[testing]' pytest-timeout torchao optimum-quanto bitsandbytes
+	@touch $@
+
+test-quantised: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+test-quantised: $(QUANTISED)/.installed
+	$(QUANTISED)/bin/python -m pytest -m quantised tests/quantised $(PYTEST_ARGS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -132,3 +148,4 @@ bench-peers: install
 
 clean:
 	rm -rf $(VENV) $(RAY) dist
+	rm -rf $(VENV) $(QUANTISED) dist

@@ -172,7 +172,7 @@ def _read(hint: Any, value: Any) -> Any:
 
 
 def may_be_the_quantisers(error: BaseException) -> bool:
-    """Whether an error that ends a load may be a quantiser's own: no interrupt, no full memory, nothing said already."""
+    """Whether an error may be a quantiser's own: no interrupt, no full memory, nothing that is said already."""
     own = isinstance(error, (SteerkitError, MemoryError)) or type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, Exception) and not own
 

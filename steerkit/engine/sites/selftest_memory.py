@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from steerkit.bundled import cache_folder
 from steerkit.engine.loading.configs import config_values
+from steerkit.engine.loading.placed import facts_of_placement
 from steerkit.engine.parallel.shards import shares_in_words
 from steerkit.engine.sites.behaviours import Behaviours
 
@@ -57,6 +58,7 @@ def key_of(model: PreTrainedModel, layout: Layout, weights_hash: str) -> str:
         "attention": getattr(model.config, "_attn_implementation", None),
         "layout": asdict(layout),
         "shares": shares_in_words(model),
+        "placement": facts_of_placement(model).to_json(),
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device),
         "torch": torch.__version__,

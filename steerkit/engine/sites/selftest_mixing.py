@@ -13,13 +13,18 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from steerkit.engine.loading.placed import facts_of_placement
 from steerkit.engine.sites.checks import Check
 from steerkit.engine.sites.selftest_passes import Bench
 from steerkit.engine.sites.taps import Handler
 from steerkit.types import ATTN_OUT, MLP_OUT, RESID_PRE, Site
+from steerkit.types.placement import rounds_activations
 
 NOISE: Final = 16
 """How many roundings of a token's largest entry tokens beside it may cause, as where experts take other batches."""
+EIGHT_BITS: Final = 1 / 127
+"""What a quantiser that rounds activations may change, as a share of a token's largest entry: one of its steps. Which
+columns it rounds may depend on all tokens of a pass."""
 LEAST: Final = 2
 """How many are more than that of a writer in which nothing mixes tokens."""
 
@@ -70,12 +75,14 @@ def _changes_behind_the_first(on: Bench, sites: list[Site]) -> dict[Site, tuple[
 
     on.run([(on.taps[site], record(site)) for site in (*begins, *sites)])
     on.run([(on.taps[site], put_back(site)) for site in (*begins, *sites)])
-    return {site: _furthest(found[site][:, 1:], usual[site][:, 1:]) for site in sites}
+    quantization = facts_of_placement(on.model).quantization
+    rounding = EIGHT_BITS if quantization is not None and rounds_activations(quantization) else 0.0
+    return {site: _furthest(found[site][:, 1:], usual[site][:, 1:], rounding) for site in sites}
 
 
-def _furthest(found: Tensor, usual: Tensor) -> tuple[float, float]:
+def _furthest(found: Tensor, usual: Tensor, rounding: float) -> tuple[float, float]:
     """The change that exceeds its allowance most, as a share of it, and that allowance."""
     change = (found.double() - usual.double()).abs().amax(-1)
-    allowed = NOISE * torch.finfo(usual.dtype).eps * usual.double().abs().amax(-1)
+    allowed = max(NOISE * torch.finfo(usual.dtype).eps, rounding) * usual.double().abs().amax(-1)
     at = int((change / allowed.clamp(min=torch.finfo(torch.float64).tiny)).argmax())
     return float(change.flatten()[at]), float(allowed.flatten()[at])
