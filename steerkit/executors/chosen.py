@@ -79,7 +79,7 @@ class Chosen:
             ParallelError: for a model that several processes run together, of which this is none.
         """
         processes = loading.placement.tensor_parallel or 1
-        if processes > 1:
+        if self.is_local and processes > 1:
             raise ParallelError(
                 f"The model is cut over {processes} processes (model.tensor_parallel), and this is one. Start it as: "
                 f"{torchrun(processes)}"

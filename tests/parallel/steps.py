@@ -23,7 +23,7 @@ def main(folder: str, results: str, *names: str) -> None:
 
     from steerkit.session import load_model, wrap
 
-    cut = load_model(folder, tensor_parallel=3)
+    cut = load_model(folder, tensor_parallel=3, self_test=False)  # which is a case of its own
     alone = load_model(folder, self_test=False)
     found = {name: told(name, alone, cut) for name in CASES if name in (names or CASES)}
     files = alone.model.config._name_or_path

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from steerkit.engine.parallel.group import join
+from steerkit.engine.parallel.shards import runs_in_parallel
 from steerkit.errors import ModelError, UnsupportedModelError, counted
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def cut_over(processes: int | None, config: PreTrainedConfig, source: str) -> dict[str, Any]:
@@ -33,6 +36,21 @@ def cut_over(processes: int | None, config: PreTrainedConfig, source: str) -> di
     from transformers.distributed.configuration_utils import DistributedConfig
 
     return {"distributed_config": DistributedConfig(tp_size=processes)}
+
+
+def is_cut(model: nn.Module) -> bool:
+    """Whether transformers' tensor parallelism runs modules of a model, each on the share of a process."""
+    return any(runs_in_parallel(module) for module in model.modules())
+
+
+def uncut(model: PreTrainedModel) -> PreTrainedModel:
+    """A model's modules as they are in one process, with nothing in their parameters."""
+    config: Any = copy.deepcopy(model.config)
+    config.distributed_config = None
+    with torch.device("meta"):
+        twin: PreTrainedModel = type(model)(config)
+    twin.eval()
+    return twin
 
 
 def require_no_stages(model: Any) -> None:

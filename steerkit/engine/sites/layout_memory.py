@@ -19,7 +19,7 @@ from steerkit import api
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.bundled import cache_folder
 from steerkit.engine.loading.configs import config_values
-from steerkit.engine.parallel.cutting import require_no_stages
+from steerkit.engine.parallel.cutting import is_cut, require_no_stages, uncut
 from steerkit.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def layout_of(model: PreTrainedModel, adapter: ArchitectureAdapter) -> Layout:
     key = layout_key(model, adapter) if adapter.remembered else None
     layout = None if key is None else remembered_layout(key)
     if layout is None:
-        layout = adapter.layout(model)
+        # A pass of a cut model shows shares of some values, and who reads a pass is shown the whole ones.
+        layout = adapter.layout(uncut(model) if adapter.remembered and is_cut(model) else model)
         if key is not None:
             remember_layout(key, layout)
     return layout

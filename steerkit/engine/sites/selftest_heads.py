@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.api.architecture import Heads
-from steerkit.engine.parallel.shards import sharded_input
+from steerkit.engine.parallel.shards import Input, sharded_input
 from steerkit.engine.sites.checks import Check
 from steerkit.engine.sites.selftest_passes import Bench
+from steerkit.engine.sites.selftest_shares import given_widths
 from steerkit.engine.sites.taps import Handler, register_tap, submodule
 from steerkit.errors import counted
 from steerkit.types import HEAD_OUT, RESID_PRE, Site
@@ -147,6 +148,16 @@ def _pass(on: Bench, ids: Tensor, handlers: Iterable[tuple[Site, Handler]]) -> N
 # Pushes
 
 
+def _shared_out(on: Bench, layer: int) -> Input | None:
+    """The heads of a layer, where each process has some of them; None where each has all."""
+    tap = on.taps[Site(HEAD_OUT, layer)]
+    parts = sharded_input(submodule(on.model, tap.module)) if tap.side == "input" else None
+    if parts is None:
+        return None
+    (given,) = given_widths(on, [tap.module]).values()
+    return None if given == parts.width else parts
+
+
 class _Pushes:
     """A pass over copies of one row in which every row from the first few on has a push of its own in every block.
 
@@ -162,6 +173,7 @@ class _Pushes:
         self._now = [-1]
         self._pushed: set[nn.Module] = set()
         self._seen: dict[int, Tensor] = {}
+        self._parts = {layer: parts for layer in modules if (parts := _shared_out(on, layer)) is not None}
 
     def run(self) -> dict[int, Tensor]:
         """By layer the heads at the last tokens, ``[rows, LAST, n_heads * d_head]``, as they pass."""
@@ -188,7 +200,7 @@ class _Pushes:
 
     def _takes_part(self, layer: int) -> Callable[[int], bool]:
         """Which pushes this process makes: where heads are shared out, the same column is another head's in each."""
-        parts = sharded_input(submodule(self._on.model, self._on.taps[Site(HEAD_OUT, layer)].module))
+        parts = self._parts.get(layer)
         return lambda place: parts is None or place % parts.processes == parts.rank
 
     def _push(self, layer: int, first: int) -> Callable[..., Tensor | None]:

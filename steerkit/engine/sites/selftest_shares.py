@@ -8,7 +8,8 @@ were none, so one is put in here and looked at, with and without gradients, whic
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -75,17 +76,34 @@ def _check_shares(on: Bench) -> Check:
     paths = {path for block in on.layout.blocks for writer in block.writers for path in writer.projections}
     paths |= {block.heads.tap.module for block in on.layout.blocks if block.heads and block.heads.tap.side == "input"}
     cut = [path for path in sorted(paths) if sharded_input(submodule(on.model, path)) is not None]
-    findings = [found for path in cut for found in _biases_at(submodule(on.model, path), path, on)]
+    widths = given_widths(on, cut)
+    findings = [found for path in widths for found in _biases_at(submodule(on.model, path), path, widths[path])]
     return result("shares", meaning, findings, "" if cut else "No process has a share of any.")
 
 
-def _biases_at(module: nn.Module, path: str, on: Bench) -> Iterator[Finding]:
+def given_widths(on: Bench, paths: Sequence[str]) -> dict[str, int]:
+    """How many values of a token a process gives some modules: all, or a share. Of those that run in a pass."""
+    found: dict[str, int] = {}
+
+    def look(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            found[path] = args[0].shape[-1]
+
+        return hook
+
+    with ExitStack() as stack:
+        for path in paths:
+            stack.callback(submodule(on.model, path).register_forward_pre_hook(look(path)).remove)
+        on.run()
+    return {path: found[path] for path in paths if path in found}
+
+
+def _biases_at(module: nn.Module, path: str, width: int) -> Iterator[Finding]:
     weight = module._parameters["weight"]
-    parts = sharded_input(module)
-    assert weight is not None and parts is not None  # of such modules alone
+    assert weight is not None  # of linear modules alone
     local = share_of(weight)
-    bias = on.unit().new_ones(weight.shape[0]).to(local) * torch.arange(1, weight.shape[0] + 1).to(local)
-    nothing = local.new_zeros(1, 1, parts.width // parts.processes)
+    bias = torch.arange(1, weight.shape[0] + 1).to(local)
+    nothing = local.new_zeros(1, 1, width)
     kept = module._parameters["bias"]
     try:
         module._parameters["bias"] = nn.Parameter(placed_as_bias(bias, weight), requires_grad=False)

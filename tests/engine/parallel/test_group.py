@@ -79,11 +79,10 @@ def test_a_time_limit_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch, se
         seconds_to_wait()
 
 
-@pytest.mark.parametrize("name", ["local", "processes"])
-def test_a_cut_model_needs_its_processes_whoever_carries_out(name: str) -> None:
+def test_a_cut_model_needs_its_processes() -> None:
     loading = PlannedLoading("tiny-random:llama", placement=ModelPlacement(tensor_parallel=3))
     with pytest.raises(ParallelError, match="torchrun --nproc-per-node 3"):
-        named(name).require(loading)
+        named().require(loading)
 
 
 def test_heads_that_do_not_come_out_even() -> None:
