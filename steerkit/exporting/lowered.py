@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +14,7 @@ from steerkit import stages
 from steerkit.api.architecture import ArchitectureAdapter, Layout
 from steerkit.api.intervention import Affine, Placement
 from steerkit.api.program import Program, ProgramModel, ProgramMonitor, ProgramUpdate
+from steerkit.artifacts.directions import load_directions
 from steerkit.baking.asked import Asked, read_asked
 from steerkit.catalog import Catalog, implementation
 from steerkit.errors import AttachError, SteerkitError, UnknownNameError, nearest
@@ -161,10 +163,6 @@ def _site(item: object) -> Site:
 
 def _monitors(asked: Asked, names: Sequence[str], layout: Layout) -> list[Monitor]:
     """Monitors of the run's recipe, with the thresholds that the run set."""
-    from dataclasses import replace
-
-    from steerkit.artifacts.directions import load_directions
-
     known = {one.name: one for one in asked.plan.monitors}
     measured = {one.name: one for one in asked.run.results.monitors}
     for name in names:

@@ -44,7 +44,8 @@ def test_wrong_ones_are_said_in_words(given: list[str], why: str) -> None:
         own_arguments(["M", *given])
 
 
-def test_the_worker_is_ours_and_has_two_slots_for_each_program() -> None:
+def test_the_worker_is_ours_and_has_two_slots_for_each_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
     worker, config = engine_settings("auto", {"other": 1, "steerkit": {"rows": 8}}, 5, cpu=True)
     assert worker == "steerkit_vllm.worker.SteeredCPUWorker"
     assert config["other"] == 1 and config["steerkit"]["rows"] == 8 and config["steerkit"]["slots"] == 10

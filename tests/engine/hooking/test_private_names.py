@@ -220,7 +220,7 @@ def _used() -> dict[str, str]:
 
 def _made(node: ast.AST) -> Iterator[str]:
     """What a piece of the package itself defines."""
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield node.name
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
         yield node.id

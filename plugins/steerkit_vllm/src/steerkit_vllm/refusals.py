@@ -29,9 +29,8 @@ def require_engine(config: VllmConfig) -> None:
     features = {
         "speculative decoding": config.speculative_config is not None,
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
-        "context parallelism": getattr(parallel, "decode_context_parallel_size", 1) > 1
-        or getattr(parallel, "prefill_context_parallel_size", 1) > 1,
-        "dual batch overlap": bool(getattr(parallel, "enable_dbo", False)),
+        "context parallelism": max(parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size) > 1,
+        "batches that are cut in two (dual batch overlap)": parallel.use_ubatching,
         "encoder-decoder models": bool(config.model_config.is_encoder_decoder),
     }
     for name, is_there in features.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -55,6 +56,8 @@ def engine_settings(
     wanted = WORKERS[cpu]
     if worker_cls not in ("auto", wanted):
         raise SteerkitError(f"Steering needs a worker of its own, {wanted}. Leave --worker-cls out.")
+    # Weights are filled in vLLM's first model runner; who asks for the second one is told so when the engine starts.
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     told = dict(additional_config or {})
     own = dict(told.get(KEY) or {})
     own["gated"] = True

@@ -61,7 +61,7 @@ class Steering:
             )
         self._handles = wrap(model, spots, self._bank)
         self._requests = Requests(self._bank, self._settings.readings)
-        self._forward = getattr(self.model_runner, FORWARD, None)
+        self._forward: Any = getattr(self.model_runner, FORWARD, None)
         if self._forward is None:
             raise RuntimeError(f"This vLLM's model runner has no {FORWARD}, in which weights are filled.")
         setattr(self.model_runner, FORWARD, self._steered_forward)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from steerkit.api.program_tokens import needs_turns
+from steerkit_vllm.asking import ASKED
 from steerkit_vllm.conversing import Conversations
 from steerkit_vllm.errors import Refused, Unfit
 from steerkit_vllm.fitting import positions_of
-from steerkit_vllm.gate import ASKED, TICKET, TURNS
+from steerkit_vllm.gate import TICKET, TURNS
 from steerkit_vllm.programs import DIGEST, Loaded
 
 COMPLETIONS: Final = "/v1/completions"
