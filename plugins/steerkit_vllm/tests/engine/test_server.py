@@ -56,7 +56,7 @@ class Server:
     def wait(self) -> None:
         """Until it answers."""
         for _ in range(ENOUGH):
-            assert self.process.poll() is None, Path(self.log.name).read_text()[-4000:]
+            assert self.process.poll() is None, self.said()
             try:
                 self.http.get("/health").raise_for_status()
                 return
@@ -66,6 +66,8 @@ class Server:
 
     def stop(self) -> None:
         """Every process of it."""
+        if self.process.poll() is not None:
+            return
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.terminate()
         try:
@@ -75,6 +77,10 @@ class Server:
         for one in family:
             if one.is_running():
                 one.kill()
+
+    def said(self) -> str:
+        """The end of its log."""
+        return Path(self.log.name).read_text()[-4000:]
 
     def resident(self) -> int:
         """Bytes of all its processes."""

@@ -10,7 +10,8 @@ import numpy as np
 from engine.cases import Request, model
 from engine.engines import params, plain, steered
 from engine.results import keep
-from scipy.stats import t
+
+from steerkit.intervals import t_quantile
 
 ROUNDS = 10
 BATCH = 16
@@ -21,7 +22,7 @@ LEAST = 0.9
 def interval(ratios: list[float]) -> dict[str, float]:
     """The geometric mean of paired ratios with its 95% interval."""
     logs = np.log(ratios)
-    reach = float(t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5)
+    reach = float(t_quantile(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5)
     middle = float(logs.mean())
     return {"ratio": float(np.exp(middle)), "low": float(np.exp(middle - reach)), "high": float(np.exp(middle + reach))}
 
