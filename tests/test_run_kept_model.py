@@ -12,8 +12,8 @@ import torch
 from steerkit import stages
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import ModelError
+from steerkit.executors import chosen
 from steerkit.run import run_recipe
-from steerkit.stages import kept_model
 from steerkit.stages.model import load
 from tests.small_run import RECIPE, STABLE, carried
 
@@ -37,7 +37,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(plan)
         return load(plan)
 
-    monkeypatch.setattr(kept_model, "load", counted)
+    monkeypatch.setattr(chosen, "load", counted)
     return found
 
 

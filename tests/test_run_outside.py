@@ -11,8 +11,8 @@ import torch
 
 import steerkit
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
+from steerkit.executors import chosen
 from steerkit.run import run_recipe
-from steerkit.stages import kept_model
 from tests.architectures.outside import adapted, image_text, quantised
 from tests.small_run import RECIPE, results_of, runs_in
 
@@ -38,7 +38,7 @@ def values_of(source: Path | str, where: Path) -> dict[str, Any]:
 
 def instead(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
     """Have the runs that follow use this model in place of the one that their recipe names."""
-    monkeypatch.setattr(kept_model, "load", lambda plan: steerkit.wrap(model, tiny_tokenizer()))
+    monkeypatch.setattr(chosen, "load", lambda plan: steerkit.wrap(model, tiny_tokenizer()))
 
 
 def close_to(values: dict[str, Any]) -> Any:

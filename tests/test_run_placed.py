@@ -13,10 +13,10 @@ from steerkit import stages
 from steerkit.catalog import Catalog
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
 from steerkit.errors import AttachError
+from steerkit.executors import chosen
 from steerkit.plan import plan_recipe
 from steerkit.report import write_report
 from steerkit.run import run_recipe
-from steerkit.stages import kept_model
 from steerkit.stages.model import load, load_use
 from tests.small_run import RECIPE, results_of
 from tests.test_run_search import RECIPE as SEARCH
@@ -109,7 +109,7 @@ def test_what_an_earlier_load_found_is_taken_for_no_other_placement(
         loads.append(plan)
         return load(plan)
 
-    monkeypatch.setattr(kept_model, "load", counted)
+    monkeypatch.setattr(chosen, "load", counted)
     recipe, out = written(folder, RECIPE), folder.parent / "runs"
     again = run_recipe(recipe, overrides=(DISK,), out=out)
     assert not loads and (again / "results.json").read_bytes() == (runs["two"] / "results.json").read_bytes()

@@ -116,8 +116,16 @@ def test_the_version_is_one() -> None:
     assert first == PROJECT["version"], "the newest entry of the changelog is this version's"
 
 
-def pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+OPT_IN = {
+    "ray": "constraints-ray.txt",
+    "torchao": "constraints-quantised.txt",
+    "llama_cpp": "tests/llamacpp/environment.py",
+}
+"""What is imported where somebody asked for it alone, and not installed with the rest: who pins it."""
+
+
+def pins(name: str = "constraints.txt") -> dict[str, str]:
+    lines = (ROOT / name).read_text("utf-8").splitlines()
     return dict(line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#"))
 
 
@@ -126,10 +134,18 @@ def test_every_dependency_is_pinned_within_what_it_may_be() -> None:
     needed = [Requirement(item) for item in (*PROJECT["dependencies"], *extras) if "steerkit" not in item]
     found = pins()
     for requirement in needed:
-        pin = found.get(requirement.name.lower().replace("_", "-"))
+        pin = (pins(OPT_IN[requirement.name]) if requirement.name in OPT_IN else found).get(
+            requirement.name.lower().replace("_", "-")
+        )
         assert pin is not None, f"{requirement.name} is not in constraints.txt"
         assert requirement.specifier.contains(pin), f"{requirement.name} {pin} is not {requirement.specifier}"
     assert found["torch"] == "2.13.0"
+
+
+@pytest.mark.parametrize("name", OPT_IN)
+def test_what_is_asked_for_alone_is_pinned_apart(name: str) -> None:
+    pinned = (ROOT / OPT_IN[name]).read_text("utf-8")
+    assert re.search(rf"{canonicalize_name(name)}[a-z-]*(==|\" ?, \"|.*?)[0-9]+\.[0-9]+", pinned) and name not in pins()
 
 
 def imported(*folders: str) -> set[str]:
@@ -141,7 +157,7 @@ def imported(*folders: str) -> set[str]:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
-    found -= {*sys.stdlib_module_names, "tests", "benchmarks"}
+    found -= {*sys.stdlib_module_names, "tests", "benchmarks", *OPT_IN}
     owners = packages_distributions()
     return {
         canonicalize_name(owner)

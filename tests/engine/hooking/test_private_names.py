@@ -23,6 +23,7 @@ from jinja2.utils import Namespace
 from torch import nn
 from torch.utils import _python_dispatch, _pytree
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
 ROOT = Path(__file__).parents[3]
 
@@ -97,6 +98,18 @@ def backward_is_run_there() -> bool:
     return "_engine_run_backward" in seen
 
 
+def planned_by_transformers() -> bool:
+    """What a model says of how its weights are split over processes."""
+    from steerkit.engine.tiny.models import tiny_model
+
+    return bool(tiny_model("llama")._tp_plan)
+
+
+def ray_is_pinned() -> bool:
+    """Ray isn't installed here: its names are those of the version that `make test-ray` installs."""
+    return "ray==2.60.0" in (ROOT / "constraints-ray.txt").read_text("utf-8").splitlines()
+
+
 def joins_by_that_name() -> bool:
     return hasattr(threading.Thread, "_wait_for_tstate_lock") or sys.version_info >= (3, 13)
 
@@ -127,17 +140,15 @@ def kept_in_generation_config() -> bool:
 
 
 PINNED: dict[str, Callable[[], bool]] = {
-    "_Namespace__attrs": lambda: getattr(Namespace(a=1), "_Namespace__attrs") == {"a": 1},  # noqa: B009  (mangled)
-    "TorchDispatchMode": lambda: hasattr(_python_dispatch.TorchDispatchMode, "__torch_dispatch__"),
     "_apply": lambda: callable(module()._apply),
     "_attn_implementation": attention_of_a_config,
     "_attn_implementation_internal": attention_of_a_config,
     "_backward_hooks": listed("_backward_hooks"),
     "_backward_pre_hooks": listed("_backward_pre_hooks"),
     "_buffers": persistent,
+    "_cdata": lambda: isinstance(torch.zeros(1).untyped_storage()._cdata, int),
     "_compiled_call_impl": lambda: hasattr(module(), "_compiled_call_impl"),
     "_current_frames": lambda: threading.get_ident() in sys._current_frames(),
-    "_cdata": lambda: isinstance(torch.zeros(1).untyped_storage()._cdata, int),
     "_debug_get_cache_entry_list": compiled_and_listed,
     "_dynamo": lambda: callable(torch._dynamo.mark_static_address),
     "_engine_run_backward": backward_is_run_there,
@@ -146,6 +157,7 @@ PINNED: dict[str, Callable[[], bool]] = {
     "_forward_hooks_always_called": listed("_forward_hooks_always_called"),
     "_forward_pre_hooks": listed("_forward_pre_hooks"),
     "_forward_pre_hooks_with_kwargs": listed("_forward_pre_hooks_with_kwargs"),
+    "_from_config": lambda: callable(PreTrainedModel._from_config),
     "_from_model_config": kept_in_generation_config,
     "_getframe": lambda: sys._getframe(0) is inspect.currentframe(),
     "_global_forward_hooks": lambda: hasattr(nn.modules.module, "_global_forward_hooks"),
@@ -156,17 +168,24 @@ PINNED: dict[str, Callable[[], bool]] = {
     "_load_state_dict_pre_hooks": listed("_load_state_dict_pre_hooks"),
     "_modules": lambda: list(nn.Sequential(module())._modules) == ["0"],
     "_name_or_path": lambda: hasattr(tiny_config(), "_name_or_path"),
+    "_Namespace__attrs": lambda: getattr(Namespace(a=1), "_Namespace__attrs") == {"a": 1},  # noqa: B009  (mangled)
     "_non_persistent_buffers_set": persistent,
     "_orig_mod": lambda: "_orig_mod" in torch.compile(module(), backend="eager")._modules,  # type: ignore[attr-defined]
     "_parameters": lambda: list(module()._parameters) == ["weight", "bias"],
+    "_private": ray_is_pinned,
     "_schema": lambda: torch.ops.aten.add_.Tensor._schema.is_mutable,
     "_state_dict_hooks": listed("_state_dict_hooks"),
+    "_tp_plan": planned_by_transformers,
+    "_tp_size": lambda: hasattr(PreTrainedModel, "_tp_size"),
     "_version": counted_versions,
     "_wait_for_tstate_lock": joins_by_that_name,
+    "_worker_logs_enabled": ray_is_pinned,
     "torch._dynamo": compiled_and_listed,
     "torch._dynamo.convert_frame": compiled_and_listed,
     "torch._dynamo.eval_frame": compiled_and_listed,
+    "TorchDispatchMode": lambda: hasattr(_python_dispatch.TorchDispatchMode, "__torch_dispatch__"),
     "tree_flatten": lambda: _pytree.tree_flatten(([1], {"a": 2}))[0] == [1, 2],
+    "tree_leaves": lambda: _pytree.tree_leaves([torch.zeros(1), 2]) is not None,
 }
 
 BEYOND_NAMES: dict[str, Callable[[], bool]] = {
