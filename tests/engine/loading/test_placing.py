@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def saved(folder: Path, model: Any) -> Path:
     model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -121,8 +123,8 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_is_refused_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = placing.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(placing.shutil, "disk_usage", lambda _: free)
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(ModelError, match=r"no room for the weights of tiny-random:llama .* on a larger disk"):
         load("tiny-random:llama", placement=ModelPlacement(DISK, str(tmp_path)))
     assert not any(tmp_path.iterdir())
