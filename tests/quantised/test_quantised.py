@@ -113,7 +113,7 @@ def by_hand(model: Any, name: str) -> Iterator[None]:
     unit = OTHER / OTHER.norm()
 
     def without(value: Tensor) -> Tensor:
-        return value - (value @ unit)[..., None] * unit
+        return cast(Tensor, value - (value @ unit)[..., None] * unit)
 
     def attention(_: Any, __: Any, output: Any) -> Any:
         return (without(output[0]), *output[1:])

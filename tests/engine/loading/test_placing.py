@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ def saved(folder: Path, model: Any) -> Path:
 
 @pytest.mark.parametrize("source", ["tiny", "folder", "experts", "gguf", "qwen"])
 def test_every_source_is_put_where_the_map_says(source: str, tmp_path: Path, tiny_gguf: Any) -> None:
-    named: Any = {
+    sources: dict[str, Callable[[], Any]] = {
         "tiny": lambda: "tiny-random:llama",
         "folder": lambda: saved(tmp_path / "model", tiny_model("llama")),
         "experts": lambda: saved(tmp_path / "model", tiny_model("qwen3_moe")),  # written anew as they are put on disk
         "gguf": lambda: tiny_gguf.path,
         "qwen": lambda: "tiny-random:qwen",
-    }[source]()
+    }
+    named = sources[source]()
     plain = load(named)
     path = "transformer.h.1" if source == "qwen" else "model.layers.1"
     found = load(named, placement=ModelPlacement({"": "cpu", path: "disk"}))
