@@ -32,7 +32,7 @@ class Elsewhere(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor, device: torch.device) -> Elsewhere:
         """One around a tensor on the CPU."""
-        made: Any = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Any = Tensor._make_wrapper_subclass(
             cls,
             held.size(),
             strides=held.stride(),
@@ -45,7 +45,9 @@ class Elsewhere(Tensor):
         return found
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares it without the function
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Below autograd."""
         return _run(func, args, kwargs or {})
 
@@ -55,7 +57,7 @@ class Elsewhere(Tensor):
         if func in _PLAIN:
             return _run(func, args, kwargs or {})
         try:
-            return torch._C._disabled_torch_function_impl(func, types, args, kwargs or {})  # type: ignore[attr-defined]
+            return torch._C._disabled_torch_function_impl(func, types, args, kwargs or {})
         except RuntimeError as error:
             if "not linked with support" not in str(error):
                 raise
@@ -110,7 +112,7 @@ class _Made(TorchFunctionMode):
 @contextmanager
 def devices_that_are_not_there() -> Iterator[None]:
     """Run the body with ``FIRST`` and ``SECOND`` as devices."""
-    with _Made(), _Dispatched():
+    with _Made(), _Dispatched():  # type: ignore[no-untyped-call]
         yield
 
 

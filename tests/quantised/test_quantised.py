@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def written_out(live: LiveModel, plain: Any) -> Any:
     """A plain model with the weights of a quantised one, as numbers."""
     found = copy.deepcopy(plain)
     for path, module in live.model.named_modules():
-        weight = getattr(module, "weight", None)
+        weight: Any = getattr(module, "weight", None)
         if isinstance(module, nn.Linear) and type(weight) is not nn.Parameter:
             found.get_submodule(path).weight.data = numbers(weight)
         elif isinstance(module, nn.Linear) and type(weight.data) is not Tensor:
@@ -92,8 +92,8 @@ def numbers(weight: Any) -> Tensor:
     if hasattr(weight, "quant_state"):
         from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(weight.data, weight.quant_state).float()
-    return weight.dequantize().detach().float()
+        return cast(Tensor, dequantize_4bit(weight.data, weight.quant_state).float())
+    return cast(Tensor, weight.dequantize().detach().float())
 
 
 def direction(vector: Tensor, layer: int) -> Direction:
@@ -113,7 +113,7 @@ def by_hand(model: Any, name: str) -> Iterator[None]:
     unit = OTHER / OTHER.norm()
 
     def without(value: Tensor) -> Tensor:
-        return value - (value @ unit)[..., None] * unit
+        return cast(Tensor, value - (value @ unit)[..., None] * unit)
 
     def attention(_: Any, __: Any, output: Any) -> Any:
         return (without(output[0]), *output[1:])
@@ -137,7 +137,7 @@ def by_hand(model: Any, name: str) -> Iterator[None]:
 
 def logits(live: LiveModel, name: str, mode: Any) -> Tensor:
     with torch.no_grad(), live.steer(*CONDITIONS[name](), mode=mode):
-        return live.forward(IDS).logits
+        return cast(Tensor, live.forward(IDS).logits)
 
 
 @pytest.mark.parametrize("how", LOSSLESS)
@@ -160,7 +160,7 @@ def test_quantised_weights_are_steered_as_by_hand(how: str, folder: Path) -> Non
 def test_where_activations_are_rounded_the_next_tokens_distribution_is_the_same(how: str, folder: Path) -> None:
     live = steerkit.load_model(str(folder), quantization={**ROUNDING, **IN_BFLOAT16}[how])
     with torch.no_grad():
-        usual = live.forward(IDS).logits.log_softmax(-1)
+        usual = cast(Tensor, live.forward(IDS).logits).log_softmax(-1)
     for name in CONDITIONS:
         with torch.no_grad(), by_hand(live.model, name):
             expected = live.model(IDS).logits.log_softmax(-1)

@@ -19,7 +19,7 @@ def facts_of_placement(model: PreTrainedModel) -> PlacementFacts:
     """Devices by module where there are several or a disk, the quantiser's config, and over how many processes weights
     are split."""
     mapped, quantization = _device_map(model), _quantization(model)
-    parallel = getattr(model, "_tp_size", None)
+    parallel = getattr(model, "tp_size", None)
     used = [None if mapped is None else "accelerate", METHODS.get(str((quantization or {}).get("method")))]
     return PlacementFacts(
         device_map=mapped,

@@ -61,7 +61,7 @@ def from_pretrained(
             built: torch.nn.Module = kind.from_config(config, trust_remote_code=trust_remote_code)
             return built
 
-        model = _weights(kind, source, config, dtype, placement, options, source=source, empty=empty)
+        model = _weights(kind, source, config, dtype, placement, options=options, source=source, empty=empty)
     return model, loaded_tokenizer
 
 
@@ -94,7 +94,8 @@ def placed_anew(model: PreTrainedModel, placement: ModelPlacement, source: str) 
             model.save_pretrained(folder)
             del model, tensors
             placed = _weights(
-                *(kind, str(folder), config, dtype, placement, {"local_files_only": True}),
+                *(kind, str(folder), config, dtype, placement),
+                options={"local_files_only": True},
                 source=source,
                 empty=lambda: kind._from_config(config),
             )
@@ -112,8 +113,8 @@ def _weights(
     config: Any,
     dtype: torch.dtype | None,
     placement: ModelPlacement,
-    options: Mapping[str, Any],
     *,
+    options: Mapping[str, Any],
     source: str,
     empty: Callable[[], torch.nn.Module],
 ) -> PreTrainedModel:

@@ -37,6 +37,13 @@ def listed(name: str) -> Callable[[], bool]:
     return lambda: isinstance(getattr(module(), name), OrderedDict)
 
 
+def built_from_a_config() -> bool:
+    from transformers import LlamaForCausalLM
+
+    with torch.device("meta"):
+        return type(LlamaForCausalLM._from_config(tiny_config())) is LlamaForCausalLM
+
+
 def tiny_config() -> Any:
     from transformers import LlamaConfig
 
@@ -157,7 +164,7 @@ PINNED: dict[str, Callable[[], bool]] = {
     "_forward_hooks_always_called": listed("_forward_hooks_always_called"),
     "_forward_pre_hooks": listed("_forward_pre_hooks"),
     "_forward_pre_hooks_with_kwargs": listed("_forward_pre_hooks_with_kwargs"),
-    "_from_config": lambda: callable(PreTrainedModel._from_config),
+    "_from_config": built_from_a_config,
     "_from_model_config": kept_in_generation_config,
     "_getframe": lambda: sys._getframe(0) is inspect.currentframe(),
     "_global_forward_hooks": lambda: hasattr(nn.modules.module, "_global_forward_hooks"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import gc
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +32,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def saved(folder: Path, model: Any) -> Path:
     model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("source", ["tiny", "folder", "experts", "gguf", "qwen"])
 def test_every_source_is_put_where_the_map_says(source: str, tmp_path: Path, tiny_gguf: Any) -> None:
-    named: Any = {
+    sources: dict[str, Callable[[], Any]] = {
         "tiny": lambda: "tiny-random:llama",
         "folder": lambda: saved(tmp_path / "model", tiny_model("llama")),
         "experts": lambda: saved(tmp_path / "model", tiny_model("qwen3_moe")),  # written anew as they are put on disk
         "gguf": lambda: tiny_gguf.path,
         "qwen": lambda: "tiny-random:qwen",
-    }[source]()
+    }
+    named = sources[source]()
     plain = load(named)
     path = "transformer.h.1" if source == "qwen" else "model.layers.1"
     found = load(named, placement=ModelPlacement({"": "cpu", path: "disk"}))
@@ -121,8 +125,8 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_is_refused_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = placing.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(placing.shutil, "disk_usage", lambda _: free)
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(ModelError, match=r"no room for the weights of tiny-random:llama .* on a larger disk"):
         load("tiny-random:llama", placement=ModelPlacement(DISK, str(tmp_path)))
     assert not any(tmp_path.iterdir())
