@@ -183,7 +183,6 @@ PINNED: dict[str, Callable[[], bool]] = {
     "_schema": lambda: torch.ops.aten.add_.Tensor._schema.is_mutable,
     "_state_dict_hooks": listed("_state_dict_hooks"),
     "_tp_plan": planned_by_transformers,
-    "_tp_size": lambda: hasattr(PreTrainedModel, "_tp_size"),
     "_version": counted_versions,
     "_wait_for_tstate_lock": joins_by_that_name,
     "_worker_logs_enabled": ray_is_pinned,
