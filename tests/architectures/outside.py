@@ -108,6 +108,7 @@ def adapted(kind: str, name: str) -> nn.Module:
     with warnings.catch_warnings():
         # peft asks transformers for something by a name that goes away.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        torch.manual_seed(0)  # what peft draws, so that every run compares the same numbers
         wrapped = get_peft_model(model, config)
     # LoRA begins at 0 and IA3 at 1, which would hide them.
     with torch.no_grad():
