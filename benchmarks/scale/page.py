@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.scale.models import PAPER
 from steerkit.errors import counted
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "scale.md"
@@ -33,7 +34,7 @@ def _generated(found: Mapping[str, Any]) -> Iterator[str]:
         best = one["at_best"]["H100 80 GB SXM"]
         yield (
             f"| {one['name']} | {one['parameters'] / GB:.2f} billion | {one['weights'] / GB:.1f} GB | "
-            f"{one['cache'] / GB:.2f} GB | {one['work'] / GB:.2f} GB | {one['gpus']} | {_placement(one['gpus'])} | "
+            f"{one['cache'] / GB:.2f} GB | {one['work'] / GB:.2f} GB | {one['gpus']} | {_placement(one['gpus'], one['name'])} | "
             f"{1e3 * best['step_seconds']:.1f} ms ({1 / best['step_seconds']:.0f} tokens/s) | "
             f"{1e3 * best['prefill_seconds']:.0f} ms ({4096 / best['prefill_seconds']:,.0f} tokens/s) |"
         )
@@ -41,8 +42,13 @@ def _generated(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _gpu(found["gpu"])
 
 
-def _placement(gpus: int) -> str:
-    return "one device" if gpus == 1 else f"`device_map: balanced`, or `tensor_parallel: {gpus}`"
+def _placement(gpus: int, name: str) -> str:
+    """Processes of tensor parallelism share out heads, those for keys and values too, so their number divides them."""
+    if gpus == 1:
+        return "one device"
+    heads = next((one.kv_heads for one in PAPER if one.name == name), gpus)
+    processes = next(number for number in range(gpus, heads + 1) if heads % number == 0)
+    return f"`device_map: balanced`, or `tensor_parallel: {processes}`"
 
 
 def _small(found: Mapping[str, Any]) -> Iterator[str]:
