@@ -31,10 +31,10 @@ def _generated(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"| {' | '.join(columns)} | step at best, H100 | prefill at best, H100 |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for one in found["paper"]:
-        best = one["at_best"]["H100 80 GB SXM"]
+        best, placement = one["at_best"]["H100 80 GB SXM"], _placement(one["gpus"], one["name"])
         yield (
             f"| {one['name']} | {one['parameters'] / GB:.2f} billion | {one['weights'] / GB:.1f} GB | "
-            f"{one['cache'] / GB:.2f} GB | {one['work'] / GB:.2f} GB | {one['gpus']} | {_placement(one['gpus'], one['name'])} | "
+            f"{one['cache'] / GB:.2f} GB | {one['work'] / GB:.2f} GB | {one['gpus']} | {placement} | "
             f"{1e3 * best['step_seconds']:.1f} ms ({1 / best['step_seconds']:.0f} tokens/s) | "
             f"{1e3 * best['prefill_seconds']:.0f} ms ({4096 / best['prefill_seconds']:,.0f} tokens/s) |"
         )
