@@ -188,8 +188,11 @@ def print_plan(plan: Plan, profiles: Mapping[str, Plan] | None = None, unfit: Se
         ("--profile", "forward passes", "prompt tokens", "generated tokens", "time"),
         [[name, *_totals(one), _time_of_profile(one, plan)] for name, one in (profiles or {}).items()],
     )
-    for note in (*plan.notes, *unfit, *_here(plan)):
+    notes = (*plan.notes, *unfit, *_here(plan))
+    for note in notes:
         console.print(f"Note: {note}", markup=False)
+    if notes:
+        console.print()
 
 
 def _here(plan: Plan) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,10 +78,12 @@ def require_plan(processes: int, config: Any, source: str) -> None:
             "Use device_map, or quantization."
         )
     heads = [("query", "num_attention_heads"), ("key and value", "num_key_value_heads")]
-    for what, name in heads:
-        number = getattr(text, name, None)
-        if isinstance(number, int) and number % processes:
-            fit = [str(one) for one in range(2, number + 1) if number % one == 0]
+    numbers = [(what, number) for what, name in heads if isinstance(number := getattr(text, name, None), int)]
+    # What divides all of them: a number that divides the query heads alone would be refused for the other ones.
+    common = math.gcd(*(number for _, number in numbers))
+    fit = [str(one) for one in range(2, common + 1) if common % one == 0]
+    for what, number in numbers:
+        if number % processes:
             raise ModelError(
                 f"tensor_parallel: {source} has {counted(number, f'{what} head')}, which {processes} processes can't "
                 f"share evenly. Use {' or '.join(fit) if fit else 'device_map'}."
