@@ -151,6 +151,11 @@ def _reads(monitor: Monitor, layout: Layout, places: Places) -> ProgramMonitor:
                 f"Monitor {monitor.name!r} reads {site} before {_site(later[0])} is edited, and in a program both are "
                 f"one place. Let it read at {_site(later[0])}."
             )
+        if place in vectors:
+            raise AttachError(
+                f"Monitor {monitor.name!r} reads at {site}, which is {place}, where it reads already: a program holds "
+                "one vector there. Let it read at one of them."
+            )
         direction = monitor.direction if monitor.direction.is_single else monitor.direction.at(site)
         vector = direction.vectors[0].detach().double()
         vectors[place] = (vector / vector.norm()).to(torch.float32).cpu().contiguous()

@@ -147,9 +147,7 @@ def _clause(program: Program, update: ProgramUpdate) -> dict[str, Any]:
     positions = update.positions
     if positions == ALL:
         return {"prompt": "all", "generation": "all"}
-    phase = {"prompt": "prompt", "": "prompt", "generated": "generation", "completion": "generation"}.get(
-        positions.role
-    )
+    phase = _PHASES.get(positions.role)
     if phase is not None and not positions.each:
         if positions.indices:
             return {f"{phase}_positions": list(positions.indices)}

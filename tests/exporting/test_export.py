@@ -175,6 +175,9 @@ def test_a_monitor_between_edits_that_become_one_is_refused() -> None:
         program_of(steer, layout, model, "it", [Monitor("early", along, 0.0)])
     with pytest.raises(SiteError):
         program_of((), layout, model, "it", [Monitor("far", along, 0.0, sites=(Site.parse("blocks.7.resid_pre"),))])
+    same = tuple(map(Site.parse, ("blocks.0.resid_post", "blocks.1.resid_pre")))
+    with pytest.raises(AttachError, match="where it reads already"):
+        program_of((), layout, model, "it", [Monitor("twice", along, 0.0, sites=same)])
 
 
 @pytest.mark.parametrize(
