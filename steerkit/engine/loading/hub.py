@@ -13,7 +13,7 @@ from urllib.request import getproxies
 
 from steerkit.bundled import BUNDLED
 from steerkit.checkpoints import CONFIG
-from steerkit.errors import ModelError
+from steerkit.errors import ModelError, SteerkitError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -52,7 +52,7 @@ def explained(source: str, *, local: bool) -> Iterator[None]:
     """Turn what transformers raises while it loads ``source`` into a ``ModelError`` with a next step."""
     try:
         yield
-    except (ModelError, MemoryError):
+    except (SteerkitError, MemoryError):
         raise
     except Exception as error:  # a damaged folder makes transformers raise anything
         if type(error).__name__ == "OutOfMemoryError":
