@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steerkit.capability import evaluate_tasks as evaluate_tasks
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.exporting import Exported as Exported
-    from steerkit.exporting import export as export
+    from steerkit.exporting.file import export as export
     from steerkit.report.compare import compare_runs as compare_runs
     from steerkit.report.frames import read_run as read_run
     from steerkit.report.sweep import read_sweep as read_sweep

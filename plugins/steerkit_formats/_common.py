@@ -99,6 +99,8 @@ def as_numbers(value: Any, what: str) -> Tensor:
         raise ArtifactError(f"{what}: vectors are a tensor, not {type(value).__name__}. Write them again.")
     if value.is_complex() or value.dtype == torch.bool or value.layout != torch.strided or value.is_quantized:
         raise ArtifactError(f"{what}: vectors are plain real numbers, not {value.dtype} ({value.layout}).")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ArtifactError(f"{what}: its shape {list(value.shape)} repeats fewer numbers. Write them out again.")
     numbers = value.detach().to(torch.float64 if value.dtype == torch.float64 else torch.float32, copy=True)
     if numbers.ndim not in (1, 2) or not numbers.numel():
         raise ArtifactError(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from steerkit.errors import ArtifactError
 from steerkit.types.json_text import read_json
@@ -31,6 +32,9 @@ _MAGIC: Final = b"GGUF"
 _HEAD: Final = 2**16
 _FIRST: Final = re.compile(rb"general\.architecture.{4}.{8}controlvector(?![a-z])", re.DOTALL)
 """The key, its type and its length, which a writer may put in either order of bytes."""
+_TEXT, _ARRAY = 8, 9
+_WIDTHS: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Types of metadata, as GGUF numbers them, and the bytes of one number of each."""
 _NUMBERED: Final = re.compile(r"direction\.(0|[1-9]\d{0,5})")
 
 
@@ -105,11 +109,46 @@ def _opened(path: Path) -> GGUFReader:
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise ArtifactError(f"{path} is no GGUF file. Name the file that the vector was exported to.")
+            _require_lengths(file, path.stat().st_size)
         return GGUFReader(path)
     except OSError as error:
         raise ArtifactError(f"{path} can't be read ({error.strerror}). Check the path.") from None
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError, MemoryError):
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError, MemoryError, struct.error):
         raise ArtifactError(f"{path} is damaged or cut off, and no whole GGUF file. Get a whole copy.") from None
+
+
+def _require_lengths(file: BinaryIO, size: int) -> None:
+    """Raise ``ValueError`` where a text or an array of the metadata is longer than the file: the reader would go on
+    for as many entries as it says. Behind the magic bytes."""
+
+    def number(form: str) -> int:
+        return int(struct.unpack(order + form, file.read(struct.calcsize(form)))[0])
+
+    def skip(length: int) -> None:
+        if length > size - file.tell():
+            raise ValueError("longer than the file")
+        file.seek(length, 1)
+
+    def value(kind: int) -> None:
+        skip(number("Q") if kind == _TEXT else _WIDTHS[kind])
+
+    # A version fits into two bytes, so where they come last the file is of the other order.
+    order = "<"
+    version = number("I")
+    order = "<" if version & 0xFFFF else ">"
+    _, entries = number("Q"), number("Q")
+    for _ in range(entries):
+        skip(number("Q"))
+        kind = number("I")
+        if kind != _ARRAY:
+            value(kind)
+            continue
+        of, count = number("I"), number("Q")
+        if of == _TEXT:
+            for _ in range(count):
+                value(of)
+        else:
+            skip(count * _WIDTHS[of])
 
 
 def _text(reader: GGUFReader, name: str) -> str | None:

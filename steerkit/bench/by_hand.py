@@ -39,8 +39,9 @@ def by_hand(live: LiveModel, condition: Case) -> Iterator[None]:
     unit = vector / vector.norm()
 
     def without(x: Tensor) -> Tensor:
-        along: Tensor = x @ unit
-        return x - along.unsqueeze(-1) * unit
+        along: Tensor = (x @ unit).unsqueeze(-1)
+        kept: Tensor = x - along * unit
+        return kept
 
     with ExitStack() as hooks:
         for block in _blocks(live):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -208,3 +209,17 @@ def test_what_a_file_says_of_itself_must_be_what_it_holds(tmp_path: Path) -> Non
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"not at blocks\.3\.resid_post"):
         steerkit.load_directions(path, site="blocks.3.resid_post")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("of", [0, 8, 9])
+def test_an_array_that_is_longer_than_its_file_is_not_waited_for(of: int, order: str, tmp_path: Path) -> None:
+    def text(value: bytes) -> bytes:
+        return struct.pack(f"{order}Q", len(value)) + value
+
+    said = text(b"general.architecture") + struct.pack(f"{order}I", 8) + text(b"controlvector")
+    array = text(b"long") + struct.pack(f"{order}IIQ", 9, of, 2**40)
+    path = tmp_path / "long.gguf"
+    path.write_bytes(b"GGUF" + struct.pack(f"{order}IQQ", 3, 0, 2) + said + array)
+    with pytest.raises(ArtifactError, match="damaged or cut off"):
+        steerkit.load_directions(path, format="repeng")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import steerkit
 from steerkit.errors import ArtifactError
 from steerkit_formats._torch_file import NoTorchFileError, TensorOutline, load, outline, saved, torch_fault
 
@@ -171,3 +172,9 @@ def test_a_file_of_before_the_zip_archive_is_told_what_to_do(tmp_path: Path) -> 
 def test_protocols_that_torch_reads_no_weights_of_are_told(tmp_path: Path) -> None:
     path = written(tmp_path / "new.pt", {"a": torch.ones(2)}, pickle_protocol=4)
     assert "was written with pickle protocol 4" in (torch_fault(path) or "")
+
+
+def test_a_tensor_that_is_far_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.zeros(1).expand(4, 8), tmp_path / "wide.pt")
+    with pytest.raises(ArtifactError, match="repeats fewer numbers"):
+        steerkit.load_directions(tmp_path / "wide.pt", format="torch", site="blocks.1.resid_post")

@@ -253,3 +253,14 @@ def test_a_model_whose_layers_nobody_read_is_refused() -> None:
 
     with pytest.raises(UnsupportedModelError, match="GPT2Block"):
         spots_of(tiny_live("gpt2").model, ("embed",))
+
+
+@pytest.mark.parametrize("part", ["bias", "writes"])
+def test_what_the_engine_s_dtype_cannot_hold_would_reach_everybody_and_is_refused(part: str) -> None:
+    one = Bank(SITES, WIDTH, LAYERS, Settings(), 32, torch.zeros(0, dtype=torch.float16))
+    large = torch.full((WIDTH,), 1e5)
+    made = ProgramUpdate(POST, bias=large) if part == "bias" else ProgramUpdate(POST, unit(0)[None], large[None])
+    with pytest.raises(AttachError, match="as large as 100000, and this engine computes in float16"):
+        one.load(Program("large", MODEL, (made,)))
+    assert not one.loaded and all(bool(value.isfinite().all()) for value in matrices(one))
+    bank().load(Program("large", MODEL, (made,)))

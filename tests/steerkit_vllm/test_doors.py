@@ -61,6 +61,7 @@ def test_other_arguments_stay_beside_it(front: Front) -> None:
         ("/v1/responses", {"steer": "warm"}, 400, "not at /v1/responses"),
         ("/v1/embeddings", {"vllm_xargs": {"steer": "warm"}}, 400, "not at /v1/embeddings"),
         ("/tokenize", {"steer": "warm"}, 400, "not at /tokenize"),
+        ("/inference/v1/generate", {"sampling_params": {"extra_args": {"steer": "warm"}}}, 400, "sampling_params"),
         ("/invocations", {"steer": "warm"}, 400, "not at /invocations"),
     ],
 )
@@ -77,6 +78,9 @@ def test_a_wish_that_would_go_unheard_is_refused(
 def test_a_field_in_disguise_is_found(front: Front) -> None:
     status, _ = front.raw("POST", "/v1/responses", b'{"st\\u0065er": "warm"}')
     assert status == 400
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):  # which whoever reads JSON tells from its first bytes
+        status, _ = front.raw("POST", "/v1/completions", '{"prompt": "a", "steer": "wram"}'.encode(encoding))
+        assert status == 404, encoding
 
 
 def test_a_system_prompt_goes_before_the_conversation(front: Front) -> None:

@@ -52,6 +52,7 @@ def test_salts_tell_contents_users_and_prompts_apart_where_they_matter(front: Fr
     # Every token gets the same of it, so that requests share what they have in common.
     assert salt(front, (9, 9), steer="warm") == salt(front, steer="warm")
     assert salt(front, steer="last") == salt(front, (1, 2, 3), steer="last")
+    assert salt(front, own="\ud800", steer="warm") != salt(front, own="?", steer="warm")
 
 
 def test_another_vector_under_one_name_has_another_salt() -> None:

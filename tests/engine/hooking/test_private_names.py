@@ -23,7 +23,6 @@ from jinja2.utils import Namespace
 from torch import nn
 from torch.utils import _python_dispatch, _pytree
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 
 ROOT = Path(__file__).parents[3]
 

@@ -173,6 +173,7 @@ class Bank:
             return self.loaded[program.digest]
         self._require_fits(program)
         terms = terms_of(program)
+        self._require_held(program, terms)
         free = self.free_slots
         if len(terms) > len(free):
             raise AttachError(
@@ -247,6 +248,20 @@ class Bank:
                 raise AttachError(f"Program {program.name!r} can't be served: {self._why(site)}")
         for positions in _positions(program):
             require_served(positions)
+
+    def _require_held(self, program: Program, terms: Iterable[Term]) -> None:
+        """Raise ``AttachError`` for numbers that the model's dtype doesn't hold: times a weight of 0 infinity is no
+        number, and would be added to the tokens of everybody."""
+        parts = {id(part): part for term in terms for part in term.at.values()}
+        for part in parts.values():
+            for value in (part.reads, part.writes, part.bias):
+                if value is not None and not bool(value.to(self.weights.dtype).isfinite().all()):
+                    dtype = str(self.weights.dtype).removeprefix("torch.")
+                    raise AttachError(
+                        f"Program {program.name!r} holds numbers as large as {float(value.abs().max()):g}, and this "
+                        f"engine computes in {dtype}, which ends at {torch.finfo(self.weights.dtype).max:g}. Start the "
+                        "engine with --dtype float32."
+                    )
 
     def _why(self, site: Site) -> str:
         if site.stream == HEAD_OUT:

@@ -55,7 +55,7 @@ def salt_of(digest: str, own: str | None, prompt: Sequence[int] | None, turns: S
     # Lengths are in it, so that no part can be taken for the end of the part before it.
     parts = [digest, "" if own is None else f"own {len(own)} {own}"]
     parts += [] if prompt is None else [f"prompt {len(prompt)} {','.join(map(str, prompt))}", f"turns {list(turns)}"]
-    return SALT + sha256("\n".join(parts).encode()).hexdigest()
+    return SALT + sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,11 @@ def wish_of(body: Mapping[str, Any]) -> Wish | None:
     """
     beside = body.get("vllm_xargs")
     beside = beside if isinstance(beside, dict) else {}
+    sampling = body.get("sampling_params")
+    deeper = sampling.get("extra_args") if isinstance(sampling, dict) else None
+    if isinstance(deeper, dict) and ASKED in deeper:
+        # Nobody would count it as running, and its program could be freed before a worker sees it.
+        raise Refused(f"Steered requests are served at {' and '.join(SERVED)}, not by sampling_params.")
     if TICKET in beside or TURNS in beside:
         raise Refused(f"Ask with {ASKED!r}: a name, or {{'program': NAME, 'readings': true}}. The server finds turns.")
     told = [place[ASKED] for place in (body, beside) if place.get(ASKED) is not None]
@@ -128,8 +133,8 @@ def _with_system_prompt(body: Mapping[str, Any], path: str, prompt: str, name: s
 
 def parsed(content: bytes) -> dict[str, Any] | None:
     """A body that may ask for steering; None where it can't, or where vLLM says what is wrong with it."""
-    # A text in JSON may be written with escapes, so it counts as possible wherever there is one.
-    if ASKED.encode() not in content and b"\\u" not in content:
+    # A text in JSON may be written with escapes, or in UTF-16 or UTF-32, which the server's own reader knows too.
+    if not any(mark in content for mark in (ASKED.encode(), b"\\u", b"\x00")):
         return None
     try:
         value = json.loads(content)

@@ -13,7 +13,7 @@ MODES: dict[str, dict[str, Any]] = {
     "eager": {},
     "chunked": {"max_num_batched_tokens": 32, "enable_chunked_prefill": True},
     # Room for a few of the requests: the others are put aside and computed again.
-    "preempted": {"num_gpu_blocks_override": 20},
+    "preempted": {"num_gpu_blocks_override": 20, "disable_log_stats": False},
     "compiled": {"enforce_eager": False},
     "tensor-parallel": {"tensor_parallel_size": 3},
 }
@@ -27,6 +27,9 @@ def test_a_batch_is_what_transformers_answers(mode: str, monkeypatch: pytest.Mon
         monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     with steered(**MODES[mode]) as engine:
         found = ask(engine, requests())
+        if mode == "preempted":
+            counted = [one.value for one in engine.get_metrics() if one.name == "vllm:num_preemptions"]
+            assert sum(counted) > 0, "nobody was put aside"
     worst = 0.0
     for one, request, expected in zip(found, requests(), answers(), strict=True):
         assert tuple(one.token_ids) == expected.tokens, request.condition

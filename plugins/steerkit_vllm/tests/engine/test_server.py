@@ -130,7 +130,7 @@ def test_a_batch_over_http_is_what_transformers_answers(server: Server) -> None:
         ("/v1/completions", {"prompt": [5], "steer": "both", "stream": True}, 400),
         ("/v1/completions", {"prompt": "x", "vllm_xargs": {"steerkit": "0"}}, 400),
         ("/v1/responses", {"input": "x", "steer": "warm"}, 400),
-        ("/inference/v1/generate", {"token_ids": [5], "sampling_params": {"extra_args": {"steer": "absent"}}}, 404),
+        ("/v1/chat/completions", {"messages": [], "vllm_xargs": {"steer": "absent"}}, 404),
     ],
 )
 def test_what_can_t_be_steered_is_a_4xx_and_the_server_lives(
