@@ -45,7 +45,7 @@ def _read_quantization(value: Any) -> dict[str, Any]:
         raise _unexpected(f"{{{METHOD}: {value}}}, perhaps with options", value)
     if not isinstance(value, Mapping) or METHOD not in value:
         raise _unexpected(_QUANTIZATION, value)
-    if str(value[METHOD]) not in METHODS:  # a list can't be looked up
+    if not isinstance(value[METHOD], str) or value[METHOD] not in METHODS:
         hint = nearest(str(value[METHOD]), METHODS, METHOD)
         raise ValueError(f"transformers has no quantiser {value[METHOD]!r} that loads a model. {hint}")
     return dict(value)

@@ -19,7 +19,7 @@ from steerkit.artifacts.rundir import RESULTS
 from steerkit.artifacts.store import STORE, Store
 from steerkit.artifacts.sweeps import Sweep, SweepMember, is_sweep, load_sweep
 from steerkit.catalog import Catalog
-from steerkit.errors import Problem, RecipeError, SteerkitError, counted, known_keywords
+from steerkit.errors import ParallelError, Problem, RecipeError, SteerkitError, counted, known_keywords
 from steerkit.executors.base import Call, Workers
 from steerkit.executors.chosen import THIS_PROCESS, Chosen, named
 from steerkit.progress import SILENT, Observer, Stage
@@ -34,10 +34,15 @@ from steerkit.sweeping.members import Member, plan_members
 from steerkit.sweeping.state import State
 
 if TYPE_CHECKING:
+    from steerkit.plan import PlannedLoading
     from steerkit.plan.places import Look
 
 SWEEPS: Final = "sweeps"
 LOCK: Final = ".lock"
+_ONE_AT_A_TIME: Final = (
+    "Models that are cut over several processes are run one recipe at a time, with torchrun and `steerkit run`, and "
+    "put side by side with `steerkit compare`."
+)
 
 
 @dataclass(frozen=True)
@@ -186,8 +191,7 @@ def carry_out(
     """
     _require_one_process()
     require_places(folder, store)
-    for loading in dict.fromkeys(one.loading.device for one in planned.members):
-        by.require(next(one.loading for one in planned.members if one.loading.device == loading))
+    _require_carried(planned, by)
     with _held(folder):
         state = State(folder, _merged(planned, folder, store), observer)
         state.write()
@@ -251,10 +255,22 @@ def _call(planned: Planned, place: int, folder: Path, store: Path | None, thread
 def _require_one_process() -> None:
     """Find out whether several processes were started to run one model: each of them would run the whole sweep."""
     if os.environ.get("RANK") is not None and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise SteerkitError(
-            "A sweep isn't started with torchrun. Models that are cut over several processes are run one recipe at a "
-            "time, with `steerkit run`, and put side by side with `steerkit compare`."
-        )
+        raise SteerkitError(f"A sweep isn't started with torchrun. {_ONE_AT_A_TIME}")
+
+
+def _require_carried(planned: Planned, by: Chosen) -> None:
+    """Find out, of each device and placement once, whether runs can be carried out by whom they are handed to."""
+    kinds: dict[tuple[str, bool], PlannedLoading] = {}
+    for one in planned.members:
+        placement = one.loading.placement
+        if placement.tensor_parallel is not None:
+            raise ParallelError(
+                f"A sweep has no run over {placement.tensor_parallel} processes (model.tensor_parallel). "
+                f"{_ONE_AT_A_TIME}"
+            )
+        kinds.setdefault((one.loading.device, placement.device_map is None), one.loading)
+    for loading in kinds.values():
+        by.require(loading)
 
 
 @contextmanager

@@ -42,6 +42,7 @@ def test_a_device_map_is_a_strategy_or_devices_by_module(tmp_path: Any, written:
         ({"quantization": "torchao"}, "expected {method: torchao}"),
         ({"quantization": {"bits": 4}}, "expected a method with its options"),
         ({"quantization": {"method": "bitsandbyte"}}, "Did you mean 'bitsandbytes'"),
+        ({"quantization": {"method": ["torchao"]}}, "transformers has no quantiser ['torchao']"),
         ({"offload_folder": ""}, "at least 1 character"),
     ],
 )

@@ -15,7 +15,7 @@ from filelock import FileLock
 import steerkit
 from steerkit.artifacts.store import STORE
 from steerkit.artifacts.sweeps import load_sweep
-from steerkit.errors import ArtifactError, ExecutorError, RecipeError, SteerkitError, UnknownNameError
+from steerkit.errors import ArtifactError, ExecutorError, ParallelError, RecipeError, SteerkitError, UnknownNameError
 from steerkit.executors.base import Call, Finished, Unit
 from steerkit.executors.chosen import Chosen
 from steerkit.plan import plan_recipe
@@ -329,6 +329,23 @@ def test_processes_that_run_one_model_run_no_sweep(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SteerkitError, match="isn't started with torchrun"):
         steerkit.sweep(recipe, {"seed": [1]}, out=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("executor", [None, "processes"])
+def test_a_run_that_no_sweep_can_have_is_refused_before_any_begins(
+    recipe: Path, tmp_path: Path, executor: str | None
+) -> None:
+    over = {"model.tensor_parallel": [1, 2]}
+    with pytest.raises(ParallelError, match=r"no run over 2 processes .* one recipe at a time, with torchrun"):
+        steerkit.sweep(recipe, over, out=tmp_path / "sweep", executor=executor)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_every_kind_of_placement_is_asked_of_the_workers(recipe: Path, tmp_path: Path) -> None:
+    over = {"model.device_map": [None, {"": "cpu", "lm_head": "disk"}]}
+    with pytest.raises(ExecutorError, match=r"model\.device_map spreads one model over devices"):
+        steerkit.sweep(recipe, over, out=tmp_path / "sweep", executor="processes")
     assert not (tmp_path / "sweep").exists()
 
 

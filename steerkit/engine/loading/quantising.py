@@ -35,7 +35,7 @@ def quantization_config(wanted: Any) -> Any:
         raise ModelError(f"expected a method with its options, as in {{'method': 'quanto'}}, not {wanted!r}.")
     options = dict(wanted)
     method = options.pop(METHOD, None)
-    if str(method) not in METHODS:  # a list can't be looked up
+    if not isinstance(method, str) or method not in METHODS:
         raise ModelError(f"transformers has no quantiser {method!r}. {nearest(str(method), METHODS, METHOD)}")
     kind = _config_class(method)
     require_known(options, _options_of(kind), method)

@@ -16,7 +16,7 @@ from steerkit.engine.loading import placing
 from steerkit.engine.loading.load import load
 from steerkit.engine.loading.placed import facts_of_placement
 from steerkit.engine.tiny.models import tiny_model, tiny_tokenizer
-from steerkit.errors import ModelError
+from steerkit.errors import ModelError, ParallelError
 from steerkit.types.placement import ModelPlacement, lies_in_words
 
 DISK = {"": "cpu", "model.layers.1": "disk", "lm_head": "disk"}
@@ -156,3 +156,13 @@ def test_a_quantiser_that_is_not_installed_is_told_in_words(monkeypatch: pytest.
     monkeypatch.setattr(quantising, "version", lacking)
     with pytest.raises(ModelError, match="pip install optimum-quanto"):
         load("tiny-random:llama", placement=ModelPlacement(quantization={"method": "quanto"}))
+
+
+def test_a_method_that_is_no_text_is_told() -> None:
+    with pytest.raises(ModelError, match=r"^quantization: transformers has no quantiser \['quanto'\]"):
+        load("tiny-random:llama", placement=ModelPlacement(quantization={"method": ["quanto"]}))
+
+
+def test_a_model_to_be_cut_in_a_process_alone_says_how_to_start_it() -> None:
+    with pytest.raises(ParallelError, match=r"^The model is to be cut over 2 processes .* Start it as: torchrun"):
+        load("tiny-random:llama", placement=ModelPlacement(tensor_parallel=2))
