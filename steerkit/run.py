@@ -125,7 +125,7 @@ def execute(
     by.require(plan.loading)
     expected = duration(plan) if by.is_local else None  # of one process, as it was measured
     observer = left = Left(observer, None if expected is None else expected.seconds)
-    with _threads(by.threads(threads)):
+    with with_threads(by.threads(threads, plan.loading.device)):
         kept = Store(store or out / STORE)
         kept.remove_halves()
         model = stages.prepare(plan, kept, observer, by.load)
@@ -377,7 +377,7 @@ def _provenance(plan: Plan, model: LiveModel) -> Provenance:
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def with_threads(number: int | None) -> Iterator[None]:
     """Run the body with so many CPU threads; None leaves them as they are."""
     import torch
 

@@ -15,11 +15,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.scale.models import MEASURED
 from benchmarks.scale.simulate import PROMPT, ROWS, Machine
+from steerkit.bench.memory import GIVE_BACK, resident_after_clearing, status
 
 if TYPE_CHECKING:
     from benchmarks.scale.models import Sized
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 TIMES: Final = 3
 STEPS: Final = 4
 ROUNDS: Final = 2
-_STATUS: Final = Path("/proc/self/status")
-_CLEAR: Final = Path("/proc/self/clear_refs")
-_GIVE_BACK: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-"""Has the C library give back at once what is freed, so that what a process holds is what it uses."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class Point:
 def measure(sized: Sized) -> Point:
     """Measure a model in a process of its own, which gives back what it held."""
     command = [sys.executable, "-m", "benchmarks.scale.points", sized.name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **_GIVE_BACK})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **GIVE_BACK})
     if done.returncode != 0:
         raise SystemExit(f"{sized.name} can't be measured: {done.stderr.strip().splitlines()[-1:]}")
     return Point(**json.loads(done.stdout.splitlines()[-1]))
@@ -81,16 +77,15 @@ def _here(sized: Sized) -> Point:
     warm: Any = AutoModelForCausalLM.from_config(MEASURED[0].config())  # what is imported is no model's
     warm(torch.zeros(1, 8, dtype=torch.long), use_cache=True)
     del warm
-    before = _resident()
+    before = resident_after_clearing()
     model: Any = AutoModelForCausalLM.from_config(sized.config(), dtype=torch.float32).eval()
     draw(model, 0, "cpu")
-    weights = _resident() - before
+    weights = round((resident_after_clearing() - before) * 2**20)
     ids = torch.randint(sized.vocabulary, (ROWS, PROMPT), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        held = _resident()
-        _CLEAR.write_text("5")
+        held = resident_after_clearing()
         model(ids, use_cache=True, logits_to_keep=1)
-        peak = _status("VmHWM") - held
+        peak = round((status("VmHWM") - held) * 2**20)
         step = prefill = float("inf")
         bandwidth = rate = 0.0
         for _ in range(ROUNDS):
@@ -120,17 +115,6 @@ def _rates(sized: Sized) -> tuple[float, float]:
     left, right = torch.randn(ROWS * PROMPT, sized.width), torch.randn(sized.inner, sized.width)
     operations = 2 * left.shape[0] * right.numel()
     return bandwidth, operations / _least(lambda: torch.nn.functional.linear(left, right), 2)
-
-
-def _resident() -> int:
-    import gc
-
-    gc.collect()
-    return _status("VmRSS")
-
-
-def _status(key: str) -> int:
-    return next(int(line.split()[1]) * 1024 for line in _STATUS.read_text().splitlines() if line.startswith(key))
 
 
 def _least(work: Callable[[], object], times: int = TIMES) -> float:

@@ -24,7 +24,7 @@ PLAIN: Final = "none"
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR: Final = Path("/proc/self/clear_refs")
 _LIBRARY: Final = "libc.so.6"
-_GIVE_BACK: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+GIVE_BACK: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 """Has the C library give back what is freed at once, so that a peak is of what was held and not of what was kept."""
 
 
@@ -63,7 +63,7 @@ def peak_in_process_of_its_own(question: MemoryQuestion) -> float:
         MeasurementError: where that process fails; with what it said.
     """
     command = [sys.executable, "-m", "steerkit.bench.memory", json.dumps(asdict(question))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **_GIVE_BACK})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **GIVE_BACK})
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:
         said = "\n".join(done.stderr.splitlines()[-3:]) or f"exit code {done.returncode}"
@@ -91,7 +91,7 @@ def peak(live: LiveModel, question: MemoryQuestion) -> float:
         torch.cuda.reset_peak_memory_stats(live.device)
         before = torch.cuda.memory_allocated(live.device) / 2**20
     else:
-        before = _resident_after_clearing()
+        before = resident_after_clearing()
     if condition.case == PLAIN:
         workload.logits()
     else:
@@ -99,11 +99,11 @@ def peak(live: LiveModel, question: MemoryQuestion) -> float:
             workload.logits()
     if on_gpu:
         return torch.cuda.max_memory_allocated(live.device) / 2**20 - before
-    return _status("VmHWM") - before
+    return status("VmHWM") - before
 
 
-def _resident_after_clearing() -> float:
-    """Give back what was freed and forget the peak so far, so that loading the model can't hide the case."""
+def resident_after_clearing() -> float:
+    """MB that this process holds, once it gave back what was freed and forgot its peak so far."""
     import gc
 
     gc.collect()
@@ -111,10 +111,11 @@ def _resident_after_clearing() -> float:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(_LIBRARY).malloc_trim(0)
     _CLEAR.write_text("5")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
-def _status(key: str) -> float:
+def status(key: str) -> float:
+    """MB of this process, as the system tells them: ``VmRSS`` now, ``VmHWM`` at most."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) / 1024
 

@@ -19,7 +19,6 @@ from steerkit.columns import print_table as _table
 from steerkit.errors import counted
 
 if TYPE_CHECKING:
-    from steerkit.api.architecture import Layout
     from steerkit.api.hookspecs import Options
     from steerkit.plan import (
         Plan,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
         PlannedMonitor,
         PlannedSearch,
     )
-    from steerkit.plan.planned.model import PlannedModel
     from steerkit.recipe.data import Splits
     from steerkit.stages import Preview
     from steerkit.types.placement import ModelPlacement
@@ -58,12 +56,13 @@ def check_command(
 ) -> None:
     """Validate a recipe and print its plan and cost. Loads no weights, except with --explain."""
     from steerkit.catalog import Catalog
+    from steerkit.cli.looking import look as look_up
     from steerkit.cli.memory import memory_of
     from steerkit.plan import plan_recipe
     from steerkit.plan.profiles import plan_profiles
 
     catalog = Catalog.discover()
-    look = cache(_look)
+    look = cache(look_up)
     plan = plan_recipe(recipe, settings or (), catalog, profile, look)
     profiles, unfit = plan_profiles(recipe, settings or (), catalog, plan, look)
     needs = memory_of(plan, memory)
@@ -82,21 +81,6 @@ def check_command(
         needs.show(columns.console())
     if explain:
         print_previews(previews, stand_ins)
-
-
-def _look(model: PlannedModel, adapter: str, trust_remote_code: bool) -> Layout:
-    """Build a model's modules without weights, and say so: that takes a few seconds, which a check otherwise doesn't.
-
-    Raises:
-        SteerkitError: where the layout can't be known so.
-    """
-    from steerkit.catalog import implementation, installed
-
-    typer.echo(f"building {model.source} without its weights, to look its sites up", err=True)
-    from steerkit.engine.sites.weightless import layout_without_weights
-
-    chosen = implementation(installed().get("architecture", adapter))()
-    return layout_without_weights(model.source, model.folder, chosen, trust_remote_code=trust_remote_code)
 
 
 def _explain(plan: Plan) -> tuple[list[Preview], list[str]]:

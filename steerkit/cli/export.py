@@ -24,12 +24,13 @@ def export_command(
         list[str] | None,
         typer.Option("--monitor", metavar="NAME", help="A monitor of the recipe that goes along; may be repeated."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
 ) -> None:
     """Write a condition as a file that another engine reads: a program for vLLM, or the files of others."""
     from steerkit.exporting import export
 
     with console(aside=True).status("reading the run"):
-        made = export(run, condition, to, out, monitors=monitor or ())
+        made = export(run, condition, to, out, monitors=monitor or (), force=force)
     program = made.program
     what = f"{counted(len(program.updates), 'update')} at {counted(len(program.sites), 'place')}"
     typer.echo(f"{made.path}: {condition} as {to}, {what}; content {program.digest[:12]}.")

@@ -5,11 +5,12 @@ To know it the model is built without weights, which takes seconds, so a small m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from steerkit.errors import SteerkitError, counted
+from steerkit.errors import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,27 +26,7 @@ SMALL: Final = 4 * GB
 COLUMNS: Final = ("device", "weights", "keys and values", "a pass", "in all", "of")
 
 
-def memory_of(plan: Plan, asked: bool) -> Told | None:
-    """What is known of a plan's memory.
-
-    Args:
-        plan: the plan.
-        asked: whether a small model is looked at too.
-
-    Returns:
-        None where the model is small, as it lies, and nobody asked.
-    """
-    if not asked and plan.loading.placement.is_plain and _is_small(plan.model):
-        return None
-    if plan.model.folder is None and not plan.model.is_tiny:
-        return Told(note="How much memory it takes is not known: no config of the model is at hand.")
-    typer.echo(f"building {plan.model.source} without its weights, to say what memory it takes", err=True)
-    try:
-        return _looked(plan)
-    except SteerkitError as error:
-        return Told(note=f"How much memory it takes is not known: {str(error).rstrip('.')}.")
-
-
+@dataclass(frozen=True)
 class Told:
     """What is said of a plan's memory.
 
@@ -55,8 +36,9 @@ class Told:
         note: what doesn't fit and what to do, or why nothing is known; empty where all fits.
     """
 
-    def __init__(self, footprint: Footprint | None = None, shares: tuple[Share, ...] = (), note: str = "") -> None:
-        self.footprint, self.shares, self.note = footprint, shares, note
+    footprint: Footprint | None = None
+    shares: tuple[Share, ...] = ()
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, in bytes."""
@@ -80,6 +62,32 @@ class Told:
             console.print(f"Note: {self.note}", markup=False)
 
 
+def memory_of(plan: Plan, asked: bool) -> Told | None:
+    """What is known of a plan's memory.
+
+    Args:
+        plan: the plan.
+        asked: whether a small model is looked at too.
+
+    Returns:
+        None where the model is small, as it lies, and nobody asked.
+
+    Raises:
+        ModelError: for a placement that the model can't have, which a run would refuse.
+    """
+    if not asked and plan.loading.placement.is_plain and _is_small(plan.model):
+        return None
+    if plan.model.folder is None and not plan.model.is_tiny:
+        return Told(note="How much memory it takes is not known: no config of the model is at hand.")
+    from steerkit.engine.footprint.model import UnknownFootprintError
+
+    typer.echo(f"building {plan.model.source} without its weights, to say what memory it takes", err=True)
+    try:
+        return _looked(plan)
+    except UnknownFootprintError as error:
+        return Told(note=f"How much memory it takes is not known: {str(error).rstrip('.')}.")
+
+
 def _looked(plan: Plan) -> Told:
     from steerkit.engine.footprint.devices import rooms_here
     from steerkit.engine.footprint.fitting import fault, main_of, shares_of, suggestion
@@ -94,7 +102,7 @@ def _looked(plan: Plan) -> Told:
         [Shape(*one) for one in batches],
         dtype=loading.dtype,
         device="cpu" if main == "cpu" else "cuda",
-        quantization=loading.placement.quantization,
+        placement=loading.placement,
         trust_remote_code=loading.trust_remote_code,
     )
     shares = tuple(shares_of(found, loading.placement, loading.device, rooms))
@@ -114,7 +122,7 @@ def _basis(found: Footprint) -> str:
 
 
 def _gb(size: int | float | None) -> str:
-    return f"{(size or 0) / GB:.2f}"
+    return f"{(size or 0) / GB:.3g}"
 
 
 def _is_small(model: PlannedModel) -> bool:

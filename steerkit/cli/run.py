@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerkit.cli.paths import named
-from steerkit.columns import console
+from steerkit.cli.showing import Shown, bar
 from steerkit.progress import Stage
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from steerkit.executors.chosen import Chosen
 
 
@@ -65,7 +63,7 @@ def run_command(
         if here.follows:
             here.follow()
             return
-        shown = _Shown(_bar())
+        shown = Shown(bar())
         try:
             here.path = _run(recipe, settings or (), profile, out, shown, store=store, threads=threads, by=here.by)
         except KeyboardInterrupt:
@@ -78,7 +76,7 @@ def _run(
     settings: Sequence[str],
     profile: str | None,
     out: Path,
-    shown: _Shown,
+    shown: Shown,
     *,
     store: Path | None,
     threads: int | None,
@@ -102,46 +100,3 @@ def _run(
     settle_terms(plan.loading.source, plan.loading.accept_terms)  # may ask, which a bar would garble
     with shown.bar:
         return execute(plan, out, shown, store=store, threads=threads, by=by, report=reported)
-
-
-def _bar() -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}", markup=False),
-    )
-    # For the person at the terminal; what is piped on is the summary alone.
-    return Progress(*columns, console=console(aside=True), transient=True)
-
-
-class _Shown:
-    """One bar for the present step, and a line for each stage that was begun."""
-
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
-        self.task = bar.add_task("beginning", total=None, left="")
-        self.kept = "Nothing was run."
-        """What to say of an interrupt now; empty for what the command says of itself."""
-
-    def step(self, what: str) -> None:
-        """Name what begins."""
-        if isinstance(what, Stage) and what.kind == "directory":  # from here on, what is done is kept
-            self.kept = ""
-        self.bar.reset(self.task, description=str(what), total=None)
-        if isinstance(what, Stage):
-            self.bar.console.print(what, style="dim")
-
-    def left(self, seconds: float) -> None:
-        """Show how much of the whole run is left, by what was measured of the model before."""
-        from steerkit.speed import left_in_words
-
-        self.bar.update(self.task, left=left_in_words(seconds))
-
-    def progress(self, done: int, of: int) -> None:
-        """Move the bar."""
-        self.bar.update(self.task, completed=done, total=of)

@@ -10,6 +10,7 @@ import typer
 
 from steerkit import columns
 from steerkit.cli.paths import named
+from steerkit.cli.showing import Shown, bar
 from steerkit.errors import SteerkitError, counted
 
 if TYPE_CHECKING:
@@ -103,9 +104,7 @@ def sweep_command(
     _settle_terms(planned)
     typer.echo(f"{_told(planned, known_states)}, into {folder}", err=True)
 
-    from steerkit.cli.run import _bar, _Shown
-
-    shown = _Shown(_bar())
+    shown = Shown(bar())
     with shown.bar:
         found = carry_out(planned, folder, store=store, threads=threads, by=by, observer=shown)
     print_sweep(found, columns.console())
@@ -118,11 +117,11 @@ def _planned(
 ) -> tuple[Planned, Sweep | None]:
     """The sweep that is asked for, with what is known of it where it is named by its directory."""
     from steerkit.artifacts.sweeps import is_sweep, load_sweep
-    from steerkit.cli.check import _look
+    from steerkit.cli.looking import look as look_up
     from steerkit.sweeping.axes import read_axes
     from steerkit.sweeping.sweep import plan_again, plan_sweep
 
-    look = _once(_look)
+    look = _once(look_up)
     if not is_sweep(Path(recipe)):
         axes, problems = read_axes(over)
         return plan_sweep(recipe, axes, problems, settings, profile, look), None

@@ -108,13 +108,19 @@ class Chosen:
         """The model of a run."""
         return load(plan)
 
-    def threads(self, asked: int | None) -> int | None:
-        """CPU threads of each process: those that were asked for, or a worker's share of this process's own."""
+    def threads(self, asked: int | None, device: str = "auto") -> int | None:
+        """CPU threads of each process: those that were asked for, or a worker's share of this process's own.
+
+        Args:
+            asked: by the user, or None.
+            device: of the model, as a recipe names it: there is a worker for each GPU that it may mean.
+        """
         if asked is not None or self.is_local:
             return asked
         import torch
 
-        return max(1, torch.get_num_threads() // (self.workers or ON_A_CPU))
+        workers = self.workers or (0 if device == "cpu" else len(_gpus())) or ON_A_CPU
+        return max(1, torch.get_num_threads() // workers)
 
     def open(self, bench: Bench, device: str, threads: int, observer: Observer, note: Note) -> Executor:
         """The executor of a run.

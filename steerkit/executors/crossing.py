@@ -28,6 +28,8 @@ class Failure:
 def packed(error: Exception) -> Failure:
     """An error as bytes; one that can't be any becomes a ``RuntimeError`` with its words."""
     if isinstance(error, SteerkitError):
+        if not _survives((type(error), error.args)):  # of a class that only its own process can name
+            error = SteerkitError(str(error))
         # Its constructor takes other arguments than its message, so that pickling it alone fails.
         state = {name: value for name, value in vars(error).items() if _survives(value)}
         return Failure(pickle.dumps((type(error), error.args, state)), True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from steerkit.api.files import write_whole
 from steerkit.artifacts.files import require_file
 from steerkit.catalog import Catalog
-from steerkit.errors import SteerkitError
+from steerkit.errors import ArtifactError, SteerkitError
 from steerkit.exporting.kinds import kind_named
 from steerkit.exporting.lowered import program_of_run
 from steerkit.progress import SILENT, Observer
@@ -43,6 +43,7 @@ def export(
     out: str | Path | None = None,
     *,
     monitors: Sequence[str] = (),
+    force: bool = False,
     observer: Observer = SILENT,
     catalog: Catalog | None = None,
 ) -> Exported:
@@ -52,9 +53,9 @@ def export(
         run: the run directory.
         condition: as the run's results name it; a control (``warmer/random-1``) is one too.
         to: the kind of file, as ``program``.
-        out: the file; in the current folder, named after condition and kind, if not given. One that is there is
-            replaced.
+        out: the file; in the current folder, named after condition and kind, if not given.
         monitors: names of monitors of the run's recipe that go along; of a baseline with monitors nothing is steered.
+        force: write over a file that is there.
         observer: told what is done; nobody by default.
         catalog: plugins; discovered if not given.
 
@@ -68,6 +69,8 @@ def export(
     kind = kind_named(to)
     path = Path(f"{condition.replace('/', '-')}{kind.suffix}") if out is None else Path(out).expanduser()
     require_file(path, f"the {to}", "Name another file with --out.")
+    if path.exists() and not force:
+        raise ArtifactError(f"{path} is there already. Name another file with --out, or write over it with --force.")
     program = program_of_run(run, condition, monitors, observer=observer, catalog=catalog)
     written = kind.write(program)
     write_whole(path, written.content)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from steerkit.errors import ArtifactError, AttachError
+from steerkit.errors import ArtifactError
+from steerkit.exporting.additions import Form, summed
 from steerkit.exporting.kinds import Written
 from steerkit.types import RESID_POST, Positions, Site
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from steerkit.api.program import Program, ProgramUpdate
+    from steerkit.api.program import Program
 
 _FORMAT: Final = "gguf"
-_BAKE: Final = "Bake it into a checkpoint instead (steerkit bake), which llama.cpp's convert script makes a GGUF of."
-_NEITHER: Final = "A checkpoint can't hold that either: serve it with steerkit, or with steerkit-vllm as a program."
+_FORM: Final = Form(
+    "llama.cpp",
+    "is no control vector",
+    bake="Bake it into a checkpoint instead (steerkit bake), which llama.cpp's convert script makes a GGUF of.",
+    serve="A checkpoint can't hold that either: serve it with steerkit, or with steerkit-vllm as a program.",
+)
 
 
 def write_gguf(program: Program) -> Written:
@@ -32,49 +35,17 @@ def write_gguf(program: Program) -> Written:
     from steerkit.api.format import Contents
     from steerkit.artifacts.formats import format_spec, reader_of
 
-    for update in program.updates:
-        if (why := _no_place(update)) is not None:
-            raise _refusal(program, why)
-    if program.monitors:
-        raise _refusal(program, f"a control vector reads nothing, and it has monitors. Leave them out. {_NEITHER}")
-    if program.system_prompt is not None:
-        raise _refusal(
-            program,
-            "it was measured behind a system prompt, which is text and no vector. Take system_prompt out of the recipe "
-            "and run it again, so that what is measured is what is served.",
-        )
-    summed: dict[Site, Tensor] = {}
-    for update in program.updates:
-        if update.bias is not None:
-            before = summed.get(update.site)
-            summed[update.site] = update.bias.double() if before is None else before + update.bias.double()
-    vectors = {site: vector.float()[None] for site, vector in summed.items() if bool(vector.any())}
+    _, added = summed(program, _FORM, (Positions("all"),))
+    if 0 in added:
+        why = f"it acts at {Site(RESID_POST, 0)}, and llama.cpp has no control vector at block 0. {_FORM.bake}"
+        raise _FORM.refusal(program, why)
+    vectors = {Site(RESID_POST, layer): vector[None] for layer, vector in added.items() if bool(vector.any())}
     if not vectors:
-        raise _refusal(program, "it adds nothing, and llama.cpp would serve the model as it is.")
+        raise _FORM.refusal(program, "it adds nothing, and llama.cpp would serve the model as it is.")
     provenance = {"model_type": program.model.model_type, "model": program.model.source}
     direction = Direction(vectors, None, Positions("all"), program.name, None, provenance)
     try:
         written = reader_of(format_spec(_FORMAT, None)).write(Contents({program.name: direction}))
     except ArtifactError as error:
-        raise _refusal(program, str(error)) from None
+        raise _FORM.refusal(program, str(error)) from None
     return Written(written.data, written.lost)
-
-
-def _refusal(program: Program, why: str) -> AttachError:
-    return AttachError(f"Condition {program.name} is no control vector: {why}")
-
-
-def _no_place(update: ProgramUpdate) -> str | None:
-    """Why llama.cpp can't carry an update out; None where it can."""
-    site = update.site
-    if update.positions != Positions("all"):
-        return f"it acts at {update.positions} ({site}), and llama.cpp adds a control vector at every token. {_NEITHER}"
-    if not update.schedule.is_constant:
-        return f"its coefficient changes along the answer ({site}), and llama.cpp's doesn't. {_NEITHER}"
-    if update.reads is not None:
-        return f"at {site} it changes the stream by what it reads there, and llama.cpp only adds. {_BAKE}"
-    if site.stream != RESID_POST:
-        return f"it acts at {site}, and llama.cpp adds a control vector at outputs of blocks. {_BAKE}"
-    if site.layer < 1:
-        return f"it acts at {site}, and llama.cpp has no control vector at block 0. {_BAKE}"
-    return None

@@ -81,13 +81,13 @@ _ROWS: Final = (
         "hotwire-vllm",
         "A file of vectors for a server of hotwire-vllm, added at outputs of blocks, at all or generated tokens.",
         "steerkit.exporting.vllm_plugins:write_hotwire",
-        ".pt",
+        ".hotwire.pt",
     ),
     Kind(
         "vllm-hook",
         "A file with one vector for vLLM-Hook, added at the output of one block, at all tokens of every request.",
         "steerkit.exporting.vllm_plugins:write_vllm_hook",
-        ".pt",
+        ".vllm-hook.pt",
     ),
 )
 

@@ -23,7 +23,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from steerkit.errors import counted
-from steerkit.exporting.additions import SERVE, refusal, require_outputs, summed
+from steerkit.exporting.additions import SERVE, request_of, require_outputs, summed
 from steerkit.exporting.kinds import Written
 from steerkit.types import Positions
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 ALL: Final = Positions("all")
 GENERATED: Final = Positions("generated")
 _PHASES: Final = {"prompt": "prompt", "": "prompt", "generated": "generation", "completion": "generation"}
+_EASYSTEER: Final = request_of("EasySteer")
 _ROUNDED: Final = "It adds in the model's own dtype, rounded vector by vector."
 
 
@@ -44,7 +45,7 @@ def write_vllm_lens(program: Program) -> Written:
     Raises:
         AttachError: for anything but vectors that are added at outputs of blocks, at all tokens.
     """
-    _, vectors = summed(program, "vllm-lens", (ALL,))
+    _, vectors = summed(program, request_of("vllm-lens"), (ALL,))
     told = {
         "activations": _tensor(_stacked(list(vectors.values()))),
         "layer_indices": list(vectors),
@@ -67,8 +68,7 @@ def write_easysteer(program: Program) -> Written:
     Raises:
         AttachError: for updates elsewhere than at outputs of blocks, schedules, and positions that its clauses lack.
     """
-    form = "EasySteer"
-    require_outputs(program, form)
+    require_outputs(program, _EASYSTEER)
     vectors: list[dict[str, Any]] = []
     for update in program.updates:
         apply = _clause(program, update)
@@ -95,7 +95,7 @@ def write_hotwire(program: Program) -> Written:
     """
     import torch
 
-    positions, vectors = summed(program, "hotwire-vllm", (ALL, GENERATED))
+    positions, vectors = summed(program, request_of("hotwire-vllm"), (ALL, GENERATED))
     rows = torch.zeros(program.model.n_layers, program.model.d_model)
     for layer, vector in vectors.items():
         rows[layer] = vector
@@ -121,11 +121,11 @@ def write_vllm_hook(program: Program) -> Written:
     Raises:
         AttachError: for anything but one vector that is added at the output of one block, at all tokens.
     """
-    form = "vLLM-Hook"
+    form = request_of("vLLM-Hook")
     _, vectors = summed(program, form, (ALL,))
     if len(vectors) > 1:
         layers = ", ".join(map(str, vectors))
-        raise refusal(program, form, f"it adds at blocks {layers}, and {form} steers one block. {SERVE}")
+        raise form.refusal(program, f"it adds at blocks {layers}, and {form.name} steers one block. {SERVE}")
     ((layer, vector),) = vectors.items()
     told = {
         "method": "add_vector",
@@ -157,7 +157,7 @@ def _clause(program: Program, update: ProgramUpdate) -> dict[str, Any]:
         if phase == "prompt" or not any((edge or 0) < 0 for edge in (start, stop)):
             return {f"{phase}_window": [start or 0, stop]}
     why = f"it acts at {positions} ({update.site}), which its where-clauses can't say. {SERVE}"
-    raise refusal(program, "EasySteer", why)
+    raise _EASYSTEER.refusal(program, why)
 
 
 def _vector(

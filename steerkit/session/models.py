@@ -83,9 +83,9 @@ def load_model(
     from steerkit.engine.loading.load import load
 
     _check_words(chat_template, system_prompt, chat_template_arguments, batch_tokens)
-    folder = None if offload_folder is None else str(offload_folder)
-    # A config of transformers' own goes through as it is.
-    placement = ModelPlacement(device_map, folder, tensor_parallel, cast("Mapping[str, Any] | None", quantization))
+    # What isn't what a plan holds, a config of transformers' own or a path, is read or refused where it is checked.
+    given = (device_map, cast("str | None", offload_folder), tensor_parallel)
+    placement = ModelPlacement(*given, cast("Mapping[str, Any] | None", quantization))
     loaded = load(
         source,
         revision=revision,

@@ -27,7 +27,7 @@ from steerkit.recipe.problems import in_order
 from steerkit.recipe.shipped import find_recipe, shipped_recipes
 from steerkit.report.sweep import ReadSweep, read_sweep
 from steerkit.report.sweep_page import write_sweep_report
-from steerkit.run import _threads, require_places
+from steerkit.run import require_places, with_threads
 from steerkit.sweeping.axes import Axis, axes_of, faults, points_of
 from steerkit.sweeping.jobs import Ended, Job, ThisProcess, run_job
 from steerkit.sweeping.members import Member, plan_members
@@ -200,10 +200,10 @@ def carry_out(
         if len(left) < len(planned.members):
             said = f"{len(planned.members) - len(left)} of {counted(len(planned.members), 'run')} finished already"
             observer.step(Stage("kept", said))
-        threads = by.threads(threads)
+        threads = by.threads(threads, planned.members[0].loading.device)
         jobs = {place: _call(planned, place, folder, store, threads) for place in left}
         if jobs:
-            with _threads(threads), closing(_workers(planned, by, threads, observer)) as workers:
+            with with_threads(threads), closing(_workers(planned, by, threads, observer)) as workers:
                 _run_all(jobs, workers, state)
         observer.step(Stage("report", "writing the comparison"))
         write_sweep_report(folder)

@@ -79,3 +79,17 @@ def test_a_model_without_a_config_is_not_known(capsys: pytest.CaptureFixture[str
     recipe.write_text(RECIPE.format(source="org/nowhere"))
     _, out, _ = check(capsys, recipe, "--memory")
     assert "memory it takes is not known: no config of the model is at hand" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.tensor_parallel=3", "has 4 query heads, which 3 processes can't share"),
+        ("model.device_map={model.layer: cpu, '': cpu}", "the model has no module 'model.layer'"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused(
+    capsys: pytest.CaptureFixture[str], recipe: Path, setting: str, said: str
+) -> None:
+    code, _, err = check(capsys, recipe, "--set", setting)
+    assert code == 2 and said in " ".join(err.split()) and "Traceback" not in err

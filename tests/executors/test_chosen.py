@@ -90,6 +90,8 @@ def test_threads_are_told_or_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert named("processes", 3).threads(None) == 2 and named("processes", 16).threads(None) == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert named("processes").threads(None) == 2 and named("processes").threads(None, "cpu") == 4
     assert named("processes", 3).threads(5) == 5 and named().threads(None) is None
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from steerkit import stages
 from steerkit.catalog import Catalog
-from steerkit.errors import ModelError, PluginError
+from steerkit.errors import ModelError, PluginError, SteerkitError
 from steerkit.executors import plugins
-from steerkit.executors.crossing import unpacked
+from steerkit.executors.crossing import packed, unpacked
 from steerkit.executors.plugins import require_same_plugins
 from steerkit.executors.worker import Answered, Sent, Worker
 from steerkit.plan import plan_recipe
@@ -76,3 +76,11 @@ def test_weights_that_arent_those_of_the_plan_are_refused(tasks: list[Task]) -> 
     assert uses[0].weights is not None and load_use(uses[0]).weights_hash == uses[0].weights
     with pytest.raises(ModelError, match="tiny-random:llama that a worker loads aren't those that this run began with"):
         load_use(replace(uses[0], weights="0" * 64))
+
+
+def test_an_error_of_a_class_that_cant_be_named_crosses_with_its_words() -> None:
+    class OwnError(SteerkitError):
+        pass
+
+    error = unpacked(packed(OwnError("Do this instead.")))
+    assert type(error) is SteerkitError and str(error) == "Do this instead."

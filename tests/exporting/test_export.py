@@ -122,7 +122,20 @@ def test_what_a_program_says_of_its_model(tmp_path: Path) -> None:
 
 def test_a_system_prompt_goes_along_as_text(tmp_path: Path) -> None:
     assert export(kept(), "told_more", out=tmp_path / "it").program.system_prompt == "Be warm."
-    assert export(kept(), "more", out=tmp_path / "it").program.system_prompt is None
+    assert export(kept(), "more", out=tmp_path / "other").program.system_prompt is None
+
+
+def test_nothing_is_written_over_unless_asked(tmp_path: Path) -> None:
+    (tmp_path / "it").write_text("somebody's")
+    with pytest.raises(ArtifactError, match="is there already"):
+        export(kept(), "more", out=tmp_path / "it")
+    assert (tmp_path / "it").read_text() == "somebody's"
+    export(kept(), "more", out=tmp_path / "it", force=True)
+    assert (tmp_path / "it").read_bytes()[:1] != b"s"
+
+
+def test_kinds_have_names_of_their_own() -> None:
+    assert len({kind.suffix for kind in KINDS.values()}) == len(KINDS)
 
 
 def test_monitors_go_along_with_their_thresholds(tmp_path: Path) -> None:

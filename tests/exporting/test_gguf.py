@@ -71,9 +71,9 @@ def test_what_is_added_by_hand_is_the_condition(placements: tuple[Placement, ...
         ((steerkit.add(LATE, sites="blocks.1.resid_pre"),), "no control vector at block 0. Bake it"),
         ((steerkit.add(LATE, sites="embed"),), "it acts at embed, .* outputs of blocks. Bake it"),
         ((steerkit.add(LATE, sites="blocks.1.mlp_out"),), "it acts at blocks.1.mlp_out, .* Bake it"),
-        ((steerkit.add(LATE, positions="generated"),), "acts at generated .* A checkpoint can't hold that either"),
+        ((steerkit.add(LATE, positions="generated"),), "acts at generated, .* A checkpoint can't hold that either"),
         ((steerkit.add(LATE, schedule="linear(1, 0, 8)"),), "changes along the answer .* can't hold that either"),
-        ((steerkit.add(LATE), steerkit.add(LATE, coefficient=-1.0)), "it adds nothing"),
+        ((steerkit.add(LATE), steerkit.add(LATE, coefficient=-1.0)), "it changes nothing"),
     ],
 )
 def test_what_llama_cpp_cannot_add_is_refused(placements: tuple[Placement, ...], said: str) -> None:

@@ -35,7 +35,7 @@ def program(*updates: ProgramUpdate, **kwargs: Any) -> Program:
 
 def written(kind: str, *updates: ProgramUpdate) -> Any:
     found = KINDS[kind].write(program(*updates)).content
-    return torch.load(io.BytesIO(found), weights_only=True) if KINDS[kind].suffix == ".pt" else json.loads(found)
+    return torch.load(io.BytesIO(found), weights_only=True) if KINDS[kind].suffix.endswith(".pt") else json.loads(found)
 
 
 def decoded(told: dict[str, Any]) -> Tensor:

@@ -189,7 +189,7 @@ def test_planning_imports_no_torch(tmp_path: Path) -> None:
     path.write_text(RECIPE, "utf-8")
     code = (
         "import sys; from steerkit.catalog import Catalog; from steerkit.plan import plan_recipe; "
-        "from steerkit.cli.check import _look; "
-        f"plan_recipe({str(path)!r}, (), Catalog.discover(), None, _look); sys.exit('torch' in sys.modules)"
+        "from steerkit.cli.looking import look; "
+        f"plan_recipe({str(path)!r}, (), Catalog.discover(), None, look); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

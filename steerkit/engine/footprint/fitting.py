@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -62,26 +63,29 @@ def shares_of(footprint: Footprint, placement: ModelPlacement, device: str, room
     if placement.device_map is None:
         main = main_of(device, rooms)
         return [Share(main, footprint.weight_bytes, footprint.cache_bytes, footprint.work_bytes, size.get(main))]
-    parts = placed_parts(footprint, placement.device_map, rooms)
-    main = next((one for one in parts.values() if one not in (DISK, "cpu")), "cpu")
-    held: dict[str, list[int]] = {}
-    for part, weights in footprint.weights.items():
-        where = parts[part]
-        block = part in footprint.blocks
-        cache = footprint.cache_bytes // max(len(footprint.blocks), 1) if block else 0
-        one = held.setdefault(where, [0, 0, 0])
-        one[0] += weights
-        if where == DISK or (where == "cpu" and main != "cpu"):  # run on the main device, with their weights brought
-            brought = held.setdefault(main, [0, 0, 0])
-            brought[1] += cache
-            brought[2] = max(brought[2], weights)
-        else:
-            one[1] += cache
+    return _spread(footprint, _placed(footprint, placement.device_map, rooms), size)
+
+
+def _spread(footprint: Footprint, placed: Mapping[str, str], size: Mapping[str, int]) -> list[Share]:
+    """What each device holds of modules that are placed one by one."""
+    main = next((one for one in placed.values() if one not in (DISK, "cpu")), "cpu")
+    held: dict[str, int] = {main: 0}
+    outside: dict[str, int] = {}
+    most: dict[str, tuple[int, str]] = {}
+    for module, where in placed.items():
+        weights, part = footprint.modules[module], footprint.part(module)
+        held[where] = held.get(where, 0) + weights
+        if where == DISK or (where == "cpu" and main != "cpu"):
+            outside[part] = outside.get(part, 0) + weights
+            where = main  # where it is brought to be run
+        most[part] = max(most.get(part, (-1, "")), (weights, where))
+    held[main] += max(outside.values(), default=0)
+    cache = Counter(most[block][1] for block in footprint.blocks if block in most)
+    each = footprint.cache_bytes // max(len(footprint.blocks), 1)
     shares = []
-    for where, (weights, cache, brought_bytes) in held.items():
-        runs = where == main or where not in (DISK, "cpu")
-        work = footprint.work_bytes if runs else 0
-        shares.append(Share(where, weights + brought_bytes, cache, work, size.get(where)))
+    for where, weights in held.items():
+        work = footprint.work_bytes if where == main or where not in (DISK, "cpu") else 0
+        shares.append(Share(where, weights, cache[where] * each, work, size.get(where)))
     return sorted(shares, key=lambda one: (one.device == DISK, one.device == "cpu", one.device))
 
 
@@ -105,17 +109,23 @@ def main_of(device: str, rooms: Sequence[Room]) -> str:
     return "cuda:0" if device == "cuda" else device
 
 
-def placed_parts(footprint: Footprint, mapped: str | Mapping[str, str], rooms: Sequence[Room]) -> dict[str, str]:
-    """Where each part goes: by a map, or spread in order, as accelerate does it, over GPUs, main memory and disk.
+def _placed(footprint: Footprint, mapped: str | Mapping[str, str], rooms: Sequence[Room]) -> dict[str, str]:
+    """Where each module goes: by a map, or with its part."""
+    if not isinstance(mapped, str):
+        return {module: _longest(module, mapped) for module in footprint.modules}
+    parts = placed_parts(footprint, mapped, rooms)
+    return {module: parts[footprint.part(module)] for module in footprint.modules}
+
+
+def placed_parts(footprint: Footprint, mapped: str, rooms: Sequence[Room]) -> dict[str, str]:
+    """Where each part goes: spread in order, as accelerate does it, over GPUs, main memory and disk.
 
     ``auto`` and ``balanced`` give each GPU its even share, ``balanced_low_0`` the first one less, and ``sequential``
     fills one after the other. What accelerate itself decides can differ by a block.
     """
-    parts = list(footprint.weights)
-    if not isinstance(mapped, str):
-        return {part: _longest(part, mapped) for part in parts}
+    weights = footprint.weights
     gpus = [one for one in rooms if one.device != "cpu"]
-    largest = max(footprint.weights.values())
+    largest = max(weights.values())
     beside = footprint.work_bytes + footprint.cache_bytes / max(len(gpus), 1)
     room = {one.device: one.n_bytes * (1 - SPARE) - beside for one in gpus}
     if gpus and sum(room.values()) < footprint.weight_bytes:  # the first one runs what lies elsewhere
@@ -130,12 +140,11 @@ def placed_parts(footprint: Footprint, mapped: str | Mapping[str, str], rooms: S
         room = {device: min(free, limits.get(device, free)) for device, free in room.items()}
     main = next((one.n_bytes for one in rooms if one.device == "cpu"), 0) * (1 - SPARE)
     if not gpus:  # passes run here, and what lies on disk is brought here
-        main -= footprint.work_bytes + footprint.cache_bytes + max(footprint.weights.values())
+        main -= footprint.work_bytes + footprint.cache_bytes + largest
     order = [*room.items(), ("cpu", main), (DISK, float("inf"))]
     placed: dict[str, str] = {}
     at, used = 0, 0.0
-    for part in parts:
-        need = footprint.weights[part]
+    for part, need in weights.items():
         while used + need > order[at][1]:
             at, used = at + 1, 0.0
         placed[part] = order[at][0]
@@ -143,8 +152,8 @@ def placed_parts(footprint: Footprint, mapped: str | Mapping[str, str], rooms: S
     return placed
 
 
-def _longest(part: str, mapped: Mapping[str, str]) -> str:
-    pieces = part.split(".") if part else []
+def _longest(module: str, mapped: Mapping[str, str]) -> str:
+    pieces = module.split(".") if module else []
     names = [".".join(pieces[:depth]) for depth in range(len(pieces), -1, -1)]
     return next((mapped[name] for name in names if name in mapped), "cpu")
 
@@ -187,20 +196,22 @@ def _fits(footprint: Footprint, placement: ModelPlacement, device: str, rooms: S
 
 
 def _scaled(footprint: Footprint, factor: float) -> Footprint:
-    weights = {part: int(size * factor) for part, size in footprint.weights.items()}
+    modules = {module: int(size * factor) for module, size in footprint.modules.items()}
     passes = {
         shape: replace(one, peak=int(one.peak * factor), cache=int(one.cache * factor))
         for shape, one in footprint.passes.items()
     }
-    return replace(footprint, weights=weights, passes=passes)
+    return replace(footprint, modules=modules, passes=passes)
 
 
 def _quantised(footprint: Footprint, bits: float) -> Footprint:
     """About what is left of the blocks' weights; what stands beside them is left as it is."""
     now = 32 if footprint.dtype == "float32" else 16
-    blocks = set(footprint.blocks)
-    weights = {p: int(size * bits / now) if p in blocks else size for p, size in footprint.weights.items()}
-    return replace(footprint, weights=weights, bits=bits)
+    modules = {
+        module: int(size * bits / now) if footprint.part(module) in footprint.blocks else size
+        for module, size in footprint.modules.items()
+    }
+    return replace(footprint, modules=modules, bits=bits)
 
 
 def needed(footprint: Footprint, gpu_bytes: int) -> int:

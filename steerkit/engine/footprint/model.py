@@ -12,13 +12,22 @@ from torch import nn
 
 from steerkit.engine.footprint.passes import PassMemory, pass_memory
 from steerkit.engine.loading.empty import empty_model
+from steerkit.engine.loading.placing import whole_map
+from steerkit.engine.parallel.cutting import require_plan
 from steerkit.errors import ModelError, SteerkitError
-from steerkit.types.placement import METHOD
+from steerkit.types.placement import METHOD, ModelPlacement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+AS_IT_IS: Final = ModelPlacement()
+
+
+class UnknownFootprintError(ModelError):
+    """What a model takes can't be known before it is loaded."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Footprint:
 
     Args:
         n_parameters: weights, each shared one once.
-        weights: bytes by part: blocks by their path, and whatever stands beside them.
+        modules: bytes of the weights and buffers that each module itself holds, by its path.
         blocks: the paths of blocks, in order.
         passes: what the fullest passes take, by their shape.
         dtype: of the weights that aren't quantised.
@@ -57,17 +66,30 @@ class Footprint:
     """
 
     n_parameters: int
-    weights: Mapping[str, int]
+    modules: Mapping[str, int]
     blocks: tuple[str, ...]
     passes: Mapping[Shape, PassMemory]
     dtype: str
     bits: float | None = None
     shared_out: float | None = None
 
+    def part(self, module: str) -> str:
+        """What a module is spread over devices with: its block, or itself where it stands beside them."""
+        return next((block for block in self.blocks if module == block or module.startswith(f"{block}.")), module)
+
+    @property
+    def weights(self) -> Mapping[str, int]:
+        """Bytes by part, in the order of the model."""
+        found: dict[str, int] = {}
+        for module, size in self.modules.items():
+            part = self.part(module)
+            found[part] = found.get(part, 0) + size
+        return found
+
     @property
     def weight_bytes(self) -> int:
         """Of all weights."""
-        return sum(self.weights.values())
+        return sum(self.modules.values())
 
     @property
     def cache_bytes(self) -> int:
@@ -92,7 +114,7 @@ def footprint_of(
     *,
     dtype: str = "auto",
     device: str = "cpu",
-    quantization: Mapping[str, Any] | None = None,
+    placement: ModelPlacement = AS_IT_IS,
     trust_remote_code: bool = False,
 ) -> Footprint:
     """What a model takes, from its config.
@@ -103,21 +125,26 @@ def footprint_of(
         shapes: the fullest batches.
         dtype: of the weights; ``auto`` is float32 on a CPU and the checkpoint's own elsewhere, as where it is loaded.
         device: what kind of device it goes to: ``cpu`` or another one.
-        quantization: ``method`` and options; None for none.
+        placement: where it goes and in which form, which is refused as it is where the model is loaded.
         trust_remote_code: whether code that comes with a checkpoint may run.
 
     Raises:
-        ModelError: where it can't be known so, with the reason as the end of a sentence.
+        UnknownFootprintError: where it can't be known so, with the reason as the end of a sentence.
+        ModelError: for a device map or a number of processes that the model can't have.
     """
     try:
         model: Any = empty_model(source, folder, trust_remote_code)
-        kind = _dtype(dtype, device, model)
-        return footprint(model.to("meta", kind), shapes, quantization)
+        model = model.to("meta", _dtype(dtype, device, model))
+        if placement.tensor_parallel is not None:
+            require_plan(placement.tensor_parallel, model.config, source)
+        if isinstance(placement.device_map, Mapping):
+            whole_map(model, placement.device_map)
+        return footprint(model, shapes, placement.quantization)
     except SteerkitError:
         raise
     except Exception as error:  # whatever a model's own code makes of tensors that hold nothing
         first = next(iter(str(error).strip().splitlines()), "")
-        raise ModelError(f"its modules can't be run so ({type(error).__name__}: {first})") from error
+        raise UnknownFootprintError(f"its modules can't be run so ({type(error).__name__}: {first})") from error
 
 
 def footprint(
@@ -128,13 +155,12 @@ def footprint(
     bits = None if quantization is None else bits_of(quantization)
     if quantization is not None and bits is None:
         method = quantization.get(METHOD)
-        raise ModelError(f"how many bits {method} leaves of a weight isn't known before it is loaded")
-    weights: dict[str, int] = {}
+        raise UnknownFootprintError(f"how many bits {method} leaves of a weight isn't known before it is loaded")
+    modules: dict[str, int] = {}
     seen: set[int] = set()
     parameters = 0
     heads = {id(model.get_output_embeddings()), id(model.get_input_embeddings())}
     for path, module in model.named_modules():
-        part = next((block for block in blocks if path == block or path.startswith(f"{block}.")), path)
         small = bits is not None and isinstance(module, nn.Linear) and id(module) not in heads
         for held in (*module._parameters.values(), *module._buffers.values()):
             if held is None or id(held) in seen:
@@ -142,10 +168,10 @@ def footprint(
             seen.add(id(held))
             parameters += held.numel() if isinstance(held, nn.Parameter) else 0
             size = int(held.numel() * bits / 8) if small and bits is not None and held.dim() == 2 else held.nbytes
-            weights[part] = weights.get(part, 0) + size
+            modules[path] = modules.get(path, 0) + size
     passes = {shape: pass_memory(model, shape.rows, shape.columns, all_logits=shape.all_logits) for shape in shapes}
     dtype = str(model.dtype).removeprefix("torch.")
-    return Footprint(parameters, weights, blocks, passes, dtype, bits, _shared_out(model))
+    return Footprint(parameters, modules, blocks, passes, dtype, bits, _shared_out(model))
 
 
 def blocks_of(model: nn.Module) -> tuple[str, ...]:

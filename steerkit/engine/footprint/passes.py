@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,8 +101,6 @@ def pass_memory(model: nn.Module, rows: int, columns: int, *, all_logits: bool =
 
 
 def _last_only(model: nn.Module) -> dict[str, Any]:
-    import inspect
-
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-import secrets
 import shutil
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +15,7 @@ from torch import nn
 
 from steerkit.bundled import cache_folder
 from steerkit.engine.loading.devices import device_to_load_on
+from steerkit.engine.loading.offload_folders import own_folder, remove, remove_with
 from steerkit.engine.loading.quantising import cant_quantise, may_be_the_quantisers, quantization_config
 from steerkit.errors import ModelError, nearest
 from steerkit.types.placement import DISK, STRATEGIES, DeviceMap, ModelPlacement, conflicts_of, device_of_map
@@ -94,14 +92,6 @@ class Placed:
             remove_with(model, self.folder)
 
 
-def remove_with(model: nn.Module | None, folder: Path) -> None:
-    """Remove a folder when a model is gone, or now where nothing of the model lies in it."""
-    if model is not None and DISK in getattr(model, "hf_device_map", {}).values():
-        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 @contextmanager
 def placing(placement: ModelPlacement, empty: Callable[[], nn.Module], source: str) -> Iterator[Placed]:
     """How a model is placed while ``from_pretrained`` loads it, in the block.
@@ -130,29 +120,12 @@ def placing(placement: ModelPlacement, empty: Callable[[], nn.Module], source: s
         yield Placed(arguments, folder)
     except BaseException as error:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
         if is_full(error):
             raise ModelError(no_room(source, placement.offload_folder)) from error
         if placement.quantization is not None and may_be_the_quantisers(error):
             raise ModelError(cant_quantise(source, arguments["quantization_config"], error)) from error
         raise
-
-
-def own_folder(within: str | None) -> Path:
-    """A new folder for one model's weights: what another model left on disk is never taken for this one's.
-
-    Raises:
-        ModelError: where none can be made.
-    """
-    above = cache_folder() / "offload" if within is None else Path(within).expanduser()
-    folder = above / f"{os.getpid()}-{secrets.token_hex(6)}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        hint = "Name an offload_folder that can be written." if within is None else "Name another one."
-        raise ModelError(f"Weights on disk can't be kept in {above} ({why}). {hint}") from error
-    return folder
 
 
 def require_room(folder: Path, n_bytes: int, source: str, within: str | None) -> None:

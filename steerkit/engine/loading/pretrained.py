@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerkit.engine.loading.kinds import class_for, require_causal
-from steerkit.engine.loading.placing import own_folder, placing, remove_with, require_room
+from steerkit.engine.loading.offload_folders import own_folder, remove_with
+from steerkit.engine.loading.placing import placing, require_room
 from steerkit.engine.loading.widths import require_widths
 from steerkit.engine.parallel.cutting import cut_over
 from steerkit.errors import ModelError

@@ -115,7 +115,7 @@ def test_the_stack_of_blocks_is_the_longest_list() -> None:
 BLOCKS = tuple(f"model.layers.{number}" for number in range(10))
 MADE = Footprint(
     n_parameters=50 * GB,
-    weights={"model.embed_tokens": 10 * GB, **dict.fromkeys(BLOCKS, 8 * GB), "lm_head": 10 * GB},
+    modules={"model.embed_tokens": 10 * GB, **dict.fromkeys(BLOCKS, 8 * GB), "lm_head": 10 * GB},
     blocks=BLOCKS,
     passes={Shape(4, 1024): PassMemory(peak=6 * GB, cache=2 * GB)},
     dtype="bfloat16",
@@ -186,3 +186,13 @@ def test_as_many_gpus_as_hold_it() -> None:
 
 def test_this_machine_has_memory() -> None:
     assert main_memory() > 2**28
+
+
+def test_a_module_inside_of_a_block_lies_where_a_map_puts_it() -> None:
+    made = footprint(tiny_model("llama").to("meta"), [Shape(2, 8)])
+    block = made.blocks[0]
+    inside = sum(size for path, size in made.modules.items() if path.startswith(f"{block}.mlp."))
+    shares = shares_of(made, ModelPlacement(device_map={"": "cpu", f"{block}.mlp": "disk"}), "auto", (CPU,))
+    disk = next(one for one in shares if one.device == "disk")
+    assert disk.weights == inside > 0
+    assert sum(one.weights for one in shares) == made.weight_bytes + inside, "it is brought to where it is run"
