@@ -59,7 +59,7 @@ def apart(found: Tensor, expected: Tensor) -> float:
 
 
 def apart_for_their_size(found: Tensor, expected: Tensor) -> float:
-    """The largest difference of activations, of which some are large, as a share of the largest of them."""
+    """The largest difference of activations or gradients, as a share of the largest of them, where that is large."""
     return apart(found, expected) / max(1.0, float(expected.abs().max()))
 
 
@@ -277,7 +277,7 @@ def learned_by_gradients(alone: LiveModel, sharded: LiveModel) -> float:
         assert vector.grad is not None and heads.grad is not None
         found.append(torch.cat([vector.grad, heads.grad]))
     assert float(found[1].abs().max()) > 1e-3
-    return apart(*found)
+    return apart_for_their_size(*found)
 
 
 @case
