@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from steerkit.session.saved import load_condition as load_condition
     from steerkit.session.saved import save_condition as save_condition
     from steerkit.session.turns import ConversationTokens as ConversationTokens
+    from steerkit.session.turns import chat_template_sha256 as chat_template_sha256
     from steerkit.session.turns import conversation_tokens as conversation_tokens
     from steerkit.sweeping.sweep import sweep as sweep
     from steerkit.types import Example as Example
@@ -71,6 +72,7 @@ _HOMES = {
     "bake": "steerkit.baking",
     "capture": "steerkit.session",
     "compare_runs": "steerkit.report.compare",
+    "chat_template_sha256": "steerkit.session.turns",
     "conversation_tokens": "steerkit.session.turns",
     "estimate_direction": "steerkit.session",
     "estimate_directions": "steerkit.session",

@@ -58,3 +58,29 @@ def conversation_tokens(
             )
         turns.append((turn.role, *turn.span))
     return ConversationTokens(rendered.token_ids, tuple(turns))
+
+
+def chat_template_sha256(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chat_template: str | None = None,
+    chat_template_arguments: Mapping[str, Any] | None = None,
+    system_prompt: str | None = None,
+) -> str:
+    """How conversations are rendered, as one hash: what a run's provenance and a program say of the model that was
+    measured, to be compared with what another engine renders.
+
+    Args:
+        tokenizer: the model's, of transformers.
+        chat_template: a Jinja template; the tokenizer's own if not given.
+        chat_template_arguments: the template's own variables.
+        system_prompt: what the recipe's ``model.system_prompt`` is.
+
+    Raises:
+        ModelError: where there is no template.
+    """
+    from steerkit.engine.prompts.chat import DEFAULT, ChatFormat
+
+    template = DEFAULT if chat_template is None else chat_template
+    arguments = chat_template_arguments
+    return ChatFormat(tokenizer, template=template, arguments=arguments, system_prompt=system_prompt).hash

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import steerkit
 from steerkit.errors import DataError
 from steerkit_vllm.conversing import Conversations, fingerprint
-from tests.steerkit_vllm.fronts import Front, program
+from tests.steerkit_vllm.fronts import MODEL, Front, program
 
 SAID = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How are you?"}]
 TEMPLATE = (
@@ -62,3 +63,17 @@ def test_without_a_template_nobody_has_turns() -> None:
     Served.of([STATE]).check(program(positions="user[-1]"))
     with pytest.raises(Unfit, match="no chat template"):
         Served.of([STATE], has_turns=False).check(program(positions="user[-1]"))
+
+
+@pytest.mark.parametrize("prompt", [None, "Be brief."])
+def test_a_program_of_another_chat_template_is_listed_as_such(prompt: str | None) -> None:
+    live = steerkit.load_model("tiny-random:llama", chat_template=TEMPLATE, system_prompt=prompt)
+    front = Front(conversations=Conversations(tokenizer(), TEMPLATE))
+    for name, hash in (("same", live.chat.hash), ("other", "0" * 64), ("untold", None)):
+        front.load(program(name, float(len(name)), model=replace(MODEL, template_sha256=hash), system_prompt=prompt))
+    listed = front.ask("GET", "/v1/steer/programs")[1]["data"]
+    assert {one["id"]: one["chat_template_as_measured"] for one in listed} == {
+        "same": True,
+        "other": False,
+        "untold": None,
+    }

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 import steerkit
+from steerkit.api.program import Program
 from steerkit.errors import SteerkitError
 from steerkit_vllm.errors import Refused
 
@@ -33,6 +34,22 @@ class Conversations:
     def has_template(self) -> bool:
         """Whether there is a template at all."""
         return self.template is not None or bool(getattr(self.tokenizer, "chat_template", None))
+
+    def is_measured(self, program: Program) -> bool | None:
+        """Whether the server renders conversations as the model that the program's condition was measured on.
+
+        Arguments of a template come with a request, so a program that was measured with some is told to differ.
+
+        Returns:
+            None where the program doesn't say how they were rendered.
+        """
+        if program.model.template_sha256 is None or not self.has_template:
+            return None
+        found = {
+            steerkit.chat_template_sha256(self.tokenizer, chat_template=self.template, system_prompt=prompt)
+            for prompt in (None, program.system_prompt)
+        }
+        return program.model.template_sha256 in found
 
     def turns(self, body: Mapping[str, Any]) -> list[str | int]:
         """The turns of a request to the chat endpoint, as ``vllm_xargs`` can hold them: a fingerprint of the prompt's

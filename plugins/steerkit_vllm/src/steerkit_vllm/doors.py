@@ -110,14 +110,14 @@ class Doors:
         name, method = unquote(path[len(PROGRAMS) + 1 :]), scope["method"]
         programs = self.gate.programs
         if method == "GET" and not name:
-            data = [one.to_json() for one in programs]
+            data = [self._listed(one) for one in programs]
             await answer(send, 200, {"object": "list", "data": data, "most": programs.most, "room": programs.room})
         elif method == "GET":
-            await answer(send, 200, programs.named(name).to_json())
+            await answer(send, 200, self._listed(programs.named(name)))
         elif method == "POST" and not name:
             called, program = await self._sent(scope, receive)
             loaded = await self.workers.load(called, program)
-            await answer(send, 201, loaded.to_json())
+            await answer(send, 201, self._listed(loaded))
         elif method == "DELETE" and name:
             loaded = await self.workers.free(name)
             await answer(send, 200, {"id": loaded.name, "object": "steer.program", "deleted": True})
@@ -125,6 +125,10 @@ class Doors:
             error = Refused(f"{method} isn't served at {path}.")
             error.status, error.kind = 405, "MethodNotAllowedError"
             raise error
+
+    def _listed(self, loaded: Loaded) -> dict[str, Any]:
+        measured = self.conversations and self.conversations.is_measured(loaded.program)
+        return loaded.to_json() | {"chat_template_as_measured": measured}
 
     async def _sent(self, scope: Scope, receive: Receive) -> tuple[object, Program]:
         """A program that a client sends or names, and the name that it is to have."""

@@ -67,6 +67,12 @@ async def _serve(own: Own, args: Namespace) -> None:
         for name, program in programs.items():
             await workers.load(name, program)
             logger.info("Program %s: %s.", name, program.digest[:12])
+            if told.is_measured(program) is False:
+                logger.warning(
+                    "Program %s was measured with another chat template, or with arguments of it, than this server "
+                    "renders conversations with: --chat-template FILE sets one.",
+                    name,
+                )
         tasks = await engine.get_supported_tasks()
         app = build_app(args, tasks, engine.model_config)
         # The innermost piece: vLLM's own authentication stands before it.
