@@ -273,7 +273,9 @@ def _candidates(plan: Plan, item: PlannedSearch) -> str:
 
 def _direction_row(item: PlannedDirection) -> list[str]:
     if item.estimator is None:
-        return [item.name, "from a file", str(item.file), "", ""]
+        how = "from a file" if item.reader is None else f"from a file, {item.reader.name}"
+        site, positions = item.site or "as the file says", item.positions or "as the file says"
+        return [item.name, how, str(item.file), str(site), str(positions)]
     classes = ", ".join(str(ref) for _, ref in item.labelled) or f"{item.positive} − {item.negative}"
     site = "the estimator's choice" if item.site is None else str(item.site)
     return [item.name, item.estimator.name, classes, site, str(item.positions)]

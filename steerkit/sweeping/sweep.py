@@ -269,6 +269,12 @@ def _require_carried(planned: Planned, by: Chosen) -> None:
                 f"{_ONE_AT_A_TIME}"
             )
         kinds.setdefault((one.loading.device, placement.device_map is None), one.loading)
+    devices = sorted({device.partition(":")[0] for device, _ in kinds})
+    if not by.is_local and len(devices) > 1:
+        raise SteerkitError(
+            f"Workers have one kind of device each, and the sweep's runs name {' and '.join(devices)} (model.device). "
+            "Sweep over one of them at a time, or leave out --executor."
+        )
     for loading in kinds.values():
         by.require(loading)
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from steerkit.catalog import Catalog
@@ -51,6 +52,25 @@ def test_sizes_of_data_count_texts_and_pairs(tmp_path: Path, capsys: pytest.Capt
         ["whole", "5", "pairs"],
         ["texts", "7"],
     ]
+
+
+def test_a_direction_from_a_file_has_a_row_with_its_format_and_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "240")
+    numpy.save(tmp_path / "warm.npy", numpy.ones(32, dtype=numpy.float32))
+    raw = {
+        "name": "filed",
+        "model": {"source": "tiny-random:llama"},
+        "data": {"texts": {"inline": ["a", "b"]}},
+        "directions": {"d": {"file": "warm.npy", "site": "blocks.1.resid_pre"}},
+        "conditions": {"c": [{"add": {"direction": "d"}}]},
+        "evaluate": [{"kl_divergence": {"data": "texts"}}],
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(raw), "utf-8")
+    print_plan(plan_recipe(tmp_path / "recipe.yaml", (), Catalog.discover()))
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("d ")]
+    assert "from a file, npy" in row and "blocks.1.resid_pre" in row and "as the file" in row
 
 
 TIMED = """\

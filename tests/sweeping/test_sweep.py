@@ -349,6 +349,13 @@ def test_every_kind_of_placement_is_asked_of_the_workers(recipe: Path, tmp_path:
     assert not (tmp_path / "sweep").exists()
 
 
+def test_workers_have_one_kind_of_device(recipe: Path, tmp_path: Path) -> None:
+    over = {"model.device": ["cpu", "auto"]}
+    with pytest.raises(SteerkitError, match=r"the sweep's runs name auto and cpu \(model\.device\)\. Sweep over one"):
+        steerkit.sweep(recipe, over, out=tmp_path / "sweep", executor="processes")
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_its_directory_is_that_of_its_recipe_and_settings(recipe: Path) -> None:
     def folder(over: dict[str, list[Any]], *overrides: str) -> Path:
         axes, problems = axes_of(over)
