@@ -101,7 +101,10 @@ class SvecFormat(Format[SvecOptions]):
         for text, numbers in _held(path)["directions"].items():
             if not text.isdecimal() or len(text) > 6:
                 raise ArtifactError(f"{path}: {text!r} is no block's number. Number layers from 0.")
-            found[Site(stream, int(text))] = numbers
+            site = Site(stream, int(text))
+            if site in found:
+                raise ArtifactError(f"{path} has layer {site.layer} twice, once as {text!r}. Leave one of them.")
+            found[site] = numbers
         return dict(sorted(found.items()))
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import steerkit
 import steerkit_formats.assistant_axis
 import steerkit_formats.caa
 import steerkit_formats.lm_eval_steered
@@ -25,6 +26,7 @@ import steerkit_formats.steering_vectors
 import steerkit_formats.svec
 from steerkit.api.direction import Direction
 from steerkit.api.format import Given
+from steerkit.errors import ArtifactError
 from steerkit.testing import FormatSuite
 from steerkit.types import Positions, Site
 
@@ -140,6 +142,12 @@ class TestSvecOfCaa(FormatSuite):
 
     def directions(self) -> Sequence[Direction]:
         return [at("resid_post", [1, 5], "-1", "directions")]
+
+    def test_a_layer_that_is_there_twice_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "twice.svec"
+        path.write_text(json.dumps({"model_type": "llama", "directions": {"1": [[1.0]], "01": [[2.0]]}}))
+        with pytest.raises(ArtifactError, match="has layer 1 twice, once as '01'"):
+            steerkit.load_directions(path)
 
 
 class TestSaelens(FormatSuite):

@@ -42,9 +42,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "small.yaml"
 
 
-def run(recipe: Path, out: Path, *settings: str, **environment: str) -> Any:
+def run(recipe: Path, out: Path, *settings: str, seconds: float = 280) -> Any:
     chosen = [part for setting in ("model.tensor_parallel=3", *settings) for part in ("--set", setting)]
-    return started("-m steerkit", "run", recipe, *chosen, "--out", out, **environment)
+    return started("-m steerkit", "run", recipe, *chosen, "--out", out, seconds=seconds)
 
 
 def numbers(value: Any, path: str = "") -> dict[str, Any]:
@@ -85,12 +85,31 @@ def test_a_search_takes_the_same_candidate_cut_and_offloaded(recipe: Path, tmp_p
     run_recipe(searching, out=tmp_path / "one")
     mapped = "{model.embed_tokens: cpu, model.layers.0: cpu, model.layers.1: disk, '': cpu}"
     run_recipe(searching, overrides=[f"model.device_map={mapped}"], out=tmp_path / "offloaded")
-    (expected,) = results_of(runs_in(tmp_path / "one")[0])["searches"]
     for where in ("cut", "offloaded"):
-        (found,) = results_of(runs_in(tmp_path / where)[0])["searches"]
-        assert found["chosen"] == expected["chosen"] and found["notes"] == expected["notes"]
-        for one, other in zip(found["candidates"], expected["candidates"], strict=True):
-            assert one["scores"] == pytest.approx(other["scores"], abs=1e-3)
+        require_same_search(tmp_path / where, tmp_path / "one", 1e-3)
+
+
+@pytest.mark.timeout(3000)
+def test_a_search_on_smollm2_takes_the_same_candidate_cut_and_offloaded(tmp_path: Path) -> None:
+    """The search of the whole file was run too: ``docs/tensor-parallel.md`` has its figures."""
+    searching = Path(__file__).with_name("search_smollm2.yaml")
+    fewer = ["directions.candidates.site=blocks.22-23.resid_pre", "control=false", "conditions.added=null"]
+    ended = run(searching, tmp_path / "cut", *fewer, seconds=1200)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    run_recipe(searching, overrides=fewer, out=tmp_path / "one")
+    mapped = "model.device_map={'': cpu, model.layers.3: disk, model.layers.20: disk}"
+    run_recipe(searching, overrides=[*fewer, mapped], out=tmp_path / "offloaded")
+    for where in ("cut", "offloaded"):
+        require_same_search(tmp_path / where, tmp_path / "one", 1e-3)
+
+
+def require_same_search(found: Path, expected: Path, allowed: float) -> None:
+    """The same candidate, removed ones, and scores of each."""
+    one, other = (results_of(runs_in(path)[0])["searches"][0] for path in (found, expected))
+    for key in ("chosen", "notes", "removed_by", "stages"):
+        assert one.get(key) == other.get(key), key
+    for candidate, alone in zip(one["candidates"], other["candidates"], strict=True):
+        assert candidate["scores"] == pytest.approx(alone["scores"], abs=allowed)
 
 
 FAILING = {
