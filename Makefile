@@ -148,5 +148,4 @@ bench-peers: install
 	$(BIN)/python -m benchmarks.peers $(if $(filter cpu,$(TORCH)),--torch-index https://download.pytorch.org/whl/cpu) $(PEERS)
 
 clean:
-	rm -rf $(VENV) $(RAY) dist
-	rm -rf $(VENV) $(QUANTISED) dist
+	rm -rf $(VENV) $(RAY) $(QUANTISED) $(VLLM_VENV) $(LLAMACPP_VENV) dist
