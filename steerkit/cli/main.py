@@ -7,14 +7,16 @@ import functools
 import gc
 import importlib
 import io
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Annotated, Any, Final
 
 import typer
 
 from steerkit.cli.placing import NO_ROOM
-from steerkit.errors import SteerkitError
+from steerkit.errors import ParallelError, SteerkitError
 
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "steerkit.cli.run:run_command",
@@ -49,6 +51,10 @@ _KEPT: Final[Mapping[str, str]] = {
     "new-plugin": "Nothing was written.",
     "clean": "What is gone is computed again when it is needed; the same command goes on.",
 }
+_OWN_PROCESSES: Final = frozenset({"run", "sweep"})
+"""Commands that know themselves what to do with processes that torchrun started."""
+_IN_STEP: Final = frozenset({"check"})
+"""Commands in which all of them do the same, and one tells it (``check --explain`` loads a cut model)."""
 _BRIEF: Final = frozenset({"check", "formats", "plugins"})
 """Commands that load no model and are over in a moment (``check --explain`` is none of them)."""
 _IN_THE_WAY: Final = frozenset((errno.EISDIR, errno.ENOTDIR, errno.EROFS))
@@ -111,7 +117,8 @@ def _guarded(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
         if name not in _BRIEF or kwargs.get("explain"):
             gc.enable()
         try:
-            return command(*args, **kwargs)
+            with _one_speaks(name):
+                return command(*args, **kwargs)
         except SteerkitError as error:
             _leave(str(error), error.exit_code)
         except KeyboardInterrupt as interrupt:
@@ -135,6 +142,33 @@ def _guarded(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return guarded
+
+
+@contextmanager
+def _one_speaks(name: str) -> Iterator[None]:
+    """Of several processes that torchrun started, the first one speaks; most commands are one process's.
+
+    Raises:
+        ParallelError: for a command that several processes would carry out on their own.
+    """
+    if name in _OWN_PROCESSES or not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        yield
+        return
+    from steerkit.engine.parallel.group import launched
+
+    found = launched()
+    if found is None:
+        yield
+    elif name not in _IN_STEP:
+        raise ParallelError(
+            f"torchrun started {found.world} processes, each of which would {name} by itself. Start it without "
+            "torchrun, which is for `steerkit run` of a model that is cut (model.tensor_parallel)."
+        )
+    elif found.rank == 0:
+        yield
+    else:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield
 
 
 def _leave(message: str, code: int) -> None:

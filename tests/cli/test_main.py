@@ -314,3 +314,17 @@ def test_garbage_is_looked_for_where_models_are_loaded_and_behind_every_command(
     with pytest.raises(SystemExit):
         cli.main([command])
     assert seen == [collected] and gc.isenabled()
+
+
+def test_of_processes_that_torchrun_started_one_speaks(recipe: Path) -> None:
+    first, second = (run("check", str(recipe), RANK=rank, WORLD_SIZE="2", LOCAL_RANK=rank) for rank in "01")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "cost, at most" in first.stdout and second.stdout == ""
+    alone = run("formats", RANK="0", WORLD_SIZE="1")
+    assert alone.returncode == 0 and alone.stdout
+
+
+def test_a_command_that_several_processes_would_carry_out_by_themselves_is_refused() -> None:
+    ended = run("convert", "d.safetensors", "d.gguf", RANK="1", WORLD_SIZE="3")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("torchrun started 3 processes, each of which would convert by itself. Start it with")
