@@ -99,9 +99,7 @@ class _Plain(Format[PlainOptions]):
             where: Mapping[Site, Any] = known
             if not known:
                 if not isinstance(given.site, Site):
-                    raise ArtifactError(
-                        f"{path}: the file doesn't say at which site direction {name!r} was estimated. Give it as site."
-                    )
+                    raise ArtifactError(f"{path}: {given.fault(name, (), None)}")
                 where = {given.site: vectors[None]}
             reading.add(name, where, None, sites_are_given=not known)
         return reading.contents()

@@ -55,7 +55,10 @@ class Given:
     def fault(self, name: str, sites: Sequence[Site], positions: Positions | None) -> str | None:
         """What keeps it from going together with what a file says of a direction; None where nothing does."""
         if not sites and not isinstance(self.site, Site):
-            return f"the file doesn't say at which site direction {name!r} was estimated. Give it as site."
+            return (
+                f"the file doesn't say at which site direction {name!r} was estimated. Give it as site, which is --site "
+                "on the command line."
+            )
         if sites and self.site is not None and not _fits(self.site, sites):
             more = f" to {sites[-1]}" if len(sites) > 1 else ""
             return f"direction {name!r} was estimated at {sites[0]}{more}, not at {self.site}. Leave out site."
