@@ -56,8 +56,8 @@ class Given:
         """What keeps it from going together with what a file says of a direction; None where nothing does."""
         if not sites and not isinstance(self.site, Site):
             return (
-                f"the file doesn't say at which site direction {name!r} was estimated. Give it as site, which is --site "
-                "on the command line."
+                f"the file doesn't say at which site direction {name!r} was estimated. Give it as site "
+                "(on the command line --site)."
             )
         if sites and self.site is not None and not _fits(self.site, sites):
             more = f" to {sites[-1]}" if len(sites) > 1 else ""
