@@ -92,9 +92,12 @@ def test_what_a_template_takes_is_bounded_and_its_failure_is_one_sentence(templa
     before = time.thread_time()
     with pytest.raises(ModelError) as caught:
         rendered(template)
-    assert time.thread_time() - before < SECONDS + 4
+    spent = time.thread_time() - before
+    assert spent < SECONDS + 4
     message = str(caught.value)
-    assert said in message and message.startswith("The chat template ") and "\n" not in message
+    # On a slow machine the time is over before what grows is as large as it may be.
+    assert said in message or (said == LARGE and SLOW in message and spent >= SECONDS)
+    assert message.startswith("The chat template ") and "\n" not in message
     assert len(message) < 400
 
 
