@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from engine.cases import MODEL, NEW, TOP, Request, programs
 from vllm import LLM, SamplingParams
 
@@ -17,6 +18,11 @@ COMMON: dict[str, Any] = {
     "logprobs_mode": "raw_logits", "max_logprobs": TOP, "kv_cache_memory_bytes": 2**28, "seed": 0,
 }  # fmt: skip
 """What all of them are started with. ``raw_logits`` makes what vLLM calls logprobs the model's own logits."""
+
+
+def on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let several workers run on one memory node: vLLM would give each a node of its own."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from engine.cases import NEW, Request
-from engine.engines import COMMON, ask
+from engine.engines import COMMON, ask, on_one_node
 from engine.results import keep
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -75,7 +75,9 @@ def test_every_bias_that_its_config_declares_is_in_it(baked: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_vllm_answers_as_transformers(way: str, baked: Path) -> None:
+def test_vllm_answers_as_transformers(way: str, baked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "tensor-parallel":
+        on_one_node(monkeypatch)
     model = AutoModelForCausalLM.from_pretrained(baked, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(baked)
     requests = [Request(tuple(tokenizer(prompt).input_ids), None) for prompt in PROMPTS]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from engine.cases import answers, requests
-from engine.engines import ask, steered
+from engine.engines import ask, on_one_node, steered
 from engine.results import keep
 
 MODES: dict[str, dict[str, Any]] = {
@@ -23,8 +23,7 @@ CLOSE = 1e-3
 @pytest.mark.parametrize("mode", MODES)
 def test_a_batch_is_what_transformers_answers(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mode == "tensor-parallel":
-        # vLLM would give each of the three a memory node of its own.
-        monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        on_one_node(monkeypatch)
     with steered(**MODES[mode]) as engine:
         found = ask(engine, requests())
         if mode == "preempted":
