@@ -93,7 +93,7 @@ def test_a_search_takes_the_same_candidate_cut_and_offloaded(recipe: Path, tmp_p
 def test_a_search_on_smollm2_takes_the_same_candidate_cut_and_offloaded(tmp_path: Path) -> None:
     """The search of the whole file was run too: ``docs/tensor-parallel.md`` has its figures."""
     searching = Path(__file__).with_name("search_smollm2.yaml")
-    fewer = ["directions.candidates.site=blocks.22-23.resid_pre", "control=false", "conditions.added=null"]
+    fewer = ["directions.candidates.site=blocks.22-23.resid_pre", "control=false"]
     ended = run(searching, tmp_path / "cut", *fewer, seconds=1200)
     assert ended.returncode == 0, ended.stderr[-3000:]
     run_recipe(searching, overrides=fewer, out=tmp_path / "one")
