@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -240,9 +241,19 @@ def test_wrong_options_are_told_by_a_check(written: str, said: str, folder: Path
     assert said in problem.message and "model.quantization" in problem.where
 
 
+def test_what_a_quantiser_does_on_some_processors_is_done_or_said_in_words() -> None:
+    """Where bitsandbytes has instructions for packed weights, it refuses those narrower than a block of them."""
+    try:
+        live = steerkit.load_model("tiny-random:llama", quantization={"method": "bitsandbytes", "load_in_4bit": True})
+    except steerkit.SteerkitError as error:
+        assert re.search(r"can't be quantised by .* Use other options", str(error))
+    else:
+        (found,) = live.capture("w1 w2", "blocks.1.resid_post", progress=False).values()
+        assert bool(found.mean.isfinite().all()) and bool(found.mean.any())
+
+
 def test_what_a_quantiser_cannot_do_here_is_said_in_words(tmp_path: Path) -> None:
     for quantization in (
-        {"method": "bitsandbytes", "load_in_4bit": True},  # narrower than a block of its weights
         {"method": "torchao", "quant_type": {"Int4WeightOnlyConfig": {"group_size": 32}}},
         {"method": "quanto", "activations": "int8"},
     ):
