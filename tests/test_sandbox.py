@@ -88,16 +88,18 @@ def rendered(template: str) -> str:
 
 
 @pytest.mark.parametrize(("template", "said"), HOSTILE.items(), ids=[one[:60] for one in HOSTILE])
-def test_what_a_template_takes_is_bounded_and_its_failure_is_one_sentence(template: str, said: str) -> None:
+def test_what_a_template_takes_is_bounded_and_its_failure_is_one_sentence(
+    template: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a slow machine the time would be over before what grows is as large as it may be.
+    added = 0 if said == SLOW else 18
+    monkeypatch.setattr(sandbox, "SECONDS", SECONDS + added)
     before = time.thread_time()
     with pytest.raises(ModelError) as caught:
         rendered(template)
-    spent = time.thread_time() - before
-    assert spent < SECONDS + 4
+    assert time.thread_time() - before < SECONDS + 4 + added
     message = str(caught.value)
-    # On a slow machine the time is over before what grows is as large as it may be.
-    assert said in message or (said == LARGE and SLOW in message and spent >= SECONDS)
-    assert message.startswith("The chat template ") and "\n" not in message
+    assert said in message and message.startswith("The chat template ") and "\n" not in message
     assert len(message) < 400
 
 

@@ -108,6 +108,7 @@ def require_same_search(found: Path, expected: Path, allowed: float) -> None:
     one, other = (results_of(runs_in(path)[0])["searches"][0] for path in (found, expected))
     for key in ("chosen", "notes", "removed_by", "stages"):
         assert one.get(key) == other.get(key), key
+    assert one["chosen"] is not None and len(one["candidates"]) > 1
     for candidate, alone in zip(one["candidates"], other["candidates"], strict=True):
         assert candidate["scores"] == pytest.approx(alone["scores"], abs=allowed)
 
